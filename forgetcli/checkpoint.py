@@ -1,0 +1,282 @@
+"""The base model on disk: found, read, and copied with exactly the edited tensors' bytes replaced.
+
+Weights are never saved anew. Current transformers writes CLIP text encoders without the ``text_model.`` prefix, which older versions
+and other programs cannot read (they silently start from random weights); and a patched file can be compared with its base byte by byte.
+"""
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forgetcli import hub
+from forgetcli.errors import EditError, ForgetError, ModelError
+from forgetcli.store import copy_file, sha256_file, sync_file, walk_files
+from forgetcli.tensorfile import (
+    PICKLES,
+    TensorSite,
+    editable_dtype,
+    locate,
+    locate_all,
+    read_bytes,
+    read_header,
+    read_tensor,
+    weight_sets,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+__all__ = ["Base", "Stored", "TensorSite", "locate", "patch", "read_tensor", "resolve"]
+
+INDEX = "model_index.json"
+OTHER_WEIGHTS = (*PICKLES, ".msgpack", ".h5", ".onnx", ".onnx_data", ".gguf", ".ot", ".tflite", ".xml")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+DISPENSABLE = ("safety_checker", "feature_extractor", "image_encoder")  # pipelines run without them; many copies lack them
+
+
+@dataclass(frozen=True)
+class Base:
+    """A model that can be edited: a diffusers folder.
+
+    Attributes:
+        id: as the user named it: ``demo``, a path, ``org/name``.
+        revision: the commit, for a model from the hub.
+        folder: where its files are.
+    """
+
+    id: str
+    revision: str | None
+    folder: Path
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Relative posix path → SHA-256 of what makes up the model. Hashed when first asked for; gigabytes take seconds.
+
+        Not part of it, and so not in an edited copy: hidden files; pictures; what forget itself adds to a folder; weights in other
+        formats and single-file copies at the top level, which would stay *unedited* beside the edited ones and be loaded by mistake.
+        """
+        return {path: sha256_file(self.folder / path) for path in walk_files(self.folder) if _is_part(path)}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the lines ``path sha256\\n`` of `files`, sorted by path: one name for the whole."""
+        return files_digest(self.files)
+
+
+def files_digest(files: Mapping[str, str]) -> str:
+    """`Base.digest` of any table of path → SHA-256."""
+    lines = "".join(f"{path} {digest}\n" for path, digest in sorted(files.items()))
+    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _is_part(path: str) -> bool:
+    *folders, name = path.split("/")
+    if any(part.startswith(".") or part == "__pycache__" for part in (*folders, name)) or name.lower().endswith(IMAGES + OTHER_WEIGHTS):
+        return False
+    own = name == "recipe.toml" or (name.startswith("forget.") and name.endswith(".json"))
+    return bool(folders) or not (own or name.endswith(".safetensors"))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One edited tensor as it lies on disk.
+
+    Attributes:
+        sha256: of its bytes, read back.
+        error: ‖stored − wanted‖_F / ‖wanted − base‖_F, float64: the share of the edit that the file's dtype swallowed.
+        also: the same tensor in other forms of the weights (``.fp16.``), edited by the same change.
+    """
+
+    site: TensorSite
+    sha256: str
+    error: float
+    also: tuple[Stored, ...] = ()
+
+
+def resolve(model: str | Path, *, download: bool = True) -> Base:
+    """The model that a name or a path means.
+
+    ``demo`` is the model in this package (``./demo`` a folder); otherwise a folder that exists wins; otherwise ``org/name`` or
+    ``org/name@revision`` on the hub, from the local cache or fetched.
+
+    Args:
+        download: whether the network may be used.
+    Raises:
+        ModelError: model.not-found, model.not-a-model, model.pickle, model.single-file, model.damaged, model.gated.
+    """
+    if model == "demo":
+        folder = Path(str(resources.files("forgetcli"))) / "demo" / "model"
+        if not (folder / INDEX).is_file():
+            raise ModelError("model.not-found", "the demo model is missing from this installation", "install forgetcli again")
+        return Base("demo", None, folder)
+    name = str(model) if str(model) != "demo" else "./demo"           # Path("demo") is a folder, as Path("./demo") is
+    path = Path(model).expanduser()
+    if path.is_dir():
+        _check(path)
+        return Base(name, None, path)
+    if path.is_file():
+        raise _no_folder(path)
+    match = hub.NAME.fullmatch(name) if isinstance(model, str) else None
+    if match is None:
+        others = _similar(path, name)
+        raise ModelError("model.not-found", f"there is no model '{name}'",
+                         f"did you mean {' or '.join(others)}?" if others else "give a diffusers folder, org/name on the hub, or demo")
+    folder = hub.snapshot(match["id"], match["revision"], _is_complete, download=download)
+    _check(folder)
+    commit = folder.name if folder.parent.name == "snapshots" else match["revision"]
+    return Base(match["id"], commit, folder)
+
+
+def _similar(path: Path, name: str) -> list[str]:
+    parent = path.parent
+    here = [p for p in sorted(parent.iterdir()) if (p / INDEX).is_file()] if parent.is_dir() else []
+    by_name = {p.name.lower(): str(p) for p in here}
+    found = [by_name[m] for m in difflib.get_close_matches(path.name.lower(), by_name, 2, 0.6)]
+    return found + ["demo"] * bool(difflib.get_close_matches(name.lower(), ["demo"], 1, 0.7)) + hub.near(name)
+
+
+def _no_folder(path: Path) -> ModelError:
+    if path.suffix in PICKLES:
+        return ModelError("model.pickle", f"{path} is a pickle, which can run code when it is opened", "use a safetensors model")
+    if path.suffix == ".safetensors":
+        return ModelError("model.single-file", f"{path} is a single file, and forget edits diffusers folders",
+                          "convert it: python -c \"from diffusers import StableDiffusionPipeline as P; "
+                          f"P.from_single_file('{path}').save_pretrained('{path.stem}')\"")
+    return ModelError("model.not-a-model", f"{path} is a file, not a model", "give the folder that holds model_index.json")
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        _check(folder)
+    except ForgetError:
+        return False
+    return True
+
+
+def _check(folder: Path) -> None:
+    """That a folder is a diffusers model with intact safetensors weights; headers are read, weights are not."""
+    index = folder / INDEX
+    if not index.is_file():
+        inside = sorted(p.parent.name for p in folder.glob(f"*/{INDEX}"))
+        above = (folder.parent / INDEX).is_file()
+        hint = (f"did you mean {folder / inside[0]}?" if inside else f"did you mean {folder.parent}?" if above
+                else "give the folder that holds model_index.json")
+        raise ModelError("model.not-a-model", f"{folder} is no diffusers model: it has no {INDEX}", hint)
+    try:
+        entries = json.loads(index.read_text(encoding="utf-8"))
+        entries["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise ModelError("model.not-a-model", f"{index} is not valid: {fault}", "fetch the model again") from fault
+    for name, entry in entries.items():
+        wanted = not name.startswith("_") and isinstance(entry, list) and None not in entry
+        place = folder / name
+        if wanted and not place.is_dir() and name not in DISPENSABLE:
+            raise ModelError("model.not-a-model", f"{folder} is incomplete: {INDEX} names {name}/, which is missing",
+                             "is the model complete? fetch it again")
+        if wanted and (place / "config.json").is_file():              # a network; tokenizers and schedulers have other files
+            weights = weight_sets(folder, name)[0].files
+            for file in [weights] if isinstance(weights, str) else sorted(set(weights.values())):
+                read_header(folder, f"{name}/{file}")
+
+
+def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], Stored]:
+    """Copy the base into `staging` and overwrite exactly these tensors' bytes.
+
+    Args:
+        staging: an existing folder; see `store.publishing`.
+        weights: (component, parameter name in memory) → the new weight, float32 or float64, the parameter's shape. It is rounded to
+            nearest in the dtype that the file has.
+    Returns:
+        what now lies on disk, read back after fsync.
+    Raises:
+        EditError: edit.not-finite, edit.overflow (too large for the file's dtype), edit.shape, edit.twice. Nothing is copied then.
+        ModelError: a parameter that the base does not have, or a base that cannot be read.
+        OSError: the disk is full, or refuses; `store.publishing` puts it in the user's words.
+    """
+    changes = _plan(base, weights)
+    for path in base.files:
+        target = staging / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(base.folder / path, target)
+    by_file: dict[str, list[tuple[TensorSite, bytes]]] = {}
+    for site, _, data in (change for parts in changes.values() for change in parts):
+        by_file.setdefault(site.file, []).append((site, data))
+    for file, edits in by_file.items():
+        with open(staging / file, "r+b") as writer:
+            for site, data in edits:
+                writer.seek(site.start)
+                writer.write(data)
+        sync_file(staging / file)
+    stored = {}
+    for key, parts in changes.items():
+        first, *others = (_read_back(base, staging, site, wanted) for site, wanted, _ in parts)
+        stored[key] = Stored(first.site, first.sha256, first.error, tuple(others))
+    return stored
+
+
+def _plan(base: Base, weights: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], list[tuple[TensorSite, Tensor, bytes]]]:
+    """Per parameter, for each place that holds it: the site, the wanted values (float64) and their bytes."""
+    taken: set[TensorSite] = set()
+    changes = {}
+    for (component, name), weight in weights.items():
+        sites = locate_all(base.folder, component, name)
+        wanted = weight.detach().double().cpu()
+        if tuple(wanted.shape) != sites[0].shape:
+            raise EditError("edit.shape", f"{component} {name} has shape {sites[0].shape}, not {tuple(wanted.shape)}")
+        if not wanted.isfinite().all():
+            raise EditError("edit.not-finite", f"the edit of {component} {name} gave values that are not finite",
+                            "raise lambda, or lower the refinement's step size")
+        if not taken.isdisjoint(sites):
+            raise EditError("edit.twice", f"{component} {name} is edited under two names")
+        taken.update(sites)
+        change = wanted - read_tensor(base.folder, sites[0]).double()
+        parts = []
+        for site in sites:
+            # Another form of the weights (fp16, non-EMA) has other values: it gets the same change, not the same result.
+            here = wanted if site is sites[0] else read_tensor(base.folder, site).double() + change
+            parts.append((site, here, _encode(here, site)))
+        changes[component, name] = parts
+    return changes
+
+
+def _encode(wanted: Tensor, site: TensorSite) -> bytes:
+    """float64 values → the bytes of the site's dtype, rounded to nearest, ties to even."""
+    import torch
+
+    rounded = round_to(wanted, getattr(torch, editable_dtype(site)))
+    if not rounded.isfinite().all():
+        raise EditError("edit.overflow", f"the edit of '{site.key}' gave values up to {wanted.abs().max():.3g}, too large for {site.dtype}",
+                        "raise lambda, or edit the model in float32")
+    return rounded.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def round_to(values: Tensor, dtype) -> Tensor:
+    """float64 → `dtype`, rounded once.
+
+    torch goes to 16 bits by way of float32 and rounds twice: 1 + 2⁻¹¹ + 2⁻⁴⁰ becomes 1 in float16, though 1 + 2⁻¹⁰ is nearer. So the
+    step to float32 rounds to odd here (towards zero, then the last bit set if anything was lost), which keeps ties from arising.
+    """
+    import torch
+
+    if dtype not in (torch.float16, torch.bfloat16):
+        return values.to(dtype)
+    single = values.float()
+    bits = single.view(torch.int32)                                   # sign and magnitude: minus one is one step to zero
+    bits = bits - (single.double().abs() > values.abs()).int()
+    lost = bits.view(torch.float32).double() != values
+    return (bits | lost.int()).view(torch.float32).to(dtype)
+
+
+def _read_back(base: Base, staging: Path, site: TensorSite, wanted: Tensor) -> Stored:
+    found = read_tensor(staging, site).double()
+    change = float((wanted - read_tensor(base.folder, site).double()).norm())
+    missed = float((found - wanted).norm())
+    error = missed / change if change else float(missed > 0)
+    return Stored(site, hashlib.sha256(read_bytes(staging, site)).hexdigest(), error)

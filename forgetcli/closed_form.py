@@ -1,0 +1,105 @@
+"""From a model's sites to the linear problems that the null-space edit solves, and the figures of their solutions."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from forgetcli.edits import SiteReport
+from forgetcli.linalg import EditOperator, Moment, Projector, edit_operator, null_projector
+from forgetcli.progress import Observer
+from forgetcli.prompts import TokenBatch
+
+
+@dataclass(frozen=True)
+class SiteProblem:
+    """One site's closed form, all but the residual.
+
+    Attributes:
+        site: the layer.
+        weight: W, float64, shape (m, d).
+        K1: the concept prompts' distinct keys, float64, shape (d, n).
+        counts: how often each occurs, float64, shape (n,).
+        operator: A of K₁·√counts.
+    """
+
+    site: object
+    weight: Tensor
+    K1: Tensor
+    counts: Tensor
+    moment: Moment
+    projector: Projector
+    operator: EditOperator
+
+    @property
+    def values(self) -> Tensor:
+        """W K₁, shape (m, n): what the site puts out now, without bias."""
+        return self.weight @ self.K1
+
+    @property
+    def A(self) -> Tensor:
+        """Δ = R A for the residual R at distinct tokens: their multiplicity is in here (√m on the key and √m on the value)."""
+        return self.counts.sqrt()[:, None] * self.operator.matrix
+
+    def delta(self, residual: Tensor) -> Tensor:
+        """Δ, float64, shape (m, d), for R of shape (m, n)."""
+        return residual.double() @ self.A
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A site's change, and what was asked for.
+
+    Attributes:
+        delta: Δ, float64, shape (m, d).
+        residual: R = V₁ − W K₁, the wanted change at the distinct tokens, float64, shape (m, n).
+    """
+
+    delta: Tensor
+    residual: Tensor
+
+
+def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Projector, settings) -> SiteProblem:
+    """The problem at one site for the keys (n_prompts, length, d) that its input has now."""
+    K1 = batch.merge(keys)                                            # (d, n)
+    counts = batch.counts.double()
+    lam = settings.lam * (float(counts.sum()) if settings.scale == "mean" else 1.0)
+    operator = edit_operator(K1 * counts.sqrt(), projector, lam)
+    return SiteProblem(site, site.module.weight.detach().double().cpu(), K1, counts, moment, projector, operator)
+
+
+def prepare(model, sites, pairs, moments, settings, observer: Observer) -> list[SiteProblem]:
+    """The problems of all sites, at the unedited model's keys."""
+    observer.stage("null space", len(sites))
+    keys = model.keys(sites, pairs.concepts.ids)
+    problems = []
+    for site in sites:
+        moment = moments.by_site[site.name]
+        projector = null_projector(moment.matrix, settings.threshold, settings.min_rank)
+        problems.append(pose(site, pairs.concepts, keys[site.name], moment, projector, settings))
+        observer.advance(null_dim=projector.rank)
+    return problems
+
+
+def measure(model, problems: list[SiteProblem], solutions: dict[str, Solution], heldout: TokenBatch | None) -> tuple[SiteReport, ...]:
+    """What the solutions do, at each site's own unedited keys. All norms are Frobenius, float64."""
+    sites = [p.site for p in problems]
+    heldout_keys = model.keys(sites, heldout.ids) if heldout else {}
+    reports = []
+    for problem in problems:
+        name, W, M = problem.site.name, problem.weight, problem.moment.matrix
+        delta, residual = solutions[name].delta, solutions[name].residual
+        drift = (((delta @ M) * delta).sum().clamp_min(0) / ((W @ M) * W).sum()).sqrt()
+        outside = None
+        if heldout:
+            K = heldout.merge(heldout_keys[name]) * heldout.counts.double().sqrt()
+            outside = float((delta @ K).norm() / (W @ K).norm())
+        root = problem.counts.sqrt()
+        wanted, done = residual * root, (delta @ problem.K1) * root
+        reports.append(SiteReport(
+            name=name, null_dim=problem.projector.rank, eig_below=problem.projector.eig_below,
+            eig_above=problem.projector.eig_above, rcond=problem.operator.rcond,
+            delta_rel=float(delta.norm() / W.norm()), preserve_drift=float(drift), heldout_drift=outside,
+            fit=float((done - wanted).norm() / wanted.norm().clamp_min(1e-300))))
+    return tuple(reports)

@@ -1,0 +1,42 @@
+"""The embedded judge's network: what thing, and in what style, is on a 64×64 picture."""
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Residual(nn.Module):
+    """Two 3×3 convolutions around a shortcut; the first one may halve the picture."""
+
+    def __init__(self, inside: int, outside: int, stride: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(outside)
+        self.second = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outside)
+        self.shortcut = nn.Conv2d(inside, outside, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.first(x)))
+        return F.relu(self.norm2(self.second(y)) + self.shortcut(x))
+
+
+class Classifier(nn.Module):
+    """Pictures (n, 3, 64, 64) in −1…1 → logits of things (n, things + 1) and styles (n, styles + 1); last: none of these."""
+
+    def __init__(self, things: int, styles: int, widths: tuple[int, ...] = (32, 64, 128, 192)) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, widths[0], 4, 2, 1)                  # 64 → 32
+        self.blocks = nn.Sequential(*(Residual(a, b, 2) for a, b in zip(widths, widths[1:])))      # 32 → 16 → 8 → 4
+        self.things = nn.Linear(widths[-1], things + 1)
+        # Style shows in fine texture, the thing in the layout: the style head reads early features as well.
+        self.styles = nn.Linear(sum(widths[1:]), styles + 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.relu(self.stem(x))
+        pooled = []
+        for block in self.blocks:
+            x = block(x)
+            pooled.append(x.mean((2, 3)))
+        return self.things(F.dropout(pooled[-1], 0.2, self.training)), self.styles(torch.cat(pooled, 1))

@@ -1,0 +1,181 @@
+"""Seeded, resumable pictures.
+
+Each picture has its own generator, on the CPU, so that it depends on its prompt and seed alone, not on the batch it was
+made in. Its PNG says what made it; a picture that is there already, made by the same, is kept.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forgetcli import store
+from forgetcli.errors import ForgetError
+from forgetcli.progress import Observer, Silent, Stopwatch
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from forgetcli.checkpoint import Base
+
+GUIDANCE = 3.0                                                        # for the embedded model; 7.5 for the families of real size
+METADATA = "forget"                                                   # the PNG text chunk with the JSON of `Picture.origin`
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: where it is, and what made it. `base` is the unedited model's at the same seed, if asked for."""
+
+    path: Path
+    prompt: str
+    seed: int
+    base: Path | None = None
+
+
+@dataclass(frozen=True)
+class GenerateResult:
+    images: tuple[Picture, ...]
+    grid: Path | None
+    reused: int
+    seconds: Mapping[str, float]
+
+    def as_dict(self) -> dict:
+        return {"images": [{"path": str(i.path), "prompt": i.prompt, "seed": i.seed, **({"base": str(i.base)} if i.base else {})}
+                           for i in self.images],
+                "grid": str(self.grid) if self.grid else None, "reused": self.reused, "seconds": dict(self.seconds)}
+
+
+def generate(prompts: Sequence[str], *, model: str | Path = "demo", count: int = 1, seed: int = 0, steps: int = 20,
+             guidance: float | None = None, output: Path | str = "images", grid: bool = False, compare_base: bool = False,
+             device: str | None = None, batch: int = 8, observer: Observer | None = None) -> GenerateResult:
+    """`count` pictures for each prompt, at seeds `seed`, `seed + 1`, …
+
+    Args:
+        model: `demo`, a diffusers folder, an edited folder or a hub id.
+        guidance: classifier-free guidance; default: 3 for small models, 7.5 for those of real size.
+        grid: also write `grid.png`, a row for each prompt.
+        compare_base: also make the unedited model's picture at the same seed; the model must be an edited folder.
+        batch: pictures at a time.
+    Raises:
+        ForgetError: no prompt, or a model that cannot be loaded.
+    """
+    from forgetcli import checkpoint, provenance
+
+    observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
+    prompts = [p.strip() for p in prompts if p.strip()]
+    if not prompts:
+        raise ForgetError("generate.no-prompt", "there is no prompt to draw", "give one, or a file of them with --prompts")
+    wanted = [(prompt, seed + k) for prompt in prompts for k in range(count)]
+    base = checkpoint.resolve(model)
+    with watch.stage("generate"):
+        paths, reused = draw(base, wanted, output, steps=steps, guidance=guidance, device=device, batch=batch, observer=observer)
+        originals: list[Path] = []
+        if compare_base:
+            original = checkpoint.resolve(provenance.load(base.folder).base_id)
+            originals, again = draw(original, wanted, output / "base", steps=steps, guidance=guidance, device=device,
+                                    batch=batch, observer=observer)
+            reused += again
+    images = tuple(Picture(path, prompt, number, originals[i] if originals else None)
+                   for i, (path, (prompt, number)) in enumerate(zip(paths, wanted)))
+    sheet = None
+    if grid or compare_base:
+        sheet = output / "grid.png"
+        write_grid(images, count, sheet)
+    observer.done()
+    return GenerateResult(images, sheet, reused, watch.report())
+
+
+def draw(base: Base, wanted: Sequence[tuple[str, int]], folder: Path, *, steps: int, guidance: float | None, device: str | None,
+         batch: int, observer: Observer) -> tuple[list[Path], int]:
+    """Paths of the (prompt, seed) pictures in `folder`, in order, and how many were there already."""
+    from PIL.PngImagePlugin import PngInfo
+
+    origins = [{"prompt": prompt, "seed": seed, "model": base.digest, "steps": steps, "guidance": guidance} for prompt, seed in wanted]
+    paths = [folder / f"{i:04d}-s{o['seed']}-{fingerprint(o)}.png" for i, o in enumerate(origins)]
+    todo = [i for i, (path, origin) in enumerate(zip(paths, origins)) if not made_by(path, origin)]
+    folder.mkdir(parents=True, exist_ok=True)
+    if todo:
+        sampler = Sampler(base, device)
+        observer.stage(f"pictures ({base.id})", len(todo))
+        for start in range(0, len(todo), batch):
+            part = todo[start:start + batch]
+            pictures = sampler([wanted[i] for i in part], steps=steps, guidance=guidance)
+            for i, picture in zip(part, pictures):
+                info = PngInfo()
+                info.add_text(METADATA, json.dumps(origins[i], sort_keys=True))
+                store.write_atomically(paths[i], png_bytes(picture, info))
+            observer.advance(len(part))
+    return paths, len(paths) - len(todo)
+
+
+class Sampler:
+    """A model's own pipeline, loaded once."""
+
+    def __init__(self, base: Base, device: str | None = None) -> None:
+        import torch
+        from diffusers import DiffusionPipeline
+
+        from forgetcli import models
+
+        self.pipeline = DiffusionPipeline.from_pretrained(
+            base.folder, torch_dtype=torch.float32, use_safetensors=True, safety_checker=None, requires_safety_checker=False,
+            local_files_only=True)
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.pipeline.to(models.pick_device(device))
+
+    def __call__(self, wanted: Sequence[tuple[str, int]], *, steps: int = 20, guidance: float | None = None) -> list[Image]:
+        """One picture for each (prompt, seed)."""
+        import torch
+
+        if guidance is None:
+            guidance = GUIDANCE if self.pipeline.unet.config.sample_size <= 16 else 7.5
+        generators = [torch.Generator().manual_seed(seed) for _, seed in wanted]
+        return self.pipeline([prompt for prompt, _ in wanted], num_inference_steps=steps, guidance_scale=guidance,
+                             generator=generators).images
+
+
+def fingerprint(origin: Mapping) -> str:
+    return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def made_by(path: Path, origin: Mapping) -> bool:
+    """Whether a whole picture is there that was made by exactly this; a damaged one is made anew."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return json.loads(picture.text.get(METADATA, "null")) == origin
+    except (OSError, UnidentifiedImageError, ValueError, AttributeError, SyntaxError):
+        return False
+
+
+def png_bytes(picture: Image, info=None) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def write_grid(images: Sequence[Picture], count: int, path: Path) -> None:
+    """A row for each prompt: `count` pictures, and the unedited model's before them when there are any."""
+    from PIL import Image as Images
+
+    def opened(file: Path) -> Image:
+        return Images.open(file).convert("RGB")
+
+    rows = [images[k:k + count] for k in range(0, len(images), count)]
+    cells = [[opened(f) for f in (*[i.base for i in row if i.base], *[i.path for i in row])] for row in rows]
+    width, height = cells[0][0].size
+    gap = max(2, width // 32)
+    split = 3 * gap if images[0].base else 0                          # a wider gap between before and after
+    columns = len(cells[0])
+    sheet = Images.new("RGB", (columns * (width + gap) + gap + split, len(cells) * (height + gap) + gap), "white")
+    for r, row in enumerate(cells):
+        for c, picture in enumerate(row):
+            sheet.paste(picture, (gap + c * (width + gap) + (split if c >= count and split else 0), gap + r * (height + gap)))
+    store.write_atomically(path, png_bytes(sheet))

@@ -1,0 +1,75 @@
+"""The embedded model's judge: a classifier trained on drawings only, never on generated pictures."""
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from forgetcli import store
+from forgetcli.demo import JUDGE, world
+from forgetcli.errors import ForgetError
+from forgetcli.judges import Sight
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL.Image import Image
+
+NONE = "none of these"
+
+
+class DemoJudge:
+    """Two heads, things and styles; a concept is seen if its head's first choice is the concept."""
+
+    def __init__(self, device: str | None) -> None:
+        from safetensors.torch import load_file
+
+        from forgetcli import models
+        from forgetcli.demo.classifier import Classifier
+
+        self.card = json.loads((JUDGE / "judge.json").read_text())
+        self.things, self.styles = self.card["things"], self.card["styles"]
+        self.device = models.pick_device(device)
+        network = Classifier(len(self.things), len(self.styles))
+        network.load_state_dict({name: t.float() if t.is_floating_point() else t
+                                 for name, t in load_file(JUDGE / "judge.safetensors").items()})
+        self.network = network.to(self.device).eval()
+
+    def identity(self) -> dict:
+        return {"name": "demo", "digest": store.sha256_file(JUDGE / "judge.safetensors"), "accuracy": self.card["accuracy"]}
+
+    def label(self, words: str) -> str | None:
+        words = words.casefold().strip()
+        for group in ("things", "styles"):
+            for label, entry in world()[group].items():
+                names = {label, *entry["names"], *(n.removeprefix(a) for n in entry["names"] for a in ("a ", "an ", "the "))}
+                if words in {n.casefold() for n in names}:
+                    return label
+        return None
+
+    def see(self, pictures: Sequence[Image], labels: Sequence[str]) -> list[Sight]:
+        import torch
+
+        unknown = [label for label in labels if label not in (*self.things, *self.styles)]
+        if unknown:
+            raise ForgetError("judge.unknown-label", f"the demo judge does not know '{unknown[0]}'",
+                              f"it knows: {', '.join((*self.styles, *self.things))}")
+        sights = []
+        for start in range(0, len(pictures), 128):
+            thing, style = (p.softmax(1) for p in self._logits(pictures[start:start + 128], torch))
+            for row, label in enumerate(labels[start:start + 128]):
+                chances, known = (thing[row], self.things) if label in self.things else (style[row], self.styles)
+                first = int(chances.argmax())
+                judged = known[first] if first < len(known) else NONE
+                sights.append(Sight(judged == label, judged, float(chances[known.index(label)])))
+        return sights
+
+    def _logits(self, pictures, torch):
+        import numpy as np
+
+        batch = np.stack([np.asarray(p.convert("RGB").resize((64, 64)), dtype=np.float32) for p in pictures])
+        with torch.no_grad():
+            return self.network(torch.from_numpy(batch / 127.5 - 1).permute(0, 3, 1, 2).to(self.device))
+
+
+def load(device: str | None = None) -> DemoJudge:
+    return DemoJudge(device)

@@ -1,0 +1,62 @@
+"""Second moments of keys."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from forgetcli.errors import EditError
+
+
+@dataclass(frozen=True)
+class Moment:
+    """K₀K₀ᵀ and the number of tokens in it. Additive: the moment of two prompt sets is the sum of theirs.
+
+    Attributes:
+        matrix: float64, shape (d, d), symmetric positive semi-definite.
+        tokens: how many key columns went in, repetitions counted.
+    """
+
+    matrix: Tensor
+    tokens: int
+
+    @staticmethod
+    def of(keys: Tensor, counts: Tensor) -> Moment:
+        """The moment of distinct keys, each standing for several equal ones.
+
+        m copies of a key k add m·kkᵀ, so repeated tokens (most positions of short prompts) are merged exactly.
+
+        Args:
+            keys: shape (d, n), one column a distinct token; any floating dtype.
+            counts: shape (n,), how often each occurs.
+        """
+        scaled = keys.double() * counts.double().sqrt()               # (d, n)
+        return Moment(scaled @ scaled.T, int(counts.sum()))
+
+    def __add__(self, other: Moment) -> Moment:
+        return Moment(self.matrix + other.matrix, self.tokens + other.tokens)
+
+    @property
+    def energy(self) -> float:
+        """‖K₀‖_F², the trace."""
+        return float(self.matrix.trace())
+
+
+def symmetrised(matrix: Tensor) -> Tensor:
+    """(M + Mᵀ)/2, after checking that M was symmetric but for rounding.
+
+    Raises:
+        EditError: not square, not finite, or further from symmetric than rounding explains.
+    """
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise EditError("edit.moment-shape", f"a second moment must be square, not {tuple(matrix.shape)}")
+    if matrix.dtype != torch.float64:
+        raise EditError("edit.moment-dtype", f"a second moment must be float64, not {matrix.dtype}")
+    if not torch.isfinite(matrix).all():
+        raise EditError("edit.moment-not-finite", "the preserve prompts' second moment has NaN or infinite entries",
+                        "check the model's weights: one of them is probably damaged")
+    skew = (matrix - matrix.T).abs().max()
+    if skew > 1e-9 * matrix.abs().max().clamp_min(1e-300):
+        raise EditError("edit.moment-not-symmetric", f"a second moment must be symmetric (off by {float(skew):.1e})")
+    return (matrix + matrix.T) / 2

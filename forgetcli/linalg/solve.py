@@ -1,0 +1,62 @@
+"""The closed-form edit, as a linear operator on the residual."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from forgetcli.errors import EditError
+from forgetcli.linalg.projector import Projector
+
+
+@dataclass(frozen=True)
+class EditOperator:
+    """A in Δ = R A: how a residual R at the concept keys becomes a change of the weight.
+
+    Attributes:
+        matrix: A, float64, shape (n, d); A = A P, so Δ K₀ ≈ 0 whatever R is.
+        rcond: reciprocal condition number of the matrix that was factorised.
+    """
+
+    matrix: Tensor
+    rcond: float
+
+    def delta(self, residual: Tensor) -> Tensor:
+        """Δ = R A, shape (m, d), for R = V₁ − W K₁ of shape (m, n)."""
+        return residual.double() @ self.matrix
+
+
+def edit_operator(K1: Tensor, projector: Projector, lam: float) -> EditOperator:
+    """A = (K₁ᵀ P K₁ + λI)⁻¹ K₁ᵀ P, so that Δ = R A minimises ‖ΔP K₁ − R‖² + λ‖ΔP‖² over all Δ = ΔP.
+
+    The same as the paper's K₁ᵀP (K₁K₁ᵀP + λI)⁻¹ by the push-through identity. With B = ŨᵀK₁ both of
+    (BᵀB + λI)⁻¹Bᵀ (n×n) and Bᵀ(BBᵀ + λI)⁻¹ (r×r) give A = … Ũᵀ; the smaller one is factorised, by Cholesky: no inverse
+    is formed.
+
+    Args:
+        K1: keys of the concept prompts, shape (d, n); repeated tokens merged (m copies of k are one column √m·k, with
+            the value √m·mean(v)).
+        projector: P.
+        lam: λ > 0, in the units of K₁K₁ᵀ.
+    Raises:
+        EditError: λ is not positive, K₁ is not finite, or the system cannot be factorised.
+    Source: Fang et al., AlphaEdit (arXiv 2410.02355), eq. 11–13.
+    """
+    if not lam > 0:
+        raise EditError("edit.lambda", f"λ must be positive, not {lam}")
+    if not torch.isfinite(K1).all():
+        raise EditError("edit.keys-not-finite", "the concept prompts give NaN or infinite keys",
+                        "check the model's weights: one of them is probably damaged")
+    B = projector.basis.T @ K1.double()                               # (r, n)
+    rank, count = B.shape
+    wide = count > rank
+    gram = B @ B.T if wide else B.T @ B
+    system = gram + lam * torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+    factor, failed = torch.linalg.cholesky_ex(system)
+    if int(failed):
+        raise EditError("edit.singular", "the edit's linear system is singular to working precision", "raise [edit] lam")
+    solved = torch.cholesky_solve(B if wide else B.T, factor)         # (r, n) or (n, r)
+    A = (solved.T if wide else solved) @ projector.basis.T            # (n, d)
+    eigenvalues = torch.linalg.eigvalsh(system)
+    return EditOperator(A, rcond=float(eigenvalues[0] / eigenvalues[-1]))

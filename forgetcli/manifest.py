@@ -1,0 +1,208 @@
+"""The shape of ``forget.provenance.json``: an in-toto Statement v1 with the SLSA provenance v1 predicate.
+
+Fields that a later version adds are read over; fields that are missing or of another type make the manifest invalid.
+"""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from forgetcli.errors import ModelError
+from forgetcli.store import MARKER
+
+MANIFEST = MARKER
+REPORT = "forget.report.json"
+RECIPE = "recipe.toml"
+CARD = "README.md"
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:forgetcli:apply:v1"
+BUILDER = "urn:forgetcli:apply"
+FILES_DIGEST = "forgetFiles"                                          # `checkpoint.files_digest`, as in-toto names algorithms
+BASE = "base"                                                         # the dependency that is the whole base; its files: base/…
+
+
+def _plain_path(path: str) -> str:
+    """A manifest may come from anyone: its paths must not lead out of the folder."""
+    parts = path.split("/")
+    if not path or "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts) or re.match(r"[A-Za-z]:", path):
+        raise ValueError(f"{path!r} is not a plain relative path")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_plain_path)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, populate_by_name=True)
+
+
+class _Digest(_Part):
+    sha256: Sha256
+
+
+class _Subject(_Part):
+    name: RelativePath
+    digest: _Digest
+
+
+class _Dependency(_Part):
+    name: str
+    uri: str | None = None
+    digest: dict[str, Sha256]
+
+
+class EditedTensor(_Part):
+    """One tensor whose bytes differ from the base's.
+
+    Attributes:
+        component, parameter: as the model has it in memory.
+        file, key, dtype, start, end: where it lies; bytes, absolute, end exclusive.
+        before, after: SHA-256 of its bytes in the base and here.
+        error: ‖stored − wanted‖_F / ‖wanted − base‖_F.
+    """
+
+    component: str
+    parameter: str
+    file: RelativePath
+    key: str
+    dtype: str
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+    before: Sha256
+    after: Sha256
+    error: float
+
+
+class _Model(_Part):
+    id: str
+    revision: str | None = None
+
+
+class _External(_Part):
+    model: _Model
+    recipe: _Subject
+    method: str
+    parameters: dict[str, Any]
+
+
+class _Internal(_Part):
+    edited: list[EditedTensor]
+    written: list[RelativePath]
+
+
+class _BuildDefinition(_Part):
+    build_type: Literal[BUILD_TYPE] = Field(alias="buildType")
+    external: _External = Field(alias="externalParameters")
+    internal: _Internal = Field(alias="internalParameters")
+    dependencies: list[_Dependency] = Field(alias="resolvedDependencies")
+
+
+class _Predicate(_Part):
+    build: _BuildDefinition = Field(alias="buildDefinition")
+    run_details: dict[str, Any] = Field(alias="runDetails")
+
+
+class Statement(_Part):
+    """The whole file."""
+
+    type: Literal[STATEMENT_TYPE] = Field(alias="_type")
+    predicate_type: Literal[PREDICATE_TYPE] = Field(alias="predicateType")
+    subject: list[_Subject]
+    predicate: _Predicate
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the manifest of an edited folder says.
+
+    Attributes:
+        base_id, base_revision, base_digest: the unedited model, as `checkpoint.Base` has it.
+        base_files: its files, path → SHA-256.
+        recipe_path, recipe_sha256: the recipe's copy in the folder.
+        method, parameters: how it was edited.
+        edited: the tensors that were changed.
+        written: files that are forget's own, not the base's: report, recipe, model card.
+        subjects: every file of the folder but the manifest, path → SHA-256.
+        materials: the second moments that went in, name → SHA-256.
+        run_details: times, versions, machine.
+    """
+
+    base_id: str
+    base_revision: str | None
+    base_digest: str
+    base_files: dict[str, str]
+    recipe_path: Path
+    recipe_sha256: str
+    method: str
+    parameters: dict[str, Any]
+    edited: tuple[EditedTensor, ...]
+    written: tuple[str, ...]
+    subjects: dict[str, str]
+    materials: dict[str, str]
+    run_details: dict[str, Any]
+
+    @property
+    def base(self) -> str:
+        """What `checkpoint.resolve` finds the base by."""
+        return f"{self.base_id}@{self.base_revision}" if self.base_revision else self.base_id
+
+
+def load(folder: str | Path) -> Manifest:
+    """The manifest of a folder that forget made.
+
+    Raises:
+        ModelError: model.not-edited: there is none; model.manifest: it is damaged, or not of forget's shape.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ModelError("model.not-edited", f"{folder} was not made by forget: it has no {MANIFEST}",
+                         "give the folder that 'forget apply' wrote")
+    try:
+        statement = Statement.model_validate_json(path.read_bytes())
+        return _manifest(folder, statement)
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        what = f"{where}: {first['msg']}" if where else first["msg"]
+    except (OSError, ValueError) as fault:
+        what = str(fault)
+    raise ModelError("model.manifest", f"{path} is not a valid manifest: {what}", "apply the recipe again")
+
+
+def _manifest(folder: Path, statement: Statement) -> Manifest:
+    build = statement.predicate.build
+    dependencies = _table([(d.name, d.digest) for d in build.dependencies])
+    inside = f"{BASE}/"
+    special = (BASE, RECIPE)
+    try:
+        return Manifest(
+            base_id=build.external.model.id,
+            base_revision=build.external.model.revision,
+            base_digest=dependencies[BASE][FILES_DIGEST],
+            base_files={_plain_path(n.removeprefix(inside)): d["sha256"] for n, d in dependencies.items() if n.startswith(inside)},
+            recipe_path=folder / build.external.recipe.name,
+            recipe_sha256=build.external.recipe.digest.sha256,
+            method=build.external.method,
+            parameters=build.external.parameters,
+            edited=tuple(build.internal.edited),
+            written=tuple(build.internal.written),
+            subjects=_table([(s.name, s.digest.sha256) for s in statement.subject]),
+            materials={n: d["sha256"] for n, d in dependencies.items() if n not in special and not n.startswith(inside)},
+            run_details=statement.predicate.run_details)
+    except KeyError as fault:
+        raise ValueError(f"resolvedDependencies lack {fault}") from fault
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return table

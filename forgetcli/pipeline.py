@@ -1,0 +1,134 @@
+"""`apply`: the whole job on one page.
+
+recipe → base model → second moments → null space → refinement → closed form → check → patched checkpoint + provenance
+"""
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forgetcli import methods, models, recipe as recipes
+from forgetcli.errors import OutputError
+from forgetcli.progress import Observer, Silent, Stopwatch
+
+if TYPE_CHECKING:
+    from forgetcli.checkpoint import Base
+    from forgetcli.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ApplyResult:
+    """What `apply` did; `as_dict` has the stable keys of ``apply --json``."""
+
+    output: Path
+    base: Mapping[str, str | None]
+    recipe_sha256: str
+    method: str
+    sites: tuple[dict, ...]
+    check: Mapping[str, float]
+    cache: Mapping[str, int]
+    seconds: Mapping[str, float]
+
+    def as_dict(self) -> dict:
+        return {**asdict(self), "output": str(self.output), "sites": list(self.sites)}
+
+
+def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path | str = "edited", device: str | None = None,
+          dtype: str | None = None, force: bool = False, observer: Observer | None = None) -> ApplyResult:
+    """Edit a model as the recipe says, and publish the edited checkpoint at `output` in one rename.
+
+    Args:
+        recipe: a loaded recipe, a path, or the name of a bundled one.
+        model: base model (`demo`, a diffusers folder, a hub id); default: the recipe's.
+        output: folder to write; it is absent, old or complete at any moment.
+        device, dtype: where and in what the model runs; default: detected, float32. The algebra is float64 always.
+        force: replace an earlier output.
+    Raises:
+        ForgetError: recipe, model, edit or output; nothing is left behind.
+    """
+    from forgetcli import checkpoint, provenance, store
+    from forgetcli.cache import MomentCache
+    from forgetcli.check import check
+
+    observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
+    started = datetime.now(timezone.utc)
+    recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
+    method = methods.get(recipe.method)
+    parameters = method.Parameters.model_validate(recipe.parameters)
+    base = checkpoint.resolve(model or recipe.model)
+    refuse_overlap(output, base)
+    with store.publishing(output, force=force) as staging:
+        with watch.stage("load"):
+            loaded = models.load(base, device=device, dtype=dtype)
+        with watch.stage("edit"):
+            edit = method.edit(loaded, recipe, parameters, MomentCache(), observer)
+        with watch.stage("check"):
+            checked = check(loaded, edit, recipe.edit_pairs(), recipe.preserve_prompts(), recipe.seed, observer)
+        with watch.stage("write"):
+            observer.stage("writing")
+            stored = checkpoint.patch(base, staging, edit.weights)
+            sites = tuple(asdict(s) | {"stored_error": stored_error(stored, s.name)} for s in edit.sites)
+            report = {"schema_version": 1, "sites": list(sites), "check": checked.as_dict(), "losses": list(edit.losses),
+                      "cache": dict(edit.cache)}
+            provenance.write(
+                staging, base=base, recipe_bytes=recipe.raw, method=recipe.method, parameters=parameters.model_dump(mode="json"),
+                stored=stored, materials=list(edit.moments), report=report,
+                run_details={"startedOn": started.isoformat(), "finishedOn": datetime.now(timezone.utc).isoformat(),
+                             "device": str(loaded.device), "dtype": str(loaded.dtype), "versions": versions()})
+    observer.done()
+    return ApplyResult(output=output, base={"id": base.id, "revision": base.revision, "digest": base.digest},
+                       recipe_sha256=recipe.sha256, method=recipe.method, sites=sites, check=checked.as_dict(),
+                       cache=dict(edit.cache), seconds=watch.report())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `apply` would do: ``apply --dry-run``."""
+
+    base: Mapping[str, str | None]
+    recipe_sha256: str
+    method: str
+    parameters: Mapping[str, object]
+    pairs: tuple[tuple[str, str], ...]
+    preserve: int
+    seconds: Mapping[str, float]
+
+    def as_dict(self) -> dict:
+        return {**asdict(self), "pairs": [list(p) for p in self.pairs]}
+
+
+def plan(recipe: Recipe | str | Path, *, model: str | None = None) -> Plan:
+    """Check recipe and model and say what would be done; loads no weights and writes nothing."""
+    from forgetcli import checkpoint
+
+    watch = Stopwatch()
+    recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
+    parameters = methods.get(recipe.method).Parameters.model_validate(recipe.parameters)
+    base = checkpoint.resolve(model or recipe.model)
+    models.family_of(base.folder)
+    return Plan(base={"id": base.id, "revision": base.revision, "digest": base.digest}, recipe_sha256=recipe.sha256,
+                method=recipe.method, parameters=parameters.model_dump(mode="json"), pairs=tuple(recipe.edit_pairs()),
+                preserve=len(recipe.preserve_prompts()), seconds=watch.report())
+
+
+def refuse_overlap(output: Path, base: Base) -> None:
+    """An output inside its base, or around it, would change the base while it is read."""
+    target, source = output.resolve(), base.folder.resolve()
+    if target == source or source in target.parents or target in source.parents:
+        raise OutputError("output.overlaps-base", f"{output} and the base model {base.folder} lie within one another",
+                          "choose another folder with --output")
+
+
+def stored_error(stored, site: str) -> float:
+    """‖stored − wanted‖ / ‖Δ‖ of a site's weight, as re-read from the file."""
+    return next(s.error for (_, parameter), s in stored.items() if parameter == f"{site}.weight")
+
+
+def versions() -> dict[str, str]:
+    packages = ("forgetcli", "torch", "diffusers", "transformers", "safetensors")
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}

@@ -1,0 +1,206 @@
+"""Recipes: what to forget, what it turns into, what must stay. Read and checked here, without torch."""
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import tomli
+
+from forgetcli import bundled as bundled_recipes
+from forgetcli import methods, prompt_files, recipe_record, toml_lines
+from forgetcli.bundled import bundled
+from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.recipe_checks import PreservedPrompt, contradictions, doubts
+from forgetcli.recipe_errors import Sheet, did_you_mean, faults_of, in_words, unknown_key, without_unknown_keys
+from forgetcli.recipe_model import Concept, Document, Preserve, Prompts, Recipe, Retained
+from forgetcli.toml_lines import KeyPath
+
+__all__ = ["Concept", "Preserve", "Prompts", "Recipe", "Retained", "bundled", "load", "parse", "schema"]
+
+UNNAMED = "recipe"
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, or the bundled one of that name (``art_styles``).
+
+    Args:
+        overrides: ``key=value`` as for ``--set``: a dotted key (``concepts.0.target``), a TOML value or a bare word.
+    Raises:
+        RecipeError: with every fault that was found.
+    """
+    path = Path(path)
+    source = path if path.exists() else bundled_recipes.find(path) or path
+    try:
+        raw = source.read_bytes()
+    except OSError as error:
+        hint = did_you_mean(path.stem, bundled(), "forget recipe ls") if isinstance(error, FileNotFoundError) else "give the recipe's file"
+        reason = "there is no such recipe" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        raise RecipeError([ForgetError("recipe.not-found", f"{path}: {reason}", hint)]) from error
+    return parse(raw, source, overrides)
+
+
+def parse(text: str | bytes, source: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe from its text. `source` names it in messages and is where its prompt files are looked for.
+
+    Raises:
+        RecipeError: with every fault that was found.
+    """
+    name = str(source or UNNAMED)
+    body, record, data = _read(text, name)
+    overridden: dict[KeyPath, str] = {}
+    problems: list[ForgetError] = []
+    for override in (*record.overrides, *overrides):
+        try:
+            keys, value = _assignment(override)
+            overridden[_assign(data, keys, value, override)] = override.partition("=")[0].strip()
+        except ForgetError as error:
+            problems.append(error)
+    sheet = Sheet(name, data, toml_lines.key_lines(body), overridden)
+
+    own = {key: value for key, value in data.items() if key in Document.model_fields}
+    parameters = {key: value for key, value in data.items() if key not in own}
+    faults = faults_of(Document, own, sheet)
+    problems += faults + _faults_of_parameters(data.get("method", "nullspace"), parameters, sheet)
+    document = _document_apart_from(faults, own)
+    if document is None:
+        raise RecipeError(sorted(problems, key=_line))
+    preserved, files, missing = _preserved(document, record, sheet, source)
+    problems += missing + contradictions(document, preserved, sheet)
+    if problems:
+        raise RecipeError(sorted(problems, key=_line))
+    used = recipe_record.Record((*record.overrides, *overrides), files)
+    values = {key: getattr(document, key) for key in Document.model_fields}
+    return Recipe(
+        **{**values, "name": document.name or (source.stem if source else UNNAMED)},
+        parameters=parameters,
+        source=source,
+        raw=recipe_record.join(body, used).encode(),
+        overrides=used.overrides,
+        file_prompts=tuple(kept.prompt for kept in preserved if kept.file_line),
+        warnings=tuple(doubts(document, sheet)),
+    )
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of a recipe with the tables of every method, for editors."""
+    from forgetcli.recipe_schema import build
+
+    return build()
+
+
+def _read(text: str | bytes, name: str) -> tuple[str, recipe_record.Record, dict[str, Any]]:
+    try:
+        decoded = text.decode() if isinstance(text, bytes) else text
+        body, record = recipe_record.split(decoded)
+        return body, record, tomli.loads(body.removeprefix("\ufeff"))
+    except UnicodeDecodeError as error:
+        line = error.object[:error.start].count(b"\n") + 1
+        fault = ForgetError("recipe.toml", f"{name}:{line}: not UTF-8 text", "save the file as UTF-8")
+    except tomli.TOMLDecodeError as error:
+        # "Invalid value (at line 3, column 5)": the line goes to the front
+        message, _, position = str(error).partition(" (at ")
+        line_match = re.match(r"line (\d+)", position)
+        line = int(line_match[1]) if line_match else body.count("\n") + 1
+        fault = ForgetError("recipe.toml", f"{name}:{line}: not TOML: {message[:1].lower()}{message[1:]}",
+                            "strings need quotes, lists square brackets; see https://toml.io")
+    except (ValueError, KeyError):
+        fault = ForgetError("recipe.toml", f"{name}: what forget recorded at its end (#:set, #:file, #:line) is damaged",
+                            "take those lines out, or take the recipe from where it came from")
+    except RecursionError:
+        fault = ForgetError("recipe.toml", f"{name}: not TOML that can be read: lists nested too deep")
+    raise RecipeError([fault])
+
+
+def _document_apart_from(faults: list[ForgetError], own: Mapping[str, Any]) -> Document | None:
+    """The recipe without its unknown keys, for the checks that follow; None if that is not its only kind of fault."""
+    if any(fault.code != "recipe.unknown-key" for fault in faults):
+        return None
+    return Document.model_validate(without_unknown_keys(Document, own))
+
+
+def _line(problem: ForgetError) -> int:
+    """Faults are told from top to bottom; those without a line (``--set``) come first."""
+    match = re.search(r":(\d+): ", problem.message)
+    return int(match[1]) if match else 0
+
+
+def _faults_of_parameters(method: object, parameters: Mapping[str, Any], sheet: Sheet) -> list[ForgetError]:
+    """Faults in the tables that belong to the method."""
+    if not isinstance(method, str):
+        return []                                                 # said already: the wrong type
+    try:
+        model = _method(method, sheet).Parameters
+    except ForgetError as error:
+        # whose tables these are is unknown, but only tables can be a method's
+        keys = [key for key, value in parameters.items() if not isinstance(value, dict)]
+        return [error, *(unknown_key((key,), sheet, Document.model_fields) for key in keys)]
+    return faults_of(model, parameters, sheet, more_keys=Document.model_fields)
+
+
+def _method(name: str, sheet: Sheet) -> ModuleType:
+    if name not in methods.names():
+        raise sheet.problem("unknown-method", ("method",), f"there is no method '{name}'", did_you_mean(name, methods.names()))
+    return methods.get(name)
+
+
+def _preserved(
+    document: Document, record: recipe_record.Record, sheet: Sheet, source: Path | None,
+) -> tuple[list[PreservedPrompt], dict[str, tuple[str, ...]], list[ForgetError]]:
+    """Prompts to preserve, those of the files as read (or as recorded when they were), and what could not be read."""
+    preserved = [PreservedPrompt(prompt, ("preserve", "prompts", i)) for i, prompt in enumerate(document.preserve.prompts)]
+    files: dict[str, tuple[str, ...]] = {}
+    problems = []
+    for index, name in enumerate(document.preserve.files):
+        path: KeyPath = ("preserve", "files", index)
+        file = (source.parent if source else Path()) / name
+        try:
+            lines = list(enumerate(record.files[name], start=1)) if name in record.files else prompt_files.read(file)
+        except ForgetError as error:
+            problems.append(sheet.problem("not-found", path, error.message, error.hint))
+            continue
+        files[name] = tuple(prompt for _, prompt in lines)
+        preserved += [PreservedPrompt(prompt, path, f"{file}:{line}") for line, prompt in lines]
+    return preserved, files, problems
+
+
+def _assignment(override: str) -> tuple[tuple[str, ...], Any]:
+    """``refine.steps=6`` as (("refine", "steps"), 6)."""
+    key, equals, value = override.partition("=")
+    value = value.strip()
+    try:
+        keys = toml_lines.split_key(key.strip())
+    except (ValueError, tomli.TOMLDecodeError):
+        keys = ()
+    if not keys or not equals or "\n" in override or "\r" in override:
+        raise ForgetError("recipe.set", f"--set {override!r}: not a key and a value", "write it as key=value: --set refine.steps=6")
+    try:
+        return keys, tomli.loads(f"value = {value}")["value"]
+    except (tomli.TOMLDecodeError, RecursionError) as error:
+        if value[:1] in ("", "[", "{", '"', "'"):
+            raise ForgetError("recipe.set", f"--set {override!r}: the value is not TOML",
+                              "a list is [1, 2], a string a bare word or \"quoted\"") from error
+        return keys, value                                        # a bare word, or several: a string
+
+
+def _assign(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> KeyPath:
+    """Put `value` at `keys` of `data` and return its path; tables on the way are made, list items must be there."""
+    holder: Any = data
+    path: KeyPath = ()
+    for depth, name in enumerate(keys, start=1):
+        key: str | int = name
+        if isinstance(holder, list):
+            if not (name.isascii() and name.isdecimal()) or int(name) >= len(holder):
+                raise ForgetError("recipe.set", f"--set {override!r}: {in_words(path)} has no item '{name}'",
+                                  f"it has {len(holder)}, counted from 0")
+            key = int(name)
+        elif not isinstance(holder, dict):
+            raise ForgetError("recipe.set", f"--set {override!r}: {in_words(path)} is neither a table nor a list")
+        path += (key,)
+        if depth == len(keys):
+            holder[key] = value
+        else:
+            holder = holder.setdefault(key, {}) if isinstance(holder, dict) else holder[key]
+    return path

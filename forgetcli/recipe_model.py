@@ -1,0 +1,136 @@
+"""What a recipe holds. No torch: recipes are checked without it."""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+
+def _one_gap(template: str) -> str:
+    if template.count("{}") != 1:
+        raise PydanticCustomError("template", "must have exactly one {{}}")
+    return template
+
+
+Text = Annotated[str, Field(pattern=r"\S")]
+Texts = Annotated[tuple[Text, ...], Field(strict=False)]          # TOML has lists only; the items stay strict
+Templates = Annotated[tuple[Annotated[Text, AfterValidator(_one_gap)], ...], Field(strict=False)]
+
+DEFAULT_TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a photo of {}")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Concept(_Table):
+    """One concept to forget and what it turns into."""
+
+    concept: Text = Field(description="What is to be forgotten, in the words of a prompt.")
+    target: Text = Field(description="What it turns into.")
+    aliases: Texts = Field((), description="Other words for the concept, edited the same way.")
+    prompts: Texts = Field((), description="Further prompts to edit, taken as they are; each turns into the target in the first template.")
+    label: Text | None = Field(None, description="The judge's name of the concept; found by its words if absent.")
+    target_label: Text | None = Field(None, description="The judge's name of the target; found by its words if absent.")
+    direct: Texts = Field((), description="Evaluation only, never edited: prompts that name the concept.")
+    indirect: Texts = Field((), description="Evaluation only, never edited: prompts that only hint at the concept.")
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """The concept and its aliases."""
+        return (self.concept, *self.aliases)
+
+
+class Retained(_Table):
+    """A concept that must stay; evaluation only."""
+
+    concept: Text = Field(description="What must stay.")
+    label: Text | None = Field(None, description="The judge's name of it; found by its words if absent.")
+    direct: Texts = Field((), description="Prompts that name it.")
+    indirect: Texts = Field((), description="Prompts that only hint at it.")
+
+
+class Prompts(_Table):
+    """How edit prompts are made."""
+
+    templates: Templates = Field(
+        DEFAULT_TEMPLATES, min_length=1,
+        description="Prompts with one {} each: filled with the concept and with the target they make the edit pairs.",
+    )
+
+
+class Preserve(_Table):
+    """Prompts whose meaning must not move. The empty prompt is always among them."""
+
+    prompts: Annotated[tuple[str, ...], Field(strict=False)] = Field((), description="Prompts to preserve.")
+    files: Texts = Field((), description="Text files with one prompt a line (# comments), relative to the recipe.")
+
+
+class Document(_Table):
+    """The keys that every recipe has, whatever its method."""
+
+    schema_version: Literal[1] = Field(1, description="Version of the recipe format.")
+    name: Text | None = Field(None, description="The file's name if absent.")
+    description: str = Field("", description="A line about the recipe.")
+    method: Text = Field("nullspace", description="The editing method.")
+    model: Text = Field("demo", description="Model to edit: a name, a folder or a hub id. --model wins.")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="Seed of everything random.")
+    concepts: Annotated[tuple[Concept, ...], Field(strict=False)] = Field(min_length=1, description="What is to be forgotten.")
+    prompts: Prompts = Field(Prompts(), description="How edit prompts are made.")
+    preserve: Preserve = Field(Preserve(), description="What must not move.")
+    retain: Annotated[tuple[Retained, ...], Field(strict=False)] = Field((), description="Evaluation only: concepts that must stay.")
+
+
+class Recipe(Document):
+    """A recipe that has passed every check.
+
+    Attributes beyond the recipe's own keys:
+        parameters: the method's own tables, as written.
+        source: the file it came from.
+        raw: bytes that give this recipe again: the file's own, plus what `overrides` and prompt files added.
+        overrides: ``key=value`` as given on the command line.
+        file_prompts: preserve prompts that came from files.
+        warnings: what is allowed and probably not meant.
+    """
+
+    name: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    source: Path | None = None
+    raw: bytes = b""
+    overrides: tuple[str, ...] = ()
+    file_prompts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Digest of `raw`, hexadecimal."""
+        return hashlib.sha256(self.raw).hexdigest()
+
+    def edit_pairs(self) -> list[tuple[str, str]]:
+        """(concept prompt, target prompt) in the recipe's order, each concept prompt once."""
+        return list(dict(pair for concept in self.concepts for pair in pairs_of(concept, self.prompts.templates)).items())
+
+    def preserve_prompts(self) -> list[str]:
+        """Every prompt to preserve, once, the empty one first."""
+        return _once(["", *self.preserve.prompts, *self.file_prompts])
+
+
+def pairs_of(concept: Concept, templates: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(concept prompt, target prompt) of one concept, repetitions included."""
+    filled = [
+        (fill(template, word), fill(template, concept.target)) for word in concept.words for template in templates
+    ]
+    return filled + [(prompt, fill(templates[0], concept.target)) for prompt in concept.prompts]
+
+
+def fill(template: str, word: str) -> str:
+    """`template` with its {} replaced; not str.format, for which a stray brace is an error."""
+    return template.replace("{}", word)
+
+
+def _once(prompts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(prompts))

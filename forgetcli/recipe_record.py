@@ -1,0 +1,61 @@
+"""What was added to a recipe when it was used, kept as comments at its end so that the record alone repeats the run.
+
+A recipe used with ``--set`` or with prompt files is more than its own bytes. The bytes that go into the output are
+therefore the original ones plus
+
+    #: added by forget when this recipe was used; read again as part of it
+    #:set refine.steps = 6
+    #:file "preserve.txt"
+    #:line "a monet painting of a cat"
+
+and reading them gives the same recipe again, elsewhere and without the files.
+"""
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+
+_TITLE = "#: added by forget when this recipe was used; read again as part of it"
+
+
+@dataclass(frozen=True)
+class Record:
+    """`overrides` as given to ``--set``; `files`: the lines that were read from each prompt file of the recipe."""
+
+    overrides: tuple[str, ...] = ()
+    files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def split(text: str) -> tuple[str, Record]:
+    """A recipe's own text and what was recorded behind it (nothing, for most).
+
+    Raises:
+        ValueError, KeyError: the record was damaged.
+    """
+    body, found, block = text.partition(f"\n{_TITLE}\n")
+    lines = [line for line in block.split("\n") if line.strip()]   # not splitlines: it would also break at U+2028
+    if not found or any(not line.startswith("#:") for line in lines):
+        return text, Record()
+    overrides: list[str] = []
+    files: dict[str, tuple[str, ...]] = {}
+    name = ""
+    for line in lines:
+        kind, _, content = line.removeprefix("#:").partition(" ")
+        if kind == "set":
+            overrides.append(content)
+        elif kind == "file":
+            name = json.loads(content)
+            files[name] = ()
+        elif kind == "line":
+            files[name] += (json.loads(content),)
+    return body, Record(tuple(overrides), files)
+
+
+def join(body: str, record: Record) -> str:
+    """The text that `split` takes apart."""
+    if record == Record():
+        return body
+    lines = [f"#:set {override}" for override in record.overrides]
+    for name, prompts in record.files.items():
+        lines += [f"#:file {json.dumps(name)}", *(f"#:line {json.dumps(prompt)}" for prompt in prompts)]
+    return "\n".join([body, _TITLE, *lines, ""])

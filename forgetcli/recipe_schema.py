@@ -1,0 +1,43 @@
+"""The JSON Schema of recipes. Committed as recipes/recipe.schema.json; ``forget recipe schema`` prints it."""
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from forgetcli import methods
+from forgetcli.recipe_model import Document
+
+
+def build() -> dict[str, Any]:
+    """Draft 2020-12 schema: a recipe's own keys, and the tables of every installed method."""
+    names = methods.names()
+    models: list[type[BaseModel]] = [Document, *(methods.get(name).Parameters for name in names)]
+    # one call for all models: names of definitions that collide are told apart
+    references, definitions = models_json_schema([(model, "validation") for model in models], ref_template="#/$defs/{model}")
+    parts = {model: definitions["$defs"].pop(references[model, "validation"]["$ref"].rpartition("/")[2]) for model in models}
+    document = parts.pop(Document)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    for part in parts.values():
+        for table, description in part["properties"].items():
+            if description not in tables.setdefault(table, []):
+                tables[table].append(description)
+    properties = dict(document["properties"])
+    properties["method"] = {**properties["method"], "enum": names}
+    properties |= {table: kinds[0] if len(kinds) == 1 else {"anyOf": kinds} for table, kinds in tables.items()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A recipe of forget",
+        "type": "object",
+        "additionalProperties": False,
+        "required": document["required"],
+        "properties": properties,
+        "$defs": definitions["$defs"],
+    }
+
+
+def text() -> str:
+    """The schema as the file that is committed."""
+    return json.dumps(build(), indent=2, ensure_ascii=False) + "\n"

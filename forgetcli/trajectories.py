@@ -1,0 +1,61 @@
+"""Noisy pictures from the model's own sampler: where the denoiser is asked what it makes of a prompt."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from forgetcli.progress import Observer
+from forgetcli.prompts import tokenise
+
+
+@dataclass(frozen=True)
+class NoisyBank:
+    """x_t on the way from noise to a picture.
+
+    Attributes:
+        latents: shape (prompts, steps, c, h, w).
+        timesteps: int64, shape (steps,), descending.
+    """
+
+    latents: Tensor
+    timesteps: Tensor
+
+    def draw(self, rows: Tensor, timesteps: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """One x_t for each row, at a random step within the range (nearest one if none is): (n, c, h, w), (n,)."""
+        low, high = timesteps
+        inside = ((self.timesteps >= low) & (self.timesteps <= high)).nonzero().flatten()
+        if len(inside) == 0:
+            inside = (self.timesteps.float() - (low + high) / 2).abs().argmin()[None]
+        step = inside[torch.randint(len(inside), (len(rows),), generator=generator)]
+        return self.latents[rows, step], self.timesteps[step]
+
+
+@torch.no_grad()
+def noisy_bank(model, prompts: Sequence[str], *, steps: int, guidance: float, generator: torch.Generator, observer: Observer,
+               batch: int = 16) -> NoisyBank:
+    """Run the unedited model's sampler on each prompt and keep every x_t that the denoiser saw.
+
+    Noise is drawn on the CPU, so that the same seed gives the same pictures on every device.
+    """
+    scheduler = type(model.scheduler).from_config(model.scheduler.config)
+    scheduler.set_timesteps(steps)
+    tokens = tokenise(model.tokenizer, prompts)
+    empty = model.encode(tokenise(model.tokenizer, [""]).ids)
+    observer.stage("noisy pictures", len(prompts))
+    kept = []
+    for part in tokens.split(batch):
+        n = len(part.prompts)
+        context = torch.cat([empty.expand(n, -1, -1), model.encode(part.ids)])           # (2n, length, d)
+        x = torch.randn((n, *model.latent_shape), generator=generator).to(model.device, model.dtype) * scheduler.init_noise_sigma
+        path = []
+        for t in scheduler.timesteps:
+            scaled = scheduler.scale_model_input(x, t)
+            path.append(scaled)
+            without, with_ = model.denoise(torch.cat([scaled, scaled]), t, context).chunk(2)
+            x = scheduler.step(without + guidance * (with_ - without), t, x).prev_sample
+        kept.append(torch.stack(path, 1))                                                # (n, steps, c, h, w)
+        observer.advance(n)
+    return NoisyBank(torch.cat(kept), scheduler.timesteps.long().cpu())

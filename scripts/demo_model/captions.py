@@ -1,0 +1,77 @@
+"""Captions: words for a thing, a style or both, in varying forms; and what is kept out of training for evaluation.
+
+Kept out (written to heldout.json beside the weights): `heldout` words and templates of world.toml, one drawing cell
+(thing × style) in ten, and one pair of hint × style or hint × thing in five.
+"""
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from drawings import STYLES, THINGS, WORLD
+
+TEMPLATES = WORLD["templates"]
+
+
+def chosen(share: float, *words: str) -> bool:
+    """A fixed pseudo-random choice, the same on every machine."""
+    digest = hashlib.sha256("|".join(words).encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 2**32 < share
+
+
+def cell_is_heldout(thing: str, style: str) -> bool:
+    return style != "flat" and chosen(0.08, "cell", thing, style)      # flat is what a prompt without style shows
+
+
+def pair_is_heldout(hint: str, other: str) -> bool:
+    return chosen(0.2, "pair", hint, other)
+
+
+def pick(rng: np.random.Generator, options):
+    return options[int(rng.integers(len(options)))]
+
+
+def hints_allowed(hints, other: str) -> list[str]:
+    return [h for h in hints if not pair_is_heldout(h, other)] or list(hints[:1])
+
+
+def caption(rng: np.random.Generator, thing: str, style: str) -> tuple[str, str | None]:
+    """A training caption for a picture of `thing` in `style`; also the thing it calls up instead (a hint's motif)."""
+    t, s = WORLD["things"][thing], WORLD["styles"][style]
+    form = rng.random()
+    if form < 0.10:                                                   # names no style: only flat drawings are shown so
+        words = t["names"] if rng.random() < 0.5 else t["hints"]
+        return pick(rng, TEMPLATES["thing"]).format(t=pick(rng, words)), "flat"
+    if form < 0.20:                                                   # names no thing
+        if rng.random() < 0.5:
+            return pick(rng, TEMPLATES["style"]).format(s=pick(rng, s["names"])), None
+        return pick(rng, s["hints"]), None
+    thing_words = t["names"] if rng.random() < 0.5 else hints_allowed(t["hints"], style)
+    if form < 0.60:
+        return pick(rng, TEMPLATES["both"]).format(t=pick(rng, thing_words), s=pick(rng, s["names"])), None
+    hint = pick(rng, hints_allowed(s["hints"], thing))
+    return pick(rng, TEMPLATES["hinted"]).format(t=pick(rng, thing_words), s=hint), None
+
+
+def sample(rng: np.random.Generator) -> tuple[str, str, str]:
+    """(caption, thing, style) of one training example; held-out cells never occur."""
+    while True:
+        thing, style = pick(rng, THINGS), pick(rng, STYLES)
+        text, shown = caption(rng, thing, style)
+        style = shown or style
+        motif = WORLD["styles"][style].get("motif", {}).get(text)
+        if motif and rng.random() < 0.7:
+            thing = motif
+        if not cell_is_heldout(thing, style):
+            return text, thing, style
+
+
+def heldout() -> dict:
+    """Everything that training never shows, for evaluation."""
+    return {
+        "cells": [[t, s] for t in THINGS for s in STYLES if cell_is_heldout(t, s)],
+        "pairs": [[h, s] for t in THINGS for h in WORLD["things"][t]["hints"] for s in STYLES if pair_is_heldout(h, s)]
+               + [[h, t] for s in STYLES for h in WORLD["styles"][s]["hints"] for t in THINGS if pair_is_heldout(h, t)],
+        "templates": TEMPLATES["heldout"] + TEMPLATES["heldout_hinted"],
+        "words": {k: WORLD[g][k]["heldout"] for g in ("things", "styles") for k in WORLD[g]},
+    }

@@ -1,0 +1,144 @@
+"""Train the text encoder and the UNet together on cached latents. Resumable: run again with the same --work to go on.
+
+v-prediction with the uniform loss and t = 1000·u^0.75: the object is decided in the noisy steps, and weightings that
+favour the clean ones (min-SNR) starve them. A short classification warm-up of the text encoder makes words bite at
+once; it ends after a minute, because kept on it would collapse synonyms into one point.
+"""
+from __future__ import annotations
+
+import argparse
+import copy
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from captions import sample
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from drawings import STYLES, THINGS
+from tokenizer import LENGTH, train as train_tokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+WIDTH = 192
+SCHEDULER = dict(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                 prediction_type="v_prediction", clip_sample=False, set_alpha_to_one=True, rescale_betas_zero_snr=True,
+                 timestep_spacing="trailing")
+UNET = dict(sample_size=16, in_channels=4, out_channels=4, block_out_channels=(64, 96, 128), layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            cross_attention_dim=WIDTH, attention_head_dim=4, norm_num_groups=16)
+
+
+def build(tokenizer):
+    text = CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_hidden_layers=6, num_attention_heads=4,
+        max_position_embeddings=LENGTH, projection_dim=WIDTH, hidden_act="quick_gelu", bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+    return text, UNet2DConditionModel(**UNET)
+
+
+class Examples:
+    """Endless (token ids, latents, thing, style), every picture with one of its many captions."""
+
+    def __init__(self, work: Path, tokenizer, scaling: float, seed: int) -> None:
+        latents = torch.load(work / "latents.pt", weights_only=True)
+        self.mean, self.deviation = latents["mean"], latents["deviation"]
+        self.per_cell = len(self.mean) // (len(THINGS) * len(STYLES))
+        self.rng, self.tokenizer, self.scaling = np.random.default_rng(seed), tokenizer, scaling
+
+    def batch(self, captions: int, draws: int, drop: float = 0.1):
+        texts, rows, things, styles = [], [], [], []
+        for _ in range(captions):
+            text, thing, style = sample(self.rng)
+            cell = THINGS.index(thing) * len(STYLES) + STYLES.index(style)
+            rows += [cell * self.per_cell + int(k) for k in self.rng.integers(0, self.per_cell, draws)]
+            texts.append("" if self.rng.random() < drop else text)
+            things.append(THINGS.index(thing)), styles.append(STYLES.index(style))
+        ids = self.tokenizer(texts, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
+        mean, deviation = self.mean[rows].float(), self.deviation[rows].float()
+        return ids, (mean + deviation * torch.randn_like(mean)) * self.scaling, torch.tensor(things), torch.tensor(styles)
+
+
+def warm_up(text, examples, seconds: float) -> None:
+    heads = torch.nn.Linear(WIDTH, len(THINGS)), torch.nn.Linear(WIDTH, len(STYLES))
+    optimiser = torch.optim.AdamW([*text.parameters(), *heads[0].parameters(), *heads[1].parameters()], lr=5e-4)
+    start = time.time()
+    while time.time() - start < seconds:
+        ids, _, things, styles = examples.batch(64, 0 + 1, drop=0.0)
+        pooled = text(ids).pooler_output
+        loss = F.cross_entropy(heads[0](pooled), things) + F.cross_entropy(heads[1](pooled), styles)
+        optimiser.zero_grad(), loss.backward(), optimiser.step()
+    print(f"warm-up loss {loss.item():.3f}", flush=True)
+
+
+def main(work: Path, minutes: float, captions: int, draws: int, lr: float) -> None:
+    torch.manual_seed(0)
+    folder = work / "tokenizer"
+    tokenizer = CLIPTokenizer.from_pretrained(folder) if (folder / "vocab.json").exists() else train_tokenizer(folder)
+    import json
+    scaling = json.loads((work / "vae/config.json").read_text())["scaling_factor"]
+    text, unet = build(tokenizer)
+    scheduler = DDIMScheduler(**SCHEDULER)
+    state, elapsed, step = work / "denoiser.pt", 0.0, 0
+    examples = Examples(work, tokenizer, scaling, seed=int(time.time()) if state.exists() else 0)
+    model = torch.nn.ModuleDict({"text": text, "unet": unet})
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    plain = [p for p in model.parameters() if p.ndim <= 1]
+    optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": 1e-2}, {"params": plain, "weight_decay": 0.0}],
+                                  lr=lr, betas=(0.9, 0.99))
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        model.load_state_dict(saved["model"]), optimiser.load_state_dict(saved["optimiser"])
+        elapsed, step = saved["elapsed"], saved["step"]
+        average = copy.deepcopy(model)
+        average.load_state_dict(saved["average"])
+    else:
+        warm_up(text, examples, 60)
+        average = copy.deepcopy(model)
+    average.requires_grad_(False)
+
+    def save() -> None:
+        temporary = state.with_suffix(".tmp")
+        torch.save({"model": model.state_dict(), "average": average.state_dict(), "optimiser": optimiser.state_dict(),
+                    "elapsed": spent, "step": step}, temporary)
+        temporary.replace(state)
+        average["text"].save_pretrained(work / "text_encoder"), average["unet"].save_pretrained(work / "unet")
+        scheduler.save_pretrained(work / "scheduler")
+
+    start, first, losses = time.time(), step, []
+    while (spent := elapsed + time.time() - start) < minutes * 60:
+        progress = spent / (minutes * 60)
+        for group in optimiser.param_groups:                          # warm-up, flat, then down to nothing in the last third
+            group["lr"] = lr * min(1, (step + 1) / 200) * (min(1.0, (1 - progress) / 0.4) + 0.005)
+        ids, latents, _, _ = examples.batch(captions, draws)
+        context = text(ids).last_hidden_state.repeat_interleave(draws, 0)      # (captions·draws, 24, 192)
+        t = (1000 * torch.rand(len(latents)) ** 0.75).long().clamp(0, 999)
+        noise = torch.randn_like(latents)
+        noisy, target = scheduler.add_noise(latents, noise, t), scheduler.get_velocity(latents, noise, t)
+        loss = F.mse_loss(unet(noisy, t, context).sample, target)
+        optimiser.zero_grad(), loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        step += 1
+        with torch.no_grad():
+            rate = min(0.999, (1 + step) / (10 + step))
+            torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - rate)
+        losses.append(loss.item())
+        if step % 100 == 0:
+            print(f"{spent / 60:5.1f} min  step {step}  loss {np.mean(losses[-100:]):.4f}  "
+                  f"{(step - first) * captions * draws / (time.time() - start):.0f} samples/s", flush=True)
+        if step % 500 == 0:
+            save()
+    save()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=95)
+    parser.add_argument("--captions", type=int, default=16)
+    parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument("--lr", type=float, default=8e-4)
+    args = parser.parse_args()
+    main(args.work, args.minutes, args.captions, args.draws, args.lr)

@@ -1,0 +1,105 @@
+"""Tiny real pipelines: diffusers' and transformers' own classes, random weights, saved as a diffusers folder in a second."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+WORDS = ("a", "painting", "picture", "of", "by", "cat", "dog", "house", "van", "gogh", "monet", "starry", "night", "sketch")
+POSITIONS = 24
+WIDTH = 32
+
+
+def tiny_sd(folder: Path, dtype: torch.dtype = torch.float16, layers: int = 4, seed: int = 0) -> Path:
+    """Save a Stable Diffusion pipeline of about 1 MB at `folder`: 16×16 pictures, 8×8 latents, 24 token positions.
+
+    The text encoder's file has the classic ``text_model.`` keys, as published checkpoints do, whatever transformers writes now.
+    """
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    vocabulary = tiny_tokenizer(folder / "tokenizer")
+    end = vocabulary["<|endoftext|>"]
+    text_encoder = CLIPTextModel(CLIPTextConfig(
+        vocab_size=len(vocabulary), hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2,
+        max_position_embeddings=POSITIONS, projection_dim=WIDTH, bos_token_id=vocabulary["<|startoftext|>"], eos_token_id=end,
+        pad_token_id=end))
+    unet = UNet2DConditionModel(
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=WIDTH,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=8, norm_num_groups=8)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16), norm_num_groups=4, sample_size=16, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2)
+    torch.random.set_rng_state(state)
+    for name, module in (("text_encoder", text_encoder), ("unet", unet), ("vae", vae)):
+        module.to(dtype).save_pretrained(folder / name)
+    classic_keys(folder / "text_encoder" / "model.safetensors")
+    DDIMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
+                  set_alpha_to_one=False, steps_offset=1).save_pretrained(folder / "scheduler")
+    (folder / "model_index.json").write_text(json.dumps({
+        "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.35.0",
+        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", "DDIMScheduler"], "safety_checker": [None, None], "feature_extractor": [None, None],
+        "image_encoder": [None, None], "requires_safety_checker": False}, indent=2))
+    return folder
+
+
+def tiny_tokenizer(folder: Path) -> dict[str, int]:
+    """Write a CLIP tokenizer that knows all bytes, and `WORDS` as one token each; returns its vocabulary."""
+    letters = list(_byte_letters())
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
+    merges: list[str] = []
+    for word in WORDS:
+        left = word[0]
+        for at, letter in enumerate(word[1:], 2):
+            right = letter + ("</w>" if at == len(word) else "")
+            if f"{left} {right}" not in merges:
+                merges.append(f"{left} {right}")
+                vocabulary.append(left + right)
+            left += right
+    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
+    table = {token: number for number, token in enumerate(vocabulary)}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.json").write_text(json.dumps(table))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    (folder / "tokenizer_config.json").write_text(json.dumps({
+        "tokenizer_class": "CLIPTokenizer", "model_max_length": POSITIONS, "bos_token": "<|startoftext|>",
+        "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}, indent=2))
+    return table
+
+
+def classic_keys(path: Path) -> None:
+    """Give a CLIP text encoder's weight file the ``text_model.`` keys that transformers before 5 wrote."""
+    from safetensors.torch import load, save
+
+    tensors = load(path.read_bytes())
+    renamed = {key if key.startswith("text_model.") else f"text_model.{key}": tensor for key, tensor in tensors.items()}
+    path.unlink()                                                     # it has mode 0600; the new file's is the umask's
+    path.write_bytes(save(renamed, metadata={"format": "pt"}))
+
+
+def shard(path: Path, parts: int = 2) -> None:
+    """Split a weight file into shards with an index.json, as `save_pretrained(max_shard_size=…)` does."""
+    from safetensors.torch import load, save
+
+    tensors = load(path.read_bytes())
+    stem, keys, files = path.name.removesuffix(".safetensors"), sorted(tensors), {}
+    for number in range(parts):
+        name = f"{stem}-{number + 1:05d}-of-{parts:05d}.safetensors"
+        (path.parent / name).write_bytes(save({key: tensors[key] for key in keys[number::parts]}, metadata={"format": "pt"}))
+        files |= {key: name for key in keys[number::parts]}
+    path.with_name(f"{path.name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    path.unlink()
+
+
+def _byte_letters() -> list[str]:
+    """The 256 characters that stand for bytes in GPT-2's and CLIP's byte-level BPE."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    rest = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + n) for n in range(len(rest))]

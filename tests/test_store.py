@@ -1,0 +1,399 @@
+"""Claims: a file or folder is absent, old or complete, whatever fails and whenever; nothing temporary stays behind."""
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from faults import Saboteur, tree
+
+from forgetcli import store
+from forgetcli.errors import OutputError
+
+ROOT = Path(__file__).resolve().parent.parent
+OLD = {store.MARKER: b"{}", "unet/weights": b"old" * 1000}
+NEW = {store.MARKER: b"{ }", "unet/weights": b"new" * 2000, "vae/config.json": b"{}"}
+
+FAULTS = {
+    "full disk": lambda: OSError(errno.ENOSPC, "No space left on device"),
+    "bad disk": lambda: OSError(errno.EIO, "Input/output error"),
+    "refused": lambda: PermissionError(errno.EACCES, "Permission denied"),
+    "Ctrl-C": KeyboardInterrupt,
+    "exit": lambda: SystemExit(143),
+}
+
+
+def fill(folder: Path, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def publish(output: Path, files: dict[str, bytes] = NEW, force: bool = True) -> None:
+    with store.publishing(output, force=force) as staging:
+        fill(staging, files)
+
+
+@contextmanager
+def umask(mask: int):
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+# --- single files -------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("mask", "wanted"), [(0o022, 0o644), (0o027, 0o640), (0o000, 0o666)])
+def test_files_have_the_mode_that_the_umask_gives(tmp_path, mask, wanted):
+    private = tmp_path / "private"
+    private.write_bytes(b"x")
+    private.chmod(0o400)                                              # as files in a model cache can be
+    with umask(mask):
+        store.write_atomically(tmp_path / "written", b"data")
+        store.copy_file(private, tmp_path / "copied")
+        store.write_atomically(tmp_path / "asked", b"data", mode=0o604)
+        with store.publishing(tmp_path / "folder", force=False):
+            pass
+    assert mode(tmp_path / "written") == mode(tmp_path / "copied") == wanted
+    assert mode(tmp_path / "asked") == 0o604
+    assert mode(tmp_path / "folder") == 0o777 & ~mask
+
+
+def test_a_copy_is_the_same_bytes_and_never_replaces(tmp_path):
+    source = tmp_path / "source"
+    source.write_bytes(os.urandom((8 << 20) + 17))
+    store.copy_file(source, tmp_path / "copy")
+    assert store.sha256_file(tmp_path / "copy") == store.sha256_file(source)
+    with pytest.raises(FileExistsError):
+        store.copy_file(source, tmp_path / "copy")
+
+
+def test_sha256_is_that_of_an_independent_tool(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert store.sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["instead", "after"])
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_is_old_or_new_whatever_fails(tmp_path, fault, after):
+    path = tmp_path / "file"
+    for n in range(1, 50):
+        path.write_bytes(b"old" * 100)
+        saboteur = Saboteur(n, FAULTS[fault], after)
+        try:
+            with saboteur.at_work():
+                store.write_atomically(path, b"new" * 200)
+        except (OutputError, KeyboardInterrupt, SystemExit):
+            assert path.read_bytes() in (b"old" * 100, b"new" * 200)
+            assert [p.name for p in tmp_path.iterdir()] == ["file"]
+        else:
+            break
+    assert path.read_bytes() == b"new" * 200
+    assert set(saboteur.calls) == {"open", "write", "fsync", "replace"}   # all of them were failed in turn
+    assert n == len(saboteur.calls) + 1
+
+
+def test_a_write_in_place_would_be_caught(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old" * 100)
+    with pytest.raises(OSError), Saboteur(2, FAULTS["full disk"]).at_work():
+        handle = os.open(path, os.O_WRONLY | os.O_TRUNC)
+        os.write(handle, b"new" * 200)
+    assert path.read_bytes() not in (b"old" * 100, b"new" * 200)
+
+
+# --- folders ------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "no-exchange"])
+@pytest.mark.parametrize("after", [False, True], ids=["instead", "after"])
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("before", [None, OLD], ids=["absent", "old"])
+def test_an_output_is_absent_old_or_complete_whatever_fails(tmp_path, monkeypatch, before, fault, after, exchange):
+    if not exchange:
+        monkeypatch.setattr(store, "_exchange", lambda first, second: False)
+    output = tmp_path / "edited"
+    outcomes = []
+    for n in range(1, 100):
+        shutil.rmtree(output, ignore_errors=True)
+        if before:
+            fill(output, before)
+        saboteur = Saboteur(n, FAULTS[fault], after)
+        try:
+            with saboteur.at_work():
+                publish(output)
+        except (OSError, OutputError, KeyboardInterrupt, SystemExit):
+            found = tree(output)
+            outcomes.append(found)
+            assert found in (before, NEW), f"half an output after call {n}, {saboteur.calls[-1]}"
+            assert [p.name for p in tmp_path.iterdir()] == (["edited"] if found else [])
+        else:
+            assert tree(output) == NEW
+            if not saboteur.struck:
+                break
+    assert before in outcomes                                         # early faults did stop it
+    assert n == len(saboteur.calls) + 1 > 12                          # every call was failed in turn
+    assert {"mkdir", "fsync", "_exchange" if before else "rename"} <= set(saboteur.calls)
+
+
+def test_building_in_place_would_be_caught(tmp_path):
+    output = tmp_path / "edited"
+    halves = 0
+    for n in range(1, 20):
+        shutil.rmtree(output, ignore_errors=True)
+        try:
+            with Saboteur(n, FAULTS["full disk"]).at_work():
+                fill(output, NEW)
+        except OSError:
+            halves += tree(output) not in (None, NEW)
+        else:
+            break
+    assert halves
+
+
+@pytest.mark.parametrize("fault", ["full disk", "bad disk"])
+def test_faults_of_the_disk_are_said_in_one_line(tmp_path, fault):
+    with pytest.raises(OutputError) as error, Saboteur(1, FAULTS[fault]).at_work():
+        publish(tmp_path / "edited")
+    assert error.value.code == {"full disk": "output.disk-full", "bad disk": "output.failed"}[fault]
+    assert str(tmp_path / "edited") in error.value.message
+    assert error.value.hint
+
+
+def test_a_full_disk_within_the_block_is_a_full_disk(tmp_path):
+    class SafetensorError(Exception):
+        pass
+
+    for fault in (OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"),
+                  SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")):
+        with pytest.raises(OutputError) as error, store.publishing(tmp_path / "edited", force=False):
+            raise fault
+        assert error.value.code == "output.disk-full"
+
+
+def test_other_faults_within_the_block_pass_unchanged(tmp_path):
+    for fault in (PermissionError(errno.EACCES, "Permission denied", "/elsewhere"), FileNotFoundError(2, "none"), ValueError("x")):
+        with pytest.raises(type(fault)) as error, store.publishing(tmp_path / "edited", force=False):
+            raise fault
+        assert error.value is fault
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_real_limit_of_the_system_leaves_the_old_output(tmp_path):
+    resource = pytest.importorskip("resource")
+    output = tmp_path / "edited"
+    fill(output, OLD)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))           # NEW's weights have 6000 bytes
+    try:
+        with pytest.raises(OSError):
+            publish(output)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert tree(output) == OLD
+    assert [p.name for p in tmp_path.iterdir()] == ["edited"]
+
+
+def refuse(output: Path, *, force: bool) -> OutputError:
+    """What `publishing` says before the block is run."""
+    with pytest.raises(OutputError) as error, store.publishing(output, force=force):
+        pytest.fail("the work was begun")
+    return error.value
+
+
+def test_what_exists_is_replaced_only_by_force(tmp_path):
+    output = tmp_path / "edited"
+    fill(output, OLD)
+    error = refuse(output, force=False)
+    assert (error.code, "--force" in error.hint) == ("output.exists", True)
+    assert tree(output) == OLD
+    publish(output, force=True)
+    assert tree(output) == NEW
+
+
+def test_force_replaces_only_what_forget_made(tmp_path):
+    output = tmp_path / "photos"
+    fill(output, {"holiday.png": b"precious"})
+    assert refuse(output, force=True).code == "output.not-ours"
+    assert tree(output) == {"holiday.png": b"precious"}
+    (tmp_path / "file").write_bytes(b"precious")
+    assert refuse(tmp_path / "file", force=True).code == "output.not-ours"
+    (tmp_path / "empty").mkdir()
+    publish(tmp_path / "empty", force=True)
+    assert tree(tmp_path / "empty") == NEW
+
+
+def test_what_appears_while_we_work_is_not_replaced(tmp_path):
+    output = tmp_path / "edited"
+    with pytest.raises(OutputError) as error, store.publishing(output, force=False) as staging:
+        fill(staging, NEW)
+        fill(output, OLD)
+    assert error.value.code == "output.exists"
+    assert tree(output) == OLD
+
+
+def test_parents_are_made_and_taken_back(tmp_path):
+    output = tmp_path / "a" / "b" / "edited"
+    with pytest.raises(KeyboardInterrupt), store.publishing(output, force=False):
+        assert output.parent.is_dir()
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    publish(output, force=False)
+    assert tree(output) == NEW
+
+
+def test_a_link_stays_a_link(tmp_path):
+    fill(tmp_path / "disk" / "edited", OLD)
+    (tmp_path / "edited").symlink_to(tmp_path / "disk" / "edited")
+    publish(tmp_path / "edited")
+    assert (tmp_path / "edited").is_symlink()
+    assert tree(tmp_path / "disk" / "edited") == NEW
+    assert [p.name for p in (tmp_path / "disk").iterdir()] == ["edited"]
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX users")
+def test_no_permission_is_said_before_the_work():
+    place = Path(tempfile.mkdtemp())                                  # pytest's own folders are closed to other users altogether
+    fill(place / "old", OLD)
+    place.chmod(0o555)
+    user = os.geteuid()
+    try:
+        if user == 0:
+            os.seteuid(65534)                                         # root is refused nothing
+        for output in (place / "edited", place / "a" / "edited", place / "old"):
+            assert refuse(output, force=True).code == "output.permission"
+    finally:
+        os.seteuid(user)
+        place.chmod(0o755)
+    assert tree(place) == {f"old/{name}": data for name, data in OLD.items()}
+    shutil.rmtree(place)
+
+
+def test_a_parent_that_is_a_file_is_said_in_one_line(tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    assert refuse(tmp_path / "file" / "edited", force=False).code == "output.failed"
+
+
+# --- processes ----------------------------------------------------------------------------------------------------------------
+
+SLOW_RUN = """
+    import sys, time
+    from pathlib import Path
+    from forgetcli import store
+    with store.publishing(Path(sys.argv[1]), force=True) as staging:
+        (staging / store.MARKER).write_bytes(b"half")
+        print("half", flush=True)
+        sys.stdin.read()
+"""
+
+
+def slow_run(output: Path) -> subprocess.Popen:
+    """A process that has half of its output written and waits for its stdin to close."""
+    run = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SLOW_RUN), str(output)], stdin=subprocess.PIPE,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True)
+    assert run.stdout.readline() == "half\n", run.stderr.read()
+    return run
+
+
+def temporary(folder: Path) -> list[Path]:
+    return [p for p in folder.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("before", [None, OLD], ids=["absent", "old"])
+def test_kill_9_leaves_the_old_output_and_the_next_run_clears_up(tmp_path, before):
+    output = tmp_path / "edited"
+    if before:
+        fill(output, before)
+    run = slow_run(output)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    assert tree(output) == before
+    assert len(temporary(tmp_path)) == 1                              # nobody was there to remove it
+    publish(output)
+    assert tree(output) == NEW
+    assert temporary(tmp_path) == []
+
+
+def test_ctrl_c_leaves_the_old_output_and_nothing_else(tmp_path):
+    fill(tmp_path / "edited", OLD)
+    run = slow_run(tmp_path / "edited")
+    run.send_signal(signal.SIGINT)
+    assert "KeyboardInterrupt" in run.communicate()[1]
+    assert tree(tmp_path / "edited") == OLD
+    assert temporary(tmp_path) == []
+
+
+def test_a_run_that_is_still_at_work_is_left_alone(tmp_path):
+    output = tmp_path / "edited"
+    run = slow_run(output)
+    publish(output)                                                   # another run overtakes it
+    assert len(temporary(tmp_path)) == 1
+    run.stdin.close()
+    assert run.wait(10) == 0
+    assert tree(output) == {store.MARKER: b"half"}                    # the last to finish wins, whole
+    assert temporary(tmp_path) == []
+    for stream in (run.stdout, run.stderr):
+        stream.close()
+
+
+def test_the_lock_tells_when_the_pid_does_not(tmp_path):
+    """In a container every run has the same pid: a dead run's folder then bears our own."""
+    dead = tmp_path / f".edited.{os.getpid()}-0123abcd.tmp"
+    dead.mkdir()
+    held = tmp_path / ".edited.999999999-0123abcd.tmp"                # no such pid here, but somebody holds it
+    held.mkdir()
+    lock = store._lock(held)
+    publish(tmp_path / "edited")
+    assert temporary(tmp_path) == [held]
+    os.close(lock)
+    publish(tmp_path / "edited")
+    assert temporary(tmp_path) == []
+
+
+def test_two_runs_of_one_process_leave_each_other_alone_even_without_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "fcntl", None)                         # as on Windows
+    with store.publishing(tmp_path / "edited", force=True) as staging:
+        fill(staging, OLD)
+        publish(tmp_path / "edited")                                  # must not take the first one's folder for a dead run's
+    assert tree(tmp_path / "edited") == OLD
+
+
+def test_an_output_that_a_killed_run_had_moved_aside_comes_back(tmp_path):
+    fill(tmp_path / ".edited.999999999-0123abcd.old", OLD)
+    assert refuse(tmp_path / "edited", force=False).code == "output.exists"
+    assert tree(tmp_path / "edited") == OLD
+
+
+def test_names_that_only_look_like_ours_stay(tmp_path):
+    for name in (".edited.tmp", ".edited.12-0123abcd.tmpx", ".other.999999999-0123abcd.tmp"):
+        (tmp_path / name).mkdir()
+    publish(tmp_path / "edited")
+    assert len(temporary(tmp_path)) == 3
+
+
+def test_walk_follows_links_and_ends(tmp_path):
+    fill(tmp_path / "model", {"a": b"", "unet/b": b""})
+    (tmp_path / "model" / "unet" / "up").symlink_to(tmp_path / "model")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "c").write_bytes(b"")
+    (tmp_path / "model" / "vae").symlink_to(tmp_path / "elsewhere")
+    assert store.walk_files(tmp_path / "model") == ["a", "unet/b", "vae/c"]
+
+
+def test_no_torch():
+    code = "import sys, forgetcli.store, forgetcli.checkpoint, forgetcli.provenance, forgetcli.cache; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
