@@ -1,7 +1,8 @@
 """Second moments on disk, one file per entry, so that a second `apply` to the same model skips the work.
 
-An entry's name is the SHA-256 of everything that it depends on (its identity), which also lies inside and is compared on load, as is
-a checksum of the tensors. Whatever is wrong with an entry makes it a miss: the cache can cost time, never correctness.
+An entry's name is the SHA-256 of everything that it depends on (its identity), which also lies inside and is compared
+on load, as is a checksum of the tensors. Whatever is wrong with an entry makes it a miss: the cache can cost time,
+never correctness.
 """
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BUCKET = "k0-v1"                                                      # raise the number when the file's layout changes
-STALE_TEMPORARY = 24 * 3600                                           # seconds after which a temporary file is a killed run's
+STALE_TEMPORARY = 24 * 3600  # seconds after which a temporary file is a killed run's
 
 
 def default_folder() -> Path:
@@ -93,11 +94,12 @@ class MomentCache:
             self.observer.note(f"not kept in the cache: {fault.message}")
             return False
 
-    def get_or_compute(self, identity: Mapping, compute: Callable[[], Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], bool]:
+    def get_or_compute(self, identity: Mapping,
+                       compute: Callable[[], Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], bool]:
         """The tensors for `identity` and whether they were there; computed and stored otherwise.
 
-        Of several processes that want the same entry one computes it and the others wait. The lock only saves work: where it cannot
-        be had, each computes for itself, and the last to store wins with the same content.
+        Of several processes that want the same entry one computes it and the others wait. The lock only saves work:
+        where it cannot be had, each computes for itself, and the last to store wins with the same content.
         """
         found = self._read(identity)
         if found is None:
@@ -113,11 +115,12 @@ class MomentCache:
         return found, True
 
     def entries(self) -> list[Entry]:
-        """All entries of this version, least recently used first. A file whose header is damaged is listed without its model."""
+        """All entries of this version, least recently used first. A damaged file is listed without its model."""
         found = [self._entry(path) for path in self.bucket.glob("*.safetensors")]
         return sorted((e for e in found if e is not None), key=lambda e: (e.modified, e.key))
 
-    def prune(self, older_than_days: float | None = None, max_bytes: int | None = None, everything: bool = False) -> list[Entry]:
+    def prune(self, older_than_days: float | None = None, max_bytes: int | None = None,
+              everything: bool = False) -> list[Entry]:
         """Delete entries and say which.
 
         Args:
@@ -144,11 +147,12 @@ class MomentCache:
         return gone
 
     def _leftovers(self, everything: bool) -> list[Path]:
-        """Files that no entry needs: locks and temporary files of killed runs, and with `everything` the other buckets' files."""
+        """Files that no entry needs: locks, what killed runs left; with `everything` the other buckets' files too."""
         old = time.time() - STALE_TEMPORARY
         own = [p for pattern in ("*.lock", ".*.tmp") for p in self.bucket.glob(pattern)]
         stale = [p for p in own if everything or p.stat().st_mtime < old]
-        other = [p for p in self.folder.glob("k0-v*/*") if p.parent != self.bucket and p.is_file()] if everything else []
+        others = self.folder.glob("k0-v*/*") if everything else ()
+        other = [p for p in others if p.parent != self.bucket and p.is_file()]
         return stale + other
 
     def _path(self, preimage: str) -> Path:
@@ -164,7 +168,7 @@ class MomentCache:
         preimage = _canonical(identity)
         path = self._path(preimage)
         try:
-            data = path.read_bytes()                                  # not mapped: a file cut off while mapped kills the process
+            data = path.read_bytes()  # not mapped: a file cut off while mapped kills the process
             tensors = load(data)
             metadata = _metadata(data)
             if metadata["identity"] != preimage or metadata["sha256"] != _checksum(tensors):
@@ -183,7 +187,7 @@ class MomentCache:
         try:
             self.bucket.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=self.patience)
-        except (OSError, NotImplementedError, Timeout):               # read-only, no locks on this file system, a hanging owner
+        except (OSError, NotImplementedError, Timeout):  # read-only, no locks on this file system, a hanging owner
             lock = None
         try:
             yield

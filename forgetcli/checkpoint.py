@@ -1,7 +1,8 @@
 """The base model on disk: found, read, and copied with exactly the edited tensors' bytes replaced.
 
-Weights are never saved anew. Current transformers writes CLIP text encoders without the ``text_model.`` prefix, which older versions
-and other programs cannot read (they silently start from random weights); and a patched file can be compared with its base byte by byte.
+Weights are never saved anew. Current transformers writes CLIP text encoders without the ``text_model.`` prefix, which
+older versions and other programs cannot read (they silently start from random weights); and a patched file can be
+compared with its base byte by byte.
 """
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ __all__ = ["Base", "Stored", "TensorSite", "locate", "patch", "read_tensor", "re
 INDEX = "model_index.json"
 OTHER_WEIGHTS = (*PICKLES, ".msgpack", ".h5", ".onnx", ".onnx_data", ".gguf", ".ot", ".tflite", ".xml")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-DISPENSABLE = ("safety_checker", "feature_extractor", "image_encoder")  # pipelines run without them; many copies lack them
+DISPENSABLE = ("safety_checker", "feature_extractor", "image_encoder")  # pipelines run without; many copies lack them
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ class Base:
 
     @cached_property
     def files(self) -> dict[str, str]:
-        """Relative posix path → SHA-256 of what makes up the model. Hashed when first asked for; gigabytes take seconds.
+        """Relative posix path → SHA-256 of what makes up the model. Hashed when first asked for; gigabytes take
+        seconds.
 
-        Not part of it, and so not in an edited copy: hidden files; pictures; what forget itself adds to a folder; weights in other
-        formats and single-file copies at the top level, which would stay *unedited* beside the edited ones and be loaded by mistake.
+        Not part of it, and so not in an edited copy: hidden files; pictures; what forget itself adds to a folder;
+        weights in other formats and single-file copies at the top level, which would stay *unedited* beside the edited
+        ones and be loaded by mistake.
         """
         return {path: sha256_file(self.folder / path) for path in walk_files(self.folder) if _is_part(path)}
 
@@ -78,7 +81,9 @@ def files_digest(files: Mapping[str, str]) -> str:
 
 def _is_part(path: str) -> bool:
     *folders, name = path.split("/")
-    if any(part.startswith(".") or part == "__pycache__" for part in (*folders, name)) or name.lower().endswith(IMAGES + OTHER_WEIGHTS):
+    if any(part.startswith(".") or part == "__pycache__" for part in (*folders, name)):
+        return False
+    if name.lower().endswith(IMAGES + OTHER_WEIGHTS):
         return False
     own = name == "recipe.toml" or (name.startswith("forget.") and name.endswith(".json"))
     return bool(folders) or not (own or name.endswith(".safetensors"))
@@ -103,8 +108,8 @@ class Stored:
 def resolve(model: str | Path, *, download: bool = True) -> Base:
     """The model that a name or a path means.
 
-    ``demo`` is the model in this package (``./demo`` a folder); otherwise a folder that exists wins; otherwise ``org/name`` or
-    ``org/name@revision`` on the hub, from the local cache or fetched.
+    ``demo`` is the model in this package (``./demo`` a folder); otherwise a folder that exists wins; otherwise
+    ``org/name`` or ``org/name@revision`` on the hub, from the local cache or fetched.
 
     Args:
         download: whether the network may be used.
@@ -114,7 +119,8 @@ def resolve(model: str | Path, *, download: bool = True) -> Base:
     if model == "demo":
         folder = Path(str(resources.files("forgetcli"))) / "demo" / "model"
         if not (folder / INDEX).is_file():
-            raise ModelError("model.not-found", "the demo model is missing from this installation", "install forgetcli again")
+            raise ModelError("model.not-found", "the demo model is missing from this installation",
+                             "install forgetcli again")
         return Base("demo", None, folder)
     name = str(model) if str(model) != "demo" else "./demo"           # Path("demo") is a folder, as Path("./demo") is
     path = Path(model).expanduser()
@@ -127,7 +133,8 @@ def resolve(model: str | Path, *, download: bool = True) -> Base:
     if match is None:
         others = _similar(path, name)
         raise ModelError("model.not-found", f"there is no model '{name}'",
-                         f"did you mean {' or '.join(others)}?" if others else "give a diffusers folder, org/name on the hub, or demo")
+                         f"did you mean {' or '.join(others)}?" if others
+                         else "give a diffusers folder, org/name on the hub, or demo")
     folder = hub.snapshot(match["id"], match["revision"], _is_complete, download=download)
     _check(folder)
     commit = folder.name if folder.parent.name == "snapshots" else match["revision"]
@@ -144,12 +151,14 @@ def _similar(path: Path, name: str) -> list[str]:
 
 def _no_folder(path: Path) -> ModelError:
     if path.suffix in PICKLES:
-        return ModelError("model.pickle", f"{path} is a pickle, which can run code when it is opened", "use a safetensors model")
+        return ModelError("model.pickle", f"{path} is a pickle, which can run code when it is opened",
+                          "use a safetensors model")
     if path.suffix == ".safetensors":
         return ModelError("model.single-file", f"{path} is a single file, and forget edits diffusers folders",
                           "convert it: python -c \"from diffusers import StableDiffusionPipeline as P; "
                           f"P.from_single_file('{path}').save_pretrained('{path.stem}')\"")
-    return ModelError("model.not-a-model", f"{path} is a file, not a model", "give the folder that holds model_index.json")
+    return ModelError("model.not-a-model", f"{path} is a file, not a model",
+                      "give the folder that holds model_index.json")
 
 
 def _is_complete(folder: Path) -> bool:
@@ -180,7 +189,7 @@ def _check(folder: Path) -> None:
         if wanted and not place.is_dir() and name not in DISPENSABLE:
             raise ModelError("model.not-a-model", f"{folder} is incomplete: {INDEX} names {name}/, which is missing",
                              "is the model complete? fetch it again")
-        if wanted and (place / "config.json").is_file():              # a network; tokenizers and schedulers have other files
+        if wanted and (place / "config.json").is_file():  # a network; tokenizers and schedulers have other files
             weights = weight_sets(folder, name)[0].files
             for file in [weights] if isinstance(weights, str) else sorted(set(weights.values())):
                 read_header(folder, f"{name}/{file}")
@@ -191,12 +200,13 @@ def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor]) 
 
     Args:
         staging: an existing folder; see `store.publishing`.
-        weights: (component, parameter name in memory) → the new weight, float32 or float64, the parameter's shape. It is rounded to
-            nearest in the dtype that the file has.
+        weights: (component, parameter name in memory) → the new weight, float32 or float64, the parameter's shape. It
+            is rounded to nearest in the dtype that the file has.
     Returns:
         what now lies on disk, read back after fsync.
     Raises:
-        EditError: edit.not-finite, edit.overflow (too large for the file's dtype), edit.shape, edit.twice. Nothing is copied then.
+        EditError: edit.not-finite, edit.overflow (too large for the file's dtype), edit.shape, edit.twice. Nothing is
+            copied then.
         ModelError: a parameter that the base does not have, or a base that cannot be read.
         OSError: the disk is full, or refuses; `store.publishing` puts it in the user's words.
     """
@@ -221,7 +231,8 @@ def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor]) 
     return stored
 
 
-def _plan(base: Base, weights: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], list[tuple[TensorSite, Tensor, bytes]]]:
+def _plan(base: Base, weights: Mapping[tuple[str, str], Tensor],
+          ) -> dict[tuple[str, str], list[tuple[TensorSite, Tensor, bytes]]]:
     """Per parameter, for each place that holds it: the site, the wanted values (float64) and their bytes."""
     taken: set[TensorSite] = set()
     changes = {}
@@ -239,7 +250,7 @@ def _plan(base: Base, weights: Mapping[tuple[str, str], Tensor]) -> dict[tuple[s
         change = wanted - read_tensor(base.folder, sites[0]).double()
         parts = []
         for site in sites:
-            # Another form of the weights (fp16, non-EMA) has other values: it gets the same change, not the same result.
+            # Another form of the weights (fp16, non-EMA) has other values: it gets the same change, not result.
             here = wanted if site is sites[0] else read_tensor(base.folder, site).double() + change
             parts.append((site, here, _encode(here, site)))
         changes[component, name] = parts
@@ -252,7 +263,9 @@ def _encode(wanted: Tensor, site: TensorSite) -> bytes:
 
     rounded = round_to(wanted, getattr(torch, editable_dtype(site)))
     if not rounded.isfinite().all():
-        raise EditError("edit.overflow", f"the edit of '{site.key}' gave values up to {wanted.abs().max():.3g}, too large for {site.dtype}",
+        largest = float(wanted.abs().max())
+        raise EditError("edit.overflow",
+                        f"the edit of '{site.key}' gave values up to {largest:.3g}, too large for {site.dtype}",
                         "raise lambda, or edit the model in float32")
     return rounded.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
@@ -260,15 +273,16 @@ def _encode(wanted: Tensor, site: TensorSite) -> bytes:
 def round_to(values: Tensor, dtype) -> Tensor:
     """float64 → `dtype`, rounded once.
 
-    torch goes to 16 bits by way of float32 and rounds twice: 1 + 2⁻¹¹ + 2⁻⁴⁰ becomes 1 in float16, though 1 + 2⁻¹⁰ is nearer. So the
-    step to float32 rounds to odd here (towards zero, then the last bit set if anything was lost), which keeps ties from arising.
+    torch goes to 16 bits by way of float32 and rounds twice: 1 + 2⁻¹¹ + 2⁻⁴⁰ becomes 1 in float16, though 1 + 2⁻¹⁰ is
+    nearer. So the step to float32 rounds to odd here (towards zero, then the last bit set if anything was lost), which
+    keeps ties from arising.
     """
     import torch
 
     if dtype not in (torch.float16, torch.bfloat16):
         return values.to(dtype)
     single = values.float()
-    bits = single.view(torch.int32)                                   # sign and magnitude: minus one is one step to zero
+    bits = single.view(torch.int32)  # sign and magnitude: minus one is one step to zero
     bits = bits - (single.double().abs() > values.abs()).int()
     lost = bits.view(torch.float32).double() != values
     return (bits | lost.int()).view(torch.float32).to(dtype)

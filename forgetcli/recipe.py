@@ -21,6 +21,7 @@ from forgetcli.toml_lines import KeyPath
 __all__ = ["Concept", "Preserve", "Prompts", "Recipe", "Retained", "bundled", "load", "parse", "schema"]
 
 UNNAMED = "recipe"
+_BOM = "\ufeff"                                                    # Windows editors write it; TOML does not have it
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -36,7 +37,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         raw = source.read_bytes()
     except OSError as error:
-        hint = did_you_mean(path.stem, bundled(), "forget recipe ls") if isinstance(error, FileNotFoundError) else "give the recipe's file"
+        hint = (
+            did_you_mean(path.stem, bundled(), "forget recipe ls")
+            if isinstance(error, FileNotFoundError)
+            else "give the recipe's file"
+        )
         reason = "there is no such recipe" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
         raise RecipeError([ForgetError("recipe.not-found", f"{path}: {reason}", hint)]) from error
     return parse(raw, source, overrides)
@@ -58,7 +63,7 @@ def parse(text: str | bytes, source: Path | None = None, overrides: Sequence[str
             overridden[_assign(data, keys, value, override)] = override.partition("=")[0].strip()
         except ForgetError as error:
             problems.append(error)
-    sheet = Sheet(name, data, toml_lines.key_lines(body), overridden)
+    sheet = Sheet(name, data, toml_lines.key_lines(body.removeprefix(_BOM)), overridden)
 
     own = {key: value for key, value in data.items() if key in Document.model_fields}
     parameters = {key: value for key, value in data.items() if key not in own}
@@ -95,20 +100,26 @@ def _read(text: str | bytes, name: str) -> tuple[str, recipe_record.Record, dict
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
         body, record = recipe_record.split(decoded)
-        return body, record, tomli.loads(body.removeprefix("\ufeff"))
+        return body, record, tomli.loads(body.removeprefix(_BOM))
     except UnicodeDecodeError as error:
-        line = error.object[:error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         fault = ForgetError("recipe.toml", f"{name}:{line}: not UTF-8 text", "save the file as UTF-8")
     except tomli.TOMLDecodeError as error:
         # "Invalid value (at line 3, column 5)": the line goes to the front
         message, _, position = str(error).partition(" (at ")
         line_match = re.match(r"line (\d+)", position)
         line = int(line_match[1]) if line_match else body.count("\n") + 1
-        fault = ForgetError("recipe.toml", f"{name}:{line}: not TOML: {message[:1].lower()}{message[1:]}",
-                            "strings need quotes, lists square brackets; see https://toml.io")
+        fault = ForgetError(
+            "recipe.toml",
+            f"{name}:{line}: not TOML: {message[:1].lower()}{message[1:]}",
+            "strings need quotes, lists square brackets; see https://toml.io",
+        )
     except (ValueError, KeyError):
-        fault = ForgetError("recipe.toml", f"{name}: what forget recorded at its end (#:set, #:file, #:line) is damaged",
-                            "take those lines out, or take the recipe from where it came from")
+        fault = ForgetError(
+            "recipe.toml",
+            f"{name}: what forget recorded at its end (#:set, #:file, #:line) is damaged",
+            "take those lines out, or take the recipe from where it came from",
+        )
     except RecursionError:
         fault = ForgetError("recipe.toml", f"{name}: not TOML that can be read: lists nested too deep")
     raise RecipeError([fault])
@@ -130,7 +141,7 @@ def _line(problem: ForgetError) -> int:
 def _faults_of_parameters(method: object, parameters: Mapping[str, Any], sheet: Sheet) -> list[ForgetError]:
     """Faults in the tables that belong to the method."""
     if not isinstance(method, str):
-        return []                                                 # said already: the wrong type
+        return []  # said already: the wrong type
     try:
         model = _method(method, sheet).Parameters
     except ForgetError as error:
@@ -142,15 +153,22 @@ def _faults_of_parameters(method: object, parameters: Mapping[str, Any], sheet: 
 
 def _method(name: str, sheet: Sheet) -> ModuleType:
     if name not in methods.names():
-        raise sheet.problem("unknown-method", ("method",), f"there is no method '{name}'", did_you_mean(name, methods.names()))
+        raise sheet.problem(
+            "unknown-method", ("method",), f"there is no method '{name}'", did_you_mean(name, methods.names())
+        )
     return methods.get(name)
 
 
 def _preserved(
-    document: Document, record: recipe_record.Record, sheet: Sheet, source: Path | None,
+    document: Document,
+    record: recipe_record.Record,
+    sheet: Sheet,
+    source: Path | None,
 ) -> tuple[list[PreservedPrompt], dict[str, tuple[str, ...]], list[ForgetError]]:
     """Prompts to preserve, those of the files as read (or as recorded when they were), and what could not be read."""
-    preserved = [PreservedPrompt(prompt, ("preserve", "prompts", i)) for i, prompt in enumerate(document.preserve.prompts)]
+    preserved = [
+        PreservedPrompt(prompt, ("preserve", "prompts", i)) for i, prompt in enumerate(document.preserve.prompts)
+    ]
     files: dict[str, tuple[str, ...]] = {}
     problems = []
     for index, name in enumerate(document.preserve.files):
@@ -159,7 +177,9 @@ def _preserved(
         try:
             lines = list(enumerate(record.files[name], start=1)) if name in record.files else prompt_files.read(file)
         except ForgetError as error:
-            problems.append(sheet.problem("not-found", path, error.message, error.hint))
+            problems.append(
+                sheet.problem("not-found", path, error.message, "prompt files are looked for beside the recipe")
+            )
             continue
         files[name] = tuple(prompt for _, prompt in lines)
         preserved += [PreservedPrompt(prompt, path, f"{file}:{line}") for line, prompt in lines]
@@ -175,14 +195,19 @@ def _assignment(override: str) -> tuple[tuple[str, ...], Any]:
     except (ValueError, tomli.TOMLDecodeError):
         keys = ()
     if not keys or not equals or "\n" in override or "\r" in override:
-        raise ForgetError("recipe.set", f"--set {override!r}: not a key and a value", "write it as key=value: --set refine.steps=6")
+        raise ForgetError(
+            "recipe.set", f"--set {override!r}: not a key and a value", "write it as key=value: --set refine.steps=6"
+        )
     try:
         return keys, tomli.loads(f"value = {value}")["value"]
     except (tomli.TOMLDecodeError, RecursionError) as error:
         if value[:1] in ("", "[", "{", '"', "'"):
-            raise ForgetError("recipe.set", f"--set {override!r}: the value is not TOML",
-                              "a list is [1, 2], a string a bare word or \"quoted\"") from error
-        return keys, value                                        # a bare word, or several: a string
+            raise ForgetError(
+                "recipe.set",
+                f"--set {override!r}: the value is not TOML",
+                'a list is [1, 2], a string a bare word or "quoted"',
+            ) from error
+        return keys, value  # a bare word, or several: a string
 
 
 def _assign(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> KeyPath:
@@ -193,8 +218,11 @@ def _assign(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: s
         key: str | int = name
         if isinstance(holder, list):
             if not (name.isascii() and name.isdecimal()) or int(name) >= len(holder):
-                raise ForgetError("recipe.set", f"--set {override!r}: {in_words(path)} has no item '{name}'",
-                                  f"it has {len(holder)}, counted from 0")
+                raise ForgetError(
+                    "recipe.set",
+                    f"--set {override!r}: {in_words(path)} has no item '{name}'",
+                    f"it has {len(holder)}, counted from 0",
+                )
             key = int(name)
         elif not isinstance(holder, dict):
             raise ForgetError("recipe.set", f"--set {override!r}: {in_words(path)} is neither a table nor a list")

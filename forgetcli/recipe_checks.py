@@ -25,7 +25,7 @@ class _Edit:
     target: str
     path: KeyPath
     concept: str
-    word: str                                                     # what made the prompt: a word, or the prompt itself
+    word: str  # what made the prompt: a word, or the prompt itself
 
 
 def contradictions(document: Document, preserved: list[PreservedPrompt], sheet: Sheet) -> list[ForgetError]:
@@ -48,12 +48,16 @@ def doubts(document: Document, sheet: Sheet) -> list[str]:
                 for number, prompt in enumerate(getattr(item, kind)):
                     if _folded(prompt) in edits:
                         place = sheet.place((table, index, kind, number))
-                        found.append(f"{place}: the evaluation prompt '{prompt}' is also edited: "
-                                     f"it does not show what the edit does to prompts it has not seen")
+                        found.append(
+                            f"{place}: the evaluation prompt '{prompt}' is also edited: "
+                            f"it does not show what the edit does to prompts it has not seen"
+                        )
     forgotten = {_folded(word) for concept in document.concepts for word in concept.words}
     for index, concept in enumerate(document.concepts):
         if _folded(concept.target) in forgotten - {_folded(word) for word in concept.words}:
-            found.append(f"{sheet.place(('concepts', index, 'target'))}: the target '{concept.target}' is itself to be forgotten")
+            found.append(
+                f"{sheet.place(('concepts', index, 'target'))}: the target '{concept.target}' is itself to be forgotten"
+            )
     return found
 
 
@@ -64,11 +68,19 @@ def _concepts(document: Document, sheet: Sheet) -> Iterator[ForgetError]:
         paths += [("concepts", index, "aliases", number) for number in range(len(concept.aliases))]
         for word, path in zip(concept.words, paths, strict=True):
             if _folded(word) == _folded(concept.target):
-                yield sheet.problem("conflict", path, f"'{word}' is to be forgotten and is its own target",
-                                    "the target is what it turns into: something else")
+                yield sheet.problem(
+                    "conflict",
+                    path,
+                    f"'{word}' is to be forgotten and is its own target",
+                    "the target is what it turns into: something else",
+                )
             if _folded(word) in seen:
-                yield sheet.problem("conflict", path, f"'{word}' is to be forgotten twice (first at {sheet.place(seen[_folded(word)])})",
-                                    "name it once; further words for it go into its aliases")
+                yield sheet.problem(
+                    "conflict",
+                    path,
+                    f"'{word}' is to be forgotten twice (first at {sheet.place(seen[_folded(word)])})",
+                    "name it once; further words for it go into its aliases",
+                )
             seen.setdefault(_folded(word), path)
 
 
@@ -76,10 +88,16 @@ def _different_targets(edits: list[_Edit], sheet: Sheet) -> Iterator[ForgetError
     seen: dict[str, _Edit] = {}
     for edit in edits:
         first = seen.setdefault(_folded(edit.prompt), edit)
-        told_already = first.word != first.prompt and _folded(first.word) == _folded(edit.word)       # by _concepts
-        if _folded(first.target) != _folded(edit.target) and not told_already:
-            yield sheet.problem("conflict", edit.path, f"the prompt '{edit.prompt}' is edited for '{first.concept}' and for '{edit.concept}'",
-                                "a prompt can turn into one thing only")
+        # that two concepts share a word is told by _concepts
+        words_collide = _folded(first.word) == _folded(edit.word) and "prompts" not in (first.path[2], edit.path[2])
+        same_concept = first.path[:2] == edit.path[:2]                # then the first pair counts
+        if _folded(first.target) != _folded(edit.target) and not same_concept and not words_collide:
+            yield sheet.problem(
+                "conflict",
+                edit.path,
+                f"the prompt '{edit.prompt}' is edited for '{first.concept}' and for '{edit.concept}'",
+                "a prompt can turn into one thing only",
+            )
 
 
 def _edited_and_preserved(edits: list[_Edit], preserved: list[PreservedPrompt], sheet: Sheet) -> Iterator[ForgetError]:
@@ -89,8 +107,10 @@ def _edited_and_preserved(edits: list[_Edit], preserved: list[PreservedPrompt], 
     for kept in preserved:
         edit = edited.get(_folded(kept.prompt))
         if edit is not None:
-            message = (f"the prompt '{kept.prompt}' is preserved here, and edited for the concept '{edit.concept}' "
-                       f"({sheet.place(edit.path)})")
+            message = (
+                f"the prompt '{kept.prompt}' is preserved here, and edited for the concept '{edit.concept}' "
+                f"({sheet.place(edit.path)})"
+            )
             hint = "a prompt can be preserved or edited, not both: take it out of one of the two"
             if kept.file_line:
                 yield ForgetError("recipe.conflict", f"{kept.file_line}: {message}", hint)
@@ -107,7 +127,9 @@ def _edits(document: Document) -> Iterator[_Edit]:
             for template in templates:
                 yield _Edit(fill(template, word), fill(template, concept.target), path, concept.concept, word)
         for number, prompt in enumerate(concept.prompts):
-            yield _Edit(prompt, fill(templates[0], concept.target), place + ("prompts", number), concept.concept, prompt)
+            yield _Edit(
+                prompt, fill(templates[0], concept.target), place + ("prompts", number), concept.concept, prompt
+            )
 
 
 def _folded(prompt: str) -> str:

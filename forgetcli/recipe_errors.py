@@ -15,12 +15,23 @@ from forgetcli.errors import ForgetError
 from forgetcli.toml_lines import KeyPath
 
 _EXPECTED = {
-    "string": "a string", "int": "a whole number", "float": "a number", "bool": "true or false",
-    "tuple": "a list", "list": "a list", "set": "a list", "dict": "a table", "model": "a table",
+    "string": "a string",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "tuple": "a list",
+    "list": "a list",
+    "set": "a list",
+    "dict": "a table",
+    "model": "a table",
 }
 _SCALAR_TYPES = {"string_type", "int_type", "float_type", "bool_type"}
-_LIMITS = {"greater_than_equal": ("at least", "ge"), "greater_than": ("more than", "gt"),
-           "less_than_equal": ("at most", "le"), "less_than": ("less than", "lt")}
+_LIMITS = {
+    "greater_than_equal": ("at least", "ge"),
+    "greater_than": ("more than", "gt"),
+    "less_than_equal": ("at most", "le"),
+    "less_than": ("less than", "lt"),
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,9 @@ class Sheet:
         return ForgetError(f"recipe.{code}", f"{self.place(path)}: {message}", hint)
 
 
-def faults_of(model: type[BaseModel], tables: Mapping[str, Any], sheet: Sheet, more_keys: Iterable[str] = ()) -> list[ForgetError]:
+def faults_of(
+    model: type[BaseModel], tables: Mapping[str, Any], sheet: Sheet, more_keys: Iterable[str] = ()
+) -> list[ForgetError]:
     """What pydantic finds wrong with `tables`, as faults of the recipe, one for each place.
 
     A number written as a string is a fault even where `model` would convert it: a recipe says what it means.
@@ -82,9 +95,12 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _fault(path: KeyPath, findings: list[Any], sheet: Sheet, fields: type[BaseModel], more_keys: Iterable[str]) -> ForgetError:
+def _fault(
+    path: KeyPath, findings: list[Any], sheet: Sheet, fields: type[BaseModel], more_keys: Iterable[str]
+) -> ForgetError:
     first = findings[0]
-    kind, where = first["type"], in_words(path)
+    kind, value = first["type"], first["input"]
+    where = table_in_words(path) if isinstance(value, Mapping) else in_words(path)
     if kind == "extra_forbidden":
         return unknown_key(path, sheet, [*fields_at(fields, path[:-1]), *(more_keys if len(path) == 1 else ())])
     if kind == "missing":
@@ -92,8 +108,12 @@ def _fault(path: KeyPath, findings: list[Any], sheet: Sheet, fields: type[BaseMo
             return no_concepts(sheet, path)
         return sheet.problem("missing", path[:-1], f"{table_in_words(path[:-1])} needs the key '{path[-1]}'")
     if kind == "template":
-        return sheet.problem("template", path, f"{where} is '{first['input']}': it must have exactly one {{}}",
-                             "{} is where the concept goes: \"a picture of {}\"")
+        return sheet.problem(
+            "template",
+            path,
+            f"{where} is '{first['input']}': it must have exactly one {{}}",
+            '{} is where the concept goes: "a picture of {}"',
+        )
     if kind == "string_pattern_mismatch" and not str(first["input"]).strip():
         return sheet.problem("empty", path, f"{where} is empty", "write what is meant, or leave it out")
     if kind in ("too_short", "string_too_short"):
@@ -122,8 +142,12 @@ def _demand(finding: Any) -> str:
 
 def no_concepts(sheet: Sheet, path: KeyPath) -> ForgetError:
     """The recipe names nothing to forget."""
-    return sheet.problem("empty", path, "there are no [[concepts]]: nothing to forget",
-                         "add a table [[concepts]] with concept = \"…\" and target = \"…\"  (forget recipe init writes an example)")
+    return sheet.problem(
+        "empty",
+        path,
+        "there are no [[concepts]]: nothing to forget",
+        'add a table [[concepts]] with concept = "…" and target = "…"  (forget recipe init writes an example)',
+    )
 
 
 def unknown_key(path: KeyPath, sheet: Sheet, candidates: Iterable[str]) -> ForgetError:

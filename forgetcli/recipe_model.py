@@ -17,7 +17,7 @@ def _one_gap(template: str) -> str:
 
 
 Text = Annotated[str, Field(pattern=r"\S")]
-Texts = Annotated[tuple[Text, ...], Field(strict=False)]          # TOML has lists only; the items stay strict
+Texts = Annotated[tuple[Text, ...], Field(strict=False)]  # TOML has lists only; the items stay strict
 Templates = Annotated[tuple[Annotated[Text, AfterValidator(_one_gap)], ...], Field(strict=False)]
 
 DEFAULT_TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a photo of {}")
@@ -33,7 +33,9 @@ class Concept(_Table):
     concept: Text = Field(description="What is to be forgotten, in the words of a prompt.")
     target: Text = Field(description="What it turns into.")
     aliases: Texts = Field((), description="Other words for the concept, edited the same way.")
-    prompts: Texts = Field((), description="Further prompts to edit, taken as they are; each turns into the target in the first template.")
+    prompts: Texts = Field(
+        (), description="Further prompts to edit, taken as they are; each turns into the target in the first template."
+    )
     label: Text | None = Field(None, description="The judge's name of the concept; found by its words if absent.")
     target_label: Text | None = Field(None, description="The judge's name of the target; found by its words if absent.")
     direct: Texts = Field((), description="Evaluation only, never edited: prompts that name the concept.")
@@ -58,7 +60,8 @@ class Prompts(_Table):
     """How edit prompts are made."""
 
     templates: Templates = Field(
-        DEFAULT_TEMPLATES, min_length=1,
+        DEFAULT_TEMPLATES,
+        min_length=1,
         description="Prompts with one {} each: filled with the concept and with the target they make the edit pairs.",
     )
 
@@ -79,10 +82,14 @@ class Document(_Table):
     method: Text = Field("nullspace", description="The editing method.")
     model: Text = Field("demo", description="Model to edit: a name, a folder or a hub id. --model wins.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Seed of everything random.")
-    concepts: Annotated[tuple[Concept, ...], Field(strict=False)] = Field(min_length=1, description="What is to be forgotten.")
+    concepts: Annotated[tuple[Concept, ...], Field(strict=False)] = Field(
+        min_length=1, description="What is to be forgotten."
+    )
     prompts: Prompts = Field(Prompts(), description="How edit prompts are made.")
     preserve: Preserve = Field(Preserve(), description="What must not move.")
-    retain: Annotated[tuple[Retained, ...], Field(strict=False)] = Field((), description="Evaluation only: concepts that must stay.")
+    retain: Annotated[tuple[Retained, ...], Field(strict=False)] = Field(
+        (), description="Evaluation only: concepts that must stay."
+    )
 
 
 class Recipe(Document):
@@ -111,8 +118,12 @@ class Recipe(Document):
         return hashlib.sha256(self.raw).hexdigest()
 
     def edit_pairs(self) -> list[tuple[str, str]]:
-        """(concept prompt, target prompt) in the recipe's order, each concept prompt once."""
-        return list(dict(pair for concept in self.concepts for pair in pairs_of(concept, self.prompts.templates)).items())
+        """(concept prompt, target prompt) in the recipe's order; of two with one concept prompt, the first."""
+        pairs: dict[str, str] = {}
+        for concept in self.concepts:
+            for prompt, target in pairs_of(concept, self.prompts.templates):
+                pairs.setdefault(prompt, target)
+        return list(pairs.items())
 
     def preserve_prompts(self) -> list[str]:
         """Every prompt to preserve, once, the empty one first."""

@@ -33,7 +33,7 @@ def split(text: str) -> tuple[str, Record]:
         ValueError, KeyError: the record was damaged.
     """
     body, found, block = text.partition(f"\n{_TITLE}\n")
-    lines = [line for line in block.split("\n") if line.strip()]   # not splitlines: it would also break at U+2028
+    lines = [line for line in block.split("\n") if line.strip()]  # not splitlines: it would also break at U+2028
     if not found or any(not line.startswith("#:") for line in lines):
         return text, Record()
     overrides: list[str] = []

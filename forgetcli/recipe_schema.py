@@ -16,8 +16,12 @@ def build() -> dict[str, Any]:
     names = methods.names()
     models: list[type[BaseModel]] = [Document, *(methods.get(name).Parameters for name in names)]
     # one call for all models: names of definitions that collide are told apart
-    references, definitions = models_json_schema([(model, "validation") for model in models], ref_template="#/$defs/{model}")
-    parts = {model: definitions["$defs"].pop(references[model, "validation"]["$ref"].rpartition("/")[2]) for model in models}
+    references, definitions = models_json_schema(
+        [(model, "validation") for model in models], ref_template="#/$defs/{model}"
+    )
+    parts = {
+        model: definitions["$defs"].pop(references[model, "validation"]["$ref"].rpartition("/")[2]) for model in models
+    }
     document = parts.pop(Document)
     tables: dict[str, list[dict[str, Any]]] = {}
     for part in parts.values():

@@ -4,12 +4,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from forgetcli import methods
+from forgetcli import methods, store
+from forgetcli.errors import OutputError
 from forgetcli.recipe_model import Document, Recipe
 
-STARTER = '''\
+STARTER = """\
 # A recipe for forget: which concepts a text-to-image model is to forget, and what each turns into.
 #
 #   forget recipe validate THIS_FILE      check it, at once
@@ -47,7 +49,22 @@ direct = ["a pencil sketch of a dog"]
 indirect = ["drawn with graphite"]
 
 # [edit] and [refine] hold the method's settings; `forget recipe show THIS_FILE` prints all with their defaults.
-'''
+"""
+
+
+def write_starter(path: Path, *, force: bool = False) -> None:
+    """Write `STARTER` at `path`, whole or not at all.
+
+    Raises:
+        OutputError: it exists and `force` is not set, or it cannot be written.
+    """
+    if path.is_dir() or (path.exists() and not force):
+        raise OutputError(
+            "output.exists",
+            f"{path} exists already",
+            "choose another name" + ("" if path.is_dir() else ", or use --force"),
+        )
+    store.write_atomically(path, STARTER.encode())
 
 
 def effective(recipe: Recipe) -> dict[str, Any]:
@@ -61,15 +78,19 @@ def to_toml(recipe: Recipe) -> str:
     """`effective` as a recipe file that is read the same way, followed by the edit pairs as comments."""
     values = effective(recipe)
     values["preserve"] = {"prompts": [*recipe.preserve.prompts, *recipe.file_prompts], "files": []}
-    pairs = [f"# {json.dumps(prompt, ensure_ascii=False)} -> {json.dumps(target, ensure_ascii=False)}"
-             for prompt, target in recipe.edit_pairs()]
+    pairs = [
+        f"# {_value(prompt)} -> {_value(target)}"
+        for prompt, target in recipe.edit_pairs()
+    ]
     return "\n".join([*_table(values, ""), "", f"# {len(pairs)} edit pairs:", *pairs, ""])
 
 
 def _table(values: Mapping[str, Any], name: str) -> list[str]:
     """Lines of a TOML table; None has no form in TOML and is left out, which means the same."""
     prefix = f"{name}." if name else ""
-    lines = [f"{_key(key)} = {_value(value)}" for key, value in values.items() if value is not None and not _is_table(value)]
+    lines = [
+        f"{_key(key)} = {_value(value)}" for key, value in values.items() if value is not None and not _is_table(value)
+    ]
     for key, value in values.items():
         if isinstance(value, Mapping):
             lines += ["", f"[{prefix}{_key(key)}]", *_table(value, prefix + _key(key))]
@@ -80,7 +101,9 @@ def _table(values: Mapping[str, Any], name: str) -> list[str]:
 
 
 def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) or (isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value))
+    return isinstance(value, Mapping) or (
+        isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
+    )
 
 
 def _key(name: str) -> str:

@@ -1,6 +1,7 @@
 """Files on disk that are absent, old or complete, never half. Knows nothing of models; imports no torch.
 
-Everything that is written goes the same way: a temporary name beside the final one, fsync, one rename, fsync of the folder.
+Everything that is written goes the same way: a temporary name beside the final one, fsync, one rename, fsync of the
+    folder.
 """
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ def sha256_file(path: str | Path) -> str:
 
 
 def walk_files(folder: Path) -> list[str]:
-    """Everything below `folder` that is not a folder, as sorted relative posix paths. Links are followed, each folder once.
+    """Everything below `folder` but folders, as sorted relative posix paths. Links are followed, each folder once.
 
     Not only regular files: a caller that reads them checks (`is_regular`).
     """
@@ -99,7 +100,7 @@ def write_atomically(path: Path, data: bytes, mode: int | None = None) -> None:
             handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
             try:
                 if mode is not None:
-                    os.chmod(temporary, mode)                         # a mode that is asked for is not subject to the umask
+                    os.chmod(temporary, mode)  # a mode that is asked for is not subject to the umask
                 rest = memoryview(data)
                 while rest:
                     rest = rest[os.write(handle, rest):]
@@ -137,13 +138,14 @@ def sync_tree(folder: Path) -> None:
 
 
 @contextmanager
-def output_faults(where: Path, *, within: Path | None = None, remedy: str = "choose another place with -o") -> Iterator[None]:
+def output_faults(where: Path, *, within: Path | None = None,
+                  remedy: str = "choose another place with -o") -> Iterator[None]:
     """Turn what the operating system says about a write to `where` into an `OutputError`.
 
     Args:
         where: what the user knows as the output; named in the message.
-        within: for a block that does other things too: a refusal then counts only when it names a file in this folder, a full
-            disk always; everything else passes unchanged.
+        within: for a block that does other things too: a refusal then counts only when it names a file in this folder,
+            a full disk always; everything else passes unchanged.
         remedy: the hint.
     """
     try:
@@ -165,17 +167,18 @@ def output_faults(where: Path, *, within: Path | None = None, remedy: str = "cho
 
 
 def _disk_full(where: Path, remedy: str) -> OutputError:
-    return OutputError("output.disk-full", f"the disk is full: {where} was not written", f"free some space, or {remedy}")
+    return OutputError("output.disk-full", f"the disk is full: {where} was not written",
+                       f"free some space, or {remedy}")
 
 
 @contextmanager
 def publishing(output: Path, *, force: bool) -> Iterator[Path]:
     """Build a folder aside and put it in place in one step.
 
-    Yields an empty temporary folder beside `output`. When the block ends well its content is synced and renamed to `output`; on
-    any exception, Ctrl-C included, it is removed and an old `output` is as it was. A link at `output` stays: what it points to is
-    replaced. Whatever can be known beforehand (it exists, no permission) is said before the block runs. What killed runs have left
-    beside `output` is cleared away.
+    Yields an empty temporary folder beside `output`. When the block ends well its content is synced and renamed to
+    `output`; on any exception, Ctrl-C included, it is removed and an old `output` is as it was. A link at `output`
+    stays: what it points to is replaced. Whatever can be known beforehand (it exists, no permission) is said before the
+    block runs. What killed runs have left beside `output` is cleared away.
 
     Args:
         output: where the folder shall be; missing parents are made.
@@ -206,7 +209,7 @@ def publishing(output: Path, *, force: bool) -> Iterator[Path]:
             published = True
             sync_folder(target.parent)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)                    # what was built, or after an exchange what was there before
+        shutil.rmtree(staging, ignore_errors=True)  # what was built, or after an exchange what was there before
         _at_work.discard(staging)
         if lock is not None:
             os.close(lock)
@@ -235,7 +238,7 @@ def _check_replaceable(target: Path, output: Path, force: bool) -> None:
     if not os.path.lexists(target):
         return
     if not force:
-        raise OutputError("output.exists", f"{output} exists already", "use --force to replace it, or choose another place with -o")
+        raise OutputError("output.exists", f"{output} exists already", "use --force, or choose another place with -o")
     if not target.is_dir() or (any(target.iterdir()) and not (target / MARKER).is_file()):
         raise OutputError("output.not-ours", f"{output} was not made by forget and is not replaced, --force or not",
                           "choose another place with -o, or remove it yourself")
@@ -278,14 +281,14 @@ def _lock(folder: Path) -> int | None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:                                                   # some network file systems: the pid in the name remains
+    except OSError:  # some network file systems: the pid in the name remains
         os.close(handle)
         return None
     return handle
 
 
 def _restore_or_clear(target: Path) -> None:
-    """Clear away what killed runs have left beside `target`; put an old output back that one of them had moved aside."""
+    """Clear away what killed runs left beside `target`; put an old output back that one of them had moved aside."""
     name = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-[0-9a-f]{{8}}\.(tmp|old)")
     for path in sorted(target.parent.iterdir()) if target.parent.is_dir() else ():
         match = name.fullmatch(path.name)
@@ -301,8 +304,8 @@ def _restore_or_clear(target: Path) -> None:
 def _in_use(path: Path, pid: int) -> bool:
     """Whether the run that made a temporary folder may still be at work.
 
-    The pid alone does not tell: in containers it is the same one every time, or counts in another name space. So the lock is
-    asked as well, which the system takes back when its holder dies.
+    The pid alone does not tell: in containers it is the same one every time, or counts in another name space. So the
+    lock is asked as well, which the system takes back when its holder dies.
     """
     if path.with_suffix(".tmp") in _at_work:
         return True

@@ -1,6 +1,7 @@
 """Where a parameter's bytes lie: safetensors headers, weight files, shards and variants, read without loading weights.
 
-The headers are read here, not by the safetensors package, because patching needs the offsets in the file, which it does not give.
+The headers are read here, not by the safetensors package, because patching needs the offsets in the file, which it does
+not give.
 """
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from forgetcli.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor
 
-ITEM_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8, "I16": 16,
-             "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "C64": 64, "F64": 64, "I64": 64, "U64": 64,
-             "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
+ITEM_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+             "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32,
+             "C64": 64, "F64": 64, "I64": 64, "U64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 TORCH_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}    # dtypes that can be edited
 LONGEST_HEADER = 100_000_000                                          # bytes; the limit of the safetensors format
 STANDARD_STEMS = ("model", "diffusion_pytorch_model")                 # what transformers and diffusers look for
@@ -53,16 +54,16 @@ class TensorSite:
 class WeightSet:
     """All weights of a component in one form: a file, or the shards of one index."""
 
-    variant: str                                                      # "" or what stands between the dots: fp16, non_ema
-    files: Mapping[str, str] | str                                    # key → file name of the shard, or the one file's name
+    variant: str  # "" or what stands between the dots: fp16, non_ema
+    files: Mapping[str, str] | str  # key → file name of the shard, or the one file's name
 
 
 def read_header(folder: Path, file: str) -> dict[str, TensorSite]:
     """The tensors of a safetensors file, by key.
 
     Raises:
-        ModelError: model.damaged for what is no intact safetensors file (a git-lfs pointer, a web page, a cut-off download, offsets
-            that overlap or leave holes); model.pickle for a pickle under a false name.
+        ModelError: model.damaged for what is no intact safetensors file (a git-lfs pointer, a web page, a cut-off
+            download, offsets that overlap or leave holes); model.pickle for a pickle under a false name.
     """
     path = Path(folder, file)
     try:
@@ -89,12 +90,14 @@ def read_header(folder: Path, file: str) -> dict[str, TensorSite]:
 
 def _refuse_other_content(path: Path, head: bytes) -> None:
     if head.startswith(b"version https://git-lfs"):
-        raise ModelError("model.damaged", f"{path} is a git-lfs pointer, not the weights", "run 'git lfs pull' in the model's folder")
+        raise ModelError("model.damaged", f"{path} is a git-lfs pointer, not the weights",
+                         "run 'git lfs pull' in the model's folder")
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ModelError("model.damaged", f"{path} is a web page, not the weights",
                          "a download that needed a login? " + _AGAIN)
     if head.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x04", b"\x80\x05")) and head[8:9] != b"{":
-        raise ModelError("model.pickle", f"{path} is a pickle under the name of a safetensors file", "forget opens safetensors only")
+        raise ModelError("model.pickle", f"{path} is a pickle under the name of a safetensors file",
+                         "forget opens safetensors only")
 
 
 def _damaged(path: Path, what: str) -> ModelError:
@@ -127,7 +130,8 @@ def _check_cover(path: Path, sites: Iterable[TensorSite], data: int, size: int) 
             raise _damaged(path, f"'{site.key}' {'overlaps another tensor' if site.start < at else 'follows a hole'}")
         at = site.end
     if at != size:
-        raise _damaged(path, f"it has {size} bytes, its header wants {at}" + (": a cut-off download?" if size < at else ""))
+        guess = ": a cut-off download?" if size < at else ""
+        raise _damaged(path, f"it has {size} bytes, its header wants {at}{guess}")
 
 
 def weight_sets(folder: Path, component: str) -> list[WeightSet]:
@@ -149,7 +153,8 @@ def weight_sets(folder: Path, component: str) -> list[WeightSet]:
     for name in (n for n in names if n.endswith(".safetensors") and n not in sharded):
         stem = name.removesuffix(".safetensors")
         if _SHARD.search(stem):
-            raise ModelError("model.damaged", f"{place / name} is one of several shards, but no index.json names it", _AGAIN)
+            raise ModelError("model.damaged", f"{place / name} is one of several shards, but no index.json names it",
+                             _AGAIN)
         variant = stem.partition(".")[2]
         ranked.append((_rank(stem, variant, 0), WeightSet(variant, name)))
     if ranked:
@@ -157,7 +162,7 @@ def weight_sets(folder: Path, component: str) -> list[WeightSet]:
     pickles = [n for n in names if n.endswith(PICKLES)]
     if pickles:
         raise ModelError(
-            "model.pickle", f"{place} has its weights only as a pickle ({pickles[0]}), which can run code when it is opened",
+            "model.pickle", f"{place} has its weights only as a pickle ({pickles[0]}), which can run code when opened",
             "if you trust it, convert it: python -c \"from diffusers import DiffusionPipeline as D; "
             f"D.from_pretrained('{folder}', use_safetensors=False).save_pretrained('converted')\"")
     raise ModelError("model.not-a-model", f"{place} has no weights (.safetensors)", "is the model complete? " + _AGAIN)
@@ -177,7 +182,8 @@ def _read_index(place: Path, name: str) -> dict[str, str]:
     for file in sorted(set(files.values())):
         # transformers joins these names to the folder unchecked; `../x` would patch a file outside of it.
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
-            raise ModelError("model.damaged", f"{place / name} names the shard {file!r}, which is not a plain file name",
+            raise ModelError("model.damaged",
+                             f"{place / name} names the shard {file!r}, which is not a plain file name",
                              "do not use this model: the name leads out of its folder")
         if not (place / file).is_file():
             raise ModelError("model.damaged", f"{place / file} is missing, {name} names it", _AGAIN)
@@ -187,8 +193,8 @@ def _read_index(place: Path, name: str) -> dict[str, str]:
 def locate(folder: Path, component: str, name: str) -> TensorSite:
     """Where loaders find the parameter `name` (as in memory) of a component.
 
-    The key in the file is `name` itself, or the only one that ends in ``.name`` (transformers 5 has no ``text_model.`` in memory,
-    files have it), or `name` without its first part (the other way round).
+    The key in the file is `name` itself, or the only one that ends in ``.name`` (transformers 5 has no ``text_model.``
+    in memory, files have it), or `name` without its first part (the other way round).
 
     Raises:
         ModelError: model.no-tensor, listing names that are near; and those of `read_header`, `weight_sets`.
@@ -197,7 +203,7 @@ def locate(folder: Path, component: str, name: str) -> TensorSite:
 
 
 def locate_all(folder: Path, component: str, name: str) -> list[TensorSite]:
-    """`locate`, and the same tensor in every other form of the weights (``.fp16.``, ``.non_ema.``) that the folder holds."""
+    """`locate`, and the same tensor in every other form of the weights (``.fp16.``, ``.non_ema.``) that is there."""
     found = []
     for weights in weight_sets(folder, component):
         place = f"{component}/{weights.files}" if isinstance(weights.files, str) else ""
@@ -223,7 +229,8 @@ def _match(keys: list[str], name: str) -> str | None:
         return name
     longer = [key for key in keys if key.endswith("." + name)]
     if len(longer) > 1:
-        raise ModelError("model.no-tensor", f"'{name}' could be any of {', '.join(sorted(longer)[:3])}", "give more of its name")
+        raise ModelError("model.no-tensor", f"'{name}' could be any of {', '.join(sorted(longer)[:3])}",
+                         "give more of its name")
     shorter = name.partition(".")[2]
     return longer[0] if longer else shorter if shorter in keys else None
 
@@ -248,7 +255,9 @@ def read_tensor(folder: Path, site: TensorSite) -> Tensor:
 
     data = read_bytes(folder, site)
     dtype = getattr(torch, editable_dtype(site))
-    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(site.shape) if data else torch.empty(site.shape, dtype=dtype)
+    if not data:                                                      # frombuffer refuses
+        return torch.empty(site.shape, dtype=dtype)
+    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(site.shape)
 
 
 def editable_dtype(site: TensorSite) -> str:
@@ -258,6 +267,7 @@ def editable_dtype(site: TensorSite) -> str:
         ModelError: model.dtype: one that holds no plain floating-point numbers, as quantised models do.
     """
     if site.dtype not in TORCH_NAMES:
-        raise ModelError("model.dtype", f"'{site.key}' in {site.file} is stored as {site.dtype}, which cannot be edited",
+        raise ModelError("model.dtype",
+                         f"'{site.key}' in {site.file} is stored as {site.dtype}, which cannot be edited",
                          "edit the unquantised model: float32, float16 or bfloat16")
     return TORCH_NAMES[site.dtype]

@@ -9,16 +9,16 @@ import tomli
 KeyPath = tuple[str | int, ...]
 
 _BLANK = re.compile(r"[ \t]*")
-_FILLER = re.compile(r"(?:[\s,]|#[^\n]*)*")                       # between values: space, newlines, commas, comments
+_FILLER = re.compile(r"(?:[\s,]|#[^\n]*)*")  # between values: space, newlines, commas, comments
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _STRING = re.compile(
-    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'                            # up to two quotes may stand before the closing three
+    r'"""(?:\\.|[^\\])*?"""(?:"{0,2})'  # up to two quotes may stand before the closing three
     r"|'''.*?'''(?:'{0,2})"
     r'|"(?:\\.|[^"\\])*"'
     r"|'[^']*'",
     re.DOTALL,
 )
-_SCALAR = re.compile(r"[^,\]}\n#]+")                              # numbers, booleans, dates (which may hold a space)
+_SCALAR = re.compile(r"[^,\]}\n#]+")  # numbers, booleans, dates (which may hold a space)
 
 
 def key_lines(text: str) -> dict[KeyPath, int]:
@@ -48,7 +48,7 @@ class _Scanner:
         self.at = 0
         self.newlines = [match.start() for match in re.finditer("\n", text)]
         self.lines: dict[KeyPath, int] = {}
-        self.last_item: dict[KeyPath, int] = {}                   # arrays of tables: the index that is open
+        self.last_item: dict[KeyPath, int] = {}  # arrays of tables: the index that is open
 
     def scan(self) -> dict[KeyPath, int]:
         table: KeyPath = ()
@@ -92,7 +92,7 @@ class _Scanner:
         line = self.line()
         keys = self.key()
         self.skip(_BLANK)
-        self.at += 1                                              # the equals sign
+        self.at += 1  # the equals sign
         for length in range(1, len(keys) + 1):
             self.lines.setdefault(table + keys[:length], line)
         self.value(table + keys)
@@ -133,7 +133,7 @@ class _Scanner:
             self.skip(_BLANK)
             match = _STRING.match(self.text, self.at) or _BARE_KEY.match(self.text, self.at)
             if match is None:
-                raise ValueError(self.text[self.at:])
+                raise ValueError(self.text[self.at :])
             self.at = match.end()
             raw = match.group()
             keys.append(tomli.loads(f"key = {raw}")["key"] if raw[0] in "\"'" else raw)

@@ -11,17 +11,16 @@ from pathlib import Path
 
 from forgetcli import store
 
-WATCHED = ((os, "mkdir"), (os, "open"), (os, "write"), (os, "fsync"), (os, "rename"), (os, "replace"), (shutil, "copyfileobj"),
-           (store, "_exchange"))
-
-
+WATCHED = ((os, "mkdir"), (os, "open"), (os, "write"), (os, "fsync"), (os, "rename"), (os, "replace"),
+           (shutil, "copyfileobj"), (store, "_exchange"))
 OPEN = open
 
 
 class Saboteur:
     """Raises `fault` at the `at`-th watched call: instead of it, or just `after` it (as a signal would).
 
-    Clearing up (`shutil.rmtree`, `os.unlink`) is not failed as well: it can leave something behind then, as a killed run can.
+    Clearing up (`shutil.rmtree`, `os.unlink`) is not failed as well: it can leave something behind then, as a killed
+    run can.
     """
 
     def __init__(self, at: int, fault: Callable[[], BaseException], after: bool = False) -> None:
@@ -55,7 +54,7 @@ class Saboteur:
             due = len(self.calls) == self.at
             if due and not self.after:
                 raise self.fault()
-            result = None if name == "fsync" else real(*args, **kwargs)   # a real one would take most of the tests' time
+            result = None if name == "fsync" else real(*args, **kwargs)  # a real one would take most of the tests' time
             if due:
                 raise self.fault()
             return result

@@ -1,4 +1,4 @@
-"""Tiny real pipelines: diffusers' and transformers' own classes, random weights, saved as a diffusers folder in a second."""
+"""Tiny real pipelines: diffusers' and transformers' own classes, random weights, saved as a diffusers folder."""
 from __future__ import annotations
 
 import json
@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-WORDS = ("a", "painting", "picture", "of", "by", "cat", "dog", "house", "van", "gogh", "monet", "starry", "night", "sketch")
+WORDS = ("a", "painting", "picture", "of", "by", "cat", "dog", "house", "van", "gogh", "monet", "starry", "night",
+         "sketch")
 POSITIONS = 24
 WIDTH = 32
 
@@ -14,7 +15,8 @@ WIDTH = 32
 def tiny_sd(folder: Path, dtype: torch.dtype = torch.float16, layers: int = 4, seed: int = 0) -> Path:
     """Save a Stable Diffusion pipeline of about 1 MB at `folder`: 16×16 pictures, 8×8 latents, 24 token positions.
 
-    The text encoder's file has the classic ``text_model.`` keys, as published checkpoints do, whatever transformers writes now.
+    The text encoder's file has the classic ``text_model.`` keys, as published checkpoints do, whatever transformers
+    writes now.
     """
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -25,11 +27,12 @@ def tiny_sd(folder: Path, dtype: torch.dtype = torch.float16, layers: int = 4, s
     vocabulary = tiny_tokenizer(folder / "tokenizer")
     end = vocabulary["<|endoftext|>"]
     text_encoder = CLIPTextModel(CLIPTextConfig(
-        vocab_size=len(vocabulary), hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=layers, num_attention_heads=2,
-        max_position_embeddings=POSITIONS, projection_dim=WIDTH, bos_token_id=vocabulary["<|startoftext|>"], eos_token_id=end,
-        pad_token_id=end))
+        vocab_size=len(vocabulary), hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=layers,
+        num_attention_heads=2, max_position_embeddings=POSITIONS, projection_dim=WIDTH,
+        bos_token_id=vocabulary["<|startoftext|>"], eos_token_id=end, pad_token_id=end))
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=WIDTH,
+        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(32, 64), layers_per_block=1,
+        cross_attention_dim=WIDTH,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=8, norm_num_groups=8)
     vae = AutoencoderKL(
@@ -39,8 +42,8 @@ def tiny_sd(folder: Path, dtype: torch.dtype = torch.float16, layers: int = 4, s
     for name, module in (("text_encoder", text_encoder), ("unet", unet), ("vae", vae)):
         module.to(dtype).save_pretrained(folder / name)
     classic_keys(folder / "text_encoder" / "model.safetensors")
-    DDIMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
-                  set_alpha_to_one=False, steps_offset=1).save_pretrained(folder / "scheduler")
+    DDIMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012,
+                  clip_sample=False, set_alpha_to_one=False, steps_offset=1).save_pretrained(folder / "scheduler")
     (folder / "model_index.json").write_text(json.dumps({
         "_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.35.0",
         "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
@@ -92,7 +95,8 @@ def shard(path: Path, parts: int = 2) -> None:
     stem, keys, files = path.name.removesuffix(".safetensors"), sorted(tensors), {}
     for number in range(parts):
         name = f"{stem}-{number + 1:05d}-of-{parts:05d}.safetensors"
-        (path.parent / name).write_bytes(save({key: tensors[key] for key in keys[number::parts]}, metadata={"format": "pt"}))
+        (path.parent / name).write_bytes(save({key: tensors[key] for key in keys[number::parts]},
+                                              metadata={"format": "pt"}))
         files |= {key: name for key in keys[number::parts]}
     path.with_name(f"{path.name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
     path.unlink()

@@ -19,7 +19,8 @@ from forgetcli.cache import BUCKET, MomentCache, default_folder
 from forgetcli.errors import OutputError
 
 ROOT = Path(__file__).resolve().parent.parent
-IDENTITY = {"model": "demo", "site": "encoder.layers.1.mlp.fc2", "prompts": ["", "a cat"], "dtype": "float32", "version": 1}
+IDENTITY = {"model": "demo", "site": "encoder.layers.1.mlp.fc2", "prompts": ["", "a cat"], "dtype": "float32",
+            "version": 1}
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -55,7 +56,7 @@ def file_of(cache: MomentCache) -> Path:
 
 def test_what_was_stored_is_loaded_bit_by_bit(cache):
     assert same(cache.load(IDENTITY))
-    assert same(MomentCache(cache.folder).load(dict(reversed(IDENTITY.items()))))     # the order of keys is no difference
+    assert same(MomentCache(cache.folder).load(dict(reversed(IDENTITY.items()))))  # the order of keys is no difference
     assert (cache.hits, cache.misses) == (1, 0)
 
 
@@ -77,7 +78,7 @@ def test_every_flipped_byte_is_a_miss(cache):
     for at in range(len(data)):
         path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1:])
         found = cache.load(IDENTITY)
-        # A flip within the header can be without meaning (a letter's case in an escape, padding); never may a number differ.
+        # A flip within the header can be without meaning (a letter's case in an escape); never may a number differ.
         assert found is None or same(found), at
     assert cache.misses > 0.9 * len(data)
     path.write_bytes(data)
@@ -155,7 +156,7 @@ def test_a_store_that_fails_is_a_note_and_leaves_nothing(tmp_path, code):
             break
         assert (stored, len(cache.observer.lines)) == (False, 1)
         found = cache.load(IDENTITY)
-        assert found is None or same(found)                           # the last call is the folder's fsync: the entry is there
+        assert found is None or same(found)  # the last call is the folder's fsync: the entry is there
         assert not list((tmp_path / str(n)).rglob("*.tmp"))
     assert n > 5 and stored and same(cache.load(IDENTITY))
 
@@ -203,7 +204,8 @@ def test_a_lock_that_hangs_is_waited_for_and_then_ignored(tmp_path):
     cache = MomentCache(tmp_path, patience=0.2)
     cache.bucket.mkdir(parents=True)
     (cache.bucket / "x").touch()
-    with filelock.FileLock(cache._path(json.dumps(IDENTITY, sort_keys=True, separators=(",", ":"))).with_suffix(".lock")):
+    preimage = json.dumps(IDENTITY, sort_keys=True, separators=(",", ":"))
+    with filelock.FileLock(cache._path(preimage).with_suffix(".lock")):
         found, hit = cache.get_or_compute(IDENTITY, tensors)
     assert same(found) and not hit
 
@@ -217,7 +219,7 @@ def test_a_cache_in_an_impossible_place_only_costs_time(tmp_path):
     assert cache.entries() == []
 
 
-# --- processes ------------------------------------------------------------------------------------------------------------------
+# --- processes --------------------------------------------------------------------------------------------------------
 
 WRITER = """
     import sys
@@ -227,7 +229,7 @@ WRITER = """
 
     folder, mode = Path(sys.argv[1]), sys.argv[2]
     cache, big = MomentCache(folder), {"moment": torch.full((600, 600), 7.0, dtype=torch.float64)}
-    if mode == "rewrite":                                             # two of these get in each other's way all the time
+    if mode == "rewrite":                                             # two of these get in each other's way
         print("ready", flush=True)
         for _ in range(15):
             assert cache.store({"model": "demo"}, big)
@@ -280,11 +282,12 @@ def test_kill_9_while_storing_leaves_a_cache_that_works(tmp_path):
     run.kill()
     run.communicate()
     cache = MomentCache(tmp_path)
-    found, _ = cache.get_or_compute({"model": "demo"}, lambda: {"moment": torch.full((600, 600), 7.0, dtype=torch.float64)})
+    found, _ = cache.get_or_compute({"model": "demo"},
+                                    lambda: {"moment": torch.full((600, 600), 7.0, dtype=torch.float64)})
     assert found["moment"].eq(7).all() and found["moment"].shape == (600, 600)
 
 
-# --- listing and pruning ----------------------------------------------------------------------------------------------------------
+# --- listing and pruning ----------------------------------------------------------------------------------------------
 
 def aged(cache: MomentCache, days: dict[str, float]) -> None:
     """Entries by model name, each last used so many days ago."""
@@ -324,7 +327,8 @@ def test_pruning_by_size_takes_the_least_recently_used(tmp_path):
 def test_pruning_everything_leaves_nothing_and_pruning_nothing_all(tmp_path):
     cache = MomentCache(tmp_path)
     aged(cache, {"a": 3, "b": 2})
-    for leftover in (cache.bucket / "x.lock", cache.bucket / ".x.safetensors.12-00000000.tmp", tmp_path / "k0-v0" / "older.safetensors"):
+    for leftover in (cache.bucket / "x.lock", cache.bucket / ".x.safetensors.12-00000000.tmp",
+                     tmp_path / "k0-v0" / "older.safetensors"):
         leftover.parent.mkdir(exist_ok=True)
         leftover.touch()
     (tmp_path / "notes.txt").touch()

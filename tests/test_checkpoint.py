@@ -1,4 +1,4 @@
-"""Claims: exactly the edited tensors' bytes are replaced, rounded once; what cannot be edited safely is refused with clear words."""
+"""Claims: exactly the edited tensors' bytes are replaced, rounded once; what cannot be edited safely is refused."""
 from __future__ import annotations
 
 import json
@@ -61,7 +61,7 @@ def changed(weight: torch.Tensor, size: float, seed: int = 0) -> torch.Tensor:
     return weight.double() + noise * (size * weight.double().norm() / noise.norm())
 
 
-# --- what is patched ------------------------------------------------------------------------------------------------------------
+# --- what is patched --------------------------------------------------------------------------------------------------
 
 def test_only_the_edited_bytes_differ(folder, tmp_path):
     wanted = {("text_encoder", FC2): changed(weight_of(folder), 0.5),
@@ -133,7 +133,7 @@ def test_shards_are_patched_where_the_index_says(half, tmp_path):
 
 
 def test_every_form_of_the_weights_is_edited(half, tmp_path):
-    """An unedited ``.fp16.`` beside the edited file would be loaded by `variant="fp16"`, and nothing would be forgotten."""
+    """An unedited ``.fp16.`` beside the edited file would be loaded by `variant="fp16"`: nothing would be forgotten."""
     tensors = load((half / WEIGHTS).read_bytes())
     (half / "text_encoder" / "model.fp16.safetensors").write_bytes(save(tensors))
     other = {key: tensor.float() + 1 for key, tensor in tensors.items()}
@@ -142,11 +142,13 @@ def test_every_form_of_the_weights_is_edited(half, tmp_path):
     stored = patched(half, tmp_path / "edited", {("text_encoder", FC2): wanted})["text_encoder", FC2]
     assert stored.site.file == WEIGHTS                                # what loaders read by default
     key = "text_model." + FC2
-    found = {p.site.file.split(".")[1]: load((tmp_path / "edited" / p.site.file).read_bytes())[key] for p in (stored, *stored.also)}
+    found = {part.site.file.split(".")[1]: load((tmp_path / "edited" / part.site.file).read_bytes())[key]
+             for part in (stored, *stored.also)}
     assert torch.equal(found["safetensors"], wanted.half())
     assert torch.equal(found["fp16"], wanted.half())
     change = wanted - tensors[key].double()
-    torch.testing.assert_close(found["non_ema"].double(), other[key].double() + change)    # the same change to other values
+    # The same change to other values.
+    torch.testing.assert_close(found["non_ema"].double(), other[key].double() + change)
 
 
 @pytest.mark.parametrize(("weight", "code"), [
@@ -167,7 +169,8 @@ def test_the_largest_half_is_not_an_overflow(half, tmp_path):
 def test_one_tensor_under_two_names_is_refused(half, tmp_path):
     weight = weight_of(half).double()
     with pytest.raises(EditError) as error:
-        patched(half, tmp_path / "edited", {("text_encoder", FC2): weight, ("text_encoder", "text_model." + FC2): weight})
+        patched(half, tmp_path / "edited",
+                {("text_encoder", FC2): weight, ("text_encoder", "text_model." + FC2): weight})
     assert error.value.code == "edit.twice"
 
 
@@ -180,15 +183,15 @@ def test_a_quantised_tensor_is_refused(half, tmp_path):
     assert error.value.code == "model.dtype"
 
 
-# --- rounding -------------------------------------------------------------------------------------------------------------------
+# --- rounding ---------------------------------------------------------------------------------------------------------
 
 finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-65000, max_value=65000)
 
 
 @settings(max_examples=500, deadline=None)
 @given(values=st.lists(st.one_of(finite, st.floats(-1e-4, 1e-4), st.builds(
-    lambda n, e, sign: (1 + n * 2.0**-11) + sign * 2.0**-e, st.integers(0, 2047), st.integers(25, 52), st.sampled_from([1, -1]))),
-    min_size=1))
+    lambda n, e, sign: (1 + n * 2.0**-11) + sign * 2.0**-e, st.integers(0, 2047), st.integers(25, 52),
+    st.sampled_from([1, -1]))), min_size=1))
 @example([1 + 2**-11 + 2**-40])
 @example([1 + 2**-11 - 2**-40])                                       # the other side of the tie
 @example([-1 - 2**-11 + 2**-40])
@@ -214,12 +217,12 @@ def test_bfloat16_is_the_nearest(value):
     found = checkpoint.round_to(torch.tensor([value], dtype=torch.float64), torch.bfloat16)
     bits = found.view(torch.int16)
     if abs(value) < 1e-37:
-        return                                                        # next to zero the neighbours' bits are not bits ± 1
+        return  # next to zero the neighbours' bits are not bits ± 1
     near = torch.cat([bits - 1, bits, bits + 1]).view(torch.bfloat16).double()
     assert abs(found.item() - value) == (near - value).abs().min().item()
 
 
-# --- where a tensor lies ----------------------------------------------------------------------------------------------------------
+# --- where a tensor lies ----------------------------------------------------------------------------------------------
 
 def test_every_site_is_where_the_safetensors_library_finds_it(folder):
     for component, file in (("text_encoder", WEIGHTS), ("unet", "unet/diffusion_pytorch_model.safetensors")):
@@ -249,7 +252,8 @@ def test_an_ambiguous_or_unknown_name_is_refused(half):
     assert "text_model.encoder.layers.1.mlp.fc2.weight" in error.value.hint
 
 
-@pytest.mark.parametrize("name", ["../../model.safetensors", "/etc/passwd.safetensors", "a/b.safetensors", "..\\x.safetensors", "x.bin"])
+@pytest.mark.parametrize("name", [
+    "../../model.safetensors", "/etc/passwd.safetensors", "a/b.safetensors", "..\\x.safetensors", "x.bin"])
 def test_shard_names_that_lead_elsewhere_are_refused(half, name):
     shard(half / WEIGHTS)
     index = half / f"{WEIGHTS}.index.json"
@@ -275,7 +279,7 @@ def test_shards_that_are_missing_or_unnamed_are_refused(half):
         checkpoint.resolve(half)
 
 
-# --- damaged files ----------------------------------------------------------------------------------------------------------------
+# --- damaged files ----------------------------------------------------------------------------------------------------
 
 def tensor_file(entries: object, data: bytes = b"\0" * 16, length: int | None = None) -> bytes:
     header = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
@@ -323,7 +327,8 @@ def test_damaged_weights_are_named(half, fault):
 
 
 def test_the_same_builder_makes_files_that_are_accepted(tmp_path):
-    (tmp_path / "x.safetensors").write_bytes(tensor_file({"b": entry(8, 16), "a": entry(0, 8), "empty": entry(8, 8, (0, 3))}))
+    entries = {"b": entry(8, 16), "a": entry(0, 8), "empty": entry(8, 8, (0, 3))}
+    (tmp_path / "x.safetensors").write_bytes(tensor_file(entries))
     sites = tensorfile.read_header(tmp_path, "x.safetensors")
     assert {key: site.end - site.start for key, site in sites.items()} == {"a": 8, "b": 8, "empty": 0}
     assert checkpoint.read_tensor(tmp_path, sites["empty"]).shape == (0, 3)
@@ -344,7 +349,7 @@ def test_no_damage_raises_anything_but_a_model_error(tmp_path_factory, cuts):
     assert sum(site.end - site.start for site in sites.values()) <= 16
 
 
-# --- what is a model --------------------------------------------------------------------------------------------------------------
+# --- what is a model --------------------------------------------------------------------------------------------------
 
 def refused(model) -> ModelError:
     with pytest.raises(ModelError) as error:
@@ -356,8 +361,9 @@ def test_the_digest_covers_what_makes_up_the_model(half):
     base = checkpoint.resolve(half)
     assert (base.id, base.revision, base.folder) == (str(half), None, half)
     digest = base.digest
-    for extra in (".git/config", ".cache/x.json", "picture.png", "recipe.toml", "forget.report.json", "forget.provenance.json",
-                  "v1-5-pruned.safetensors", "v1-5.ckpt", "unet/diffusion_pytorch_model.bin", "unet/openvino_model.xml"):
+    for extra in (".git/config", ".cache/x.json", "picture.png", "recipe.toml", "forget.report.json",
+                  "forget.provenance.json", "v1-5-pruned.safetensors", "v1-5.ckpt",
+                  "unet/diffusion_pytorch_model.bin", "unet/openvino_model.xml"):
         (half / extra).parent.mkdir(exist_ok=True)
         (half / extra).write_bytes(b"x")
     assert checkpoint.resolve(half).digest == digest
@@ -423,7 +429,7 @@ def test_a_near_name_is_suggested(tmp_path, monkeypatch, half):
     assert refused("./nowhere").code == "model.not-found"
 
 
-# --- the hub ----------------------------------------------------------------------------------------------------------------------
+# --- the hub ----------------------------------------------------------------------------------------------------------
 
 COMMIT = "a" * 40
 
@@ -502,14 +508,15 @@ def test_nothing_is_downloaded_unless_allowed(half, hub_cache, monkeypatch):
 
 
 @pytest.mark.parametrize(("fault", "code"), [
-    ("GatedRepoError", "model.gated"), ("RepositoryNotFoundError", "model.not-found"), ("RevisionNotFoundError", "model.not-found")])
+    ("GatedRepoError", "model.gated"), ("RepositoryNotFoundError", "model.not-found"),
+    ("RevisionNotFoundError", "model.not-found")])
 def test_what_the_hub_says_is_passed_on(hub_cache, monkeypatch, fault, code):
     import huggingface_hub
 
     error_class = getattr(huggingface_hub.errors, fault)
 
     def refuse(*args, **kwargs):
-        raise error_class.__new__(error_class)                        # its constructor wants an HTTP response, by version
+        raise error_class.__new__(error_class)  # its constructor wants an HTTP response, by version
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     assert refused("org/name@v1").code == code

@@ -1,4 +1,4 @@
-"""Claims: an edited folder says what was done to it; the check finds every difference from that, and never fails by itself."""
+"""Claims: an edited folder says what was done to it; the check finds every difference, and never fails by itself."""
 from __future__ import annotations
 
 import copy
@@ -45,11 +45,13 @@ def apply(base: Path, output: Path, *, force: bool = False, before_writing=lambd
     weights = {}
     for key in (("text_encoder", FC2), ("text_encoder", "final_layer_norm.bias")):
         weight = checkpoint.read_tensor(resolved.folder, checkpoint.locate(resolved.folder, *key)).double()
-        weights[key] = weight + 0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        generator = torch.Generator().manual_seed(1)
+        weights[key] = weight + 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     with store.publishing(output, force=force) as staging:
         stored = checkpoint.patch(resolved, staging, weights)
         before_writing(staging)
-        provenance.write(staging, base=resolved, recipe_bytes=RECIPE, method="nullspace", parameters={"edit": {"sites": (1,)}},
+        provenance.write(staging, base=resolved, recipe_bytes=RECIPE, method="nullspace",
+                         parameters={"edit": {"sites": (1,)}},
                          stored=stored, materials=[{"name": "k0/encoder.layers.1", "sha256": "0" * 64}],
                          report={"sites": [{"rcond": float("nan"), "null_dim": 3}]}, run_details=run_details)
     return output
@@ -73,7 +75,7 @@ def site(folder: Path) -> checkpoint.TensorSite:
     return checkpoint.locate(folder, "text_encoder", FC2)
 
 
-# --- a good folder --------------------------------------------------------------------------------------------------------------
+# --- a good folder ----------------------------------------------------------------------------------------------------
 
 def test_an_edited_folder_is_proved_whole(edited, base):
     verdict = provenance.verify(edited)                               # finds the base by the manifest
@@ -111,7 +113,7 @@ def test_the_manifest_says_what_was_done(edited, base):
 
 
 def test_the_manifest_has_the_standards_shape(edited):
-    """Field names and values by hand from in-toto Statement v1 and SLSA provenance v1, not from our own model of them."""
+    """Names and values by hand from in-toto Statement v1 and SLSA provenance v1, not from our own model of them."""
     statement = json.loads((edited / "forget.provenance.json").read_text())
     assert set(statement) == {"_type", "subject", "predicateType", "predicate"}
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
@@ -124,8 +126,9 @@ def test_the_manifest_has_the_standards_shape(edited):
 
 
 def test_a_repeated_run_gives_the_same_build_definition(base, tmp_path):
-    first, second = (json.loads((apply(base, tmp_path / name, startedOn=f"2026-01-0{name}T00:00:00Z", versions={"torch": name})
-                                 / provenance.MANIFEST).read_text()) for name in ("1", "2"))
+    outputs = [apply(base, tmp_path / day, startedOn=f"2026-01-0{day}T00:00:00Z", versions={"torch": day})
+               for day in "12"]
+    first, second = (json.loads((output / provenance.MANIFEST).read_text()) for output in outputs)
     assert first["predicate"]["runDetails"] != second["predicate"]["runDetails"]
     assert first["subject"] == second["subject"]
     assert first["predicate"]["buildDefinition"] == second["predicate"]["buildDefinition"]
@@ -139,17 +142,18 @@ def test_an_edited_folder_can_be_edited_again(edited, tmp_path):
 
 def test_a_new_model_card_is_forgets_own_but_nothing_else_may_be_replaced(base, tmp_path):
     (base / "README.md").write_text("the base's card")
-    with_card = apply(base, tmp_path / "card", before_writing=lambda staging: (staging / "README.md").write_text("a new card"))
+    with_card = apply(base, tmp_path / "card", before_writing=lambda staging: (staging / "README.md").write_text("new"))
     assert problems_of(with_card) == {}
     assert "README.md" in provenance.load(with_card).written
-    for spoil in (lambda staging: flip(staging / "unet" / "config.json", 3), lambda staging: (staging / "vae" / "config.json").unlink()):
+    for spoil in (lambda staging: flip(staging / "unet" / "config.json", 3),
+                  lambda staging: (staging / "vae" / "config.json").unlink()):
         with pytest.raises(OutputError) as error:
             apply(base, tmp_path / "spoilt", before_writing=spoil)
         assert error.value.code == "output.not-the-base"
         assert not (tmp_path / "spoilt").exists()
 
 
-# --- each kind of difference --------------------------------------------------------------------------------------------------------
+# --- each kind of difference ------------------------------------------------------------------------------------------
 
 def test_one_flipped_byte_in_any_file_is_found(edited):
     for path in store.walk_files(edited):
@@ -266,7 +270,7 @@ def test_odd_files_do_not_stop_the_check(edited):
     assert found.keys() >= {"pipe", "vae/config.json", "dangling", "\\xff.json"}
 
 
-# --- no or bad manifest -------------------------------------------------------------------------------------------------------------
+# --- no or bad manifest -----------------------------------------------------------------------------------------------
 
 def test_a_folder_that_forget_did_not_make(base, tmp_path):
     with pytest.raises(ModelError) as error:
@@ -311,7 +315,8 @@ def test_no_manifest_makes_the_check_fail(edited, data):
     owner = statement
     for key in above:
         owner = owner[key]
-    owner[last] = data.draw(st.sampled_from([None, -1, 10**30, "", "x", "0" * 64, [], {}, [{}], True, 1.5, "a/b", "\ud800"]))
+    anything = [None, -1, 10**30, "", "x", "0" * 64, [], {}, [{}], True, 1.5, "a/b", "\ud800"]
+    owner[last] = data.draw(st.sampled_from(anything))
     try:
         path.write_text(json.dumps(statement))
         problems_of(edited)
@@ -319,9 +324,10 @@ def test_no_manifest_makes_the_check_fail(edited, data):
         path.write_bytes(kept)
 
 
-# --- the whole way, with faults -----------------------------------------------------------------------------------------------------
+# --- the whole way, with faults ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("fault", [lambda: OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt], ids=["full", "Ctrl-C"])
+@pytest.mark.parametrize("fault", [
+    lambda: OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt], ids=["full", "Ctrl-C"])
 def test_an_edited_folder_is_old_or_complete_whatever_fails(base, tmp_path, fault):
     place = tmp_path / "out"
     output = place / "edited"

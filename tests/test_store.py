@@ -55,7 +55,7 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-# --- single files -------------------------------------------------------------------------------------------------------------
+# --- single files -----------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize(("mask", "wanted"), [(0o022, 0o644), (0o027, 0o640), (0o000, 0o666)])
 def test_files_have_the_mode_that_the_umask_gives(tmp_path, mask, wanted):
@@ -116,7 +116,7 @@ def test_a_write_in_place_would_be_caught(tmp_path):
     assert path.read_bytes() not in (b"old" * 100, b"new" * 200)
 
 
-# --- folders ------------------------------------------------------------------------------------------------------------------
+# --- folders ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "no-exchange"])
 @pytest.mark.parametrize("after", [False, True], ids=["instead", "after"])
@@ -185,7 +185,8 @@ def test_a_full_disk_within_the_block_is_a_full_disk(tmp_path):
 
 
 def test_other_faults_within_the_block_pass_unchanged(tmp_path):
-    for fault in (PermissionError(errno.EACCES, "Permission denied", "/elsewhere"), FileNotFoundError(2, "none"), ValueError("x")):
+    for fault in (PermissionError(errno.EACCES, "Permission denied", "/elsewhere"), FileNotFoundError(2, "none"),
+                  ValueError("x")):
         with pytest.raises(type(fault)) as error, store.publishing(tmp_path / "edited", force=False):
             raise fault
         assert error.value is fault
@@ -266,7 +267,7 @@ def test_a_link_stays_a_link(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "seteuid"), reason="needs POSIX users")
 def test_no_permission_is_said_before_the_work():
-    place = Path(tempfile.mkdtemp())                                  # pytest's own folders are closed to other users altogether
+    place = Path(tempfile.mkdtemp())  # pytest's own folders are closed to other users altogether
     fill(place / "old", OLD)
     place.chmod(0o555)
     user = os.geteuid()
@@ -287,7 +288,7 @@ def test_a_parent_that_is_a_file_is_said_in_one_line(tmp_path):
     assert refuse(tmp_path / "file" / "edited", force=False).code == "output.failed"
 
 
-# --- processes ----------------------------------------------------------------------------------------------------------------
+# --- processes --------------------------------------------------------------------------------------------------------
 
 SLOW_RUN = """
     import sys, time
@@ -367,7 +368,7 @@ def test_two_runs_of_one_process_leave_each_other_alone_even_without_locks(tmp_p
     monkeypatch.setattr(store, "fcntl", None)                         # as on Windows
     with store.publishing(tmp_path / "edited", force=True) as staging:
         fill(staging, OLD)
-        publish(tmp_path / "edited")                                  # must not take the first one's folder for a dead run's
+        publish(tmp_path / "edited")  # must not take the first one's folder for a dead run's
     assert tree(tmp_path / "edited") == OLD
 
 
@@ -394,6 +395,7 @@ def test_walk_follows_links_and_ends(tmp_path):
 
 
 def test_no_torch():
-    code = "import sys, forgetcli.store, forgetcli.checkpoint, forgetcli.provenance, forgetcli.cache; print('torch' in sys.modules)"
+    modules = ", ".join(f"forgetcli.{name}" for name in ("store", "checkpoint", "provenance", "cache"))
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

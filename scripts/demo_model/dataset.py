@@ -43,6 +43,8 @@ if __name__ == "__main__":
                       "judge-test": (THINGS, JUDGE_SETS, 6, 4, 1.5),                     # same drawings, new augmentation
                       "judge-test-hands": (THINGS, MODEL_SETS, 4, 5, 1.0)}}[args.use]   # other drawings
     for name, job in jobs.items():
+        if (args.work / f"{name}.npy").exists():                      # goes on where it was cut short
+            continue
         pictures = render(args.packages, *job)
         np.save(args.work / f"{name}.npy", pictures)
         print(name, pictures.shape, f"{pictures.nbytes / 1e6:.0f} MB", flush=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import time
 from pathlib import Path
 
@@ -65,29 +66,33 @@ def warm_up(text, examples, seconds: float) -> None:
     optimiser = torch.optim.AdamW([*text.parameters(), *heads[0].parameters(), *heads[1].parameters()], lr=5e-4)
     start = time.time()
     while time.time() - start < seconds:
-        ids, _, things, styles = examples.batch(64, 0 + 1, drop=0.0)
+        ids, _, things, styles = examples.batch(64, 1, drop=0.0)
         pooled = text(ids).pooler_output
         loss = F.cross_entropy(heads[0](pooled), things) + F.cross_entropy(heads[1](pooled), styles)
         optimiser.zero_grad(), loss.backward(), optimiser.step()
     print(f"warm-up loss {loss.item():.3f}", flush=True)
 
 
-def main(work: Path, minutes: float, captions: int, draws: int, lr: float) -> None:
+def main(work: Path, minutes: float, captions: int, draws: int, lr: float, start_from_unet: bool) -> None:
     torch.manual_seed(0)
     folder = work / "tokenizer"
     tokenizer = CLIPTokenizer.from_pretrained(folder) if (folder / "vocab.json").exists() else train_tokenizer(folder)
-    import json
     scaling = json.loads((work / "vae/config.json").read_text())["scaling_factor"]
     text, unet = build(tokenizer)
     scheduler = DDIMScheduler(**SCHEDULER)
     state, elapsed, step = work / "denoiser.pt", 0.0, 0
     examples = Examples(work, tokenizer, scaling, seed=int(time.time()) if state.exists() else 0)
     model = torch.nn.ModuleDict({"text": text, "unet": unet})
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for p in model.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW([{"params": decay, "weight_decay": 1e-2}, {"params": plain, "weight_decay": 0.0}],
-                                  lr=lr, betas=(0.9, 0.99))
-    if state.exists():
+    # The text encoder learns eight times slower. At the UNet's rate the early, aimless gradients of the UNet undid the
+    # warm-up: a linear probe found the object in 0.55 of captions after 3,000 steps, and the pictures showed none.
+    optimiser = torch.optim.AdamW([{"params": unet.parameters(), "rate": lr}, {"params": text.parameters(), "rate": lr / 8}],
+                                  betas=(0.9, 0.99), weight_decay=1e-3)
+    if state.exists() and start_from_unet:
+        unet.load_state_dict({k.removeprefix("unet."): v for k, v in torch.load(state, weights_only=True)["model"].items()
+                              if k.startswith("unet.")})
+        warm_up(text, examples, 75)
+        average = copy.deepcopy(model)
+    elif state.exists():
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"]), optimiser.load_state_dict(saved["optimiser"])
         elapsed, step = saved["elapsed"], saved["step"]
@@ -110,7 +115,7 @@ def main(work: Path, minutes: float, captions: int, draws: int, lr: float) -> No
     while (spent := elapsed + time.time() - start) < minutes * 60:
         progress = spent / (minutes * 60)
         for group in optimiser.param_groups:                          # warm-up, flat, then down to nothing in the last third
-            group["lr"] = lr * min(1, (step + 1) / 200) * (min(1.0, (1 - progress) / 0.4) + 0.005)
+            group["lr"] = group["rate"] * min(1, (step + 1) / 200) * (min(1.0, (1 - progress) / 0.4) + 0.005)
         ids, latents, _, _ = examples.batch(captions, draws)
         context = text(ids).last_hidden_state.repeat_interleave(draws, 0)      # (captions·draws, 24, 192)
         t = (1000 * torch.rand(len(latents)) ** 0.75).long().clamp(0, 999)
@@ -140,5 +145,6 @@ if __name__ == "__main__":
     parser.add_argument("--captions", type=int, default=16)
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--lr", type=float, default=8e-4)
+    parser.add_argument("--start-from-unet", action="store_true", help="keep the UNet, begin anew with the text encoder")
     args = parser.parse_args()
-    main(args.work, args.minutes, args.captions, args.draws, args.lr)
+    main(args.work, args.minutes, args.captions, args.draws, args.lr, args.start_from_unet)

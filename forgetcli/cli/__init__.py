@@ -1,0 +1,29 @@
+"""The command line: a command is parse → one call → print. Nothing is computed here, nothing printed elsewhere."""
+from __future__ import annotations
+
+import sys
+
+from forgetcli.cli import errors, signals, stdout
+from forgetcli.cli.app import app
+
+
+def main() -> int:
+    """Run ``forget`` with the process's arguments; the exit code.
+
+    0 done, 1 a negative verdict, 2 could not, 130 and 143 interrupted.
+    """
+    stdout.ensure()
+    signals.install()
+    try:
+        code = app(prog_name="forget", standalone_mode=False)
+        sys.stdout.flush()
+        code = code if isinstance(code, int) else 0
+    except SystemExit as leaving:
+        # typer leaves with 1 when the reader of its help has gone: the reader's choice, not a verdict
+        code = 0 if leaving.code in (None, 1) else leaving.code
+    except BaseException as error:  # noqa: BLE001                 the one place where errors become lines
+        code = errors.report(error) if signals.received is None else errors.COULD_NOT
+    if signals.received is not None:
+        code = errors.report_signal(signals.received)
+    stdout.close()
+    return code

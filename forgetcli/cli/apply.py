@@ -1,0 +1,88 @@
+"""``forget apply``."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forgetcli.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    ForceFlag,
+    JsonFlag,
+    ModelOption,
+    QuietFlag,
+    RecipeName,
+    SetOption,
+)
+from forgetcli.cli.sink import Sink
+
+Output = Annotated[
+    Path, typer.Option("--output", "-o", envvar="FORGET_APPLY_OUTPUT", help="Folder for the edited model.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", envvar="FORGET_DRY_RUN", help="Say what would be done; write nothing.")
+]
+
+
+def apply(
+    recipe: RecipeName,
+    model: ModelOption = None,
+    output: Output = Path("edited"),
+    set_: SetOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    force: ForceFlag = False,
+    dry_run: DryRun = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Edit a model as RECIPE says, and write it with its provenance.
+
+    \b
+    Examples:
+      forget apply art_styles
+      forget apply my.toml --model path/to/sd-folder -o edited-sd
+      forget apply art_styles --set refine.steps=20 --force
+      forget apply art_styles --dry-run --json
+    """
+    from forgetcli import recipe as recipes
+
+    sink = Sink("apply", json=json, quiet=quiet)
+    loaded = recipes.load(recipe, set_ or ())
+    for warning in loaded.warnings:
+        sink.remark(warning, title="warning")
+    if dry_run:
+        _plan(loaded, model, output, sink)
+        return
+    with sink.observer() as observer:
+        from forgetcli import pipeline
+
+        result = pipeline.apply(
+            loaded,
+            model=model,
+            output=output,
+            device=device,
+            dtype=dtype.value if dtype else None,
+            force=force,
+            observer=observer,
+        )
+    data = result.as_dict()
+    sink.result(data, human=lambda: _shown(data), quiet=output)
+    sink.remark(f'forget generate "starry night" --model {output} --compare-base', title="next")
+
+
+def _plan(recipe, model: str | None, output: Path, sink: Sink) -> None:
+    from forgetcli import pipeline
+    from forgetcli.cli.tables import facts
+
+    data = pipeline.plan(recipe, model=model).as_dict()
+    sink.result(data, human=lambda: facts({**data, "seconds": data["seconds"]["total"]}), quiet=output)
+
+
+def _shown(data: dict) -> list:
+    from forgetcli.cli.tables import facts, sites
+
+    rest = {key: data[key] for key in ("output", "check", "cache") if data.get(key)}
+    return [sites(data["sites"]), facts({**rest, "seconds": data["seconds"]["total"]})]

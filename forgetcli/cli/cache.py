@@ -1,0 +1,156 @@
+"""``forget cache``."""
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from forgetcli.cli.options import JsonFlag, QuietFlag, show_help
+from forgetcli.cli.sink import Sink
+from forgetcli.errors import ForgetError
+
+app = typer.Typer(
+    help="Second moments kept on disk, so that a second edit of the same model is quick.", invoke_without_command=True
+)
+app.callback()(show_help)
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def _size(text: str) -> int:
+    """Bytes in ``500MB``, ``2GiB``, ``1000``."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise ForgetError("usage", f"--max-size '{text}' is not a size", "write 500MB or 2GiB")
+    return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
+
+
+@app.command("dir")
+def show_folder(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
+    """Print the cache's folder; FORGET_CACHE_DIR sets it.
+
+    \b
+    Example:
+      rm -r "$(forget cache dir)"
+    """
+    from forgetcli.cache import default_folder
+
+    folder = default_folder()
+    Sink("cache dir", json=json, quiet=quiet).result({"path": str(folder)}, human=lambda: str(folder), quiet=folder)
+
+
+@app.command("ls")
+def list_entries(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
+    """List what is in the cache, least recently used first.
+
+    \b
+    Example:
+      forget cache ls
+    """
+    from forgetcli.cache import MomentCache
+
+    cache = MomentCache()
+    entries = cache.entries()
+    data = {
+        "path": str(cache.folder),
+        "bytes": sum(entry.bytes for entry in entries),
+        "entries": [_as_dict(entry) for entry in entries],
+    }
+    Sink("cache ls", json=json, quiet=quiet).result(
+        data,
+        human=lambda: _shown(entries, data),
+        quiet=[cache.bucket / f"{entry.key}.safetensors" for entry in entries],
+    )
+
+
+@app.command("prune")
+def prune(
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            "--older-than",
+            metavar="DAYS",
+            min=0,
+            envvar="FORGET_OLDER_THAN",
+            show_default=False,
+            help="Not used for so many days.",
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-size",
+            metavar="SIZE",
+            envvar="FORGET_MAX_SIZE",
+            show_default=False,
+            help="The least recently used, until the rest is no larger: 500MB, 2GiB.",
+        ),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", envvar="FORGET_ALL", help="Everything, of older versions too.")
+    ] = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Delete entries of the cache. They are computed again when they are needed.
+
+    \b
+    Examples:
+      forget cache prune --older-than 30
+      forget cache prune --max-size 2GiB
+      forget cache prune --all
+    """
+    from forgetcli.cache import MomentCache
+
+    if older_than is None and max_size is None and not everything:
+        raise ForgetError("usage", "nothing says what to delete", "use --older-than DAYS, --max-size SIZE or --all")
+    limit = _size(max_size) if max_size is not None else None
+    cache = MomentCache()
+    gone = cache.prune(older_than_days=older_than, max_bytes=limit, everything=everything)
+    data = {
+        "path": str(cache.folder),
+        "bytes": sum(entry.bytes for entry in gone),
+        "pruned": [_as_dict(entry) for entry in gone],
+    }
+    Sink("cache prune", json=json, quiet=quiet).result(
+        data,
+        human=lambda: f"{len(gone)} entries deleted, {_in_words(data['bytes'])} freed",
+        quiet=[entry.key for entry in gone],
+    )
+
+
+def _as_dict(entry) -> dict:
+    return {
+        "key": entry.key,
+        "bytes": entry.bytes,
+        "modified": entry.modified,
+        "model": entry.model,
+        "prompts": entry.prompts,
+    }
+
+
+def _shown(entries: list, data: dict) -> list:
+    from forgetcli.cli.tables import table
+
+    rows = (
+        [
+            entry.key[:12],
+            _in_words(entry.bytes),
+            datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M"),
+            entry.model or "–",
+            "–" if entry.prompts is None else entry.prompts,
+        ]
+        for entry in entries
+    )
+    shown = [table(("key", ">size", "last used", "model", ">prompts"), rows)] if entries else []
+    return [*shown, f"{len(entries)} entries, {_in_words(data['bytes'])} in {data['path']}"]
+
+
+def _in_words(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,46 @@
+"""``forget demo``."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag
+from forgetcli.cli.sink import Sink
+
+Output = Annotated[Path, typer.Option("--output", "-o", envvar="FORGET_DEMO_OUTPUT", help="Folder for all of it.")]
+Recipe = Annotated[
+    str, typer.Option("--recipe", envvar="FORGET_RECIPE", help="A recipe file, or a bundled recipe's name.")
+]
+
+
+def demo(
+    output: Output = Path("demo"),
+    recipe: Recipe = "art_styles",
+    device: DeviceOption = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """The whole story on the embedded model, in a few minutes: edit, draw before and after, score, report.
+
+    \b
+    Examples:
+      forget demo
+      forget demo --recipe objects -o demo-objects
+    """
+    sink = Sink("demo", json=json, quiet=quiet)
+    with sink.observer() as observer:
+        from forgetcli.demo import story
+
+        result = story.run(output, recipe=recipe, device=device, observer=observer)
+    sink.result(result.as_dict(), human=lambda: _shown(result), quiet=result.report)
+
+
+def _shown(result) -> list:
+    from forgetcli.cli.tables import facts, shares
+
+    return [
+        *shares(result.evaluation.as_dict()),
+        facts({"report": result.report, "grid": result.grid, "edited model": result.edited}),
+    ]

@@ -1,0 +1,111 @@
+"""One map from exceptions to the error line, its hint and the exit code."""
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from dataclasses import dataclass
+
+import typer
+
+from forgetcli.cli import stdout
+from forgetcli.errors import ForgetError, RecipeError
+
+COULD_NOT = 2
+_DEBUG_HINT = "set FORGET_DEBUG=1 for the traceback, and report it with the output of: forget env"
+
+
+@dataclass(frozen=True)
+class ErrorLine:
+    """What is printed of one fault: ``error[code]: message`` and ``hint: hint``."""
+
+    code: str
+    message: str
+    hint: str = ""
+
+
+def debugging() -> bool:
+    return os.environ.get("FORGET_DEBUG", "") not in ("", "0")
+
+
+def report(error: BaseException) -> int:
+    """Say on stderr what stopped the command; the exit code."""
+    if isinstance(error, BrokenPipeError):
+        stdout.discard()
+        return 0
+    if debugging():
+        traceback.print_exception(error)
+    for line in lines_of(error):
+        print_line(line)
+    return COULD_NOT
+
+
+def report_signal(number: int) -> int:
+    """Say that a signal ended the command; the exit code, as shells have it."""
+    how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+    print_line(ErrorLine("interrupted", f"stopped by {how}; nothing is left half-written"))
+    return 128 + number
+
+
+def lines_of(error: BaseException) -> list[ErrorLine]:
+    """The faults behind an exception, in order; never none."""
+    match error:
+        case RecipeError():
+            return [ErrorLine(fault.code, fault.message, fault.hint) for fault in error.problems]
+        case ForgetError():
+            return [ErrorLine(error.code, error.message, error.hint)]
+        case MemoryError():
+            return [_memory("there is not enough memory")]
+        case OSError():
+            return [_system(error)]
+    if _is_usage(error):
+        return [_usage(error)]
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return [_memory(str(error).split(". ")[0])]
+    if isinstance(error, typer.Abort | KeyboardInterrupt | EOFError):
+        return [ErrorLine("interrupted", "stopped before it was done; nothing is left half-written")]
+    return [ErrorLine("internal", f"{type(error).__name__}: {error}", _DEBUG_HINT)]
+
+
+def print_line(line: ErrorLine) -> None:
+    """One error line and its hint on stderr; colour on a terminal only. A closed stderr is no further error."""
+    try:
+        typer.echo(typer.style(f"error[{line.code}]:", fg="red", bold=True) + f" {one_line(line.message)}", err=True)
+        if line.hint:
+            typer.echo(typer.style("hint:", bold=True) + f" {one_line(line.hint)}", err=True)
+    except OSError:
+        stdout.discard(sys.stderr)
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks and control characters, which could also drive the terminal."""
+    flat = " ".join(text.split())
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in flat)
+
+
+def _is_usage(error: BaseException) -> bool:
+    # not all the versions of typer that we take have a public name for usage errors; all have format_message
+    return hasattr(error, "format_message") and hasattr(error, "exit_code")
+
+
+def _usage(error: BaseException) -> ErrorLine:
+    message = one_line(error.format_message()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "forget"
+    return ErrorLine("usage", message[:1].lower() + message[1:], f"see {command} --help")
+
+
+def _memory(message: str) -> ErrorLine:
+    return ErrorLine("memory", message, "use smaller batches (--batch, or --set refine.batch=4), or another --device")
+
+
+def _system(error: OSError) -> ErrorLine:
+    where = f"{error.filename}: " if error.filename else ""
+    reason = (error.strerror or str(error) or type(error).__name__).lower()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ErrorLine("output.disk-full", f"{where}{reason}", "free some space, or choose another place with -o")
+    if isinstance(error, PermissionError):
+        return ErrorLine("permission", f"{where}{reason}", "check who owns it, or choose another place with -o")
+    return ErrorLine("io", f"{where}{reason}")

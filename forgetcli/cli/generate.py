@@ -1,0 +1,112 @@
+"""``forget generate``."""
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag, SeedOption, StepsOption
+from forgetcli.cli.sink import Sink
+from forgetcli.errors import ForgetError
+
+Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT…", help="What to draw.", show_default=False)]
+PromptsFile = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        "-p",
+        metavar="FILE",
+        envvar="FORGET_PROMPTS",
+        show_default=False,
+        help="A text file of prompts, one a line, # comments; - for stdin.",
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", envvar="FORGET_MODEL", help="demo, an edited folder, a diffusers folder or a hub id."
+    ),
+]
+Count = Annotated[int, typer.Option("--count", "-n", min=1, envvar="FORGET_COUNT", help="Pictures for each prompt.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", envvar="FORGET_GUIDANCE", show_default="by model", help="Classifier-free guidance."),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", envvar="FORGET_GENERATE_OUTPUT", help="Folder for the pictures.")
+]
+Grid = Annotated[bool, typer.Option("--grid", envvar="FORGET_GRID", help="Also write grid.png, a row for each prompt.")]
+CompareBase = Annotated[
+    bool,
+    typer.Option(
+        "--compare-base", envvar="FORGET_COMPARE_BASE", help="Also draw with the unedited model, at the same seeds."
+    ),
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, envvar="FORGET_BATCH", help="Pictures at a time.")]
+
+
+def generate(
+    prompts: Prompts = None,
+    prompts_file: PromptsFile = None,
+    model: Model = "demo",
+    count: Count = 1,
+    seed: SeedOption = 0,
+    steps: StepsOption = 20,
+    guidance: Guidance = None,
+    output: Output = Path("images"),
+    grid: Grid = False,
+    compare_base: CompareBase = False,
+    batch: Batch = 8,
+    device: DeviceOption = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Draw pictures. What is there already, drawn by the same model and settings, is kept.
+
+    \b
+    Examples:
+      forget generate "starry night" "a cat" --model edited --compare-base
+      forget generate "a dog" -n 4 --seed 7 --grid -o dogs
+      forget generate --prompts prompts.txt
+      echo "a monet painting of a cat" | forget generate -p - --json
+    """
+    sink = Sink("generate", json=json, quiet=quiet)
+    wanted = [*(prompts or ()), *_read(prompts_file)]
+    if not wanted:
+        raise ForgetError("usage", "there is nothing to draw", "give a prompt, or a file of them with --prompts")
+    with sink.observer() as observer:
+        from forgetcli import generation
+
+        result = generation.generate(
+            wanted,
+            model=model,
+            count=count,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            output=output,
+            grid=grid,
+            compare_base=compare_base,
+            device=device,
+            batch=batch,
+            observer=observer,
+        )
+    if result.reused:
+        sink.remark(f"{result.reused} of the pictures were there already")
+    shown = [str(path) for path in ([result.grid] if result.grid else [])] + [
+        str(image.path) for image in result.images
+    ]
+    sink.result(
+        result.as_dict(), human=lambda: "\n".join(shown), quiet=result.grid or [image.path for image in result.images]
+    )
+
+
+def _read(file: str | None) -> list[str]:
+    if file is None:
+        return []
+    from forgetcli import prompt_files
+
+    found = prompt_files.read_stream(sys.stdin.buffer) if file == "-" else prompt_files.read(Path(file))
+    return [prompt for _, prompt in found]

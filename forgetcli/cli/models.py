@@ -1,0 +1,30 @@
+"""``forget models``."""
+from __future__ import annotations
+
+from forgetcli.cli.options import JsonFlag, QuietFlag
+from forgetcli.cli.sink import Sink
+
+
+def models(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
+    """List the models that --model can name: the embedded one, and those edited in this folder.
+
+    Any diffusers folder, and any id of the model hub, will do as well.
+
+    \b
+    Example:
+      forget models
+    """
+    from forgetcli import models as families
+    from forgetcli.cli.tables import table
+
+    known = families.known()
+    data = {
+        "models": [
+            {"name": m.name, "family": m.family, "path": str(m.path), "description": m.description} for m in known
+        ]
+    }
+    Sink("models", json=json, quiet=quiet).result(
+        data,
+        human=lambda: table(("name", "family", "description"), ([m.name, m.family, m.description] for m in known)),
+        quiet=[m.path for m in known],
+    )

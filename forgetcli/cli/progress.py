@@ -1,0 +1,171 @@
+"""How work shows on stderr: bars on a terminal, a line every few seconds elsewhere; and silence for other libraries."""
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from forgetcli.cli.errors import debugging, one_line
+from forgetcli.progress import Observer
+
+SECONDS_BETWEEN_LINES = 5.0
+
+
+@contextmanager
+def showing() -> Iterator[Observer]:
+    """The observer that suits stderr; what it left on the screen is closed in any case."""
+    observer: Bars | Lines = Bars() if sys.stderr.isatty() else Lines()
+    try:
+        yield observer
+    finally:
+        observer.stop()
+
+
+class Bars:
+    """A bar for the stage at hand, with time left and figures; a line for each stage that is over."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False)
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}", style="dim", markup=False),
+            console=self.console,
+            transient=True,
+        )
+        self.task: TaskID | None = None
+        self.name = ""
+        self.start = 0.0
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.done()
+        self.progress.start()
+        self.name, self.start = one_line(name), time.monotonic()
+        self.task = self.progress.add_task(self.name, total=total, figures="")
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        if self.task is not None:
+            self.progress.update(self.task, advance=steps, **({"figures": in_words(figures)} if figures else {}))
+
+    def note(self, message: str) -> None:
+        self.progress.console.print(one_line(message), markup=False, soft_wrap=True)
+
+    def done(self) -> None:
+        if self.task is not None:
+            task, self.task = self.task, None
+            figures = self.progress.tasks[-1].fields["figures"]
+            self.progress.remove_task(task)
+            line = f"✓ {self.name}  {duration(time.monotonic() - self.start)}  {figures}".rstrip()
+            self.progress.console.print(line, style="dim", markup=False, soft_wrap=True)
+
+    def stop(self) -> None:
+        self.progress.stop()
+
+
+class Lines:
+    """Plain lines: where a stage begins and ends, and in between at most one in `SECONDS_BETWEEN_LINES`."""
+
+    def __init__(self, write: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.write = write or _to_stderr
+        self.clock = clock
+        self.name = ""
+        self.total: int | None = None
+        self.steps = 0
+        self.figures: dict[str, float] = {}
+        self.start = self.last = 0.0
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self.done()
+        self.name, self.total, self.steps, self.figures = one_line(name), total, 0, {}
+        self.start = self.last = self.clock()
+        self.write(f"{self.name} …" if total is None else f"{self.name}: {total} steps")
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self.steps += steps
+        self.figures |= figures
+        now = self.clock()
+        if self.name and now - self.last >= SECONDS_BETWEEN_LINES:
+            self.last = now
+            self.write(
+                "  ".join(filter(None, (f"{self.name}: {self._count()}", in_words(self.figures), self._left(now))))
+            )
+
+    def note(self, message: str) -> None:
+        self.write(one_line(message))
+
+    def done(self) -> None:
+        if self.name:
+            spent = duration(self.clock() - self.start)
+            self.write("  ".join(filter(None, (f"{self.name}: done in {spent}", in_words(self.figures)))))
+            self.name = ""
+
+    def stop(self) -> None:
+        """Nothing is open; a stage that was cut short is not called done."""
+        self.name = ""
+
+    def _count(self) -> str:
+        return f"{self.steps}/{self.total}" if self.total else str(self.steps)
+
+    def _left(self, now: float) -> str:
+        if not self.total or not 0 < self.steps < self.total:
+            return ""
+        return f"about {duration((now - self.start) / self.steps * (self.total - self.steps))} left"
+
+
+def in_words(figures: dict[str, float]) -> str:
+    """``loss 0.012  drift 3e-06``."""
+    return "  ".join(f"{name} {value:.3g}" for name, value in figures.items())
+
+
+def duration(seconds: float) -> str:
+    """``3.2 s``, ``4 min 05 s``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
+def silence_libraries() -> None:
+    """Keep the hub's, transformers' and diffusers' bars, log lines and warnings off the terminal; not when debugging.
+
+    To be called before they are imported: the hub reads its variable once.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns about forks
+    if debugging():
+        return
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
+    os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+    warnings.filterwarnings("ignore")
+    for name in ("transformers", "diffusers", "huggingface_hub", "torch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for library in (diffusers_logging, transformers_logging):
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+
+
+def _to_stderr(line: str) -> None:
+    with suppress(OSError):  # an observer never raises
+        print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,32 @@
+"""Ctrl-C and kill: the first unwinds, so that temporary files go; the second ends at once."""
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+received: int | None = None
+_SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
+
+
+class Terminated(SystemExit):
+    """SIGTERM or SIGHUP came. A SystemExit, so that nothing on the way takes it for an ordinary error."""
+
+
+def install() -> None:
+    """Take over SIGINT, SIGTERM and SIGHUP, but for those that the parent had ignored (nohup, background jobs)."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _handle)
+
+
+def _handle(number: int, frame: FrameType | None) -> None:
+    global received
+    if received is not None:
+        if sys.stderr.isatty():
+            os.write(2, _SHOW_CURSOR)
+        os._exit(128 + number)
+    received = number
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated(128 + number)

@@ -1,0 +1,103 @@
+"""Where output goes: results to stdout (for people, as JSON, or the path alone), all else to stderr."""
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from forgetcli.cli import stdout
+from forgetcli.cli.errors import one_line
+from forgetcli.progress import Observer, Silent, Stopwatch
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+SCHEMA_VERSION = 1
+PIPED_WIDTH = 160  # columns of a table that no terminal limits
+
+
+class Mode(Enum):
+    HUMAN = "human"
+    JSON = "json"
+    QUIET = "quiet"
+
+
+class Sink:
+    """One command's output. ``--json -q`` is JSON without progress.
+
+    Args:
+        command: the command's name as in ``--json``: ``recipe show``.
+    """
+
+    def __init__(self, command: str, *, json: bool = False, quiet: bool = False) -> None:
+        self.command = command
+        self.mode = Mode.JSON if json else Mode.QUIET if quiet else Mode.HUMAN
+        self.quiet = quiet
+        self.watch = Stopwatch()
+
+    def result(
+        self,
+        data: Mapping[str, Any],
+        *,
+        human: Callable[[], RenderableType | Iterable[RenderableType]],
+        quiet: str | Path | Iterable[str | Path],
+    ) -> None:
+        """Print a result in this sink's mode.
+
+        Args:
+            data: JSON-able; gets `schema_version`, `command`, and `seconds` if it has none.
+            human: what people read, made only if it is shown.
+            quiet: the path, or the paths, one a line.
+        """
+        if self.mode is Mode.JSON:
+            whole = {"schema_version": SCHEMA_VERSION, "command": self.command, **data}
+            whole.setdefault("seconds", self.watch.report())
+            stdout.write(json.dumps(whole, indent=2, ensure_ascii=False, default=str) + "\n")
+        elif self.mode is Mode.QUIET:
+            paths = [quiet] if isinstance(quiet, str | Path) else quiet
+            stdout.write("".join(f"{path}\n" for path in paths))
+        else:
+            shown = human()
+            for part in [shown] if isinstance(shown, str) or not isinstance(shown, list | tuple) else shown:
+                stdout.write(part + "\n" if isinstance(part, str) else rendered(part))
+
+    def remark(self, message: str, *, title: str = "") -> None:
+        """A line on stderr for people: ``warning: …``, ``next: …``. Not with ``--quiet``."""
+        if not self.quiet:
+            try:
+                typer.echo((typer.style(f"{title}: ", bold=True) if title else "") + one_line(message), err=True)
+            except OSError:
+                self.quiet = True  # nobody reads stderr
+
+    @contextmanager
+    def observer(self) -> Iterator[Observer]:
+        """Progress for a command that computes; the libraries below are made to keep silent."""
+        from forgetcli.cli.progress import showing, silence_libraries
+
+        silence_libraries()
+        if self.quiet:
+            yield Silent()
+        else:
+            with showing() as observer:
+                yield observer
+
+
+def rendered(part: RenderableType) -> str:
+    """A rich renderable as text for stdout: colours on a terminal, plain and wide otherwise."""
+    import os
+    import sys
+
+    from rich.console import Console
+
+    on_terminal = sys.stdout.isatty()
+    width = None if on_terminal or "COLUMNS" in os.environ else PIPED_WIDTH
+    console = Console(file=sys.stdout, width=width, highlight=False)
+    with console.capture() as capture:
+        console.print(part)
+    text = capture.get()
+    return text if on_terminal else "".join(f"{line.rstrip()}\n" for line in text.splitlines())

@@ -1,0 +1,1 @@
+"""What people look at: before/after pictures and a self-contained HTML page."""

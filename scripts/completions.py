@@ -1,0 +1,34 @@
+"""Write completions/ anew: the scripts with which bash, zsh and fish complete `forget`.
+
+    python scripts/completions.py
+
+They ask `forget` itself what fits, so they change only when typer changes how shells ask.
+"""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / "completions"
+FILES = {"bash": "forget.bash", "zsh": "_forget", "fish": "forget.fish"}
+
+
+def script(shell: str) -> str:
+    """The completion script for `shell`, as typer gives it when asked through its variable."""
+    asked = subprocess.run(
+        [sys.executable, "-m", "forgetcli"],
+        env={**os.environ, "_FORGET_COMPLETE": f"source_{shell}"},
+        cwd=FOLDER.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return asked.stdout.strip() + "\n"
+
+
+if __name__ == "__main__":
+    FOLDER.mkdir(exist_ok=True)
+    for shell, name in FILES.items():
+        (FOLDER / name).write_text(script(shell), encoding="utf-8")

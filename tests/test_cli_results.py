@@ -1,0 +1,277 @@
+"""Progress, and the commands that compute with the computing left out: what is handed over, how results show."""
+from __future__ import annotations
+
+import io
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from forgetcli.cli.app import app
+from forgetcli.cli.progress import Bars, Lines
+
+# progress
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_plain_lines_come_seldom_and_tell_the_time_left():
+    clock, written = Clock(), []
+    lines = Lines(written.append, clock)
+    lines.stage("refinement", 100)
+    for _ in range(100):
+        clock.now += 0.25
+        lines.advance(loss=0.5)
+    lines.note("two\nlines")
+    lines.stage("writing")
+    lines.done()
+    assert written == [
+        "refinement: 100 steps",
+        *(f"refinement: {n}/100  loss 0.5  about {(100 - n) * 0.25:.1f} s left" for n in (20, 40, 60, 80)),
+        "refinement: 100/100  loss 0.5",
+        "two lines",
+        "refinement: done in 25.0 s  loss 0.5",
+        "writing …",
+        "writing: done in 0.0 s",
+    ]
+
+
+def test_a_stage_that_was_cut_short_is_not_called_done():
+    written: list[str] = []
+    lines = Lines(written.append, Clock())
+    lines.stage("refinement")
+    lines.stop()
+    lines.done()
+    assert written == ["refinement …"]
+
+
+def test_bars_leave_a_line_for_each_stage_and_take_markup_as_text():
+    screen = io.StringIO()
+    bars = Bars(Console(file=screen, force_terminal=True, width=100))
+    bars.stage("[red]moments[/red]", 2)
+    bars.advance(2, loss=0.25)
+    bars.note("[b]note[/b]")
+    bars.stage("writing")
+    bars.done()
+    bars.stop()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    assert (
+        re.search(r"✓ \[red\]moments\[/red\]  \d\.\d s  loss 0\.25\n", shown)
+        and "[b]note[/b]\n" in shown
+        and "✓ writing" in shown
+    )
+
+
+# commands
+
+
+@pytest.fixture
+def invoke(monkeypatch: pytest.MonkeyPatch, good: Path) -> Callable:
+    monkeypatch.setattr("forgetcli.cli.progress.silence_libraries", lambda: None)
+    monkeypatch.chdir(good.parent)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments), catch_exceptions=False)
+
+
+class Result:
+    """A result of the library: attributes, and `as_dict`."""
+
+    def __init__(self, **values: object) -> None:
+        self.__dict__.update(values)
+
+    def as_dict(self) -> dict:
+        return {key: str(value) if isinstance(value, Path) else value for key, value in self.__dict__.items()}
+
+
+def recorder(monkeypatch: pytest.MonkeyPatch, target: str, result: object) -> list:
+    calls: list = []
+    monkeypatch.setattr(target, lambda *positional, **named: calls.append((positional, named)) or result)
+    return calls
+
+
+SITE = {
+    "name": "text_model.encoder.layers.1.mlp.fc2",
+    "null_dim": 123,
+    "eig_below": 1e-7,
+    "eig_above": 2e-5,
+    "rcond": 0.01,
+    "delta_rel": 0.0456,
+    "preserve_drift": 1.5e-6,
+    "fit": 0.98,
+}
+APPLIED = Result(
+    output=Path("edited"),
+    base={"id": "demo"},
+    recipe_sha256="0",
+    method="nullspace",
+    sites=[SITE],
+    check={"moved": 0.9},
+    cache={"hits": 3, "misses": 0},
+    seconds={"total": 7.5, "edit": 7.0},
+)
+
+
+def test_apply_hands_over_and_shows(invoke, monkeypatch: pytest.MonkeyPatch):
+    calls = recorder(monkeypatch, "forgetcli.pipeline.apply", APPLIED)
+    human = invoke(
+        "apply",
+        "good.toml",
+        "--set",
+        "refine.steps=9",
+        "-m",
+        "sd",
+        "-o",
+        "out",
+        "--dtype",
+        "float16",
+        "--device",
+        "cpu",
+        "-f",
+    )
+    (recipe,), named = calls[0]
+    assert recipe.parameters["refine"]["steps"] == 9 and named.pop("observer") is not None
+    assert named == {"model": "sd", "output": Path("out"), "device": "cpu", "dtype": "float16", "force": True}
+    assert (
+        SITE["name"] in human.stdout
+        and "123" in human.stdout
+        and "0.0456" in human.stdout
+        and "moved: 0.9" in human.stdout
+    )
+    assert "next: forget generate" in human.stderr
+    data = json.loads(invoke("apply", "good.toml", "--json").stdout)
+    assert data["command"] == "apply" and data["sites"] == [SITE] and data["seconds"]["total"] == 7.5
+    quiet = invoke("apply", "good.toml", "-q")
+    assert quiet.stdout == "edited\n" and quiet.stderr == "" and calls[-1][1]["dtype"] is None
+
+
+def test_apply_dry_run_plans_and_does_not_apply(invoke, monkeypatch: pytest.MonkeyPatch):
+    applied = recorder(monkeypatch, "forgetcli.pipeline.apply", APPLIED)
+    recorder(
+        monkeypatch,
+        "forgetcli.pipeline.plan",
+        Result(base={"id": "demo"}, preserve=3, pairs=[["a", "b"]], seconds={"total": 0.1}),
+    )
+    assert json.loads(invoke("apply", "good.toml", "--dry-run", "--json").stdout)["preserve"] == 3
+    assert "preserve: 3\npairs: 1\n" in invoke("apply", "good.toml", "--dry-run").stdout and applied == []
+
+
+def test_generate_takes_prompts_from_everywhere(invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    picture = Result(path=Path("images/1.png"), prompt="a", seed=3)
+    made = Result(images=[picture], grid=None, reused=2)
+    made.as_dict = lambda: {"images": [picture.as_dict()], "seconds": {"total": 1}}
+    calls = recorder(monkeypatch, "forgetcli.generation.generate", made)
+    (tmp_path / "p.txt").write_text("# two\nb\n\nc\n")
+    human = invoke(
+        "generate",
+        "a",
+        "-p",
+        "p.txt",
+        "-n",
+        "2",
+        "--seed",
+        "3",
+        "--guidance",
+        "2.5",
+        "--grid",
+        "--compare-base",
+        "-m",
+        "edited",
+    )
+    (prompts,), named = calls[0]
+    assert prompts == ["a", "b", "c"] and named["count"] == 2 and named["seed"] == 3 and named["guidance"] == 2.5
+    assert named["grid"] and named["compare_base"] and named["model"] == "edited" and named["output"] == Path("images")
+    assert human.stdout == "images/1.png\n" and "2 of the pictures were there already" in human.stderr
+    assert json.loads(invoke("generate", "a", "--json").stdout)["images"] == [
+        {"path": "images/1.png", "prompt": "a", "seed": 3}
+    ]
+    CliRunner().invoke(app, ["generate", "-p", "-", "-q"], input="from stdin\n", catch_exceptions=False)
+    assert calls[-1][0] == (["from stdin"],)
+    made.grid = Path("images/grid.png")
+    assert invoke("generate", "a", "-q").stdout == "images/grid.png\n"
+
+
+def side(forget_: float, retain: float) -> dict:
+    return {
+        "forget": forget_,
+        "forget_ci": [0.1, 0.9],
+        "forget_direct": forget_,
+        "forget_indirect": None,
+        "retain": retain,
+        "h": 0.5,
+    }
+
+
+EVALUATED = Result(
+    judge={"name": "demo"},
+    n_images=24,
+    baseline=side(0.05, 0.97),
+    edited=side(0.935, 0.96),
+    seconds={"total": 2.0},
+    concepts={
+        "van gogh": {"baseline": {"forget": 0.05}, "edited": {"forget": 0.935, "forget_direct": 1.0}},
+        "pixel art": {"baseline": {"retain": 1.0}, "edited": {"retain": 0.96}},
+    },
+)
+
+
+def test_eval_shows_both_models_and_every_concept(invoke, monkeypatch: pytest.MonkeyPatch):
+    calls = recorder(monkeypatch, "forgetcli.evaluation.evaluate", EVALUATED)
+    human = invoke("eval", "out", "--recipe", "good.toml", "-n", "2").stdout
+    assert calls[0][0] == (Path("out"),) and calls[0][1]["images"] == 2 and calls[0][1]["recipe"].seed == 7
+    rows = [line.split() for line in human.splitlines()]
+    assert ["edited", "0.935", "[0.10,", "0.90]", "0.935", "–", "0.960", "0.500"] in rows
+    assert ["van", "gogh", "forget,", "unedited", "0.050", "–", "–"] in rows and [
+        "retain,",
+        "edited",
+        "0.960",
+        "–",
+        "–",
+    ] in rows
+    assert json.loads(invoke("eval", "--json").stdout)["edited"]["h"] == 0.5 and calls[-1][0] == (Path("edited"),)
+    assert calls[-1][1]["recipe"] is None and invoke("eval", "-q").stdout == "eval\n"
+
+
+def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.MonkeyPatch):
+    story = Result(report=Path("demo/report.html"), grid=Path("demo/grid.png"), edited=Path("demo/edited"))
+    story.evaluation = EVALUATED
+    story.as_dict = lambda: {"report": "demo/report.html", "seconds": {"total": 200}}
+    module = type(sys)("forgetcli.demo.story")
+    monkeypatch.setitem(sys.modules, "forgetcli.demo.story", module)
+    monkeypatch.setattr("forgetcli.demo.story", module, raising=False)
+    module.run = lambda *positional, **named: story
+    human = invoke("demo").stdout
+    assert "0.935" in human and "report: demo/report.html\n" in human and "grid: demo/grid.png\n" in human
+    assert invoke("demo", "-q").stdout == "demo/report.html\n"
+    assert json.loads(invoke("demo", "--json").stdout)["command"] == "demo"
+
+
+def test_verify_names_every_difference_and_exits_with_the_verdict(invoke, monkeypatch: pytest.MonkeyPatch):
+    from forgetcli.provenance import Verdict
+
+    bad = Verdict(
+        False, [{"file": "a.bin", "what": "changed"}, {"file": "b\n", "what": "extra"}], ["x holds"], ["who"], 3, 12
+    )
+    calls = recorder(monkeypatch, "forgetcli.provenance.verify", bad)
+    human = invoke("verify", "out", "--base", "sd")
+    assert calls == [((Path("out"),), {"base": "sd"})] and human.exit_code == 1
+    assert (
+        "✗ a.bin: changed\n" in human.stdout and "✗ b: extra\n" in human.stdout and "not proved: who\n" in human.stdout
+    )
+    data = invoke("verify", "--json")
+    assert (
+        data.exit_code == 1 and json.loads(data.stdout)["ok"] is False and len(json.loads(data.stdout)["problems"]) == 2
+    )
+    assert invoke("verify", "-q").stdout == ""
+    recorder(monkeypatch, "forgetcli.provenance.verify", Verdict(True, [], ["x holds"], [], 3, 12))
+    good = invoke("verify", "-q")
+    assert good.exit_code == 0 and good.stdout == "edited\n" and "verified" in invoke("verify").stdout

@@ -1,0 +1,64 @@
+"""Shell completion: the committed scripts are what forget gives today, they work in bash, and answering loads nothing heavy."""
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import completions  # noqa: E402
+
+
+@pytest.mark.parametrize("shell", completions.FILES)
+def test_the_committed_script_is_the_present_one(shell: str):
+    committed = completions.FOLDER / completions.FILES[shell]
+    assert committed.read_text(encoding="utf-8") == completions.script(shell), "run: python scripts/completions.py"
+    assert "_FORGET_COMPLETE" in committed.read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def on_path(tmp_path: Path) -> dict[str, str]:
+    """An environment in which `forget` is a command, as it is once installed."""
+    command = tmp_path / "forget"
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m forgetcli "$@"\n')
+    command.chmod(0o755)
+    return {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["re"], ["recipe"]),
+        (["recipe", "s"], ["show", "schema"]),
+        (["apply", "--d"], ["--device", "--dtype", "--dry-run"]),
+        (["apply", "x.toml", "--dtype", "float"], ["float32", "float16"]),
+        (["nonsense"], []),
+    ],
+)
+def test_bash_completes(words: list[str], offered: list[str], on_path: dict[str, str]):
+    script = (
+        f"source {completions.FOLDER / 'forget.bash'}; COMP_WORDS=(forget {' '.join(words)}); COMP_CWORD={len(words)}; "
+        'unset -v COMPREPLY; _forget_completion forget; printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, env=on_path, timeout=60)
+    found = done.stdout.split()
+    assert set(offered) <= set(found) and (offered or not found), done.stderr
+
+
+def test_completing_loads_nothing_heavy(on_path: dict[str, str]):
+    script = (
+        "import sys\nfrom forgetcli.cli import main\nsys.argv = ['forget']\nmain()\n"
+        "print([m for m in ('torch', 'numpy', 'forgetcli.recipe') if m in sys.modules], file=sys.stderr)"
+    )
+    asking = {**on_path, "_FORGET_COMPLETE": "complete_bash", "COMP_WORDS": "forget apply ", "COMP_CWORD": "2"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=asking, timeout=60)
+    assert done.stderr.splitlines()[-1] == "[]"
+    for recipe in (ROOT / "recipes").glob("*.toml"):  # the bundled ones are offered
+        assert recipe.stem in done.stdout.split()
