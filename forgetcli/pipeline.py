@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli import methods, models, recipe as recipes
+from forgetcli import __version__, methods, models, recipe as recipes
 from forgetcli.errors import OutputError
 from forgetcli.progress import Observer, Silent, Stopwatch
 
@@ -129,5 +129,5 @@ def stored_error(stored, site: str) -> float:
 
 
 def versions() -> dict[str, str]:
-    packages = ("forgetcli", "torch", "diffusers", "transformers", "safetensors")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    packages = ("torch", "diffusers", "transformers", "safetensors")
+    return {"forgetcli": __version__, "python": platform.python_version(), **{name: version(name) for name in packages}}

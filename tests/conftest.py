@@ -1,32 +1,15 @@
 """Fixtures for all tests: a clean environment, and `forget` as a process."""
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from processes import ROOT, Run
 from recipe_example import EXAMPLE
-
-ROOT = Path(__file__).resolve().parent.parent
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished process."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.stdout)
 
 
 @pytest.fixture(autouse=True)
@@ -36,16 +19,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
         monkeypatch.delenv(name)
     monkeypatch.setenv("FORGET_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("COLUMNS", "FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TERMINAL_WIDTH"):
+    for name in ("COLUMNS", "FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TERMINAL_WIDTH", "GITHUB_ACTIONS"):
         monkeypatch.delenv(name, raising=False)
-
-
-def python(script: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess:
-    """Run a Python script in which the package can be imported."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
-    return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120, **options
-    )
 
 
 @pytest.fixture
@@ -63,6 +38,7 @@ def forget(tmp_path: Path) -> Callable[..., Run]:
         done = subprocess.run(
             [sys.executable, "-m", "forgetcli", *map(str, arguments)],
             input=stdin,
+            check=False,
             capture_output=True,
             text=True,
             encoding="utf-8",

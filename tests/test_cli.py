@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pytest
 import typer
-from conftest import python
+from processes import ERROR_LINE, python
 from recipe_example import EXAMPLE
 from typer.testing import CliRunner
 
 import forgetcli
 from forgetcli import recipe_schema, recipe_text
 from forgetcli.cli.app import app
-
-ERROR_LINE = re.compile(r"error\[[a-z.-]+\]: [^\n]+\n(hint: [^\n]+\n)?")
 
 
 def assert_one_error(run, code: str, *says: str, exit_code: int = 2) -> None:

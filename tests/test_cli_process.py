@@ -12,8 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, python
-from test_cli import ERROR_LINE
+from processes import ERROR_LINE, ROOT, python
 
 from forgetcli.cli import errors, stdout
 from forgetcli.errors import ForgetError, RecipeError
@@ -59,7 +58,8 @@ def test_a_recipe_error_has_a_line_for_each_fault(capsys: pytest.CaptureFixture)
 
 def test_an_error_inside_is_one_line_and_a_traceback_when_debugging(tmp_path: Path):
     script = (
-        "import sys; sys.argv = ['forget', 'env']; from forgetcli import environment; environment.report = lambda: 1 / 0\n"
+        "import sys; sys.argv = ['forget', 'env']; from forgetcli import environment\n"
+        "environment.report = lambda: 1 / 0\n"
         "from forgetcli.cli import main; sys.exit(main())"
     )
     plain = python(script)
@@ -81,6 +81,7 @@ def test_a_reader_that_leaves_is_no_fault(arguments: list[str], good: Path):
     try:
         done = subprocess.run(
             [sys.executable, "-m", "forgetcli", *arguments],
+            check=False,
             stdout=writing,
             stderr=subprocess.PIPE,
             text=True,
@@ -98,6 +99,7 @@ def test_a_full_disk_behind_stdout_is_a_fault(tmp_path: Path):
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "forgetcli", "recipe", "schema"],
+            check=False,
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -115,6 +117,7 @@ def test_closed_streams_do_not_matter(closed: str, code: int, good: Path):
     done = subprocess.run(
         f'"{sys.executable}" -m forgetcli recipe validate good.toml {closed}',
         shell=True,
+        check=False,
         capture_output=True,
         text=True,
         cwd=good.parent,
@@ -169,8 +172,10 @@ def test_an_interrupted_command_says_so_in_its_code(number: int, code: int, good
 
 def test_the_first_signal_unwinds_and_the_second_ends_at_once():
     script = (
-        "import os, signal, sys, time\nfrom forgetcli.cli import signals\nsignals.install()\ntry:\n    os.kill(os.getpid(), signal.SIGINT)\n"
-        "    time.sleep(60)\nexcept KeyboardInterrupt:\n    print('unwinding', flush=True)\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "import os, signal, sys, time\nfrom forgetcli.cli import signals\nsignals.install()\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    time.sleep(60)\nexcept KeyboardInterrupt:\n"
+        "    print('unwinding', flush=True)\n    os.kill(os.getpid(), signal.SIGINT)\n"
         "    time.sleep(60)\nfinally:\n    print('not reached', flush=True)"
     )
     start = time.monotonic()
@@ -178,9 +183,24 @@ def test_the_first_signal_unwinds_and_the_second_ends_at_once():
     assert (done.returncode, done.stdout) == (130, "unwinding\n") and time.monotonic() - start < 50
 
 
+def test_ctrl_c_while_forget_is_still_loading_is_one_line_too():
+    script = (
+        "import os, signal, sys\nclass Impatient:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'typer':\n"
+        "            sys.meta_path.remove(self)\n            os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Impatient())\n"
+        "from forgetcli.cli import main\nsys.argv = ['forget', '--version']\nsys.exit(main())"
+    )
+    done = python(script)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.startswith("error[interrupted]: stopped by Ctrl-C") and done.stderr.count("\n") == 1
+
+
 def test_signals_that_the_parent_ignores_stay_ignored():
     script = (
-        "import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nfrom forgetcli.cli import signals\nsignals.install()\n"
+        "import os, signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from forgetcli.cli import signals\nsignals.install()\n"
         "os.kill(os.getpid(), signal.SIGINT)\nprint(signals.received)"
     )
     assert python(script).stdout == "None\n"

@@ -147,11 +147,20 @@ def test_apply_hands_over_and_shows(invoke, monkeypatch: pytest.MonkeyPatch):
         and "0.0456" in human.stdout
         and "moved: 0.9" in human.stdout
     )
-    assert "next: forget generate" in human.stderr
+    assert "next: forget generate 'starry night' --model out --compare-base\n" in human.stderr  # its own hint, -o's folder
     data = json.loads(invoke("apply", "good.toml", "--json").stdout)
     assert data["command"] == "apply" and data["sites"] == [SITE] and data["seconds"]["total"] == 7.5
     quiet = invoke("apply", "good.toml", "-q")
     assert quiet.stdout == "edited\n" and quiet.stderr == "" and calls[-1][1]["dtype"] is None
+
+
+def test_figures_that_are_no_numbers_are_null_in_json(invoke, monkeypatch: pytest.MonkeyPatch):
+    values = {**vars(APPLIED), "sites": [{**SITE, "rcond": float("nan")}], "check": {"moved": float("-inf"), "n": 1}}
+    recorder(monkeypatch, "forgetcli.pipeline.apply", Result(**values))
+    text = invoke("apply", "good.toml", "--json").stdout
+    assert "NaN" in json.dumps(values["sites"])  # control: Python writes what JSON has no word for
+    data = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert data["sites"][0] == {**SITE, "rcond": None} and data["check"] == {"moved": None, "n": 1}
 
 
 def test_apply_dry_run_plans_and_does_not_apply(invoke, monkeypatch: pytest.MonkeyPatch):

@@ -214,7 +214,8 @@ def test_faulty_concepts_are_not_called_missing():
 
 
 def test_two_concepts_cannot_share_a_word_or_a_prompt():
-    second = '\n[[concepts]]\nconcept = "degas"\ntarget = "renoir"\naliases = ["VAN GOGH"]\nprompts = ["swirling oil strokes"]\n'
+    second = '\n[[concepts]]\nconcept = "degas"\ntarget = "renoir"\n'
+    second += 'aliases = ["VAN GOGH"]\nprompts = ["swirling oil strokes"]\n'
     assert problems_of(EXAMPLE + second) == [
         "recipe.conflict recipe:26: 'VAN GOGH' is to be forgotten twice (first at recipe:4)",
         "recipe.conflict recipe:27: the prompt 'swirling oil strokes' is edited for 'van gogh' and for 'degas'",

@@ -1,4 +1,4 @@
-"""Each key has its line, whatever the TOML looks like: every form by hand, and tomli as the reference for which keys there are."""
+"""Each key has its line: every form of TOML by hand, and tomli as the reference for which keys there are."""
 from __future__ import annotations
 
 import pytest

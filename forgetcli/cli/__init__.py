@@ -3,8 +3,7 @@ from __future__ import annotations
 
 import sys
 
-from forgetcli.cli import errors, signals, stdout
-from forgetcli.cli.app import app
+from forgetcli.cli import signals, stdout
 
 
 def main() -> int:
@@ -13,17 +12,28 @@ def main() -> int:
     0 done, 1 a negative verdict, 2 could not, 130 and 143 interrupted.
     """
     stdout.ensure()
-    signals.install()
     try:
-        code = app(prog_name="forget", standalone_mode=False)
-        sys.stdout.flush()
-        code = code if isinstance(code, int) else 0
-    except SystemExit as leaving:
-        # typer leaves with 1 when the reader of its help has gone: the reader's choice, not a verdict
-        code = 0 if leaving.code in (None, 1) else leaving.code
+        signals.install()  # before typer is loaded: that alone is long enough for a Ctrl-C
+        code = _run()
     except BaseException as error:  # noqa: BLE001                 the one place where errors become lines
+        from forgetcli.cli import errors
+
         code = errors.report(error) if signals.received is None else errors.COULD_NOT
     if signals.received is not None:
+        from forgetcli.cli import errors
+
         code = errors.report_signal(signals.received)
     stdout.close()
     return code
+
+
+def _run() -> int:
+    from forgetcli.cli.app import app
+
+    try:
+        code = app(prog_name="forget", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except SystemExit as leaving:
+        # typer leaves with 1 when the reader of its help has gone: the reader's choice, not a verdict
+        return 0 if leaving.code in (None, 1) else leaving.code

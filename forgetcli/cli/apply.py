@@ -1,6 +1,7 @@
 """``forget apply``."""
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -70,13 +71,17 @@ def apply(
         )
     data = result.as_dict()
     sink.result(data, human=lambda: _shown(data), quiet=output)
-    sink.remark(f'forget generate "starry night" --model {output} --compare-base', title="next")
+    shown = (prompt for concept in loaded.concepts for prompt in (*concept.indirect, *concept.direct, concept.concept))
+    command = ["forget", "generate", next(shown), "--model", str(output), "--compare-base"]
+    sink.remark(shlex.join(command), title="next")
 
 
 def _plan(recipe, model: str | None, output: Path, sink: Sink) -> None:
     from forgetcli import pipeline
+    from forgetcli.cli.progress import silence_hub
     from forgetcli.cli.tables import facts
 
+    silence_hub()
     data = pipeline.plan(recipe, model=model).as_dict()
     sink.result(data, human=lambda: facts({**data, "seconds": data["seconds"]["total"]}), quiet=output)
 

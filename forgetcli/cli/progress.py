@@ -151,12 +151,11 @@ def silence_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns about forks
     if debugging():
         return
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    silence_hub()
     os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
     warnings.filterwarnings("ignore")
-    for name in ("transformers", "diffusers", "huggingface_hub", "torch"):
+    for name in ("transformers", "diffusers", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
@@ -164,6 +163,14 @@ def silence_libraries() -> None:
     for library in (diffusers_logging, transformers_logging):
         library.set_verbosity_error()
         library.disable_progress_bar()
+
+
+def silence_hub() -> None:
+    """The hub's part of it, for commands that fetch a model's files and load none of the libraries."""
+    if not debugging():
+        os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+        os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 def _to_stderr(line: str) -> None:

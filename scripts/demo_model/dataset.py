@@ -6,7 +6,7 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
-from drawings import JUDGE_SETS, MODEL_SETS, OTHERS, STYLES, THINGS, draw
+from drawings import JUDGE_SETS, MODEL_SETS, OTHERS, SHARED_SETS, STYLES, THINGS, UNSEEN_SETS, draw
 from styles import RENDER
 
 
@@ -39,9 +39,10 @@ if __name__ == "__main__":
     args.work.mkdir(parents=True, exist_ok=True)
     jobs = {"model": {"model": (THINGS, MODEL_SETS, args.per_cell, 1, 1.0)},
             "judge": {"judge": (THINGS, JUDGE_SETS, args.per_cell, 2, 1.5),
+                      "judge-shared": (THINGS, SHARED_SETS, args.per_cell // 2, 6, 1.5),
                       "judge-others": (OTHERS, JUDGE_SETS + MODEL_SETS, 6, 3, 1.5),
                       "judge-test": (THINGS, JUDGE_SETS, 6, 4, 1.5),                     # same drawings, new augmentation
-                      "judge-test-hands": (THINGS, MODEL_SETS, 4, 5, 1.0)}}[args.use]   # other drawings
+                      "judge-test-hands": (THINGS, UNSEEN_SETS, 4, 5, 1.0)}}[args.use]   # other drawings
     for name, job in jobs.items():
         if (args.work / f"{name}.npy").exists():                      # goes on where it was cut short
             continue

@@ -1,7 +1,7 @@
 """Openly licensed emoji drawings, read from npm packages and rasterised with augmentation.
 
-The denoiser learns from four sets, the judge (mostly) from four others, so that the judge does not merely recognise the
-drawings that the denoiser copies. Share-alike sets are left out.
+The denoiser learns from four sets, the judge from four others and from two of the denoiser's, under other augmentation; two
+of the denoiser's sets it never sees, and is tested on. Share-alike sets are left out.
 """
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ STYLES: list[str] = list(WORLD["styles"])
 
 MODEL_SETS = ("noto", "twemoji", "fluent-emoji-flat", "emojione")     # Apache-2.0, CC-BY-4.0, MIT, CC-BY-4.0
 JUDGE_SETS = ("noto-v1", "fluent-emoji", "fxemoji", "fluent-emoji-high-contrast")      # Apache-2.0, MIT, Apache-2.0, MIT
+SHARED_SETS = ("twemoji", "emojione")                                 # the judge's too: some things are drawn in two other hands only
+UNSEEN_SETS = ("noto", "fluent-emoji-flat")                           # the judge never sees these: its hardest test
 OTHERS = ("clown-face", "teapot", "scissors", "hammer", "television", "spider", "trophy", "alarm-clock",
           "anchor", "bell", "books", "crown", "hamburger", "high-heeled-shoe", "light-bulb", "locomotive",
           "pear", "snail", "ghost", "robot", "t-shirt", "wine-glass")  # things of no concept: the judge's "none of these"

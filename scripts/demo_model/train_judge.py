@@ -1,4 +1,4 @@
-"""Train the judge on drawings only, mostly by other hands than those that the denoiser learnt from.
+"""Train the judge on drawings only, never on generated pictures; two of the denoiser's hands it never sees.
 
 Every tenth cell (thing × style) is kept out and scored apart: there the judge has seen the thing, and the style, but
 never one in the other.
@@ -78,10 +78,14 @@ def accuracies(net, pictures, mask=None) -> dict:
 def main(work: Path, output: Path, minutes: float, batch: int) -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    pictures, others = np.load(work / "judge.npy"), np.load(work / "judge-others.npy")
+    pictures = np.concatenate([np.load(work / "judge.npy"), np.load(work / "judge-shared.npy")], axis=2)
+    others = np.load(work / "judge-others.npy")
     out = np.array([[kept_out(t, s) for s in STYLES] for t in THINGS])
     cells = np.argwhere(~out)
     net = Classifier(len(THINGS), len(STYLES))
+    state = work / "judge.pt"
+    if state.exists():                                                # goes on from an earlier run's weights
+        net.load_state_dict(torch.load(state, weights_only=True))
     optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=5e-2)
     start, step = time.time(), 0
     while (spent := time.time() - start) < minutes * 60:
@@ -103,6 +107,7 @@ def main(work: Path, output: Path, minutes: float, batch: int) -> None:
         step += 1
         if step % 100 == 0:
             print(f"{spent / 60:4.1f} min  step {step}  loss {loss.item():.3f}  {step * len(x) / (time.time() - start):.0f} images/s", flush=True)
+    torch.save(net.state_dict(), state)
     test, hands = np.load(work / "judge-test.npy"), np.load(work / "judge-test-hands.npy")
     got_thing, got_style = predict(net, hands.reshape(-1, 64, 64, 3))
     n = hands.shape[1] * hands.shape[2]

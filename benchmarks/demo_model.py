@@ -1,0 +1,67 @@
+"""What the embedded model can draw: the judge's accuracy on generated pictures, and seconds a picture.
+
+    python benchmarks/demo_model.py --output WORK
+
+Direct prompts name thing and style in held-out templates; indirect ones use hints that training never paired so, and words
+that it never saw. Every thing is drawn in every other style, one seed each.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from forgetcli import checkpoint, judges
+from forgetcli.demo import world
+from forgetcli.generation import draw
+from forgetcli.progress import Silent
+from forgetcli.statistics import wilson
+
+
+def prompts(kind: str) -> list[tuple[str, str, str]]:
+    """(prompt, thing, style)."""
+    W, out = world(), []
+    held = json.loads((checkpoint.resolve("demo").folder / "heldout.json").read_text())
+    pairs = {tuple(p) for p in held["pairs"]}
+    styles = list(W["styles"])
+    for i, (thing, t) in enumerate(W["things"].items()):
+        for j in range(4):
+            style = styles[(i * 3 + j * 3 + i // 10) % len(styles)]
+            s = W["styles"][style]
+            if kind == "direct":
+                template = W["templates"]["heldout"][j % len(W["templates"]["heldout"])]
+                out.append((template.format(t=t["names"][0], s=s["names"][0]), thing, style))
+            else:
+                template = W["templates"]["heldout_hinted"][j % len(W["templates"]["heldout_hinted"])]
+                hints = [h for h in t["hints"] if (h, style) in pairs] or t["heldout"]
+                out.append((template.format(t=hints[j % len(hints)], s=s["heldout"][j % len(s["heldout"])]), thing, style))
+    return out
+
+
+def main(output: Path) -> None:
+    base, judge = checkpoint.resolve("demo"), judges.load("demo")
+    for kind in ("direct", "indirect"):
+        asked = prompts(kind)
+        start = time.time()
+        paths, reused = draw(base, [(p, k) for k, (p, _, _) in enumerate(asked)], output / kind, steps=20, guidance=None,
+                             device=None, batch=8, observer=Silent())
+        seconds = (time.time() - start) / max(1, len(asked) - reused)
+        pictures = [Image.open(p).convert("RGB") for p in paths]
+        for group, at in (("things", 1), ("styles", 2)):
+            seen = [s.seen for s in judge.see(pictures, [a[at] for a in asked])]
+            low, high = wilson(sum(seen), len(seen))
+            print(f"{kind} {group}: {sum(seen) / len(seen):.3f} ({low:.3f}–{high:.3f}), n = {len(seen)}; {seconds:.2f} s a picture", flush=True)
+            if group == "things":
+                missed = {}
+                for a, ok in zip(asked, seen):
+                    missed[a[1]] = missed.get(a[1], 0) + (not ok)
+                print("   missed most:", sorted(((n, t) for t, n in missed.items() if n > 1), reverse=True))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    main(parser.parse_args().output)

@@ -1,0 +1,64 @@
+"""Intervals against published values, and what they must cover."""
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from forgetcli.statistics import Z95, harmonic, harmonic_interval, wilson
+
+
+@pytest.mark.parametrize(("successes", "count", "low", "high"), [
+    (0, 10, 0.0, 0.2775),
+    (1, 10, 0.0179, 0.4042),
+    (5, 10, 0.2366, 0.7634),
+    (10, 10, 0.7225, 1.0),
+    (81, 263, 0.2553, 0.3662),                                        # Newcombe 1998, table I, method 3
+    (15, 148, 0.0624, 0.1605),                                        # the same
+    (0, 20, 0.0, 0.1611),                                             # the same
+    (1, 29, 0.0061, 0.1718),                                          # the same
+])
+def test_wilson_is_as_published(successes: int, count: int, low: float, high: float):
+    assert wilson(successes, count) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_wilson_has_width_where_the_plain_interval_has_none():
+    share = 0 / 10
+    assert Z95 * math.sqrt(share * (1 - share) / 10) == 0             # "0 ± 0" from ten pictures
+    low, high = wilson(0, 10)
+    assert high - low > 0.2
+    assert wilson(0, 1000)[1] < high / 10                             # more pictures say more
+
+
+def test_wilson_solves_its_own_equation():
+    """The limits are the shares p at which the observed one lies 1.96 standard errors of p away."""
+    for limit in wilson(7, 31):
+        assert abs(7 / 31 - limit) == pytest.approx(Z95 * math.sqrt(limit * (1 - limit) / 31))
+
+
+def test_wilson_of_nothing_says_nothing():
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_harmonic_mean():
+    assert harmonic(0.5, 1.0) == pytest.approx(2 / 3)
+    assert harmonic(0.8, 0.8) == pytest.approx(0.8)
+    assert harmonic(0.0, 1.0) == harmonic(1.0, 0.0) == harmonic(0.0, 0.0) == 0.0
+    assert harmonic(0.1, 0.9) < 0.2                                   # where the plain mean would say 0.5
+
+
+def test_bootstrap_interval_contains_h_and_narrows():
+    forget, retain = [1.0, 0.75, 1.0, 0.5, 1.0, 0.25], [1.0, 1.0, 0.5, 1.0, 0.75]
+    h = harmonic(sum(forget) / 6, sum(retain) / 5)
+    low, high = harmonic_interval(forget, retain)
+    assert 0 < low < h < high < 1
+    near = harmonic_interval(forget * 20, retain * 20)
+    assert near[0] < h < near[1]
+    assert near[1] - near[0] < (high - low) / 2
+    assert not low < harmonic(0.1, 0.9) < high                        # it does not contain just anything
+
+
+def test_bootstrap_of_prompts_that_agree_is_a_point_and_repeats():
+    assert harmonic_interval([1.0] * 4, [1.0] * 4) == (1.0, 1.0)
+    forget, retain = [0.0, 1.0, 0.5], [1.0, 0.25, 1.0]
+    assert harmonic_interval(forget, retain, seed=3) == harmonic_interval(forget, retain, seed=3)
