@@ -12,7 +12,7 @@ from recipe_example import EXAMPLE
 from typer.testing import CliRunner
 
 import forgetcli
-from forgetcli import recipe_schema, recipe_text
+from forgetcli.recipe import json_schema, text as recipe_text
 from forgetcli.cli.app import app
 
 
@@ -191,9 +191,9 @@ def test_doubts_go_to_stderr_but_not_when_quiet(forget, good: Path):
 
 
 def test_recipe_schema(forget):
-    assert forget("recipe", "schema").stdout == recipe_schema.text()
-    assert forget("recipe", "schema", "--json").json["schema"] == recipe_schema.build()
-    assert Path(forget("recipe", "schema", "-q").stdout.strip()).read_text(encoding="utf-8") == recipe_schema.text()
+    assert forget("recipe", "schema").stdout == json_schema.text()
+    assert forget("recipe", "schema", "--json").json["schema"] == json_schema.build()
+    assert Path(forget("recipe", "schema", "-q").stdout.strip()).read_text(encoding="utf-8") == json_schema.text()
 
 
 def test_recipe_ls(forget):

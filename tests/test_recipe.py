@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recipe_example import EXAMPLE
 
-from forgetcli import bundled, recipe, recipe_record, recipe_schema, recipe_text
+from forgetcli import bundled, recipe
+from forgetcli.recipe import json_schema
+from forgetcli.recipe import record as recipe_record
+from forgetcli.recipe import text as recipe_text
 from forgetcli.errors import OutputError, RecipeError
 
 
@@ -424,7 +427,7 @@ def test_the_written_out_recipe_means_the_same(text: str):
 
 def test_the_committed_schema_is_the_present_one():
     committed = bundled.folder() / bundled.SCHEMA
-    assert committed.read_text(encoding="utf-8") == recipe_schema.text(), (
+    assert committed.read_text(encoding="utf-8") == json_schema.text(), (
         "run: forget recipe schema > recipes/recipe.schema.json"
     )
 

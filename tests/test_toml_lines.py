@@ -5,8 +5,9 @@ import pytest
 import tomli
 from recipe_example import EXAMPLE
 
-from forgetcli import bundled, recipe_text
-from forgetcli.toml_lines import key_lines, split_key
+from forgetcli import bundled
+from forgetcli.recipe import text as recipe_text
+from forgetcli.recipe.toml_lines import key_lines, split_key
 
 NASTY = '''\
 # comment = 1

@@ -27,7 +27,7 @@ def init(
     Example:
       forget recipe init my.toml && forget recipe validate my.toml
     """
-    from forgetcli import recipe_text
+    from forgetcli.recipe import text as recipe_text
 
     sink = Sink("recipe init", json=json, quiet=quiet)
     recipe_text.write_starter(path, force=force)
@@ -96,7 +96,7 @@ def show(recipe: RecipeName, set_: SetOption = None, json: JsonFlag = False, qui
       forget recipe show my.toml --set refine.steps=6 > full.toml
     """
     from forgetcli import recipe as recipes
-    from forgetcli import recipe_text
+    from forgetcli.recipe import text as recipe_text
 
     sink = Sink("recipe show", json=json, quiet=quiet)
     loaded = recipes.load(recipe, set_ or ())
@@ -122,11 +122,12 @@ def schema(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget recipe schema > recipe.schema.json
     """
-    from forgetcli import bundled, recipe_schema
+    from forgetcli import bundled
+    from forgetcli.recipe import json_schema
 
     Sink("recipe schema", json=json, quiet=quiet).result(
-        {"schema": recipe_schema.build()},
-        human=lambda: recipe_schema.text().rstrip("\n"),
+        {"schema": json_schema.build()},
+        human=lambda: json_schema.text().rstrip("\n"),
         quiet=bundled.folder() / bundled.SCHEMA,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from forgetcli import methods, store
 from forgetcli.errors import OutputError
-from forgetcli.recipe_model import Document, Recipe
+from forgetcli.recipe.model import Document, Recipe
 
 STARTER = """\
 # A recipe for forget: which concepts a text-to-image model is to forget, and what each turns into.

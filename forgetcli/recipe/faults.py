@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from forgetcli.errors import ForgetError
-from forgetcli.toml_lines import KeyPath
+from forgetcli.recipe.toml_lines import KeyPath
 
 _EXPECTED = {
     "string": "a string",

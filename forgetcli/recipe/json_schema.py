@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from forgetcli import methods
-from forgetcli.recipe_model import Document
+from forgetcli.recipe.model import Document
 
 
 def build() -> dict[str, Any]:

@@ -10,13 +10,15 @@ from typing import Any
 import tomli
 
 from forgetcli import bundled as bundled_recipes
-from forgetcli import methods, prompt_files, recipe_record, toml_lines
+from forgetcli import methods, prompt_files
+from forgetcli.recipe import record as records
+from forgetcli.recipe import toml_lines
 from forgetcli.bundled import bundled
 from forgetcli.errors import ForgetError, RecipeError
-from forgetcli.recipe_checks import PreservedPrompt, contradictions, doubts
-from forgetcli.recipe_errors import Sheet, did_you_mean, faults_of, in_words, unknown_key, without_unknown_keys
-from forgetcli.recipe_model import Concept, Document, Preserve, Prompts, Recipe, Retained
-from forgetcli.toml_lines import KeyPath
+from forgetcli.recipe.checks import PreservedPrompt, contradictions, doubts
+from forgetcli.recipe.faults import Sheet, did_you_mean, faults_of, in_words, unknown_key, without_unknown_keys
+from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
+from forgetcli.recipe.toml_lines import KeyPath
 
 __all__ = ["Concept", "Preserve", "Prompts", "Recipe", "Retained", "bundled", "load", "parse", "schema"]
 
@@ -76,13 +78,13 @@ def parse(text: str | bytes, source: Path | None = None, overrides: Sequence[str
     problems += missing + contradictions(document, preserved, sheet)
     if problems:
         raise RecipeError(sorted(problems, key=_line))
-    used = recipe_record.Record((*record.overrides, *overrides), files)
+    used = records.Record((*record.overrides, *overrides), files)
     values = {key: getattr(document, key) for key in Document.model_fields}
     return Recipe(
         **{**values, "name": document.name or (source.stem if source else UNNAMED)},
         parameters=parameters,
         source=source,
-        raw=recipe_record.join(body, used).encode(),
+        raw=records.join(body, used).encode(),
         overrides=used.overrides,
         file_prompts=tuple(kept.prompt for kept in preserved if kept.file_line),
         warnings=tuple(doubts(document, sheet)),
@@ -91,15 +93,15 @@ def parse(text: str | bytes, source: Path | None = None, overrides: Sequence[str
 
 def schema() -> dict[str, Any]:
     """JSON Schema of a recipe with the tables of every method, for editors."""
-    from forgetcli.recipe_schema import build
+    from forgetcli.recipe.json_schema import build
 
     return build()
 
 
-def _read(text: str | bytes, name: str) -> tuple[str, recipe_record.Record, dict[str, Any]]:
+def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, Any]]:
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
-        body, record = recipe_record.split(decoded)
+        body, record = records.split(decoded)
         return body, record, tomli.loads(body.removeprefix(_BOM))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
@@ -161,7 +163,7 @@ def _method(name: str, sheet: Sheet) -> ModuleType:
 
 def _preserved(
     document: Document,
-    record: recipe_record.Record,
+    record: records.Record,
     sheet: Sheet,
     source: Path | None,
 ) -> tuple[list[PreservedPrompt], dict[str, tuple[str, ...]], list[ForgetError]]:

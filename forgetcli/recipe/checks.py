@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from forgetcli.errors import ForgetError
-from forgetcli.recipe_errors import Sheet
-from forgetcli.recipe_model import Document, fill
-from forgetcli.toml_lines import KeyPath
+from forgetcli.recipe.faults import Sheet
+from forgetcli.recipe.model import Document, fill
+from forgetcli.recipe.toml_lines import KeyPath
 
 
 @dataclass(frozen=True)
