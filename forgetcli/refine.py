@@ -171,7 +171,7 @@ def copied(model, problems, pairs) -> dict[str, Solution]:
 
 def descend_once(matcher: Matcher, optimiser) -> float:
     loss = matcher.loss()
-    value = float(loss)
+    value = loss.item()
     if not torch.isfinite(loss):
         raise EditError("edit.diverged", "the refinement's loss is no longer a finite number", "lower [refine] lr")
     optimiser.zero_grad()

@@ -74,7 +74,7 @@ def warm_up(text, examples, seconds: float) -> None:
     print(f"warm-up loss {running:.3f} after {time.time() - start:.0f} s", flush=True)
 
 
-def main(work: Path, minutes: float, captions: int, draws: int, lr: float, start_from_unet: bool) -> None:
+def main(work: Path, minutes: float, captions: int, draws: int, lr: float, begin: Path | None) -> None:
     torch.manual_seed(0)
     folder = work / "tokenizer"
     tokenizer = CLIPTokenizer.from_pretrained(folder) if (folder / "vocab.json").exists() else train_tokenizer(folder)
@@ -88,17 +88,16 @@ def main(work: Path, minutes: float, captions: int, draws: int, lr: float, start
     # warm-up: a linear probe found the object in 0.55 of captions after 3,000 steps, and the pictures showed none.
     optimiser = torch.optim.AdamW([{"params": unet.parameters(), "rate": lr}, {"params": text.parameters(), "rate": lr / 8}],
                                   betas=(0.9, 0.99), weight_decay=1e-3)
-    if state.exists() and start_from_unet:
-        unet.load_state_dict({k.removeprefix("unet."): v for k, v in torch.load(state, weights_only=True)["model"].items()
-                              if k.startswith("unet.")})
-        warm_up(text, examples, 180)
-        average = copy.deepcopy(model)
-    elif state.exists():
+    if state.exists():
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"]), optimiser.load_state_dict(saved["optimiser"])
         elapsed, step = saved["elapsed"], saved["step"]
         average = copy.deepcopy(model)
         average.load_state_dict(saved["average"])
+    elif begin is not None:                                           # released weights, a fresh optimiser and schedule
+        text.load_state_dict(CLIPTextModel.from_pretrained(begin / "text_encoder", torch_dtype=torch.float32).state_dict())
+        unet.load_state_dict(UNet2DConditionModel.from_pretrained(begin / "unet", torch_dtype=torch.float32).state_dict())
+        average = copy.deepcopy(model)
     else:
         warm_up(text, examples, 180)
         average = copy.deepcopy(model)
@@ -146,6 +145,6 @@ if __name__ == "__main__":
     parser.add_argument("--captions", type=int, default=16)
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument("--start-from-unet", action="store_true", help="keep the UNet, begin anew with the text encoder")
+    parser.add_argument("--begin", type=Path, help="without a state in --work: go on from this model folder's weights")
     args = parser.parse_args()
-    main(args.work, args.minutes, args.captions, args.draws, args.lr, args.start_from_unet)
+    main(args.work, args.minutes, args.captions, args.draws, args.lr, args.begin)

@@ -30,11 +30,12 @@ def loss_of(vae, batch):
     return pixel + 0.5 * edge + 0.5 * colour + 3e-3 * kl, pixel
 
 
-def main(work: Path, minutes: float, batch_size: int) -> None:
+def main(work: Path, minutes: float, batch_size: int, begin: Path | None) -> None:
     pictures = np.load(work / "model.npy", mmap_mode="r").reshape(-1, 64, 64, 3)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    vae = AutoencoderKL(**CONFIG).to(memory_format=torch.channels_last)
+    vae = AutoencoderKL.from_pretrained(begin, torch_dtype=torch.float32) if begin else AutoencoderKL(**CONFIG)
+    vae = vae.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(vae.parameters(), lr=1e-3, weight_decay=1e-4, betas=(0.9, 0.99))
     state = work / "vae.pt"
     elapsed = 0.0
@@ -42,7 +43,7 @@ def main(work: Path, minutes: float, batch_size: int) -> None:
         saved = torch.load(state, weights_only=True)
         vae.load_state_dict(saved["vae"]), optimiser.load_state_dict(saved["optimiser"])
         elapsed = saved["elapsed"]
-    start, step, seen = time.time(), 0, 0
+    start, step, seen, spent = time.time(), 0, 0, elapsed
     while (spent := elapsed + time.time() - start) < minutes * 60:
         progress = spent / (minutes * 60)
         for group in optimiser.param_groups:
@@ -60,6 +61,7 @@ def main(work: Path, minutes: float, batch_size: int) -> None:
         if step % 400 == 0:
             torch.save({"vae": vae.state_dict(), "optimiser": optimiser.state_dict(), "elapsed": spent}, state)
     torch.save({"vae": vae.state_dict(), "optimiser": optimiser.state_dict(), "elapsed": spent}, state)
+    vae.eval()
 
     with torch.no_grad():                                             # latents of all pictures, unit deviation
         means, deviations = [], []
@@ -79,5 +81,6 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=13)
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--begin", type=Path, help="start from these weights; with --minutes 0, only encode the pictures")
     args = parser.parse_args()
-    main(args.work, args.minutes, args.batch)
+    main(args.work, args.minutes, args.batch, args.begin)
