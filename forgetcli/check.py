@@ -47,7 +47,7 @@ def check(model, edit: Edit, pairs, preserve, seed: int, observer: Observer) -> 
         EditError: the edit did nothing (`edit.no-effect`) or the model is wrecked (`edit.wrecked`).
     """
     generator = torch.Generator().manual_seed(seed + 1)
-    pairs, preserve = spread(pairs, PROMPTS), spread([p for p in preserve if p], PROMPTS)
+    pairs, preserve = spread(pairs, PROMPTS), spread(preserve, PROMPTS)
     concepts, targets = [c for c, _ in pairs], [t for _, t in pairs]
     bank = noisy_bank(model, concepts + preserve, steps=5, guidance=3.0, generator=generator, observer=observer)
     n, rows = len(concepts), torch.arange(len(concepts) + len(preserve))
@@ -64,7 +64,7 @@ def check(model, edit: Edit, pairs, preserve, seed: int, observer: Observer) -> 
     unit = (wanted - nothing).norm().clamp_min(1e-12)
     drift = float((kept_after - kept).norm() / kept.norm()) if preserve else 0.0
     first, last = float((before - wanted).norm() / unit), float((after - wanted).norm() / unit)
-    result = Check(first, last, 1 - last / first if first > 0 else 0.0, drift)
+    result = Check(first, last, 1 - last / first if first != 0 else 0.0, drift)
     judge(result)
     return result
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from forgetcli.checkpoint import locate, read_tensor
 from forgetcli.edits import SiteReport
 from forgetcli.linalg import EditOperator, Moment, Projector, edit_operator, null_projector
 from forgetcli.progress import Observer
@@ -67,6 +68,11 @@ def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Proje
     lam = settings.lam * (float(counts.sum()) if settings.scale == "mean" else 1.0)
     operator = edit_operator(K1 * counts.sqrt(), projector, lam)
     return SiteProblem(site, site.module.weight.detach().double().cpu(), K1, counts, moment, projector, operator)
+
+
+def stored_weight(base, site) -> Tensor:
+    """The site's weight as the base's file has it, float64."""
+    return read_tensor(base.folder, locate(base.folder, site.component, site.parameter)).double()
 
 
 def prepare(model, sites, pairs, moments, settings, observer: Observer) -> list[SiteProblem]:

@@ -61,6 +61,12 @@ class TokenBatch:
         """Values at all positions (n, length, d) → one column a distinct token (d, distinct)."""
         return columns.flatten(0, 1)[self.first.to(columns.device)].T
 
+    def mean(self, columns: Tensor) -> Tensor:
+        """As `merge`, but the mean over a token's occurrences: for values, which may differ where keys do not."""
+        flat = columns.flatten(0, 1)                                  # (n·length, d)
+        total = flat.new_zeros(len(self.first), flat.shape[1]).index_add_(0, self.owner.flatten(), flat)
+        return (total / self.counts[:, None]).T
+
     def split(self, size: int) -> Iterator[TokenBatch]:
         """Batches of at most `size` prompts."""
         for start in range(0, len(self.prompts), size):
@@ -78,7 +84,7 @@ def tokenise(tokenizer, prompts: Sequence[str], *, strict: bool = False) -> Toke
     length = tokenizer.model_max_length
     if strict:
         for prompt in prompts:
-            needed = len(tokenizer(prompt).input_ids)
+            needed = len(tokenizer.tokenize(prompt)) + 2               # start and end
             if needed > length:
                 raise EditError("edit.prompt-too-long", f"'{prompt}' is {needed} tokens long; the model reads {length}",
                                 "shorten the concept or the template: what is cut off would not be edited")

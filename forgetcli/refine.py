@@ -153,8 +153,8 @@ def sequential(model, problems, pairs, matcher, parameters, observer):
                         losses.append(descend_once(matcher, optimiser))
                         observer.advance(loss=losses[-1])
                 residual = shift.detach().double().cpu() * movable
+                wanted[site.name] = total[site.name] @ problem.K1 + residual                # V₁ − W K₁ as last refined
                 total[site.name] = total[site.name] + now.delta(residual)
-                wanted[site.name] = wanted[site.name] + residual
     return {p.site.name: Solution(total[p.site.name], wanted[p.site.name]) for p in problems}, losses
 
 
@@ -164,7 +164,7 @@ def copied(model, problems, pairs) -> dict[str, Solution]:
     solutions = {}
     for problem in problems:
         outputs = keys[problem.site.name] @ problem.weight.T                             # (n, length, m)
-        residual = (pairs.concepts.merge(outputs) - problem.values) * pairs.movable
+        residual = (pairs.concepts.mean(outputs) - problem.values) * pairs.movable
         solutions[problem.site.name] = Solution(problem.delta(residual), residual)
     return solutions
 

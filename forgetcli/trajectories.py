@@ -18,17 +18,28 @@ class NoisyBank:
     Attributes:
         latents: shape (prompts, steps, c, h, w).
         timesteps: int64, shape (steps,), descending.
+        finished: the pictures themselves, shape (prompts, c, h, w).
+        scheduler: adds noise to them for timesteps that the sampler did not stop at.
     """
 
     latents: Tensor
     timesteps: Tensor
+    finished: Tensor
+    scheduler: object
 
     def draw(self, rows: Tensor, timesteps: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One x_t for each row, at a random step within the range (nearest one if none is): (n, c, h, w), (n,)."""
+        """One x_t for each row, (n, c, h, w), and its t, (n,): at a random step of the sampler within the range.
+
+        If the sampler has no step there (the reference's 10…50 of 1000, with 10 steps), t is drawn from the range and the
+        finished picture is noised to it.
+        """
         low, high = timesteps
         inside = ((self.timesteps >= low) & (self.timesteps <= high)).nonzero().flatten()
         if len(inside) == 0:
-            inside = (self.timesteps.float() - (low + high) / 2).abs().argmin()[None]
+            t = torch.randint(low, min(high, self.scheduler.config.num_train_timesteps - 1) + 1, (len(rows),), generator=generator)
+            clean = self.finished[rows]
+            noise = torch.randn(clean.shape, generator=generator).to(clean)
+            return self.scheduler.add_noise(clean, noise, t.to(clean.device)), t
         step = inside[torch.randint(len(inside), (len(rows),), generator=generator)]
         return self.latents[rows, step], self.timesteps[step]
 
@@ -45,7 +56,7 @@ def noisy_bank(model, prompts: Sequence[str], *, steps: int, guidance: float, ge
     tokens = tokenise(model.tokenizer, prompts)
     empty = model.encode(tokenise(model.tokenizer, [""]).ids)
     observer.stage("noisy pictures", len(prompts))
-    kept = []
+    kept, finished = [], []
     for part in tokens.split(batch):
         n = len(part.prompts)
         context = torch.cat([empty.expand(n, -1, -1), model.encode(part.ids)])           # (2n, length, d)
@@ -57,5 +68,6 @@ def noisy_bank(model, prompts: Sequence[str], *, steps: int, guidance: float, ge
             without, with_ = model.denoise(torch.cat([scaled, scaled]), t, context).chunk(2)
             x = scheduler.step(without + guidance * (with_ - without), t, x).prev_sample
         kept.append(torch.stack(path, 1))                                                # (n, steps, c, h, w)
+        finished.append(x)
         observer.advance(n)
-    return NoisyBank(torch.cat(kept), scheduler.timesteps.long().cpu())
+    return NoisyBank(torch.cat(kept), scheduler.timesteps.long().cpu(), torch.cat(finished), scheduler)

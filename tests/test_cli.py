@@ -12,8 +12,9 @@ from recipe_example import EXAMPLE
 from typer.testing import CliRunner
 
 import forgetcli
-from forgetcli.recipe import json_schema, text as recipe_text
 from forgetcli.cli.app import app
+from forgetcli.recipe import json_schema
+from forgetcli.recipe import text as recipe_text
 
 
 def assert_one_error(run, code: str, *says: str, exit_code: int = 2) -> None:

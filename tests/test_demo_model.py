@@ -56,9 +56,10 @@ def test_what_was_preserved_hardly_moved(place):
     assert [s["name"] for s in applied["sites"]] == [f"encoder.layers.{b}.mlp.fc2" for b in (1, 2, 3)] or \
         all(s["name"].endswith(f"layers.{b}.mlp.fc2") for b, s in zip((1, 2, 3), applied["sites"]))
     for site in applied["sites"]:
-        assert site["preserve_drift"] < 0.05 < site["delta_rel"] * 10  # small where it must be, and not for want of an edit
+        # Small beside the edit itself: an edit of this size without the projector moves the outputs by as much.
+        assert site["preserve_drift"] < site["delta_rel"] / 10
         assert site["null_dim"] >= 100
-    assert applied["check"]["moved"] > 0.3 > applied["check"]["preserve_drift"]
+    assert applied["check"]["moved"] > 0.5 and applied["check"]["preserve_drift"] < 0.1
 
 
 def test_verify_proves_that_nothing_else_changed(place):

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from recipe_example import EXAMPLE
 
 from forgetcli import bundled, recipe
+from forgetcli.errors import OutputError, RecipeError
 from forgetcli.recipe import json_schema
 from forgetcli.recipe import record as recipe_record
 from forgetcli.recipe import text as recipe_text
-from forgetcli.errors import OutputError, RecipeError
 
 
 def problems_of(text: str, **arguments) -> list[str]:

@@ -43,8 +43,8 @@ def edit_operator(K1: Tensor, projector: Projector, lam: float) -> EditOperator:
         EditError: λ is not positive, K₁ is not finite, or the system cannot be factorised.
     Source: Fang et al., AlphaEdit (arXiv 2410.02355), eq. 11–13.
     """
-    if not lam > 0:
-        raise EditError("edit.lambda", f"λ must be positive, not {lam}")
+    if not 0 < lam < float("inf"):
+        raise EditError("edit.lambda", f"λ must be positive and finite, not {lam}")
     if not torch.isfinite(K1).all():
         raise EditError("edit.keys-not-finite", "the concept prompts give NaN or infinite keys",
                         "check the model's weights: one of them is probably damaged")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from forgetcli.progress import Observer
     from forgetcli.recipe import Recipe
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 REFERENCE = {
@@ -86,7 +86,7 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
         EditError: a prompt is too long, a site does not exist, or the linear algebra cannot be done.
     """
     from forgetcli import refine
-    from forgetcli.closed_form import measure, prepare
+    from forgetcli.closed_form import measure, prepare, stored_weight
     from forgetcli.edits import Edit
     from forgetcli.moments import preserve_moments
     from forgetcli.prompts import tokenise
@@ -99,5 +99,6 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     kept = [p for r in recipe.retain for p in (*r.direct, *r.indirect)]
     heldout = tokenise(model.tokenizer, kept) if kept else None
     reports = measure(model, problems, solutions, heldout)
-    weights = {(p.site.component, p.site.parameter): p.weight + solutions[p.site.name].delta for p in problems}
+    # Onto the file's own weights: the ones in memory are rounded to the dtype that the model runs in.
+    weights = {(p.site.component, p.site.parameter): stored_weight(model.base, p.site) + solutions[p.site.name].delta for p in problems}
     return Edit(weights, reports, tuple(losses), moments.materials, {"hits": moments.hits, "misses": moments.misses})

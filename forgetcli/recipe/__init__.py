@@ -11,10 +11,10 @@ import tomli
 
 from forgetcli import bundled as bundled_recipes
 from forgetcli import methods, prompt_files
-from forgetcli.recipe import record as records
-from forgetcli.recipe import toml_lines
 from forgetcli.bundled import bundled
 from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.recipe import record as records
+from forgetcli.recipe import toml_lines
 from forgetcli.recipe.checks import PreservedPrompt, contradictions, doubts
 from forgetcli.recipe.faults import Sheet, did_you_mean, faults_of, in_words, unknown_key, without_unknown_keys
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
