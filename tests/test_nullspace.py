@@ -433,3 +433,13 @@ def test_moments_depend_on_the_prompts_and_come_back_from_the_cache_unchanged(mo
         assert torch.equal(first.by_site[site.name].matrix, again.by_site[site.name].matrix)
         assert relative(other.by_site[site.name].matrix, columns @ columns.T) > 1e-3
     assert first.materials == again.materials != other.materials
+
+
+def test_the_empty_prompt_counts_as_often_as_all_others_together(model, tmp_path: Path):
+    (site,), prompts = model.pick_sites([1]), ["", "a cat", "a house", "a dog by monet"]
+    alone = preserve_moments(model, [site], [""], MomentCache(tmp_path), Silent()).by_site[site.name]
+    once = preserve_moments(model, [site], prompts, MomentCache(tmp_path), Silent()).by_site[site.name]
+    often = preserve_moments(model, [site], prompts, MomentCache(tmp_path), Silent(), balance_empty=True).by_site[site.name]
+    torch.testing.assert_close(often.matrix, once.matrix + 2 * alone.matrix, rtol=1e-12, atol=1e-12)
+    assert often.tokens == once.tokens + 2 * alone.tokens
+    assert float((often.matrix - once.matrix).norm()) > 0.1 * float(once.matrix.norm())     # the control: it does count

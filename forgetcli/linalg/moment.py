@@ -37,6 +37,10 @@ class Moment:
     def __add__(self, other: Moment) -> Moment:
         return Moment(self.matrix + other.matrix, self.tokens + other.tokens)
 
+    def times(self, count: int) -> Moment:
+        """The moment of the same prompts, each `count` times."""
+        return Moment(self.matrix * count, self.tokens * count)
+
     @property
     def energy(self) -> float:
         """‖K₀‖_F², the trace."""

@@ -24,7 +24,7 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 REFERENCE = {
-    "edit": {"sites": (1, 2, 3), "lam": 200.0, "scale": "sum", "threshold": 1 / 90000, "min_rank": 100, "positions": "all"},
+    "edit": {"sites": (1, 2, 3), "lam": 200.0, "scale": "sum", "threshold": 1 / 90000, "min_rank": 100, "positions": "all", "balance_empty": False},
     "refine": {"mode": "sequential", "steps": 6, "epochs": 10, "lr": 0.2, "batch": 8, "timesteps": (10, 50),
                "latent_steps": 10, "guidance": 7.5},
 }
@@ -41,6 +41,7 @@ class EditSettings(BaseModel):
     threshold: Positive = Field(1 / 1000, description="null space: eigenvalues below threshold × mean eigenvalue")
     min_rank: Count = Field(100, description="never fewer null directions than this")
     positions: Literal["all", "from-concept"] = Field("from-concept", description="token positions that may change")
+    balance_empty: bool = Field(True, description="count the empty prompt as often as all other preserve prompts together")
 
 
 class RefineSettings(BaseModel):
@@ -93,7 +94,8 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
 
     sites = model.pick_sites(parameters.edit.sites)
     pairs = refine.Pairs.of(model.tokenizer, recipe.edit_pairs(), parameters.edit.positions)
-    moments = preserve_moments(model, sites, recipe.preserve_prompts(), cache, observer)
+    moments = preserve_moments(model, sites, recipe.preserve_prompts(), cache, observer,
+                               balance_empty=parameters.edit.balance_empty)
     problems = prepare(model, sites, pairs, moments, parameters.edit, observer)
     solutions, losses = refine.run(model, problems, pairs, parameters, recipe.seed, observer)
     kept = [p for r in recipe.retain for p in (*r.direct, *r.indirect)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli.errors import ModelError
+from forgetcli.errors import ForgetError, ModelError
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint import Base
@@ -96,5 +96,8 @@ def known() -> list[KnownModel]:
     found = [KnownModel("demo", "sd", MODEL, DESCRIPTION)] if (MODEL / "model_index.json").exists() else []
     for manifest in sorted(Path.cwd().glob("*/forget.provenance.json")):
         folder = manifest.parent
-        found.append(KnownModel(f"{folder.name}/", family_of(folder), folder, "edited by forget in this folder"))
+        try:
+            found.append(KnownModel(f"{folder.name}/", family_of(folder), folder, "edited by forget in this folder"))
+        except (ForgetError, OSError, ValueError, KeyError):
+            continue                                                  # damaged: nothing that could be named
     return found
