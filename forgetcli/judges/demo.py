@@ -4,6 +4,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel, ConfigDict
+
 from forgetcli import store
 from forgetcli.demo import JUDGE, world
 from forgetcli.errors import ForgetError
@@ -15,6 +17,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NONE = "none of these"
+
+
+class Options(BaseModel):
+    """None: the weights and the threshold (the first choice) are fixed."""
+
+    model_config = ConfigDict(extra="forbid")
 
 
 class DemoJudge:
@@ -46,7 +54,7 @@ class DemoJudge:
                     return label
         return None
 
-    def see(self, pictures: Sequence[Image], labels: Sequence[str]) -> list[Sight]:
+    def see(self, pictures: Sequence[Image], labels: Sequence[str], choices=None) -> list[Sight]:
         import torch
 
         unknown = [label for label in labels if label not in (*self.things, *self.styles)]
@@ -71,5 +79,5 @@ class DemoJudge:
             return self.network(torch.from_numpy(batch / 127.5 - 1).permute(0, 3, 1, 2).to(self.device))
 
 
-def load(device: str | None = None) -> DemoJudge:
+def load(options: Options, device: str | None = None) -> DemoJudge:
     return DemoJudge(device)
