@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli import store
 from forgetcli.errors import ForgetError
+from forgetcli.processes import Processes
 from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
@@ -33,6 +34,24 @@ class Picture:
     prompt: str
     seed: int
     base: Path | None = None
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A picture to be made. What is None is the model's own: guidance, and the size in pixels."""
+
+    prompt: str
+    seed: int
+    steps: int = 20
+    guidance: float | None = None
+    width: int | None = None
+    height: int | None = None
+
+    @property
+    def settings(self) -> dict:
+        """All but prompt and seed: pictures that share them can be made together."""
+        size = {"width": self.width, "height": self.height} if self.width or self.height else {}
+        return {"steps": self.steps, "guidance": self.guidance, **size}
 
 
 @dataclass(frozen=True)
@@ -68,18 +87,17 @@ def generate(prompts: Sequence[str], *, model: str | Path = "demo", count: int =
     prompts = [p.strip() for p in prompts if p.strip()]
     if not prompts:
         raise ForgetError("generate.no-prompt", "there is no prompt to draw", "give one, or a file of them with --prompts")
-    wanted = [(prompt, seed + k) for prompt in prompts for k in range(count)]
+    wanted = [Shot(prompt, seed + k, steps, guidance) for prompt in prompts for k in range(count)]
     base = checkpoint.resolve(model)
     with watch.stage("generate"):
-        paths, reused = draw(base, wanted, output, steps=steps, guidance=guidance, device=device, batch=batch, observer=observer)
+        paths, reused = draw(base, wanted, output, device=device, batch=batch, observer=observer)
         originals: list[Path] = []
         if compare_base:
             original = checkpoint.resolve(provenance.load(base.folder).base)
-            originals, again = draw(original, wanted, output / "base", steps=steps, guidance=guidance, device=device,
-                                    batch=batch, observer=observer)
+            originals, again = draw(original, wanted, output / "base", device=device, batch=batch, observer=observer)
             reused += again
-    images = tuple(Picture(path, prompt, number, originals[i] if originals else None)
-                   for i, (path, (prompt, number)) in enumerate(zip(paths, wanted)))
+    images = tuple(Picture(path, shot.prompt, shot.seed, originals[i] if originals else None)
+                   for i, (path, shot) in enumerate(zip(paths, wanted)))
     sheet = None
     if grid or compare_base:
         sheet = output / "grid.png"
@@ -88,27 +106,39 @@ def generate(prompts: Sequence[str], *, model: str | Path = "demo", count: int =
     return GenerateResult(images, sheet, reused, watch.report())
 
 
-def draw(base: Base, wanted: Sequence[tuple[str, int]], folder: Path, *, steps: int, guidance: float | None, device: str | None,
-         batch: int, observer: Observer) -> tuple[list[Path], int]:
-    """Paths of the (prompt, seed) pictures in `folder`, in order, and how many were there already."""
-    from PIL.PngImagePlugin import PngInfo
+def draw(base: Base, wanted: Sequence[Shot], folder: Path, *, device: str | None, batch: int, observer: Observer,
+         processes: Processes = Processes()) -> tuple[list[Path], int]:
+    """Paths of the pictures in `folder`, in order, and how many were there already.
 
-    origins = [{"prompt": prompt, "seed": seed, "model": base.digest, "steps": steps, "guidance": guidance} for prompt, seed in wanted]
+    Pictures are made `batch` at a time in fixed blocks, of which each of several processes makes its share; when it
+    returns, all are there. A block of which some are missing is computed whole, so that a run that was cut short ends
+    with the same bytes as one that was not.
+    """
+    origins = [{"prompt": s.prompt, "seed": s.seed, "model": base.digest, **s.settings} for s in wanted]
     paths = [folder / f"{i:04d}-s{o['seed']}-{fingerprint(o)}.png" for i, o in enumerate(origins)]
-    todo = [i for i, (path, origin) in enumerate(zip(paths, origins)) if not made_by(path, origin)]
-    folder.mkdir(parents=True, exist_ok=True)
+    there = [made_by(path, origin) for path, origin in zip(paths, origins)]
+    with store.output_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    todo = [block for block in alike(wanted, batch, processes) if not all(there[i] for i in block)]
     if todo:
         sampler = Sampler(base, device)
-        observer.stage(f"pictures ({base.id})", len(todo))
-        for start in range(0, len(todo), batch):
-            part = todo[start:start + batch]
-            pictures = sampler([wanted[i] for i in part], steps=steps, guidance=guidance)
-            for i, picture in zip(part, pictures):
-                info = PngInfo()
-                info.add_text(METADATA, json.dumps(origins[i], sort_keys=True))
-                store.write_atomically(paths[i], png_bytes(picture, info))
-            observer.advance(len(part))
-    return paths, len(paths) - len(todo)
+        observer.stage(f"pictures ({base.id})", sum(map(len, todo)))
+    for block in todo:
+        for i, picture in zip(block, sampler.together([wanted[i] for i in block])):
+            if not there[i]:
+                store.write_atomically(paths[i], png_bytes(picture, origins[i]))
+        observer.advance(len(block))
+    processes.wait()
+    return paths, sum(there)
+
+
+def alike(wanted: Sequence[Shot], batch: int, processes: Processes) -> Iterator[Sequence[int]]:
+    """This process' blocks of indices, each of at most `batch` pictures that can be made together."""
+    groups: dict[str, list[int]] = {}
+    for i, shot in enumerate(wanted):
+        groups.setdefault(json.dumps(shot.settings), []).append(i)
+    for indices in groups.values():
+        yield from processes.blocks(indices, batch)
 
 
 class Sampler:
@@ -126,15 +156,37 @@ class Sampler:
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(models.pick_device(device))
 
-    def __call__(self, wanted: Sequence[tuple[str, int]], *, steps: int = 20, guidance: float | None = None) -> list[Image]:
-        """One picture for each (prompt, seed)."""
+    def __call__(self, shots: Sequence[Shot]) -> list[Image]:
+        """One picture for each; all have the same settings."""
         import torch
 
+        first = shots[0]
+        guidance = first.guidance
         if guidance is None:
             guidance = GUIDANCE if self.pipeline.unet.config.sample_size <= 16 else 7.5
-        generators = [torch.Generator().manual_seed(seed) for _, seed in wanted]
-        return self.pipeline([prompt for prompt, _ in wanted], num_inference_steps=steps, guidance_scale=guidance,
-                             generator=generators).images
+        generators = [torch.Generator().manual_seed(shot.seed) for shot in shots]
+        return self.pipeline([shot.prompt for shot in shots], num_inference_steps=first.steps, guidance_scale=guidance,
+                             width=first.width, height=first.height, generator=generators).images
+
+    def together(self, shots: Sequence[Shot]) -> list[Image]:
+        """The same, in halves where the device has too little memory for all at once.
+
+        Raises:
+            ForgetError: there is too little even for one.
+        """
+        from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+        try:
+            return self(shots)
+        except RuntimeError as fault:
+            if not should_reduce_batch_size(fault):
+                raise
+            if len(shots) == 1:
+                raise ForgetError("generate.out-of-memory", "the device has too little memory for one picture",
+                                  "use another --device") from fault
+        clear_device_cache(garbage_collection=True)
+        half = len(shots) // 2
+        return self.together(shots[:half]) + self.together(shots[half:])
 
 
 def fingerprint(origin: Mapping) -> str:
@@ -153,10 +205,15 @@ def made_by(path: Path, origin: Mapping) -> bool:
         return False
 
 
-def png_bytes(picture: Image, info=None) -> bytes:
+def png_bytes(picture: Image, origin: Mapping | None = None) -> bytes:
+    """A PNG, with what made it in its metadata."""
     import io
 
-    buffer = io.BytesIO()
+    from PIL.PngImagePlugin import PngInfo
+
+    buffer, info = io.BytesIO(), PngInfo()
+    if origin:
+        info.add_text(METADATA, json.dumps(origin, sort_keys=True))
     picture.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +29,7 @@ from forgetcli.manifest import (
     Manifest,
     load,
 )
+from forgetcli.plain_json import plain
 from forgetcli.store import is_regular, sha256_file, walk_files
 from forgetcli.tensorfile import read_bytes, read_header
 
@@ -118,15 +118,7 @@ def _base_descriptor(base: Base) -> dict:
 
 
 def _json(value: Any) -> bytes:
-    return (json.dumps(_plain(value), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return (json.dumps(plain(value), indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
 
 
 @dataclass(frozen=True)

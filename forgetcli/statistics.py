@@ -37,3 +37,12 @@ def harmonic_interval(forget: Sequence[float], retain: Sequence[float], seed: in
     draws = [harmonic(float(a[rng.integers(0, len(a), len(a))].mean()), float(b[rng.integers(0, len(b), len(b))].mean()))
              for _ in range(RESAMPLES)]
     return (float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975)))
+
+
+def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of a mean over independent values (prompts)."""
+    import numpy as np
+
+    rng, a = np.random.default_rng(seed), np.asarray(values, float)
+    means = a[rng.integers(0, len(a), (RESAMPLES, len(a)))].mean(1)
+    return (float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975)))

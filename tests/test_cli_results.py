@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from forgetcli.cli.app import app
 from forgetcli.cli.progress import Bars, Lines
+from forgetcli.errors import ForgetError
 
 # progress
 
@@ -213,6 +214,7 @@ def side(forget_: float, retain: float) -> dict:
     return {
         "forget": forget_,
         "forget_ci": [0.1, 0.9],
+        "forget_n": 24,
         "forget_direct": forget_,
         "forget_indirect": None,
         "retain": retain,
@@ -220,34 +222,68 @@ def side(forget_: float, retain: float) -> dict:
     }
 
 
+CONCEPTS = {
+    "van gogh": {"baseline": {"forget": 0.05}, "edited": {"forget": 0.935, "forget_direct": 1.0}},
+    "pixel art": {"baseline": {"retain": 1.0}, "edited": {"retain": 0.96}},
+}
+QUALITY = {"distance": {"value": 0.0125, "ci": [0.01, 0.02], "n": 48}, "fid": {"value": 1.5, "n": 48}}
 EVALUATED = Result(
     judge={"name": "demo"},
     n_images=24,
     baseline=side(0.05, 0.97),
     edited=side(0.935, 0.96),
     seconds={"total": 2.0},
-    concepts={
-        "van gogh": {"baseline": {"forget": 0.05}, "edited": {"forget": 0.935, "forget_direct": 1.0}},
-        "pixel art": {"baseline": {"retain": 1.0}, "edited": {"retain": 0.96}},
-    },
+    concepts=CONCEPTS,
+    models=[{"name": "edited", "edited": side(0.935, 0.96), "concepts": CONCEPTS, "quality": QUALITY}],
 )
 
 
-def test_eval_shows_both_models_and_every_concept(invoke, monkeypatch: pytest.MonkeyPatch):
-    calls = recorder(monkeypatch, "forgetcli.evaluation.evaluate", EVALUATED)
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list:
+    """`forget eval` with the work left out: what the library is called with."""
+    made = Result(**{**EVALUATED.__dict__, "edited": (Result(subject=Result(name="edited")),)})
+    made.as_dict = EVALUATED.as_dict
+    files = Result(page=Path("eval/report.html"), results=Path("eval/results.json"), table=Path("eval/results.csv"))
+    monkeypatch.setattr("forgetcli.report.write", lambda *positional, **named: files)
+    return recorder(monkeypatch, "forgetcli.evaluation.evaluate", made)
+
+
+def test_eval_shows_both_models_and_every_concept(invoke, evaluated):
     human = invoke("eval", "out", "--recipe", "good.toml", "-n", "2").stdout
-    assert calls[0][0] == (Path("out"),) and calls[0][1]["images"] == 2 and calls[0][1]["recipe"].seed == 7
+    assert evaluated[0][0] == ([Path("out")],) and evaluated[0][1]["images"] == 2
+    assert evaluated[0][1]["recipe"].seed == 7
     rows = [line.split() for line in human.splitlines()]
     assert ["edited", "0.935", "[0.10,", "0.90]", "0.935", "–", "0.960", "0.500"] in rows
-    assert ["van", "gogh", "forget,", "unedited", "0.050", "–", "–"] in rows and [
-        "retain,",
-        "edited",
-        "0.960",
-        "–",
-        "–",
-    ] in rows
-    assert json.loads(invoke("eval", "--json").stdout)["edited"]["h"] == 0.5 and calls[-1][0] == (Path("edited"),)
-    assert calls[-1][1]["recipe"] is None and invoke("eval", "-q").stdout == "eval\n"
+    assert ["van", "gogh", "forget,", "unedited", "0.050", "–", "–"] in rows
+    assert ["retain,", "edited", "0.960", "–", "–"] in rows
+    assert ["edited", "distance", "0.013", "[0.01,", "0.02]", "48"] in rows
+    assert json.loads(invoke("eval", "--json").stdout)["edited"]["h"] == 0.5
+    assert evaluated[-1][0] == ([Path("edited")],) and evaluated[-1][1]["recipe"] is None
+    assert invoke("eval", "-q").stdout == "eval/report.html\n"
+
+
+def test_eval_hands_the_judge_its_settings(invoke, evaluated):
+    invoke("eval", "--judge", "clip", "--judge-set", "model=org/name", "--judge-set", "batch=4", "--judge-set", 'x=["a"]')
+    assert evaluated[0][1]["judge"] == "clip"
+    assert evaluated[0][1]["judge_options"] == {"model": "org/name", "batch": 4, "x": ["a"]}
+    with pytest.raises(ForgetError, match="--judge-set model: not KEY=VALUE"):
+        invoke("eval", "--judge-set", "model")
+
+
+def test_gates_decide_the_exit_code(invoke, evaluated, tmp_path: Path):
+    passed = invoke("eval", "--fail-under", "forget=0.9", "--json")
+    assert passed.exit_code == 0 and json.loads(passed.stdout)["gates"] == [
+        {"model": "edited", "key": "forget", "bound": 0.9, "passed": True}
+    ]
+    failed = invoke("eval", "--fail-under", "forget=0.9", "--confident", "--junit", "j.xml", "-q")
+    assert failed.exit_code == 1 and failed.stdout == "eval/report.html\n"
+    assert failed.stderr == "failed: edited: forget = 0.935, lower end 0.100 (not ≥ 0.9)\n"
+    assert 'failures="1"' in (tmp_path / "j.xml").read_text()
+    assert invoke("eval", "--fail-under", "h=0.1").exit_code == 1      # no count with it: not measured
+    with pytest.raises(ForgetError, match="no measure 'forgot'"):
+        invoke("eval", "--fail-under", "forgot=0.9")
+    with pytest.raises(ForgetError, match="--confident needs --fail-under"):
+        invoke("eval", "--confident")
 
 
 def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.MonkeyPatch):

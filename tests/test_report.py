@@ -8,50 +8,52 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from forgetcli import report
 from forgetcli.demo.story import shown
-from forgetcli.evaluation import Answer, Evaluation, Question, scores
-from forgetcli.report.page import write_page
+from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject
 from forgetcli.report.sheet import COLUMNS, SIDE, Pair, write_sheet
 
 NASTY = "<script>alert(1)</script> & \"quotes\" <img src=http://example.com/x.png>"
-JUDGE = {"name": "demo", "digest": "0" * 64, "accuracy": {"other_hands": {"thing": 0.5, "style": 0.5, "n": 10}}}
+JUDGE = {"name": "demo", "digest": "0" * 64, "accuracy": {"other_hands": {"thing": 0.5, "style": 0.5, "n": 10}},
+         "confusions": [{"shown": NASTY, "judged": "cat", "share": 0.25}]}
 
 
-def answer(folder: Path, prompt: str, *, edited: bool, seen: bool, direct: bool = True, colour: str = "red") -> Answer:
-    path = folder / f"{abs(hash((prompt, edited, seen, direct)))}.png"
-    Image.new("RGB", (8, 8), colour).save(path)
-    question = Question("van gogh" if edited else "monet", "van_gogh" if edited else "monet", prompt, direct, edited)
-    return Answer(question, 0, path, seen, "van_gogh" if seen else "none of these", 0.5)
+def run(folder: Path, name: str, forgets: frozenset[str], seen: bool) -> Run:
+    """Two pictures: of what may be forgotten, and of what stays."""
+    answers = []
+    for k, (concept, prompt, there) in enumerate((("van gogh", NASTY, seen), ("monet", "kept", True))):
+        path = folder / f"{name}-{k}.png"
+        Image.new("RGB", (8, 8), "red").save(path)
+        answers.append(Answer(Question(concept, concept, prompt), 0, path, there, concept if there else "none of these", 0.5))
+    base = SimpleNamespace(id=NASTY, digest="f" * 64, folder=folder)
+    return Run(Subject(name, base, forgets, recipe_sha256="a" * 64), tuple(answers))
 
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Evaluation:
-    before = (answer(tmp_path, NASTY, edited=True, seen=True), answer(tmp_path, "kept", edited=False, seen=True))
-    after = (answer(tmp_path, NASTY, edited=True, seen=False), answer(tmp_path, "kept", edited=False, seen=True))
-    return Evaluation(JUDGE, 4, before, after, {"total": 1.0})
+    return Evaluation(JUDGE, run(tmp_path, "unedited", frozenset(), True), (run(tmp_path, "$x^2$ <b>", frozenset({"van gogh"}), False),),
+                      {"seed": 0, "guidance": None}, {"total": 1.0})
 
 
-def page(evaluation: Evaluation, path: Path) -> str:
-    site = dict(name="layers.1", null_dim=100, eig_below=1e-6, eig_above=1e-4, rcond=1e-3, delta_rel=0.1, preserve_drift=1e-4, heldout_drift=None)
-    applied = SimpleNamespace(base={"id": "demo", "digest": "f" * 64}, recipe_sha256="a" * 64, method="nullspace", sites=[site])
-    write_page(path, title=NASTY, description=NASTY, evaluation=evaluation, applied=applied, command="forget demo")
-    return path.read_text()
+def page(evaluation: Evaluation, folder: Path) -> str:
+    return report.write(folder, evaluation, evaluation.as_dict(), title=NASTY, description=NASTY, command=f"forget eval {NASTY}").page.read_text()
 
 
 def test_prompts_are_text_and_nothing_is_loaded_from_elsewhere(evaluation, tmp_path):
-    html = page(evaluation, tmp_path / "report.html")
+    html = page(evaluation, tmp_path)
     assert "<script" not in html and "&lt;script&gt;" in html         # shown, not run
-    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'<img src="([^"]*)"', html))
+    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'<img[^>]* src="([^"]*)"', html) if "svg" not in source)
     assert "default-src &#39;none&#39;" in html or "default-src 'none'" in html
     assert not re.search(r'(?:href|src)="http', html)
 
 
-def test_scores_count_what_is_gone_and_what_is_kept(evaluation):
-    before, after = scores(evaluation.baseline), scores(evaluation.edited)
-    assert (before["forget"], after["forget"]) == (0.0, 1.0)
-    assert before["retain"] == after["retain"] == 1.0
-    assert (before["h"], after["h"]) == (0.0, 1.0)
-    assert after["forget_indirect"] is None and after["forget_indirect_n"] == 0
+def test_the_report_shows_scores_matrix_and_judge(evaluation, tmp_path):
+    html = page(evaluation, tmp_path)
+    assert html.count("<figure>") == 2 and "100 %" in html and "95 % intervals" in html
+    assert 'class="asked"' in html                                    # the cell of what was edited is marked
+    assert "On drawings" not in html and "other hands" in html and "25 %" in html
+    (tmp_path / "report.json").write_text("{broken")                  # an edited folder's own report: absent, damaged or another method's
+    assert page(evaluation, tmp_path)
 
 
 def test_the_sheet_has_every_pair(evaluation, tmp_path):

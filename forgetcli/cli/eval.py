@@ -1,15 +1,23 @@
 """``forget eval``."""
 from __future__ import annotations
 
+import json as json_
+import shlex
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag, SeedOption, StepsOption
+from forgetcli.cli.options import BatchOption, DeviceOption, ForceFlag, JsonFlag, QuietFlag, SeedOption, StepsOption
 from forgetcli.cli.sink import Sink
+from forgetcli.errors import ForgetError
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
+Folders = Annotated[
+    list[Path] | None,
+    typer.Argument(metavar="[DIR]...", help="Edited models of one base.", show_default="edited"),
+]
 Recipe = Annotated[
     str | None,
     typer.Option(
@@ -19,56 +27,167 @@ Recipe = Annotated[
         help="Whose evaluation prompts to use.",
     ),
 ]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        "--prompts", "-p", envvar="FORGET_PROMPTS", show_default=False, help="A prompt set to use: CSV, TOML or text."
+    ),
+]
 Images = Annotated[int, typer.Option("--images", "-n", min=1, envvar="FORGET_IMAGES", help="Pictures for each prompt.")]
+Guidance = Annotated[
+    float | None,
+    typer.Option("--guidance", min=1.0, envvar="FORGET_GUIDANCE", show_default="the model's own", help="Guidance."),
+]
 Judge = Annotated[str, typer.Option("--judge", envvar="FORGET_JUDGE", help="Who decides what is seen.")]
-Output = Annotated[Path, typer.Option("--output", "-o", envvar="FORGET_EVAL_OUTPUT", help="Folder for the pictures.")]
+JudgeSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--judge-set",
+        metavar="KEY=VALUE",
+        envvar="FORGET_JUDGE_SET",
+        show_default=False,
+        help="A setting of the judge: model=openai/clip-vit-base-patch32. Repeatable.",
+    ),
+]
+Features = Annotated[
+    str,
+    typer.Option(
+        "--features", envvar="FORGET_FEATURES", help="Extractor for distance, FID and KID: demo, inception, none."
+    ),
+]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", envvar="FORGET_EVAL_OUTPUT", help="Folder for report and pictures.")
+]
+FailUnder = Annotated[
+    str | None,
+    typer.Option(
+        "--fail-under",
+        metavar="KEY=BOUND,…",
+        envvar="FORGET_FAIL_UNDER",
+        show_default=False,
+        help="Exit with 1 if a measure is lower: forget=0.8,retain=0.8,h=0.8.",
+    ),
+]
+Confident = Annotated[
+    bool,
+    typer.Option("--confident", envvar="FORGET_CONFIDENT", help="Compare the lower end of the interval instead."),
+]
+JUnit = Annotated[
+    Path | None,
+    typer.Option("--junit", envvar="FORGET_JUNIT", show_default=False, help="Also write JUnit XML, for dashboards."),
+]
 
 
 def evaluate(
-    folder: Folder = Path("edited"),
+    folders: Folders = None,
     recipe: Recipe = None,
+    prompts: Prompts = None,
     images: Images = 1,
     judge: Judge = "demo",
+    judge_set: JudgeSet = None,
+    features: Features = "auto",
     output: Output = Path("eval"),
+    fail_under: FailUnder = None,
+    confident: Confident = False,
+    junit: JUnit = None,
     seed: SeedOption = 0,
     steps: StepsOption = 20,
+    guidance: Guidance = None,
+    batch: BatchOption = 8,
     device: DeviceOption = None,
+    force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure what an edited model has forgotten and what it has kept, beside the unedited one.
+    """Measure what edited models have forgotten and what they have kept, beside the unedited one.
+
+    Writes report.html, results.json and results.csv. Run it again to go on where it was cut short.
 
     \b
     Examples:
       forget eval
       forget eval edited -n 4 --json
-      forget eval edited --recipe objects
+      forget eval edited-dog edited-cat -o both
+      forget eval --fail-under forget=0.9,retain=0.8 --confident --junit eval.xml
+      forget eval --prompts i2p.csv --judge nudenet
+      forget eval --judge clip --judge-set model=openai/clip-vit-base-patch32
+      accelerate launch -m forgetcli eval -n 16
     """
-    sink = Sink("eval", json=json, quiet=quiet)
-    loaded = None
+    from forgetcli import processes
+    from forgetcli.evaluation import gates
+
+    bounds = gates.parse(fail_under) if fail_under is not None else ()
+    if confident and not bounds:
+        raise ForgetError("eval.no-gate", "--confident needs --fail-under", "for instance --fail-under forget=0.8")
+    folders, loaded, asked = folders or [Path("edited")], None, None
     if recipe is not None:
         from forgetcli import recipe as recipes
 
         loaded = recipes.load(recipe)
+    if prompts is not None:
+        from forgetcli import prompt_sets
+
+        asked = prompt_sets.load(prompts)
+    main = processes.current().main
+    sink = Sink("eval", json=json, quiet=quiet or not main)
     with sink.observer() as observer:
-        from forgetcli import evaluation
+        from forgetcli import evaluation, report
 
         result = evaluation.evaluate(
-            folder,
+            folders,
             recipe=loaded,
+            prompts=asked,
             images=images,
             seed=seed,
             steps=steps,
+            guidance=guidance,
             judge=judge,
+            judge_options=_settings(judge_set or ()),
+            features=features,
             output=output,
             device=device,
+            batch=batch,
+            force=force,
             observer=observer,
         )
+    if not main:
+        return  # the first process reports
     data = result.as_dict()
-    sink.result(data, human=lambda: _shown(data), quiet=output)
+    outcomes = list(gates.outcomes(data, bounds, confident=confident))
+    data["gates"] = [{"model": o.model, "key": o.gate.key, "bound": o.gate.bound, "passed": o.passed} for o in outcomes]
+    title = ", ".join(run.subject.name for run in result.edited)
+    files = report.write(output, result, data, title=title, command=_command())
+    if junit is not None:
+        from forgetcli.report.results import write_junit
+
+        write_junit(junit, data, outcomes)
+    sink.result(data, human=lambda: _shown(data, files), quiet=files.page)
+    for outcome in outcomes:
+        if not outcome.passed:
+            typer.echo(f"failed: {outcome.text}", err=True)
+    if not all(outcome.passed for outcome in outcomes):
+        raise typer.Exit(1)
 
 
-def _shown(data: dict) -> list:
-    from forgetcli.cli.tables import shares
+def _settings(pairs: Sequence[str]) -> dict[str, object]:
+    """``key=value`` with the value read as JSON where it is some, and as text otherwise."""
+    settings = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ForgetError("judge.bad-option", f"--judge-set {pair}: not KEY=VALUE", "for instance threshold=0.5")
+        try:
+            settings[key.strip()] = json_.loads(value)
+        except ValueError:
+            settings[key.strip()] = value
+    return settings
 
-    return list(shares(data))
+
+def _command() -> str:
+    return shlex.join(["forget", *sys.argv[1:]])
+
+
+def _shown(data: dict, files) -> list:
+    from forgetcli.cli.tables import facts, quality, shares
+
+    return [*shares(data), *quality(data), facts({"report": files.page, "results": files.results, "table": files.table})]

@@ -61,6 +61,7 @@ StepsOption = Annotated[
     int, typer.Option("--steps", min=1, envvar="FORGET_STEPS", help="Sampler steps for each picture.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, envvar="FORGET_SEED", help="First seed.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, envvar="FORGET_BATCH", help="Pictures at a time.")]
 ForceFlag = Annotated[bool, typer.Option("--force", "-f", envvar="FORGET_FORCE", help="Replace an earlier output.")]
 
 

@@ -1,8 +1,6 @@
 """Where output goes: results to stdout (for people, as JSON, or the path alone), all else to stderr."""
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from forgetcli import plain_json
 from forgetcli.cli import stdout
 from forgetcli.cli.errors import one_line
 from forgetcli.progress import Observer, Silent, Stopwatch
@@ -58,7 +57,7 @@ class Sink:
         if self.mode is Mode.JSON:
             whole = {"schema_version": SCHEMA_VERSION, "command": self.command, **data}
             whole.setdefault("seconds", self.watch.report())
-            stdout.write(json.dumps(_finite(whole), indent=2, ensure_ascii=False, default=str) + "\n")
+            stdout.write(plain_json.encode(whole).decode())
         elif self.mode is Mode.QUIET:
             paths = [quiet] if isinstance(quiet, str | Path) else quiet
             stdout.write("".join(f"{path}\n" for path in paths))
@@ -86,15 +85,6 @@ class Sink:
         else:
             with showing() as observer:
                 yield observer
-
-
-def _finite(value: Any) -> Any:
-    """`value` with null for the numbers that JSON has no word for: Python would write NaN, which parsers refuse."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def rendered(part: RenderableType) -> str:

@@ -52,32 +52,60 @@ def sites(rows: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def shares(data: Mapping[str, Any]) -> list[Table]:
-    """The scores of ``eval``: edited beside unedited, then concept by concept. 95 % intervals in brackets."""
+    """The scores of ``eval``: each edited model beside the unedited one, then concept by concept. 95 % intervals in brackets."""
+    models = data["models"]
     head = table(
         ("", *(f">{name}" for name, _ in _SHARES)),
         (
-            [name, *(_share(data[side], key) for _, key in _SHARES)]
-            for name, side in (("unedited", "baseline"), ("edited", "edited"))
+            [name, *(_share(scores, key) for _, key in _SHARES)]
+            for name, scores in [("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in models)]
         ),
-        title=f"{data['n_images']} pictures, judge {data['judge'].get('name', '')}, 95 % intervals in brackets",
+        title=f"{data['n_images']} pictures, judge {_judge(data['judge'])}, 95 % intervals in brackets",
     )
+    return [head, *(_concepts(model, title=model["name"] if len(models) > 1 else "") for model in models)]
+
+
+def quality(data: Mapping[str, Any]) -> list[Table]:
+    """What happened to the pictures that should not have changed."""
     rows = []
-    for concept, sides in data["concepts"].items():
+    for model in data["models"]:
+        measured = model["quality"]
+        for key in ("distance", "fid", "kid"):
+            if key in measured:
+                rows.append([model["name"], key, _share(measured[key], "value", "ci"), measured[key]["n"]])
+        for side, scored in measured.get("clip_score", {}).items():
+            rows.append([model["name"], f"CLIP score, {side}", _share(scored, "value", "ci"), scored["n"]])
+    title = "quality of what should stay, against the unedited pictures"
+    return [table(("model", "measure", ">value", ">n"), rows, title=title)] if rows else []
+
+
+def _judge(judge: Mapping[str, Any]) -> str:
+    """Its name, and how right it is on drawings it never saw."""
+    hands = (judge.get("accuracy") or {}).get("other_hands")
+    return judge.get("name", "") + (
+        f" (right on {hands['thing']:.1%} of things and {hands['style']:.1%} of styles drawn by hands it never saw)"
+        if hands
+        else ""
+    )
+
+
+def _concepts(model: Mapping[str, Any], title: str) -> Table:
+    rows = []
+    for concept, sides in model["concepts"].items():
         kind = "forget" if "forget" in sides["edited"] else "retain"
         for name, side in (("unedited", "baseline"), ("edited", "edited")):
-            scores = sides[side]
             rows.append(
                 [
                     concept if side == "baseline" else "",
                     f"{kind}, {name}",
-                    *(_share(scores, key) for key in (kind, f"{kind}_direct", f"{kind}_indirect")),
+                    *(_share(sides[side], key) for key in (kind, f"{kind}_direct", f"{kind}_indirect")),
                 ]
             )
-    return [head, table(("concept", "", ">all", ">direct", ">indirect"), rows)]
+    return table(("concept", "", ">all", ">direct", ">indirect"), rows, title=title)
 
 
-def _share(scores: Mapping[str, Any], key: str) -> str:
-    value, interval = scores.get(key), scores.get(f"{key}_ci")
+def _share(scores: Mapping[str, Any], key: str, interval_key: str = "") -> str:
+    value, interval = scores.get(key), scores.get(interval_key or f"{key}_ci")
     if value is None:
         return "–"
     return f"{value:.3f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")

@@ -5,11 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from forgetcli import recipe as recipes
+from forgetcli import recipe as recipes, report
 from forgetcli.evaluation import Evaluation, evaluate
 from forgetcli.pipeline import apply
 from forgetcli.progress import Observer, Silent, Stopwatch
-from forgetcli.report.page import write_page
 from forgetcli.report.sheet import Pair, write_sheet
 
 SHOWN = 2                                                             # pairs of a concept on the sheet, of each kind
@@ -38,23 +37,23 @@ def run(output: Path | str = "demo", *, recipe: str = "art_styles", device: str 
     with watch.stage("apply"):
         applied = apply(loaded, output=output / "edited", device=device, force=True, observer=observer)
     with watch.stage("evaluate"):
-        evaluation = evaluate(applied.output, recipe=loaded, output=output / "pictures", device=device, observer=observer)
+        evaluation = evaluate(applied.output, recipe=loaded, output=output / "pictures", device=device, force=True, observer=observer)
     with watch.stage("report"):
-        report, grid = output / "report.html", output / "before_after.png"
-        write_page(report, title=loaded.name, description=loaded.description, evaluation=evaluation, applied=applied,
-                   command=f"forget demo --recipe {recipe}")
+        files = report.write(output, evaluation, evaluation.as_dict(), title=loaded.name, description=loaded.description,
+                             command=f"forget demo --recipe {recipe}")
+        grid = output / "before_after.png"
         write_sheet(shown(evaluation), grid)
     observer.done()
-    return Story(report, grid, applied.output, evaluation, watch.report())
+    return Story(files.page, grid, applied.output, evaluation, watch.report())
 
 
 def shown(evaluation: Evaluation) -> list[Pair]:
     """A few pairs of every edited concept, direct and indirect, and one of every concept that must stay."""
-    pairs, count = [], {}
-    for before, after in zip(evaluation.baseline, evaluation.edited):
-        q = after.question
-        kind = (q.concept, q.direct, q.edited)
+    (edited,), pairs, count = evaluation.edited, [], {}
+    for before, after in zip(evaluation.baseline.answers, edited.answers):
+        q, forgotten = after.question, after.question.label in edited.subject.forgets
+        kind = (q.concept, q.kind)
         count[kind] = count.get(kind, 0) + 1
-        if count[kind] <= (SHOWN if q.edited else int(q.direct)):
-            pairs.append(Pair(q.prompt, before.path, after.path, q.edited))
+        if count[kind] <= (SHOWN if forgotten else int(q.direct)):
+            pairs.append(Pair(q.prompt, before.path, after.path, forgotten))
     return pairs

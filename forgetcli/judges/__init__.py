@@ -8,7 +8,8 @@ A judge is a module, here or behind an entry point of the group ``forgetcli.judg
 and the judge has
 
     identity() -> dict                      name, revision, weight digest, threshold, prompt …: recorded with every result
-    label(words) -> str | None              its own name for a concept, found by the words for it; None if it has none
+    label(words, name=None) -> str | None   its own name for a concept, found by the recipe's `label` for it if it knows
+                                            that, else by its words; None if it has none
     see(pictures, labels, choices) -> list[Sight]
         one question for each picture: is `labels[i]` visible in `pictures[i]`? `choices[i]` are the labels that
         exclude one another there, `labels[i]` among them, for judges that compare; others ignore them.

@@ -43,15 +43,27 @@ class DemoJudge:
         self.network = network.to(self.device).eval()
 
     def identity(self) -> dict:
-        return {"name": "demo", "digest": store.sha256_file(JUDGE / "judge.safetensors"), "accuracy": self.card["accuracy"]}
+        return {"name": "demo", "digest": store.sha256_file(JUDGE / "judge.safetensors"), "accuracy": self.card["accuracy"],
+                "confusions": self.confusions()}
 
-    def label(self, words: str) -> str | None:
-        words = words.casefold().strip()
-        for group in ("things", "styles"):
-            for label, entry in world()[group].items():
-                names = {label, *entry["names"], *(n.removeprefix(a) for n in entry["names"] for a in ("a ", "an ", "the "))}
-                if words in {n.casefold() for n in names}:
-                    return label
+    def confusions(self) -> list[dict]:
+        """What it takes one concept for, on drawings by hands it never saw, the most frequent first; what it never mixes up is left out."""
+        found = []
+        for known, rows in ((self.things, self.card["confusion"]["things"]), (self.styles, self.card["confusion"]["styles"])):
+            for label, row in zip(known, rows):
+                found += [{"shown": label, "judged": judged, "share": round(n / sum(row), 3)}
+                          for judged, n in zip((*known, NONE), row) if n and judged != label]
+        return sorted(found, key=lambda f: -f["share"])
+
+    def label(self, words: str, name: str | None = None) -> str | None:
+        for wanted in (name, words):
+            wanted = (wanted or "").casefold().replace("_", " ").strip()
+            for group in ("things", "styles"):
+                for label, entry in world()[group].items():
+                    names = {label.replace("_", " "), *entry["names"],
+                             *(n.removeprefix(a) for n in entry["names"] for a in ("a ", "an ", "the "))}
+                    if wanted in {n.casefold() for n in names}:
+                        return label
         return None
 
     def see(self, pictures: Sequence[Image], labels: Sequence[str], choices=None) -> list[Sight]:

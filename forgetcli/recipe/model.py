@@ -38,6 +38,7 @@ class Concept(_Table):
     )
     label: Text | None = Field(None, description="The judge's name of the concept; found by its words if absent.")
     target_label: Text | None = Field(None, description="The judge's name of the target; found by its words if absent.")
+    group: Text | None = Field(None, description="Evaluation only: concepts of one group exclude one another in a picture.")
     direct: Texts = Field((), description="Evaluation only, never edited: prompts that name the concept.")
     indirect: Texts = Field((), description="Evaluation only, never edited: prompts that only hint at the concept.")
 
@@ -52,6 +53,7 @@ class Retained(_Table):
 
     concept: Text = Field(description="What must stay.")
     label: Text | None = Field(None, description="The judge's name of it; found by its words if absent.")
+    group: Text | None = Field(None, description="Evaluation only: concepts of one group exclude one another in a picture.")
     direct: Texts = Field((), description="Prompts that name it.")
     indirect: Texts = Field((), description="Prompts that only hint at it.")
 

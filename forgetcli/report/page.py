@@ -2,33 +2,82 @@
 from __future__ import annotations
 
 import base64
+import io
+import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from forgetcli import store
+from forgetcli.evaluation.scores import good
+from forgetcli.report import plot
+
+if TYPE_CHECKING:
+    from forgetcli.evaluation import Evaluation, Run
 
 MEASURES = {"forget": "forget", "direct": "forget_direct", "indirect": "forget_indirect", "retain": "retain", "H": "h"}
+SHOWN = 8                                                             # pairs of a concept and kind of prompt; the rest are in the folder
+SIDE = 192                                                            # larger pictures are shrunk to this on the page
 
 
-def write_page(path: Path, *, title: str, description: str, evaluation, applied, command: str) -> None:
-    """The report of one edit: scores beside the unedited model's, every pair of pictures, identities."""
+def write_page(path: Path, evaluation: Evaluation, data: Mapping, *, title: str, description: str = "", command: str) -> None:
+    """The report of an evaluation: scores beside the unedited model's, pairs of pictures, plot, matrix, identities.
+
+    Args:
+        data: ``evaluation.as_dict()``.
+        command: what repeats it.
+    """
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    data = evaluation.as_dict()
-    pairs = [_pair(before, after) for before, after in zip(evaluation.baseline, evaluation.edited)]
     page = environment.get_template("page.html.j2").render(
-        title=title, description=description, measures=MEASURES, scores={"unedited": data["baseline"], "edited": data["edited"]},
-        judge=data["judge"], n_images=data["n_images"], edited=[p for p in pairs if p["edited"]], kept=[p for p in pairs if not p["edited"]],
-        base=applied.base, recipe_sha256=applied.recipe_sha256, method=applied.method, sites=applied.sites, command=command,
-        share=lambda x: "–" if x is None else f"{100 * x:.0f} %", interval=lambda ci: f"{100 * ci[0]:.0f}–{100 * ci[1]:.0f}")
+        title=title, description=description, command=command, measures=MEASURES, data=data, judge=data["judge"],
+        rows=[("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in data["models"])],
+        plot=_data_url(plot.forget_retain(data), "svg+xml"), matrix=data["matrix"],
+        models=[{**model, "pairs": pairs(evaluation.baseline, run), "sites": sites(run)} for model, run in zip(data["models"], evaluation.edited)],
+        judge_details=json.dumps({k: v for k, v in data["judge"].items() if k not in ("confusions", "accuracy")}, indent=1),
+        share=lambda x: "–" if x is None else f"{100 * x:.0f} %", interval=lambda ci: f"{100 * ci[0]:.0f}–{100 * ci[1]:.0f}",
+        shade=lambda x: f"rgba(11, 110, 79, {0.75 * (x or 0):.3f})")
     store.write_atomically(path, page.encode())
 
 
-def _pair(before, after) -> dict:
-    q = after.question
-    return {"prompt": q.prompt, "concept": q.concept, "edited": q.edited, "good": after.good, "judged_before": before.judged,
-            "judged_after": after.judged, "before": _data_url(before.path), "after": _data_url(after.path)}
+def pairs(baseline: Run, edited: Run) -> dict[str, list[dict]]:
+    """Before and after at the same seed, at most `SHOWN` of a concept and kind of prompt."""
+    groups: dict[str, list[dict]] = {"Forgotten": [], "Kept": []}
+    count: dict[tuple, int] = {}
+    for before, after in zip(baseline.answers, edited.answers):
+        q = after.question
+        key = (q.label, q.kind)
+        count[key] = count.get(key, 0) + 1
+        if count[key] <= SHOWN:
+            groups["Forgotten" if q.label in edited.subject.forgets else "Kept"].append(
+                {"prompt": q.prompt, "concept": q.concept, "kind": q.kind, "seed": after.seed, "good": good(after, edited.subject),
+                 "judged_before": before.judged, "judged_after": after.judged, "before": _picture(before.path), "after": _picture(after.path)})
+    return groups
 
 
-def _data_url(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+def sites(run: Run) -> list[dict]:
+    """What the edit did at each site, from the report in the edited folder."""
+    from forgetcli.provenance import REPORT
+
+    try:
+        return json.loads((run.subject.base.folder / REPORT).read_text())["sites"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []                                                     # a report of another method, or of none
+
+
+def _picture(path: Path) -> str:
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        if max(picture.size) <= SIDE:
+            return _data_url(path.read_bytes(), "png")
+        picture = picture.convert("RGB")
+        picture.thumbnail((SIDE, SIDE))
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=85)
+    return _data_url(buffer.getvalue(), "webp")
+
+
+def _data_url(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(data).decode()
