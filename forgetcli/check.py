@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 import torch
 
 from forgetcli.edits import Edit
-from forgetcli.errors import EditError
+from forgetcli.errors import EditError, ModelError
 from forgetcli.progress import Observer
 from forgetcli.prompts import tokenise
 from forgetcli.trajectories import noisy_bank
@@ -45,6 +45,7 @@ def check(model, edit: Edit, pairs, preserve, seed: int, observer: Observer) -> 
 
     Raises:
         EditError: the edit did nothing (`edit.no-effect`) or the model is wrecked (`edit.wrecked`).
+        ModelError: the unedited model's own predictions are not finite.
     """
     generator = torch.Generator().manual_seed(seed + 1)
     pairs, preserve = spread(pairs, PROMPTS), spread(preserve, PROMPTS)
@@ -59,6 +60,9 @@ def check(model, edit: Edit, pairs, preserve, seed: int, observer: Observer) -> 
 
     wanted, nothing = predict(x[:n], t[:n], targets), predict(x[:n], t[:n], [""] * n)
     before, kept = predict(x[:n], t[:n], concepts), predict(x[n:], t[n:], preserve) if preserve else None
+    if not all(bool(x.isfinite().all()) for x in (wanted, nothing, before, kept) if x is not None):
+        raise ModelError("model.not-finite", f"the predictions of {model.base.id} are not finite numbers before any edit",
+                         "run it with --dtype float32, or check the checkpoint")
     with model.weights(edit.weights):
         after, kept_after = predict(x[:n], t[:n], concepts), predict(x[n:], t[n:], preserve) if preserve else None
     unit = (wanted - nothing).norm().clamp_min(1e-12)

@@ -35,25 +35,29 @@ class Processes:
     def wait(self) -> None:
         """Until every process is here."""
         if self.count > 1:
-            from accelerate import PartialState
+            _state().wait_for_everyone()
 
-            PartialState().wait_for_everyone()
+
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")     # how launchers, torchrun and MPI say it
+
+
+def launched() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    return any(int(os.environ.get(name) or 1) > 1 for name in SIZES)
 
 
 def current() -> Processes:
-    """What this process is: alone, unless a launcher says otherwise."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return Processes()
-    from accelerate import PartialState
-
-    state = PartialState()
-    return Processes(state.process_index, state.num_processes)
+    """What this process is."""
+    return Processes(_state().process_index, _state().num_processes) if launched() else Processes()
 
 
 def local_device() -> str | None:
     """The device of this process where a launcher gave it one: ``cuda:1`` for the second on a machine."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return None
+    return str(_state().device) if launched() else None
+
+
+def _state():
+    import torch
     from accelerate import PartialState
 
-    return str(PartialState().device)
+    return PartialState(cpu=not torch.cuda.is_available())            # without GPUs it would take every process for the only one

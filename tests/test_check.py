@@ -12,7 +12,7 @@ from pipelines import tiny_sd
 from forgetcli import checkpoint, models, pipeline, provenance
 from forgetcli.check import NO_OP, WRECKED, Check, check, judge, spread
 from forgetcli.edits import Edit
-from forgetcli.errors import EditError, ForgetError, OutputError
+from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.progress import Silent
 from forgetcli.store import sha256_file, walk_files
 
@@ -268,3 +268,12 @@ def test_a_plan_names_what_would_be_done_and_writes_nothing(base: Path, tmp_path
     assert found["preserve"] == 5                                     # the empty prompt is one
     assert found["parameters"]["edit"]["min_rank"] == 24
     assert [path.name for path in tmp_path.iterdir()] == ["art.toml"]
+
+
+def test_a_base_that_is_broken_itself_is_not_blamed_on_the_edit(model, base):
+    (site,) = model.pick_sites([1])
+    broken = {("unet", "conv_out.weight"): torch.full_like(model.unet.conv_out.weight, float("nan"))}
+    edit = Edit({(site.component, site.parameter): site.module.weight.detach().double()}, (), (), [], {})
+    with model.weights(broken), pytest.raises(ModelError) as refused:
+        check(model, edit, PAIRS, PRESERVE, 0, Silent())
+    assert refused.value.code == "model.not-finite"

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -63,3 +65,31 @@ def test_the_sheet_has_every_pair(evaluation, tmp_path):
     sheet = Image.open(tmp_path / "sheet.png")
     assert sheet.width >= COLUMNS * 2 * SIDE and sheet.height >= 2 * SIDE  # four pairs: two rows
     assert sheet.getpixel((20, 20)) == (255, 0, 0)
+
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync", "--disable-default-apps", "--hide-scrollbars", "--window-size=1100,1400")
+
+
+def look(page: Path, tmp_path: Path) -> tuple[Path, str, list[str]]:
+    """Open a page in a real browser: its screenshot, what it said on the console, and the addresses it asked for."""
+    screenshot, log = tmp_path / "shot.png", tmp_path / "net.json"
+    done = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", f"--log-net-log={log}",
+                           f"--screenshot={screenshot}", page.as_uri()], check=True, capture_output=True, text=True, timeout=120)
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    asked = re.findall(r'"url":"((?:https?|wss?|ftp)://[^"]+)"', log.read_text())
+    return screenshot, console, [url for url in asked if "example.com" in url or "127.0.0.1" in url]
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+def test_a_browser_shows_the_report_and_asks_for_nothing(evaluation, tmp_path):
+    page(evaluation, tmp_path)
+    screenshot, console, asked = look(tmp_path / "report.html", tmp_path)
+    assert (console, asked) == ("", [])
+    shown = Image.open(screenshot).convert("RGB")
+    assert shown.size == (1100, 1400) and len(shown.getcolors(1 << 20)) > 50      # drawn, not blank
+    control = tmp_path / "control.html"                               # the same page with its policy broken does ask, and complains
+    control.write_text((tmp_path / "report.html").read_text().replace("</body>", '<img src="http://127.0.0.1:9/x.png"><script>console.error("oh")</script></body>'))
+    _, console, _ = look(control, tmp_path / "control")
+    assert "Content Security Policy" in console or "oh" in console

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from forgetcli.cli.options import BatchOption, DeviceOption, ForceFlag, JsonFlag, QuietFlag, SeedOption, StepsOption
+from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
 
@@ -31,6 +32,25 @@ Prompts = Annotated[
     Path | None,
     typer.Option(
         "--prompts", "-p", envvar="FORGET_PROMPTS", show_default=False, help="A prompt set to use: CSV, TOML or text."
+    ),
+]
+PromptsFormat = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts-format",
+        envvar="FORGET_PROMPTS_FORMAT",
+        show_default="by the file's form",
+        help="ume, i2p, unlearncanvas, csv, text, toml.",
+    ),
+]
+Ask = Annotated[
+    str | None,
+    typer.Option(
+        "--ask",
+        metavar="CONCEPT",
+        envvar="FORGET_ASK",
+        show_default="the prompt set's own",
+        help="What the judge is to look for in every picture of a prompt set.",
     ),
 ]
 Images = Annotated[int, typer.Option("--images", "-n", min=1, envvar="FORGET_IMAGES", help="Pictures for each prompt.")]
@@ -82,6 +102,8 @@ def evaluate(
     folders: Folders = None,
     recipe: Recipe = None,
     prompts: Prompts = None,
+    prompts_format: PromptsFormat = None,
+    ask: Ask = None,
     images: Images = 1,
     judge: Judge = "demo",
     judge_set: JudgeSet = None,
@@ -109,7 +131,7 @@ def evaluate(
       forget eval edited -n 4 --json
       forget eval edited-dog edited-cat -o both
       forget eval --fail-under forget=0.9,retain=0.8 --confident --junit eval.xml
-      forget eval --prompts i2p.csv --judge nudenet
+      forget eval --prompts i2p.csv --judge nudenet --ask nudity
       forget eval --judge clip --judge-set model=openai/clip-vit-base-patch32
       accelerate launch -m forgetcli eval -n 16
     """
@@ -127,9 +149,13 @@ def evaluate(
     if prompts is not None:
         from forgetcli import prompt_sets
 
-        asked = prompt_sets.load(prompts)
+        asked = prompt_sets.load(prompts, prompts_format)
+    if processes.launched():
+        silence_libraries()  # before the launcher's state imports them
     main = processes.current().main
     sink = Sink("eval", json=json, quiet=quiet or not main)
+    for warning in asked.warnings if asked else ():
+        sink.remark(warning, title="warning")
     with sink.observer() as observer:
         from forgetcli import evaluation, report
 
@@ -137,6 +163,7 @@ def evaluate(
             folders,
             recipe=loaded,
             prompts=asked,
+            ask=ask,
             images=images,
             seed=seed,
             steps=steps,

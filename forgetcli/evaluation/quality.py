@@ -59,20 +59,21 @@ def compare(before: Sequence[Path], after: Sequence[Path], prompts: Sequence[str
             return extractor.vectors(pictures)
 
     n, distances = len(before), {}
-    fid = FrechetInceptionDistance(feature=Vectors())
-    kid = KernelInceptionDistance(feature=Vectors(), subsets=1 if n <= 1000 else 100, subset_size=min(n, 1000))
-    for part in _batches(before):
-        a, b = (pictures_of([paths[i] for i in part]) for paths in (before, after))
-        distances |= dict(zip(part, extractor.distances(a, b).tolist()))
-        for metric in (fid, kid):
-            metric.update(a, real=True)
-            metric.update(b, real=False)
-        observer.advance(len(a))
-    figures = {"distance": _mean([distances[i] for i in range(n)], prompts)}
-    if n > 1:
-        with warnings.catch_warnings(), torch.random.fork_rng():
-            warnings.simplefilter("ignore")
-            torch.manual_seed(0)                                      # KID's subsets, where there are more than 1000 pictures
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")                               # that KID keeps all features: a few thousand vectors
+        torch.manual_seed(0)                                          # KID's subsets, where there are more than 1000 pictures
+        alone = {"sync_on_compute": False}                            # of several processes, only the first one measures
+        fid = FrechetInceptionDistance(feature=Vectors(), **alone)
+        kid = KernelInceptionDistance(feature=Vectors(), subsets=1 if n <= 1000 else 100, subset_size=min(n, 1000), **alone)
+        for part in _batches(before):
+            a, b = (pictures_of([paths[i] for i in part]) for paths in (before, after))
+            distances |= dict(zip(part, extractor.distances(a, b).tolist()))
+            for metric in (fid, kid):
+                metric.update(a, real=True)
+                metric.update(b, real=False)
+            observer.advance(len(a))
+        figures = {"distance": _mean([distances[i] for i in range(n)], prompts)}
+        if n > 1:
             figures |= {"fid": {"value": round(float(fid.compute()), 4), "n": n}, "kid": {"value": round(float(kid.compute()[0]), 6), "n": n}}
     return figures
 

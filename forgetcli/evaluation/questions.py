@@ -1,6 +1,7 @@
 """What is asked: prompts to draw, each with the concept that should be seen or gone."""
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -54,10 +55,20 @@ def of_recipe(recipe: Recipe, judge) -> list[Question]:
             for kind, prompts in (("direct", c.direct), ("indirect", c.indirect)) for prompt in prompts]
 
 
-def of_prompt_set(prompts: PromptSet, judge, otherwise: str) -> list[Question]:
-    """Every prompt of a prompt set; those that name no concept ask for `otherwise`, the edited one."""
-    return [Question(p.concept or otherwise, label_of(judge, p.concept or otherwise), p.prompt, p.kind, p.group, p.seed,
-                     p.guidance, p.width, p.height, p.steps) for p in prompts.prompts]
+def of_prompt_set(prompts: PromptSet, judge, edited: str, ask: str | None = None) -> list[Question]:
+    """Every prompt of a prompt set.
+
+    Args:
+        edited: what prompts that name no concept ask for.
+        ask: what every prompt asks for, whatever concept the set names: nudity in all of I2P, say.
+    """
+    return [Question(concept, label_of(judge, spoken(concept)), p.prompt, p.kind, p.group, p.seed, p.guidance, p.width, p.height, p.steps)
+            for p in prompts.prompts for concept in (ask or p.concept or edited,)]
+
+
+def spoken(concept: str) -> str:
+    """A prompt set's name of a concept as words: ``LabradorRetriever``, ``Van_Gogh`` → labrador retriever, van gogh."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", concept.replace("_", " ")).casefold()
 
 
 def label_of(judge, concept: str, label: str | None = None) -> str:

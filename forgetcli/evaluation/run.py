@@ -81,14 +81,14 @@ class Evaluation:
         described = [{"name": run.subject.name, "digest": run.subject.base.digest, "recipe_sha256": run.subject.recipe_sha256,
                       "forgets": sorted(run.subject.forgets), "quality": dict(self.quality.get(run.subject.name, {})), **scored}
                      for run, scored in zip(self.edited, summaries)]
-        return {"judge": dict(self.judge), "n_images": sum(len(run.answers) for run in self.runs), **summaries[0],
+        return {"judge": dict(self.judge), "n_images": sum(len({a.path for a in run.answers}) for run in self.runs), **summaries[0],
                 "quality": dict(self.quality.get(self.edited[0].subject.name, {})), "models": described,
                 "base": {"id": self.baseline.subject.base.id, "digest": self.baseline.subject.base.digest},
                 "matrix": matrix(self.runs), "settings": dict(self.settings), "seconds": dict(self.seconds)}
 
 
 def evaluate(folders: Sequence[Path | str] | Path | str = "edited", *, recipe: Recipe | None = None, prompts: PromptSet | None = None,
-             images: int = 1, seed: int = 0, steps: int = 20, guidance: float | None = None, judge: str = "demo",
+             ask: str | None = None, images: int = 1, seed: int = 0, steps: int = 20, guidance: float | None = None, judge: str = "demo",
              judge_options: Mapping[str, object] | None = None, features: str | None = "auto", output: Path | str = "eval",
              device: str | None = None, batch: int = 8, force: bool = False, observer: Observer | None = None) -> Evaluation:
     """Draw prompts with edited models and with the unedited one, judge all pictures, and score.
@@ -97,6 +97,7 @@ def evaluate(folders: Sequence[Path | str] | Path | str = "edited", *, recipe: R
         folders: edited checkpoints of one base model; their manifests name it.
         recipe: whose evaluation prompts are used; default: the recipes that the checkpoints were made with.
         prompts: a prompt set to use instead of a recipe's prompts.
+        ask: the concept that all its prompts ask for, whatever the set says.
         images: pictures for each prompt, at seeds `seed`, `seed + 1`, … (or from the seed that the prompt set gives).
         judge, judge_options: who decides what is seen, and its own settings.
         features: the feature extractor of the quality measures; `auto`: `demo` for edits of the embedded model, else none.
@@ -114,13 +115,14 @@ def evaluate(folders: Sequence[Path | str] | Path | str = "edited", *, recipe: R
     processes, device = processes_.current(), device or processes_.local_device()
     judge_ = judges.load(judge, device, judge_options)
     with watch.stage("load"):
-        baseline, edited, questions = subjects([folders] if isinstance(folders, str | Path) else folders, recipe, prompts, judge_)
+        baseline, edited, questions = subjects([folders] if isinstance(folders, str | Path) else folders, recipe, prompts, ask, judge_)
         if features == "auto":
             features = "demo" if baseline.base.id == "demo" else None
         extractor = quality.load(features, device) if features not in (None, "none") else None
     questions = [q for q in questions for _ in range(images)]
     shots = [Shot(q.prompt, (seed if q.seed is None else q.seed) + k % images, q.steps or steps,
                   guidance if q.guidance is None else q.guidance, q.width, q.height) for k, q in enumerate(questions)]
+    different = list(dict.fromkeys(shots))                            # of one picture, several things may be asked
     settings = {"images": images, "seed": seed, "steps": steps, "guidance": guidance, "batch": batch}
     if processes.main:
         claim(output, {"models": {s.name: s.base.digest for s in (baseline, *edited)}, **settings,
@@ -129,7 +131,9 @@ def evaluate(folders: Sequence[Path | str] | Path | str = "edited", *, recipe: R
     runs = []
     for subject in (baseline, *edited):
         with watch.stage(f"pictures {subject.name}"):
-            paths, _ = draw(subject.base, shots, output / subject.name, device=device, batch=batch, observer=observer, processes=processes)
+            drawn, _ = draw(subject.base, different, output / subject.name, device=device, batch=batch, observer=observer, processes=processes)
+        path_of = dict(zip(different, drawn))
+        paths = [path_of[shot] for shot in shots]
         with watch.stage("judging"):
             sights = look(judge_, paths, questions, output / "verdicts", processes=processes, observer=observer)
         runs.append(Run(subject, tuple(Answer(q, shot.seed, path, s.seen, s.judged, s.score)
@@ -140,7 +144,7 @@ def evaluate(folders: Sequence[Path | str] | Path | str = "edited", *, recipe: R
     return Evaluation(judge_.identity(), runs[0], tuple(runs[1:]), settings, watch.report(), measured)
 
 
-def subjects(folders: Sequence[Path | str], recipe: Recipe | None, prompts: PromptSet | None, judge) -> tuple[Subject, list[Subject], list[Question]]:
+def subjects(folders: Sequence[Path | str], recipe: Recipe | None, prompts: PromptSet | None, ask: str | None, judge) -> tuple[Subject, list[Subject], list[Question]]:
     """The unedited model, the edited ones, and what is asked of all of them.
 
     Raises:
@@ -159,12 +163,15 @@ def subjects(folders: Sequence[Path | str], recipe: Recipe | None, prompts: Prom
             raise ForgetError("eval.other-base", f"{folder} and {folders[0]} are edits of different models", "evaluate them one by one")
         own = recipes.load(manifest.recipe_path)
         forgets = frozenset(label_of(judge, c.concept, c.label) for c in own.concepts)
+        if recipe and forgets.isdisjoint(label_of(judge, c.concept, c.label) for c in recipe.concepts):
+            raise ForgetError("eval.other-recipe", f"{folder} was edited by another recipe: it forgot {', '.join(sorted(forgets))}",
+                              "leave --recipe out, or name a recipe with prompts for that")
         name = unused(folder.resolve().name, [UNEDITED, "verdicts", *(s.name for s in edited)])
         edited.append(Subject(name, checkpoint.resolve(folder), forgets, frozenset(p for p, _ in own.edit_pairs()), own.sha256))
-        questions += of_prompt_set(prompts, judge, own.concepts[0].concept) if prompts else of_recipe(recipe or own, judge)
+        questions += of_prompt_set(prompts, judge, own.concepts[0].concept, ask) if prompts else of_recipe(recipe or own, judge)
     questions = once(questions)
-    if not any(q.label in s.forgets for q in questions for s in edited):
-        raise ForgetError("eval.other-recipe", "none of the prompts asks for a concept that the model was edited to forget",
+    if prompts and not any(q.label in s.forgets for q in questions for s in edited):
+        raise ForgetError("eval.other-prompts", "none of the prompts asks for a concept that the model was edited to forget",
                           f"it forgot: {', '.join(sorted(edited[0].forgets))}")
     return Subject(UNEDITED, bases[0]), edited, questions
 

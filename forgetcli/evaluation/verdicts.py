@@ -13,7 +13,7 @@ from forgetcli.judges import Sight
 from forgetcli.processes import Processes
 from forgetcli.progress import Observer
 
-BATCH = 64                                                            # pictures that are open at a time
+BATCH = 8                                                             # pictures at a time; what processes share out
 
 
 def look(judge, paths: Sequence[Path], questions: Sequence[Question], folder: Path, *, processes: Processes,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint import Base
 
+BATCH = 64                                                            # prompts encoded at a time
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 
 
@@ -125,16 +126,17 @@ class StableDiffusion:
         """Inputs of the sites for all positions: name → (n, length, d_in), on the CPU, float64."""
         import torch
 
-        caught: dict[str, Tensor] = {}
+        caught: dict[str, list[Tensor]] = {s.name: [] for s in sites}
         hooks = [s.module.register_forward_pre_hook(
-            lambda _, args, name=s.name: caught.__setitem__(name, args[0].detach().double().cpu())) for s in sites]
+            lambda _, args, name=s.name: caught[name].append(args[0].detach().double().cpu())) for s in sites]
         try:
             with torch.no_grad():
-                self.encode(ids)
+                for part in ids.split(BATCH):
+                    self.encode(part)
         finally:
             for hook in hooks:
                 hook.remove()
-        return caught
+        return {name: torch.cat(parts) for name, parts in caught.items()}
 
     @contextmanager
     def weights(self, changed: dict[tuple[str, str], Tensor]):
