@@ -10,13 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 from PIL import Image
 
 from forgetcli import checkpoint, judges
 from forgetcli.demo import world
-from forgetcli.generation import draw
+from forgetcli.generation import Shot, draw
 from forgetcli.progress import Silent
 from forgetcli.statistics import wilson
 
@@ -46,19 +47,15 @@ def main(output: Path) -> None:
     for kind in ("direct", "indirect"):
         asked = prompts(kind)
         start = time.time()
-        paths, reused = draw(base, [(p, k) for k, (p, _, _) in enumerate(asked)], output / kind, steps=20, guidance=None,
-                             device=None, batch=8, observer=Silent())
+        paths, reused = draw(base, [Shot(p, k) for k, (p, _, _) in enumerate(asked)], output / kind, device=None, batch=8, observer=Silent())
         seconds = (time.time() - start) / max(1, len(asked) - reused)
         pictures = [Image.open(p).convert("RGB") for p in paths]
         for group, at in (("things", 1), ("styles", 2)):
             seen = [s.seen for s in judge.see(pictures, [a[at] for a in asked])]
             low, high = wilson(sum(seen), len(seen))
             print(f"{kind} {group}: {sum(seen) / len(seen):.3f} ({low:.3f}–{high:.3f}), n = {len(seen)}; {seconds:.2f} s a picture", flush=True)
-            if group == "things":
-                missed = {}
-                for a, ok in zip(asked, seen):
-                    missed[a[1]] = missed.get(a[1], 0) + (not ok)
-                print("   missed most:", sorted(((n, t) for t, n in missed.items() if n > 1), reverse=True))
+            missed = Counter(a[at] for a, ok in zip(asked, seen) if not ok)
+            print("   missed most:", ", ".join(f"{label} {n}" for label, n in missed.most_common(8)))
 
 
 if __name__ == "__main__":
