@@ -89,6 +89,13 @@ def test_nothing_measured_is_none_and_not_a_share(evaluation):
     assert alone["forget"] is None and alone["h"] is None and alone["forget_ci"] == [0.0, 1.0]
 
 
+def test_all_alike_is_not_certainty(tmp_path):
+    subject = Subject("edited", base("edited"), frozenset({"red"}))
+    perfect = run(tmp_path, subject, [("red", f"a {k}", "direct", False) for k in range(4)] + [("blue", f"b {k}", "direct", True) for k in range(4)])
+    made = scores(perfect.answers, subject)
+    assert made["h"] == 1.0 and made["h_ci"] == [pytest.approx(made["forget_ci"][0], abs=1e-3), 1.0] and made["h_ci"][0] < 0.6
+
+
 def test_the_matrix_has_a_row_for_each_model(evaluation):
     made = matrix(evaluation.runs)
     assert made["concepts"] == ["red", "blue"] and made["models"] == ["unedited", "edited"]

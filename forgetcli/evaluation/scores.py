@@ -32,7 +32,8 @@ def summary(baseline: Run, edited: Run) -> dict:
 def scores(answers: Sequence[Answer], subject: Subject) -> dict:
     """forget (all and by kind of prompt), retain and H, each with its 95 % interval as ``*_ci``; None where there is nothing.
 
-    Shares have Wilson's interval; H has a bootstrap over prompts, since pictures of one prompt resemble one another.
+    Shares have Wilson's interval; H has a bootstrap over prompts, since pictures of one prompt resemble one another, or, where all
+    prompts came out alike, the harmonic means of the shares' ends.
     """
     gone, kept = unseen(answers, subject, True), unseen(answers, subject, False)
     result = share("forget", gone, subject)
@@ -44,6 +45,8 @@ def scores(answers: Sequence[Answer], subject: Subject) -> dict:
     both = bool(gone and kept)
     result["h"] = round(harmonic(result["forget"], result["retain"]), 4) if both else None
     interval = harmonic_interval(by_prompt(gone, subject), by_prompt(kept, subject)) if both else (0.0, 1.0)
+    if interval[0] == interval[1]:                                    # all prompts alike: nothing to resample, which is not certainty
+        interval = tuple(harmonic(f, r) for f, r in zip(result["forget_ci"], result["retain_ci"]))
     return result | {"h_ci": [round(x, 4) for x in interval], "h_n": len(gone) + len(kept)}
 
 
