@@ -34,7 +34,9 @@ def forget(edited: Path, output: Path, batch: int) -> tuple[float, list[tuple[st
     start = time.perf_counter()
     result = evaluation.evaluate(edited, output=output, batch=batch)
     report.write(output, result, result.as_dict(), title="speed", command="")
-    return time.perf_counter() - start, [(a.question.prompt, a.seed) for a in result.baseline.answers], [r.subject.base.folder for r in result.runs]
+    seconds = time.perf_counter() - start
+    asked = list(dict.fromkeys((a.question.prompt, a.seed) for a in result.baseline.answers))   # each picture once, as eval does
+    return seconds, asked, [r.subject.base.folder for r in result.runs]
 
 
 def main(edited: Path, rounds: int, batch: int) -> None:
