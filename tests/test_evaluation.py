@@ -247,6 +247,17 @@ def test_an_unknown_judge_or_setting_is_named():
     assert refused.value.code == "judge.unknown-option" and "'threshold'" in refused.value.message
 
 
+def test_a_judge_of_a_third_party_is_found_and_cannot_replace_ours(monkeypatch):
+    from importlib.metadata import EntryPoint
+
+    points = [EntryPoint(name, "json", "forgetcli.judges") for name in ("theirs", "demo")]
+    monkeypatch.setattr("forgetcli.plugins.entry_points", lambda group: points if group == "forgetcli.judges" else [])
+    assert "theirs" in judges.names()
+    with pytest.raises(AttributeError):                               # it is the module `json`, which is no judge
+        judges.load("theirs")
+    assert judges.load("demo").identity()["name"] == "demo"
+
+
 def test_a_folder_that_is_no_edited_model_is_refused(tmp_path):
     with pytest.raises(ForgetError):
         evaluate(tmp_path, output=tmp_path / "eval")

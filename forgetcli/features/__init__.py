@@ -10,18 +10,13 @@ An extractor is a module, here or behind an entry point of the group ``forgetcli
 """
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from difflib import get_close_matches
-from importlib.metadata import entry_points
+import sys
 
-from forgetcli.errors import ForgetError
-
-GROUP = "forgetcli.features"
+from forgetcli import plugins
 
 
 def names() -> list[str]:
-    return sorted({m.name for m in pkgutil.iter_modules(__path__)} | {p.name for p in entry_points(group=GROUP)})
+    return plugins.names(sys.modules[__name__])
 
 
 def load(name: str, device: str | None = None):
@@ -30,10 +25,4 @@ def load(name: str, device: str | None = None):
     Raises:
         ForgetError: there is none.
     """
-    if name not in names():
-        near = get_close_matches(name, names(), 1)
-        raise ForgetError("features.unknown", f"there is no feature extractor '{name}'",
-                          f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names())}")
-    outside = {p.name: p for p in entry_points(group=GROUP)}
-    module = outside[name].load() if name in outside else importlib.import_module(f"{__name__}.{name}")
-    return module.load(device)
+    return plugins.find(sys.modules[__name__], name, "features.unknown", "feature extractor").load(device)

@@ -16,16 +16,13 @@ and the judge has
 """
 from __future__ import annotations
 
-import importlib
-import pkgutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib.metadata import entry_points
 
+from forgetcli import plugins
 from forgetcli.errors import ForgetError
-
-GROUP = "forgetcli.judges"
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Sight:
 
 
 def names() -> list[str]:
-    return sorted({m.name for m in pkgutil.iter_modules(__path__)} | {p.name for p in entry_points(group=GROUP)})
+    return plugins.names(sys.modules[__name__])
 
 
 def load(name: str, device: str | None = None, options: Mapping[str, object] | None = None):
@@ -49,12 +46,7 @@ def load(name: str, device: str | None = None, options: Mapping[str, object] | N
     Raises:
         ForgetError: there is no such judge, or it has no such setting, or the setting is out of range.
     """
-    if name not in names():
-        near = get_close_matches(name, names(), 1)
-        raise ForgetError("judge.unknown", f"there is no judge '{name}'",
-                          f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names())}")
-    outside = {p.name: p for p in entry_points(group=GROUP)}
-    module = outside[name].load() if name in outside else importlib.import_module(f"{__name__}.{name}")
+    module = plugins.find(sys.modules[__name__], name, "judge.unknown", "judge")
     return module.load(_read(name, module.Options, options or {}), device)
 
 
