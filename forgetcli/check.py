@@ -5,6 +5,7 @@ the concept prompts went towards those for the target prompts, and how far those
 """
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -39,12 +40,27 @@ class Check:
     def as_dict(self) -> dict[str, float]:
         return {name: round(value, 5) for name, value in asdict(self).items()}
 
+    def enforce(self) -> None:
+        """Raise if the figures say that the edit is none, or too much of one.
+
+        Raises:
+            EditError: the edit did nothing (`edit.no-effect`) or the model is wrecked (`edit.wrecked`).
+        """
+        figures = f"moved {self.moved:.0%} of the way to the target, preserve prompts by {self.preserve_drift:.1%}"
+        if not (math.isfinite(self.moved) and math.isfinite(self.preserve_drift)):
+            raise EditError("edit.wrecked", "the edited model's predictions are not finite numbers", "raise [edit] lam")
+        if self.preserve_drift > WRECKED:
+            raise EditError("edit.wrecked", f"the edit breaks what it should preserve: {figures}",
+                            "raise [edit] lam, lower threshold and min_rank, or add preserve prompts near the concept")
+        if self.moved < NO_OP:
+            raise EditError("edit.no-effect", f"the edit has no effect: {figures}",
+                            "lower [edit] lam, raise min_rank, refine for more steps, or check that the model knows the concept")
+
 
 def check(model, edit: Edit, pairs, preserve, seed: int, observer: Observer) -> Check:
-    """Compare predictions before and after.
+    """Compare predictions before and after; `Check.enforce` says whether that will do.
 
     Raises:
-        EditError: the edit did nothing (`edit.no-effect`) or the model is wrecked (`edit.wrecked`).
         ModelError: the unedited model's own predictions are not finite.
     """
     generator = torch.Generator().manual_seed(seed + 1)
@@ -68,22 +84,7 @@ def check(model, edit: Edit, pairs, preserve, seed: int, observer: Observer) -> 
     unit = (wanted - nothing).norm().clamp_min(1e-12)
     drift = float((kept_after - kept).norm() / kept.norm()) if preserve else 0.0
     first, last = float((before - wanted).norm() / unit), float((after - wanted).norm() / unit)
-    result = Check(first, last, 1 - last / first if first != 0 else 0.0, drift)
-    judge(result)
-    return result
-
-
-def judge(result: Check) -> None:
-    """Raise if the figures say that the edit is none, or too much of one."""
-    figures = f"moved {result.moved:.0%} of the way to the target, preserve prompts by {result.preserve_drift:.1%}"
-    if not all(map(torch.isfinite, map(torch.tensor, (result.moved, result.preserve_drift)))):
-        raise EditError("edit.wrecked", "the edited model's predictions are not finite numbers", "raise [edit] lam")
-    if result.preserve_drift > WRECKED:
-        raise EditError("edit.wrecked", f"the edit breaks what it should preserve: {figures}",
-                        "raise [edit] lam, lower threshold and min_rank, or add preserve prompts near the concept")
-    if result.moved < NO_OP:
-        raise EditError("edit.no-effect", f"the edit has no effect: {figures}",
-                        "lower [edit] lam, raise min_rank, refine for more steps, or check that the model knows the concept")
+    return Check(first, last, 1 - last / first if first != 0 else 0.0, drift)
 
 
 def spread(items, count: int) -> list:

@@ -11,28 +11,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SiteReport:
-    """Figures of one edited site; the keys are those of ``apply --json``.
+    """Figures of one edited site; the keys are those of ``apply --json``. What a method does not have is None.
 
     Attributes:
-        name: the layer, as in the model (``encoder.layers.1.mlp.fc2``).
+        name: the layer, as in the model (``encoder.layers.1.mlp.fc2``); of a parameter that is no weight, its full name.
+        delta_rel: ‖Δ‖_F / ‖W‖_F.
         null_dim: directions that the preserve prompts leave free.
         eig_below, eig_above: eigenvalues of K₀K₀ᵀ on either side of the cut, relative to their mean.
         rcond: reciprocal condition number of the edit's linear system.
-        delta_rel: ‖Δ‖_F / ‖W‖_F.
         preserve_drift: ‖Δ K₀‖_F / ‖W K₀‖_F.
         heldout_drift: the same for prompts that must stay but that the edit did not see; None without such prompts.
         fit: ‖Δ K₁ − R‖_F / ‖R‖_F, how much of the wanted change the constraint left out (0 is perfect).
     """
 
     name: str
-    null_dim: int
-    eig_below: float
-    eig_above: float
-    rcond: float
     delta_rel: float
-    preserve_drift: float
-    heldout_drift: float | None
-    fit: float
+    null_dim: int | None = None
+    eig_below: float | None = None
+    eig_above: float | None = None
+    rcond: float | None = None
+    preserve_drift: float | None = None
+    heldout_drift: float | None = None
+    fit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Edit:
     """New weights, and how they came about.
 
     Attributes:
-        weights: (component, parameter) → the new weight, float64.
+        weights: (component, parameter) → the new weight, float64. Empty for the control, which changes nothing.
         sites: one report a site.
-        losses: refinement loss by step.
+        losses: loss of the method's descent by step, if it has one.
         moments: the second moments that went in: {"name", "sha256"} each, for the manifest.
         cache: {"hits", "misses"}.
     """
 
     weights: Mapping[tuple[str, str], Tensor]
-    sites: tuple[SiteReport, ...]
+    sites: tuple[SiteReport, ...] = ()
     losses: tuple[float, ...] = ()
     moments: tuple[dict, ...] = ()
     cache: Mapping[str, int] = field(default_factory=lambda: {"hits": 0, "misses": 0})

@@ -39,7 +39,7 @@ class ApplyResult:
 
 
 def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path | str = "edited", device: str | None = None,
-          dtype: str | None = None, force: bool = False, observer: Observer | None = None) -> ApplyResult:
+          dtype: str | None = None, force: bool = False, strict: bool = True, observer: Observer | None = None) -> ApplyResult:
     """Edit a model as the recipe says, and publish the edited checkpoint at `output` in one rename.
 
     Args:
@@ -48,6 +48,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
         output: folder to write; it is absent, old or complete at any moment.
         device, dtype: where and in what the model runs; default: detected, float32. The algebra is float64 always.
         force: replace an earlier output.
+        strict: an edit that the check finds without effect, or too much of one, is an error; else it is only reported.
     Raises:
         ForgetError: recipe, model, edit or output; nothing is left behind.
     """
@@ -69,6 +70,8 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
             edit = method.edit(loaded, recipe, parameters, MomentCache(), observer)
         with watch.stage("check"):
             checked = check(loaded, edit, recipe.edit_pairs(), recipe.preserve_prompts(), recipe.seed, observer)
+            if strict and edit.weights:                               # the control is to have no effect
+                checked.enforce()
         with watch.stage("write"):
             observer.stage("writing")
             stored = checkpoint.patch(base, staging, edit.weights)
@@ -125,7 +128,7 @@ def refuse_overlap(output: Path, base: Base) -> None:
 
 def stored_error(stored, site: str) -> float:
     """‖stored − wanted‖ / ‖Δ‖ of a site's weight, as re-read from the file."""
-    return next(s.error for (_, parameter), s in stored.items() if parameter == f"{site}.weight")
+    return next(s.error for (_, parameter), s in stored.items() if parameter in (f"{site}.weight", site))
 
 
 def versions() -> dict[str, str]:

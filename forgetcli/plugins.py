@@ -21,17 +21,28 @@ def find(package: ModuleType, name: str, code: str, what: str) -> ModuleType:
     Args:
         code, what: of the error: ``judge.unknown``, "judge".
     Raises:
-        ForgetError: there is none.
+        ForgetError: there is none, or it is a third party's and cannot be loaded.
     """
-    if name in _local(package):
-        return importlib.import_module(f"{package.__name__}.{name}")
+    local = _local(package)
+    if name in local:
+        return importlib.import_module(f"{package.__name__}.{local[name]}")
     for point in entry_points(group=package.__name__):
         if point.name == name:
-            return point.load()
+            return _load(point, what)
     near = get_close_matches(name, names(package), 1)
     raise ForgetError(code, f"there is no {what} '{name}'",
                       f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names(package))}")
 
 
-def _local(package: ModuleType) -> set[str]:
-    return {module.name for module in pkgutil.iter_modules(package.__path__)}
+def _load(point, what: str) -> ModuleType:
+    try:
+        return point.load()
+    except Exception as error:                                         # a stranger's code: anything can happen
+        raise ForgetError("plugin.broken", f"the {what} '{point.name}' ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
+                          "update or uninstall the package that it comes from") from error
+
+
+def _local(package: ModuleType) -> dict[str, str]:
+    """Name → module; a module whose name begins with an underscore is shared code, not one to be named."""
+    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    return {name.replace("_", "-"): name for name in found if not name.startswith("_")}

@@ -10,7 +10,7 @@ import torch
 from pipelines import tiny_sd
 
 from forgetcli import checkpoint, models, pipeline, provenance
-from forgetcli.check import NO_OP, WRECKED, Check, check, judge, spread
+from forgetcli.check import NO_OP, WRECKED, Check, check, spread
 from forgetcli.edits import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.progress import Silent
@@ -91,14 +91,14 @@ def figures(moved: float, drift: float) -> Check:
 ])
 def test_verdict_on_edits_that_are_none_or_too_much(code: str, moved: float, drift: float):
     with pytest.raises(EditError) as caught:
-        judge(figures(moved, drift))
+        figures(moved, drift).enforce()
     assert caught.value.code == code
     assert caught.value.hint
 
 
 @pytest.mark.parametrize(("moved", "drift"), [(0.9, 0.01), (NO_OP, 0.0), (1.0, WRECKED), (0.06, 0.24)])
 def test_verdict_on_good_edits(moved: float, drift: float):
-    judge(figures(moved, drift))
+    figures(moved, drift).enforce()
     assert figures(moved, drift).as_dict()["moved"] == moved
 
 
@@ -122,30 +122,25 @@ def random_change(scale: float) -> Callable[[torch.Tensor], torch.Tensor]:
 ])
 def test_check_measures_on_the_model(model, code: str, change: Callable):
     with pytest.raises(EditError) as caught:
-        check(model, weights(model, change), PAIRS, PRESERVE, 0, Silent())
+        check(model, weights(model, change), PAIRS, PRESERVE, 0, Silent()).enforce()
     assert caught.value.code == code
 
 
 def test_check_sees_what_a_change_does_to_preserved_predictions(model, monkeypatch: pytest.MonkeyPatch):
     """A tiny untrained denoiser hardly reads its context, so the threshold is brought to what it can show."""
-    seen: list[Check] = []
-    monkeypatch.setattr("forgetcli.check.judge", seen.append)
-    for scale in (0.0, 0.01, 10.0):
-        check(model, weights(model, random_change(scale)), PAIRS, PRESERVE, 0, Silent())
-    none, little, much = seen
+    none, little, much = (check(model, weights(model, random_change(scale)), PAIRS, PRESERVE, 0, Silent())
+                          for scale in (0.0, 0.01, 10.0))
     assert none.moved == 0 and none.preserve_drift == 0 and none.concept_before == none.concept_after > 0
     assert 0 < little.preserve_drift < much.preserve_drift / 10
-    monkeypatch.undo()
     monkeypatch.setattr("forgetcli.check.WRECKED", much.preserve_drift / 2)
     with pytest.raises(EditError) as caught:
-        check(model, weights(model, random_change(10.0)), PAIRS, PRESERVE, 0, Silent())
+        check(model, weights(model, random_change(10.0)), PAIRS, PRESERVE, 0, Silent()).enforce()
     assert caught.value.code == "edit.wrecked"
 
 
 def test_check_leaves_the_model_as_it_was(model):
     before = {name: tensor.clone() for name, tensor in model.text_encoder.state_dict().items()}
-    with pytest.raises(EditError):
-        check(model, weights(model, lambda weight: weight * float("nan")), PAIRS, PRESERVE, 0, Silent())
+    check(model, weights(model, lambda weight: weight * float("nan")), PAIRS, PRESERVE, 0, Silent())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.text_encoder.state_dict().items())
 
 

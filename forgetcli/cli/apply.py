@@ -25,16 +25,33 @@ Output = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", envvar="FORGET_DRY_RUN", help="Say what would be done; write nothing.")
 ]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        envvar="FORGET_METHOD",
+        show_default="the recipe's",
+        help="Another method, with the recipe's [methods.NAME] parameters.",
+    ),
+]
+Lenient = Annotated[
+    bool,
+    typer.Option(
+        "--lenient", envvar="FORGET_LENIENT", help="Write the edit even if the check finds it too weak or too strong."
+    ),
+]
 
 
 def apply(
     recipe: RecipeName,
     model: ModelOption = None,
+    method: Method = None,
     output: Output = Path("edited"),
     set_: SetOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     force: ForceFlag = False,
+    lenient: Lenient = False,
     dry_run: DryRun = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -46,12 +63,13 @@ def apply(
       forget apply art_styles
       forget apply my.toml --model path/to/sd-folder -o edited-sd
       forget apply art_styles --set refine.steps=20 --force
+      forget apply art_styles --method uce -o edited-uce
       forget apply art_styles --dry-run --json
     """
     from forgetcli import recipe as recipes
 
     sink = Sink("apply", json=json, quiet=quiet)
-    loaded = recipes.load(recipe, set_ or ())
+    loaded = recipes.load(recipe, set_ or (), method)
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
     if dry_run:
@@ -67,6 +85,7 @@ def apply(
             device=device,
             dtype=dtype.value if dtype else None,
             force=force,
+            strict=not lenient,
             observer=observer,
         )
     data = result.as_dict()

@@ -1,4 +1,4 @@
-"""Editing methods: one file each; the file's name is the recipe's `method`.
+"""Editing methods: one file each; the file's name is the recipe's `method` (`mace_cf.py` is `mace-cf`).
 
 A method is a module with
 
@@ -10,24 +10,15 @@ recipes are checked without it.
 """
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from functools import cache
-from importlib.metadata import entry_points
+import sys
 from types import ModuleType
 
-from forgetcli.errors import ForgetError
-
-
-@cache
-def _found() -> dict[str, object]:
-    local = {m.name.replace("_", "-"): m.name for m in pkgutil.iter_modules(__path__)}
-    return {**{p.name: p for p in entry_points(group="forgetcli.methods")}, **local}
+from forgetcli import plugins
 
 
 def names() -> list[str]:
     """Every method that a recipe can name, sorted."""
-    return sorted(_found())
+    return plugins.names(sys.modules[__name__])
 
 
 def get(name: str) -> ModuleType:
@@ -36,7 +27,4 @@ def get(name: str) -> ModuleType:
     Raises:
         ForgetError: there is none.
     """
-    found = _found().get(name)
-    if found is None:
-        raise ForgetError("recipe.unknown-method", f"there is no method '{name}'", f"there are: {', '.join(names())}")
-    return importlib.import_module(f"{__name__}.{found}") if isinstance(found, str) else found.load()
+    return plugins.find(sys.modules[__name__], name, "recipe.unknown-method", "method")

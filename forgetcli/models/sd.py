@@ -97,6 +97,14 @@ class StableDiffusion:
                 found[int(parts[-3])] = Site("text_encoder", name, module)
         return found
 
+    @cached_property
+    def cross_attention(self) -> dict[str, Site]:
+        """The denoiser's layers that read the context, `to_k` and `to_v` of every cross-attention, by name."""
+        import torch
+
+        return {name: Site("unet", name, module) for name, module in self.unet.named_modules()
+                if isinstance(module, torch.nn.Linear) and name.split(".")[-2:-1] == ["attn2"] and name.endswith((".to_k", ".to_v"))}
+
     def pick_sites(self, blocks) -> list[Site]:
         """The sites of these blocks, in order.
 

@@ -26,11 +26,12 @@ UNNAMED = "recipe"
 _BOM = "\ufeff"                                                    # Windows editors write it; TOML does not have it
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load(path: str | Path, overrides: Sequence[str] = (), method: str | None = None) -> Recipe:
     """The recipe in a file, or the bundled one of that name (``art_styles``).
 
     Args:
         overrides: ``key=value`` as for ``--set``: a dotted key (``concepts.0.target``), a TOML value or a bare word.
+        method: use this method instead, with the parameters that the recipe has for it in ``[methods.NAME]``.
     Raises:
         RecipeError: with every fault that was found.
     """
@@ -46,10 +47,12 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         )
         reason = "there is no such recipe" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
         raise RecipeError([ForgetError("recipe.not-found", f"{path}: {reason}", hint)]) from error
-    return parse(raw, source, overrides)
+    return parse(raw, source, overrides, method)
 
 
-def parse(text: str | bytes, source: Path | None = None, overrides: Sequence[str] = ()) -> Recipe:
+def parse(
+    text: str | bytes, source: Path | None = None, overrides: Sequence[str] = (), method: str | None = None
+) -> Recipe:
     """A recipe from its text. `source` names it in messages and is where its prompt files are looked for.
 
     Raises:
@@ -71,17 +74,27 @@ def parse(text: str | bytes, source: Path | None = None, overrides: Sequence[str
     parameters = {key: value for key, value in data.items() if key not in own}
     faults = faults_of(Document, own, sheet)
     problems += faults + _faults_of_parameters(data.get("method", "nullspace"), parameters, sheet)
+    problems += _faults_of_others(data.get("methods"), sheet)
     document = _document_apart_from(faults, own)
     if document is None:
         raise RecipeError(sorted(problems, key=_line))
+    method = method or record.method
+    if method is not None:
+        problems += _faults_of_parameters(method, {}, Sheet("--method"))
+        if method != document.method:
+            parameters = document.methods.get(method, {})
     preserved, files, missing = _preserved(document, record, sheet, source)
     problems += missing + contradictions(document, preserved, sheet)
     if problems:
         raise RecipeError(sorted(problems, key=_line))
-    used = records.Record((*record.overrides, *overrides), files)
+    used = records.Record((*record.overrides, *overrides), files, method)
     values = {key: getattr(document, key) for key in Document.model_fields}
     return Recipe(
-        **{**values, "name": document.name or (source.stem if source else UNNAMED)},
+        **{
+            **values,
+            "name": document.name or (source.stem if source else UNNAMED),
+            "method": method or document.method,
+        },
         parameters=parameters,
         source=source,
         raw=records.join(body, used).encode(),
@@ -153,10 +166,27 @@ def _faults_of_parameters(method: object, parameters: Mapping[str, Any], sheet: 
     return faults_of(model, parameters, sheet, more_keys=Document.model_fields)
 
 
-def _method(name: str, sheet: Sheet) -> ModuleType:
+def _faults_of_others(tables: object, sheet: Sheet) -> list[ForgetError]:
+    """Faults in ``[methods.NAME]``, the parameters of other methods."""
+    faults = []
+    for name, parameters in tables.items() if isinstance(tables, Mapping) else ():
+        if isinstance(parameters, Mapping):  # what is no table is told with the document's faults
+            path = ("methods", name)
+            inside = [
+                {key[2:]: place for key, place in places.items() if key[:2] == path and len(key) > 2}
+                for places in (sheet.lines, sheet.overrides)
+            ]
+            try:
+                faults += faults_of(_method(name, sheet, path).Parameters, parameters, Sheet(sheet.name, parameters, *inside))
+            except ForgetError as error:
+                faults.append(error)
+    return faults
+
+
+def _method(name: str, sheet: Sheet, path: KeyPath = ("method",)) -> ModuleType:
     if name not in methods.names():
         raise sheet.problem(
-            "unknown-method", ("method",), f"there is no method '{name}'", did_you_mean(name, methods.names())
+            "unknown-method", path, f"there is no method '{name}'", did_you_mean(name, methods.names())
         )
     return methods.get(name)
 

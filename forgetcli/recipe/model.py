@@ -82,6 +82,9 @@ class Document(_Table):
     name: Text | None = Field(None, description="The file's name if absent.")
     description: str = Field("", description="A line about the recipe.")
     method: Text = Field("nullspace", description="The editing method.")
+    methods: dict[str, dict[str, Any]] = Field(
+        {}, description="Parameters for other methods, by name: used by `--method` and `forget compare`."
+    )
     model: Text = Field("demo", description="Model to edit: a name, a folder or a hub id. --model wins.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Seed of everything random.")
     concepts: Annotated[tuple[Concept, ...], Field(strict=False)] = Field(
@@ -98,7 +101,7 @@ class Recipe(Document):
     """A recipe that has passed every check.
 
     Attributes beyond the recipe's own keys:
-        parameters: the method's own tables, as written.
+        parameters: the method's own tables, as written; of another method than the recipe's own, those in `methods`.
         source: the file it came from.
         raw: bytes that give this recipe again: the file's own, plus what `overrides` and prompt files added.
         overrides: ``key=value`` as given on the command line.

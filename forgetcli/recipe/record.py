@@ -4,6 +4,7 @@ A recipe used with ``--set`` or with prompt files is more than its own bytes. Th
 therefore the original ones plus
 
     #: added by forget when this recipe was used; read again as part of it
+    #:method uce
     #:set refine.steps = 6
     #:file "preserve.txt"
     #:line "a monet painting of a cat"
@@ -20,10 +21,17 @@ _TITLE = "#: added by forget when this recipe was used; read again as part of it
 
 @dataclass(frozen=True)
 class Record:
-    """`overrides` as given to ``--set``; `files`: the lines that were read from each prompt file of the recipe."""
+    """What the command line and prompt files added.
+
+    Attributes:
+        overrides: as given to ``--set``.
+        files: the lines that were read from each prompt file of the recipe.
+        method: the method that the recipe was used with, if not its own.
+    """
 
     overrides: tuple[str, ...] = ()
     files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    method: str | None = None
 
 
 def split(text: str) -> tuple[str, Record]:
@@ -38,24 +46,27 @@ def split(text: str) -> tuple[str, Record]:
         return text, Record()
     overrides: list[str] = []
     files: dict[str, tuple[str, ...]] = {}
-    name = ""
+    name, method = "", None
     for line in lines:
         kind, _, content = line.removeprefix("#:").partition(" ")
         if kind == "set":
             overrides.append(content)
+        elif kind == "method":
+            method = content
         elif kind == "file":
             name = json.loads(content)
             files[name] = ()
         elif kind == "line":
             files[name] += (json.loads(content),)
-    return body, Record(tuple(overrides), files)
+    return body, Record(tuple(overrides), files, method)
 
 
 def join(body: str, record: Record) -> str:
     """The text that `split` takes apart."""
     if record == Record():
         return body
-    lines = [f"#:set {override}" for override in record.overrides]
+    lines = [f"#:method {record.method}"] if record.method else []
+    lines += [f"#:set {override}" for override in record.overrides]
     for name, prompts in record.files.items():
         lines += [f"#:file {json.dumps(name)}", *(f"#:line {json.dumps(prompt)}" for prompt in prompts)]
     return "\n".join([body, _TITLE, *lines, ""])

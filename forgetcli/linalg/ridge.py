@@ -1,0 +1,48 @@
+"""The ridge form of the cross-attention edits: a weighted least-squares map with everything preserved alike."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from forgetcli.errors import EditError
+
+
+@dataclass(frozen=True)
+class RidgeMap:
+    """T in Δ = W T.
+
+    Attributes:
+        matrix: T, float64, shape (d, d).
+        rcond: reciprocal condition number of the system that was factorised.
+    """
+
+    matrix: Tensor
+    rcond: float
+
+
+def ridge_map(concepts: Tensor, targets: Tensor, preserve: Tensor, lam: float, erase: float = 1.0, keep: float = 1.0) -> RidgeMap:
+    """T such that W(I + T) minimises η_e Σ‖W'c − W c*‖² + η_p Σ‖W'c_p − W c_p‖² + λ‖W' − W‖².
+
+    The minimiser is W' = (λW + η_e Σ W c*cᵀ + η_p Σ W c_p c_pᵀ) M⁻¹ with M = λI + η_e Σ ccᵀ + η_p Σ c_p c_pᵀ, that is
+    T = η_e Σ (c* − c)cᵀ M⁻¹: W M taken off both sides, so that rounding falls on the change alone.
+
+    Args:
+        concepts, targets: c and c*, shape (d, n), column by column.
+        preserve: c_p, shape (d, p).
+        lam, erase, keep: λ > 0, η_e, η_p.
+    Raises:
+        EditError: λ is not positive, or the system cannot be factorised.
+    Source: Gandikota et al., UCE (arXiv 2308.14761), eq. 7.
+    """
+    if not 0 < lam < float("inf"):
+        raise EditError("edit.lambda", f"λ must be positive and finite, not {lam}")
+    C, C_star, K = concepts.double(), targets.double(), preserve.double()
+    M = lam * torch.eye(len(C), dtype=torch.float64) + erase * C @ C.T + keep * K @ K.T
+    factor, failed = torch.linalg.cholesky_ex(M)
+    if int(failed):
+        raise EditError("edit.singular", "the edit's linear system is singular to working precision", "raise [edit] lam")
+    asked = erase * (C_star - C) @ C.T                                # (d, d)
+    eigenvalues = torch.linalg.eigvalsh(M)
+    return RidgeMap(torch.cholesky_solve(asked.T, factor).T, float(eigenvalues[0] / eigenvalues[-1]))

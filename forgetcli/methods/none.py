@@ -1,0 +1,22 @@
+"""The control: nothing is edited. The unedited model goes through the same steps as every method."""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from forgetcli.edits import Edit
+
+
+class Parameters(BaseModel):
+    """It has none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
+    """No new weights."""
+    from forgetcli.edits import Edit
+
+    return Edit({})

@@ -1,0 +1,54 @@
+"""Unified Concept Editing: every cross-attention key and value layer, in one ridge regression.
+
+W* = (λW + η_e Σ v*cᵀ + η_p Σ W c cᵀ)(λI + η_e Σ ccᵀ + η_p Σ ccᵀ)⁻¹, v* = W c_target
+Gandikota et al., Unified Concept Editing in Diffusion Models (arXiv 2308.14761), eq. 7.
+"""
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    from forgetcli.edits import Edit
+
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class EditSettings(BaseModel):
+    """The closed form."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    lam: Weight = Field(0.5, description="λ: pulls towards the unedited weights")
+    erase: Weight = Field(1.0, description="η_e: weight of the concepts")
+    preserve: Weight = Field(1.0, description="η_p: weight of the preserve prompts")
+    positions: Literal["last", "from-last", "all"] = Field("last", description="tokens that are edited: the last of the subject, or also all after it, or all")
+
+
+class Parameters(BaseModel):
+    """The recipe's tables that belong to this method."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    edit: EditSettings = EditSettings()
+
+
+def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
+    """New weights for all concepts of the recipe, solved together.
+
+    Raises:
+        EditError: a prompt is too long, or the linear algebra cannot be done.
+    """
+    from forgetcli.cross_attention import edited, pair_columns, pick, prompt_columns
+    from forgetcli.closed_form import stored_weight
+    from forgetcli.linalg import ridge_map
+
+    settings, sites = parameters.edit, pick(model)
+    observer.stage("cross-attention", len(sites))
+    pairs = pair_columns(model, recipe.edit_pairs(), settings.positions)
+    preserve = prompt_columns(model, recipe.preserve_prompts(), settings.positions)
+    solved = ridge_map(pairs.concepts, pairs.targets, preserve, settings.lam, settings.erase, settings.preserve)
+    deltas = {}
+    for site in sites:
+        deltas[site.name] = stored_weight(model.base, site) @ solved.matrix
+        observer.advance()
+    return edited(model, deltas, preserve, solved.rcond, pairs)
