@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli import apply, cache, demo, env, eval, generate, models, recipe, verify
+from forgetcli.cli import apply, cache, compare, demo, env, eval, generate, models, recipe, tune, verify
 from forgetcli.cli.options import show_help
 
 app = typer.Typer(
@@ -39,6 +39,8 @@ def forget(
 app.command("apply")(apply.apply)
 app.command("generate")(generate.generate)
 app.command("eval")(eval.evaluate)
+app.command("tune")(tune.tune)
+app.command("compare")(compare.compare)
 app.command("verify")(verify.verify)
 app.command("demo")(demo.demo)
 app.add_typer(recipe.app, name="recipe")

@@ -16,6 +16,7 @@ from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint import Base
+    from forgetcli.generation import Shot
     from forgetcli.prompt_sets import PromptSet
     from forgetcli.recipe import Recipe
 
@@ -108,8 +109,7 @@ def evaluate(folders: Sequence[Path | str] | Path | str = "edited", *, recipe: R
             `output` holds another run.
     """
     from forgetcli.evaluation import quality
-    from forgetcli.evaluation.verdicts import look
-    from forgetcli.generation import Shot, draw
+    from forgetcli.generation import Shot
 
     observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
     processes, device = processes_.current(), device or processes_.local_device()
@@ -122,7 +122,6 @@ def evaluate(folders: Sequence[Path | str] | Path | str = "edited", *, recipe: R
     questions = [q for q in questions for _ in range(images)]
     shots = [Shot(q.prompt, (seed if q.seed is None else q.seed) + k % images, q.steps or steps,
                   guidance if q.guidance is None else q.guidance, q.width, q.height) for k, q in enumerate(questions)]
-    different = list(dict.fromkeys(shots))                            # of one picture, several things may be asked
     settings = {"images": images, "seed": seed, "steps": steps, "guidance": guidance, "batch": batch}
     if processes.main:
         claim(output, {"models": {s.name: s.base.digest for s in (baseline, *edited)}, **settings,
@@ -130,18 +129,28 @@ def evaluate(folders: Sequence[Path | str] | Path | str = "edited", *, recipe: R
     processes.wait()
     runs = []
     for subject in (baseline, *edited):
-        with watch.stage(f"pictures {subject.name}"):
-            drawn, _ = draw(subject.base, different, output / subject.name, device=device, batch=batch, observer=observer, processes=processes)
-        path_of = dict(zip(different, drawn))
-        paths = [path_of[shot] for shot in shots]
-        with watch.stage("judging"):
-            sights = look(judge_, paths, questions, output / "verdicts", processes=processes, observer=observer)
-        runs.append(Run(subject, tuple(Answer(q, shot.seed, path, s.seen, s.judged, s.score)
-                                       for q, shot, path, s in zip(questions, shots, paths, sights))))
+        runs.append(answered(subject, questions, shots, judge_, output, device=device, batch=batch, observer=observer, watch=watch,
+                             processes=processes))
     with watch.stage("quality"):
         measured = {run.subject.name: quality.measure(runs[0], run, extractor, judge_, observer) for run in runs[1:]} if processes.main else {}
     observer.done()
     return Evaluation(judge_.identity(), runs[0], tuple(runs[1:]), settings, watch.report(), measured)
+
+
+def answered(subject: Subject, questions: Sequence[Question], shots: Sequence[Shot], judge, output: Path, *, device: str | None, batch: int,
+             observer: Observer, watch: Stopwatch, processes: processes_.Processes) -> Run:
+    """One model's pictures of these questions, drawn into `output` and judged; what is there already is used."""
+    from forgetcli.evaluation.verdicts import look
+    from forgetcli.generation import draw
+
+    different = list(dict.fromkeys(shots))                            # of one picture, several things may be asked
+    with watch.stage(f"pictures {subject.name}"):
+        drawn, _ = draw(subject.base, different, output / subject.name, device=device, batch=batch, observer=observer, processes=processes)
+    path_of = dict(zip(different, drawn))
+    paths = [path_of[shot] for shot in shots]
+    with watch.stage("judging"):
+        sights = look(judge, paths, questions, output / "verdicts", processes=processes, observer=observer)
+    return Run(subject, tuple(Answer(q, shot.seed, path, s.seen, s.judged, s.score) for q, shot, path, s in zip(questions, shots, paths, sights)))
 
 
 def subjects(folders: Sequence[Path | str], recipe: Recipe | None, prompts: PromptSet | None, ask: str | None, judge) -> tuple[Subject, list[Subject], list[Question]]:
@@ -183,8 +192,11 @@ def unused(name: str, taken: Sequence[str]) -> str:
     return candidate
 
 
-def claim(output: Path, identity: Mapping, force: bool) -> None:
+def claim(output: Path, identity: Mapping, force: bool, also: Sequence[str] = ()) -> None:
     """Make `output` this run's: new, or an earlier one of exactly the same models, prompts and seeds.
+
+    Args:
+        also: what else such a run makes in `output`; thrown away with its pictures.
 
     Raises:
         ForgetError: it holds another run, and `force` is not given.
@@ -195,11 +207,11 @@ def claim(output: Path, identity: Mapping, force: bool) -> None:
 
     wanted = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **identity}))
     try:
-        found = json.loads((output / RUN).read_text())
-    except FileNotFoundError:
-        found = None
+        with store.output_faults(output):
+            found = json.loads((output / RUN).read_text()) if (output / RUN).exists() else None
     except ValueError:
         found = {}
+    found = found if isinstance(found, dict | None) else {}
     if found == wanted:
         return
     if found is not None:
@@ -207,9 +219,14 @@ def claim(output: Path, identity: Mapping, force: bool) -> None:
         if not force:
             raise ForgetError("eval.other-run", f"{output} holds another run: {', '.join(other)} differ",
                               "choose another folder with -o, or start afresh with --force")
-        for name in (*found.get("models", {}), "verdicts"):           # only what such a run makes
-            if Path(name).name == name:
-                shutil.rmtree(output / name, ignore_errors=True)
+        for name in (*found.get("models", {}), "verdicts", *also):    # only what such a run makes
+            place = output / name
+            if Path(name).name != name:
+                continue
+            if place.is_file():
+                place.unlink()
+            else:
+                shutil.rmtree(place, ignore_errors=True)
     with store.output_faults(output):
         output.mkdir(parents=True, exist_ok=True)
         store.write_atomically(output / RUN, json.dumps(wanted, indent=1).encode())

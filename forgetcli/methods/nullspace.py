@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from forgetcli.search_space import Choice, Range
+
 if TYPE_CHECKING:
     from forgetcli.cache import MomentCache
     from forgetcli.edits import Edit
@@ -78,6 +80,15 @@ class Parameters(BaseModel):
             return {**tables, **{name: {**values, **tables.get(name, {})} for name, values in REFERENCE.items()
                                  if isinstance(tables.get(name, {}), dict)}}
         return tables
+
+
+SEARCH = {
+    "edit.lam": Range(1e-4, 1.0, log=True),
+    "edit.threshold": Range(1e-5, 3e-2, log=True),
+    "edit.sites": Choice(((1, 2, 3), (0, 1, 2, 3), (2, 3, 4), (1, 2), (3,))),
+    "refine.steps": Range(20, 120),
+    "refine.lr": Range(0.02, 0.4, log=True),
+}
 
 
 def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, observer: Observer) -> Edit:
