@@ -25,7 +25,7 @@ class Residual(nn.Module):
 class Classifier(nn.Module):
     """Pictures (n, 3, 64, 64) in −1…1 → logits of things (n, things + 1) and styles (n, styles + 1); last: none of these."""
 
-    def __init__(self, things: int, styles: int, widths: tuple[int, ...] = (32, 64, 128, 192)) -> None:
+    def __init__(self, things: int, styles: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, widths[0], 4, 2, 1)                  # 64 → 32
         self.blocks = nn.Sequential(*(Residual(a, b, 2) for a, b in zip(widths, widths[1:])))      # 32 → 16 → 8 → 4
@@ -40,3 +40,7 @@ class Classifier(nn.Module):
             x = block(x)
             pooled.append(x.mean((2, 3)))
         return self.things(F.dropout(pooled[-1], 0.2, self.training)), self.styles(torch.cat(pooled, 1))
+
+    def both_ways(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean of the logits of a picture and of its mirror image: what is drawn does not depend on where it faces."""
+        return tuple((a + b) / 2 for a, b in zip(self(x), self(x.flip(3))))

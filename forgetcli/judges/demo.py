@@ -37,7 +37,7 @@ class DemoJudge:
         self.card = json.loads((JUDGE / "judge.json").read_text())
         self.things, self.styles = self.card["things"], self.card["styles"]
         self.device = models.pick_device(device)
-        network = Classifier(len(self.things), len(self.styles))
+        network = Classifier(len(self.things), len(self.styles), tuple(self.card["widths"]))
         network.load_state_dict({name: t.float() if t.is_floating_point() else t
                                  for name, t in load_file(JUDGE / "judge.safetensors").items()})
         self.network = network.to(self.device).eval()
@@ -88,7 +88,7 @@ class DemoJudge:
 
         batch = np.stack([np.asarray(p.convert("RGB").resize((64, 64)), dtype=np.float32) for p in pictures])
         with torch.no_grad():
-            return self.network(torch.from_numpy(batch / 127.5 - 1).permute(0, 3, 1, 2).to(self.device))
+            return self.network.both_ways(torch.from_numpy(batch / 127.5 - 1).permute(0, 3, 1, 2).to(self.device))
 
 
 def load(options: Options, device: str | None = None) -> DemoJudge:

@@ -29,16 +29,19 @@ def ridge_map(concepts: Tensor, targets: Tensor, preserve: Tensor, lam: float, e
     T = η_e Σ (c* − c)cᵀ M⁻¹: W M taken off both sides, so that rounding falls on the change alone.
 
     Args:
-        concepts, targets: c and c*, shape (d, n), column by column.
-        preserve: c_p, shape (d, p).
+        concepts, targets: c and c*, shape (d, n), column by column; one that stands there m times has m times the weight.
+        preserve: c_p, shape (d, p); p may be 0.
         lam, erase, keep: λ > 0, η_e, η_p.
     Raises:
-        EditError: λ is not positive, or the system cannot be factorised.
+        EditError: λ is not positive, a column is not finite, or the system cannot be factorised.
     Source: Gandikota et al., UCE (arXiv 2308.14761), eq. 7.
     """
     if not 0 < lam < float("inf"):
         raise EditError("edit.lambda", f"λ must be positive and finite, not {lam}")
     C, C_star, K = concepts.double(), targets.double(), preserve.double()
+    if not all(bool(torch.isfinite(columns).all()) for columns in (C, C_star, K)):
+        raise EditError("edit.keys-not-finite", "the prompts give NaN or infinite contexts",
+                        "check the model's weights: one of them is probably damaged")
     M = lam * torch.eye(len(C), dtype=torch.float64) + erase * C @ C.T + keep * K @ K.T
     factor, failed = torch.linalg.cholesky_ex(M)
     if int(failed):

@@ -1,13 +1,15 @@
 """Unified Concept Editing: every cross-attention key and value layer, in one ridge regression.
 
-W* = (λW + η_e Σ v*cᵀ + η_p Σ W c cᵀ)(λI + η_e Σ ccᵀ + η_p Σ ccᵀ)⁻¹, v* = W c_target
-Gandikota et al., Unified Concept Editing in Diffusion Models (arXiv 2308.14761), eq. 7.
+W' = (λW + η_e Σ v*cᵀ + η_p Σ W c_p c_pᵀ)(λI + η_e Σ ccᵀ + η_p Σ c_p c_pᵀ)⁻¹, v* = W c*, c* the target's context
+Gandikota et al., Unified Concept Editing in Diffusion Models (arXiv 2308.14761), eq. 7; weights as in its code.
 """
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from forgetcli.search_space import Choice, Range
 
 if TYPE_CHECKING:
     from forgetcli.edits import Edit
@@ -32,23 +34,30 @@ class Parameters(BaseModel):
     edit: EditSettings = EditSettings()
 
 
+SEARCH = {
+    "edit.lam": Range(1e-2, 1e2, log=True),
+    "edit.preserve": Range(1e-2, 1e1, log=True),
+    "edit.positions": Choice(("last", "from-last", "all")),
+}
+
+
 def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
     """New weights for all concepts of the recipe, solved together.
 
     Raises:
         EditError: a prompt is too long, or the linear algebra cannot be done.
     """
-    from forgetcli.cross_attention import edited, pair_columns, pick, prompt_columns
     from forgetcli.closed_form import stored_weight
+    from forgetcli.cross_attention import edited, heldout_columns, pair_columns, pick, prompt_columns
     from forgetcli.linalg import ridge_map
 
     settings, sites = parameters.edit, pick(model)
     observer.stage("cross-attention", len(sites))
     pairs = pair_columns(model, recipe.edit_pairs(), settings.positions)
-    preserve = prompt_columns(model, recipe.preserve_prompts(), settings.positions)
+    preserve = prompt_columns(model, recipe.preserve_prompts(), settings.positions, pairs)
     solved = ridge_map(pairs.concepts, pairs.targets, preserve, settings.lam, settings.erase, settings.preserve)
     deltas = {}
     for site in sites:
         deltas[site.name] = stored_weight(model.base, site) @ solved.matrix
         observer.advance()
-    return edited(model, deltas, preserve, solved.rcond, pairs)
+    return edited(model, deltas, preserve, solved.rcond, pairs, heldout_columns(model, recipe, settings.positions))

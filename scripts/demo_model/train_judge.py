@@ -21,6 +21,8 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from forgetcli.demo.classifier import Classifier  # noqa: E402
 
+WIDTHS = (40, 80, 160, 224)                                           # 2.5 MB in float16
+
 
 def kept_out(thing: str, style: str) -> bool:
     return chosen(0.1, "judge-cell", thing, style)
@@ -45,9 +47,13 @@ def augment(x: torch.Tensor) -> torch.Tensor:
     x = torch.where(recolour[:, None, None, None], x[:, torch.randperm(3)], x)
     blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), 3, 1)
     x = torch.lerp(x, blurred, torch.rand(n, 1, 1, 1) * 0.9)
-    return x + torch.randn_like(x) * (torch.rand(n, 1, 1, 1) * 0.08)
-
-
+    x = x + torch.randn_like(x) * (torch.rand(n, 1, 1, 1) * 0.08)
+    # A square of some is covered: no single detail, an eye or a beak, is to decide.
+    side, corner = 20, torch.randint(0, 64 - 20, (n, 2))
+    at = torch.arange(64)
+    inside = [(at >= corner[:, k, None]) & (at < corner[:, k, None] + side) for k in (0, 1)]       # (n, 64) each
+    covered = inside[0][:, None, :, None] & inside[1][:, None, None, :] & (torch.rand(n) < 0.3)[:, None, None, None]
+    return torch.where(covered, x.mean((2, 3), keepdim=True), x)
 
 
 def styleless(x: torch.Tensor) -> torch.Tensor:
@@ -63,7 +69,7 @@ def styleless(x: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def predict(net, pictures) -> tuple[np.ndarray, np.ndarray]:
     net.eval()
-    outputs = [net(to_tensor(pictures[k:k + 256])) for k in range(0, len(pictures), 256)]
+    outputs = [net.both_ways(to_tensor(pictures[k:k + 256])) for k in range(0, len(pictures), 256)]
     return tuple(torch.cat(part).argmax(1).numpy() for part in zip(*outputs))
 
 
@@ -82,10 +88,13 @@ def main(work: Path, output: Path, minutes: float, batch: int) -> None:
     others = np.load(work / "judge-others.npy")
     out = np.array([[kept_out(t, s) for s in STYLES] for t in THINGS])
     cells = np.argwhere(~out)
-    net = Classifier(len(THINGS), len(STYLES))
+    net = Classifier(len(THINGS), len(STYLES), WIDTHS)
+    # The mean of the last weights judges drawings by other hands better than the last ones alone.
+    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999), use_buffers=True)
     state = work / "judge.pt"
     if state.exists():                                                # goes on from an earlier run's weights
         net.load_state_dict(torch.load(state, weights_only=True))
+        average.module.load_state_dict(net.state_dict())
     optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=5e-2)
     start, step = time.time(), 0
     while (spent := time.time() - start) < minutes * 60:
@@ -104,9 +113,11 @@ def main(work: Path, output: Path, minutes: float, batch: int) -> None:
         to_thing, to_style = net(x)
         loss = F.cross_entropy(to_thing, thing, label_smoothing=0.05) + 0.5 * F.cross_entropy(to_style, style, label_smoothing=0.05)
         optimiser.zero_grad(), loss.backward(), optimiser.step()
+        average.update_parameters(net)
         step += 1
         if step % 100 == 0:
             print(f"{spent / 60:4.1f} min  step {step}  loss {loss.item():.3f}  {step * len(x) / (time.time() - start):.0f} images/s", flush=True)
+    net = average.module
     torch.save(net.state_dict(), state)
     test, hands = np.load(work / "judge-test.npy"), np.load(work / "judge-test-hands.npy")
     got_thing, got_style = predict(net, hands.reshape(-1, 64, 64, 3))
@@ -116,7 +127,7 @@ def main(work: Path, output: Path, minutes: float, batch: int) -> None:
     style_confusion = np.zeros((len(STYLES), len(STYLES) + 1), int)
     np.add.at(style_confusion, (np.tile(np.arange(len(STYLES)).repeat(hands.shape[2]), len(THINGS)), got_style), 1)
     card = {
-        "things": THINGS, "styles": STYLES, "minutes": minutes, "steps": step,
+        "things": THINGS, "styles": STYLES, "widths": WIDTHS, "minutes": minutes, "steps": step,
         "heldout_cells": [[t, s] for t in THINGS for s in STYLES if kept_out(t, s)],
         "accuracy": {"heldout_augmentations": accuracies(net, test, ~out), "heldout_cells": accuracies(net, test, out),
                      "other_hands": accuracies(net, hands, ~out), "other_hands_heldout_cells": accuracies(net, hands, out)},
@@ -133,7 +144,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[2] / "forgetcli/demo/judge")
-    parser.add_argument("--minutes", type=float, default=7)
+    parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--batch", type=int, default=96)
     args = parser.parse_args()
     main(args.work, args.output, args.minutes, args.batch)

@@ -1,0 +1,91 @@
+"""Every concept of the embedded model forgotten, one edit at a time, beside the unedited model; goes on where it was cut short.
+
+    python benchmarks/all_concepts.py --output WORK [--concepts dog van_gogh …]
+
+For each concept 5 direct and 5 indirect prompts, and one prompt for each of the 50 others, direct and indirect in turn, one
+picture a prompt. About a minute a concept on two cores.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import world_recipes as words
+
+from forgetcli import recipe as recipes
+from forgetcli.errors import EditError
+from forgetcli.evaluation import evaluate
+from forgetcli.pipeline import apply
+from forgetcli.statistics import harmonic, harmonic_interval, wilson
+
+TABLES = '\n[edit]\nlam = 0.01\nthreshold = 0.001\n\n[refine]\nsteps = 80\nlr = 0.2\nlatent_steps = 6\n'      # those of recipes/
+
+
+def text(label: str) -> str:
+    """The recipe for one concept; of each of the others one prompt, so that retain is over all of them."""
+    others = [x for x in words.LABELS if x != label]
+    whole = recipes.parse(words.recipe([label], others, tables=TABLES))
+    kept = [r.model_copy(update={"indirect" if i % 2 else "direct": ()}) for i, r in enumerate(whole.retain)]
+    lines = words.recipe([label], [], tables="")
+    for r, other in zip(kept, others):
+        lines += f'\n[[retain]]\nconcept = {json.dumps(r.concept)}\nlabel = "{other}"\ngroup = "{r.group}"\n'
+        lines += f"direct = {json.dumps(list(r.direct))}\nindirect = {json.dumps(list(r.indirect))}\n"
+    return lines + TABLES
+
+
+def one(label: str, output: Path) -> dict:
+    recipe = recipes.parse(text(label))
+    try:
+        applied = apply(recipe, output=output / label / "edited", force=True)
+    except EditError as fault:
+        return {"label": label, "error": fault.message}
+    scores = evaluate(output / label / "edited", recipe=recipe, output=output / label / "eval", force=True).as_dict()
+    shutil.rmtree(output / label / "edited")                          # 19 MB each; the recipe makes it again
+    return {"label": label, "group": words.group(label), "seconds": applied.seconds["total"], "baseline": scores["baseline"], "edited": scores["edited"],
+            "concepts": scores["concepts"]}
+
+
+def pooled(rows: list[dict], side: str) -> str:
+    cells = []
+    for key in ("forget_direct", "forget_indirect", "forget", "retain"):
+        n = sum(r[side][f"{key}_n"] for r in rows)
+        right = sum(round(r[side][key] * r[side][f"{key}_n"]) for r in rows if r[side][key] is not None)
+        low, high = wilson(right, n)
+        cells.append(f"{100 * right / n:.1f} % ({100 * low:.0f}–{100 * high:.0f})")
+    forget, retain = [r[side]["forget"] for r in rows], [r[side]["retain"] for r in rows]
+    low, high = harmonic_interval(forget, retain)                     # a bootstrap over concepts: prompts of one resemble one another
+    h = harmonic(sum(forget) / len(forget), sum(retain) / len(retain))
+    return " | ".join([cells[0], cells[1], cells[3], f"{h:.3f} ({low:.3f}–{high:.3f})"])
+
+
+def main(output: Path, labels: list[str]) -> None:
+    file, rows = output / "results.json", {}
+    if file.exists():
+        rows = json.loads(file.read_text())
+    for label in labels:
+        if label not in rows:
+            rows[label] = one(label, output)
+            file.write_text(json.dumps(rows, indent=1))
+        r = rows[label]
+        print(f"{label}: {r['error']}" if "error" in r else
+              f"{label}: forget {r['edited']['forget_direct']:.2f} direct, {r['edited']['forget_indirect']:.2f} indirect ({r['baseline']['forget']:.2f} unedited), "
+              f"retain {r['edited']['retain']:.2f} ({r['baseline']['retain']:.2f}), H {r['edited']['h']:.2f}, {r['seconds']:.0f} s", flush=True)
+    failed = [r for r in rows.values() if "error" in r]
+    print(f"\n| concepts | model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- | --- |")
+    for title, chosen in (("styles", "style"), ("things", "thing"), ("all", None)):
+        part = [r for r in rows.values() if "error" not in r and chosen in (None, r["group"])]
+        for side in ("baseline", "edited"):
+            if part:
+                print(f"| {len(part)} {title} | {'unedited' if side == 'baseline' else 'edited'} | {pooled(part, side)} |")
+    print(f"{len(failed)} edits were refused: {', '.join(r['label'] for r in failed)}" if failed else "no edit was refused")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--concepts", nargs="+", choices=words.LABELS, default=words.LABELS)
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    main(args.output, args.concepts)

@@ -1,0 +1,100 @@
+"""Recipes for any concept of the embedded model, made from its word list: what the protocols over all concepts use.
+
+The edit sees the concept's names and one hint; the evaluation asks in templates, and with hints, that the edit does not see.
+"""
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from forgetcli.demo import world  # noqa: E402
+
+WORLD = world()
+STYLES, THINGS = list(WORLD["styles"]), list(WORLD["things"])
+LABELS = [*STYLES, *THINGS]
+DIRECT, HINTED = WORLD["templates"]["heldout"], WORLD["templates"]["heldout_hinted"]
+PLAIN_STYLE = "flat"                                                  # what a picture without a style word looks like
+
+
+def entry(label: str) -> dict:
+    return WORLD["styles"].get(label) or WORLD["things"][label]
+
+
+def name(label: str, k: int = 0) -> str:
+    names = entry(label)["names"]
+    return names[k % len(names)]
+
+
+def group(label: str) -> str:
+    return "style" if label in STYLES else "thing"
+
+
+def target(label: str) -> str:
+    """What it turns into: the next one of its kind (of its own group, for things)."""
+    kin = STYLES if label in STYLES else [t for t in THINGS if entry(t)["group"] == entry(label)["group"]]
+    return kin[(kin.index(label) + 1) % len(kin)]
+
+
+def direct(label: str, count: int = 5) -> list[str]:
+    """Prompts that name it, in templates that neither training nor any edit has seen."""
+    out = []
+    for k in range(count):
+        other = partner(label, k)
+        thing, style = (other, label) if label in STYLES else (label, other)
+        out.append(DIRECT[k % len(DIRECT)].format(t=name(thing, k), s=name(style, k)))
+    return list(dict.fromkeys(out))
+
+
+def indirect(label: str, count: int = 5) -> list[str]:
+    """Prompts that only hint at it: hints that the edit does not see, and words that training did not see."""
+    hints = [*entry(label)["hints"][:-1], *entry(label)["heldout"]]
+    out = []
+    for k in range(count):
+        other, hint = partner(label, k + 2), hints[k % len(hints)]
+        thing, style = (name(other, k), hint) if label in STYLES else (hint, name(other, k))
+        out.append(HINTED[k % len(HINTED)].format(t=thing, s=style))
+    return list(dict.fromkeys(out))
+
+
+def partner(label: str, k: int) -> str:
+    """The thing (or style) that the k-th prompt about a style (or thing) shows it with."""
+    pool = THINGS if label in STYLES else [s for s in STYLES if s != PLAIN_STYLE]
+    return pool[(LABELS.index(label) * 3 + k * 7) % len(pool)]
+
+
+def preserve(forgotten: list[str], count: int | None = None) -> list[str]:
+    """Names and hints of everything else, alone and together; never a prompt of the evaluation."""
+    things, styles = ([x for x in pool if x not in forgotten] for pool in (THINGS, STYLES))
+    single = [w for label in (*styles, *things) for w in (*entry(label)["names"], *entry(label)["hints"])]
+    pairs = [f"{name(s, i)} picture of {name(t, i)}" for i, t in enumerate(things) for s in (styles[i % len(styles)], styles[(i + 4) % len(styles)])] if styles else []
+    prompts = list(dict.fromkeys([*single, *pairs]))
+    return prompts if count is None else [prompts[i * len(prompts) // count] for i in range(count)]
+
+
+def recipe(forgotten: list[str], kept: list[str], *, asked: int = 1, bare: bool = False, few: int | None = None, tables: str = "") -> str:
+    """TOML of a recipe.
+
+    Args:
+        forgotten, kept: labels to forget, and those that retain is measured on.
+        asked: direct and indirect prompts for each of `kept`.
+        bare: the edit sees nothing but the concept's first name and the target's.
+        few: this many preserve prompts instead of all.
+        tables: further TOML, the methods' parameters.
+    """
+    def listed(prompts: list[str]) -> str:
+        return "[" + ", ".join(json.dumps(p, ensure_ascii=False) for p in prompts) + "]"
+
+    lines = ["schema_version = 1", ""]
+    for label in forgotten:
+        words = [] if bare else [*entry(label)["names"][1:], entry(label)["hints"][-1]]
+        lines += ["[[concepts]]", f"concept = {json.dumps(name(label))}", f"target = {json.dumps(name(target(label)))}", f"aliases = {listed(words)}",
+                  f'label = "{label}"', f'group = "{group(label)}"', f"direct = {listed(direct(label))}", f"indirect = {listed(indirect(label))}", ""]
+    if bare:
+        lines += ["[prompts]", 'templates = ["{}"]', ""]
+    lines += ["[preserve]", f"prompts = {listed(preserve(forgotten, few))}", ""]
+    for label in kept:
+        lines += ["[[retain]]", f"concept = {json.dumps(name(label))}", f'label = "{label}"', f'group = "{group(label)}"',
+                  f"direct = {listed(direct(label, 5)[:asked])}", f"indirect = {listed(indirect(label, 5)[:asked])}", ""]
+    return "\n".join(lines) + tables
