@@ -98,3 +98,31 @@ def recipe(forgotten: list[str], kept: list[str], *, asked: int = 1, bare: bool 
         lines += ["[[retain]]", f"concept = {json.dumps(name(label))}", f'label = "{label}"', f'group = "{group(label)}"',
                   f"direct = {listed(direct(label, 5)[:asked])}", f"indirect = {listed(indirect(label, 5)[:asked])}", ""]
     return "\n".join(lines) + tables
+
+
+# Values are chosen on the first, figures come from the second: no concept is in both. Both have some of all four groups.
+TUNING = [label for i, label in enumerate(LABELS) if i % 5 == 0]
+HELDOUT = [label for i, label in enumerate(LABELS) if i % 5 in (1, 3)][:20]
+
+
+def others(forgotten: list[str], count: int) -> list[str]:
+    """This many of the concepts that stay, from all over the list."""
+    rest = [label for label in LABELS if label not in forgotten]
+    count = min(count, len(rest))
+    return [rest[i * len(rest) // count] for i in range(count)]
+
+
+def nearest(label: str, count: int = 5) -> list[str]:
+    """Its neighbours in the unedited text encoder: those of its kind whose summaries of their names are most alike (cosine)."""
+    import torch
+
+    from forgetcli import checkpoint, models
+    from forgetcli.prompts import tokenise
+
+    model = models.load(checkpoint.resolve("demo"), device="cpu")
+    kin = [x for x in (STYLES if label in STYLES else THINGS) if x != label]
+    with torch.no_grad():
+        ids = tokenise(model.tokenizer, [name(x) for x in (label, *kin)]).ids
+        summaries = torch.nn.functional.normalize(model.text_encoder(ids).pooler_output, dim=1)
+    order = (summaries[1:] @ summaries[0]).argsort(descending=True)
+    return [kin[int(i)] for i in order[:count]]

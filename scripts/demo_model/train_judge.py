@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from captions import chosen
 from drawings import STYLES, THINGS
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from forgetcli.demo.classifier import Classifier  # noqa: E402
 
-WIDTHS = (40, 80, 160, 224)                                           # 2.5 MB in float16
+WIDTHS = (32, 64, 128, 192)                                           # 1.8 MB in float16
 
 
 def kept_out(thing: str, style: str) -> bool:
@@ -81,7 +81,7 @@ def accuracies(net, pictures, mask=None) -> dict:
     return {"thing": float((got_thing == thing[use]).mean()), "style": float((got_style == style[use]).mean()), "n": int(use.sum())}
 
 
-def main(work: Path, output: Path, minutes: float, batch: int) -> None:
+def main(work: Path, output: Path, minutes: float, batch: int, lr: float, begin: Path | None) -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     pictures = np.concatenate([np.load(work / "judge.npy"), np.load(work / "judge-shared.npy")], axis=2)
@@ -90,18 +90,20 @@ def main(work: Path, output: Path, minutes: float, batch: int) -> None:
     cells = np.argwhere(~out)
     net = Classifier(len(THINGS), len(STYLES), WIDTHS)
     # The mean of the last weights judges drawings by other hands better than the last ones alone.
-    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.999), use_buffers=True)
+    average = torch.optim.swa_utils.AveragedModel(net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True)
     state = work / "judge.pt"
     if state.exists():                                                # goes on from an earlier run's weights
         net.load_state_dict(torch.load(state, weights_only=True))
-        average.module.load_state_dict(net.state_dict())
+    elif begin is not None:                                           # released weights, a fresh optimiser and schedule
+        net.load_state_dict({name: t.float() if t.is_floating_point() else t for name, t in load_file(begin / "judge.safetensors").items()})
+    average.module.load_state_dict(net.state_dict())
     optimiser = torch.optim.AdamW(net.parameters(), lr=2e-3, weight_decay=5e-2)
     start, step = time.time(), 0
     while (spent := time.time() - start) < minutes * 60:
         net.train()
         progress = spent / (minutes * 60)
         for group in optimiser.param_groups:
-            group["lr"] = 3e-3 * min(1, (step + 1) / 50) * (1 - progress + 0.003)
+            group["lr"] = lr * min(1, (step + 1) / 50) * (1 - progress + 0.003)
         rows = cells[rng.integers(0, len(cells), batch)]
         x = pictures[rows[:, 0], rows[:, 1], rng.integers(0, pictures.shape[2], batch)]
         extra = batch // 10
@@ -146,5 +148,7 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, default=Path(__file__).parents[2] / "forgetcli/demo/judge")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--batch", type=int, default=96)
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--begin", type=Path, help="without a state in --work: go on from this judge's weights")
     args = parser.parse_args()
-    main(args.work, args.output, args.minutes, args.batch)
+    main(args.work, args.output, args.minutes, args.batch, args.lr, args.begin)
