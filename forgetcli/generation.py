@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint import Base
 
-GUIDANCE = 3.0                                                        # for the embedded model; 7.5 for the families of real size
+GUIDANCE = 4.5                                                        # for the embedded model; 7.5 for the families of real size
 METADATA = "forget"                                                   # the PNG text chunk with the JSON of `Picture.origin`
 
 
@@ -74,7 +74,7 @@ def generate(prompts: Sequence[str], *, model: str | Path = "demo", count: int =
 
     Args:
         model: `demo`, a diffusers folder, an edited folder or a hub id.
-        guidance: classifier-free guidance; default: 3 for small models, 7.5 for those of real size.
+        guidance: classifier-free guidance; default: 4.5 for small models, 7.5 for those of real size.
         grid: also write `grid.png`, a row for each prompt.
         compare_base: also make the unedited model's picture at the same seed; the model must be an edited folder.
         batch: pictures at a time.
@@ -198,6 +198,8 @@ def made_by(path: Path, origin: Mapping) -> bool:
     from PIL import Image, UnidentifiedImageError
 
     try:
+        with Image.open(path) as picture:
+            picture.verify()                                          # the checksums: decoding alone passes over some damage
         with Image.open(path) as picture:
             picture.load()
             return json.loads(picture.text.get(METADATA, "null")) == origin

@@ -110,8 +110,7 @@ def write_atomically(path: Path, data: bytes, mode: int | None = None) -> None:
             os.replace(temporary, path)
             sync_folder(path.parent)
         finally:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
+            _remove(temporary)
 
 
 def sync_file(path: Path) -> None:
@@ -145,7 +144,7 @@ def output_faults(where: Path, *, within: Path | None = None,
     Args:
         where: what the user knows as the output; named in the message.
         within: for a block that does other things too: a refusal then counts only when it names a file in this folder,
-            a full disk always; everything else passes unchanged.
+            a full disk and a file that is too large for it always; everything else passes unchanged.
         remedy: the hint.
     """
     try:
@@ -157,7 +156,7 @@ def output_faults(where: Path, *, within: Path | None = None,
         if fault.errno in _FORBIDDEN and ours:
             raise OutputError("output.permission", f"no permission to write {where}",
                               f"{remedy}, or change the permissions") from fault
-        if within is not None:
+        if within is not None and fault.errno != errno.EFBIG:         # a limit of the system, or of FAT: 4 GB
             raise
         raise OutputError("output.failed", f"cannot write {where}: {fault.strerror or fault}", remedy) from fault
     except Exception as fault:
@@ -209,15 +208,33 @@ def publishing(output: Path, *, force: bool) -> Iterator[Path]:
             published = True
             sync_folder(target.parent)
     finally:
-        shutil.rmtree(staging, ignore_errors=True)  # what was built, or after an exchange what was there before
-        _at_work.discard(staging)
-        if lock is not None:
-            os.close(lock)
-        for folder in [] if published else reversed(made):
-            try:
-                os.rmdir(folder)
-            except OSError:                                           # someone else uses it by now
-                break
+        try:
+            _remove(staging)                                          # what was built, or after an exchange what was there before
+        finally:
+            _at_work.discard(staging)
+            if lock is not None:
+                os.close(lock)
+            for folder in [] if published else reversed(made):
+                try:
+                    os.rmdir(folder)
+                except OSError:                                       # someone else uses it by now
+                    break
+
+
+def _remove(path: Path) -> None:
+    """Remove a temporary file or folder, if it is there; also when a first Ctrl-C comes in the midst of it."""
+    try:
+        _remove_now(path)
+    except (KeyboardInterrupt, SystemExit):
+        _remove_now(path)
+        raise
+
+
+def _remove_now(path: Path) -> None:
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    elif os.path.lexists(path):
+        os.unlink(path)
 
 
 def _temporary_name(path: Path) -> Path:
@@ -256,7 +273,7 @@ def _put_in_place(staging: Path, target: Path) -> None:
             os.rename(staging, target)
         finally:
             if os.path.lexists(target):
-                shutil.rmtree(aside, ignore_errors=True)
+                _remove(aside)
             elif os.path.lexists(aside):
                 os.rename(aside, target)
 

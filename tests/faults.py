@@ -2,18 +2,25 @@
 from __future__ import annotations
 
 import builtins
+import errno
+import importlib
 import io
+import itertools
 import os
 import shutil
+import signal
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from forgetcli import store
 
 WATCHED = ((os, "mkdir"), (os, "open"), (os, "write"), (os, "fsync"), (os, "rename"), (os, "replace"),
            (shutil, "copyfileobj"), (store, "_exchange"))
-OPEN = open
+OPEN, OS_OPEN, OS_WRITE = open, os.open, os.write
+_armed: list = []
 
 
 class Saboteur:
@@ -67,3 +74,92 @@ def tree(folder: Path) -> dict[str, bytes] | None:
     if not folder.exists():
         return None
     return {path: (folder / path).read_bytes() for path in store.walk_files(folder)}
+
+
+@dataclass(frozen=True)
+class Strike:
+    """At the `nth` call of a function: a signal to the process itself, or a fault of the disk; the function itself may be
+    the last thing done before it.
+
+    Attributes:
+        where: ``module:name``, a dotted name for a method. The module is the one in which the name is looked up.
+        what: ``SIGINT``, ``SIGTERM``, or the name of an errno.
+    """
+
+    where: str
+    what: str = "SIGINT"
+    nth: int = 1
+    after: bool = False
+
+    @property
+    def fields(self) -> tuple:
+        return self.where, self.what, self.nth, self.after
+
+    def arm(self, record: str) -> None:
+        """Set it up in this process; when it has struck, `record` is a file that says so."""
+        module, _, name = self.where.partition(":")
+        owner = importlib.import_module(module)
+        *parts, name = name.split(".")
+        for part in parts:
+            owner = getattr(owner, part)
+        real, calls = getattr(owner, name), itertools.count(1)
+
+        def call(*args, **kwargs):
+            due = next(calls) == self.nth
+            if due and not self.after:
+                strike(self.what, record, self.where)
+            result = real(*args, **kwargs)
+            if due and self.after:
+                strike(self.what, record, self.where)
+            return result
+
+        setattr(owner, name, call)
+
+
+@dataclass(frozen=True)
+class Unsafe(Strike):
+    """The same in a forget that writes in place, folders and files: the control of what finds something half-written."""
+
+    def arm(self, record: str) -> None:
+        @contextmanager
+        def publishing(output: Path, *, force: bool):
+            shutil.rmtree(output, ignore_errors=True)
+            output.mkdir()
+            yield output
+
+        def write(path: Path, data: bytes) -> None:
+            with OPEN(path, "wb") as file:
+                file.write(data[:len(data) // 2])
+                file.flush()
+                os.replace(path, path)
+                file.write(data[len(data) // 2:])
+
+        store.publishing, store.write_atomically = publishing, write
+        super().arm(record)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The `nth` of all the calls to the file system that `Saboteur` watches fails, or gets a signal."""
+
+    nth: int
+    what: str = "ENOSPC"
+    after: bool = False
+
+    def arm(self, record: str) -> None:
+        saboteur = Saboteur(self.nth, lambda: None, self.after)
+        saboteur.fault = lambda: strike(self.what, record, f"{self.nth} {saboteur.calls[-1]}")
+        work = saboteur.at_work()
+        work.__enter__()
+        _armed.append(work)                                           # what is collected puts the real functions back
+
+
+def strike(what: str, record: str, where: str) -> BaseException:
+    handle = OS_OPEN(record, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    OS_WRITE(handle, f"{where}\n".encode())
+    os.close(handle)
+    if what.startswith("SIG"):
+        os.kill(os.getpid(), getattr(signal, what))
+        time.sleep(10)                                                # the handler raises before this begins
+    number = getattr(errno, what)
+    raise OSError(number, os.strerror(number))

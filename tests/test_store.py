@@ -200,10 +200,11 @@ def test_a_real_limit_of_the_system_leaves_the_old_output(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))           # NEW's weights have 6000 bytes
     try:
-        with pytest.raises(OSError):
+        with pytest.raises(OutputError) as error:
             publish(output)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert error.value.code == "output.failed" and str(output) in error.value.message and error.value.hint
     assert tree(output) == OLD
     assert [p.name for p in tmp_path.iterdir()] == ["edited"]
 

@@ -15,7 +15,9 @@ def main() -> int:
     try:
         signals.install()  # before typer is loaded: that alone is long enough for a Ctrl-C
         code = _run()
+        signals.end()
     except BaseException as error:  # noqa: BLE001                 the one place where errors become lines
+        signals.end()
         from forgetcli.cli import errors
 
         code = errors.report(error) if signals.received is None else errors.COULD_NOT

@@ -7,6 +7,7 @@ import sys
 from types import FrameType
 
 received: int | None = None
+over = False  # nothing is left to unwind
 _SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
 
 
@@ -16,15 +17,23 @@ class Terminated(SystemExit):
 
 def install() -> None:
     """Take over SIGINT, SIGTERM and SIGHUP, but for those that the parent had ignored (nohup, background jobs)."""
+    global over
+    over = False
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
 
 
+def end() -> None:
+    """From now on a signal ends the process at once: an exception while Python shuts down would only be a traceback."""
+    global over
+    over = True
+
+
 def _handle(number: int, frame: FrameType | None) -> None:
     global received
-    if received is not None:
+    if received is not None or over:
         if sys.stderr.isatty():
             os.write(2, _SHOW_CURSOR)
         os._exit(128 + number)
