@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 __version__ = "0.1.0"
-__all__ = ["apply", "evaluate", "generate", "load_recipe", "verify"]
+__all__ = ["apply", "compare", "evaluate", "generate", "load_recipe", "verify"]
 
-_HOMES = {"apply": ("pipeline", "apply"), "evaluate": ("evaluation", "evaluate"), "generate": ("generation", "generate"),
+_HOMES = {"apply": ("pipeline", "apply"), "compare": ("comparison", "compare"), "evaluate": ("evaluation", "evaluate"), "generate": ("generation", "generate"),
           "load_recipe": ("recipe", "load"), "verify": ("provenance", "verify")}
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli import __version__, methods, models, recipe as recipes
+from forgetcli import __version__, memory, methods, models, recipe as recipes
 from forgetcli.errors import OutputError
 from forgetcli.progress import Observer, Silent, Stopwatch
 
@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ApplyResult:
-    """What `apply` did; `as_dict` has the stable keys of ``apply --json``."""
+    """What `apply` did; `as_dict` has the stable keys of ``apply --json``.
+
+    Attributes:
+        peak_rss, peak_gpu: bytes that the process has needed at most so far, in memory and on a CUDA device; None if unknown.
+    """
 
     output: Path
     base: Mapping[str, str | None]
@@ -33,6 +37,8 @@ class ApplyResult:
     check: Mapping[str, float]
     cache: Mapping[str, int]
     seconds: Mapping[str, float]
+    peak_rss: int | None = None
+    peak_gpu: int | None = None
 
     def as_dict(self) -> dict:
         return {**asdict(self), "output": str(self.output), "sites": list(self.sites)}
@@ -85,7 +91,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
     observer.done()
     return ApplyResult(output=output, base={"id": base.id, "revision": base.revision, "digest": base.digest},
                        recipe_sha256=recipe.sha256, method=recipe.method, sites=sites, check=checked.as_dict(),
-                       cache=dict(edit.cache), seconds=watch.report())
+                       cache=dict(edit.cache), seconds=watch.report(), peak_rss=memory.peak_rss(), peak_gpu=memory.peak_gpu())
 
 
 @dataclass(frozen=True)

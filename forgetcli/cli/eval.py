@@ -169,7 +169,7 @@ def evaluate(
             steps=steps,
             guidance=guidance,
             judge=judge,
-            judge_options=_settings(judge_set or ()),
+            judge_options=settings(judge_set or ()),
             features=features,
             output=output,
             device=device,
@@ -183,7 +183,7 @@ def evaluate(
     outcomes = list(gates.outcomes(data, bounds, confident=confident))
     data["gates"] = [{"model": o.model, "key": o.gate.key, "bound": o.gate.bound, "passed": o.passed} for o in outcomes]
     title = ", ".join(run.subject.name for run in result.edited)
-    files = report.write(output, result, data, title=title, command=_command())
+    files = report.write(output, result, data, title=title, command=command_line())
     if junit is not None:
         from forgetcli.report.results import write_junit
 
@@ -196,7 +196,7 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _settings(pairs: Sequence[str]) -> dict[str, object]:
+def settings(pairs: Sequence[str]) -> dict[str, object]:
     """``key=value`` with the value read as JSON where it is some, and as text otherwise."""
     settings = {}
     for pair in pairs:
@@ -210,7 +210,7 @@ def _settings(pairs: Sequence[str]) -> dict[str, object]:
     return settings
 
 
-def _command() -> str:
+def command_line() -> str:
     return shlex.join(["forget", *sys.argv[1:]])
 
 

@@ -17,7 +17,7 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
-def _recipe_names(incomplete: str) -> list[str]:
+def recipe_names(incomplete: str) -> list[str]:
     return [name for name in bundled() if name.startswith(incomplete)]
 
 
@@ -30,7 +30,7 @@ RecipeName = Annotated[
     typer.Argument(
         metavar="RECIPE",
         help="A recipe file, or a bundled recipe's name.",
-        autocompletion=_recipe_names,
+        autocompletion=recipe_names,
         show_default=False,
     ),
 ]

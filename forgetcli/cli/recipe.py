@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from forgetcli.cli import errors
+from forgetcli.cli.apply import Method
 from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag, RecipeName, SetOption, show_help
 from forgetcli.cli.sink import Sink
 
@@ -87,19 +88,26 @@ def validate(
 
 
 @app.command("show")
-def show(recipe: RecipeName, set_: SetOption = None, json: JsonFlag = False, quiet: QuietFlag = False) -> None:
-    """Print a recipe with every default filled in, the method's too, and the edit pairs that it makes.
+def show(
+    recipe: RecipeName,
+    method: Method = None,
+    set_: SetOption = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Print a recipe with every default filled in, its methods' too, and the edit pairs that it makes.
 
     \b
     Examples:
       forget recipe show art_styles
+      forget recipe show art_styles --method uce
       forget recipe show my.toml --set refine.steps=6 > full.toml
     """
     from forgetcli import recipe as recipes
     from forgetcli.recipe import text as recipe_text
 
     sink = Sink("recipe show", json=json, quiet=quiet)
-    loaded = recipes.load(recipe, set_ or ())
+    loaded = recipes.load(recipe, set_ or (), method)
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
     data = {

@@ -65,6 +65,22 @@ def shares(data: Mapping[str, Any]) -> list[Table]:
     return [head, *(_concepts(model, title=model["name"] if len(models) > 1 else "") for model in models)]
 
 
+def methods(data: Mapping[str, Any]) -> Table:
+    """The table of ``compare``: a row for each method, the unedited model first; intervals of shares only, for width."""
+    from forgetcli.report.table import SHARES, cells, columns
+
+    names = columns(data["methods"])
+    recipes = ", ".join(part["name"] for part in data["recipes"])
+    return table(
+        ("method", *(f">{name}" for name in names)),
+        (
+            [row["name"], *(cell if name in SHARES else cell.value for name, cell in zip(names, cells(row, names)))]
+            for row in data["methods"]
+        ),
+        title=f"{recipes}: {data['n_images']} pictures, judge {data['judge'].get('name', '')}, 95 % intervals in brackets",
+    )
+
+
 def quality(data: Mapping[str, Any]) -> list[Table]:
     """What happened to the pictures that should not have changed."""
     rows = []
@@ -77,6 +93,23 @@ def quality(data: Mapping[str, Any]) -> list[Table]:
             rows.append([model["name"], f"CLIP score, {side}", _share(scored, "value", "ci"), scored["n"]])
     title = "quality of what should stay, against the unedited pictures"
     return [table(("model", "measure", ">value", ">n"), rows, title=title)] if rows else []
+
+
+def search(data: Mapping[str, Any]) -> Table:
+    """The best trial of ``tune`` beside the recipe's own values and the unedited model."""
+    tried = [t["state"] for t in data["trials"]]
+    rows = [
+        [name, *(_share(scores or {}, key) for _, key in _SHARES)]
+        for name, scores in (
+            ("unedited", data["baseline"]),
+            ("the recipe's own values", data["own"]["scores"]),
+            (f"best (trial {data['best']['number']})", data["best"]["scores"]),
+        )
+    ]
+    counts = ", ".join(f"{tried.count(state)} {state}" for state in ("complete", "pruned", "failed"))
+    return table(
+        ("", *(f">{name}" for name, _ in _SHARES)), rows, title=f"{len(tried)} trials: {counts}; on the prompts tuned on"
+    )
 
 
 def _judge(judge: Mapping[str, Any]) -> str:

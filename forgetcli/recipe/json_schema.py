@@ -12,9 +12,10 @@ from forgetcli.recipe.model import Document
 
 
 def build() -> dict[str, Any]:
-    """Draft 2020-12 schema: a recipe's own keys, and the tables of every installed method."""
+    """Draft 2020-12 schema: a recipe's own keys, the tables of every installed method, and the same in [methods.NAME]."""
     names = methods.names()
-    models: list[type[BaseModel]] = [Document, *(methods.get(name).Parameters for name in names)]
+    own = {name: methods.get(name).Parameters for name in names}
+    models: list[type[BaseModel]] = list(dict.fromkeys((Document, *own.values())))  # methods can share a model
     # one call for all models: names of definitions that collide are told apart
     references, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/$defs/{model}"
@@ -30,6 +31,12 @@ def build() -> dict[str, Any]:
                 tables[table].append(description)
     properties = dict(document["properties"])
     properties["method"] = {**properties["method"], "enum": names}
+    properties["methods"] = {
+        "description": properties["methods"]["description"],
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {name: parts[model] for name, model in own.items()},
+    }
     properties |= {table: kinds[0] if len(kinds) == 1 else {"anyOf": kinds} for table, kinds in tables.items()}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

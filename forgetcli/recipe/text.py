@@ -68,16 +68,22 @@ def write_starter(path: Path, *, force: bool = False) -> None:
 
 
 def effective(recipe: Recipe) -> dict[str, Any]:
-    """The recipe with every default filled in, the method's too; JSON types only."""
+    """The recipe with every default filled in, those of its methods too; JSON types only."""
     own = recipe.model_dump(mode="json", include=set(Document.model_fields))
-    parameters = methods.get(recipe.method).Parameters.model_validate(recipe.parameters)
-    return {**own, **parameters.model_dump(mode="json")}
+    own["methods"] = {name: _filled(name, tables) for name, tables in recipe.methods.items()}
+    return {**own, **_filled(recipe.method, recipe.parameters)}
+
+
+def _filled(method: str, tables: Mapping[str, Any]) -> dict[str, Any]:
+    return methods.get(method).Parameters.model_validate(tables).model_dump(mode="json")
 
 
 def to_toml(recipe: Recipe) -> str:
     """`effective` as a recipe file that is read the same way, followed by the edit pairs as comments."""
     values = effective(recipe)
     values["preserve"] = {"prompts": [*recipe.preserve.prompts, *recipe.file_prompts], "files": []}
+    if not values["methods"]:
+        del values["methods"]
     pairs = [
         f"# {_value(prompt)} -> {_value(target)}"
         for prompt, target in recipe.edit_pairs()

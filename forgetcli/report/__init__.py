@@ -12,11 +12,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Files:
-    """Where a report lies."""
+    """Where a report lies; `markdown`: of a comparison."""
 
     page: Path
     results: Path
     table: Path
+    markdown: Path | None = None
 
 
 def write(folder: Path, evaluation: Evaluation, data: Mapping, *, title: str, description: str = "", command: str) -> Files:

@@ -4,41 +4,50 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli import store
 from forgetcli.evaluation.scores import good
 from forgetcli.report import plot
+from forgetcli.report.table import LEGEND, SHARES, cells, columns
 
 if TYPE_CHECKING:
     from forgetcli.evaluation import Evaluation, Run
 
-MEASURES = {"forget": "forget", "direct": "forget_direct", "indirect": "forget_indirect", "retain": "retain", "H": "h"}
 SHOWN = 8                                                             # pairs of a concept and kind of prompt; the rest are in the folder
 SIDE = 192                                                            # larger pictures are shrunk to this on the page
 
 
-def write_page(path: Path, evaluation: Evaluation, data: Mapping, *, title: str, description: str = "", command: str) -> None:
+def write_page(path: Path, evaluation: Evaluation, data: Mapping, *, title: str, description: str = "", command: str,
+               methods: Sequence[Mapping] = ()) -> None:
     """The report of an evaluation: scores beside the unedited model's, pairs of pictures, plot, matrix, identities.
 
     Args:
         data: ``evaluation.as_dict()``.
         command: what repeats it.
+        methods: rows of a comparison, which stand for the scores then.
     """
+    page = render("page.html.j2", title=title, description=description, command=command, data=data, judge=data["judge"], methods=methods,
+                  rows=[("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in data["models"])], plotted=data, matrix=data["matrix"],
+                  models=[{**model, "pairs": pairs(evaluation.baseline, run), "sites": sites(run)}
+                          for model, run in zip(data["models"], evaluation.edited)])
+    store.write_atomically(path, page.encode())
+
+
+def render(template: str, **values) -> str:
+    """A page of a template in this folder."""
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.get_template("page.html.j2").render(
-        title=title, description=description, command=command, measures=MEASURES, data=data, judge=data["judge"],
-        rows=[("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in data["models"])],
-        plot=_data_url(plot.forget_retain(data), "svg+xml"), matrix=data["matrix"],
-        models=[{**model, "pairs": pairs(evaluation.baseline, run), "sites": sites(run)} for model, run in zip(data["models"], evaluation.edited)],
-        judge_details=json.dumps({k: v for k, v in data["judge"].items() if k not in ("confusions", "accuracy")}, indent=1),
+    plotted = values.pop("plotted")
+    return environment.get_template(template).render(
+        **values, measures=SHARES, legend=LEGEND, columns=columns, cells=cells,
+        plot=_data_url(plot.forget_retain(plotted), "svg+xml") if plotted else None,
+        judge_details=json.dumps({k: v for k, v in values["judge"].items() if k not in ("confusions", "accuracy")}, indent=1),
         share=lambda x: "–" if x is None else f"{100 * x:.0f} %", interval=lambda ci: f"{100 * ci[0]:.0f}–{100 * ci[1]:.0f}",
-        shade=lambda x: f"rgba(11, 110, 79, {0.75 * (x or 0):.3f})")
-    store.write_atomically(path, page.encode())
+        figure=lambda x, form: form % x if isinstance(x, int | float) else "–", shade=lambda x: f"rgba(11, 110, 79, {0.75 * (x or 0):.3f})")
 
 
 def pairs(baseline: Run, edited: Run) -> dict[str, list[dict]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
@@ -19,29 +19,34 @@ SCHEMA_VERSION = 1
 COLUMNS = ("model", "concept", "judged", "prompt", "kind", "seed", "edited", "seen", "good", "score", "picture")
 
 
-def write_json(path: Path, data: Mapping) -> None:
-    """The object of ``eval --json``, with its `schema_version`."""
-    store.write_atomically(path, plain_json.encode({"schema_version": SCHEMA_VERSION, "command": "eval", **data}))
+def write_json(path: Path, data: Mapping, command: str = "eval") -> None:
+    """The object of ``eval --json``, with its `schema_version`; or another command's."""
+    store.write_atomically(path, plain_json.encode({"schema_version": SCHEMA_VERSION, "command": command, **data}))
 
 
 def write_csv(path: Path, evaluation: Evaluation, folder: Path) -> None:
-    """A row for each picture of each model; `edited`: the model, or any of the edited ones for the unedited, forgets the concept.
+    """A row for each picture of each model: see `picture_rows`."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(picture_rows(evaluation, folder))
+    store.write_atomically(path, text.getvalue().encode())
+
+
+def picture_rows(evaluation: Evaluation, folder: Path) -> Iterator[list]:
+    """`COLUMNS` of each picture; `edited`: the model, or any of the edited ones for the unedited, forgets the concept.
 
     A cell that a spreadsheet would run as a formula begins with an apostrophe instead.
     """
     from forgetcli.evaluation.scores import good
 
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
     forgotten = frozenset().union(*(run.subject.forgets for run in evaluation.edited))
     for run in evaluation.runs:
         for a in run.answers:
             edited = a.question.label in (run.subject.forgets or forgotten)
-            writer.writerow([_inert(x) for x in (
+            yield [_inert(x) for x in (
                 run.subject.name, a.question.label, a.judged, a.question.prompt, a.question.kind, a.seed, int(edited), int(a.seen),
-                int(a.seen != edited if run is evaluation.baseline else good(a, run.subject)), f"{a.score:.6f}", a.path.relative_to(folder).as_posix())])
-    store.write_atomically(path, text.getvalue().encode())
+                int(a.seen != edited if run is evaluation.baseline else good(a, run.subject)), f"{a.score:.6f}", a.path.relative_to(folder).as_posix())]
 
 
 def _inert(cell: object) -> object:

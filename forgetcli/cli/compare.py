@@ -1,0 +1,132 @@
+"""``forget compare``."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forgetcli.cli.eval import Features, Guidance, Images, Judge, JudgeSet, command_line, settings
+from forgetcli.cli.options import (
+    BatchOption,
+    DeviceOption,
+    ForceFlag,
+    JsonFlag,
+    ModelOption,
+    QuietFlag,
+    SeedOption,
+    StepsOption,
+    recipe_names,
+)
+from forgetcli.cli.sink import Sink
+
+Recipes = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="RECIPE…",
+        help="Recipe files, or names of bundled recipes.",
+        autocompletion=recipe_names,
+        show_default=False,
+    ),
+]
+Methods = Annotated[
+    str, typer.Option("--methods", metavar="NAME,…", envvar="FORGET_METHODS", help="Methods to compare, or all.")
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick",
+        envvar="FORGET_QUICK",
+        help="Draw three prompts of a kind for each concept and six concepts that stay, for a first look.",
+    ),
+]
+Output = Annotated[
+    Path,
+    typer.Option("--output", "-o", envvar="FORGET_COMPARE_OUTPUT", help="Folder for edits, pictures and the table."),
+]
+
+
+def compare(
+    recipes: Recipes,
+    methods: Methods = "all",
+    quick: Quick = False,
+    images: Images = 1,
+    judge: Judge = "demo",
+    judge_set: JudgeSet = None,
+    features: Features = "auto",
+    output: Output = Path("compare"),
+    model: ModelOption = None,
+    seed: SeedOption = 0,
+    steps: StepsOption = 20,
+    guidance: Guidance = None,
+    batch: BatchOption = 8,
+    device: DeviceOption = None,
+    force: ForceFlag = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Edit by RECIPE with every method, and score them all beside the unedited model, at equal prompts and seeds.
+
+    A method takes its parameters from the recipe's [methods.NAME], else its defaults. Writes report.html, results.json,
+    results.csv and compare.md. Run it again to go on where it was cut short, or with other --methods to add some.
+
+    \b
+    Examples:
+      forget compare art_styles
+      forget compare art_styles --methods nullspace,uce --quick
+      forget compare art_styles objects scenes -n 4 -o all-methods --json
+    """
+    from forgetcli import comparison
+    from forgetcli import recipe as recipes_
+
+    sink = Sink("compare", json=json, quiet=quiet)
+    names, loaded = comparison.chosen(methods), [recipes_.load(recipe) for recipe in recipes]
+    for warning in (warning for recipe in loaded for warning in recipe.warnings):
+        sink.remark(warning, title="warning")
+    with sink.observer() as observer:
+        from forgetcli.report import comparison as report
+
+        result = comparison.compare(
+            loaded,
+            methods=names,
+            model=model,
+            images=images,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            judge=judge,
+            judge_options=settings(judge_set or ()),
+            features=features,
+            quick=quick,
+            output=output,
+            device=device,
+            batch=batch,
+            force=force,
+            observer=observer,
+        )
+    data = result.as_dict()
+    files = report.write(output, result, data, command=command_line())
+    sink.result(data, human=lambda: _shown(data, files), quiet=files.page)
+    for recipe in data["recipes"]:
+        for warning in _warnings(recipe):
+            sink.remark(warning, title="warning")
+
+
+def _warnings(recipe: dict) -> list[str]:
+    """A line for each method that failed with a recipe."""
+    return [
+        f"{recipe['name']}: {row['name']} failed: {row['error']['message']} ({row['error']['code']})"
+        for row in recipe["methods"]
+        if row["error"]
+    ]
+
+
+def _shown(data: dict, files) -> list:
+    from forgetcli.cli.tables import facts, methods
+
+    return [
+        methods(data),
+        facts(
+            {"report": files.page, "results": files.results, "table": files.table, "markdown": files.markdown}
+        ),
+    ]

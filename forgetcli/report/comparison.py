@@ -1,0 +1,72 @@
+"""The files of a comparison: the report of ``forget eval`` with the table of methods on top, for each recipe; and one over all."""
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forgetcli import store
+from forgetcli.report import Files
+from forgetcli.report.page import render, write_page
+from forgetcli.report.results import COLUMNS, picture_rows, write_json
+from forgetcli.report.table import LEGEND, POOLED, markdown
+
+if TYPE_CHECKING:
+    from forgetcli.comparison import Compared, Comparison
+
+
+def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) -> Files:
+    """`report.html`, `results.json`, `results.csv` (a row for each picture) and `compare.md`.
+
+    With several recipes, each one's files are in its own folder too.
+
+    Args:
+        data: ``comparison.as_dict()``.
+        command: what repeats it.
+    """
+    several = len(comparison.recipes) > 1
+    for compared, part in zip(comparison.recipes, data["recipes"]):
+        if compared.evaluation is not None:
+            write_page(compared.folder / "report.html", compared.evaluation, part["evaluation"], title=compared.name,
+                       description=compared.recipe.description, command=command, methods=part["methods"])
+        if several:
+            _write_tables(compared.folder, [compared], {**part, **{key: data[key] for key in ("judge", "settings", "seconds")}},
+                          _text(part["methods"], compared.name, data, command))
+    text = _text(data["methods"], "all recipes" if several else comparison.recipes[0].name, data, command)
+    if several:
+        text = f"{text}\n{POOLED}\n\n" + "\n".join(f"## {part['name']}\n\n{markdown(part['methods'])}" for part in data["recipes"])
+        _write_overview(folder, comparison, data, command)
+    return _write_tables(folder, comparison.recipes, data, text)
+
+
+def _write_tables(folder: Path, recipes: list[Compared] | tuple[Compared, ...], data: Mapping, text: str) -> Files:
+    files = Files(folder / "report.html", folder / "results.json", folder / "results.csv", folder / "compare.md")
+    write_json(files.results, data, command="compare")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("recipe", *COLUMNS))
+    for compared in recipes:
+        if compared.evaluation is not None:
+            writer.writerows([compared.name, *row] for row in picture_rows(compared.evaluation, folder))
+    store.write_atomically(files.table, table.getvalue().encode())
+    store.write_atomically(files.markdown, text.encode())
+    return files
+
+
+def _text(rows: list[Mapping], title: str, data: Mapping, command: str) -> str:
+    settings = ", ".join(key if value is True else f"{key} {value}" for key, value in data["settings"].items()
+                         if value is not None and value is not False)
+    return (f"# {title}: every method beside the unedited model\n\n{markdown(rows)}\n{LEGEND}\n\n"
+            f"Judge {data['judge'].get('name')}; {settings}. To repeat it: `{command}`\n")
+
+
+def _write_overview(folder: Path, comparison: Comparison, data: Mapping, command: str) -> None:
+    unedited, *edited = data["methods"]
+    parts = [{"name": part["name"], "methods": part["methods"], "link": f"{compared.folder.name}/report.html" if compared.evaluation else None}
+             for compared, part in zip(comparison.recipes, data["recipes"])]
+    plotted = {"baseline": unedited, "models": [{"name": row["name"], "edited": row} for row in edited]} if "forget" in unedited else None
+    page = render("overview.html.j2", title=", ".join(part["name"] for part in parts), methods=data["methods"], parts=parts, plotted=plotted,
+                  data=data, judge=data["judge"], command=command)
+    store.write_atomically(folder / "report.html", page.encode())
