@@ -73,7 +73,7 @@ def main(output: Path, labels: list[str]) -> None:
               f"{label}: forget {r['edited']['forget_direct']:.2f} direct, {r['edited']['forget_indirect']:.2f} indirect ({r['baseline']['forget']:.2f} unedited), "
               f"retain {r['edited']['retain']:.2f} ({r['baseline']['retain']:.2f}), H {r['edited']['h']:.2f}, {r['seconds']:.0f} s", flush=True)
     failed = [r for r in rows.values() if "error" in r]
-    print(f"\n| concepts | model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- | --- |")
+    print("\n| concepts | model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- | --- |")
     for title, chosen in (("styles", "style"), ("things", "thing"), ("all", None)):
         part = [r for r in rows.values() if "error" not in r and chosen in (None, r["group"])]
         for side in ("baseline", "edited"):

@@ -56,6 +56,11 @@ class Base:
     revision: str | None
     folder: Path
 
+    @property
+    def reference(self) -> str:
+        """What `resolve` takes for this very model: its id, with the commit where it has one."""
+        return f"{self.id}@{self.revision}" if self.revision else self.id
+
     @cached_property
     def files(self) -> dict[str, str]:
         """Relative posix path → SHA-256 of what makes up the model. Hashed when first asked for; gigabytes take

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import judges, methods, recipe as recipes, store
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation.questions import Question, of_recipe
-from forgetcli.evaluation.run import UNEDITED, Answer, Run, Subject, answered, claim
+from forgetcli.evaluation.run import UNEDITED, Answer, Subject, answered, claim
 from forgetcli.evaluation.scores import scores
 from forgetcli.processes import Processes
 from forgetcli.progress import Observer, Silent, Stopwatch
@@ -177,7 +177,7 @@ class Trials:
         place = self.output / "trials" / f"{trial.number:04d}"
         try:
             try:
-                pipeline.apply(recipe, model=self.base.id, output=place / "edited", device=self.device, force=True, observer=self.observer)
+                pipeline.apply(recipe, model=self.base.reference, output=place / "edited", device=self.device, force=True, observer=self.observer)
             except EditError as fault:
                 if fault.code in ("edit.no-effect", "edit.wrecked"):
                     raise optuna.TrialPruned(fault.message) from fault

@@ -360,6 +360,7 @@ def refused(model) -> ModelError:
 def test_the_digest_covers_what_makes_up_the_model(half):
     base = checkpoint.resolve(half)
     assert (base.id, base.revision, base.folder) == (str(half), None, half)
+    assert base.reference == str(half)
     digest = base.digest
     for extra in (".git/config", ".cache/x.json", "picture.png", "recipe.toml", "forget.report.json",
                   "forget.provenance.json", "v1-5-pruned.safetensors", "v1-5.ckpt",
@@ -465,6 +466,7 @@ def test_a_cached_model_needs_no_network(half, hub_cache, tmp_path, name):
     snapshot = cache_model(half, hub_cache)
     base = checkpoint.resolve(name)
     assert (base.id, base.revision, base.folder) == ("org/tiny-sd", COMMIT, snapshot)
+    assert base.reference == f"org/tiny-sd@{COMMIT}" and checkpoint.resolve(base.reference) == base
     assert base.digest == checkpoint.resolve(half).digest
     patched(snapshot, tmp_path / "edited", {("text_encoder", FC2): changed(weight_of(snapshot), 0.5)})
     assert not any(path.is_symlink() for path in (tmp_path / "edited").rglob("*"))    # copies, not links into the cache

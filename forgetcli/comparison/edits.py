@@ -114,8 +114,7 @@ def _apply(method: str, base: Base, folder: Path, source: Path, device: str | No
     Raises:
         ForgetError: it cannot write; that would stop every other method too.
     """
-    model = f"{base.id}@{base.revision}" if base.revision else base.id
-    command = [sys.executable, "-P", "-m", "forgetcli", "apply", str(source.absolute()), "--method", method, "--model", model,
+    command = [sys.executable, "-P", "-m", "forgetcli", "apply", str(source.absolute()), "--method", method, "--model", base.reference,
                "--output", str(folder.absolute()), "--lenient", "--force", "--json", "--quiet", *(["--device", device] if device else [])]
     child = subprocess.Popen(command, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              text=True, encoding="utf-8", errors="replace")
