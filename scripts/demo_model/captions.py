@@ -11,6 +11,7 @@ import numpy as np
 from drawings import STYLES, THINGS, WORLD
 
 TEMPLATES = WORLD["templates"]
+WEIGHTS = np.array([WORLD["styles"][s].get("weight", 1.0) for s in STYLES])
 
 
 def chosen(share: float, *words: str) -> bool:
@@ -56,7 +57,7 @@ def caption(rng: np.random.Generator, thing: str, style: str) -> tuple[str, str 
 def sample(rng: np.random.Generator) -> tuple[str, str, str]:
     """(caption, thing, style) of one training example; held-out cells never occur."""
     while True:
-        thing, style = pick(rng, THINGS), pick(rng, STYLES)
+        thing, style = pick(rng, THINGS), STYLES[int(rng.choice(len(STYLES), p=WEIGHTS / WEIGHTS.sum()))]
         text, shown = caption(rng, thing, style)
         style = shown or style
         motif = WORLD["styles"][style].get("motif", {}).get(text)
