@@ -86,6 +86,40 @@ class Matcher:
         return F.mse_loss(self.model.denoise(noisy, t, context).float(), wanted.float())
 
 
+@dataclass
+class ContextMatcher:
+    """The loss without the denoiser's run: what its cross-attention reads of the contexts, ‖W(c − c*)‖² / ‖W(c₀ − c*)‖².
+
+    W is every `to_k` and `to_v`, one above the other; equal readings give equal predictions, whatever the picture.
+
+    Attributes:
+        metric: WᵀW, float32, shape (d, d).
+        target_context: c*, shape (n, length, d), from the unedited encoder.
+        unit: ‖W(c₀ − c*)‖², c₀ the unedited contexts of the concept prompts.
+        rows: the concept prompts that are being encoded: all of them.
+    """
+
+    model: object
+    pairs: Pairs
+    metric: Tensor
+    target_context: Tensor
+    unit: Tensor
+    rows: Tensor
+
+    @staticmethod
+    def of(model, pairs: Pairs, settings, seed: int, observer: Observer) -> ContextMatcher:
+        metric = sum(site.module.weight.detach().float().T @ site.module.weight.detach().float() for site in model.cross_attention.values())
+        with torch.no_grad():
+            target_context = model.encode(pairs.targets.ids).float()
+            matcher = ContextMatcher(model, pairs, metric, target_context, torch.tensor(1.0), torch.arange(len(pairs.concepts.prompts)))
+            matcher.unit = matcher.loss().clamp_min(1e-12)
+        return matcher
+
+    def loss(self) -> Tensor:
+        off = self.model.encode(self.pairs.concepts.ids).float() - self.target_context       # (n, length, d)
+        return ((off @ self.metric) * off).sum() / self.unit
+
+
 def run(model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int,
         observer: Observer) -> tuple[dict[str, Solution], list[float]]:
     """Solutions by site name, and the loss by step.
@@ -95,7 +129,8 @@ def run(model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int,
     """
     if parameters.refine.mode == "copy":
         return copied(model, problems, pairs), []
-    matcher = Matcher.of(model, pairs, parameters.refine, seed, observer)
+    kind = {"denoiser": Matcher, "attention": ContextMatcher}[parameters.refine.match]
+    matcher = kind.of(model, pairs, parameters.refine, seed, observer)
     descend = {"joint": joint, "sequential": sequential}[parameters.refine.mode]
     return descend(model, problems, pairs, matcher, parameters, observer)
 

@@ -51,6 +51,7 @@ class RefineSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     mode: Literal["joint", "sequential", "copy"] = Field("joint", description="how V₁ is found; 'copy' takes the target's values")
+    match: Literal["denoiser", "attention"] = Field("denoiser", description="what must agree: predictions, or what cross-attention reads")
     steps: Count = Field(60, description="descent steps (joint), or steps a visit (sequential)")
     epochs: Count = Field(1, description="sequential: rounds over the sites")
     lr: Positive = Field(0.1, description="Adam's rate; joint: relative to the values' size")
