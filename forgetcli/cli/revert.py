@@ -62,5 +62,5 @@ def revert(
 
 def _shown(result) -> str:
     out = ", ".join(map(str, result.reverted))
-    left = f"edits {', '.join(map(str, result.left))} are left" if result.left else "no edit is left: it is the base"
-    return f"{result.output}: without edit{'s' if len(result.reverted) > 1 else ''} {out}; {left}"
+    left = f"left: {', '.join(map(str, result.left))}" if result.left else "none is left: it is the base"
+    return f"{result.output}: taken out: {out}; {left}"
