@@ -1,12 +1,13 @@
 """From a model's sites to the linear problems that the null-space edit solves, and the figures of their solutions."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from forgetcli.checkpoint import locate, read_tensor
-from forgetcli.edits import SiteReport
+from forgetcli.edits import Keys, SiteReport
 from forgetcli.linalg import EditOperator, Moment, Projector, edit_operator, null_projector
 from forgetcli.progress import Observer
 from forgetcli.prompts import TokenBatch
@@ -22,6 +23,7 @@ class SiteProblem:
         K1: the concept prompts' distinct keys, float64, shape (d, n).
         counts: how often each occurs, float64, shape (n,).
         operator: A of K₁·√counts.
+        held: K_pK_pᵀ of earlier edits, or None.
     """
 
     site: object
@@ -31,6 +33,7 @@ class SiteProblem:
     moment: Moment
     projector: Projector
     operator: EditOperator
+    held: Moment | None = None
 
     @property
     def values(self) -> Tensor:
@@ -60,13 +63,13 @@ class Solution:
     residual: Tensor
 
 
-def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Projector, settings) -> SiteProblem:
+def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Projector, settings, held: Moment | None = None) -> SiteProblem:
     """The problem at one site for the keys (n_prompts, length, d) that its input has now."""
     K1 = batch.merge(keys)                                            # (d, n)
     counts = batch.counts.double()
     lam = settings.lam * (float(counts.sum()) if settings.scale == "mean" else 1.0)
-    operator = edit_operator(K1 * counts.sqrt(), projector, lam)
-    return SiteProblem(site, site.module.weight.detach().double().cpu(), K1, counts, moment, projector, operator)
+    operator = edit_operator(K1 * counts.sqrt(), projector, lam, held.matrix if held else None)
+    return SiteProblem(site, site.module.weight.detach().double().cpu(), K1, counts, moment, projector, operator, held)
 
 
 def stored_weight(base, site) -> Tensor:
@@ -74,15 +77,15 @@ def stored_weight(base, site) -> Tensor:
     return read_tensor(base.folder, locate(base.folder, site.component, site.parameter)).double()
 
 
-def prepare(model, sites, pairs, moments, settings, observer: Observer) -> list[SiteProblem]:
-    """The problems of all sites, at the unedited model's keys."""
+def prepare(model, sites, pairs, moments, settings, observer: Observer, held: Mapping[str, Moment] | None = None) -> list[SiteProblem]:
+    """The problems of all sites, at the unedited model's keys; `held`: K_pK_pᵀ by site name, where there is something to hold."""
     observer.stage("null space", len(sites))
     keys = model.keys(sites, pairs.concepts.ids)
     problems = []
     for site in sites:
         moment = moments.by_site[site.name]
         projector = null_projector(moment.matrix, settings.threshold, settings.min_rank)
-        problems.append(pose(site, pairs.concepts, keys[site.name], moment, projector, settings))
+        problems.append(pose(site, pairs.concepts, keys[site.name], moment, projector, settings, (held or {}).get(site.name)))
         observer.advance(null_dim=projector.rank)
     return problems
 
@@ -93,9 +96,8 @@ def measure(model, problems: list[SiteProblem], solutions: dict[str, Solution], 
     heldout_keys = model.keys(sites, heldout.ids) if heldout else {}
     reports = []
     for problem in problems:
-        name, W, M = problem.site.name, problem.weight, problem.moment.matrix
+        name, W = problem.site.name, problem.weight
         delta, residual = solutions[name].delta, solutions[name].residual
-        drift = (((delta @ M) * delta).sum().clamp_min(0) / ((W @ M) * W).sum()).sqrt()
         outside = None
         if heldout:
             K = heldout.merge(heldout_keys[name]) * heldout.counts.double().sqrt()
@@ -105,6 +107,22 @@ def measure(model, problems: list[SiteProblem], solutions: dict[str, Solution], 
         reports.append(SiteReport(
             name=name, null_dim=problem.projector.rank, eig_below=problem.projector.eig_below,
             eig_above=problem.projector.eig_above, rcond=problem.operator.rcond,
-            delta_rel=float(delta.norm() / W.norm()), preserve_drift=float(drift), heldout_drift=outside,
-            fit=float((done - wanted).norm() / wanted.norm().clamp_min(1e-300))))
+            delta_rel=float(delta.norm() / W.norm()), preserve_drift=drift(delta, W, problem.moment), heldout_drift=outside,
+            fit=float((done - wanted).norm() / wanted.norm().clamp_min(1e-300)),
+            held=problem.held.tokens if problem.held else None,
+            held_drift=drift(delta, W, problem.held) if problem.held else None))
     return tuple(reports)
+
+
+def drift(delta: Tensor, weight: Tensor, moment: Moment) -> float:
+    """‖ΔK‖_F / ‖WK‖_F, from the second moment of K alone."""
+    M = moment.matrix
+    return float((((delta @ M) * delta).sum().clamp_min(0) / ((weight @ M) * weight).sum()).sqrt())
+
+
+def keys_after(model, sites, batch: TokenBatch, weights: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], Keys]:
+    """The prompts' keys in the *edited* model: at a deeper site the edits before it have changed them, and it is the changed ones
+    that a later edit meets there."""
+    with model.weights(weights):
+        keys = model.keys(sites, batch.ids)
+    return {(site.component, site.parameter): Keys(batch.merge(keys[site.name]), batch.counts) for site in sites}

@@ -58,7 +58,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
     Raises:
         ForgetError: recipe, model, edit or output; nothing is left behind.
     """
-    from forgetcli import checkpoint, provenance, store
+    from forgetcli import checkpoint, ledger, provenance, store
     from forgetcli.cache import MomentCache
     from forgetcli.check import check
 
@@ -80,13 +80,17 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
                 checked.enforce()
         with watch.stage("write"):
             observer.stage("writing")
-            stored = checkpoint.patch(base, staging, edit.weights)
+            edits = ledger.extended(base, edit, recipe, parameters.model_dump(mode="json"))
+            stored = checkpoint.patch(base, staging, edit.weights, edits and edits.values)
             sites = tuple(asdict(s) | {"stored_error": stored_error(stored, s.name)} for s in edit.sites)
             report = {"schema_version": 1, "sites": list(sites), "check": checked.as_dict(), "losses": list(edit.losses)}
+            finished = datetime.now(timezone.utc).isoformat()
+            if edits:
+                edits.write(staging)
             provenance.write(
                 staging, base=base, recipe_bytes=recipe.raw, method=recipe.method, parameters=parameters.model_dump(mode="json"),
                 stored=stored, materials=list(edit.moments), report=report,
-                run_details={"startedOn": started.isoformat(), "finishedOn": datetime.now(timezone.utc).isoformat(),
+                run_details={"startedOn": started.isoformat(), "finishedOn": finished, "edits": ledger.dates(base.folder, edits, finished),
                              "device": str(loaded.device), "dtype": str(loaded.dtype), "cache": dict(edit.cache), "versions": versions()})
     observer.done()
     return ApplyResult(output=output, base={"id": base.id, "revision": base.revision, "digest": base.digest},

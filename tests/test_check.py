@@ -9,7 +9,7 @@ import pytest
 import torch
 from pipelines import tiny_sd
 
-from forgetcli import checkpoint, models, pipeline, provenance
+from forgetcli import checkpoint, ledger, models, pipeline, provenance
 from forgetcli.check import NO_OP, WRECKED, Check, check, spread
 from forgetcli.edits import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
@@ -163,7 +163,7 @@ def test_apply_publishes_a_verified_edit_and_the_second_time_uses_the_cache(appl
     assert first.cache == {"hits": 0, "misses": 3}
     changed = {name for name, digest in before.items() if digests(output)[name] != digest}
     assert changed == {"text_encoder/model.safetensors"}
-    assert set(digests(output)) - set(before) == {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE}
+    assert set(digests(output)) - set(before) == {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE, ledger.LEDGER, ledger.TENSORS}
     assert (output / provenance.RECIPE).read_text() == RECIPE
     report = json.loads((output / provenance.REPORT).read_text())
     assert report["check"] == first.check and len(report["losses"]) == 30

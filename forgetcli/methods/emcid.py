@@ -91,7 +91,7 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     Raises:
         EditError: a prompt is too long, a site does not exist, the descent diverged, or the linear algebra cannot be done.
     """
-    from forgetcli.closed_form import stored_weight
+    from forgetcli.closed_form import keys_after, stored_weight
     from forgetcli.edits import Edit
     from forgetcli.moments import preserve_moments
 
@@ -102,7 +102,8 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     values, losses = find_values(model, sites[-1], pairs, parameters.refine, recipe.seed, observer)
     deltas, reports = spread(model, sites, pairs, values, moments.by_site, parameters.edit, observer)
     weights = {(site.component, site.parameter): stored_weight(model.base, site) + deltas[site.name] for site in sites}
-    return Edit(weights, reports, tuple(losses), moments.materials, {"hits": moments.hits, "misses": moments.misses})
+    return Edit(weights, reports, tuple(losses), moments.materials, {"hits": moments.hits, "misses": moments.misses},
+                keys_after(model, sites, pairs.concepts, weights))
 
 
 def subject_pairs(tokenizer, prompts: Sequence[tuple[str, str]], positions: str):

@@ -1,7 +1,7 @@
 """Null-space edit of the text encoder's MLP outputs, with targets refined through the denoiser.
 
-Per site Δ = R A with A = (K₁ᵀ P K₁ + λI)⁻¹ K₁ᵀ P (AlphaEdit, arXiv 2410.02355). The residual R says what the concept's
-tokens should put out instead; it is not copied from anywhere but found by descent, so that the denoiser predicts for the
+Per site Δ = R A with A = (K₁ᵀ P K₁ + λI)⁻¹ K₁ᵀ P (AlphaEdit, arXiv 2410.02355); of a model that was edited before, the keys of
+the earlier edits are held too. The residual R says what the concept's tokens should put out instead; it is not copied from anywhere but found by descent, so that the denoiser predicts for the
 concept prompt what it predicted for the target prompt.
 
 ``mode = "joint"`` (default) descends on R *through* the closed form, at all sites together: what is optimised is exactly
@@ -44,6 +44,7 @@ class EditSettings(BaseModel):
     min_rank: Count = Field(100, description="never fewer null directions than this")
     positions: Literal["all", "from-concept"] = Field("from-concept", description="token positions that may change")
     balance_empty: bool = Field(True, description="count the empty prompt as often as all other preserve prompts together")
+    hold_earlier: bool = Field(True, description="of a model that was edited before: hold what the edits in its ledger put in place")
 
 
 class RefineSettings(BaseModel):
@@ -98,8 +99,8 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     Raises:
         EditError: a prompt is too long, a site does not exist, or the linear algebra cannot be done.
     """
-    from forgetcli import refine
-    from forgetcli.closed_form import measure, prepare, stored_weight
+    from forgetcli import ledger, refine
+    from forgetcli.closed_form import keys_after, measure, prepare, stored_weight
     from forgetcli.edits import Edit
     from forgetcli.moments import preserve_moments
     from forgetcli.prompts import tokenise
@@ -108,11 +109,14 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     pairs = refine.Pairs.of(model.tokenizer, recipe.edit_pairs(), parameters.edit.positions)
     moments = preserve_moments(model, sites, recipe.preserve_prompts(), cache, observer,
                                balance_empty=parameters.edit.balance_empty)
-    problems = prepare(model, sites, pairs, moments, parameters.edit, observer)
+    held = ledger.held(model.base, sites, observer) if parameters.edit.hold_earlier else {}
+    problems = prepare(model, sites, pairs, moments, parameters.edit, observer, held)
     solutions, losses = refine.run(model, problems, pairs, parameters, recipe.seed, observer)
     kept = [p for r in recipe.retain for p in (*r.direct, *r.indirect)]
     heldout = tokenise(model.tokenizer, kept) if kept else None
     reports = measure(model, problems, solutions, heldout)
     # Onto the file's own weights: the ones in memory are rounded to the dtype that the model runs in.
     weights = {(p.site.component, p.site.parameter): stored_weight(model.base, p.site) + solutions[p.site.name].delta for p in problems}
-    return Edit(weights, reports, tuple(losses), moments.materials, {"hits": moments.hits, "misses": moments.misses})
+    materials = (*moments.materials, *ledger.materials(held))
+    return Edit(weights, reports, tuple(losses), materials, {"hits": moments.hits, "misses": moments.misses},
+                keys_after(model, sites, pairs.concepts, weights))
