@@ -24,6 +24,7 @@ class SiteProblem:
         counts: how often each occurs, float64, shape (n,).
         operator: A of K₁·√counts.
         held: K_pK_pᵀ of earlier edits, or None.
+        vocabulary: second moment of the tokenizer's words, or None where `[edit] prior` is 0.
     """
 
     site: object
@@ -34,6 +35,7 @@ class SiteProblem:
     projector: Projector
     operator: EditOperator
     held: Moment | None = None
+    vocabulary: Moment | None = None
 
     @property
     def values(self) -> Tensor:
@@ -63,13 +65,18 @@ class Solution:
     residual: Tensor
 
 
-def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Projector, settings, held: Moment | None = None) -> SiteProblem:
+def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Projector, settings, held: Moment | None = None,
+         vocabulary: Moment | None = None) -> SiteProblem:
     """The problem at one site for the keys (n_prompts, length, d) that its input has now."""
     K1 = batch.merge(keys)                                            # (d, n)
     counts = batch.counts.double()
-    lam = settings.lam * (float(counts.sum()) if settings.scale == "mean" else 1.0)
-    operator = edit_operator(K1 * counts.sqrt(), projector, lam, held.matrix if held else None)
-    return SiteProblem(site, site.module.weight.detach().double().cpu(), K1, counts, moment, projector, operator, held)
+    unit = float(counts.sum()) if settings.scale == "mean" else 1.0
+    ridge = [held.matrix] if held else []
+    if vocabulary:
+        ridge.append(settings.prior * unit / vocabulary.tokens * vocabulary.matrix)
+    operator = edit_operator(K1 * counts.sqrt(), projector, settings.lam * unit, sum(ridge) if ridge else None)
+    weight = site.module.weight.detach().double().cpu()
+    return SiteProblem(site, weight, K1, counts, moment, projector, operator, held, vocabulary)
 
 
 def stored_weight(base, site) -> Tensor:
@@ -77,15 +84,22 @@ def stored_weight(base, site) -> Tensor:
     return read_tensor(base.folder, locate(base.folder, site.component, site.parameter)).double()
 
 
-def prepare(model, sites, pairs, moments, settings, observer: Observer, held: Mapping[str, Moment] | None = None) -> list[SiteProblem]:
-    """The problems of all sites, at the unedited model's keys; `held`: K_pK_pᵀ by site name, where there is something to hold."""
+def prepare(model, sites, pairs, moments, settings, observer: Observer, held: Mapping[str, Moment] | None = None,
+            vocabulary: Mapping[str, Moment] | None = None) -> list[SiteProblem]:
+    """The problems of all sites, at the unedited model's keys.
+
+    Args:
+        held: K_pK_pᵀ by site name, where there is something to hold.
+        vocabulary: second moments of the tokenizer's words by site name, if they are to weigh.
+    """
     observer.stage("null space", len(sites))
     keys = model.keys(sites, pairs.concepts.ids)
     problems = []
     for site in sites:
         moment = moments.by_site[site.name]
         projector = null_projector(moment.matrix, settings.threshold, settings.min_rank)
-        problems.append(pose(site, pairs.concepts, keys[site.name], moment, projector, settings, (held or {}).get(site.name)))
+        problems.append(pose(site, pairs.concepts, keys[site.name], moment, projector, settings,
+                             (held or {}).get(site.name), (vocabulary or {}).get(site.name)))
         observer.advance(null_dim=projector.rank)
     return problems
 

@@ -179,7 +179,7 @@ def sequential(model, problems, pairs, matcher, parameters, observer):
             changed = {(p.site.component, p.site.parameter): p.weight + total[p.site.name] for p in problems}
             with model.weights(changed):
                 keys = model.keys([site], pairs.concepts.ids)[site.name]
-                now = pose(site, pairs.concepts, keys, problem.moment, problem.projector, parameters.edit, problem.held)
+                now = pose(site, pairs.concepts, keys, problem.moment, problem.projector, parameters.edit, problem.held, problem.vocabulary)
                 start = now.values
                 shift = torch.zeros(start.shape, device=model.device, requires_grad=True)
                 optimiser = torch.optim.Adam([shift], lr=settings.lr)

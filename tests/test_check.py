@@ -160,7 +160,7 @@ def test_apply_publishes_a_verified_edit_and_the_second_time_uses_the_cache(appl
     assert digests(base) == before
     assert first.check["moved"] > NO_OP
     assert first.check["preserve_drift"] < WRECKED
-    assert first.cache == {"hits": 0, "misses": 3}
+    assert first.cache == {"hits": 0, "misses": 6}
     changed = {name for name, digest in before.items() if digests(output)[name] != digest}
     assert changed == {"text_encoder/model.safetensors"}
     assert set(digests(output)) - set(before) == {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE, ledger.LEDGER, ledger.TENSORS}
@@ -174,7 +174,7 @@ def test_apply_publishes_a_verified_edit_and_the_second_time_uses_the_cache(appl
 
     written = digests(output)
     second = apply(force=True)
-    assert second.cache == {"hits": 3, "misses": 0}
+    assert second.cache == {"hits": 6, "misses": 0}
     weights_file = "text_encoder/model.safetensors"
     assert digests(output)[weights_file] == written[weights_file]     # same seed, same bytes
     assert provenance.verify(output, base=base).ok
