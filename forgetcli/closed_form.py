@@ -75,14 +75,14 @@ def stored_weight(base, site) -> Tensor:
 
 
 def prepare(model, sites, pairs, moments, settings, observer: Observer) -> list[SiteProblem]:
-    """The problems of all sites, at the unedited model's keys."""
+    """The problems of all sites, at the unedited model's keys, each with the tokens that its encoder reads."""
     observer.stage("null space", len(sites))
     keys = model.keys(sites, pairs.concepts.ids)
     problems = []
     for site in sites:
         moment = moments.by_site[site.name]
         projector = null_projector(moment.matrix, settings.threshold, settings.min_rank)
-        problems.append(pose(site, pairs.concepts, keys[site.name], moment, projector, settings))
+        problems.append(pose(site, pairs.concepts.of(site.component), keys[site.name], moment, projector, settings))
         observer.advance(null_dim=projector.rank)
     return problems
 
@@ -98,7 +98,8 @@ def measure(model, problems: list[SiteProblem], solutions: dict[str, Solution], 
         drift = (((delta @ M) * delta).sum().clamp_min(0) / ((W @ M) * W).sum()).sqrt()
         outside = None
         if heldout:
-            K = heldout.merge(heldout_keys[name]) * heldout.counts.double().sqrt()
+            own = heldout.of(problem.site.component)
+            K = own.merge(heldout_keys[name]) * own.counts.double().sqrt()
             outside = float((delta @ K).norm() / (W @ K).norm())
         root = problem.counts.sqrt()
         wanted, done = residual * root, (delta @ problem.K1) * root

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from forgetcli.closed_form import SiteProblem, Solution, pose
 from forgetcli.errors import EditError
+from forgetcli.models._loaded import Context
 from forgetcli.progress import Observer
 from forgetcli.prompts import TokenBatch, tokenise
 from forgetcli.trajectories import NoisyBank, noisy_bank
@@ -38,11 +39,22 @@ class Pairs:
         concepts = tokenise(tokenizer, [concept for concept, _ in pairs], strict=True)
         targets = tokenise(tokenizer, [target for _, target in pairs], strict=True)
         movable = torch.ones(len(concepts.first), dtype=torch.bool)
-        if positions == "from-concept":
-            # Up to the first token that differs, concept and target prompt mean the same: nothing is to change there.
-            same = (concepts.ids == targets.ids).cumprod(1).bool()
-            movable[concepts.owner[same]] = False
+        for part in concepts.parts if positions == "from-concept" else ():
+            if part.causal:
+                # Up to the first token that differs, concept and target prompt mean the same: nothing is to change there.
+                columns = slice(part.start, part.stop)
+                same = (concepts.ids[:, columns] == targets.ids[:, columns]).cumprod(1).bool()
+                movable[concepts.owner[:, columns][same]] = False
         return Pairs(concepts, targets, movable)
+
+    def of_encoder(self, encoder: str) -> Pairs:
+        """What one text encoder reads of them."""
+        for part in self.concepts.parts if len(self.concepts.parts) > 1 else ():
+            if part.encoder == encoder:
+                # Its distinct prefixes, in the order in which they first occur: the numbers that they have among themselves.
+                distinct = self.concepts.owner[:, part.start:part.stop].unique()
+                return Pairs(self.concepts.of(encoder), self.targets.of(encoder), self.movable[distinct])
+        return self
 
 
 @dataclass
@@ -50,13 +62,13 @@ class Matcher:
     """Draws batches and computes the loss for the encoder as it is at the moment.
 
     Attributes:
-        target_context: c*, shape (n, length, d), from the unedited encoder.
+        target_context: c* of n rows, from the unedited encoder.
         rows: the concept prompts that are being encoded, int64.
     """
 
     model: object
     pairs: Pairs
-    target_context: Tensor
+    target_context: Context
     bank: NoisyBank
     batch: int
     timesteps: tuple[int, int]
@@ -103,9 +115,9 @@ def run(model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int,
 def joint(model, problems, pairs, matcher, parameters, observer):
     """Descent on R through Δ = R A, all sites at once: the loss is that of the weights which will be written."""
     settings = parameters.refine
-    movable = pairs.movable.to(model.device)
-    residuals, maps = {}, {}
+    residuals, maps, movable = {}, {}, {}
     for problem in problems:
+        movable[problem.site.name] = pairs.of_encoder(problem.site.component).movable.to(model.device)
         size = problem.values.pow(2).mean().sqrt()
         maps[problem.site.name] = (problem.A * size).to(model.device, torch.float32)     # (n, d), R in units of the values' size
         residuals[problem.site.name] = torch.zeros(problem.values.shape, device=model.device, requires_grad=True)
@@ -116,7 +128,7 @@ def joint(model, problems, pairs, matcher, parameters, observer):
         for problem in problems:
             name = problem.site.name
             hooks.enter_context(added(problem.site.module, lambda x, name=name: F.linear(
-                F.linear(x.float(), maps[name]), residuals[name] * movable)))
+                F.linear(x.float(), maps[name]), residuals[name] * movable[name])))
         for step in range(settings.steps):
             for group in optimiser.param_groups:                      # down to a tenth: the batches are noisy
                 group["lr"] = settings.lr * (1 - 0.9 * step / settings.steps)
@@ -125,7 +137,7 @@ def joint(model, problems, pairs, matcher, parameters, observer):
     solutions = {}
     for problem in problems:
         size = problem.values.pow(2).mean().sqrt()
-        residual = (residuals[problem.site.name].detach() * movable).double().cpu() * size
+        residual = (residuals[problem.site.name].detach() * movable[problem.site.name]).double().cpu() * size
         solutions[problem.site.name] = Solution(problem.delta(residual), residual)
     return solutions, losses
 
@@ -133,26 +145,25 @@ def joint(model, problems, pairs, matcher, parameters, observer):
 def sequential(model, problems, pairs, matcher, parameters, observer):
     """The published form: V₁ is refined in place of the site's output, one site after the other, then solved for."""
     settings = parameters.refine
-    movable = pairs.movable
     total = {p.site.name: torch.zeros_like(p.weight) for p in problems}
     wanted = {p.site.name: torch.zeros_like(p.values) for p in problems}
     losses = []
     observer.stage("refinement", settings.epochs * settings.steps * len(problems))
     for _ in range(settings.epochs):
         for problem in problems:
-            site = problem.site
+            site, own = problem.site, pairs.of_encoder(problem.site.component)
             changed = {(p.site.component, p.site.parameter): p.weight + total[p.site.name] for p in problems}
             with model.weights(changed):
                 keys = model.keys([site], pairs.concepts.ids)[site.name]
-                now = pose(site, pairs.concepts, keys, problem.moment, problem.projector, parameters.edit)
+                now = pose(site, own.concepts, keys, problem.moment, problem.projector, parameters.edit)
                 start = now.values
                 shift = torch.zeros(start.shape, device=model.device, requires_grad=True)
                 optimiser = torch.optim.Adam([shift], lr=settings.lr)
-                with shifted(site.module, matcher, shift):
+                with shifted(site.module, matcher, shift, own):
                     for _ in range(settings.steps):
                         losses.append(descend_once(matcher, optimiser))
                         observer.advance(loss=losses[-1])
-                residual = shift.detach().double().cpu() * movable
+                residual = shift.detach().double().cpu() * own.movable
                 wanted[site.name] = total[site.name] @ problem.K1 + residual                # V₁ − W K₁ as last refined
                 total[site.name] = total[site.name] + now.delta(residual)
     return {p.site.name: Solution(total[p.site.name], wanted[p.site.name]) for p in problems}, losses
@@ -163,8 +174,9 @@ def copied(model, problems, pairs) -> dict[str, Solution]:
     keys = model.keys([p.site for p in problems], pairs.targets.ids)
     solutions = {}
     for problem in problems:
+        own = pairs.of_encoder(problem.site.component)
         outputs = keys[problem.site.name] @ problem.weight.T                             # (n, length, m)
-        residual = (pairs.concepts.mean(outputs) - problem.values) * pairs.movable
+        residual = (own.concepts.mean(outputs) - problem.values) * own.movable
         solutions[problem.site.name] = Solution(problem.delta(residual), residual)
     return solutions
 
@@ -191,10 +203,14 @@ def added(module, extra):
 
 
 @contextmanager
-def shifted(module, matcher: Matcher, shift: Tensor):
-    """The module's output moved by `shift` (m, distinct) at the concept prompts' tokens, whatever its input is."""
-    owner = matcher.pairs.concepts.owner.to(shift.device)
-    movable = matcher.pairs.movable.to(shift.device)
+def shifted(module, matcher: Matcher, shift: Tensor, pairs: Pairs | None = None):
+    """The module's output moved by `shift` (m, distinct) at the concept prompts' tokens, whatever its input is.
+
+    Args:
+        pairs: what the module's encoder reads of the matcher's pairs, if there are several encoders.
+    """
+    pairs = pairs or matcher.pairs
+    owner, movable = pairs.concepts.owner.to(shift.device), pairs.movable.to(shift.device)
     handle = module.register_forward_hook(
         lambda _, args, output: output + (shift * movable).T[owner[matcher.rows]].to(output.dtype))
     try:
