@@ -75,7 +75,7 @@ def tiny_sdxl(folder: Path, seed: int = 0, zeros: bool = True) -> Path:
 
     with seeded(seed):
         parts = {
-            "text_encoder": CLIPTextModel(clip_config(tiny_tokenizer(folder / "tokenizer"), 32, 4)),
+            "text_encoder": CLIPTextModel(clip_config(tiny_tokenizer(folder / "tokenizer"), 32, 5)),
             "text_encoder_2": CLIPTextModelWithProjection(clip_config(tiny_tokenizer(folder / "tokenizer_2", pad="!"), 48, 5)),
             "unet": UNet2DConditionModel(
                 sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32 + 48,
@@ -103,7 +103,7 @@ def tiny_sd3(folder: Path, seed: int = 0, t5: bool = True) -> Path:
                 sample_size=8, patch_size=2, in_channels=4, out_channels=4, num_layers=2, attention_head_dim=8,
                 num_attention_heads=4, caption_projection_dim=32, joint_attention_dim=96, pooled_projection_dim=32 + 48,
                 pos_embed_max_size=8, dual_attention_layers=(0,), qk_norm="rms_norm"),
-            "vae": AutoencoderKL(**VAE),
+            "vae": AutoencoderKL(**VAE, shift_factor=0.1),
             "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0)}
     if not t5:
         parts["text_encoder_3"] = None
@@ -123,7 +123,7 @@ def tiny_flux(folder: Path, seed: int = 0) -> Path:
             "transformer": FluxTransformer2DModel(
                 in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
                 joint_attention_dim=48, pooled_projection_dim=32, guidance_embeds=True, axes_dims_rope=(4, 6, 6)),
-            "vae": AutoencoderKL(**VAE),
+            "vae": AutoencoderKL(**VAE, shift_factor=0.1),
             "scheduler": FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True, max_shift=1.15)}
     return save(folder, "FluxPipeline", parts, tokenizer="CLIPTokenizer", tokenizer_2="T5TokenizerFast")
 

@@ -30,6 +30,7 @@ class TextEncoder:
         kind: CLIP's is causal, T5's is not: there every position sees the whole prompt, padding included.
         loader: its class in transformers.
         length: token positions that it reads; None: as many as its tokenizer says.
+        unread: how many of its last blocks nothing is read from: they are no sites.
     """
 
     component: str = "text_encoder"
@@ -37,6 +38,7 @@ class TextEncoder:
     kind: Literal["clip", "t5"] = "clip"
     loader: str = "CLIPTextModel"
     length: int | None = None
+    unread: int = 0
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,8 @@ class LoadedModel:
             if isinstance(module, torch.nn.Linear) and tuple(parts[-2:]) == KINDS[encoder.kind]:
                 block = next(int(part) for part in parts if part.isdecimal())
                 found[block] = Site(encoder.component, name if len(self.encoders) == 1 else f"{encoder.component}.{name}", module)
-        return found
+        read = sorted(found)[:len(found) - encoder.unread]
+        return {block: found[block] for block in read}
 
     @cached_property
     def sites(self) -> dict[int, Site]:

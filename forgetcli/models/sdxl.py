@@ -23,7 +23,7 @@ GUIDANCE = 5.0
 class StableDiffusionXL(UNetModel):
     """A loaded model."""
 
-    ENCODERS = (TextEncoder(), TextEncoder("text_encoder_2", "tokenizer_2", loader="CLIPTextModelWithProjection"))
+    ENCODERS = (TextEncoder(unread=1), TextEncoder("text_encoder_2", "tokenizer_2", loader="CLIPTextModelWithProjection"))
 
     def encode(self, ids: Tensor) -> Context:
         """Token ids (n, length₁ + length₂) → context, d = d₁ + d₂."""
