@@ -86,7 +86,7 @@ def stored_weight(base, site) -> Tensor:
 
 def prepare(model, sites, pairs, moments, settings, observer: Observer, held: Mapping[str, Moment] | None = None,
             vocabulary: Mapping[str, Moment] | None = None) -> list[SiteProblem]:
-    """The problems of all sites, at the unedited model's keys.
+    """The problems of all sites, at the unedited model's keys, each with the tokens that its encoder reads.
 
     Args:
         held: K_pK_pᵀ by site name, where there is something to hold.
@@ -98,7 +98,7 @@ def prepare(model, sites, pairs, moments, settings, observer: Observer, held: Ma
     for site in sites:
         moment = moments.by_site[site.name]
         projector = null_projector(moment.matrix, settings.threshold, settings.min_rank)
-        problems.append(pose(site, pairs.concepts, keys[site.name], moment, projector, settings,
+        problems.append(pose(site, pairs.concepts.of(site.component), keys[site.name], moment, projector, settings,
                              (held or {}).get(site.name), (vocabulary or {}).get(site.name)))
         observer.advance(null_dim=projector.rank)
     return problems
@@ -114,7 +114,8 @@ def measure(model, problems: list[SiteProblem], solutions: dict[str, Solution], 
         delta, residual = solutions[name].delta, solutions[name].residual
         outside = None
         if heldout:
-            K = heldout.merge(heldout_keys[name]) * heldout.counts.double().sqrt()
+            own = heldout.of(problem.site.component)
+            K = own.merge(heldout_keys[name]) * own.counts.double().sqrt()
             outside = float((delta @ K).norm() / (W @ K).norm())
         root = problem.counts.sqrt()
         wanted, done = residual * root, (delta @ problem.K1) * root
@@ -139,4 +140,6 @@ def keys_after(model, sites, batch: TokenBatch, weights: Mapping[tuple[str, str]
     that a later edit meets there."""
     with model.weights(weights):
         keys = model.keys(sites, batch.ids)
-    return {(site.component, site.parameter): Keys(batch.merge(keys[site.name]), batch.counts) for site in sites}
+    owned = {site.component: batch.of(site.component) for site in sites}
+    return {(site.component, site.parameter): Keys(owned[site.component].merge(keys[site.name]), owned[site.component].counts)
+            for site in sites}

@@ -47,9 +47,11 @@ def preserve_moments(model, sites, prompts: Sequence[str], cache: MomentCache, o
         batches = [(times, batch) for times, part in ((often, [p for p in prompts if not p]), (1, [p for p in prompts if p])) if part
                    for batch in tokenise(model.tokenizer, part).split(BATCH)]
         for times, batch in batches:
-            for site, keys in model.keys(missing, batch.ids).items():
-                part = Moment.of(batch.merge(keys), batch.counts).times(times)
-                by_site[site] = by_site[site] + part if site in by_site else part
+            keys = model.keys(missing, batch.ids)
+            for site in missing:
+                own = batch.of(site.component)
+                part = Moment.of(own.merge(keys[site.name]), own.counts).times(times)
+                by_site[site.name] = by_site[site.name] + part if site.name in by_site else part
             observer.advance(len(batch.prompts))
         for site in missing:
             moment = by_site[site.name]
@@ -62,8 +64,10 @@ def preserve_moments(model, sites, prompts: Sequence[str], cache: MomentCache, o
 
 def _identity(model, site, prompts: Sequence[str], often: int) -> dict:
     encoder = {name: digest for name, digest in model.base.files.items() if name.startswith(("text_encoder", "tokenizer"))}
+    (part,) = tokenise(model.tokenizer, [""]).of(site.component).parts
+    tokens = "all positions, merged by prefix" if part.causal else f"all {part.stop} positions, merged where the whole prompt is the same"
     return {"version": VERSION, "model": model.base.id, "encoder": encoder, "site": site.name, "prompts": list(prompts),
-            "empty": often, "tokens": "all positions, merged by prefix", "dtype": str(model.dtype).removeprefix("torch."),
+            "empty": often, "tokens": tokens, "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type}
 
 

@@ -66,8 +66,9 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
     started = datetime.now(timezone.utc)
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
     method = methods.get(recipe.method)
-    parameters = method.Parameters.model_validate(recipe.parameters)
     base = checkpoint.resolve(model or recipe.model)
+    recipe = recipe.on(models.family_of(base.folder))
+    parameters = method.Parameters.model_validate(recipe.parameters)
     refuse_overlap(output, base)
     with store.publishing(output, force=force) as staging:
         with watch.stage("load"):
@@ -120,9 +121,9 @@ def plan(recipe: Recipe | str | Path, *, model: str | None = None) -> Plan:
 
     watch = Stopwatch()
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
-    parameters = methods.get(recipe.method).Parameters.model_validate(recipe.parameters)
     base = checkpoint.resolve(model or recipe.model)
-    models.family_of(base.folder)
+    recipe = recipe.on(models.family_of(base.folder))
+    parameters = methods.get(recipe.method).Parameters.model_validate(recipe.parameters)
     return Plan(base={"id": base.id, "revision": base.revision, "digest": base.digest}, recipe_sha256=recipe.sha256,
                 method=recipe.method, parameters=parameters.model_dump(mode="json"), pairs=tuple(recipe.edit_pairs()),
                 preserve=len(recipe.preserve_prompts()), seconds=watch.report())
@@ -138,7 +139,8 @@ def refuse_overlap(output: Path, base: Base) -> None:
 
 def stored_error(stored, site: str) -> float:
     """‖stored − wanted‖ / ‖Δ‖ of a site's weight, as re-read from the file."""
-    return next(s.error for (_, parameter), s in stored.items() if parameter in (f"{site}.weight", site))
+    names = (f"{site}.weight", site)
+    return next(s.error for (component, parameter), s in stored.items() if parameter in names or f"{component}.{parameter}" in names)
 
 
 def versions() -> dict[str, str]:

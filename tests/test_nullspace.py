@@ -98,7 +98,7 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 @torch.no_grad()
 def encoded(model, ids: Tensor) -> Tensor:
-    return model.encode(ids).clone()
+    return model.encode(ids).hidden.clone()
 
 
 class AtEachStep(Silent):

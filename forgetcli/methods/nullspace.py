@@ -41,6 +41,8 @@ class EditSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     preset: Literal["default", "reference"] = Field("default", description="'reference': the published form and its values")
     sites: tuple[Annotated[int, Field(ge=0)], ...] = Field((1, 2, 3), min_length=1, description="text encoder blocks whose mlp.fc2 is edited")
+    encoders: Annotated[tuple[Literal["clip", "t5"], ...], Field(min_length=1)] = Field(
+        ("clip",), description="which of the model's text encoders: the blocks are the same in all of these kinds")
     lam: Positive = Field(1.0, description="λ: larger is gentler")
     prior: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(10.0, description="ridge on the tokenizer's own words: what moving one of them costs; 0: none")
     scale: Literal["mean", "sum"] = Field("mean", description="λ relative to the mean over concept tokens, or to their sum")
@@ -110,7 +112,7 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     from forgetcli.moments import preserve_moments
     from forgetcli.prompts import tokenise
 
-    sites = model.pick_sites(parameters.edit.sites)
+    sites = model.pick_sites(parameters.edit.sites, parameters.edit.encoders)
     pairs = refine.Pairs.of(model.tokenizer, recipe.edit_pairs(), parameters.edit.positions)
     moments = preserve_moments(model, sites, recipe.preserve_prompts(), cache, observer,
                                balance_empty=parameters.edit.balance_empty)

@@ -10,7 +10,7 @@ from typing import Any
 import tomli
 
 from forgetcli import bundled as bundled_recipes
-from forgetcli import methods, prompt_files
+from forgetcli import methods, models, prompt_files
 from forgetcli.bundled import bundled
 from forgetcli.errors import ForgetError, RecipeError
 from forgetcli.recipe import record as records
@@ -65,7 +65,9 @@ def parse(
     for override in (*record.overrides, *overrides):
         try:
             keys, value = _assignment(override)
-            overridden[_assign(data, keys, value, override)] = override.partition("=")[0].strip()
+            path = _assign(data, keys, value, override)
+            overridden[path] = override.partition("=")[0].strip()
+            _hold_for_all_families(data, path)
         except ForgetError as error:
             problems.append(error)
     sheet = Sheet(name, data, toml_lines.key_lines(body.removeprefix(_BOM)), overridden)
@@ -74,7 +76,8 @@ def parse(
     parameters = {key: value for key, value in data.items() if key not in own}
     faults = faults_of(Document, own, sheet)
     problems += faults + _faults_of_parameters(data.get("method", "nullspace"), parameters, sheet)
-    problems += _faults_of_others(data.get("methods"), sheet)
+    problems += _faults_of_others(data.get("methods"), sheet, ("methods",))
+    problems += _faults_of_families(data.get("families"), data.get("method", "nullspace"), sheet)
     document = _document_apart_from(faults, own)
     if document is None:
         raise RecipeError(sorted(problems, key=_line))
@@ -96,6 +99,10 @@ def parse(
             "method": method or document.method,
         },
         parameters=parameters,
+        by_family={
+            family: _own_tables(tables) if method in (None, document.method) else tables.get("methods", {}).get(method, {})
+            for family, tables in document.families.items()
+        },
         source=source,
         raw=records.join(body, used).encode(),
         overrides=used.overrides,
@@ -166,21 +173,54 @@ def _faults_of_parameters(method: object, parameters: Mapping[str, Any], sheet: 
     return faults_of(model, parameters, sheet, more_keys=Document.model_fields)
 
 
-def _faults_of_others(tables: object, sheet: Sheet) -> list[ForgetError]:
-    """Faults in ``[methods.NAME]``, the parameters of other methods."""
+def _faults_of_others(tables: object, sheet: Sheet, above: KeyPath) -> list[ForgetError]:
+    """Faults in ``[methods.NAME]``, the parameters of other methods; `above` is the table that holds them."""
     faults = []
     for name, parameters in tables.items() if isinstance(tables, Mapping) else ():
-        if isinstance(parameters, Mapping):  # what is no table is told with the document's faults
-            path = ("methods", name)
-            inside = [
-                {key[2:]: place for key, place in places.items() if key[:2] == path and len(key) > 2}
-                for places in (sheet.lines, sheet.overrides)
-            ]
-            try:
-                faults += faults_of(_method(name, sheet, path).Parameters, parameters, Sheet(sheet.name, parameters, *inside))
-            except ForgetError as error:
-                faults.append(error)
+        path = (*above, name)
+        if not isinstance(parameters, Mapping):
+            # of the recipe's own ones it is told with the document's faults
+            faults += [sheet.problem("type", path, f"{in_words(path)} must be a table")] if len(above) > 1 else []
+            continue
+        try:
+            faults += faults_of(_method(name, sheet, path).Parameters, parameters, _inside(sheet, path, parameters))
+        except ForgetError as error:
+            faults.append(error)
     return faults
+
+
+def _faults_of_families(tables: object, method: object, sheet: Sheet) -> list[ForgetError]:
+    """Faults in ``[families.NAME]``: the method's tables, and those of others in its ``methods``, for models of a family."""
+    faults = []
+    for name, own in tables.items() if isinstance(tables, Mapping) else ():
+        path = ("families", name)
+        if name not in models.families():
+            faults.append(
+                sheet.problem(
+                    "unknown-family", path, f"there is no family '{name}'", did_you_mean(name, models.families())
+                )
+            )
+        elif isinstance(own, Mapping):
+            if isinstance(method, str) and method in methods.names():  # if not, that is told already
+                parameters = _own_tables(own)
+                faults += faults_of(methods.get(method).Parameters, parameters, _inside(sheet, path, parameters), more_keys=("methods",))
+            faults += _faults_of_others(own.get("methods"), sheet, (*path, "methods"))
+    return faults
+
+
+def _own_tables(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Of ``[families.NAME]``, what is for the recipe's own method."""
+    return {key: value for key, value in tables.items() if key != "methods"}
+
+
+def _inside(sheet: Sheet, path: KeyPath, tables: Mapping[str, Any]) -> Sheet:
+    """The sheet of the tables at `path`."""
+    depth = len(path)
+    inside = [
+        {key[depth:]: place for key, place in places.items() if key[:depth] == path and len(key) > depth}
+        for places in (sheet.lines, sheet.overrides)
+    ]
+    return Sheet(sheet.name, tables, *inside)
 
 
 def _method(name: str, sheet: Sheet, path: KeyPath = ("method",)) -> ModuleType:
@@ -240,6 +280,16 @@ def _assignment(override: str) -> tuple[tuple[str, ...], Any]:
                 'a list is [1, 2], a string a bare word or "quoted"',
             ) from error
         return keys, value  # a bare word, or several: a string
+
+
+def _hold_for_all_families(data: dict[str, Any], path: KeyPath) -> None:
+    """What the command line says goes before what the recipe says for a family."""
+    families = data.get("families")
+    for holder in families.values() if isinstance(families, dict) else ():
+        for key in path[:-1]:
+            holder = holder.get(key) if isinstance(holder, dict) else None
+        if isinstance(holder, dict):
+            holder.pop(path[-1], None)
 
 
 def _assign(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> KeyPath:
