@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import time
 from pathlib import Path
 
 import optuna
@@ -33,32 +34,37 @@ ASKED, KEPT, STEPS, SEED, GUIDANCE = 3, 8, 10, 5000, 4.5
 class Bench:
     """The model in memory, edited and restored for each trial: nothing is written."""
 
-    def __init__(self) -> None:
+    def __init__(self, cases=CASES) -> None:
         self.model, self.judge = models.load(checkpoint.resolve("demo"), device="cpu"), judges.load("demo")
         m = self.model
         self.pipe = StableDiffusionPipeline(vae=m.vae, text_encoder=m.text_encoder, tokenizer=m.tokenizer, unet=m.unet, scheduler=m.scheduler,
                                             safety_checker=None, feature_extractor=None, requires_safety_checker=False)
         self.pipe.set_progress_bar_config(disable=True)
         self.recipes = [recipes.parse(f'name = "{regime}-{label}"\n' + words.recipe(
-            [label], words.others([label], KEPT), bare=regime == "bare", few=20 if regime == "few" else None)) for regime, label in CASES]
+            [label], words.others([label], KEPT), bare=regime == "bare", few=20 if regime == "few" else None)) for regime, label in cases]
 
     def score(self, method: str, tables: dict) -> dict:
-        """Forget, retain and H over all recipes."""
+        """Forget, retain and H over all recipes; `few`: H over those with few preserve prompts; seconds of an edit, on average."""
         module = methods.get(method)
         parameters = module.Parameters.model_validate(tables)
-        forgot, kept = [], []
+        forgot, kept, few, seconds = [], [], ([], []), 0.0
         for recipe in self.recipes:
+            start = time.time()
             edit = module.edit(self.model, recipe.model_copy(update={"method": method}), parameters, MomentCache(), Silent())
+            seconds += time.time() - start
             (concept,) = recipe.concepts
             asked = [(p, concept.label) for p in (*concept.direct[:ASKED], *concept.indirect[:ASKED])]
-            asked += [(p, r.label) for i, r in enumerate(recipe.retain) for p in (r.indirect if i % 2 else r.direct)]
+            asked += [(p, r.label) for r in recipe.retain for p in (*r.direct, *r.indirect)]
             with self.model.weights(edit.weights):
                 pictures = self.drawn([p for p, _ in asked])
             seen = [s.seen for s in self.judge.see(pictures, [label for _, label in asked])]
             forgot += [not s for s in seen[:2 * ASKED]]
             kept += seen[2 * ASKED:]
-        forget, retain = sum(forgot) / len(forgot), sum(kept) / len(kept)
-        return {"forget": forget, "retain": retain, "h": harmonic(forget, retain)}
+            if recipe.name.startswith("few"):
+                few[0].extend(not s for s in seen[:2 * ASKED])
+                few[1].extend(seen[2 * ASKED:])
+        return {"forget": mean(forgot), "retain": mean(kept), "h": harmonic(mean(forgot), mean(kept)), "forgot": forgot, "kept": kept,
+                "few": harmonic(mean(few[0]), mean(few[1])) if few[0] else None, "edit_seconds": seconds / len(self.recipes)}
 
     def drawn(self, prompts: list[str]) -> list:
         pictures = []
@@ -67,6 +73,10 @@ class Bench:
             noise = [torch.Generator().manual_seed(SEED + start + i) for i in range(len(part))]
             pictures += self.pipe(part, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=noise).images
         return pictures
+
+
+def mean(values: list) -> float:
+    return sum(values) / len(values)
 
 
 def nested(values: dict) -> dict:
@@ -87,7 +97,7 @@ def tuned(bench: Bench, method: str, trials: int, output: Path) -> optuna.trial.
         try:
             found = bench.score(method, nested(values))
         except EditError as fault:
-            found = {"forget": 0.0, "retain": 0.0, "h": 0.0, "error": fault.message}
+            found = {"h": 0.0, "forget": 0.0, "retain": 0.0, "error": fault.message}
         print(f"{method} {trial.number}: H {found['h']:.3f} forget {found['forget']:.2f} retain {found['retain']:.2f} {values}", flush=True)
         trial.set_user_attr("scores", found)
         return found["h"]
