@@ -65,7 +65,7 @@ def preserve_moments(model, sites, prompts: Sequence[str], cache: MomentCache, o
 def _identity(model, site, prompts: Sequence[str], often: int) -> dict:
     encoder = {name: digest for name, digest in model.base.files.items() if name.startswith(("text_encoder", "tokenizer"))}
     (part,) = tokenise(model.tokenizer, [""]).of(site.component).parts
-    tokens = "all positions, merged by prefix" if part.causal else f"all {part.stop} positions, merged where the whole prompt is the same"
+    tokens = "all positions, merged by prefix" if part.causal else f"all {part.stop} positions, merged by whole prompt"
     return {"version": VERSION, "model": model.base.id, "encoder": encoder, "site": site.name, "prompts": list(prompts),
             "empty": often, "tokens": tokens, "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type}

@@ -74,7 +74,7 @@ class TokenBatch:
     @cached_property
     def _merged(self) -> tuple[Tensor, Tensor]:
         seen: dict[tuple[int, int], int] = {}                         # (prefix so far, next token) → prefix
-        roots: dict[tuple, int] = {}                                  # a segment, and what all of its positions see → its empty prefix
+        roots: dict[tuple, int] = {}                                  # (segment, what all its positions see) → empty prefix
         owner, first = [], []
         length = self.ids.shape[1]
         for row, tokens in enumerate(self.ids.tolist()):

@@ -146,10 +146,11 @@ def seeded(seed: int) -> Iterator[None]:
 def clip_config(vocabulary: dict[str, int], width: int, layers: int):
     from transformers import CLIPTextConfig
 
+    start, end = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
     return CLIPTextConfig(
         vocab_size=len(vocabulary), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
         num_attention_heads=2, max_position_embeddings=POSITIONS, projection_dim=width,
-        bos_token_id=vocabulary["<|startoftext|>"], eos_token_id=vocabulary["<|endoftext|>"], pad_token_id=vocabulary["<|endoftext|>"])
+        bos_token_id=start, eos_token_id=end, pad_token_id=end)
 
 
 def t5_encoder(tokenizer: Path, width: int):

@@ -1,8 +1,12 @@
 """Model families: one file each. A family says which sites exist, how prompts are encoded and how the denoiser is called.
 
-A family is a module with ``PIPELINES`` (the `_class_name`s in model_index.json that it takes), ``GUIDANCE`` (what its pictures
-are made with, if nothing else is said) and ``load(base, device, dtype) -> model``; see `forgetcli.models._loaded` for what a model
-offers. Modules whose names begin with an underscore are what families share.
+A family is a module with
+
+    PIPELINES    the `_class_name`s in model_index.json that it takes
+    GUIDANCE     what its pictures are made with, if nothing else is said
+    load(base, device, dtype) -> a `forgetcli.models._loaded.LoadedModel`
+
+Modules whose names begin with an underscore are what families share.
 """
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Families whose transformer was trained by flow matching: it predicts the velocity ε − x₀, and attends to tokens and picture together."""
+"""Families whose transformer predicts the velocity ε − x₀ of flow matching, and attends to tokens and picture together."""
 from __future__ import annotations
 
 from functools import cached_property
@@ -7,7 +7,7 @@ from forgetcli.models._loaded import LoadedModel
 
 
 class FlowModel(LoadedModel):
-    """Text encoders, a transformer, a VAE. It has no cross-attention: what its `attn2` are, where it has them, is the picture's own."""
+    """Text encoders, a transformer, a VAE. No cross-attention: an `attn2`, where there is one, is of the picture alone."""
 
     DENOISER = "transformer"
     PATCH = 2                                                         # latents a side of the transformer's patches

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from forgetcli.checkpoint import Base
 
 BATCH = 64                                                            # prompts encoded at a time
-KINDS = {"clip": ("mlp", "fc2"), "t5": ("DenseReluDense", "wo")}       # the layer that leads out of a block's MLP, by its last names
+KINDS = {"clip": ("mlp", "fc2"), "t5": ("DenseReluDense", "wo")}       # last names of the layer that leads out of an MLP
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class UNetModel(LoadedModel):
         import torch
 
         return {name: Site("unet", name, module) for name, module in self.unet.named_modules()
-                if isinstance(module, torch.nn.Linear) and name.split(".")[-2:-1] == ["attn2"] and name.endswith((".to_k", ".to_v"))}
+                if isinstance(module, torch.nn.Linear) and name.endswith((".attn2.to_k", ".attn2.to_v"))}
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -47,7 +47,7 @@ class UNetModel(LoadedModel):
         return (self.unet.config.out_channels, size, size)            # an in-painting UNet reads more channels than these
 
     def with_mask(self, noisy: Tensor) -> Tensor:
-        """x_t as the UNet reads it. In-painting ones get a mask over the whole picture, and the latents of what is left of it.
+        """x_t as the UNet reads it: an in-painting one with a mask over the whole picture, and latents of what it leaves.
 
         Raises:
             ModelError: it reads something else besides.
@@ -59,7 +59,7 @@ class UNetModel(LoadedModel):
             return noisy
         n, channels, height, width = noisy.shape
         if missing != channels + 1:
-            raise ModelError("model.unknown-family", f"the UNet of {self.base.id} reads {missing} channels that forget cannot fill",
+            raise ModelError("model.unknown-family", f"the UNet of {self.base.id} reads {missing} unknown channels",
                              "forget edits text-to-image and in-painting models")
         return torch.cat([noisy, noisy.new_ones(n, 1, height, width), self._blank.to(noisy).expand(n, -1, -1, -1)], 1)
 

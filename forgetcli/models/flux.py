@@ -1,6 +1,6 @@
 """FLUX.1: T5's states as the context, the summary of a CLIP text encoder, and a transformer trained by flow matching.
 
-Of CLIP the denoiser reads the summary alone: an edit of its blocks changes less than one of T5's ([edit] encoders = ["clip", "t5"]).
+Of CLIP the denoiser reads the summary alone. Its tokens' states are T5's, which is edited with [edit] encoders = ["clip", "t5"].
 Guidance is not taken from a second prediction: it is a number that the distilled model (dev) reads.
 """
 from __future__ import annotations

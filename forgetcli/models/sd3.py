@@ -1,7 +1,7 @@
-"""Stable Diffusion 3 and 3.5: two CLIP text encoders, T5 (which copies may leave out), and a transformer trained by flow matching.
+"""Stable Diffusion 3 and 3.5: two CLIP text encoders, T5 (which copies may leave out), a transformer, flow matching.
 
-The transformer reads the CLIP encoders' last hidden states but one side by side, with zeros up to T5's width, and after them T5's;
-besides, the summaries of both CLIP encoders.
+The transformer reads the CLIP encoders' last hidden states but one, side by side, with zeros up to T5's width, after them
+T5's states, and the summaries of both CLIP encoders.
 """
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class StableDiffusionXL(UNetModel):
         return empty
 
     def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
-        """The denoiser's raw prediction (ε or v, as the model was trained) for noisy latents (n, c, h, w) of uncropped pictures."""
+        """The denoiser's raw prediction (ε or v, as it was trained) for noisy latents (n, c, h, w) of uncropped pictures."""
         height, width = (side * self.vae_scale for side in noisy.shape[-2:])
         sizes = context.pooled.new_tensor([height, width, 0, 0, height, width])
         more = {"text_embeds": context.pooled, "time_ids": sizes.repeat(len(noisy), 1)}

@@ -4,19 +4,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import tomli
 
 from forgetcli import bundled as bundled_recipes
-from forgetcli import methods, models, prompt_files
+from forgetcli import prompt_files
 from forgetcli.bundled import bundled
 from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.recipe import parameters as method_tables
 from forgetcli.recipe import record as records
 from forgetcli.recipe import toml_lines
 from forgetcli.recipe.checks import PreservedPrompt, contradictions, doubts
-from forgetcli.recipe.faults import Sheet, did_you_mean, faults_of, in_words, unknown_key, without_unknown_keys
+from forgetcli.recipe.faults import Sheet, did_you_mean, faults_of, in_words, without_unknown_keys
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
 from forgetcli.recipe.toml_lines import KeyPath
 
@@ -67,7 +67,7 @@ def parse(
             keys, value = _assignment(override)
             path = _assign(data, keys, value, override)
             overridden[path] = override.partition("=")[0].strip()
-            _hold_for_all_families(data, path)
+            method_tables.hold_for_all_families(data, path)
         except ForgetError as error:
             problems.append(error)
     sheet = Sheet(name, data, toml_lines.key_lines(body.removeprefix(_BOM)), overridden)
@@ -75,15 +75,15 @@ def parse(
     own = {key: value for key, value in data.items() if key in Document.model_fields}
     parameters = {key: value for key, value in data.items() if key not in own}
     faults = faults_of(Document, own, sheet)
-    problems += faults + _faults_of_parameters(data.get("method", "nullspace"), parameters, sheet)
-    problems += _faults_of_others(data.get("methods"), sheet, ("methods",))
-    problems += _faults_of_families(data.get("families"), data.get("method", "nullspace"), sheet)
+    problems += faults + method_tables.faults(data.get("method", "nullspace"), parameters, sheet)
+    problems += method_tables.faults_of_others(data.get("methods"), sheet, ("methods",))
+    problems += method_tables.faults_of_families(data.get("families"), data.get("method", "nullspace"), sheet)
     document = _document_apart_from(faults, own)
     if document is None:
         raise RecipeError(sorted(problems, key=_line))
     method = method or record.method
     if method is not None:
-        problems += _faults_of_parameters(method, {}, Sheet("--method"))
+        problems += method_tables.faults(method, {}, Sheet("--method"))
         if method != document.method:
             parameters = document.methods.get(method, {})
     preserved, files, missing = _preserved(document, record, sheet, source)
@@ -100,8 +100,8 @@ def parse(
         },
         parameters=parameters,
         by_family={
-            family: _own_tables(tables) if method in (None, document.method) else tables.get("methods", {}).get(method, {})
-            for family, tables in document.families.items()
+            family: method_tables.own_tables(own) if method in (None, document.method) else own.get("methods", {}).get(method, {})
+            for family, own in document.families.items()
         },
         source=source,
         raw=records.join(body, used).encode(),
@@ -160,77 +160,6 @@ def _line(problem: ForgetError) -> int:
     return int(match[1]) if match else 0
 
 
-def _faults_of_parameters(method: object, parameters: Mapping[str, Any], sheet: Sheet) -> list[ForgetError]:
-    """Faults in the tables that belong to the method."""
-    if not isinstance(method, str):
-        return []  # said already: the wrong type
-    try:
-        model = _method(method, sheet).Parameters
-    except ForgetError as error:
-        # whose tables these are is unknown, but only tables can be a method's
-        keys = [key for key, value in parameters.items() if not isinstance(value, dict)]
-        return [error, *(unknown_key((key,), sheet, Document.model_fields) for key in keys)]
-    return faults_of(model, parameters, sheet, more_keys=Document.model_fields)
-
-
-def _faults_of_others(tables: object, sheet: Sheet, above: KeyPath) -> list[ForgetError]:
-    """Faults in ``[methods.NAME]``, the parameters of other methods; `above` is the table that holds them."""
-    faults = []
-    for name, parameters in tables.items() if isinstance(tables, Mapping) else ():
-        path = (*above, name)
-        if not isinstance(parameters, Mapping):
-            # of the recipe's own ones it is told with the document's faults
-            faults += [sheet.problem("type", path, f"{in_words(path)} must be a table")] if len(above) > 1 else []
-            continue
-        try:
-            faults += faults_of(_method(name, sheet, path).Parameters, parameters, _inside(sheet, path, parameters))
-        except ForgetError as error:
-            faults.append(error)
-    return faults
-
-
-def _faults_of_families(tables: object, method: object, sheet: Sheet) -> list[ForgetError]:
-    """Faults in ``[families.NAME]``: the method's tables, and those of others in its ``methods``, for models of a family."""
-    faults = []
-    for name, own in tables.items() if isinstance(tables, Mapping) else ():
-        path = ("families", name)
-        if name not in models.families():
-            faults.append(
-                sheet.problem(
-                    "unknown-family", path, f"there is no family '{name}'", did_you_mean(name, models.families())
-                )
-            )
-        elif isinstance(own, Mapping):
-            if isinstance(method, str) and method in methods.names():  # if not, that is told already
-                parameters = _own_tables(own)
-                faults += faults_of(methods.get(method).Parameters, parameters, _inside(sheet, path, parameters), more_keys=("methods",))
-            faults += _faults_of_others(own.get("methods"), sheet, (*path, "methods"))
-    return faults
-
-
-def _own_tables(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Of ``[families.NAME]``, what is for the recipe's own method."""
-    return {key: value for key, value in tables.items() if key != "methods"}
-
-
-def _inside(sheet: Sheet, path: KeyPath, tables: Mapping[str, Any]) -> Sheet:
-    """The sheet of the tables at `path`."""
-    depth = len(path)
-    inside = [
-        {key[depth:]: place for key, place in places.items() if key[:depth] == path and len(key) > depth}
-        for places in (sheet.lines, sheet.overrides)
-    ]
-    return Sheet(sheet.name, tables, *inside)
-
-
-def _method(name: str, sheet: Sheet, path: KeyPath = ("method",)) -> ModuleType:
-    if name not in methods.names():
-        raise sheet.problem(
-            "unknown-method", path, f"there is no method '{name}'", did_you_mean(name, methods.names())
-        )
-    return methods.get(name)
-
-
 def _preserved(
     document: Document,
     record: records.Record,
@@ -280,16 +209,6 @@ def _assignment(override: str) -> tuple[tuple[str, ...], Any]:
                 'a list is [1, 2], a string a bare word or "quoted"',
             ) from error
         return keys, value  # a bare word, or several: a string
-
-
-def _hold_for_all_families(data: dict[str, Any], path: KeyPath) -> None:
-    """What the command line says goes before what the recipe says for a family."""
-    families = data.get("families")
-    for holder in families.values() if isinstance(families, dict) else ():
-        for key in path[:-1]:
-            holder = holder.get(key) if isinstance(holder, dict) else None
-        if isinstance(holder, dict):
-            holder.pop(path[-1], None)
 
 
 def _assign(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> KeyPath:
