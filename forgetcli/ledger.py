@@ -138,7 +138,13 @@ def load(folder: Path) -> Ledger | None:
         ModelError: ledger.damaged: a file is missing, cut off, changed since it was written, or not of this shape.
     """
     found = read(folder)
-    return found and Ledger(found[0], folder, found[1])
+    if found is None:
+        return None
+    ledger = Ledger(found[0], folder, found[1])
+    card = ledger.card()
+    if card is not None and hashlib.sha256(card).hexdigest() != ledger.book.base.files.get(manifest.CARD):
+        raise damaged(folder, f"its copy of the base's {manifest.CARD} is not the base's")
+    return ledger
 
 
 def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, Any]) -> Ledger | None:

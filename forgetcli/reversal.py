@@ -1,7 +1,6 @@
 """`revert`: edits taken out of a folder, the others left as if they alone had been made to the original base."""
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -12,7 +11,7 @@ from forgetcli import ledger, provenance, store
 from forgetcli.edits import SiteReport
 from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.ledger import Ledger
-from forgetcli.ledger_files import Entry, damaged
+from forgetcli.ledger_files import Entry
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import record
 
@@ -127,14 +126,12 @@ def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]
     """The base's files as the folder has them; the README.md that the base had, if an edited model's own has replaced it.
 
     Raises:
-        ModelError: model.changed, ledger.damaged.
+        ModelError: model.changed.
     """
     for path in whole.book.base.files:
         target, own = staging / path, whole.card() if path == provenance.CARD else None
         target.parent.mkdir(parents=True, exist_ok=True)
         if own is not None:
-            if hashlib.sha256(own).hexdigest() != whole.book.base.files[path]:
-                raise damaged(folder, f"its copy of the base's {path} is not the base's")
             target.write_bytes(own)
             continue
         if not (folder / path).is_file():

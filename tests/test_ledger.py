@@ -183,7 +183,7 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
     moment = ledger.load(sequence.one).held(*SITE).matrix
     moved = {name: float(((d @ moment) * d).sum().sqrt()) for name, d in
              (("held", delta(sequence.two, 2)), ("free", delta(sequence.free, 2)))}
-    assert moved["held"] < 0.5 * moved["free"]
+    assert moved["held"] < 0.7 * moved["free"]
 
     def contexts(folder: Path, prompts: list[str]) -> torch.Tensor:
         model = models.load(checkpoint.resolve(folder), device="cpu")
@@ -194,7 +194,7 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
         put = contexts(sequence.one, prompts)
         off = {f.name: float((contexts(f, prompts) - put).norm() / (put - contexts(sequence.sd, prompts)).norm())
                for f in (sequence.two, sequence.free)}
-    assert off["two"] < 0.7 * off["free"]                             # of the way that the first edit went
+    assert off["two"] < 0.5 * off["free"]                             # of the way that the first edit went
     materials = provenance.load(sequence.two).materials
     assert "kp/encoder.layers.1.mlp.fc2" in materials and "kp/encoder.layers.1.mlp.fc2" not in provenance.load(sequence.free).materials
 
@@ -368,7 +368,7 @@ def test_damage_is_said_and_nothing_is_written(two, tmp_path, damage, code):
     found = code_of(reversal.revert, two, [1], output=tmp_path / "out")
     assert found == code
     assert tree(two) == before and not (tmp_path / "out").exists()
-    if code == "ledger.damaged" and "README.md" not in str(found):
+    if code == "ledger.damaged":
         assert code_of(ledger.extended, checkpoint.resolve(two), Edit({}), written(*FIRST), {}) == code
 
 
