@@ -63,7 +63,8 @@ class Solution:
     residual: Tensor
 
 
-def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Projector, settings, held: Moment | None = None) -> SiteProblem:
+def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Projector, settings,
+         held: Moment | None = None) -> SiteProblem:
     """The problem at one site for the keys (n_prompts, length, d) that its input has now."""
     K1 = batch.merge(keys)                                            # (d, n)
     counts = batch.counts.double()
@@ -77,7 +78,8 @@ def stored_weight(base, site) -> Tensor:
     return read_tensor(base.folder, locate(base.folder, site.component, site.parameter)).double()
 
 
-def prepare(model, sites, pairs, moments, settings, observer: Observer, held: Mapping[str, Moment] | None = None) -> list[SiteProblem]:
+def prepare(model, sites, pairs, moments, settings, observer: Observer,
+            held: Mapping[str, Moment] | None = None) -> list[SiteProblem]:
     """The problems of all sites, at the unedited model's keys; `held`: K_pK_pᵀ by site name, where there is something to hold."""
     observer.stage("null space", len(sites))
     keys = model.keys(sites, pairs.concepts.ids)
