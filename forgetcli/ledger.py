@@ -7,8 +7,8 @@ Two files, both forget's own: ``forget.ledger.json`` says what the edits were, `
     edit.N.keys:COMPONENT:NAME       the concept prompts' keys that later edits hold, or their second moment if that is smaller
     card                             the base's README.md, which an edited model's own card may replace
 
-An edited tensor is always round(W + Σ Δ_i), W the original base's, summed in float64 in the order of the edits: elementwise, so the
-same bits on every machine. Taking an edit out is leaving its Δ out of the sum; with the last one gone, the base's bytes are back.
+An edited tensor is always round(W + Σ Δ_i), W the original base's, summed in float64 in the order of the edits: elementwise, so
+the same bits on every machine. Taking an edit out is leaving its Δ out of the sum; with the last one gone, the base's bytes are back.
 Δ is kept whole and not as the factors R and A: a few prompts have more tokens than factors would save, and a product's
 last bits depend on the machine. Nothing here depends on the time of the run: dates are in the manifest.
 """
@@ -81,15 +81,17 @@ class Ledger:
 
     def held(self, component: str, parameter: str) -> Moment | None:
         """K_pK_pᵀ: the second moment of all edits' keys at a site."""
-        found = [_moment(self, name) for entry in self.edits if (name := _keys(entry.number, component, parameter)) in self.tensors]
+        names = [_keys(entry.number, component, parameter) for entry in self.edits]
+        found = [_moment(self, name) for name in names if name in self.tensors]
         return sum(found[1:], found[0]) if found else None
 
     def without(self, numbers: Iterable[int]) -> Ledger:
         """The ledger with these edits taken out, and the tensors that no other edit changed."""
-        gone = set(numbers)
-        edits = tuple(e for e in self.edits if e.number not in gone)
-        places = tuple(p for p in self.book.places if any(_delta(e.number, p.component, p.parameter) in self.tensors for e in edits))
-        kept = {_base(p) for p in places} | {name for name in self.tensors if name == "card" or _number(name) in {e.number for e in edits}}
+        edits = tuple(e for e in self.edits if e.number not in set(numbers))
+        left = {e.number for e in edits}
+        places = tuple(p for p in self.book.places
+                       if any(_delta(number, p.component, p.parameter) in self.tensors for number in left))
+        kept = {"card", *map(_base, places), *(name for name in self.tensors if _number(name) in left)}
         return replace(self, book=self.book.model_copy(update={"edits": edits, "places": places}),
                        tensors={name: tensor for name, tensor in self.tensors.items() if name in kept})
 
@@ -138,7 +140,13 @@ def load(folder: Path) -> Ledger | None:
         ModelError: ledger.damaged: a file is missing, cut off, changed since it was written, or not of this shape.
     """
     found = read(folder)
-    return found and Ledger(found[0], folder, found[1])
+    if found is None:
+        return None
+    ledger = Ledger(found[0], folder, found[1])
+    card = ledger.card()
+    if card is not None and hashlib.sha256(card).hexdigest() != ledger.book.base.files.get(manifest.CARD):
+        raise damaged(folder, f"its copy of the base's {manifest.CARD} is not the base's")
+    return ledger
 
 
 def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, Any]) -> Ledger | None:
@@ -178,7 +186,8 @@ def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, An
         tokens[f"{component}:{parameter}"] = int(keys.counts.sum())
     entry = Entry(number=number, name=recipe.name, method=recipe.method, parameters=dict(parameters), recipe=recipe.raw.decode(),
                   recipe_sha256=recipe.sha256, concepts=[(c.concept, c.target) for c in recipe.concepts], applied_to=base.digest,
-                  delta_rel=math.sqrt(squares[0] / squares[1]) if squares[1] else 0.0, tokens=tokens, materials=[dict(m) for m in edit.moments])
+                  delta_rel=math.sqrt(squares[0] / squares[1]) if squares[1] else 0.0, tokens=tokens,
+                  materials=[dict(m) for m in edit.moments])
     book = earlier.book.model_copy(update={"edits": (*earlier.edits, entry), "places": tuple(places)})
     return Ledger(book, base.folder, tensors)
 
@@ -223,7 +232,8 @@ def _kept(number: int, component: str, parameter: str, keys: Keys) -> dict[str, 
     if n <= d and torch.equal(single.double(), keys.columns.double()):
         return {name: single, f"{name}:counts": keys.counts.double()}
     moment = Moment.of(keys.columns, keys.counts)
-    return {name: moment.matrix[tuple(torch.tril_indices(d, d))], f"{name}:counts": torch.tensor([float(moment.tokens)], dtype=torch.float64)}
+    return {name: moment.matrix[tuple(torch.tril_indices(d, d))],
+            f"{name}:counts": torch.tensor([moment.tokens], dtype=torch.float64)}
 
 
 def _moment(ledger: Ledger, name: str) -> Moment:
@@ -264,4 +274,5 @@ def _card(folder: Path) -> dict[str, Tensor]:
     import torch
 
     path = folder / manifest.CARD
-    return {"card": torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)} if path.is_file() and path.stat().st_size else {}
+    text = path.read_bytes() if path.is_file() else b""
+    return {"card": torch.frombuffer(bytearray(text), dtype=torch.uint8)} if text else {}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections.abc import Mapping
@@ -133,15 +134,13 @@ def write(staging: Path, book: Book, tensors: Mapping[str, TensorSite | Tensor],
     larger than what should be in memory twice.
     """
     (staging / LEDGER).write_bytes(encode(book.model_dump(mode="json")))
-    shapes = {name: (t.dtype, t.shape) if isinstance(t, TensorSite) else (FORMATS[str(t.dtype)], t.shape) for name, t in tensors.items()}
+    shapes = {name: (t.dtype if isinstance(t, TensorSite) else FORMATS[str(t.dtype)], t.shape) for name, t in tensors.items()}
     # Wide numbers first, as the format's own writer does it: so each tensor begins at a multiple of its item's size.
     names = sorted(tensors, key=lambda name: (-ITEM_BITS[shapes[name][0]], name))
     header, at = {}, 0
     for name in names:
         dtype, shape = shapes[name]
-        size = ITEM_BITS[dtype] // 8
-        for length in shape:
-            size *= length
+        size = math.prod(shape) * ITEM_BITS[dtype] // 8
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
         at += size
     text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()

@@ -91,8 +91,9 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
             provenance.write(
                 staging, base=base, recipe_bytes=recipe.raw, method=recipe.method, parameters=parameters.model_dump(mode="json"),
                 stored=stored, materials=list(edit.moments), report=report,
-                run_details={"startedOn": started.isoformat(), "finishedOn": finished, "edits": ledger.dates(base.folder, edits, finished),
-                             "device": str(loaded.device), "dtype": str(loaded.dtype), "cache": dict(edit.cache), "versions": versions()})
+                run_details={"startedOn": started.isoformat(), "finishedOn": finished,
+                             "edits": ledger.dates(base.folder, edits, finished), "device": str(loaded.device),
+                             "dtype": str(loaded.dtype), "cache": dict(edit.cache), "versions": versions()})
     observer.done()
     return ApplyResult(output=output, base={"id": base.id, "revision": base.revision, "digest": base.digest},
                        recipe_sha256=recipe.sha256, method=recipe.method, sites=sites, check=checked.as_dict(),

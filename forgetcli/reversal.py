@@ -1,7 +1,6 @@
 """`revert`: edits taken out of a folder, the others left as if they alone had been made to the original base."""
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -12,7 +11,8 @@ from forgetcli import ledger, provenance, store
 from forgetcli.edits import SiteReport
 from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.ledger import Ledger
-from forgetcli.ledger_files import Entry, damaged
+from forgetcli.ledger_files import Entry
+from forgetcli.pipeline import versions
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import record
 
@@ -75,8 +75,8 @@ def log(folder: Path | str) -> Log:
     if found is None:
         return Log(folder, {"id": manifest.base_id, "revision": manifest.base_revision, "digest": manifest.base_digest}, ())
     dates = ledger.dates(folder, found)
-    edits = (Logged(e.number, e.name, e.method, tuple(e.concepts), dates[str(e.number)], e.delta_rel, e.recipe_sha256, e.applied_to, e.tokens)
-             for e in found.edits)
+    edits = (Logged(e.number, e.name, e.method, tuple(e.concepts), dates[str(e.number)], e.delta_rel, e.recipe_sha256, e.applied_to,
+                    e.tokens) for e in found.edits)
     return Log(folder, _named(found.book.base), tuple(edits))
 
 
@@ -116,9 +116,10 @@ def revert(folder: Path | str, numbers: Collection[int] | None, *, output: Path 
             rest.write(staging)
             now = datetime.now(timezone.utc).isoformat()
             provenance.write(
-                staging, base=whole.book.base, stored=stored, report=_report(stored, rest, whole, numbers), edits=_listed(rest), **_last(rest, whole),
+                staging, base=whole.book.base, stored=stored, report=_report(stored, rest, numbers), edits=_listed(rest),
+                **_last(rest, whole),
                 run_details={"startedOn": started.isoformat(), "finishedOn": now, "edits": ledger.dates(folder, rest),
-                             "reverted": sorted(numbers), "versions": manifest.run_details.get("builder", {}).get("version", {})})
+                             "reverted": sorted(numbers), "versions": versions()})
     observer.done()
     return Reverted(output, _named(whole.book.base), tuple(sorted(numbers)), tuple(e.number for e in rest.edits), watch.report())
 
@@ -127,14 +128,12 @@ def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]
     """The base's files as the folder has them; the README.md that the base had, if an edited model's own has replaced it.
 
     Raises:
-        ModelError: model.changed, ledger.damaged.
+        ModelError: model.changed.
     """
     for path in whole.book.base.files:
         target, own = staging / path, whole.card() if path == provenance.CARD else None
         target.parent.mkdir(parents=True, exist_ok=True)
         if own is not None:
-            if hashlib.sha256(own).hexdigest() != whole.book.base.files[path]:
-                raise damaged(folder, f"its copy of the base's {path} is not the base's")
             target.write_bytes(own)
             continue
         if not (folder / path).is_file():
@@ -149,19 +148,21 @@ def refuse_nesting(output: Path, folder: Path) -> None:
     """The folder itself may be replaced; nothing may be written into it, or around it."""
     target, source = output.resolve(), folder.resolve()
     if source in target.parents or target in source.parents:
-        raise OutputError("output.overlaps-base", f"{output} and {folder} lie within one another", "choose another folder with --output")
+        raise OutputError("output.overlaps-base", f"{output} and {folder} lie within one another",
+                          "choose another folder with --output")
 
 
 def _known(whole: Ledger, folder: Path, numbers: Collection[int] | None) -> set[int]:
     there = [e.number for e in whole.edits]
     for number in numbers or ():
         if number not in there:
-            raise ForgetError("ledger.no-such-edit", f"{folder} has no edit {number}", f"it has {', '.join(map(str, there))}: 'forget log {folder}'")
+            raise ForgetError("ledger.no-such-edit", f"{folder} has no edit {number}",
+                              f"it has {', '.join(map(str, there))}: 'forget log {folder}'")
     return set(there if numbers is None else numbers)
 
 
 def _no_ledger(folder: Path) -> ModelError:
-    return ModelError("ledger.none", f"{folder} has no ledger: nothing is left to take out, or it was made before there were ledgers",
+    return ModelError("ledger.none", f"{folder} has no ledger: no edit is left, or it was made before there were any",
                       "apply the recipes to the base again")
 
 
@@ -178,12 +179,13 @@ def _last(rest: Ledger, whole: Ledger) -> dict[str, Any]:
 
 def _listed(rest: Ledger) -> list[dict[str, Any]]:
     def described(e: Entry) -> dict[str, Any]:
-        return {"number": e.number, "method": e.method, "parameters": e.parameters, "recipe": {"name": e.name, "digest": {"sha256": e.recipe_sha256}}}
+        recipe = {"name": e.name, "digest": {"sha256": e.recipe_sha256}}
+        return {"number": e.number, "method": e.method, "parameters": e.parameters, "recipe": recipe}
 
     return [described(e) for e in rest.edits]
 
 
-def _report(stored, rest: Ledger, whole: Ledger, numbers: Collection[int]) -> dict[str, Any]:
+def _report(stored, rest: Ledger, numbers: Collection[int]) -> dict[str, Any]:
     sites = []
     for (component, parameter), part in sorted(stored.items()):
         place = next(p for p in rest.book.places if (p.component, p.parameter) == (component, parameter))

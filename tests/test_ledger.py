@@ -19,6 +19,7 @@ from forgetcli.cli.app import app
 from forgetcli.edits import Edit, Keys
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.linalg import Moment
+from forgetcli.progress import Silent
 from forgetcli.prompts import tokenise
 from forgetcli.tensorfile import read_header, read_tensor
 
@@ -183,7 +184,7 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
     moment = ledger.load(sequence.one).held(*SITE).matrix
     moved = {name: float(((d @ moment) * d).sum().sqrt()) for name, d in
              (("held", delta(sequence.two, 2)), ("free", delta(sequence.free, 2)))}
-    assert moved["held"] < 0.5 * moved["free"]
+    assert moved["held"] < 0.7 * moved["free"]
 
     def contexts(folder: Path, prompts: list[str]) -> torch.Tensor:
         model = models.load(checkpoint.resolve(folder), device="cpu")
@@ -194,9 +195,28 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
         put = contexts(sequence.one, prompts)
         off = {f.name: float((contexts(f, prompts) - put).norm() / (put - contexts(sequence.sd, prompts)).norm())
                for f in (sequence.two, sequence.free)}
-    assert off["two"] < 0.7 * off["free"]                             # of the way that the first edit went
+    assert off["two"] < 0.5 * off["free"]                             # of the way that the first edit went
     materials = provenance.load(sequence.two).materials
     assert "kp/encoder.layers.1.mlp.fc2" in materials and "kp/encoder.layers.1.mlp.fc2" not in provenance.load(sequence.free).materials
+
+
+def test_what_cannot_be_held_is_said(sequence):
+    class Noted(Silent):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def note(self, message: str) -> None:
+            self.notes.append(message)
+
+    model = models.load(checkpoint.resolve(sequence.three), device="cpu")
+    for blocks, free in (([1, 2], "3"), ([0], "1, 2, 3")):            # uce has no keys there; nobody edited block 0
+        observer = Noted()
+        found = ledger.held(model.base, model.pick_sites(blocks), observer)
+        assert [note.rpartition(": ")[2] for note in observer.notes] == [free]
+        assert len(found) == (0 if blocks == [0] else 2)
+    observer = Noted()
+    assert ledger.held(checkpoint.resolve(sequence.two), model.pick_sites([1]), observer)[SITE[1].removesuffix(".weight")].tokens == 96
+    assert observer.notes == [] and ledger.held(checkpoint.resolve(sequence.sd), model.pick_sites([1]), observer) == {}
 
 
 def test_the_keys_are_those_of_the_model_after_the_edit(sequence):
@@ -368,7 +388,7 @@ def test_damage_is_said_and_nothing_is_written(two, tmp_path, damage, code):
     found = code_of(reversal.revert, two, [1], output=tmp_path / "out")
     assert found == code
     assert tree(two) == before and not (tmp_path / "out").exists()
-    if code == "ledger.damaged" and "README.md" not in str(found):
+    if code == "ledger.damaged":
         assert code_of(ledger.extended, checkpoint.resolve(two), Edit({}), written(*FIRST), {}) == code
 
 
