@@ -41,6 +41,8 @@ templates = ["{{}}", "a painting by {{}}"]
 prompts = ["a picture of a cat", "a sketch of a dog", "a house"]
 
 [edit]
+lam = 0.01
+prior = 0.0
 sites = [1, 2]
 threshold = 0.05
 min_rank = 40
@@ -188,7 +190,7 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
 
     def contexts(folder: Path, prompts: list[str]) -> torch.Tensor:
         model = models.load(checkpoint.resolve(folder), device="cpu")
-        return model.encode(tokenise(model.tokenizer, prompts).ids).double()
+        return model.encode(tokenise(model.tokenizer, prompts).ids).hidden.double()
 
     prompts = ["van gogh", "a painting by van gogh"]
     with torch.no_grad():
