@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -216,24 +216,32 @@ def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor]) 
         OSError: the disk is full, or refuses; `store.publishing` puts it in the user's words.
     """
     changes = _plan(base, weights)
-    for path in base.files:
-        target = staging / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        copy_file(base.folder / path, target)
-    by_file: dict[str, list[tuple[TensorSite, bytes]]] = {}
-    for site, _, data in (change for parts in changes.values() for change in parts):
-        by_file.setdefault(site.file, []).append((site, data))
-    for file, edits in by_file.items():
-        with open(staging / file, "r+b") as writer:
-            for site, data in edits:
-                writer.seek(site.start)
-                writer.write(data)
-        sync_file(staging / file)
+    copy_with(base, staging, ((site, data) for parts in changes.values() for site, _, data in parts))
     stored = {}
     for key, parts in changes.items():
         first, *others = (_read_back(base, staging, site, wanted) for site, wanted, _ in parts)
         stored[key] = Stored(first.site, first.sha256, first.error, tuple(others))
     return stored
+
+
+def copy_with(base: Base, staging: Path, changes: Iterable[tuple[TensorSite, bytes]]) -> None:
+    """Copy the base into `staging`, with these tensors' bytes in place of its own; what was overwritten is synced.
+
+    Raises:
+        OSError: the disk is full, or refuses.
+    """
+    for path in base.files:
+        target = staging / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(base.folder / path, target)
+    files = set()
+    for site, data in changes:                                        # one at a time: they may be read as they are asked for
+        with open(staging / site.file, "r+b") as writer:
+            writer.seek(site.start)
+            writer.write(data)
+        files.add(site.file)
+    for file in sorted(files):
+        sync_file(staging / file)
 
 
 def _plan(base: Base, weights: Mapping[tuple[str, str], Tensor],
