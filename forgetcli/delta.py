@@ -1,13 +1,15 @@
 """Deltas: an edit as a file of its own, and the edited model made from it and the base.
 
 A delta is a safetensors file with one tensor for each that the edit changed, named ``file/key``, and in its header the
-edit's manifest, recipe and report, and the digest of the base. So the base alone is needed to get the edited folder
-back, byte for byte, with a manifest that says the same of how it came about; only ``runDetails`` are the new run's.
+digest of the base and forget's own files of the edited folder: manifest, recipe, report, model card. One of these that is
+no text is a tensor of bytes with the file's name. So the base alone is needed to get the edited folder back, byte for
+byte, with a manifest that says the same of how it came about; only ``runDetails`` are the new run's.
 """
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,8 +21,10 @@ from forgetcli.manifest import CARD, MANIFEST, RECIPE, REPORT, EditedTensor, Man
 from forgetcli.pipeline import ApplyResult, refuse_overlap, versions
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.tensorfile import TensorSite, read_bytes, read_header, read_metadata
+from forgetcli.tensorwriter import Content, of_bytes
 
 DIGEST = "forget.base_digest"
+OWN = re.compile(rf"{re.escape(RECIPE)}|{re.escape(CARD)}|forget\.[\w.-]+")
 _AGAIN = "export it again: forget export edited/ --format delta"
 
 
@@ -29,13 +33,13 @@ class Delta:
     """A delta on disk, read but for its tensors.
 
     Attributes:
-        texts: forget's own files of the edited folder, by name.
+        own: forget's own files of the edited folder, by name; their digests are those of the manifest.
         tensors: what is stored, by name.
     """
 
     path: Path
     manifest: Manifest
-    texts: dict[str, bytes]
+    own: dict[str, bytes]
     tensors: dict[str, TensorSite]
 
     def value(self, tensor: EditedTensor) -> bytes:
@@ -56,42 +60,43 @@ def name_of(tensor: EditedTensor) -> str:
     return f"{tensor.file}/{tensor.key}"
 
 
-def record(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """The metadata of a delta of the edited `folder`.
+def own_files(folder: Path, manifest: Manifest) -> tuple[dict[str, str], dict[str, Content]]:
+    """What a delta of the edited `folder` has beside the changed tensors: metadata, and files that are no text."""
+    texts, others = {DIGEST: manifest.base_digest, "forget.base": manifest.base}, {}
+    for name in (MANIFEST, *_names(manifest)):
+        data = (folder / name).read_bytes()
+        try:
+            texts[name] = data.decode("utf-8")
+        except UnicodeDecodeError:
+            others[name] = of_bytes("U8", (len(data),), data)
+    return texts, others
 
-    Raises:
-        ModelError: delta.not-text: forget's own files in the folder hold more than a header can take.
-    """
-    names = [MANIFEST, *sorted({RECIPE, REPORT, *manifest.written} - {MANIFEST})]
-    try:
-        texts = {name: (folder / name).read_bytes().decode("utf-8") for name in names}
-    except (OSError, UnicodeDecodeError) as fault:
-        raise ModelError("delta.not-text", f"{folder}: forget's own files cannot be put into a delta: {fault}",
-                         "run 'forget verify' on it") from fault
-    return {DIGEST: manifest.base_digest, "forget.base": manifest.base, **texts}
+
+def _names(manifest: Manifest) -> list[str]:
+    return sorted({RECIPE, REPORT, *manifest.written} - {MANIFEST})
 
 
 def read(path: str | Path) -> Delta:
     """
     Raises:
-        ModelError: delta.not-a-delta, delta.damaged; model.damaged for what is no safetensors file.
+        ModelError: delta.not-found, delta.not-a-delta, delta.damaged; model.damaged for what is no safetensors file.
     """
     path = Path(path)
     if not path.is_file():
         raise ModelError("delta.not-found", f"there is no file {path}", "give a file that 'forget export --format delta' wrote")
-    tensors = read_header(path.parent, path.name)
-    metadata = read_metadata(path)
-    if MANIFEST not in metadata or DIGEST not in metadata:
+    tensors, texts = read_header(path.parent, path.name), read_metadata(path)
+    if MANIFEST not in texts or DIGEST not in texts:
         raise ModelError("delta.not-a-delta", f"{path} is a safetensors file, but not a delta of forget's",
                          "give a file that 'forget export --format delta' wrote")
-    texts = {name: text.encode() for name, text in metadata.items() if name in (MANIFEST, RECIPE, REPORT, CARD)}
-    manifest = manifests.parse(texts[MANIFEST], path.parent, f"{path}: {MANIFEST}")
-    lacking = {RECIPE, REPORT, *manifest.written} - texts.keys()
-    if lacking:
-        raise ModelError("delta.damaged", f"{path} lacks {', '.join(sorted(lacking))}", _AGAIN)
-    if any(hashlib.sha256(texts[name]).hexdigest() != manifest.subjects.get(name) for name in {RECIPE, REPORT, *manifest.written}):
-        raise ModelError("delta.damaged", f"{path}: recipe, report or card are not those of its manifest", _AGAIN)
-    return Delta(path, manifest, texts, tensors)
+    manifest = manifests.parse(texts[MANIFEST].encode(), path.parent, f"{path}: {MANIFEST}")
+    own = {}
+    for name in _names(manifest):
+        data = texts[name].encode() if name in texts else read_bytes(path.parent, tensors[name]) if name in tensors else b""
+        # A delta may come from anyone: it may bring forget's own files, and no code or weights beside the edited ones.
+        if hashlib.sha256(data).hexdigest() != manifest.subjects.get(name) or not OWN.fullmatch(name):
+            raise ModelError("delta.damaged", f"{path}: its {name} is not the one of its manifest, or no file of forget's", _AGAIN)
+        own[name] = data
+    return Delta(path, manifest, own, tensors)
 
 
 def find_base(delta: Delta, model: str | None = None) -> Base:
@@ -125,14 +130,14 @@ def apply(path: str | Path, *, model: str | None = None, output: Path | str = "e
         delta = read(path)
         base = find_base(delta, model)
     refuse_overlap(output, base)
-    manifest, report = delta.manifest, json.loads(delta.texts[REPORT])
+    manifest, report = delta.manifest, json.loads(delta.own[REPORT])
     with store.publishing(output, force=force) as staging, watch.stage("write"):
         observer.stage("writing")
         checkpoint.copy_with(base, staging, ((_site(base, tensor), delta.value(tensor)) for tensor in manifest.edited))
-        if CARD in manifest.written:
-            (staging / CARD).write_bytes(delta.texts[CARD])
+        for name, data in delta.own.items():
+            (staging / name).write_bytes(data)
         provenance.write(
-            staging, base=base, recipe_bytes=delta.texts[RECIPE], method=manifest.method, parameters=manifest.parameters,
+            staging, base=base, recipe_bytes=delta.own[RECIPE], method=manifest.method, parameters=manifest.parameters,
             stored=_stored(staging, manifest), materials=[{"name": n, "sha256": d} for n, d in manifest.materials.items()], report=report,
             run_details={"startedOn": started.isoformat(), "finishedOn": datetime.now(timezone.utc).isoformat(), "versions": versions(),
                          "delta": {"name": delta.path.name, "sha256": store.sha256_file(delta.path)}, "editedBy": manifest.run_details})

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pipelines import classic_keys, shard, tiny_sd
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from tiny_runs import RECIPE, hidden
 from typer.testing import CliRunner
 
@@ -43,13 +43,13 @@ def edited(place: Path) -> Path:
     return place / "edited"
 
 
-def edit(base: Path, output: Path, *parameters: tuple[str, str], rank: int | None = 2) -> Path:
+def edit(base: Path, output: Path, *parameters: tuple[str, str], rank: int = 2, before_writing=lambda staging: None) -> Path:
     """An edit by hand: a random change of the given rank to each parameter (any change to what is no matrix)."""
     resolved, weights = checkpoint.resolve(base), {}
     for seed, key in enumerate(parameters):
         weight = checkpoint.read_tensor(resolved.folder, checkpoint.locate(resolved.folder, *key)).double()
         generator = torch.Generator().manual_seed(seed)
-        if weight.ndim < 2 or rank is None:
+        if weight.ndim < 2:
             change = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
         else:
             rows = weight.reshape(len(weight), -1)
@@ -58,6 +58,7 @@ def edit(base: Path, output: Path, *parameters: tuple[str, str], rank: int | Non
         weights[key] = weight + 0.1 * change
     with store.publishing(output, force=False) as staging:
         stored = checkpoint.patch(resolved, staging, weights)
+        before_writing(staging)
         provenance.write(staging, base=resolved, recipe_bytes=b"[[concepts]]\nconcept = 'van gogh'\n", method="uce", parameters={},
                          stored=stored, materials=[], report={"sites": []}, run_details={})
     return output
@@ -102,13 +103,27 @@ def test_a_difference_added_again_would_not_be_the_same_bytes(place):
 def test_a_delta_holds_the_variants_too(tmp_path):
     base = tiny_sd(tmp_path / "base", torch.float32)
     half = {key: value.half() for key, value in load_file(base / WEIGHTS).items()}
-    (base / "text_encoder/model.fp16.safetensors").write_bytes(__import__("safetensors.torch").torch.save(half, {"format": "pt"}))
+    (base / "text_encoder/model.fp16.safetensors").write_bytes(save(half, {"format": "pt"}))
     shard(base / "unet/diffusion_pytorch_model.safetensors")
     edited = edit(base, tmp_path / "edited", ("text_encoder", f"{FC2}.weight"), ("unet", f"{TO_K}.weight"), ("unet", "conv_in.bias"))
     exports.export(edited, "delta", output=tmp_path / "d.safetensors")
     assert len(load_file(tmp_path / "d.safetensors")) == 4
     delta.apply(tmp_path / "d.safetensors", output=tmp_path / "again")
     assert manifest.load(tmp_path / "again").subjects == manifest.load(edited).subjects and provenance.verify(tmp_path / "again").ok
+
+
+def test_a_delta_brings_forgets_own_files_along_and_no_others(place, tmp_path):
+    def with_file(name: str, data: bytes) -> Path:
+        """A delta of an edit in whose folder forget has put one more file of its own."""
+        edited = edit(place / "sd", tmp_path / f"{name}-edited", ("text_encoder", f"{FC2}.weight"),
+                      before_writing=lambda staging: (staging / name).write_bytes(data))
+        exports.export(edited, "delta", output=tmp_path / f"{name}.safetensors")
+        return tmp_path / f"{name}.safetensors"
+
+    for name, data in (("README.md", "# Ein Modell, mit Umlauten: äöü\r\n".encode()), ("forget.more.bin", bytes(range(256)))):
+        delta.apply(with_file(name, data), output=tmp_path / f"{name}-again")
+        assert (tmp_path / f"{name}-again" / name).read_bytes() == data
+    assert code_of(lambda: delta.apply(with_file("run.py", b"print()"), output=tmp_path / "no")) == "delta.damaged"
 
 
 def test_a_delta_refuses_any_other_base(place, edited, tmp_path):
@@ -203,10 +218,12 @@ def all_weights(pipe) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("naming", ["diffusers", "kohya"])
 def test_it_loads_in_diffusers_with_a_slider(place, naming, tmp_path):
-    """Ranks differ from tensor to tensor (3 and 9 channels cap them), convolutions are among them, and both parts of the model."""
+    """Ranks differ from tensor to tensor (4 output channels cap one), convolutions are among them, and both parts of the model."""
     pytest.importorskip("peft")
     base = place / "sd"
-    keys = [("text_encoder", f"{FC2}.weight"), ("text_encoder", "encoder.layers.2.self_attn.q_proj.weight"),
+    # diffusers loses attention layers of the text encoder under kohya's names, unless out_proj is among them (docs/export.md)
+    others = ("mlp.fc1", "self_attn.q_proj") if naming == "diffusers" else ("mlp.fc1",)
+    keys = [("text_encoder", f"{FC2}.weight"), *(("text_encoder", f"encoder.layers.2.{other}.weight") for other in others),
             *(("unet", f"{module}.weight") for module in (
                 TO_K, TO_K.replace("to_k", "to_out.0"), "conv_in", "conv_out", "time_embedding.linear_1", "mid_block.resnets.0.conv1",
                 "up_blocks.0.resnets.0.conv_shortcut", "down_blocks.0.downsamplers.0.conv", "up_blocks.0.upsamplers.0.conv",

@@ -32,7 +32,8 @@ def write(edited: Edited, output: Path, options: Options, force: bool, observer:
 
     tensors = {delta.name_of(tensor): Content(tensor.dtype, edited.site(tensor).shape, partial(values, tensor))
                for tensor in edited.manifest.edited}
+    texts, others = delta.own_files(edited.folder, edited.manifest)
     observer.stage("writing", len(tensors))
     with store.publishing_file(output, force=force) as writer:
-        tensorwriter.write(writer, tensors, modelspec(edited, "delta") | delta.record(edited.folder, edited.manifest))
+        tensorwriter.write(writer, tensors | others, modelspec(edited, "delta") | texts)
     return {"tensors": len(tensors)}
