@@ -26,7 +26,6 @@ def modelspec(edited: Edited, kind: str = "", implementation: str = "diffusers")
         "date": str(edited.manifest.run_details.get("metadata", {}).get("finishedOn", "")),
         "resolution": _resolution(edited),
         "prediction_type": _prediction(edited),
-        "merged_from": "" if kind else _base(edited),
     }
     return {f"modelspec.{key}": value for key, value in spec.items() if value}
 
