@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from forgetcli.errors import ModelError
 from forgetcli.tensorfile import ITEM_BITS, TensorSite
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def write(writer: BinaryIO, tensors: Mapping[str, Content], metadata: Mapping[st
     """Write a whole safetensors file.
 
     Raises:
-        ValueError: a tensor's bytes are not as many as its dtype and shape say: a file it is read from has changed.
+        ModelError: model.changed: a tensor has not as many bytes as its dtype and shape say.
     """
     # The widest numbers first, as the safetensors package has it: every tensor then begins at a multiple of its item.
     ordered = sorted(tensors.items(), key=lambda item: (-ITEM_BITS[item[1].dtype], item[0]))
@@ -82,4 +83,4 @@ def write(writer: BinaryIO, tensors: Mapping[str, Content], metadata: Mapping[st
     for name, content in ordered:
         written = sum(writer.write(piece) for piece in content.pieces())
         if written != content.size:
-            raise ValueError(f"'{name}' has {written} bytes, not {content.size}")
+            raise ModelError("model.changed", f"'{name}' has {written} bytes, not {content.size}: the file it comes from was changed meanwhile")
