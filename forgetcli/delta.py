@@ -51,7 +51,8 @@ class Delta:
         site = self.tensors.get(name_of(tensor))
         data = read_bytes(self.path.parent, site) if site else b""
         if hashlib.sha256(data).hexdigest() != tensor.after:
-            raise ModelError("delta.damaged", f"{self.path}: '{name_of(tensor)}' {'is damaged' if site else 'is missing'}", _AGAIN)
+            raise ModelError("delta.damaged",
+                             f"{self.path}: '{name_of(tensor)}' {'is damaged' if site else 'is missing'}", _AGAIN)
         return data
 
 
@@ -91,10 +92,12 @@ def read(path: str | Path) -> Delta:
     manifest = manifests.parse(texts[MANIFEST].encode(), path.parent, f"{path}: {MANIFEST}")
     own = {}
     for name in _names(manifest):
-        data = texts[name].encode() if name in texts else read_bytes(path.parent, tensors[name]) if name in tensors else b""
+        blob = tensors.get(name)
+        data = texts[name].encode() if name in texts else read_bytes(path.parent, blob) if blob else b""
         # A delta may come from anyone: it may bring forget's own files, and no code or weights beside the edited ones.
         if hashlib.sha256(data).hexdigest() != manifest.subjects.get(name) or not OWN.fullmatch(name):
-            raise ModelError("delta.damaged", f"{path}: its {name} is not the one of its manifest, or no file of forget's", _AGAIN)
+            raise ModelError("delta.damaged",
+                             f"{path}: its {name} is not the one of its manifest, or no file of forget's", _AGAIN)
         own[name] = data
     return Delta(path, manifest, own, tensors)
 
@@ -111,9 +114,11 @@ def find_base(delta: Delta, model: str | None = None) -> Base:
     if base.digest != manifest.base_digest:
         here, there = base.files, manifest.base_files
         differing = sorted(path for path in here.keys() | there.keys() if here.get(path) != there.get(path))
-        raise ModelError("delta.other-base", f"{delta.path} is a delta of '{manifest.base}' (digest {manifest.base_digest[:12]}…), and "
-                         f"'{base.id}' is another model (digest {base.digest[:12]}…): {differing[0]} differs"
-                         + (f", and {len(differing) - 1} more files" if differing[1:] else ""), "give the delta's own base with --model")
+        more = f", and {len(differing) - 1} more files" if differing[1:] else ""
+        raise ModelError("delta.other-base",
+                         f"{delta.path} is a delta of '{manifest.base}' (digest {manifest.base_digest[:12]}…), and '{base.id}' "
+                         f"is another model (digest {base.digest[:12]}…): {differing[0]} differs{more}",
+                         "give the delta's own base with --model")
     return base
 
 
@@ -138,21 +143,25 @@ def apply(path: str | Path, *, model: str | None = None, output: Path | str = "e
             (staging / name).write_bytes(data)
         provenance.write(
             staging, base=base, recipe_bytes=delta.own[RECIPE], method=manifest.method, parameters=manifest.parameters,
-            stored=_stored(staging, manifest), materials=[{"name": n, "sha256": d} for n, d in manifest.materials.items()], report=report,
-            run_details={"startedOn": started.isoformat(), "finishedOn": datetime.now(timezone.utc).isoformat(), "versions": versions(),
-                         "delta": {"name": delta.path.name, "sha256": store.sha256_file(delta.path)}, "editedBy": manifest.run_details})
+            stored=_stored(staging, manifest), report=report,
+            materials=[{"name": name, "sha256": digest} for name, digest in manifest.materials.items()],
+            run_details={"startedOn": started.isoformat(), "finishedOn": datetime.now(timezone.utc).isoformat(),
+                         "delta": {"name": delta.path.name, "sha256": store.sha256_file(delta.path)},
+                         "editedBy": manifest.run_details, "versions": versions()})
         _check(staging, manifest)
     observer.done()
     return ApplyResult(output=output, base={"id": base.id, "revision": base.revision, "digest": base.digest},
                        recipe_sha256=manifest.recipe_sha256, method=manifest.method, sites=tuple(report.get("sites", ())),
-                       check=report.get("check", {}), cache={"hits": 0, "misses": 0}, seconds=watch.report(), peak_rss=memory.peak_rss())
+                       check=report.get("check", {}), cache={"hits": 0, "misses": 0}, seconds=watch.report(),
+                       peak_rss=memory.peak_rss())
 
 
 def _site(base: Base, tensor: EditedTensor) -> TensorSite:
     """Where a tensor lies in the base, which is by its digest the very one that the manifest speaks of."""
     site = read_header(base.folder, tensor.file).get(tensor.key)
     if site is None or (site.start, site.end, site.dtype) != (tensor.start, tensor.end, tensor.dtype):
-        raise ModelError("delta.damaged", f"the delta's manifest is wrong about the place of '{tensor.key}' in {tensor.file}", _AGAIN)
+        raise ModelError("delta.damaged",
+                         f"the delta's manifest is wrong about the place of '{tensor.key}' in {tensor.file}", _AGAIN)
     return site
 
 

@@ -35,8 +35,10 @@ VAE_TOP = {"conv_in": "conv_in", "conv_norm_out": "norm_out", "conv_out": "conv_
 VAE_RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_shortcut": "nin_shortcut"}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
                  "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}     # the latter: diffusers before 0.12
-OPEN_CLIP = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj"}
-OPEN_CLIP_TOP = {"embeddings.token_embedding.weight": "token_embedding.weight", "embeddings.position_embedding.weight": "positional_embedding",
+OPEN_CLIP = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+             "self_attn.out_proj": "attn.out_proj"}
+OPEN_CLIP_TOP = {"embeddings.token_embedding.weight": "token_embedding.weight",
+                 "embeddings.position_embedding.weight": "positional_embedding",
                  "final_layer_norm.weight": "ln_final.weight", "final_layer_norm.bias": "ln_final.bias"}
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
@@ -78,7 +80,8 @@ class Layout:
         blocks = {*configs["unet"].get("down_block_types", ()), *configs["unet"].get("up_block_types", ())}
         layers = configs["unet"].get("layers_per_block", 2)
         if not blocks <= UNET_BLOCKS or not isinstance(layers, int):
-            raise _not_possible(f"the original code has no UNet with {', '.join(sorted(map(str, blocks - UNET_BLOCKS))) or f'{layers} layers a block'}")
+            strange = ", ".join(sorted(map(str, blocks - UNET_BLOCKS))) or f"{layers} layers a block"
+            raise _not_possible(f"the original code has no UNet with {strange}")
         self.stride = layers + 1
         self.attended = [kind == "CrossAttnUpBlock2D" for kind in configs["unet"].get("up_block_types", ())]
 
@@ -153,15 +156,17 @@ class Layout:
             return Place(f"{side}{VAE_TOP[rest]}.{kind}")
         match = re.fullmatch(r"(down|up)_blocks\.(\d+)\.(?:resnets\.(\d+)\.(\w+)|(down|up)samplers\.0\.conv)", rest)
         if match:
-            level = int(match[2]) if match[1] == "down" else len(self.configs["vae"]["block_out_channels"]) - 1 - int(match[2])
+            level, last = int(match[2]), len(self.configs["vae"]["block_out_channels"]) - 1
+            block = f"{side}{match[1]}.{level if match[1] == 'down' else last - level}"
             if match[5]:
-                return Place(f"{side}{match[1]}.{level}.{match[5]}sample.conv.{kind}")
-            return Place(f"{side}{match[1]}.{level}.block.{match[3]}.{VAE_RESNET[match[4]]}.{kind}") if match[4] in VAE_RESNET else None
+                return Place(f"{block}.{match[5]}sample.conv.{kind}")
+            return Place(f"{block}.block.{match[3]}.{VAE_RESNET[match[4]]}.{kind}") if match[4] in VAE_RESNET else None
         match = re.fullmatch(r"mid_block\.(?:resnets\.(\d+)\.(\w+)|attentions\.0\.(.+))", rest)
         if match and match[2] in VAE_RESNET:
             return Place(f"{side}mid.block_{int(match[1]) + 1}.{VAE_RESNET[match[2]]}.{kind}")
         if match and match[3] in VAE_ATTENTION:
-            return Place(f"{side}mid.attn_1.{VAE_ATTENTION[match[3]]}.{kind}", convolution=kind == "weight" and match[3] != "group_norm")
+            matrix = kind == "weight" and match[3] != "group_norm"
+            return Place(f"{side}mid.attn_1.{VAE_ATTENTION[match[3]]}.{kind}", convolution=matrix)
         return None
 
 

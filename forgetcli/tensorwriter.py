@@ -83,4 +83,5 @@ def write(writer: BinaryIO, tensors: Mapping[str, Content], metadata: Mapping[st
     for name, content in ordered:
         written = sum(writer.write(piece) for piece in content.pieces())
         if written != content.size:
-            raise ModelError("model.changed", f"'{name}' has {written} bytes, not {content.size}: the file it comes from was changed meanwhile")
+            raise ModelError("model.changed",
+                             f"'{name}' has {written} bytes, not {content.size}: the file it comes from was changed meanwhile")

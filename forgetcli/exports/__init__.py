@@ -1,4 +1,4 @@
-"""Formats in which an edited model is handed on: one file each; the file's name is the format (`single_file.py` is `single-file`).
+"""Formats in which an edited model is handed on: one file each; its name is the format (`single_file.py` is `single-file`).
 
 A format is a module with
 
@@ -80,8 +80,8 @@ def export(folder: str | Path, name: str, *, output: Path | str | None = None, b
     observer.done()
     files = [output] if output.is_file() else [path for path in output.rglob("*") if path.is_file()]
     manifest = edited.manifest
-    return Exported(name, output, sum(path.stat().st_size for path in files),
-                    {"id": manifest.base_id, "revision": manifest.base_revision, "digest": manifest.base_digest}, watch.report(), figures)
+    origin = {"id": manifest.base_id, "revision": manifest.base_revision, "digest": manifest.base_digest}
+    return Exported(name, output, sum(path.stat().st_size for path in files), origin, watch.report(), figures)
 
 
 def _format(name: str):
@@ -99,8 +99,8 @@ def _settings(name: str, schema, options: Mapping[str, object]):
         near = get_close_matches(key, known, 1)
         unknown = fault["type"] == "extra_forbidden"
         what = f"the format '{name}' has no setting '{key}'" if unknown else f"format '{name}': {key}: {fault['msg']}"
-        raise ForgetError(f"export.{'unknown' if unknown else 'bad'}-option", what,
-                          f"did you mean '{near[0]}'?" if near and unknown else f"its settings: {', '.join(known) or 'none'}") from None
+        hint = f"did you mean '{near[0]}'?" if near and unknown else f"its settings: {', '.join(known) or 'none'}"
+        raise ForgetError(f"export.{'unknown' if unknown else 'bad'}-option", what, hint) from None
 
 
 def _refuse_inside(output: Path, edited: Edited) -> None:

@@ -49,8 +49,8 @@ class Edited:
         except ModelError as fault:
             if self.base_name is not None:
                 raise
-            raise ModelError("export.no-base", f"this format needs the unedited model, and '{name}' cannot be had here ({fault.message})",
-                             "name it with --base") from fault
+            raise ModelError("export.no-base", "this format needs the unedited model, and "
+                             f"'{name}' cannot be had here ({fault.message})", "name it with --base") from fault
 
     @cached_property
     def headers(self) -> dict[str, dict[str, TensorSite]]:
@@ -84,11 +84,14 @@ class Edited:
         Raises:
             ModelError: export.other-base: the base here is not the one that was edited.
         """
-        site = read_header(self.base.folder, tensor.file).get(tensor.key) if (self.base.folder / tensor.file).is_file() else None
+        there = (self.base.folder / tensor.file).is_file()
+        site = read_header(self.base.folder, tensor.file).get(tensor.key) if there else None
         data = read_bytes(self.base.folder, site) if site else b""
         if hashlib.sha256(data).hexdigest() != tensor.before:
-            raise ModelError("export.other-base", f"'{self.base.id}' is not the model that was edited: its '{tensor.key}' is another",
-                             f"the edit was made on '{self.manifest.base}' (digest {self.manifest.base_digest[:12]}…); name it with --base")
+            digest = self.manifest.base_digest[:12]
+            raise ModelError("export.other-base",
+                             f"'{self.base.id}' is not the model that was edited: its '{tensor.key}' is another",
+                             f"the edit was made on '{self.manifest.base}' (digest {digest}…); name it with --base")
         return data
 
     @cached_property

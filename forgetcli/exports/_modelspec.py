@@ -22,7 +22,7 @@ def modelspec(edited: Edited, kind: str = "", implementation: str = "diffusers")
         "architecture": architecture(edited) + (f"/{kind}" if kind else ""),
         "implementation": implementation,
         "title": _title(edited),
-        "description": f"Edited by forget, method {edited.manifest.method}, so that it forgets: {', '.join(concepts(edited)) or 'nothing'}.",
+        "description": f"Edited by forget ({edited.manifest.method}) to forget: {', '.join(concepts(edited)) or 'nothing'}.",
         "date": str(edited.manifest.run_details.get("metadata", {}).get("finishedOn", "")),
         "resolution": _resolution(edited),
         "prediction_type": _prediction(edited),

@@ -48,9 +48,9 @@ def write(edited: Edited, output: Path, options: Options, force: bool, observer:
 
     Figures:
         rank, naming, and for each of ``tensors``: `rank`, of `full_rank`; `error`, ‖W₀ + BA − W‖_F / ‖W − W₀‖_F of what
-        was written, at strength 1; `weight_error`, the same relative to ‖W‖_F; `stored_error`, the share of the edit that
-        storing it had rounded away before; `rank_of_edit`, the rank at which the error is no more than that: beyond it a
-        LoRA holds rounding noise.
+        was written, at strength 1; `weight_error`, the same relative to ‖W‖_F; `stored_error`, the share of the edit
+        that storing it had rounded away before; `rank_of_edit`, the rank at which the error is no more than that: beyond
+        it a LoRA holds rounding noise.
     Raises:
         EditError: export.not-a-lora: something was edited that is no weight of a linear or convolution layer;
             export.nothing-edited.
@@ -83,7 +83,8 @@ def _changed(edited: Edited) -> list[EditedTensor]:
         first.setdefault((tensor.component, tensor.parameter), tensor)
     changed = [tensor for tensor in first.values() if tensor.before != tensor.after]
     if not changed:
-        raise EditError("export.nothing-edited", f"no weight of {edited.folder} differs from the base, so there is nothing to put into a LoRA")
+        raise EditError("export.nothing-edited",
+                        f"no weight of {edited.folder} differs from the base: there is nothing to put into a LoRA")
     return changed
 
 
@@ -91,8 +92,8 @@ def _refuse_others(edited: Edited, tensor: EditedTensor) -> None:
     shape, name = edited.site(tensor).shape, tensor.parameter
     layer = name.endswith(".weight") and len(shape) in (2, 4) and "embedding" not in name.split(".")[-2]
     if not layer or tensor.component not in PREFIXES:
-        raise EditError("export.not-a-lora", f"the edit changed {tensor.component} {name} {shape}; a LoRA can change only the weights of "
-                        "linear and convolution layers of the denoiser and the text encoder", ELSEWHERE)
+        raise EditError("export.not-a-lora", f"the edit changed {tensor.component} {name} {shape}; a LoRA can change only the "
+                        "weights of linear and convolution layers of the denoiser and the text encoder", ELSEWHERE)
 
 
 def _factors(edited: Edited, tensor: EditedTensor, options: Options) -> tuple[tuple[Tensor, Tensor], dict]:
@@ -104,8 +105,9 @@ def _factors(edited: Edited, tensor: EditedTensor, options: Options) -> tuple[tu
     found = low_rank(new - old, options.error, options.rank)
     up, down = found.up.float(), found.down.float()
     missed = float((new - old - up.double() @ down.double()).norm())
-    row = {"component": tensor.component, "parameter": tensor.parameter, "dtype": tensor.dtype, "rank": found.rank,
-           "full_rank": len(found.singular), "error": missed / float((new - old).norm()), "weight_error": missed / float(new.norm()),
+    row = {"component": tensor.component, "parameter": tensor.parameter, "dtype": tensor.dtype,
+           "rank": found.rank, "full_rank": len(found.singular),
+           "error": missed / float((new - old).norm()), "weight_error": missed / float(new.norm()),
            "stored_error": tensor.error, "rank_of_edit": rank_for(found.singular, min(tensor.error, 1.0))}
     kernel = shape[2:]
     return (up.reshape(*up.shape, *[1] * len(kernel)), down.reshape(found.rank, *shape[1:])), row
@@ -141,7 +143,8 @@ def _named(tensor: EditedTensor, up: Tensor, down: Tensor, naming: str, both_enc
 
         prefix = PREFIXES[component] + ("1" if both_encoders and component == "text_encoder" else "")
         name = f"{prefix}_{module.replace('.', '_')}"
-        return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": torch.tensor(float(down.shape[0]))}
+        alpha = torch.tensor(float(down.shape[0]))
+        return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down, f"{name}.alpha": alpha}
     ends = ("lora_B", "lora_A") if component == "unet" else ("lora_linear_layer.up", "lora_linear_layer.down")
     return {f"{component}.{module}.{end}.weight": factor for end, factor in zip(ends, (up, down))}
 

@@ -33,7 +33,8 @@ def write(edited: Edited, output: Path, options: Options, force: bool, observer:
     Raises:
         ModelError: export.no-single-file: the family has no such form; model.changed.
     """
-    layout = Layout(str(edited.index.get("_class_name")), {name: edited.config(name) for name in ("text_encoder", "text_encoder_2", "unet", "vae")})
+    configs = {name: edited.config(name) for name in ("text_encoder", "text_encoder_2", "unet", "vae")}
+    layout = Layout(str(edited.index.get("_class_name")), configs)
     observer.stage("checking")
     _ = edited.files
     contents = _contents(edited.folder, layout)
