@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -234,13 +235,11 @@ def copy_with(base: Base, staging: Path, changes: Iterable[tuple[TensorSite, byt
         target = staging / path
         target.parent.mkdir(parents=True, exist_ok=True)
         copy_file(base.folder / path, target)
-    files = set()
-    for site, data in changes:                                        # one at a time: they may be read as they are asked for
-        with open(staging / site.file, "r+b") as writer:
-            writer.seek(site.start)
-            writer.write(data)
-        files.add(site.file)
-    for file in sorted(files):
+    for file, edits in groupby(changes, key=lambda change: change[0].file):
+        with open(staging / file, "r+b") as writer:
+            for site, data in edits:                                  # one at a time: they may be read as they are asked for
+                writer.seek(site.start)
+                writer.write(data)
         sync_file(staging / file)
 
 
