@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -235,24 +236,30 @@ def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor],
         OSError: the disk is full, or refuses; `store.publishing` puts it in the user's words.
     """
     plans = _plan(base, weights, values)
-    for path in base.files:
-        target = staging / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        copy_file(base.folder / path, target)
-    by_file: dict[str, list[tuple[TensorSite, bytes]]] = {}
-    for site, _, data in (change for parts in plans.values() for change in parts):
-        by_file.setdefault(site.file, []).append((site, data))
-    for file, edits in by_file.items():
-        with open(staging / file, "r+b") as writer:
-            for site, data in edits:
-                writer.seek(site.start)
-                writer.write(data)
-        sync_file(staging / file)
+    copy_with(base, staging, ((site, data) for parts in plans.values() for site, _, data in parts))
     stored = {}
     for key, parts in plans.items():
         first, *others = (_read_back(base, staging, site, wanted) for site, wanted, _ in parts)
         stored[key] = replace(first, also=tuple(others))
     return stored
+
+
+def copy_with(base: Base, staging: Path, changes: Iterable[tuple[TensorSite, bytes]]) -> None:
+    """Copy the base into `staging`, with these tensors' bytes in place of its own; what was overwritten is synced.
+
+    Raises:
+        OSError: the disk is full, or refuses.
+    """
+    for path in base.files:
+        target = staging / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        copy_file(base.folder / path, target)
+    for file, edits in groupby(changes, key=lambda change: change[0].file):
+        with open(staging / file, "r+b") as writer:
+            for site, data in edits:                                  # one at a time: they may be read as they are asked for
+                writer.seek(site.start)
+                writer.write(data)
+        sync_file(staging / file)
 
 
 def changes(base: Base, weights: Mapping[tuple[str, str], Tensor]) -> Iterator[Change]:

@@ -167,15 +167,33 @@ def load(folder: str | Path) -> Manifest:
         raise ModelError("model.not-edited", f"{folder} was not made by forget: it has no {MANIFEST}",
                          "give the folder that 'forget apply' wrote")
     try:
-        statement = Statement.model_validate_json(path.read_bytes())
-        return _manifest(folder, statement)
+        data = path.read_bytes()
+    except OSError as fault:
+        raise _invalid(path, fault) from fault
+    return parse(data, folder, path)
+
+
+def parse(data: bytes, folder: Path, name: str | Path) -> Manifest:
+    """A manifest from its bytes.
+
+    Args:
+        folder: where the files that it speaks of are.
+        name: what errors call it.
+    Raises:
+        ModelError: model.manifest: it is damaged, or not of forget's shape.
+    """
+    try:
+        return _manifest(folder, Statement.model_validate_json(data))
     except ValidationError as fault:
         first = fault.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        what = f"{where}: {first['msg']}" if where else first["msg"]
-    except (OSError, ValueError) as fault:
-        what = str(fault)
-    raise ModelError("model.manifest", f"{path} is not a valid manifest: {what}", "apply the recipe again")
+        raise _invalid(name, f"{where}: {first['msg']}" if where else first["msg"]) from fault
+    except ValueError as fault:
+        raise _invalid(name, fault) from fault
+
+
+def _invalid(name: str | Path, what: object) -> ModelError:
+    return ModelError("model.manifest", f"{name} is not a valid manifest: {what}", "apply the recipe again")
 
 
 def _manifest(folder: Path, statement: Statement) -> Manifest:

@@ -16,6 +16,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from forgetcli.errors import OutputError
 
@@ -221,6 +222,65 @@ def publishing(output: Path, *, force: bool) -> Iterator[Path]:
                     break
 
 
+@contextmanager
+def publishing_file(output: Path, *, force: bool) -> Iterator[BinaryIO]:
+    """`publishing` for one file, written piece by piece: what does not fit memory, or should not.
+
+    Yields a writer to a temporary file beside `output`.
+
+    Args:
+        force: replace an existing file; never a folder or a device.
+    Raises:
+        OutputError: as `publishing`.
+    """
+    output = Path(output)
+    target = Path(os.path.realpath(output))
+    staging = _temporary_name(target)
+    made: list[Path] = []
+    lock = None
+    published = False
+    try:
+        with output_faults(output):
+            _restore_or_clear(target)
+            _check_file_replaceable(target, output, force)
+            _make_parents(target.parent, made)
+            _at_work.add(staging)
+            writer = open(staging, "xb")                              # noqa: SIM115     its mode is the umask's
+        with writer:
+            lock = _lock(staging)
+            with output_faults(output, within=staging.parent):
+                yield writer
+                writer.flush()
+                os.fsync(writer.fileno())
+        with output_faults(output):
+            _check_file_replaceable(target, output, force)            # again: it may have appeared while we worked
+            os.replace(staging, target)
+            published = True
+            sync_folder(target.parent)
+    finally:
+        try:
+            _remove(staging)
+        finally:
+            _at_work.discard(staging)
+            if lock is not None:
+                os.close(lock)
+            for folder in [] if published else reversed(made):
+                try:
+                    os.rmdir(folder)
+                except OSError:                                       # someone else uses it by now
+                    break
+
+
+def _check_file_replaceable(target: Path, output: Path, force: bool) -> None:
+    if not os.path.lexists(target):
+        return
+    if not target.is_file():
+        raise OutputError("output.not-ours", f"{output} is a folder or a device, not a file that can be replaced",
+                          "choose another place with -o")
+    if not force:
+        raise OutputError("output.exists", f"{output} exists already", "use --force, or choose another place with -o")
+
+
 def _remove(path: Path) -> None:
     """Remove a temporary file or folder, if it is there; also when a first Ctrl-C comes in the midst of it."""
     try:
@@ -292,7 +352,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _lock(folder: Path) -> int | None:
-    """Hold `folder` for as long as this process lives, as a sign to others; None where that cannot be done."""
+    """Hold `folder`, or a file, for as long as this process lives, as a sign to others; None where that cannot be done."""
     if fcntl is None:
         return None
     handle = os.open(folder, os.O_RDONLY)
@@ -328,7 +388,7 @@ def _in_use(path: Path, pid: int) -> bool:
         return True
     if pid != os.getpid() and _alive(pid):
         return True
-    if fcntl is None or not path.is_dir():
+    if fcntl is None or not path.exists():
         return False
     lock = _lock(path)
     if lock is None:

@@ -88,6 +88,16 @@ def read_header(folder: Path, file: str) -> dict[str, TensorSite]:
     return sites
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The free text in the header of a safetensors file that `read_header` has read."""
+    with open(path, "rb") as reader:
+        length = struct.unpack("<Q", reader.read(8))[0]
+        found = json.loads(reader.read(length)).get("__metadata__") or {}
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise _damaged(path, "its metadata are not text")
+    return found
+
+
 def _refuse_other_content(path: Path, head: bytes) -> None:
     if head.startswith(b"version https://git-lfs"):
         raise ModelError("model.damaged", f"{path} is a git-lfs pointer, not the weights",

@@ -14,8 +14,8 @@ from forgetcli.cli.options import (
     JsonFlag,
     ModelOption,
     QuietFlag,
-    RecipeName,
     SetOption,
+    recipe_names,
 )
 from forgetcli.cli.sink import Sink
 
@@ -34,6 +34,25 @@ Method = Annotated[
         help="Another method, with the recipe's [methods.NAME] parameters.",
     ),
 ]
+OptionalRecipe = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, or a bundled recipe's name.",
+        autocompletion=recipe_names,
+        show_default=False,
+    ),
+]
+Delta = Annotated[
+    Path | None,
+    typer.Option(
+        "--delta",
+        metavar="FILE",
+        envvar="FORGET_DELTA",
+        show_default=False,
+        help="Instead of a recipe: put the edit in FILE (forget export --format delta) on its base.",
+    ),
+]
 Lenient = Annotated[
     bool,
     typer.Option(
@@ -43,8 +62,9 @@ Lenient = Annotated[
 
 
 def apply(
-    recipe: RecipeName,
+    recipe: OptionalRecipe = None,
     model: ModelOption = None,
+    delta: Delta = None,
     method: Method = None,
     output: Output = Path("edited"),
     set_: SetOption = None,
@@ -65,10 +85,21 @@ def apply(
       forget apply art_styles --set refine.steps=20 --force
       forget apply art_styles --method uce -o edited-uce
       forget apply art_styles --dry-run --json
+      forget apply --delta edited-delta.safetensors -o edited
     """
     from forgetcli import recipe as recipes
 
     sink = Sink("apply", json=json, quiet=quiet)
+    if delta is not None:
+        if recipe or set_ or method or dry_run:
+            raise typer.BadParameter(
+                "a delta holds a finished edit: neither RECIPE nor --set, --method, --dry-run goes with it",
+                param_hint="--delta",
+            )
+        _put_on(delta, model, output, force, sink)
+        return
+    if recipe is None:
+        raise typer.BadParameter("give a recipe, or --delta FILE", param_hint="RECIPE")
     loaded = recipes.load(recipe, set_ or (), method)
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
@@ -93,6 +124,15 @@ def apply(
     shown = (prompt for concept in loaded.concepts for prompt in (*concept.indirect, *concept.direct, concept.concept))
     command = ["forget", "generate", next(shown), "--model", str(output), "--compare-base"]
     sink.remark(shlex.join(command), title="next")
+
+
+def _put_on(delta: Path, model: str | None, output: Path, force: bool, sink: Sink) -> None:
+    with sink.observer() as observer:
+        from forgetcli import delta as deltas
+
+        result = deltas.apply(delta, model=model, output=output, force=force, observer=observer)
+    data = result.as_dict()
+    sink.result(data, human=lambda: _shown(data), quiet=output)
 
 
 def _plan(recipe, model: str | None, output: Path, sink: Sink) -> None:

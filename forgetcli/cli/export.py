@@ -1,0 +1,124 @@
+"""``forget export``."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
+from forgetcli.cli.sink import Sink
+
+
+def format_names(incomplete: str) -> list[str]:
+    from forgetcli import exports
+
+    return [name for name in exports.names() if name.startswith(incomplete)]
+
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
+Format = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        envvar="FORGET_FORMAT",
+        show_default=False,
+        autocompletion=format_names,
+        help="delta, lora, single-file or diffusers.",
+    ),
+]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", envvar="FORGET_EXPORT_OUTPUT", show_default="DIR-FORMAT, here", help="File or folder to write."
+    ),
+]
+Base = Annotated[
+    str | None,
+    typer.Option("--base", envvar="FORGET_BASE", show_default="the one it names", help="The unedited model; for lora."),
+]
+Naming = Annotated[
+    str | None,
+    typer.Option(
+        "--naming", envvar="FORGET_LORA_NAMING", show_default="diffusers", help="lora: whose key names: diffusers, kohya."
+    ),
+]
+Error = Annotated[
+    float | None,
+    typer.Option(
+        "--error", envvar="FORGET_LORA_ERROR", show_default="0.001", help="lora: part of the change that may be cut off."
+    ),
+]
+Rank = Annotated[
+    int | None,
+    typer.Option(
+        "--rank", envvar="FORGET_LORA_RANK", show_default="as --error needs", help="lora: at most this rank."
+    ),
+]
+
+
+def export(
+    format: Format,  # noqa: A002     the flag's name
+    folder: Folder = Path("edited"),
+    output: Output = None,
+    base: Base = None,
+    naming: Naming = None,
+    error: Error = None,
+    rank: Rank = None,
+    force: ForceFlag = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Write an edited model in the format of another tool.
+
+    \b
+    delta        the changed tensors only; forget apply --delta puts them on the base
+    lora         for a strength slider; --naming kohya for ComfyUI and A1111
+    single-file  a whole .safetensors checkpoint, for ComfyUI and A1111
+    diffusers    a plain folder, without forget's own files
+
+    \b
+    Examples:
+      forget export edited --format delta
+      forget export edited --format lora --naming kohya -o forget-van-gogh.safetensors
+      forget export edited --format lora --error 0.01 --json
+      forget export edited --format single-file
+    """
+    sink = Sink("export", json=json, quiet=quiet)
+    given = {"naming": naming, "error": error, "rank": rank}
+    with sink.observer() as observer:
+        from forgetcli import exports
+
+        done = exports.export(
+            folder,
+            format,
+            output=output,
+            base=base,
+            options={key: value for key, value in given.items() if value is not None},
+            force=force,
+            observer=observer,
+        )
+    data = done.as_dict()
+    sink.result(data, human=lambda: _shown(data), quiet=done.output)
+
+
+def _shown(data: dict) -> list:
+    from forgetcli.cli.tables import facts, table
+
+    rows = data.get("tensors")
+    if not isinstance(rows, list):
+        return [facts({**data, "seconds": data["seconds"]["total"]})]
+    figures = table(
+        ("tensor", ">rank", ">of", ">error", ">error / ‖W‖", ">rounded when stored", ">rank without rounding noise"),
+        (
+            [
+                f"{row['component']} {row['parameter']}",
+                row["rank"],
+                row["full_rank"],
+                *(f"{row[key]:.2e}" for key in ("error", "weight_error", "stored_error")),
+                row["rank_of_edit"],
+            ]
+            for row in rows
+        ),
+    )
+    return [figures, facts({**data, "tensors": None, "seconds": data["seconds"]["total"]})]
