@@ -96,7 +96,13 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
 
 @dataclass(frozen=True)
 class Plan:
-    """What `apply` would do: ``apply --dry-run``."""
+    """What `apply` would do: ``apply --dry-run``.
+
+    Attributes:
+        sites: {"name", "shape", "dtype", "cached"} of each text encoder layer that would be edited; `cached`: whether its second
+            moments are there already.
+        estimates: see `forgetcli.estimates.estimate`.
+    """
 
     base: Mapping[str, str | None]
     recipe_sha256: str
@@ -104,24 +110,47 @@ class Plan:
     parameters: Mapping[str, object]
     pairs: tuple[tuple[str, str], ...]
     preserve: int
+    sites: tuple[Mapping[str, object], ...]
+    cache: Mapping[str, int]
+    estimates: Mapping[str, object]
     seconds: Mapping[str, float]
 
     def as_dict(self) -> dict:
-        return {**asdict(self), "pairs": [list(p) for p in self.pairs]}
+        return {**asdict(self), "pairs": [list(p) for p in self.pairs], "sites": list(self.sites)}
 
 
-def plan(recipe: Recipe | str | Path, *, model: str | None = None) -> Plan:
-    """Check recipe and model and say what would be done; loads no weights and writes nothing."""
-    from forgetcli import checkpoint
+def plan(recipe: Recipe | str | Path, *, model: str | None = None, device: str | None = None, dtype: str | None = None) -> Plan:
+    """Check recipe and model and say what would be done, and what it would need; loads no weights and writes nothing.
+
+    Raises:
+        ForgetError: recipe or model cannot be used, or the model has no such site.
+    """
+    from forgetcli import checkpoint, estimates, inspection
+    from forgetcli.cache import MomentCache
+    from forgetcli.moments import are_cached
 
     watch = Stopwatch()
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
-    parameters = methods.get(recipe.method).Parameters.model_validate(recipe.parameters)
+    method = methods.get(recipe.method)
+    parameters = method.Parameters.model_validate(recipe.parameters)
     base = checkpoint.resolve(model or recipe.model)
-    models.family_of(base.folder)
-    return Plan(base={"id": base.id, "revision": base.revision, "digest": base.digest}, recipe_sha256=recipe.sha256,
+    with watch.stage("hash"):
+        digest = base.digest
+    loaded, found = models.load(base, device=device, dtype=dtype), inspection.inspect(base)
+    edit = getattr(parameters, "edit", None)
+    blocks, balance = getattr(edit, "sites", None), getattr(edit, "balance_empty", None)
+    sites = found.text_sites(blocks, getattr(edit, "encoders", ("clip",))) if blocks and balance is not None else []
+    prompts, cache = recipe.preserve_prompts(), MomentCache()
+    rows = tuple({"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "cached": are_cached(loaded, s, prompts, cache, balance_empty=balance)}
+                 for s in sites)
+    hits = sum(row["cached"] for row in rows)
+    with watch.stage("estimate"):
+        work = method.work(recipe, parameters) if hasattr(method, "work") else None
+        needs = estimates.estimate(found, work, device=loaded.device, dtype=loaded.dtype, cached=hits, of=len(rows),
+                                   decomposed=tuple(s.shape[1] for s in sites), hashing=watch.report()["hash"])
+    return Plan(base={"id": base.id, "revision": base.revision, "digest": digest}, recipe_sha256=recipe.sha256,
                 method=recipe.method, parameters=parameters.model_dump(mode="json"), pairs=tuple(recipe.edit_pairs()),
-                preserve=len(recipe.preserve_prompts()), seconds=watch.report())
+                preserve=len(prompts), sites=rows, cache={"hits": hits, "misses": len(rows) - hits}, estimates=needs, seconds=watch.report())
 
 
 def refuse_overlap(output: Path, base: Base) -> None:

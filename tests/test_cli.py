@@ -47,6 +47,7 @@ def test_the_commands_are_those_of_the_design():
         "compare",
         "tune",
         "verify",
+        "inspect",
         "demo",
         "models",
         "env",
@@ -98,6 +99,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
         ["cache", "dir"],
         ["cache", "ls"],
         ["models"],
+        ["inspect", "demo"],
     ],
     ids=" ".join,
 )

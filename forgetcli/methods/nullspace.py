@@ -19,6 +19,7 @@ from forgetcli.search_space import Choice, Range
 if TYPE_CHECKING:
     from forgetcli.cache import MomentCache
     from forgetcli.edits import Edit
+    from forgetcli.estimates import Work
     from forgetcli.progress import Observer
     from forgetcli.recipe import Recipe
 
@@ -115,3 +116,16 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     # Onto the file's own weights: the ones in memory are rounded to the dtype that the model runs in.
     weights = {(p.site.component, p.site.parameter): stored_weight(model.base, p.site) + solutions[p.site.name].delta for p in problems}
     return Edit(weights, reports, tuple(losses), moments.materials, {"hits": moments.hits, "misses": moments.misses})
+
+
+def work(recipe: Recipe, parameters: Parameters) -> Work:
+    """What the edit asks of the model, for estimates."""
+    from forgetcli.estimates import Work
+
+    pairs, preserve, refine = len(recipe.edit_pairs()), len(recipe.preserve_prompts()), parameters.refine
+    if refine.mode == "copy":
+        return Work(encoded=preserve + 2 * pairs, moments=preserve)
+    steps = refine.steps * (1 if refine.mode == "joint" else refine.epochs * len(parameters.edit.sites))
+    pictures = 2 * pairs * refine.latent_steps * 2                    # concepts and targets; guidance asks twice
+    return Work(encoded=preserve + 4 * pairs + steps * min(refine.batch, pairs), predictions=pictures + steps * refine.batch,
+                descents=steps * refine.batch, batch=refine.batch, moments=preserve)
