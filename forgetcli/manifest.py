@@ -18,6 +18,7 @@ MANIFEST = MARKER
 REPORT = "forget.report.json"
 RECIPE = "recipe.toml"
 CARD = "README.md"
+SIGNATURE = "forget.signature.json"                                   # not among the subjects: it is made of them
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"

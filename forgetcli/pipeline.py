@@ -17,6 +17,7 @@ from forgetcli.errors import OutputError
 from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
+    from forgetcli.cache import MomentCache
     from forgetcli.checkpoint import Base
     from forgetcli.recipe import Recipe
 
@@ -45,7 +46,8 @@ class ApplyResult:
 
 
 def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path | str = "edited", device: str | None = None,
-          dtype: str | None = None, force: bool = False, strict: bool = True, observer: Observer | None = None) -> ApplyResult:
+          dtype: str | None = None, force: bool = False, strict: bool = True, observer: Observer | None = None,
+          cache: MomentCache | None = None) -> ApplyResult:
     """Edit a model as the recipe says, and publish the edited checkpoint at `output` in one rename.
 
     Args:
@@ -55,10 +57,11 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
         device, dtype: where and in what the model runs; default: detected, float32. The algebra is float64 always.
         force: replace an earlier output.
         strict: an edit that the check finds without effect, or too much of one, is an error; else it is only reported.
+        cache: of second moments; default: the user's.
     Raises:
         ForgetError: recipe, model, edit or output; nothing is left behind.
     """
-    from forgetcli import checkpoint, provenance, store
+    from forgetcli import card, checkpoint, provenance, store
     from forgetcli.cache import MomentCache
     from forgetcli.check import check
 
@@ -73,7 +76,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
         with watch.stage("load"):
             loaded = models.load(base, device=device, dtype=dtype)
         with watch.stage("edit"):
-            edit = method.edit(loaded, recipe, parameters, MomentCache(), observer)
+            edit = method.edit(loaded, recipe, parameters, cache or MomentCache(), observer)
         with watch.stage("check"):
             checked = check(loaded, edit, recipe.edit_pairs(), recipe.preserve_prompts(), recipe.seed, observer)
             if strict and edit.weights:                               # the control is to have no effect
@@ -83,6 +86,8 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
             stored = checkpoint.patch(base, staging, edit.weights)
             sites = tuple(asdict(s) | {"stored_error": stored_error(stored, s.name)} for s in edit.sites)
             report = {"schema_version": 1, "sites": list(sites), "check": checked.as_dict(), "losses": list(edit.losses)}
+            card.write(staging, base=base, recipe=recipe, tensors=sum(1 + len(part.also) for part in stored.values()), sites=sites,
+                       check=checked.as_dict())
             provenance.write(
                 staging, base=base, recipe_bytes=recipe.raw, method=recipe.method, parameters=parameters.model_dump(mode="json"),
                 stored=stored, materials=list(edit.moments), report=report,
