@@ -28,6 +28,11 @@ FILES_DIGEST = "forgetFiles"  # `checkpoint.files_digest`, as in-toto names algo
 BASE = "base"  # the dependency that is the whole base; its files: base/…
 
 
+def is_hubs(path: str) -> bool:
+    """Whether a file is one that the hub adds to what is uploaded or downloaded; no loader reads these."""
+    return path == ".gitattributes" or path.startswith(".cache/huggingface/")
+
+
 def _plain_path(path: str) -> str:
     """A manifest may come from anyone: its paths must not lead out of the folder."""
     parts = path.split("/")

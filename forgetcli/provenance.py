@@ -28,6 +28,7 @@ from forgetcli.manifest import (
     STATEMENT_TYPE,
     EditedTensor,
     Manifest,
+    is_hubs,
     load,
 )
 from forgetcli.plain_json import plain
@@ -200,6 +201,8 @@ def verify(folder: str | Path, base: str | Path | None = None) -> Verdict:
         if newer:
             not_proved.insert(0, f"anything about {len(newer)} files that the base did not have when it was edited: "
                                  f"{', '.join(newer[:5])}")
+    if any(map(is_hubs, present)):
+        not_proved.insert(0, "anything about .gitattributes and .cache, which the hub adds: no loader reads them")
     return Verdict(not problems, problems, proved, not_proved, len(manifest.edited), len(present))
 
 
@@ -221,7 +224,7 @@ def find_base(manifest: Manifest, base: str | Path | None) -> Base | ForgetError
 def _check_files(folder: Path, manifest: Manifest, present: list[str]) -> list[dict[str, str]]:
     problems = [problem(path, "is missing") for path in sorted(manifest.subjects.keys() - set(present))]
     problems += [problem(path, "was added: the manifest does not list it")
-                 for path in present if path not in (MANIFEST, SIGNATURE) and path not in manifest.subjects]
+                 for path in present if path not in (MANIFEST, SIGNATURE, *manifest.subjects) and not is_hubs(path)]
     for path in sorted(manifest.subjects.keys() & set(present)):
         if not is_regular(folder / path):
             problems.append(problem(path, "is not a regular file"))

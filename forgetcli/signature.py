@@ -83,12 +83,12 @@ def _parts(listed: str) -> list[str]:
 
 
 def _hashing(folder: Path, signature: Path):
-    """All files, whatever they are called; what links lead to, since models downloaded from the hub may consist of them."""
+    """All files but the signature and what the hub adds; what links lead to, since models downloaded from the hub may consist of them."""
     from model_signing import hashing
 
     own = Path(os.path.abspath(signature))
     inside = [own.relative_to(os.path.abspath(folder))] if own.is_relative_to(os.path.abspath(folder)) else []
-    return hashing.Config().set_ignored_paths(paths=[Path(SIGNATURE), *inside], ignore_git_paths=False).set_allow_symlinks(True)
+    return hashing.Config().set_ignored_paths(paths=[SIGNATURE, ".gitattributes", ".cache/huggingface", *inside], ignore_git_paths=False).set_allow_symlinks(True)
 
 
 def _package(name: str) -> ModuleType:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli import apply, cache, card, compare, demo, env, eval, generate, inspect, models, recipe, sign, tune, verify
+from forgetcli.cli import apply, cache, card, compare, demo, env, eval, generate, inspect, models, push, recipe, sign, tune, verify
 from forgetcli.cli.options import show_help
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ app.command("eval")(eval.evaluate)
 app.command("tune")(tune.tune)
 app.command("compare")(compare.compare)
 app.command("verify")(verify.verify)
+app.command("push")(push.push)
 app.command("sign")(sign.sign)
 app.command("card")(card.card)
 app.command("inspect")(inspect.inspect)
