@@ -3,14 +3,17 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from pipelines import tiny_sd
+from tiny_runs import RECIPE
 
-from forgetcli import store
+from forgetcli import push as uploads, store
+from forgetcli.errors import ForgetError
 
 REPO = "me/tiny"
 
@@ -20,7 +23,7 @@ class Hub(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(("GET", self.path, None))
-        if self.path.startswith(f"/api/models/{REPO}"):
+        if self.path.startswith(f"/api/models/{REPO}") and self.server.private is not None:
             self.answer(200, {"id": REPO, "private": self.server.private, "sha": "0" * 40, "siblings": []})
         else:
             self.answer(404, {})
@@ -33,7 +36,7 @@ class Hub(BaseHTTPRequestHandler):
         elif self.path == "/api/repos/create":
             asked = json.loads(body)
             if self.server.exists:
-                self.answer(409, {"error": "it exists"})
+                self.answer(409, {"error": "it exists", "url": f"{self.server.url}/{REPO}"})
                 return
             self.server.private = asked.get("visibility") == "private" or asked.get("private") is True
             self.answer(200, {"url": f"{self.server.url}/{REPO}", "name": REPO})
@@ -81,8 +84,6 @@ def hub():
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
     """An edit, and its report as the pipeline writes it: one that agrees with the tensors."""
-    from tiny_runs import RECIPE
-
     from forgetcli import pipeline
 
     place = tmp_path_factory.mktemp("pushed")
@@ -129,13 +130,14 @@ def test_public_and_to_a_branch_if_asked(push, hub, original):
 
 
 def test_what_must_not_go_up_does_not(push, hub, original, tmp_path):
-    import shutil
-
     edited = Path(shutil.copytree(original, tmp_path / "edited"))
     (edited / "unet" / "config.json").write_text("{}")
+    for folder, repo, code in ((edited, REPO, "push.not-verified"), (original, "nonsense", "push.name"), (original, "a/b@c", "push.name")):
+        with pytest.raises(ForgetError) as error:
+            uploads.push(folder, repo)
+        assert error.value.code == code
     done = push(edited, REPO)
     assert done.code == 2 and "error[push.not-verified]" in done.stderr and "unet/config.json" in done.stderr
-    assert push(original, "nonsense").stderr.startswith("error[push.name]")
     assert hub.asked == []                                            # not even a repository was made
     hub.exists, hub.private = True, False
     done = push(original, REPO)
@@ -145,6 +147,5 @@ def test_what_must_not_go_up_does_not(push, hub, original, tmp_path):
 
 def test_a_hub_that_refuses_or_is_not_there(push, hub, original):
     assert "error[push.not-allowed]" in push(original, REPO, HF_TOKEN="hf_wrong").stderr
-    assert "error[push." in push(original, REPO, HF_HUB_OFFLINE="1").stderr
     gone = push(original, REPO, HF_ENDPOINT="http://127.0.0.1:9")
     assert gone.code == 2 and "error[push.failed]" in gone.stderr and "Traceback" not in gone.stderr
