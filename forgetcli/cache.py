@@ -77,6 +77,10 @@ class MomentCache:
         self._count(tensors is not None)
         return tensors
 
+    def has(self, identity: Mapping) -> bool:
+        """Whether there is an entry for `identity`; it is not read, and not counted."""
+        return self._path(_canonical(identity)).is_file()
+
     def store(self, identity: Mapping, tensors: Mapping[str, Tensor]) -> bool:
         """Keep `tensors` for `identity`. Says whether that worked; a full or read-only disk is noted, not raised."""
         from safetensors.torch import save

@@ -66,9 +66,9 @@ class Base:
         """Relative posix path → SHA-256 of what makes up the model. Hashed when first asked for; gigabytes take
         seconds.
 
-        Not part of it, and so not in an edited copy: hidden files; pictures; what forget itself adds to a folder;
-        weights in other formats and single-file copies at the top level, which would stay *unedited* beside the edited
-        ones and be loaded by mistake.
+        Not part of it, and so not in an edited copy: hidden files; pictures; the model card and all else that forget
+        itself adds to a folder; weights in other formats and single-file copies at the top level, which would stay
+        *unedited* beside the edited ones and be loaded by mistake.
         """
         return {path: sha256_file(self.folder / path) for path in walk_files(self.folder) if _is_part(path)}
 
@@ -90,7 +90,7 @@ def _is_part(path: str) -> bool:
         return False
     if name.lower().endswith(IMAGES + OTHER_WEIGHTS):
         return False
-    own = name == "recipe.toml" or (name.startswith("forget.") and name.endswith(".json"))
+    own = name in ("recipe.toml", "README.md") or (name.startswith("forget.") and name.endswith(".json"))
     return bool(folders) or not (own or name.endswith(".safetensors"))
 
 

@@ -18,6 +18,7 @@ MANIFEST = MARKER
 REPORT = "forget.report.json"
 RECIPE = "recipe.toml"
 CARD = "README.md"
+SIGNATURE = "forget.signature.json"                                   # not among the subjects: it is made of them
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -25,6 +26,11 @@ BUILD_TYPE = "urn:forgetcli:apply:v1"
 BUILDER = "urn:forgetcli:apply"
 FILES_DIGEST = "forgetFiles"  # `checkpoint.files_digest`, as in-toto names algorithms
 BASE = "base"  # the dependency that is the whole base; its files: base/…
+
+
+def is_hubs(path: str) -> bool:
+    """Whether a file is one that the hub adds to what is uploaded or downloaded; no loader reads these."""
+    return path == ".gitattributes" or path.startswith(".cache/huggingface/")
 
 
 def _plain_path(path: str) -> str:

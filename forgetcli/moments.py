@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 
@@ -37,7 +38,7 @@ def preserve_moments(model, sites, prompts: Sequence[str], cache: MomentCache, o
 
     Sites that are missing are computed together in one pass over the prompts, `BATCH` at a time.
     """
-    often = max(1, len(prompts) - 1) if balance_empty else 1
+    often = _often(prompts, balance_empty)
     identities = {site.name: _identity(model, site, prompts, often) for site in sites}
     found = {site: cache.load(identity) for site, identity in identities.items()}
     missing = [site for site in sites if found[site.name] is None]
@@ -60,6 +61,22 @@ def preserve_moments(model, sites, prompts: Sequence[str], cache: MomentCache, o
         observer.note(f"second moments of {len(prompts)} {what}: from the cache")
     materials = tuple({"name": f"{name}/{site}", "sha256": _digest(by_site[site].matrix)} for site in sorted(by_site))
     return Moments(by_site, materials, hits=len(sites) - len(missing), misses=len(missing))
+
+
+def are_cached(model, site, prompts: Sequence[str], cache: MomentCache, *, balance_empty: bool = False) -> bool:
+    """Whether `preserve_moments` would find this site's in the cache. No weights are loaded; the base's files are hashed.
+
+    Args:
+        site: `component` and `name`, as in the model or as in its file.
+    """
+    often = _often(prompts, balance_empty)
+    path = site.name.removeprefix("text_model.")                      # transformers 5 has no such prefix in memory, files have it
+    names = (site.name, path, f"{site.component}.{site.name}", f"{site.component}.{path}")
+    return any(cache.has(_identity(model, SimpleNamespace(component=site.component, name=name), prompts, often)) for name in names)
+
+
+def _often(prompts: Sequence[str], balance_empty: bool) -> int:
+    return max(1, len(prompts) - 1) if balance_empty else 1
 
 
 def _identity(model, site, prompts: Sequence[str], often: int) -> dict:

@@ -17,6 +17,7 @@ from forgetcli.errors import OutputError
 from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
+    from forgetcli.cache import MomentCache
     from forgetcli.checkpoint import Base
     from forgetcli.recipe import Recipe
 
@@ -45,7 +46,8 @@ class ApplyResult:
 
 
 def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path | str = "edited", device: str | None = None,
-          dtype: str | None = None, force: bool = False, strict: bool = True, observer: Observer | None = None) -> ApplyResult:
+          dtype: str | None = None, force: bool = False, strict: bool = True, observer: Observer | None = None,
+          cache: MomentCache | None = None) -> ApplyResult:
     """Edit a model as the recipe says, and publish the edited checkpoint at `output` in one rename.
 
     Args:
@@ -55,10 +57,11 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
         device, dtype: where and in what the model runs; default: detected, float32. The algebra is float64 always.
         force: replace an earlier output.
         strict: an edit that the check finds without effect, or too much of one, is an error; else it is only reported.
+        cache: of second moments; default: the user's.
     Raises:
         ForgetError: recipe, model, edit or output; nothing is left behind.
     """
-    from forgetcli import checkpoint, ledger, provenance, store
+    from forgetcli import card, checkpoint, ledger, provenance, store
     from forgetcli.cache import MomentCache
     from forgetcli.check import check
 
@@ -74,7 +77,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
         with watch.stage("load"):
             loaded = models.load(base, device=device, dtype=dtype)
         with watch.stage("edit"):
-            edit = method.edit(loaded, recipe, parameters, MomentCache(), observer)
+            edit = method.edit(loaded, recipe, parameters, cache or MomentCache(), observer)
         with watch.stage("check"):
             checked = check(loaded, edit, recipe.edit_pairs(), recipe.preserve_prompts(), recipe.seed, observer)
             if strict and edit.weights:                               # the control is to have no effect
@@ -88,6 +91,8 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
             finished = datetime.now(timezone.utc).isoformat()
             if edits:
                 edits.write(staging)
+            card.write(staging, base=base, recipe=recipe, tensors=sum(1 + len(part.also) for part in stored.values()), sites=sites,
+                       check=checked.as_dict())
             provenance.write(
                 staging, base=base, recipe_bytes=recipe.raw, method=recipe.method, parameters=parameters.model_dump(mode="json"),
                 stored=stored, materials=list(edit.moments), report=report,
@@ -102,7 +107,13 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
 
 @dataclass(frozen=True)
 class Plan:
-    """What `apply` would do: ``apply --dry-run``."""
+    """What `apply` would do: ``apply --dry-run``.
+
+    Attributes:
+        sites: {"name", "shape", "dtype", "cached"} of each text encoder layer that would be edited; `cached`: whether its second
+            moments are there already.
+        estimates: see `forgetcli.estimates.estimate`.
+    """
 
     base: Mapping[str, str | None]
     recipe_sha256: str
@@ -110,24 +121,49 @@ class Plan:
     parameters: Mapping[str, object]
     pairs: tuple[tuple[str, str], ...]
     preserve: int
+    sites: tuple[Mapping[str, object], ...]
+    cache: Mapping[str, int]
+    estimates: Mapping[str, object]
     seconds: Mapping[str, float]
 
     def as_dict(self) -> dict:
-        return {**asdict(self), "pairs": [list(p) for p in self.pairs]}
+        return {**asdict(self), "pairs": [list(p) for p in self.pairs], "sites": list(self.sites)}
 
 
-def plan(recipe: Recipe | str | Path, *, model: str | None = None) -> Plan:
-    """Check recipe and model and say what would be done; loads no weights and writes nothing."""
-    from forgetcli import checkpoint
+def plan(recipe: Recipe | str | Path, *, model: str | None = None, device: str | None = None, dtype: str | None = None) -> Plan:
+    """Check recipe and model and say what would be done, and what it would need; loads no weights and writes nothing.
+
+    Raises:
+        ForgetError: recipe or model cannot be used, or the model has no such site.
+    """
+    from forgetcli import checkpoint, estimates, inspection, vocabulary
+    from forgetcli.cache import MomentCache
+    from forgetcli.moments import are_cached
 
     watch = Stopwatch()
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
     base = checkpoint.resolve(model or recipe.model)
     recipe = recipe.on(models.family_of(base.folder))
-    parameters = methods.get(recipe.method).Parameters.model_validate(recipe.parameters)
-    return Plan(base={"id": base.id, "revision": base.revision, "digest": base.digest}, recipe_sha256=recipe.sha256,
+    method = methods.get(recipe.method)
+    parameters = method.Parameters.model_validate(recipe.parameters)
+    with watch.stage("hash"):
+        digest = base.digest
+    loaded, found = models.load(base, device=device, dtype=dtype), inspection.inspect(base)
+    edit = getattr(parameters, "edit", None)
+    blocks, balance = getattr(edit, "sites", None), getattr(edit, "balance_empty", None)
+    sites = found.text_sites(blocks, getattr(edit, "encoders", ("clip",))) if blocks and balance is not None else []
+    prompts, cache = recipe.preserve_prompts(), MomentCache()
+    sets = [(prompts, balance)] + ([(vocabulary.words(loaded.tokenizer), False)] if sites and getattr(edit, "prior", 0) else [])
+    there = {s.name: [are_cached(loaded, s, part, cache, balance_empty=empty) for part, empty in sets] for s in sites}
+    rows = tuple({"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "cached": all(there[s.name])} for s in sites)
+    hits, wanted = sum(map(sum, there.values())), sum(map(len, there.values()))
+    with watch.stage("estimate"):
+        work = method.work(recipe, parameters) if hasattr(method, "work") else None
+        needs = estimates.estimate(found, work, device=loaded.device, dtype=loaded.dtype, cached=hits, of=wanted,
+                                   decomposed=tuple(s.shape[1] for s in sites), hashing=watch.report()["hash"])
+    return Plan(base={"id": base.id, "revision": base.revision, "digest": digest}, recipe_sha256=recipe.sha256,
                 method=recipe.method, parameters=parameters.model_dump(mode="json"), pairs=tuple(recipe.edit_pairs()),
-                preserve=len(recipe.preserve_prompts()), seconds=watch.report())
+                preserve=len(prompts), sites=rows, cache={"hits": hits, "misses": wanted - hits}, estimates=needs, seconds=watch.report())
 
 
 def refuse_overlap(output: Path, base: Base) -> None:

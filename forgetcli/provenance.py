@@ -24,9 +24,11 @@ from forgetcli.manifest import (
     PREDICATE_TYPE,
     RECIPE,
     REPORT,
+    SIGNATURE,
     STATEMENT_TYPE,
     EditedTensor,
     Manifest,
+    is_hubs,
     load,
 )
 from forgetcli.plain_json import plain
@@ -106,6 +108,17 @@ def write(staging: Path, *, base: Base | Origin, recipe_bytes: bytes, method: st
     (staging / MANIFEST).write_bytes(_json(statement))
 
 
+def replace_card(folder: Path, staging: Path) -> None:
+    """Write the manifest of `folder` into `staging` with the digest of the card that lies there; nothing else in it changes."""
+    statement = json.loads((folder / MANIFEST).read_bytes())
+    digest = {"name": CARD, "digest": {"sha256": sha256_file(staging / CARD)}}
+    others = [subject for subject in statement["subject"] if subject["name"] != CARD]
+    internal = statement["predicate"]["buildDefinition"]["internalParameters"]
+    statement["subject"] = sorted([*others, digest], key=lambda subject: subject["name"])
+    internal["written"] = sorted({*internal["written"], CARD})
+    (staging / MANIFEST).write_bytes(_json(statement))
+
+
 def _edited(component: str, parameter: str, stored: Stored) -> list[dict]:
     return [{"component": component, "parameter": parameter, "file": part.site.file, "key": part.site.key,
              "dtype": part.site.dtype, "start": part.site.start, "end": part.site.end, "error": part.error,
@@ -167,8 +180,8 @@ def verify(folder: str | Path, base: str | Path | None = None) -> Verdict:
         manifest = load(folder)
     except ModelError as fault:
         nothing = ["anything: without a manifest there is nothing to compare with"]
-        return Verdict(False, [_problem(MANIFEST, fault.message)], [], nothing, 0, len(present))
-    against = _find_base(manifest, base)
+        return Verdict(False, [problem(MANIFEST, fault.message)], [], nothing, 0, len(present))
+    against = find_base(manifest, base)
     files = _check_files(folder, manifest, present)
     claims = _check_claims(manifest)
     tensors = _check_tensors(folder, manifest)
@@ -193,14 +206,18 @@ def verify(folder: str | Path, base: str | Path | None = None) -> Verdict:
         if newer:
             not_proved.insert(0, f"anything about {len(newer)} files that the base did not have when it was edited: "
                                  f"{', '.join(newer[:5])}")
+    if any(map(is_hubs, present)):
+        not_proved.insert(0, "anything about .gitattributes and .cache, which the hub adds: no loader reads them")
     return Verdict(not problems, problems, proved, not_proved, len(manifest.edited), len(present))
 
 
-def _problem(file: str, what: str) -> dict[str, str]:
+def problem(file: str, what: str) -> dict[str, str]:
+    """One of a verdict's problems; a name that is no text is made one."""
     return {"file": file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"), "what": what}
 
 
-def _find_base(manifest: Manifest, base: str | Path | None) -> Base | ForgetError:
+def find_base(manifest: Manifest, base: str | Path | None) -> Base | ForgetError:
+    """The unedited model: the one given, or the one that the manifest names, or why that one cannot be had here."""
     if base is not None:
         return resolve(base)
     try:
@@ -210,18 +227,18 @@ def _find_base(manifest: Manifest, base: str | Path | None) -> Base | ForgetErro
 
 
 def _check_files(folder: Path, manifest: Manifest, present: list[str]) -> list[dict[str, str]]:
-    problems = [_problem(path, "is missing") for path in sorted(manifest.subjects.keys() - set(present))]
-    problems += [_problem(path, "was added: the manifest does not list it")
-                 for path in present if path != MANIFEST and path not in manifest.subjects]
+    problems = [problem(path, "is missing") for path in sorted(manifest.subjects.keys() - set(present))]
+    problems += [problem(path, "was added: the manifest does not list it")
+                 for path in present if path not in (MANIFEST, SIGNATURE, *manifest.subjects) and not is_hubs(path)]
     for path in sorted(manifest.subjects.keys() & set(present)):
         if not is_regular(folder / path):
-            problems.append(_problem(path, "is not a regular file"))
+            problems.append(problem(path, "is not a regular file"))
             continue
         try:
             if sha256_file(folder / path) != manifest.subjects[path]:
-                problems.append(_problem(path, "was changed: its digest is not the one in the manifest"))
+                problems.append(problem(path, "was changed: its digest is not the one in the manifest"))
         except OSError as fault:
-            problems.append(_problem(path, f"cannot be read: {fault.strerror or fault}"))
+            problems.append(problem(path, f"cannot be read: {fault.strerror or fault}"))
     return problems
 
 
@@ -230,21 +247,21 @@ def _check_claims(manifest: Manifest) -> list[dict[str, str]]:
     problems = []
     edited = {tensor.file for tensor in manifest.edited}
     for path in sorted(edited - manifest.base_files.keys() | edited - manifest.subjects.keys()):
-        problems.append(_problem(path, "has edited tensors, but is no file of both the base and this folder"))
+        problems.append(problem(path, "has edited tensors, but is no file of both the base and this folder"))
     for path in sorted(set(manifest.written) - {MANIFEST, REPORT, RECIPE, CARD}):
         if path in manifest.base_files:
-            problems.append(_problem(path, "is listed as forget's own, but is a file of the base"))
+            problems.append(problem(path, "is listed as forget's own, but is a file of the base"))
     for path, digest in sorted(manifest.base_files.items()):
         if path not in manifest.subjects:
-            problems.append(_problem(path, "is a file of the base that is not part of this folder"))
+            problems.append(problem(path, "is a file of the base that is not part of this folder"))
         elif path not in edited and path not in manifest.written and manifest.subjects[path] != digest:
-            problems.append(_problem(path, "differs from the base, but is not listed as edited"))
+            problems.append(problem(path, "differs from the base, but is not listed as edited"))
     for path in sorted(manifest.subjects.keys() - manifest.base_files.keys() - set(manifest.written)):
-        problems.append(_problem(path, "is neither the base's nor listed as forget's own"))
+        problems.append(problem(path, "is neither the base's nor listed as forget's own"))
     if manifest.subjects.get(manifest.recipe_path.name) != manifest.recipe_sha256:
-        problems.append(_problem(manifest.recipe_path.name, "is not the recipe that the manifest says was applied"))
+        problems.append(problem(manifest.recipe_path.name, "is not the recipe that the manifest says was applied"))
     if files_digest(manifest.base_files) != manifest.base_digest:
-        problems.append(_problem(MANIFEST, "its digest of the base does not fit its list of the base's files"))
+        problems.append(problem(MANIFEST, "its digest of the base does not fit its list of the base's files"))
     return problems
 
 
@@ -252,11 +269,11 @@ def _check_tensors(folder: Path, manifest: Manifest) -> list[dict[str, str]]:
     problems = []
     for tensor in manifest.edited:
         try:
-            problem = _tensor_problem(folder, tensor, tensor.after)
+            what = _tensor_problem(folder, tensor, tensor.after)
         except (ForgetError, OSError) as fault:
-            problem = f"cannot be read: {getattr(fault, 'message', fault)}"
-        if problem:
-            problems.append(_problem(tensor.file, problem))
+            what = f"cannot be read: {getattr(fault, 'message', fault)}"
+        if what:
+            problems.append(problem(tensor.file, what))
     return problems
 
 
@@ -274,13 +291,13 @@ def _compare(folder: Path, manifest: Manifest, base: Base) -> list[dict[str, str
     problems = []
     for path, digest in sorted(manifest.base_files.items()):
         if base.files.get(path) != digest:
-            problems.append(_problem(path, f"the base '{base.id}' here is not the one that was edited: its copy "
+            problems.append(problem(path, f"the base '{base.id}' here is not the one that was edited: its copy "
                                            f"{'differs' if path in base.files else 'is missing'}"))
         elif path not in manifest.written:
             try:
-                problems += [_problem(path, what) for what in _file_differences(folder, manifest, base, path)]
+                problems += [problem(path, what) for what in _file_differences(folder, manifest, base, path)]
             except (ForgetError, OSError) as fault:
-                problems.append(_problem(path, f"cannot be compared with the base: {getattr(fault, 'message', fault)}"))
+                problems.append(problem(path, f"cannot be compared with the base: {getattr(fault, 'message', fault)}"))
     return problems
 
 

@@ -6,10 +6,11 @@ a thousand each, and those must be free to move.
 from __future__ import annotations
 
 END = "</w>"                                                          # how CLIP's BPE marks the end of a word
+COUNT = 2000                                                          # words at most
 SHORTEST = 3                                                          # letters: shorter ones are mostly pieces of words
 
 
-def words(tokenizer, count: int = 2000) -> list[str]:
+def words(tokenizer, count: int = COUNT) -> list[str]:
     """The `count` most common whole words of a BPE vocabulary: merges are learnt in the order of their frequency.
 
     Only words of unaccented letters: the rest of CLIP's vocabulary is digits, emoji and half-words of other languages.

@@ -50,6 +50,10 @@ def test_the_commands_are_those_of_the_design():
         "export",
         "log",
         "revert",
+        "push",
+        "sign",
+        "card",
+        "inspect",
         "demo",
         "models",
         "env",
@@ -101,6 +105,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
         ["cache", "dir"],
         ["cache", "ls"],
         ["models"],
+        ["inspect", "demo"],
     ],
     ids=" ".join,
 )

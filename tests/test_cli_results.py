@@ -306,9 +306,10 @@ def test_verify_names_every_difference_and_exits_with_the_verdict(invoke, monkey
     bad = Verdict(
         False, [{"file": "a.bin", "what": "changed"}, {"file": "b\n", "what": "extra"}], ["x holds"], ["who"], 3, 12
     )
-    calls = recorder(monkeypatch, "forgetcli.provenance.verify", bad)
-    human = invoke("verify", "out", "--base", "sd")
-    assert calls == [((Path("out"),), {"base": "sd"})] and human.exit_code == 1
+    calls = recorder(monkeypatch, "forgetcli.proof.verify", bad)
+    human = invoke("verify", "out", "--base", "sd", "--recipe", "r.toml", "--key", "k.pem")
+    asked = {"recipe": "r.toml", "signature": None, "key": Path("k.pem")}
+    assert calls == [((Path("out"), "sd"), asked)] and human.exit_code == 1
     assert (
         "✗ a.bin: changed\n" in human.stdout and "✗ b: extra\n" in human.stdout and "not proved: who\n" in human.stdout
     )
@@ -317,6 +318,6 @@ def test_verify_names_every_difference_and_exits_with_the_verdict(invoke, monkey
         data.exit_code == 1 and json.loads(data.stdout)["ok"] is False and len(json.loads(data.stdout)["problems"]) == 2
     )
     assert invoke("verify", "-q").stdout == ""
-    recorder(monkeypatch, "forgetcli.provenance.verify", Verdict(True, [], ["x holds"], [], 3, 12))
+    recorder(monkeypatch, "forgetcli.proof.verify", Verdict(True, [], ["x holds"], [], 3, 12))
     good = invoke("verify", "-q")
     assert good.exit_code == 0 and good.stdout == "edited\n" and "verified" in invoke("verify").stdout

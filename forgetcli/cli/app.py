@@ -5,7 +5,26 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli import apply, cache, compare, demo, env, eval, export, generate, log, models, recipe, revert, tune, verify
+from forgetcli.cli import (
+    apply,
+    cache,
+    card,
+    compare,
+    demo,
+    env,
+    eval,
+    export,
+    generate,
+    inspect,
+    log,
+    models,
+    push,
+    recipe,
+    revert,
+    sign,
+    tune,
+    verify,
+)
 from forgetcli.cli.options import show_help
 
 app = typer.Typer(
@@ -45,6 +64,10 @@ app.command("verify")(verify.verify)
 app.command("export")(export.export)
 app.command("log")(log.log)
 app.command("revert")(revert.revert)
+app.command("push")(push.push)
+app.command("sign")(sign.sign)
+app.command("card")(card.card)
+app.command("inspect")(inspect.inspect)
 app.command("demo")(demo.demo)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(cache.app, name="cache")

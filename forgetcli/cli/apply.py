@@ -104,7 +104,7 @@ def apply(
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
     if dry_run:
-        _plan(loaded, model, output, sink)
+        _plan(loaded, model, output, device, dtype.value if dtype else None, sink)
         return
     with sink.observer() as observer:
         from forgetcli import pipeline
@@ -135,14 +135,14 @@ def _put_on(delta: Path, model: str | None, output: Path, force: bool, sink: Sin
     sink.result(data, human=lambda: _shown(data), quiet=output)
 
 
-def _plan(recipe, model: str | None, output: Path, sink: Sink) -> None:
+def _plan(recipe, model: str | None, output: Path, device: str | None, dtype: str | None, sink: Sink) -> None:
     from forgetcli import pipeline
     from forgetcli.cli.progress import silence_hub
-    from forgetcli.cli.tables import facts
+    from forgetcli.cli.tables import plan
 
     silence_hub()
-    data = pipeline.plan(recipe, model=model).as_dict()
-    sink.result(data, human=lambda: facts({**data, "seconds": data["seconds"]["total"]}), quiet=output)
+    data = pipeline.plan(recipe, model=model, device=device, dtype=dtype).as_dict()
+    sink.result(data, human=lambda: plan(data), quiet=output)
 
 
 def _shown(data: dict) -> list:

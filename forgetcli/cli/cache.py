@@ -103,6 +103,7 @@ def prune(
       forget cache prune --all
     """
     from forgetcli.cache import MomentCache
+    from forgetcli.cli.tables import size
 
     if older_than is None and max_size is None and not everything:
         raise ForgetError("usage", "nothing says what to delete", "use --older-than DAYS, --max-size SIZE or --all")
@@ -116,7 +117,7 @@ def prune(
     }
     Sink("cache prune", json=json, quiet=quiet).result(
         data,
-        human=lambda: f"{len(gone)} entries deleted, {_in_words(data['bytes'])} freed",
+        human=lambda: f"{len(gone)} entries deleted, {size(data['bytes'])} freed",
         quiet=[entry.key for entry in gone],
     )
 
@@ -132,12 +133,12 @@ def _as_dict(entry) -> dict:
 
 
 def _shown(entries: list, data: dict) -> list:
-    from forgetcli.cli.tables import table
+    from forgetcli.cli.tables import size, table
 
     rows = (
         [
             entry.key[:12],
-            _in_words(entry.bytes),
+            size(entry.bytes),
             datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M"),
             entry.model or "–",
             "–" if entry.prompts is None else entry.prompts,
@@ -145,12 +146,4 @@ def _shown(entries: list, data: dict) -> list:
         for entry in entries
     )
     shown = [table(("key", ">size", "last used", "model", ">prompts"), rows)] if entries else []
-    return [*shown, f"{len(entries)} entries, {_in_words(data['bytes'])} in {data['path']}"]
-
-
-def _in_words(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"
+    return [*shown, f"{len(entries)} entries, {size(data['bytes'])} in {data['path']}"]

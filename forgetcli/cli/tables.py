@@ -42,6 +42,37 @@ def facts(values: Mapping[str, Any], indent: int = 0) -> str:
     return "\n".join(lines)
 
 
+def plan(data: Mapping[str, Any]) -> list:
+    """What ``apply --dry-run`` says: the job, its sites with what is cached, and what it would need."""
+    apart = ("sites", "estimates")
+    shown = [facts({**{key: value for key, value in data.items() if key not in apart}, "seconds": data["seconds"]["total"]})]
+    if data.get("sites"):
+        rows = [
+            [s["name"], "×".join(map(str, s["shape"])), s["dtype"], "cached" if s["cached"] else "to be computed"]
+            for s in data["sites"]
+        ]
+        shown.append(table(("site", ">shape", "stored as", "second moments"), rows))
+    return [*shown, estimates(data["estimates"])] if data.get("estimates") else shown
+
+
+def estimates(data: Mapping[str, Any]) -> str:
+    """Time, memory and disk, said to be estimates."""
+    spent = "unknown for this method or model" if data["seconds"] is None else f"about {data['seconds']:.0f} s"
+    needed = "unknown for this method or model" if data["memory_bytes"] is None else f"about {size(data['memory_bytes'])}"
+    copied = f"up to {size(data['disk_bytes'])}, next to none where files can be shared; cache {size(data['cache_bytes'])}"
+    lines = {"time": spent, "memory": needed, "disk": copied, "on": f"{data['device']}, {data['dtype']}", "basis": data["basis"]}
+    return facts({"estimates": lines})
+
+
+def size(count: float) -> str:
+    """Bytes for people: 2.7 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def sites(rows: Iterable[Mapping[str, Any]]) -> Table:
     """The edited layers of ``apply``."""
     keys = ("null_dim", "eig_below", "eig_above", "rcond", "delta_rel", "preserve_drift", "fit")

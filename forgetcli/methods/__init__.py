@@ -4,6 +4,7 @@ A method is a module with
 
     Parameters   a frozen pydantic model of the recipe's tables that are its own (``extra="forbid"``)
     edit(model, recipe, parameters, cache, observer) -> forgetcli.edits.Edit
+    work(recipe, parameters) -> forgetcli.estimates.Work      optional: what the edit asks of the model, for ``--dry-run``
     SEARCH       optional: dotted parameter → range or choice (`forgetcli.search_space`), what ``forget tune`` may try
 
 Third parties add one by an entry point in the group ``forgetcli.methods``. Importing a method must not import torch:

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from forgetcli.edits import Edit
+    from forgetcli.estimates import Work
 
 
 class Parameters(BaseModel):
@@ -20,3 +21,10 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
     from forgetcli.edits import Edit
 
     return Edit({})
+
+
+def work(recipe, parameters: Parameters) -> Work:
+    """Nothing."""
+    from forgetcli.estimates import Work
+
+    return Work()

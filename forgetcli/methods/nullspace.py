@@ -22,6 +22,7 @@ from forgetcli.search_space import Choice, Range
 if TYPE_CHECKING:
     from forgetcli.cache import MomentCache
     from forgetcli.edits import Edit
+    from forgetcli.estimates import Work
     from forgetcli.progress import Observer
     from forgetcli.recipe import Recipe
 
@@ -130,3 +131,21 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     materials = (*moments.materials, *ledger.materials(held))
     return Edit(weights, reports, tuple(losses), materials, {"hits": sum(m.hits for m in used), "misses": sum(m.misses for m in used)},
                 keys_after(model, sites, pairs.concepts, weights))
+
+
+def work(recipe: Recipe, parameters: Parameters) -> Work:
+    """What the edit asks of the model, for estimates."""
+    from forgetcli.estimates import Work
+
+    from forgetcli.vocabulary import COUNT
+
+    pairs, refine = len(recipe.edit_pairs()), parameters.refine
+    moments = len(recipe.preserve_prompts()) + (COUNT if parameters.edit.prior else 0)
+    if refine.mode == "copy":
+        return Work(encoded=moments + 2 * pairs, moments=moments)
+    steps = refine.steps * (1 if refine.mode == "joint" else refine.epochs * len(parameters.edit.sites))
+    if refine.match == "attention":                                   # a gradient costs twice what the encoding does
+        return Work(encoded=moments + (4 + 3 * steps) * pairs, moments=moments)
+    pictures = 2 * pairs * refine.latent_steps * 2                    # concepts and targets; guidance asks twice
+    return Work(encoded=moments + 4 * pairs + steps * min(refine.batch, pairs), predictions=pictures + steps * refine.batch,
+                descents=steps * refine.batch, batch=refine.batch, moments=moments)

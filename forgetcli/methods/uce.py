@@ -13,6 +13,7 @@ from forgetcli.search_space import Choice, Range
 
 if TYPE_CHECKING:
     from forgetcli.edits import Edit
+    from forgetcli.estimates import Work
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -61,3 +62,10 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
         deltas[site.name] = stored_weight(model.base, site) @ solved.matrix
         observer.advance()
     return edited(model, deltas, preserve, solved.rcond, pairs, heldout_columns(model, recipe, settings.positions))
+
+
+def work(recipe, parameters: Parameters) -> Work:
+    """What the edit asks of the model, for estimates."""
+    from forgetcli.estimates import Work
+
+    return Work(encoded=2 * len(recipe.edit_pairs()) + len(recipe.preserve_prompts()))

@@ -1,0 +1,95 @@
+"""``forget inspect``."""
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from forgetcli.cli.options import DeviceOption, DtypeOption, JsonFlag, QuietFlag
+from forgetcli.cli.sink import Sink
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a diffusers folder, or a hub id.")]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        envvar="FORGET_RECIPE",
+        show_default=False,
+        help="Also estimate what this recipe would need on it.",
+    ),
+]
+
+
+def inspect(
+    model: Model = "demo",
+    recipe: Recipe = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Show what MODEL is: components, the layers that can be edited, and whether it was edited.
+
+    Reads headers, no weights. With --recipe it estimates time, memory and disk of an edit from a short measurement here.
+
+    \b
+    Examples:
+      forget inspect demo
+      forget inspect edited --json
+      forget inspect path/to/sd-folder --recipe art_styles
+    """
+    from forgetcli import checkpoint, inspection
+    from forgetcli.cli.progress import silence_hub, silence_libraries
+
+    silence_hub()
+    sink = Sink("inspect", json=json, quiet=quiet)
+    base = checkpoint.resolve(model)
+    data = inspection.inspect(base).as_dict()
+    if recipe is not None:
+        from forgetcli import pipeline
+
+        silence_libraries()
+        plan = pipeline.plan(recipe, model=model, device=device, dtype=dtype.value if dtype else None)
+        data |= {"recipe": recipe, "estimates": plan.as_dict()["estimates"]}
+    sink.result(data, human=lambda: _shown(data), quiet=base.folder)
+
+
+def _shown(data: dict) -> list:
+    from forgetcli.cli.tables import estimates, facts, size, table
+
+    components = table(
+        ("component", "class", ">parameters", ">size", "stored as"),
+        (
+            [c["name"], c["class_name"], f"{c['parameters']:,}" if c["parameters"] else "–", size(c["bytes"]), ", ".join((*c["dtypes"], *c["variants"]))]
+            for c in data["components"]
+        ),
+    )
+    text = [s for s in data["sites"] if s["block"] is not None]
+    rows = [[s["block"], f"{s['component']}/{s['name']}", "×".join(map(str, s["shape"])), s["dtype"]] for s in text]
+    others = len(data["sites"]) - len(text)
+    head = {
+        "model": data["model"]["id"],
+        "revision": data["model"]["revision"],
+        "family": data["family"] or "none that forget can edit",
+        "pipeline": data["pipeline"],
+    }
+    return [
+        facts(head),
+        components,
+        table((">block", "site", ">shape", "stored as"), rows),
+        *([f"and {others} layers that read the context in the denoiser (--json lists them)"] if others else []),
+        _how(data["edited"]),
+        *([estimates(data["estimates"])] if "estimates" in data else []),
+    ]
+
+
+def _how(edited: dict | None) -> str:
+    from forgetcli.cli.errors import one_line
+    from forgetcli.cli.tables import facts
+
+    if edited is None:
+        return "not edited by forget"
+    if "problem" in edited:
+        return f"edited by forget, but {one_line(edited['problem'])}"
+    pairs = ", ".join(f"{concept} → {target}" for concept, target in edited["concepts"])
+    return facts({"edited by forget": {**edited, "concepts": one_line(pairs), "tensors": len(edited["tensors"])}})

@@ -1,0 +1,45 @@
+"""``forget push``."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forgetcli.cli.options import JsonFlag, QuietFlag
+from forgetcli.cli.sink import Sink
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
+Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where to, on the hub.")]
+Private = Annotated[
+    bool,
+    typer.Option("--private/--public", envvar="FORGET_PUSH_PRIVATE", help="Who can see a repository that is made for it."),
+]
+Revision = Annotated[
+    str | None,
+    typer.Option("--revision", envvar="FORGET_REVISION", show_default="the default one", help="Branch to upload to."),
+]
+
+
+def push(
+    folder: Folder,
+    repo: Repo,
+    private: Private = True,
+    revision: Revision = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Upload DIR to the model hub, if it verifies. Private, unless you say --public.
+
+    \b
+    Examples:
+      forget push edited my-org/sd-without-van-gogh
+      forget push edited my-org/sd-without-van-gogh --public --revision v2
+    """
+    from forgetcli import push as uploads
+
+    sink = Sink("push", json=json, quiet=quiet)
+    with sink.observer() as observer:
+        done = uploads.push(folder, repo, private=private, revision=revision, observer=observer)
+    seen_by = "private" if done.private else "public"
+    sink.result(done.as_dict(), human=lambda: f"{done.url} ({done.files} files, {seen_by}, commit {done.commit[:12]})", quiet=done.url)
