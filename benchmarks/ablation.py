@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import time
 from pathlib import Path
 
-from tune_methods import Bench, nested
+from bench import Bench, mean, nested
+from tune_methods import scored, tuning_recipes
 
 from forgetcli.errors import EditError
 from forgetcli.statistics import harmonic_interval, wilson
@@ -37,33 +36,30 @@ ROWS = {
 }
 
 
-def measured(bench: Bench, name: str, file: Path) -> dict:
+def measured(bench: Bench, made: list, name: str, file: Path) -> dict:
     if file.exists():
         return json.loads(file.read_text())
     method, values = ROWS[name]
-    start = time.time()
     try:
-        found = bench.score(method, nested(values))
+        found = {"name": name, **scored(bench, made, method, nested(values))}
     except EditError as fault:
-        found = {"error": fault.message}
-    found |= {"name": name, "seconds": time.time() - start}
+        found = {"name": name, "error": fault.message}
     file.write_text(json.dumps(found))
     return found
 
 
 def cell(values: list[bool]) -> str:
     low, high = wilson(sum(values), len(values))
-    return f"{sum(values) / len(values):.2f} ({low:.2f}–{high:.2f})"
+    return f"{mean(values):.2f} ({low:.2f}–{high:.2f})"
 
 
 def main(output: Path, names: list[str]) -> None:
-    logging.disable(logging.WARNING)
-    bench = Bench(CASES)
+    bench, made = Bench(), tuning_recipes(CASES)
     print("| change | forget | retain | H | H with few preserve prompts | seconds an edit |\n| --- | --- | --- | --- | --- | --- |")
     for number, name in enumerate(ROWS):
         if name not in names:
             continue
-        found = measured(bench, name, output / f"{number:02d}.json")
+        found = measured(bench, made, name, output / f"{number:02d}.json")
         if "error" in found:
             print(f"| {name} | {found['error']} | | | | |", flush=True)
             continue

@@ -1,15 +1,16 @@
 """All methods where they differ: the regimes of the comparison, each over several concepts, one table a regime.
 
-    python benchmarks/regimes.py --output WORK [--quick] [--regimes single bare] [--methods nullspace,uce]
+    python benchmarks/regimes.py --output WORK [--quick] [--regimes single bare] [--methods nullspace uce] [--concepts 20]
 
-single   one concept at a time, 20 concepts of all four groups
+single   one concept at a time, held-out concepts of all four groups
 bare     the same, but the edit sees only "concept" → "target"
 few      the same, with 20 preserve prompts
 near     the same, retain measured on the five nearest concepts in the text encoder
 ten, twenty, all    so many things in one recipe, retain measured on the rest
 
 Every row: forget on prompts that no edit saw, retain, H, beside the unedited model; the ceiling is H of perfect forgetting with the
-unedited model's own retain. Goes on where it was cut short. Parameters of all methods: benchmarks/parameters.toml.
+unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H. Goes on where it was cut short. Parameters of
+all methods: benchmarks/parameters.toml, found by tune_methods.py on other concepts. --quick: two concepts, three methods, two minutes.
 """
 from __future__ import annotations
 
@@ -17,66 +18,86 @@ import argparse
 import json
 from pathlib import Path
 
+import tomli
 import world_recipes as words
+from bench import Bench, Seen, mean
 
-from forgetcli import recipe as recipes
-from forgetcli.comparison import compare
-from forgetcli.statistics import harmonic
+from forgetcli import methods, recipe as recipes
+from forgetcli.errors import EditError
+from forgetcli.statistics import harmonic, harmonic_interval, wilson
 
-STEPS = 10                                                            # of the sampler: half of the default, for twice the pictures
 MANY = {"ten": 10, "twenty": 20, "all": len(words.THINGS)}
 REGIMES = ("single", "bare", "few", "near", *MANY)
-KEYS = ("forget_direct", "forget_indirect", "retain", "h")
+CONTROL = "none"
 
 
-def of(regime: str, concepts: list[str]) -> list[recipes.Recipe]:
-    """The recipes of a regime."""
-    tables = "\n" + words.PARAMETERS.read_text()
+def of(regime: str, concepts: list[str]) -> dict[str, recipes.Recipe]:
+    """The recipes of a regime, by name."""
     if regime in MANY:
-        forgotten = words.THINGS if regime == "all" else [words.THINGS[i * len(words.THINGS) // MANY[regime]] for i in range(MANY[regime])]
-        return [named(words.recipe(forgotten, words.others(forgotten, 30), tables=tables), regime)]
-    made = []
+        forgotten = [words.THINGS[i * len(words.THINGS) // MANY[regime]] for i in range(MANY[regime])]
+        return {regime: recipes.parse(words.recipe(forgotten, words.others(forgotten, 30)))}
+    made = {}
     for label in concepts:
         kept = words.nearest(label) if regime == "near" else words.others([label], 12)
-        made.append(named(words.recipe([label], kept, asked=3 if regime == "near" else None, bare=regime == "bare", few=20 if regime == "few" else None,
-                                       tables=tables), f"{regime}-{label}"))
+        made[label] = recipes.parse(words.recipe([label], kept, asked=2 if regime == "near" else None, bare=regime == "bare",
+                                                 few=20 if regime == "few" else None))
     return made
 
 
-def named(text: str, name: str) -> recipes.Recipe:
-    return recipes.parse(f'name = "{name}"\n' + text)
+def measured(bench: Bench, recipe: recipes.Recipe, method: str, tables: dict, file: Path) -> dict:
+    if file.exists():
+        return json.loads(file.read_text())
+    try:
+        edit, seconds = bench.edit(recipe, method, tables)
+        seen = bench.look(recipe, edit, asked=None if len(recipe.concepts) == 1 else 2)
+        found = {"seconds": seconds, **vars(seen)}
+    except EditError as fault:
+        found = {"error": fault.message}
+    file.write_text(json.dumps(found))
+    return found
 
 
-def cell(row: dict, key: str) -> str:
-    if row.get(key) is None:
-        return "–"
-    low, high = row[f"{key}_ci"]
-    return f"{row[key]:.3f} ({low:.2f}–{high:.2f})"
+def row(method: str, found: list[dict], ceiling: float) -> str:
+    good = [f for f in found if "error" not in f]
+    if not good:
+        return f"| {method} | {found[0]['error']} | | | | | |"
+    seen = Seen(*(sum((f[key] for f in good), []) for key in ("direct", "indirect", "kept")))
+    h, (low, high) = harmonic(mean(seen.forgot), mean(seen.kept)), harmonic_interval(seen.forgot, seen.kept)
+    failed = f" ({len(found) - len(good)} refused)" if len(good) < len(found) else ""
+    return (f"| {method}{failed} | {share(seen.direct)} | {share(seen.indirect)} | {share(seen.kept)} | {h:.3f} ({low:.2f}–{high:.2f}) "
+            f"| {h / ceiling:.2f} | {mean([f['seconds'] for f in good]):.1f} |")
 
 
-def main(output: Path, names: list[str], methods: str, count: int, quick: bool) -> None:
-    results = {}
+def share(values: list[bool]) -> str:
+    low, high = wilson(sum(values), len(values))
+    return f"{mean(values):.3f} ({low:.2f}–{high:.2f})"
+
+
+def main(output: Path, names: list[str], chosen: list[str], concepts: list[str]) -> None:
+    bench, parameters = Bench(), tomli.loads(words.PARAMETERS.read_text()).get("methods", {})
     for regime in names:
-        given = of(regime, words.HELDOUT[:count])
-        data = compare(given, methods=methods, steps=STEPS, quick=quick, features=None, output=output / regime).as_dict()
-        results[regime] = {"methods": data["methods"], "concepts": [r.name for r in given], "seconds": data["seconds"]}
-        (output / "results.json").write_text(json.dumps(results, indent=1, default=str))
-        ceiling = harmonic(1.0, data["methods"][0]["retain"])
-        print(f"\n**{regime}** ({len(given)} recipes, ceiling {ceiling:.3f})\n\n| method | forget, direct | forget, indirect | retain | H | of the ceiling | seconds |")
-        print("| --- | --- | --- | --- | --- | --- | --- |")
-        for row in data["methods"]:
-            share = f"{row['h'] / ceiling:.2f}" if row.get("h") is not None else "–"
-            seconds = f"{row['seconds']:.1f}" if isinstance(row.get("seconds"), float) else "–"
-            print(f"| {row['name']} | " + " | ".join(cell(row, key) for key in KEYS) + f" | {share} | {seconds} |", flush=True)
+        made = of(regime, concepts)
+        (output / regime).mkdir(parents=True, exist_ok=True)
+        found = {method: [measured(bench, recipe, method, parameters.get(method, {}), output / regime / f"{label}-{method}.json")
+                          for label, recipe in made.items()] for method in [CONTROL, *chosen]}
+        ceiling = harmonic(1.0, mean(sum((f["kept"] for f in found[CONTROL]), [])))
+        pictures = [sum(len(f[key]) for f in found[CONTROL]) for key in ("direct", "indirect", "kept")]
+        print(f"\n**{regime}**: {len(made)} edits; pictures: {pictures[0]} direct, {pictures[1]} indirect, {pictures[2]} of what stays; ceiling {ceiling:.3f}\n")
+        print("| method | forget, direct | forget, indirect | retain | H | of the ceiling | seconds an edit |\n| --- | --- | --- | --- | --- | --- | --- |")
+        for method, results in found.items():
+            print(row("unedited" if method == CONTROL else method, results, ceiling), flush=True)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=REGIMES)
-    parser.add_argument("--methods", default="all")
+    parser.add_argument("--methods", nargs="+", choices=methods.names(), default=[n for n in methods.names() if n != CONTROL])
     parser.add_argument("--concepts", type=int, default=20, help="how many of the held-out concepts")
-    parser.add_argument("--quick", action="store_true", help="one concept, three prompts of a kind")
+    parser.add_argument("--quick", action="store_true", help="two concepts, one edit at a time, nullspace, uce and rece")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    main(args.output, args.regimes, args.methods, 1 if args.quick else args.concepts, args.quick)
+    if args.quick:
+        main(args.output, ["single", "few"], ["nullspace", "uce", "rece"], ["cat", "monet"])
+    else:
+        main(args.output, args.regimes, args.methods, words.HELDOUT[:args.concepts])
