@@ -44,7 +44,7 @@ def sign(
 ) -> None:
     """Sign DIR with a key of your own, so that whoever has the public key can tell that it comes from you.
 
-    Works offline. Needs: pip install 'forgetcli[sign]'
+    Works offline. Needs: pip install 'forgetcli\\[sign]'
 
     \b
     Examples:
