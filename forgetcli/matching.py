@@ -106,8 +106,9 @@ class ContextMatcher:
     Attributes:
         metric: WᵀW, float32, shape (d, d), or None for 1.
         target_context: c* of n rows, from the unedited encoder.
-        unit: ‖W(c₀ − c*)‖², c₀ the unedited contexts of the concept prompts; and the summaries' own.
-        rows: the concept prompts that are being encoded: all of them.
+        unit: mean ‖W(c₀ − c*)‖² of a prompt, c₀ the unedited contexts of the concept prompts; and the summaries' own.
+        batch: prompts a step; drawn anew for each, unless it is all of them.
+        rows: the concept prompts that are being encoded, int64.
     """
 
     model: object
@@ -115,26 +116,33 @@ class ContextMatcher:
     metric: Tensor | None
     target_context: Context
     unit: tuple[Tensor, ...]
+    batch: int
+    generator: torch.Generator
     rows: Tensor
 
     @staticmethod
     def of(model, pairs: Pairs, settings, seed: int, observer: Observer) -> ContextMatcher:
         layers = [site.module.weight.detach().float() for site in model.cross_attention.values()]
         metric = sum(weight.T @ weight for weight in layers) if layers else None
+        everything = torch.arange(len(pairs.concepts.prompts))
         with torch.no_grad():
-            matcher = ContextMatcher(model, pairs, metric, model.encode(pairs.targets.ids), (), torch.arange(len(pairs.concepts.prompts)))
+            matcher = ContextMatcher(model, pairs, metric, model.encode(pairs.targets.ids), (), settings.batch,
+                                     torch.Generator().manual_seed(seed), everything)
             matcher.unit = tuple(distance.clamp_min(1e-12) for distance in matcher.distances())
         return matcher
 
     def distances(self) -> list[Tensor]:
-        """Squared, of the hidden states as they are read, and of the summaries if there are any."""
-        context = self.model.encode(self.pairs.concepts.ids)
-        off = context.hidden.float() - self.target_context.hidden.float()                    # (n, length, d)
-        found = [((off if self.metric is None else off @ self.metric) * off).sum()]
+        """Squared, on average over `rows`: of the hidden states as they are read, and of the summaries if there are any."""
+        context, wanted = self.model.encode(self.pairs.concepts.ids[self.rows]), self.target_context[self.rows]
+        off = context.hidden.float() - wanted.hidden.float()          # (rows, length, d)
+        found = [((off if self.metric is None else off @ self.metric) * off).sum() / len(self.rows)]
         if context.pooled is not None:
-            found.append((context.pooled.float() - self.target_context.pooled.float()).pow(2).sum())
+            found.append((context.pooled.float() - wanted.pooled.float()).pow(2).sum() / len(self.rows))
         return found
 
     def loss(self) -> Tensor:
+        count = len(self.pairs.concepts.prompts)
+        if count > self.batch:
+            self.rows = torch.randperm(count, generator=self.generator)[:self.batch]
         parts = self.distances()
         return sum(distance / unit for distance, unit in zip(parts, self.unit)) / len(parts)
