@@ -59,7 +59,7 @@ def preserve_moments(model, sites, prompts: Sequence[str], cache: MomentCache, o
 
 
 def _identity(model, site, prompts: Sequence[str], often: int) -> dict:
-    encoder = {name: digest for name, digest in model.base.files.items() if name.startswith(("text_encoder", "tokenizer"))}
+    encoder = model.base.parts("text_encoder", "tokenizer")
     return {"version": VERSION, "model": model.base.id, "encoder": encoder, "site": site.name, "prompts": list(prompts),
             "empty": often, "tokens": "all positions, merged by prefix", "dtype": str(model.dtype).removeprefix("torch."),
             "device": model.device.type}

@@ -18,6 +18,7 @@ from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint import Base
+    from forgetcli.copying import Copying
     from forgetcli.recipe import Recipe
 
 
@@ -45,31 +46,37 @@ class ApplyResult:
 
 
 def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path | str = "edited", device: str | None = None,
-          dtype: str | None = None, force: bool = False, strict: bool = True, observer: Observer | None = None) -> ApplyResult:
+          dtype: str | None = None, force: bool = False, strict: bool = True, config: Path | str | None = None,
+          copying: Copying | str = "reflink", observer: Observer | None = None) -> ApplyResult:
     """Edit a model as the recipe says, and publish the edited checkpoint at `output` in one rename.
 
     Args:
         recipe: a loaded recipe, a path, or the name of a bundled one.
-        model: base model (`demo`, a diffusers folder, a hub id); default: the recipe's.
+        model: base model (`demo`, a diffusers folder, a single file, a hub id); default: the recipe's.
         output: folder to write; it is absent, old or complete at any moment.
         device, dtype: where and in what the model runs; default: detected, float32. The algebra is float64 always.
         force: replace an earlier output.
         strict: an edit that the check finds without effect, or too much of one, is an error; else it is only reported.
+        config: for a single file: the diffusers folder with its configs and tokenizer; see `checkpoint.resolve`.
+        copying: how untouched files get into the output: `reflink` where the file system can, `copy`, or hard `link`.
     Raises:
         ForgetError: recipe, model, edit or output; nothing is left behind.
     """
     from forgetcli import checkpoint, provenance, store
     from forgetcli.cache import MomentCache
     from forgetcli.check import check
+    from forgetcli.copying import Copying
 
     observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
     started = datetime.now(timezone.utc)
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
     method = methods.get(recipe.method)
     parameters = method.Parameters.model_validate(recipe.parameters)
-    base = checkpoint.resolve(model or recipe.model)
+    base = checkpoint.resolve(model or recipe.model, config=config)
     refuse_overlap(output, base)
+    copying = Copying(copying)
     with store.publishing(output, force=force) as staging:
+        checkpoint.check_room(base, staging, output, copying)
         with watch.stage("load"):
             loaded = models.load(base, device=device, dtype=dtype)
         with watch.stage("edit"):
@@ -80,7 +87,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
                 checked.enforce()
         with watch.stage("write"):
             observer.stage("writing")
-            stored = checkpoint.patch(base, staging, edit.weights)
+            stored = checkpoint.patch(base, staging, edit.weights, copying)
             sites = tuple(asdict(s) | {"stored_error": stored_error(stored, s.name)} for s in edit.sites)
             report = {"schema_version": 1, "sites": list(sites), "check": checked.as_dict(), "losses": list(edit.losses)}
             provenance.write(
@@ -110,15 +117,15 @@ class Plan:
         return {**asdict(self), "pairs": [list(p) for p in self.pairs]}
 
 
-def plan(recipe: Recipe | str | Path, *, model: str | None = None) -> Plan:
+def plan(recipe: Recipe | str | Path, *, model: str | None = None, config: Path | str | None = None) -> Plan:
     """Check recipe and model and say what would be done; loads no weights and writes nothing."""
     from forgetcli import checkpoint
 
     watch = Stopwatch()
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
     parameters = methods.get(recipe.method).Parameters.model_validate(recipe.parameters)
-    base = checkpoint.resolve(model or recipe.model)
-    models.family_of(base.folder)
+    base = checkpoint.resolve(model or recipe.model, config=config)
+    models.family_of(base.settings)
     return Plan(base={"id": base.id, "revision": base.revision, "digest": base.digest}, recipe_sha256=recipe.sha256,
                 method=recipe.method, parameters=parameters.model_dump(mode="json"), pairs=tuple(recipe.edit_pairs()),
                 preserve=len(recipe.preserve_prompts()), seconds=watch.report())
@@ -126,9 +133,9 @@ def plan(recipe: Recipe | str | Path, *, model: str | None = None) -> Plan:
 
 def refuse_overlap(output: Path, base: Base) -> None:
     """An output inside its base, or around it, would change the base while it is read."""
-    target, source = output.resolve(), base.folder.resolve()
+    target, source = output.resolve(), base.place.resolve()
     if target == source or source in target.parents or target in source.parents:
-        raise OutputError("output.overlaps-base", f"{output} and the base model {base.folder} lie within one another",
+        raise OutputError("output.overlaps-base", f"{output} and the base model {base.place} lie within one another",
                           "choose another folder with --output")
 
 

@@ -271,3 +271,17 @@ def editable_dtype(site: TensorSite) -> str:
                          f"'{site.key}' in {site.file} is stored as {site.dtype}, which cannot be edited",
                          "edit the unquantised model: float32, float16 or bfloat16")
     return TORCH_NAMES[site.dtype]
+
+
+def refuse_quantised(component: str, sites: Iterable[TensorSite]) -> None:
+    """Before a component is loaded: libraries turn float8 into float32 without a word, and its edit could not be written.
+
+    Whole numbers of 32 and 64 bits are no weights: old text encoders store their position numbers.
+
+    Raises:
+        ModelError: model.dtype.
+    """
+    for site in sites:
+        if site.dtype not in (*TORCH_NAMES, "I32", "I64", "BOOL"):
+            raise ModelError("model.dtype", f"{component} is quantised: '{site.key}' in {site.file} is stored as {site.dtype}",
+                             "edit the unquantised model: float32, float16 or bfloat16")

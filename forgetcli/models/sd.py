@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from forgetcli.errors import EditError, ModelError
+from forgetcli import components
+from forgetcli.errors import EditError
 
 if TYPE_CHECKING:
     import torch
@@ -40,20 +41,10 @@ class StableDiffusion:
         self.base, self.device, self.dtype = base, device, dtype
 
     def _component(self, name: str, loader):
-        folder = self.base.folder / name
-        if not folder.is_dir():
-            raise ModelError("model.missing-component", f"{self.base.id} has no {name}/", "is it a complete diffusers folder?")
-        try:
-            module = loader(folder)
-        except (OSError, ValueError, RuntimeError, KeyError) as fault:
-            raise ModelError("model.unreadable", f"cannot load {name} of {self.base.id}: {str(fault).splitlines()[0]}",
-                             "check the folder, or fetch the model again") from fault
-        return module
+        return components.part(self.base, name, loader)
 
     def _network(self, name: str, cls):
-        network = self._component(name, lambda folder: cls.from_pretrained(
-            folder, torch_dtype=self.dtype, use_safetensors=True))
-        return network.to(self.device).eval().requires_grad_(False)
+        return components.network(self.base, name, cls, self.dtype).to(self.device)
 
     @cached_property
     def tokenizer(self):
