@@ -100,7 +100,7 @@ class SingleFile:
                 return folder
         home = self._home()
         try:
-            return hub.snapshot(home, None, _has_settings, download=True, patterns=SETTINGS)
+            return _fetched(home, None)
         except ModelError as fault:
             raise ModelError("model.no-config", f"{self.path} holds weights only, and the configs and the tokenizer that go with it "
                              f"are not here: there is no {self.folder / CONFIG}, and '{home}' is neither cached nor can it be fetched",
@@ -170,11 +170,18 @@ def _has_settings(folder: Path) -> bool:
     return bool(names) and all(any((folder / name).glob("*.json")) for name in names)
 
 
+def _fetched(name: str, revision: str | None) -> Path:
+    folder = hub.snapshot(name, revision, _has_settings, download=True, patterns=SETTINGS)
+    if not _has_settings(folder):                                     # offline the hub's library is content with half of it
+        raise ModelError("model.no-config", f"'{name}' is cached incompletely", f"fetch it: {hub.command(name, revision, SETTINGS)}")
+    return folder
+
+
 def _asked(asked: Path | str) -> Path:
     folder = Path(asked).expanduser()
     match = hub.NAME.fullmatch(str(asked))
     if not folder.exists() and match:
-        return hub.snapshot(match["id"], match["revision"], _has_settings, download=True, patterns=SETTINGS)
+        return _fetched(match["id"], match["revision"])
     if not (folder / INDEX).is_file():
         raise ModelError("model.no-config", f"{asked} is no diffusers folder: it has no {INDEX}",
                          "--config takes a diffusers folder of the same architecture (its weights are not read), or org/name on the hub")
