@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli import hub
-from forgetcli.copying import Copying, can_clone, put, refuse_lack_of_room
+from forgetcli.copying import Copying, put, refuse_lack_of_room
 from forgetcli.errors import EditError, ForgetError, ModelError
 from forgetcli.manifest import CARD
 from forgetcli.single_file import CONFIG, SingleFile, settings_files
-from forgetcli.store import copy_file, sha256_file, sync_file, walk_files
+from forgetcli.store import can_clone, sha256_file, sync_file, walk_files
 from forgetcli.tensorfile import (
     PICKLES,
     TensorSite,
@@ -304,10 +304,8 @@ def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor],
     for path, source in {**{path: base.folder / path for path in base.files}, **base.beside}.items():
         target = staging / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        if path in touched or path == CARD:                           # the card may be written anew: through a link, the base's too
-            copy_file(source, target, reflink=how is not Copying.COPY)
-        else:
-            put(source, target, how)
+        own = path in touched or path == CARD                         # the card may be written anew: through a link, the base's too
+        put(source, target, Copying.REFLINK if own and how is Copying.LINK else how)
     by_file: dict[str, list[tuple[TensorSite, bytes]]] = {}
     for site, _, data in (change for parts in changes.values() for change in parts):
         by_file.setdefault(site.file, []).append((site, data))

@@ -3,17 +3,13 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
 from forgetcli.errors import OutputError
-from forgetcli.store import clone_file, copy_file
-
-BLOCK = 4096                                                          # what a file's size is rounded up to on most file systems
-ROOM = 1 << 20                                                        # for report, manifest and folders
+from forgetcli.store import copy_file
 
 
 class Copying(StrEnum):
@@ -46,27 +42,19 @@ def put(source: Path, target: Path, how: Copying) -> None:
 
 
 def refuse_lack_of_room(files: Iterable[Path], staging: Path, output: Path) -> None:
-    """Before anything is copied: whether the disk has room for these files.
+    """Before the work: whether the disk has room for these files. What fits is never refused: the little that forget adds, and what
+    the file system needs for itself, are not counted.
 
     Args:
         staging: an existing folder on the output's disk. output: what the user knows it as.
     Raises:
         OutputError: output.disk-full, with what is needed and what is free.
     """
-    needed = ROOM + sum(-(-path.stat().st_size // BLOCK) * BLOCK for path in files)
+    needed = sum(path.stat().st_size for path in files)
     free = shutil.disk_usage(staging).free
     if free < needed:
         raise OutputError("output.disk-full", f"the disk is too full for {output}: it needs {_size(needed)}, {_size(free)} are free",
                           "free some space, or choose another place with -o")
-
-
-def can_clone(source: Path, staging: Path) -> bool:
-    """Whether files of the base can be shared with the output's disk: tried, with one of them."""
-    probe = staging / f".probe-{secrets.token_hex(4)}"
-    try:
-        return clone_file(source, probe)
-    finally:
-        probe.unlink(missing_ok=True)
 
 
 def _size(count: int) -> str:

@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,9 +75,9 @@ def copy_file(source: Path, target: Path, *, reflink: bool = True) -> None:
             shutil.copyfileobj(reader, writer, 8 << 20)
 
 
-def clone_file(source: Path, target: Path) -> bool:
-    """A reflink of `source` at `target`, or an empty file there and False where the file system cannot."""
-    with open(source, "rb") as reader, open(target, "xb") as writer:
+def can_clone(source: Path, folder: Path) -> bool:
+    """Whether files like `source` can be reflinks in `folder`: tried, on a file without a name."""
+    with open(source, "rb") as reader, tempfile.TemporaryFile(dir=folder) as writer:
         return _clone(reader.fileno(), writer.fileno())
 
 
