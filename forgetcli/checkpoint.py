@@ -81,7 +81,7 @@ class Base:
         """
         return self.single.settings(self.config) if self.single else self.folder
 
-    @property
+    @cached_property
     def beside(self) -> dict[str, Path]:
         """Files that go with a single file into an edited copy, so that it can be loaded: path there → path here."""
         if self.single is None:
@@ -98,12 +98,12 @@ class Base:
         return self.single.sites(component, parameter) if self.single else locate_all(self.folder, component, parameter)
 
     def parts(self, *prefixes: str) -> dict[str, str]:
-        """Path → SHA-256 of all that components with these prefixes are made of; of a single file that is the file, and settings."""
+        """Path → SHA-256 of all that components with these prefixes are made of; a single file counts whole."""
         beside = {path.removeprefix(f"{CONFIG}/"): source for path, source in self.beside.items()}
         return ({path: digest for path, digest in self.files.items() if self.single or path.startswith(prefixes)}
                 | {path: sha256_file(source) for path, source in beside.items() if path.startswith(prefixes)})
 
-    @property
+    @cached_property
     def drawn_by(self) -> str:
         """One name for all that decides what its pictures are: `digest`, for a single file with its settings."""
         return files_digest(self.files | {path: sha256_file(source) for path, source in self.beside.items()})
@@ -170,8 +170,8 @@ def resolve(model: str | Path, *, config: Path | str | None = None, download: bo
     otherwise ``org/name`` or ``org/name@revision`` on the hub, from the local cache or fetched.
 
     Args:
-        config: for a single file, the diffusers folder (or hub id) that has its configs and tokenizer; by default it is looked
-            for when it is needed.
+        config: for a single file, the diffusers folder (or hub id) that has its configs and tokenizer; by default it is
+            looked for when it is needed.
         download: whether the network may be used.
     Raises:
         ModelError: model.not-found, model.not-a-model, model.pickle, model.damaged, model.gated.

@@ -1,4 +1,4 @@
-"""A model's networks by name, from whatever its base is: a diffusers folder or a single file. All that a family needs to load one."""
+"""A model's networks by name, from a diffusers folder or a single file alike: all that a family needs to load one."""
 from __future__ import annotations
 
 import importlib
@@ -51,7 +51,8 @@ def network(base: Base, name: str, cls, dtype: torch.dtype):
         refuse_quantised(name, _stored_sites(base.settings, name))
         module = part(base, name, lambda folder: cls.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True))
     else:
-        refuse_quantised(name, (site for key, site in file.header.items() if key.startswith(file.keys.components[name][0])))
+        prefix, _ = file.keys.components[name]
+        refuse_quantised(name, (site for key, site in file.header.items() if key.startswith(prefix)))
         module = _filled(file, name, part(base, name, lambda folder: _empty(cls, folder)), dtype)
     for parameter, values in module.named_parameters():
         if not values.isfinite().all():
@@ -105,8 +106,8 @@ def _filled(file: SingleFile, name: str, module, dtype: torch.dtype):
         values = file.tensor(name, parameter)
         squeezed = tuple(n for n in values.shape if n != 1)           # attention of VAEs: 1×1 convolutions there, linear here
         if squeezed != tuple(n for n in empty.shape if n != 1):
-            raise ModelError("model.other-config", f"{name} {parameter} has shape {tuple(values.shape)} in {file.path}, but its config wants "
-                             f"{tuple(empty.shape)}", "name a diffusers folder of the same architecture with --config")
+            raise ModelError("model.other-config", f"{name} {parameter} has shape {tuple(values.shape)} in {file.path}, "
+                             f"but its config wants {tuple(empty.shape)}", "name a diffusers folder of the same architecture with --config")
         state[parameter] = values.reshape(empty.shape).to(dtype if values.is_floating_point() else values.dtype)
     module.load_state_dict(state, assign=True)
     return module

@@ -33,7 +33,7 @@ def put(source: Path, target: Path, how: Copying) -> None:
         copy_file(source, target, reflink=how is Copying.REFLINK)
         return
     try:
-        os.link(os.path.realpath(source), target)                     # in the hub's cache it is a link to a blob: the blob, not that link
+        os.link(os.path.realpath(source), target)                     # the hub's cache has links to blobs: the blob, not the link
     except OSError as fault:
         if fault.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
             raise
@@ -42,8 +42,9 @@ def put(source: Path, target: Path, how: Copying) -> None:
 
 
 def refuse_lack_of_room(files: Iterable[Path], staging: Path, output: Path) -> None:
-    """Before the work: whether the disk has room for these files. What fits is never refused: the little that forget adds, and what
-    the file system needs for itself, are not counted.
+    """Before the work: whether the disk has room for these files.
+
+    What fits is never refused: the little that forget adds, and what the file system needs for itself, are not counted.
 
     Args:
         staging: an existing folder on the output's disk. output: what the user knows it as.

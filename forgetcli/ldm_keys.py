@@ -1,8 +1,9 @@
-"""Names of tensors in single-file checkpoints (the layout of CompVis' latent-diffusion) for the parameters of diffusers' components.
+"""Keys in single-file checkpoints (the layout of CompVis' latent-diffusion) for the parameters of diffusers' components.
 
-Pure functions and tables: what a file holds is known from its keys alone. Such files are what ComfyUI and A1111 read. The text
-encoder of Stable Diffusion 1.x (and the first of SDXL) has transformers' own names behind a prefix; that of 2.x (and SDXL's second)
-is OpenCLIP, which stores q, k and v in one tensor. The denoiser's blocks are numbered through, down and up.
+Pure functions and tables: what a file holds is known from its keys alone. Such files are what ComfyUI and A1111 read.
+The text encoder of Stable Diffusion 1.x (and the first of SDXL) has transformers' own names behind a prefix; that of
+2.x (and SDXL's second) is OpenCLIP, which stores q, k and v in one tensor. The denoiser's blocks are numbered through,
+down and up.
 """
 from __future__ import annotations
 
@@ -64,7 +65,7 @@ class LdmKeys:
 
     @cached_property
     def components(self) -> dict[str, tuple[str, Callable[[str], Iterator[Place]]]]:
-        """The diffusers components that are in the file: name → prefix of their keys, names within it that a parameter can have."""
+        """The diffusers components that are in the file: name → prefix of their keys, places that a parameter can have."""
         encoders = {"sd1": {"text_encoder": (CLIP, clip_places)}, "sd2": {"text_encoder": (OPEN_CLIP, open_clip_places)},
                     "sdxl": {"text_encoder": (CLIP_XL, clip_places), "text_encoder_2": (OPEN_CLIP_XL, open_clip_places)}}
         all_ = {**encoders.get(self.architecture, {}),
@@ -74,7 +75,7 @@ class LdmKeys:
 
     @cached_property
     def layers(self) -> int:
-        """diffusers' ``layers_per_block`` of the denoiser: the first downsampler comes after so many input blocks, and the first one."""
+        """diffusers' ``layers_per_block`` of the denoiser: so many input blocks lie between number 0 and the first downsampler."""
         blocks = self._numbers(DENOISER + "input_blocks.")
         first = next((n for n in sorted(blocks) if f"{DENOISER}input_blocks.{n}.0.op.weight" in self.keys), len(blocks))
         return first - 1
@@ -132,8 +133,8 @@ def open_clip_places(name: str) -> Iterator[Place]:
 
 
 def unet_places(name: str, layers: int) -> Iterator[Place]:
-    """A denoiser's parameter. Each diffusers block is `layers` + 1 numbered ones: input block 0 is the first convolution, the last of a
-    down block its downsampler; an up block has one resnet more, and its upsampler in the last one."""
+    """A denoiser's parameter. Each diffusers block is `layers` + 1 numbered ones: input block 0 is the first convolution,
+    the last of a down block its downsampler; an up block has one resnet more, and its upsampler in the last one."""
     if found := re.fullmatch(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", name):
         side, block, kind, layer, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
         number = block * (layers + 1) + (layer if kind in ("resnets", "attentions") else layers)

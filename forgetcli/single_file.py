@@ -71,7 +71,8 @@ class SingleFile:
         """
         place = self._place(component, parameter)
         if place.transposed:
-            raise ModelError("model.no-tensor", f"{component} {parameter} is stored transposed in {self.path} and cannot be edited there",
+            raise ModelError("model.no-tensor",
+                             f"{component} {parameter} is stored transposed in {self.path} and cannot be edited there",
                              "edit the model as a diffusers folder")
         return [_part(self.header[key], place) for key in (place.key, *self.keys.copies(place.key))]
 
@@ -102,10 +103,10 @@ class SingleFile:
         try:
             return _fetched(home, None)
         except ModelError as fault:
-            raise ModelError("model.no-config", f"{self.path} holds weights only, and the configs and the tokenizer that go with it "
-                             f"are not here: there is no {self.folder / CONFIG}, and '{home}' is neither cached nor can it be fetched",
-                             f"fetch them: {hub.command(home, None, SETTINGS)}, or name a diffusers folder of its kind with --config"
-                             ) from fault
+            raise ModelError(
+                "model.no-config", f"{self.path} holds weights only, and the configs and the tokenizer that go with it are not here: "
+                f"there is no {self.folder / CONFIG}, and '{home}' is neither cached nor can it be fetched",
+                f"fetch them: {hub.command(home, None, SETTINGS)}, or name a diffusers folder of its kind with --config") from fault
 
     def _home(self) -> str:
         entry = self.header.get(DENOISER + "input_blocks.0.0.weight")
@@ -156,7 +157,8 @@ def _own_weights(settings: Path, component: str) -> list[str]:
 def _components(settings: Path) -> list[str]:
     try:
         entries = json.loads((settings / INDEX).read_text(encoding="utf-8"))
-        return [name for name, entry in entries.items() if not name.startswith("_") and isinstance(entry, list) and None not in entry]
+        return [name for name, entry in entries.items()
+                if not name.startswith("_") and isinstance(entry, list) and None not in entry]
     except (OSError, ValueError, AttributeError) as fault:
         raise ModelError("model.no-config", f"{settings / INDEX} is not valid: {fault}", "fetch the folder again") from fault
 
@@ -173,7 +175,8 @@ def _has_settings(folder: Path) -> bool:
 def _fetched(name: str, revision: str | None) -> Path:
     folder = hub.snapshot(name, revision, _has_settings, download=True, patterns=SETTINGS)
     if not _has_settings(folder):                                     # offline the hub's library is content with half of it
-        raise ModelError("model.no-config", f"'{name}' is cached incompletely", f"fetch it: {hub.command(name, revision, SETTINGS)}")
+        raise ModelError("model.no-config", f"'{name}' is cached incompletely",
+                         f"fetch it: {hub.command(name, revision, SETTINGS)}")
     return folder
 
 
@@ -184,7 +187,7 @@ def _asked(asked: Path | str) -> Path:
         return _fetched(match["id"], match["revision"])
     if not (folder / INDEX).is_file():
         raise ModelError("model.no-config", f"{asked} is no diffusers folder: it has no {INDEX}",
-                         "--config takes a diffusers folder of the same architecture (its weights are not read), or org/name on the hub")
+                         "--config takes a diffusers folder of the same architecture, or org/name on the hub")
     return folder
 
 
@@ -199,9 +202,9 @@ def _part(site: TensorSite, place: Place) -> TensorSite:
 
 def _what_it_is(keys: dict) -> str:
     """A few words on a file that is no checkpoint, from its keys."""
-    kinds = (("lora", "it is a LoRA", lambda key: "lora" in key.lower()),
-             ("sd3", "it is one of Stable Diffusion 3", lambda key: "joint_blocks." in key),
-             ("flux", "it is one of Flux", lambda key: "double_blocks." in key),
-             ("denoiser", "it has a denoiser, but no text encoder", lambda key: key.startswith(DENOISER)),
-             ("component", "it is a diffusers component", lambda key: key.startswith(("text_model.", "down_blocks.", "encoder.", "decoder."))))
-    return next((says for _, says, fits in kinds if any(map(fits, keys))), "its keys are unknown")
+    kinds = (("it is a LoRA", lambda key: "lora" in key.lower()),
+             ("it is one of Stable Diffusion 3", lambda key: "joint_blocks." in key),
+             ("it is one of Flux", lambda key: "double_blocks." in key),
+             ("it has a denoiser, but no text encoder", lambda key: key.startswith(DENOISER)),
+             ("it is a diffusers component", lambda key: key.startswith(("text_model.", "down_blocks.", "encoder.", "decoder."))))
+    return next((says for says, fits in kinds if any(map(fits, keys))), "its keys are unknown")

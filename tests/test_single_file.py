@@ -290,8 +290,11 @@ def test_the_commands_take_a_file_and_what_was_made_of_it(read_only_files, tmp_p
     file = read_only_files("sd1")
     (tmp_path / "art.toml").write_text(RECIPE)
     with forks(tmp_path) as forget:
-        done = forget(tmp_path, "apply", "art.toml", "--model", file, "--set", COPY[0], "--lenient", "-q")
+        done = forget(tmp_path, "apply", "art.toml", "--model", file, "--set", COPY[0], "--lenient", "--link", "-q")
         assert (done.code, done.stdout) == (0, "edited\n"), done.stderr
+        assert (tmp_path / "edited/config/tokenizer/vocab.json").samefile(file.parent / "config/tokenizer/vocab.json")
+        assert not (tmp_path / "edited" / NAME).samefile(file)
+        assert forget(tmp_path, "apply", "art.toml", "--model", file, "--link", "--copy").stderr.startswith("error[usage]: --link and --copy")
         done = forget(tmp_path, "generate", "starry night", "--model", "edited", "--steps", "2", "--compare-base", "--json")
         images = json.loads(done.stdout)["images"]
         assert (tmp_path / images[0]["path"]).read_bytes() != (tmp_path / images[0]["base"]).read_bytes()
