@@ -23,7 +23,7 @@ from forgetcli import recipe as recipes
 from forgetcli.comparison import compare
 from forgetcli.statistics import harmonic
 
-PARAMETERS = Path(__file__).with_name("parameters.toml")
+STEPS = 10                                                            # of the sampler: half of the default, for twice the pictures
 MANY = {"ten": 10, "twenty": 20, "all": len(words.THINGS)}
 REGIMES = ("single", "bare", "few", "near", *MANY)
 KEYS = ("forget_direct", "forget_indirect", "retain", "h")
@@ -31,14 +31,14 @@ KEYS = ("forget_direct", "forget_indirect", "retain", "h")
 
 def of(regime: str, concepts: list[str]) -> list[recipes.Recipe]:
     """The recipes of a regime."""
-    tables = "\n" + PARAMETERS.read_text()
+    tables = "\n" + words.PARAMETERS.read_text()
     if regime in MANY:
         forgotten = words.THINGS if regime == "all" else [words.THINGS[i * len(words.THINGS) // MANY[regime]] for i in range(MANY[regime])]
         return [named(words.recipe(forgotten, words.others(forgotten, 30), tables=tables), regime)]
     made = []
     for label in concepts:
         kept = words.nearest(label) if regime == "near" else words.others([label], 12)
-        made.append(named(words.recipe([label], kept, asked=3 if regime == "near" else 1, bare=regime == "bare", few=20 if regime == "few" else None,
+        made.append(named(words.recipe([label], kept, asked=3 if regime == "near" else None, bare=regime == "bare", few=20 if regime == "few" else None,
                                        tables=tables), f"{regime}-{label}"))
     return made
 
@@ -58,7 +58,7 @@ def main(output: Path, names: list[str], methods: str, count: int, quick: bool) 
     results = {}
     for regime in names:
         given = of(regime, words.HELDOUT[:count])
-        data = compare(given, methods=methods, quick=quick, output=output / regime).as_dict()
+        data = compare(given, methods=methods, steps=STEPS, quick=quick, features=None, output=output / regime).as_dict()
         results[regime] = {"methods": data["methods"], "concepts": [r.name for r in given], "seconds": data["seconds"]}
         (output / "results.json").write_text(json.dumps(results, indent=1, default=str))
         ceiling = harmonic(1.0, data["methods"][0]["retain"])

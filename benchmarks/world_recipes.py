@@ -15,6 +15,7 @@ WORLD = world()
 STYLES, THINGS = list(WORLD["styles"]), list(WORLD["things"])
 LABELS = [*STYLES, *THINGS]
 DIRECT, HINTED = WORLD["templates"]["heldout"], WORLD["templates"]["heldout_hinted"]
+PARAMETERS = Path(__file__).with_name("parameters.toml")               # of every method, chosen by tune_methods.py
 PLAIN_STYLE = "flat"                                                  # what a picture without a style word looks like
 
 
@@ -73,12 +74,12 @@ def preserve(forgotten: list[str], count: int | None = None) -> list[str]:
     return prompts if count is None else [prompts[i * len(prompts) // count] for i in range(count)]
 
 
-def recipe(forgotten: list[str], kept: list[str], *, asked: int = 1, bare: bool = False, few: int | None = None, tables: str = "") -> str:
+def recipe(forgotten: list[str], kept: list[str], *, asked: int | None = None, bare: bool = False, few: int | None = None, tables: str = "") -> str:
     """TOML of a recipe.
 
     Args:
         forgotten, kept: labels to forget, and those that retain is measured on.
-        asked: direct and indirect prompts for each of `kept`.
+        asked: direct and indirect prompts for each of `kept`; by default one prompt each, direct and indirect in turn.
         bare: the edit sees nothing but the concept's first name and the target's.
         few: this many preserve prompts instead of all.
         tables: further TOML, the methods' parameters.
@@ -94,9 +95,10 @@ def recipe(forgotten: list[str], kept: list[str], *, asked: int = 1, bare: bool 
     if bare:
         lines += ["[prompts]", 'templates = ["{}"]', ""]
     lines += ["[preserve]", f"prompts = {listed(preserve(forgotten, few))}", ""]
-    for label in kept:
+    for i, label in enumerate(kept):
+        plain, hinted = (asked, asked) if asked is not None else ((0, 1) if i % 2 else (1, 0))
         lines += ["[[retain]]", f"concept = {json.dumps(name(label))}", f'label = "{label}"', f'group = "{group(label)}"',
-                  f"direct = {listed(direct(label, 5)[:asked])}", f"indirect = {listed(indirect(label, 5)[:asked])}", ""]
+                  f"direct = {listed(direct(label, 5)[:plain])}", f"indirect = {listed(indirect(label, 5)[:hinted])}", ""]
     return "\n".join(lines) + tables
 
 

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 __version__ = "0.1.0"
-__all__ = ["apply", "compare", "evaluate", "generate", "load_recipe", "verify"]
+__all__ = ["apply", "compare", "evaluate", "generate", "load_recipe", "revert", "verify"]
 
 _HOMES = {"apply": ("pipeline", "apply"), "compare": ("comparison", "compare"), "evaluate": ("evaluation", "evaluate"), "generate": ("generation", "generate"),
-          "load_recipe": ("recipe", "load"), "verify": ("provenance", "verify")}
+          "load_recipe": ("recipe", "load"), "revert": ("reversal", "revert"), "verify": ("provenance", "verify")}
 
 
 def __getattr__(name: str):

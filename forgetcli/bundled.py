@@ -5,6 +5,7 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
 SCHEMA = "recipe.schema.json"
+PROMPTS = "prompts"                                                   # a folder of prompt sets among them
 
 
 def folder() -> Path:
@@ -14,12 +15,17 @@ def folder() -> Path:
 
 
 def bundled() -> dict[str, Path]:
-    """Every bundled recipe by name (``art_styles``), sorted."""
-    return {path.stem: path for path in sorted(folder().glob("*.toml"))}
+    """Every bundled recipe by name (``art_styles``, ``sd14/objects``), sorted, those for the embedded model first."""
+    within = folder()
+    own = sorted(within.glob("*.toml")) + sorted(path for path in within.glob("*/*.toml") if path.parent.name != PROMPTS)
+    return {path.relative_to(within).with_suffix("").as_posix(): path for path in own}
 
 
 def find(path: Path) -> Path | None:
-    """The bundled recipe that `path` means (``art_styles``, ``recipes/art_styles.toml``), if any."""
-    plain_name = path.parent == Path() and path.suffix in ("", ".toml")
-    in_recipes = path.parent == Path("recipes") and path.suffix == ".toml"
-    return bundled().get(path.stem) if plain_name or in_recipes else None
+    """The bundled recipe that `path` means (``art_styles``, ``sd14/objects``, ``recipes/art_styles.toml``), if any."""
+    if path.suffix not in ("", ".toml"):
+        return None
+    name = path.with_suffix("")
+    if name.parts[:1] == ("recipes",) and path.suffix == ".toml":
+        name = name.relative_to("recipes")
+    return bundled().get(name.as_posix())

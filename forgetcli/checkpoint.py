@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -28,7 +28,6 @@ from forgetcli.tensorfile import (
     editable_dtype,
     locate,
     locate_all,
-    read_bytes,
     read_header,
     read_tensor,
     weight_sets,
@@ -155,12 +154,30 @@ class Stored:
         sha256: of its bytes, read back.
         error: ‖stored − wanted‖_F / ‖wanted − base‖_F, float64: the share of the edit that the file's dtype swallowed.
         also: the same tensor in other forms of the weights (``.fp16.``), edited by the same change.
+        before: SHA-256 of its bytes in the base.
     """
 
     site: TensorSite
     sha256: str
     error: float
     also: tuple[Stored, ...] = ()
+    before: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a new weight changes.
+
+    Attributes:
+        key: (component, parameter).
+        sites: every place that holds the parameter, the one that loaders read first.
+        wanted: the new weight, float64. delta: wanted − the first place's values.
+    """
+
+    key: tuple[str, str]
+    sites: tuple[TensorSite, ...]
+    wanted: Tensor
+    delta: Tensor
 
 
 def resolve(model: str | Path, *, config: Path | str | None = None, download: bool = True) -> Base:
@@ -221,7 +238,7 @@ def _single(name: str, path: Path, config: Path | str | None) -> Base:
 
 def _edited_file(folder: Path) -> Path | None:
     """The single file in a folder that an edit of one made: settings beside it, and no model_index.json of its own."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith("forget.")]
     return files[0] if len(files) == 1 and (folder / CONFIG / INDEX).is_file() and not (folder / INDEX).is_file() else None
 
 
@@ -282,8 +299,8 @@ def check_room(base: Base, staging: Path, output: Path, how: Copying) -> None:
     refuse_lack_of_room([] if shared else sources, staging, output)
 
 
-def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor],
-          how: Copying = Copying.REFLINK) -> dict[tuple[str, str], Stored]:
+def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor], how: Copying = Copying.REFLINK,
+          values: Callable[[TensorSite], Tensor] | None = None) -> dict[tuple[str, str], Stored]:
     """Copy the base into `staging` and overwrite exactly these tensors' bytes.
 
     Args:
@@ -291,6 +308,7 @@ def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor],
         how: what an untouched file becomes; an edited one is never a link.
         weights: (component, parameter name in memory) → the new weight, float32 or float64, the parameter's shape. It
             is rounded to nearest in the dtype that the file has.
+        values: what a place shall hold before rounding, if another sum than its own values and this edit's change.
     Returns:
         what now lies on disk, read back after fsync.
     Raises:
@@ -299,15 +317,15 @@ def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor],
         ModelError: a parameter that the base does not have, or a base that cannot be read.
         OSError: the disk is full, or refuses; `store.publishing` puts it in the user's words.
     """
-    changes = _plan(base, weights)
-    touched = {site.file for parts in changes.values() for site, _, _ in parts}
+    plans = _plan(base, weights, values)
+    touched = {site.file for parts in plans.values() for site, _, _ in parts}
     for path, source in {**{path: base.folder / path for path in base.files}, **base.beside}.items():
         target = staging / path
         target.parent.mkdir(parents=True, exist_ok=True)
         own = path in touched or path == CARD                         # the card may be written anew: through a link, the base's too
         put(source, target, Copying.REFLINK if own and how is Copying.LINK else how)
     by_file: dict[str, list[tuple[TensorSite, bytes]]] = {}
-    for site, _, data in (change for parts in changes.values() for change in parts):
+    for site, _, data in (change for parts in plans.values() for change in parts):
         by_file.setdefault(site.file, []).append((site, data))
     for file, edits in by_file.items():
         with open(staging / file, "r+b") as writer:
@@ -316,17 +334,19 @@ def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor],
                 writer.write(data)
         sync_file(staging / file)
     stored = {}
-    for key, parts in changes.items():
+    for key, parts in plans.items():
         first, *others = (_read_back(base, staging, site, wanted) for site, wanted, _ in parts)
-        stored[key] = Stored(first.site, first.sha256, first.error, tuple(others))
+        stored[key] = replace(first, also=tuple(others))
     return stored
 
 
-def _plan(base: Base, weights: Mapping[tuple[str, str], Tensor],
-          ) -> dict[tuple[str, str], list[tuple[TensorSite, Tensor, bytes]]]:
-    """Per parameter, for each place that holds it: the site, the wanted values (float64) and their bytes."""
+def changes(base: Base, weights: Mapping[tuple[str, str], Tensor]) -> Iterator[Change]:
+    """What new weights change in the base, one after the other, checked.
+
+    Raises:
+        EditError, ModelError: as `patch`.
+    """
     taken: set[TensorSite] = set()
-    changes = {}
     for (component, name), weight in weights.items():
         sites = base.locate(component, name)
         wanted = weight.detach().double().cpu()
@@ -338,17 +358,27 @@ def _plan(base: Base, weights: Mapping[tuple[str, str], Tensor],
         if not taken.isdisjoint(sites):
             raise EditError("edit.twice", f"{component} {name} is edited under two names")
         taken.update(sites)
-        change = wanted - read_tensor(base.folder, sites[0]).double()
+        yield Change((component, name), tuple(sites), wanted, wanted - read_tensor(base.folder, sites[0]).double())
+
+
+def _plan(base: Base, weights: Mapping[tuple[str, str], Tensor], values: Callable[[TensorSite], Tensor] | None,
+          ) -> dict[tuple[str, str], list[tuple[TensorSite, Tensor, bytes]]]:
+    """Per parameter, for each place that holds it: the site, the wanted values (float64) and their bytes."""
+    plans = {}
+    for change in changes(base, weights):
         parts = []
-        for site in sites:
-            # Another form of the weights (fp16, non-EMA) has other values: it gets the same change, not result.
-            here = wanted if site is sites[0] else read_tensor(base.folder, site).double() + change
-            parts.append((site, here, _encode(here, site)))
-        changes[component, name] = parts
-    return changes
+        for site in change.sites:
+            if values:
+                here = values(site)
+            else:  # Another form of the weights (fp16, non-EMA) has other values: it gets the same change, not result.
+                here = (change.wanted if site is change.sites[0]
+                        else read_tensor(base.folder, site).double() + change.delta)
+            parts.append((site, here, encode(here, site)))
+        plans[change.key] = parts
+    return plans
 
 
-def _encode(wanted: Tensor, site: TensorSite) -> bytes:
+def encode(wanted: Tensor, site: TensorSite) -> bytes:
     """float64 values → the bytes of the site's dtype, rounded to nearest, ties to even."""
     import torch
 
@@ -380,8 +410,18 @@ def round_to(values: Tensor, dtype) -> Tensor:
 
 
 def _read_back(base: Base, staging: Path, site: TensorSite, wanted: Tensor) -> Stored:
-    found = read_tensor(staging, site).double()
-    change = float((wanted - read_tensor(base.folder, site).double()).norm())
-    missed = float((found - wanted).norm())
+    return stored_as(site, read_tensor(base.folder, site), read_tensor(staging, site), wanted)
+
+
+def stored_as(site: TensorSite, before: Tensor, found: Tensor, wanted: Tensor) -> Stored:
+    """What lies at a place that held `before`, holds `found` and was to hold `wanted` (float64)."""
+    change = float((wanted - before.double()).norm())
+    missed = float((found.double() - wanted).norm())
     error = missed / change if change else float(missed > 0)
-    return Stored(site, hashlib.sha256(read_bytes(staging, site)).hexdigest(), error)
+    return Stored(site, _sha256(found), error, before=_sha256(before))
+
+
+def _sha256(tensor: Tensor) -> str:
+    import torch
+
+    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()

@@ -1,12 +1,13 @@
 """From a model's sites to the linear problems that the null-space edit solves, and the figures of their solutions."""
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from forgetcli.checkpoint import read_tensor
-from forgetcli.edits import SiteReport
+from forgetcli.edits import Keys, SiteReport
 from forgetcli.linalg import EditOperator, Moment, Projector, edit_operator, null_projector
 from forgetcli.progress import Observer
 from forgetcli.prompts import TokenBatch
@@ -22,6 +23,8 @@ class SiteProblem:
         K1: the concept prompts' distinct keys, float64, shape (d, n).
         counts: how often each occurs, float64, shape (n,).
         operator: A of K₁·√counts.
+        held: K_pK_pᵀ of earlier edits, or None.
+        vocabulary: second moment of the tokenizer's words, or None where `[edit] prior` is 0.
     """
 
     site: object
@@ -31,6 +34,8 @@ class SiteProblem:
     moment: Moment
     projector: Projector
     operator: EditOperator
+    held: Moment | None = None
+    vocabulary: Moment | None = None
 
     @property
     def values(self) -> Tensor:
@@ -60,13 +65,18 @@ class Solution:
     residual: Tensor
 
 
-def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Projector, settings) -> SiteProblem:
+def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Projector, settings, held: Moment | None = None,
+         vocabulary: Moment | None = None) -> SiteProblem:
     """The problem at one site for the keys (n_prompts, length, d) that its input has now."""
     K1 = batch.merge(keys)                                            # (d, n)
     counts = batch.counts.double()
-    lam = settings.lam * (float(counts.sum()) if settings.scale == "mean" else 1.0)
-    operator = edit_operator(K1 * counts.sqrt(), projector, lam)
-    return SiteProblem(site, site.module.weight.detach().double().cpu(), K1, counts, moment, projector, operator)
+    unit = float(counts.sum()) if settings.scale == "mean" else 1.0
+    ridge = [held.matrix] if held else []
+    if vocabulary:
+        ridge.append(settings.prior * unit / vocabulary.tokens * vocabulary.matrix)
+    operator = edit_operator(K1 * counts.sqrt(), projector, settings.lam * unit, sum(ridge) if ridge else None)
+    weight = site.module.weight.detach().double().cpu()
+    return SiteProblem(site, weight, K1, counts, moment, projector, operator, held, vocabulary)
 
 
 def stored_weight(base, site) -> Tensor:
@@ -74,15 +84,22 @@ def stored_weight(base, site) -> Tensor:
     return read_tensor(base.folder, base.locate(site.component, site.parameter)[0]).double()
 
 
-def prepare(model, sites, pairs, moments, settings, observer: Observer) -> list[SiteProblem]:
-    """The problems of all sites, at the unedited model's keys."""
+def prepare(model, sites, pairs, moments, settings, observer: Observer, held: Mapping[str, Moment] | None = None,
+            vocabulary: Mapping[str, Moment] | None = None) -> list[SiteProblem]:
+    """The problems of all sites, at the unedited model's keys, each with the tokens that its encoder reads.
+
+    Args:
+        held: K_pK_pᵀ by site name, where there is something to hold.
+        vocabulary: second moments of the tokenizer's words by site name, if they are to weigh.
+    """
     observer.stage("null space", len(sites))
     keys = model.keys(sites, pairs.concepts.ids)
     problems = []
     for site in sites:
         moment = moments.by_site[site.name]
         projector = null_projector(moment.matrix, settings.threshold, settings.min_rank)
-        problems.append(pose(site, pairs.concepts, keys[site.name], moment, projector, settings))
+        problems.append(pose(site, pairs.concepts.of(site.component), keys[site.name], moment, projector, settings,
+                             (held or {}).get(site.name), (vocabulary or {}).get(site.name)))
         observer.advance(null_dim=projector.rank)
     return problems
 
@@ -93,18 +110,36 @@ def measure(model, problems: list[SiteProblem], solutions: dict[str, Solution], 
     heldout_keys = model.keys(sites, heldout.ids) if heldout else {}
     reports = []
     for problem in problems:
-        name, W, M = problem.site.name, problem.weight, problem.moment.matrix
+        name, W = problem.site.name, problem.weight
         delta, residual = solutions[name].delta, solutions[name].residual
-        drift = (((delta @ M) * delta).sum().clamp_min(0) / ((W @ M) * W).sum()).sqrt()
         outside = None
         if heldout:
-            K = heldout.merge(heldout_keys[name]) * heldout.counts.double().sqrt()
+            own = heldout.of(problem.site.component)
+            K = own.merge(heldout_keys[name]) * own.counts.double().sqrt()
             outside = float((delta @ K).norm() / (W @ K).norm())
         root = problem.counts.sqrt()
         wanted, done = residual * root, (delta @ problem.K1) * root
         reports.append(SiteReport(
             name=name, null_dim=problem.projector.rank, eig_below=problem.projector.eig_below,
             eig_above=problem.projector.eig_above, rcond=problem.operator.rcond,
-            delta_rel=float(delta.norm() / W.norm()), preserve_drift=float(drift), heldout_drift=outside,
-            fit=float((done - wanted).norm() / wanted.norm().clamp_min(1e-300))))
+            delta_rel=float(delta.norm() / W.norm()), preserve_drift=drift(delta, W, problem.moment), heldout_drift=outside,
+            fit=float((done - wanted).norm() / wanted.norm().clamp_min(1e-300)),
+            held=problem.held.tokens if problem.held else None,
+            held_drift=drift(delta, W, problem.held) if problem.held else None))
     return tuple(reports)
+
+
+def drift(delta: Tensor, weight: Tensor, moment: Moment) -> float:
+    """‖ΔK‖_F / ‖WK‖_F, from the second moment of K alone."""
+    M = moment.matrix
+    return float((((delta @ M) * delta).sum().clamp_min(0) / ((weight @ M) * weight).sum()).sqrt())
+
+
+def keys_after(model, sites, batch: TokenBatch, weights: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], Keys]:
+    """The prompts' keys in the *edited* model: at a deeper site the edits before it have changed them, and it is the changed ones
+    that a later edit meets there."""
+    with model.weights(weights):
+        keys = model.keys(sites, batch.ids)
+    owned = {site.component: batch.of(site.component) for site in sites}
+    return {(site.component, site.parameter): Keys(owned[site.component].merge(keys[site.name]), owned[site.component].counts)
+            for site in sites}

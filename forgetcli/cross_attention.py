@@ -39,7 +39,7 @@ class PairColumns:
 def contexts(model, batch: TokenBatch) -> Tensor:
     """The unedited encoder's context of every position: float64, on the CPU, shape (prompts, length, d)."""
     with torch.no_grad():
-        return torch.cat([model.encode(part.ids).double().cpu() for part in batch.split(BATCH)])
+        return torch.cat([model.encode(part.ids).hidden.double().cpu() for part in batch.split(BATCH)])
 
 
 def pair_columns(model, pairs: Sequence[tuple[str, str]], positions: Positions) -> PairColumns:
@@ -51,6 +51,7 @@ def pair_columns(model, pairs: Sequence[tuple[str, str]], positions: Positions) 
     concepts = tokenise(model.tokenizer, [c for c, _ in pairs], strict=True)
     targets = tokenise(model.tokenizer, [t for _, t in pairs], strict=True)
     C, T = contexts(model, concepts), contexts(model, targets)        # (pairs, length, d)
+    concepts, targets = words_of(model, concepts), words_of(model, targets)
     rows, left, right, changed = [], [], [], set()
     for row, (concept, target) in enumerate(zip(concepts.ids.tolist(), targets.ids.tolist())):
         for i, j in matches(words(model.tokenizer, concept), words(model.tokenizer, target), len(concept), positions):
@@ -67,21 +68,27 @@ def prompt_columns(model, prompts: Sequence[str], positions: Positions, pairs: P
     pairs change is left out: "a dog" within the preserved "a dog house" is the very column that shall become "a cat".
     """
     batch = tokenise(model.tokenizer, prompts)
+    own = words_of(model, batch)
     changed = pairs.changed if pairs else frozenset()
     seen: set[int] = set()
     kept, start = [], 0
     for part in batch.split(BATCH):
         C = contexts(model, part)                                     # (≤ BATCH, length, d)
-        for row, ids in enumerate(part.ids.tolist()):
+        for row, ids in enumerate(words_of(model, part).ids.tolist()):
             end = len(words(model.tokenizer, ids)) - 1                # 0 for the empty prompt
             columns = range(0 if positions == "all" or end == 0 else end, end + 1 if positions == "last" and end else len(ids))
             for column in columns:
-                prefix = int(batch.owner[start + row, column])
+                prefix = int(own.owner[start + row, column])
                 if prefix not in seen and tuple(ids[:column + 1]) not in changed:
                     seen.add(prefix)
                     kept.append(C[row, column])
         start += len(part.prompts)
     return torch.stack(kept, 1) if kept else C.new_empty(C.shape[-1], 0)
+
+
+def words_of(model, batch: TokenBatch) -> TokenBatch:
+    """The tokens that stand at the context's positions. Where two encoders' states lie side by side, both have the same words there."""
+    return batch.of(model.encoders[0].component)
 
 
 def words(tokenizer, ids: Sequence[int]) -> list[int]:
@@ -146,7 +153,7 @@ def pick(model, layers: Sequence[str] = LAYERS):
     """
     found = [site for name, site in model.cross_attention.items() if name.rpartition(".")[2] in layers]
     if not found:
-        raise EditError("edit.no-cross-attention", "the denoiser has no cross-attention that could be edited", "edit the text encoder instead")
+        raise EditError("edit.no-cross-attention", "the denoiser has no cross-attention that could be edited", "use a method that edits the text encoder: nullspace")
     return found
 
 

@@ -22,6 +22,8 @@ class SiteReport:
         preserve_drift: ‖Δ K₀‖_F / ‖W K₀‖_F.
         heldout_drift: the same for prompts that must stay but that the edit did not see; None without such prompts.
         fit: ‖Δ K₁ − R‖_F / ‖R‖_F, how much of the wanted change the constraint left out (0 is perfect).
+        held: tokens of earlier edits that were to stay as they were; None without earlier edits.
+        held_drift: ‖Δ K_p‖_F / ‖W K_p‖_F at their keys K_p.
     """
 
     name: str
@@ -33,6 +35,21 @@ class SiteReport:
     preserve_drift: float | None = None
     heldout_drift: float | None = None
     fit: float | None = None
+    held: int | None = None
+    held_drift: float | None = None
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The concept prompts' keys at a site of the edited model: what a later edit has to leave alone.
+
+    Attributes:
+        columns: distinct keys, shape (d, n).
+        counts: how often each occurs, shape (n,).
+    """
+
+    columns: Tensor
+    counts: Tensor
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,7 @@ class Edit:
         losses: loss of the method's descent by step, if it has one.
         moments: the second moments that went in: {"name", "sha256"} each, for the manifest.
         cache: {"hits", "misses"}.
+        keys: (component, parameter) → the keys that a later edit has to hold there, for the ledger.
     """
 
     weights: Mapping[tuple[str, str], Tensor]
@@ -52,3 +70,4 @@ class Edit:
     losses: tuple[float, ...] = ()
     moments: tuple[dict, ...] = ()
     cache: Mapping[str, int] = field(default_factory=lambda: {"hits": 0, "misses": 0})
+    keys: Mapping[tuple[str, str], Keys] = field(default_factory=dict)

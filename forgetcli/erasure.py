@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from forgetcli.errors import EditError
+from forgetcli.models._loaded import Context
 from forgetcli.progress import Observer
 from forgetcli.prompts import tokenise
 from forgetcli.trajectories import NoisyBank, noisy_bank
@@ -43,33 +44,33 @@ class Teacher:
     """The unedited model's word on what should be predicted.
 
     Attributes:
-        concepts, anchors: contexts, shape (n, length, d), a row a pair.
-        empty: the empty prompt's, shape (1, length, d).
+        concepts, anchors: contexts, a row a pair.
+        empty: what guidance leads away from, one row.
         eta: η.
     """
 
     model: object
-    concepts: Tensor
-    anchors: Tensor
-    empty: Tensor
+    concepts: Context
+    anchors: Context
+    empty: Context
     eta: float
 
     @staticmethod
     @torch.no_grad()
     def of(model, pairs: Sequence[tuple[str, str]], erase_from: str, eta: float) -> Teacher:
-        def encoded(prompts: Sequence[str]) -> Tensor:
-            return torch.cat([model.encode(part.ids) for part in tokenise(model.tokenizer, prompts, strict=True).split(64)])
+        def encoded(prompts: Sequence[str]) -> Context:
+            return Context.cat([model.encode(part.ids) for part in tokenise(model.tokenizer, prompts, strict=True).split(64)])
 
         concepts = encoded([concept for concept, _ in pairs])
         anchors = concepts if erase_from == "concept" else encoded([target for _, target in pairs])
-        return Teacher(model, concepts, anchors, encoded([""]), eta)
+        return Teacher(model, concepts, anchors, model.unconditional(), eta)
 
     @torch.no_grad()
     def wanted(self, noisy: Tensor, t: Tensor, rows: Tensor) -> Tensor:
         """ε(anchor) − η (ε(c) − ε(∅)) at x_t, (n, c, h, w), and t, (n,), for these rows of the pairs; float32."""
-        asked = [self.anchors[rows], self.concepts[rows], self.empty.expand(len(rows), -1, -1)][:3 if self.eta else 1]
+        asked = [self.anchors[rows], self.concepts[rows], self.empty.repeated(len(rows))][:3 if self.eta else 1]
         k = len(asked)
-        anchor, *rest = self.model.denoise(noisy.repeat(k, 1, 1, 1), t.repeat(k), torch.cat(asked)).float().chunk(k)
+        anchor, *rest = self.model.denoise(noisy.repeat(k, 1, 1, 1), t.repeat(k), Context.cat(asked)).float().chunk(k)
         return anchor - self.eta * (rest[0] - rest[1]) if rest else anchor
 
 
@@ -89,10 +90,10 @@ class Student(torch.nn.Module):
         self.denoiser, self.model = model.unet, model
         self.changes = {name: torch.zeros_like(model.unet.get_parameter(name), dtype=torch.float32, requires_grad=True) for name in names}
 
-    def forward(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         return self.model.denoise(noisy, t, context)
 
-    def predict(self, noisy: Tensor, t: Tensor, context: Tensor) -> Tensor:
+    def predict(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         weights = {name: self.denoiser.get_parameter(name) for name in self.changes}
         sums = {f"denoiser.{name}": (W.float() + self.changes[name]).to(W.dtype) for name, W in weights.items()}
         return functional_call(self, sums, (noisy, t, context))
@@ -133,18 +134,15 @@ class OwnPictures:
     @torch.no_grad()
     def draw(self, rows: Tensor, teacher: Teacher, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         model, n = teacher.model, len(rows)
-        scheduler = type(model.scheduler).from_config(model.scheduler.config)
-        scheduler.set_timesteps(self.settings.steps)
+        scheduler = model.sampler(self.settings.steps)
         stop = int(torch.randint(self.settings.steps, (1,), generator=generator))
-        context = torch.cat([teacher.empty.expand(n, -1, -1), teacher.concepts[rows]])   # (2n, length, d)
-        x = torch.randn((n, *model.latent_shape), generator=generator).to(model.device, model.dtype) * scheduler.init_noise_sigma
+        context = Context.cat([teacher.empty.repeated(n), teacher.concepts[rows]])       # 2n rows
+        x = torch.randn((n, *model.latent_shape), generator=generator).to(model.device, model.dtype)
         for t in scheduler.timesteps[:stop]:
-            scaled = scheduler.scale_model_input(x, t)
-            without, with_ = self.student.predict(torch.cat([scaled, scaled]), t, context).chunk(2)
+            without, with_ = self.student.predict(torch.cat([x, x]), t, context).chunk(2)
             x = scheduler.step(without + self.settings.guidance * (with_ - without), t, x).prev_sample
-        t = scheduler.timesteps[stop]
-        noisy, t = scheduler.scale_model_input(x, t), t.expand(n).to(model.device)
-        return noisy, t, teacher.wanted(noisy, t, rows)
+        t = scheduler.timesteps[stop].expand(n).to(model.device)
+        return x, t, teacher.wanted(x, t, rows)
 
 
 def train(model, pairs: Sequence[tuple[str, str]], parameters, seed: int, observer: Observer) -> tuple[dict[str, Tensor], list[float]]:
@@ -155,10 +153,10 @@ def train(model, pairs: Sequence[tuple[str, str]], parameters, seed: int, observ
     """
     settings = parameters.train
     generator = torch.Generator().manual_seed(seed)
-    names = trainable(model.unet, settings.train_method)
+    names = trainable(model.unet, settings.train_method) if model.cross_attention else []
     if not names:
         raise EditError("edit.no-cross-attention", "the denoiser has no cross-attention that could be trained",
-                        "use train_method = 'esd-u'")
+                        "use a method that edits the text encoder: nullspace")
     teacher, student = Teacher.of(model, pairs, settings.erase_from, settings.eta), Student(model, names)
     pictures = (OwnPictures(student, parameters.sample) if parameters.sample.model == "edited" else
                 BasePictures.of(model, [concept for concept, _ in pairs], parameters.sample, generator, observer))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint import Base
 
-GUIDANCE = 4.5                                                        # for the embedded model; 7.5 for the families of real size
+GUIDANCE = 4.5                                                        # for the embedded model; those of real size have their family's
 METADATA = "forget"                                                   # the PNG text chunk with the JSON of `Picture.origin`
 
 
@@ -75,7 +75,7 @@ def generate(prompts: Sequence[str], *, model: str | Path = "demo", count: int =
     Args:
         model: `demo`, a diffusers folder, a single file, an edited folder or a hub id.
         config: a single file's settings; see `checkpoint.resolve`.
-        guidance: classifier-free guidance; default: 4.5 for small models, 7.5 for those of real size.
+        guidance: default: 4.5 for small models, for those of real size the family's (7.5 for sd).
         grid: also write `grid.png`, a row for each prompt.
         compare_base: also make the unedited model's picture at the same seed; the model must be an edited folder.
         batch: pictures at a time.
@@ -151,9 +151,12 @@ class Sampler:
 
         from forgetcli import components, models
 
+        family = models.family_of(base.settings)
+        unchecked = {"safety_checker": None, "requires_safety_checker": False} if family == "sd" else {}
+        self.guidance = models.get(family).GUIDANCE
         self.pipeline = DiffusionPipeline.from_pretrained(
             base.settings, **components.networks(base, torch.float32), torch_dtype=torch.float32, use_safetensors=True,
-            safety_checker=None, requires_safety_checker=False, local_files_only=True)
+            local_files_only=True, **unchecked)
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(models.pick_device(device))
 
@@ -164,10 +167,22 @@ class Sampler:
         first = shots[0]
         guidance = first.guidance
         if guidance is None:
-            guidance = GUIDANCE if self.pipeline.unet.config.sample_size <= 16 else 7.5
+            guidance = GUIDANCE if self.pipeline.vae.config.sample_size <= 64 else self.guidance
         generators = [torch.Generator().manual_seed(shot.seed) for shot in shots]
         return self.pipeline([shot.prompt for shot in shots], num_inference_steps=first.steps, guidance_scale=guidance,
-                             width=first.width, height=first.height, generator=generators).images
+                             width=first.width, height=first.height, generator=generators, **self.canvas(first)).images
+
+    def canvas(self, shot: Shot) -> dict:
+        """What an in-painting pipeline wants besides: a picture, and a mask over all of it."""
+        from inspect import signature
+
+        from PIL import Image as Images
+
+        if "mask_image" not in signature(self.pipeline.__call__).parameters:
+            return {}
+        side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
+        size = (shot.width or side, shot.height or side)
+        return {"image": Images.new("RGB", size, (127, 127, 127)), "mask_image": Images.new("L", size, 255), "strength": 1.0}
 
     def together(self, shots: Sequence[Shot]) -> list[Image]:
         """The same, in halves where the device has too little memory for all at once.

@@ -11,6 +11,7 @@ from forgetcli.store import output_faults
 
 NAME = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[^\s@]+))?")
 PATTERNS = ("*.json", "*.txt", "*/*.safetensors")                      # no pickles, no single-file copies at the top
+OWN = ("forget.ledger.safetensors",)                                   # what an edited model has there besides
 NETWORK_PACKAGES = ("httpx", "httpx2", "httpcore", "requests", "huggingface_hub", "hf_xet")
 VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")                        # second copies of the weights
 KNOWN = ("CompVis/stable-diffusion-v1-4", "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -44,9 +45,9 @@ def snapshot(name: str, revision: str | None, complete: Callable[[Path], bool], 
         cache = Path(hub.constants.HF_HUB_CACHE)
         with output_faults(cache, within=cache, remedy="set HF_HOME to another folder"):
             folder = Path(hub.snapshot_download(
-                name, revision=revision, allow_patterns=list(patterns), ignore_patterns=list(VARIANTS)))
+                name, revision=revision, allow_patterns=[*patterns, *OWN], ignore_patterns=list(VARIANTS)))
             if not complete(folder):                                  # a model that has variants only
-                folder = Path(hub.snapshot_download(name, revision=revision, allow_patterns=list(patterns)))
+                folder = Path(hub.snapshot_download(name, revision=revision, allow_patterns=[*patterns, *OWN]))
         return folder
     except errors.GatedRepoError as fault:
         raise ModelError("model.gated", f"'{name}' is gated: its authors want you to accept its licence first",

@@ -62,7 +62,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
     Raises:
         ForgetError: recipe, model, edit or output; nothing is left behind.
     """
-    from forgetcli import checkpoint, provenance, store
+    from forgetcli import checkpoint, ledger, provenance, store
     from forgetcli.cache import MomentCache
     from forgetcli.check import check
     from forgetcli.copying import Copying
@@ -71,8 +71,9 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
     started = datetime.now(timezone.utc)
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
     method = methods.get(recipe.method)
-    parameters = method.Parameters.model_validate(recipe.parameters)
     base = checkpoint.resolve(model or recipe.model, config=config)
+    recipe = recipe.on(models.family_of(base.settings))
+    parameters = method.Parameters.model_validate(recipe.parameters)
     refuse_overlap(output, base)
     copying = Copying(copying)
     with store.publishing(output, force=force) as staging:
@@ -87,14 +88,19 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
                 checked.enforce()
         with watch.stage("write"):
             observer.stage("writing")
-            stored = checkpoint.patch(base, staging, edit.weights, copying)
+            edits = ledger.extended(base, edit, recipe, parameters.model_dump(mode="json"))
+            stored = checkpoint.patch(base, staging, edit.weights, copying, edits and edits.values)
             sites = tuple(asdict(s) | {"stored_error": stored_error(stored, s.name)} for s in edit.sites)
             report = {"schema_version": 1, "sites": list(sites), "check": checked.as_dict(), "losses": list(edit.losses)}
+            finished = datetime.now(timezone.utc).isoformat()
+            if edits:
+                edits.write(staging)
             provenance.write(
                 staging, base=base, recipe_bytes=recipe.raw, method=recipe.method, parameters=parameters.model_dump(mode="json"),
                 stored=stored, materials=list(edit.moments), report=report,
-                run_details={"startedOn": started.isoformat(), "finishedOn": datetime.now(timezone.utc).isoformat(),
-                             "device": str(loaded.device), "dtype": str(loaded.dtype), "cache": dict(edit.cache), "versions": versions()})
+                run_details={"startedOn": started.isoformat(), "finishedOn": finished,
+                             "edits": ledger.dates(base.folder, edits, finished), "device": str(loaded.device),
+                             "dtype": str(loaded.dtype), "cache": dict(edit.cache), "versions": versions()})
     observer.done()
     return ApplyResult(output=output, base={"id": base.id, "revision": base.revision, "digest": base.digest},
                        recipe_sha256=recipe.sha256, method=recipe.method, sites=sites, check=checked.as_dict(),
@@ -123,9 +129,9 @@ def plan(recipe: Recipe | str | Path, *, model: str | None = None, config: Path 
 
     watch = Stopwatch()
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
-    parameters = methods.get(recipe.method).Parameters.model_validate(recipe.parameters)
     base = checkpoint.resolve(model or recipe.model, config=config)
-    models.family_of(base.settings)
+    recipe = recipe.on(models.family_of(base.settings))
+    parameters = methods.get(recipe.method).Parameters.model_validate(recipe.parameters)
     return Plan(base={"id": base.id, "revision": base.revision, "digest": base.digest}, recipe_sha256=recipe.sha256,
                 method=recipe.method, parameters=parameters.model_dump(mode="json"), pairs=tuple(recipe.edit_pairs()),
                 preserve=len(recipe.preserve_prompts()), seconds=watch.report())
@@ -141,7 +147,8 @@ def refuse_overlap(output: Path, base: Base) -> None:
 
 def stored_error(stored, site: str) -> float:
     """‖stored − wanted‖ / ‖Δ‖ of a site's weight, as re-read from the file."""
-    return next(s.error for (_, parameter), s in stored.items() if parameter in (f"{site}.weight", site))
+    names = (f"{site}.weight", site)
+    return next(s.error for (component, parameter), s in stored.items() if parameter in names or f"{component}.{parameter}" in names)
 
 
 def versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forgetcli.checkpoint import Base, Stored, files_digest, resolve
 from forgetcli.errors import ForgetError, ModelError, OutputError
@@ -33,6 +33,9 @@ from forgetcli.plain_json import plain
 from forgetcli.store import is_regular, sha256_file, walk_files
 from forgetcli.tensorfile import read_bytes, read_header
 
+if TYPE_CHECKING:
+    from forgetcli.ledger_files import Origin
+
 __all__ = ["CARD", "MANIFEST", "RECIPE", "REPORT", "EditedTensor", "Manifest", "Verdict", "load", "verify", "write"]
 
 CHUNK = 4 << 20                                                       # bytes compared at a time
@@ -41,9 +44,9 @@ UNSIGNED = ("who made it: the manifest is not signed, so it shows accidents, "
 EFFECT = "that the concept is gone: 'forget eval' measures that"
 
 
-def write(staging: Path, *, base: Base, recipe_bytes: bytes, method: str, parameters: Mapping[str, Any],
+def write(staging: Path, *, base: Base | Origin, recipe_bytes: bytes, method: str, parameters: Mapping[str, Any],
           stored: Mapping[tuple[str, str], Stored], materials: Sequence[Mapping[str, str]], report: Mapping[str, Any],
-          run_details: Mapping[str, Any]) -> None:
+          run_details: Mapping[str, Any], edits: Sequence[Mapping[str, Any]] = ()) -> None:
     """Write recipe, report and manifest into a patched folder; the last step before it is published.
 
     Args:
@@ -55,6 +58,8 @@ def write(staging: Path, *, base: Base, recipe_bytes: bytes, method: str, parame
         report: JSON-able; numbers that are not finite become null.
         run_details: all that differs from run to run; "versions" goes to the builder, the rest (``startedOn``,
             ``finishedOn``, …) to the metadata.
+        edits: of a folder that more than one recipe has made, all that are in it (after `forget revert`, the recipe being
+            the last one's).
     Raises:
         OutputError: output.not-the-base: a file of the base is missing, or differs though no tensor of it was edited.
             Only the model card may be replaced.
@@ -62,7 +67,7 @@ def write(staging: Path, *, base: Base, recipe_bytes: bytes, method: str, parame
     (staging / RECIPE).write_bytes(recipe_bytes)
     (staging / REPORT).write_bytes(_json(report))
     subjects = {path: sha256_file(staging / path) for path in walk_files(staging) if path != MANIFEST}
-    tensors = [tensor for key, part in sorted(stored.items()) for tensor in _edited(base, *key, part)]
+    tensors = [tensor for key, part in sorted(stored.items()) for tensor in _edited(*key, part)]
     edited_files = {tensor["file"] for tensor in tensors}
     for path, digest in base.files.items():
         if path not in edited_files and path != CARD and subjects.get(path) != digest:
@@ -78,7 +83,7 @@ def write(staging: Path, *, base: Base, recipe_bytes: bytes, method: str, parame
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": {"model": {"id": base.id, "revision": base.revision}, "recipe": recipe,
-                                       "method": method, "parameters": parameters},
+                                       "method": method, "parameters": parameters, **({"edits": list(edits)} if edits else {})},
                 "internalParameters": {
                     "edited": tensors,
                     "written": sorted(path for path, digest in subjects.items()
@@ -101,10 +106,10 @@ def write(staging: Path, *, base: Base, recipe_bytes: bytes, method: str, parame
     (staging / MANIFEST).write_bytes(_json(statement))
 
 
-def _edited(base: Base, component: str, parameter: str, stored: Stored) -> list[dict]:
+def _edited(component: str, parameter: str, stored: Stored) -> list[dict]:
     return [{"component": component, "parameter": parameter, "file": part.site.file, "key": part.site.key,
              "dtype": part.site.dtype, "start": part.site.start, "end": part.site.end, "error": part.error,
-             "before": hashlib.sha256(read_bytes(base.folder, part.site)).hexdigest(), "after": part.sha256}
+             "before": part.before, "after": part.sha256}
             for part in (stored, *stored.also)]
 
 

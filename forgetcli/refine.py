@@ -1,13 +1,7 @@
-"""Finding what the concept's tokens should put out: descent on the denoiser's prediction.
-
-The loss is MSE(UNet(x_t, t, c), UNet(x_t, t, c*)), c the edited encoder's context for the concept prompt, c* the unedited
-one's for the target prompt.
-"""
+"""Finding what the concept's tokens should put out: descent on one of the losses of `forgetcli.matching`."""
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -15,75 +9,8 @@ from torch import Tensor
 
 from forgetcli.closed_form import SiteProblem, Solution, pose
 from forgetcli.errors import EditError
+from forgetcli.matching import ContextMatcher, Matcher, Pairs
 from forgetcli.progress import Observer
-from forgetcli.prompts import TokenBatch, tokenise
-from forgetcli.trajectories import NoisyBank, noisy_bank
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Concept prompts and, row by row, what they should turn into.
-
-    Attributes:
-        concepts, targets: tokens, n rows each.
-        movable: bool, shape (distinct concept prefixes,): which tokens' outputs may be asked to change.
-    """
-
-    concepts: TokenBatch
-    targets: TokenBatch
-    movable: Tensor
-
-    @staticmethod
-    def of(tokenizer, pairs: Sequence[tuple[str, str]], positions: str) -> Pairs:
-        concepts = tokenise(tokenizer, [concept for concept, _ in pairs], strict=True)
-        targets = tokenise(tokenizer, [target for _, target in pairs], strict=True)
-        movable = torch.ones(len(concepts.first), dtype=torch.bool)
-        if positions == "from-concept":
-            # Up to the first token that differs, concept and target prompt mean the same: nothing is to change there.
-            same = (concepts.ids == targets.ids).cumprod(1).bool()
-            movable[concepts.owner[same]] = False
-        return Pairs(concepts, targets, movable)
-
-
-@dataclass
-class Matcher:
-    """Draws batches and computes the loss for the encoder as it is at the moment.
-
-    Attributes:
-        target_context: c*, shape (n, length, d), from the unedited encoder.
-        rows: the concept prompts that are being encoded, int64.
-    """
-
-    model: object
-    pairs: Pairs
-    target_context: Tensor
-    bank: NoisyBank
-    batch: int
-    timesteps: tuple[int, int]
-    generator: torch.Generator
-    rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-
-    @staticmethod
-    def of(model, pairs: Pairs, settings, seed: int, observer: Observer) -> Matcher:
-        generator = torch.Generator().manual_seed(seed)
-        # Pictures on the way to the concept and on the way to the target: the edited model will pass through both.
-        bank = noisy_bank(model, pairs.concepts.prompts + pairs.targets.prompts, steps=settings.latent_steps,
-                          guidance=settings.guidance, generator=generator, observer=observer)
-        with torch.no_grad():
-            target_context = model.encode(pairs.targets.ids)
-        return Matcher(model, pairs, target_context, bank, settings.batch, settings.timesteps, generator)
-
-    def loss(self) -> Tensor:
-        n = len(self.pairs.concepts.prompts)
-        rows = torch.randint(n, (self.batch,), generator=self.generator)
-        side = torch.randint(2, (self.batch,), generator=self.generator)
-        noisy, t = self.bank.draw(rows + n * side, self.timesteps, self.generator)
-        t = t.to(self.model.device)
-        with torch.no_grad():
-            wanted = self.model.denoise(noisy, t, self.target_context[rows])
-        self.rows, where = rows.unique(return_inverse=True)           # each prompt is encoded once a step
-        context = self.model.encode(self.pairs.concepts.ids[self.rows])[where]
-        return F.mse_loss(self.model.denoise(noisy, t, context).float(), wanted.float())
 
 
 def run(model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int,
@@ -95,7 +22,8 @@ def run(model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int,
     """
     if parameters.refine.mode == "copy":
         return copied(model, problems, pairs), []
-    matcher = Matcher.of(model, pairs, parameters.refine, seed, observer)
+    kind = {"denoiser": Matcher, "attention": ContextMatcher}[parameters.refine.match]
+    matcher = kind.of(model, pairs, parameters.refine, seed, observer)
     descend = {"joint": joint, "sequential": sequential}[parameters.refine.mode]
     return descend(model, problems, pairs, matcher, parameters, observer)
 
@@ -103,9 +31,9 @@ def run(model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int,
 def joint(model, problems, pairs, matcher, parameters, observer):
     """Descent on R through Δ = R A, all sites at once: the loss is that of the weights which will be written."""
     settings = parameters.refine
-    movable = pairs.movable.to(model.device)
-    residuals, maps = {}, {}
+    residuals, maps, movable = {}, {}, {}
     for problem in problems:
+        movable[problem.site.name] = pairs.of_encoder(problem.site.component).movable.to(model.device)
         size = problem.values.pow(2).mean().sqrt()
         maps[problem.site.name] = (problem.A * size).to(model.device, torch.float32)     # (n, d), R in units of the values' size
         residuals[problem.site.name] = torch.zeros(problem.values.shape, device=model.device, requires_grad=True)
@@ -116,7 +44,7 @@ def joint(model, problems, pairs, matcher, parameters, observer):
         for problem in problems:
             name = problem.site.name
             hooks.enter_context(added(problem.site.module, lambda x, name=name: F.linear(
-                F.linear(x.float(), maps[name]), residuals[name] * movable)))
+                F.linear(x.float(), maps[name]), residuals[name] * movable[name])))
         for step in range(settings.steps):
             for group in optimiser.param_groups:                      # down to a tenth: the batches are noisy
                 group["lr"] = settings.lr * (1 - 0.9 * step / settings.steps)
@@ -125,7 +53,7 @@ def joint(model, problems, pairs, matcher, parameters, observer):
     solutions = {}
     for problem in problems:
         size = problem.values.pow(2).mean().sqrt()
-        residual = (residuals[problem.site.name].detach() * movable).double().cpu() * size
+        residual = (residuals[problem.site.name].detach() * movable[problem.site.name]).double().cpu() * size
         solutions[problem.site.name] = Solution(problem.delta(residual), residual)
     return solutions, losses
 
@@ -133,26 +61,25 @@ def joint(model, problems, pairs, matcher, parameters, observer):
 def sequential(model, problems, pairs, matcher, parameters, observer):
     """The published form: V₁ is refined in place of the site's output, one site after the other, then solved for."""
     settings = parameters.refine
-    movable = pairs.movable
     total = {p.site.name: torch.zeros_like(p.weight) for p in problems}
     wanted = {p.site.name: torch.zeros_like(p.values) for p in problems}
     losses = []
     observer.stage("refinement", settings.epochs * settings.steps * len(problems))
     for _ in range(settings.epochs):
         for problem in problems:
-            site = problem.site
+            site, own = problem.site, pairs.of_encoder(problem.site.component)
             changed = {(p.site.component, p.site.parameter): p.weight + total[p.site.name] for p in problems}
             with model.weights(changed):
                 keys = model.keys([site], pairs.concepts.ids)[site.name]
-                now = pose(site, pairs.concepts, keys, problem.moment, problem.projector, parameters.edit)
+                now = pose(site, own.concepts, keys, problem.moment, problem.projector, parameters.edit, problem.held, problem.vocabulary)
                 start = now.values
                 shift = torch.zeros(start.shape, device=model.device, requires_grad=True)
                 optimiser = torch.optim.Adam([shift], lr=settings.lr)
-                with shifted(site.module, matcher, shift):
+                with shifted(site.module, matcher, shift, own):
                     for _ in range(settings.steps):
                         losses.append(descend_once(matcher, optimiser))
                         observer.advance(loss=losses[-1])
-                residual = shift.detach().double().cpu() * movable
+                residual = shift.detach().double().cpu() * own.movable
                 wanted[site.name] = total[site.name] @ problem.K1 + residual                # V₁ − W K₁ as last refined
                 total[site.name] = total[site.name] + now.delta(residual)
     return {p.site.name: Solution(total[p.site.name], wanted[p.site.name]) for p in problems}, losses
@@ -163,8 +90,9 @@ def copied(model, problems, pairs) -> dict[str, Solution]:
     keys = model.keys([p.site for p in problems], pairs.targets.ids)
     solutions = {}
     for problem in problems:
+        own = pairs.of_encoder(problem.site.component)
         outputs = keys[problem.site.name] @ problem.weight.T                             # (n, length, m)
-        residual = (pairs.concepts.mean(outputs) - problem.values) * pairs.movable
+        residual = (own.concepts.mean(outputs) - problem.values) * own.movable
         solutions[problem.site.name] = Solution(problem.delta(residual), residual)
     return solutions
 
@@ -191,10 +119,14 @@ def added(module, extra):
 
 
 @contextmanager
-def shifted(module, matcher: Matcher, shift: Tensor):
-    """The module's output moved by `shift` (m, distinct) at the concept prompts' tokens, whatever its input is."""
-    owner = matcher.pairs.concepts.owner.to(shift.device)
-    movable = matcher.pairs.movable.to(shift.device)
+def shifted(module, matcher: Matcher, shift: Tensor, pairs: Pairs | None = None):
+    """The module's output moved by `shift` (m, distinct) at the concept prompts' tokens, whatever its input is.
+
+    Args:
+        pairs: what the module's encoder reads of the matcher's pairs, if there are several encoders.
+    """
+    pairs = pairs or matcher.pairs
+    owner, movable = pairs.concepts.owner.to(shift.device), pairs.movable.to(shift.device)
     handle = module.register_forward_hook(
         lambda _, args, output: output + (shift * movable).T[owner[matcher.rows]].to(output.dtype))
     try:

@@ -6,7 +6,7 @@ given by the user, beside the file, or those of the model that made the architec
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,7 +74,7 @@ class SingleFile:
             raise ModelError("model.no-tensor",
                              f"{component} {parameter} is stored transposed in {self.path} and cannot be edited there",
                              "edit the model as a diffusers folder")
-        return [_part(self.header[key], place) for key in (place.key, *self.keys.copies(place.key))]
+        return [self.header[key].part(place.third) for key in (place.key, *self.keys.copies(place.key))]
 
     def tensor(self, component: str, parameter: str) -> Tensor:
         """A parameter's values, in the dtype that the file has, on the CPU.
@@ -83,7 +83,7 @@ class SingleFile:
             ModelError: model.no-tensor, model.dtype.
         """
         place = self._place(component, parameter)
-        values = read_tensor(self.folder, _part(self.header[place.key], place))
+        values = read_tensor(self.folder, self.header[place.key].part(place.third))
         return values.T.contiguous() if place.transposed else values
 
     def settings(self, asked: Path | str | None) -> Path:
@@ -189,15 +189,6 @@ def _asked(asked: Path | str) -> Path:
         raise ModelError("model.no-config", f"{asked} is no diffusers folder: it has no {INDEX}",
                          "--config takes a diffusers folder of the same architecture, or org/name on the hub")
     return folder
-
-
-def _part(site: TensorSite, place: Place) -> TensorSite:
-    """The bytes of one of three equal parts, one below the other, of a tensor; or of all of it."""
-    if place.third is None:
-        return site
-    rows, size = site.shape[0] // 3, (site.end - site.start) // 3
-    start = site.start + place.third * size
-    return replace(site, shape=(rows, *site.shape[1:]), start=start, end=start + size)
 
 
 def _what_it_is(keys: dict) -> str:

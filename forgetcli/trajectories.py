@@ -17,7 +17,7 @@ class NoisyBank:
 
     Attributes:
         latents: shape (prompts, steps, c, h, w).
-        timesteps: int64, shape (steps,), descending.
+        timesteps: shape (steps,), descending; int64, but for flow matching.
         finished: the pictures themselves, shape (prompts, c, h, w).
         scheduler: adds noise to them for timesteps that the sampler did not stop at.
     """
@@ -51,23 +51,20 @@ def noisy_bank(model, prompts: Sequence[str], *, steps: int, guidance: float, ge
 
     Noise is drawn on the CPU, so that the same seed gives the same pictures on every device.
     """
-    scheduler = type(model.scheduler).from_config(model.scheduler.config)
-    scheduler.set_timesteps(steps)
     tokens = tokenise(model.tokenizer, prompts)
-    empty = model.encode(tokenise(model.tokenizer, [""]).ids)
+    empty = model.unconditional()
     observer.stage("noisy pictures", len(prompts))
     kept, finished = [], []
     for part in tokens.split(batch):
         n = len(part.prompts)
-        context = torch.cat([empty.expand(n, -1, -1), model.encode(part.ids)])           # (2n, length, d)
-        x = torch.randn((n, *model.latent_shape), generator=generator).to(model.device, model.dtype) * scheduler.init_noise_sigma
+        context = model.encode(part.ids)
+        x = torch.randn((n, *model.latent_shape), generator=generator).to(model.device, model.dtype)
         path = []
+        scheduler = model.sampler(steps)                                                 # some count their steps
         for t in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(x, t)
-            path.append(scaled)
-            without, with_ = model.denoise(torch.cat([scaled, scaled]), t, context).chunk(2)
-            x = scheduler.step(without + guidance * (with_ - without), t, x).prev_sample
+            path.append(x)
+            x = scheduler.step(model.guided(x, t, context, empty, guidance), t, x).prev_sample
         kept.append(torch.stack(path, 1))                                                # (n, steps, c, h, w)
         finished.append(x)
         observer.advance(n)
-    return NoisyBank(torch.cat(kept), scheduler.timesteps.long().cpu(), torch.cat(finished), scheduler)
+    return NoisyBank(torch.cat(kept), scheduler.timesteps.cpu(), torch.cat(finished), scheduler)

@@ -4,18 +4,15 @@
 """
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from pathlib import Path
 
 import torch
-from pipelines import POSITIONS, WIDTH, tiny_sd, tiny_tokenizer
+from pipelines import POSITIONS
 from safetensors.torch import load, save
 
 METADATA = {"format": "pt", "modelspec.title": "tiny", "note": "ä"}
-
-
 
 
 def ldm(folder: Path, path: Path, style: str = "sd1", *, vae: bool = True, ema: bool = False) -> Path:
@@ -39,7 +36,7 @@ def ldm(folder: Path, path: Path, style: str = "sd1", *, vae: bool = True, ema: 
     elif style == "sd2":
         tensors |= {f"cond_stage_model.model.{key}": t for key, t in _open_clip(text).items()}
     else:
-        tensors |= {f"conditioner.embedders.0.transformer.{key}": t for key, t in text.items()}
+        tensors |= {f"conditioner.embedders.0.transformer.text_model.{key.removeprefix('text_model.')}": t for key, t in text.items()}
         tensors |= {f"conditioner.embedders.1.model.{key}": t for key, t in _open_clip(weights(folder, "text_encoder_2")).items()}
     tensors["alphas_cumprod"] = torch.linspace(0.99, 0.01, 10)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,30 +106,3 @@ def _open_clip(text: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
                 found[f"{block}{new}.{kind}"] = text.pop(f"{stem}{old}.{kind}")
     assert not text
     return found
-
-
-def tiny_sdxl(folder: Path, dtype: torch.dtype = torch.float16) -> Path:
-    """The components of a Stable Diffusion XL pipeline that a single file holds: two text encoders, a denoiser with added embeddings, a VAE."""
-    from diffusers import UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
-
-    tiny_sd(folder, dtype)
-    vocabulary = tiny_tokenizer(folder / "tokenizer_2")
-    end = vocabulary["<|endoftext|>"]
-    second = CLIPTextModelWithProjection(CLIPTextConfig(
-        vocab_size=len(vocabulary), hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=2,
-        max_position_embeddings=POSITIONS, projection_dim=40, bos_token_id=vocabulary["<|startoftext|>"], eos_token_id=end, pad_token_id=end))
-    unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=WIDTH + 48, addition_embed_type="text_time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=40 + 6 * 8, down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), attention_head_dim=8, norm_num_groups=8, use_linear_projection=True)
-    for name, module in (("text_encoder_2", second), ("unet", unet)):
-        shutil.rmtree(folder / name, ignore_errors=True)
-        module.to(dtype).save_pretrained(folder / name)
-    index = json.loads((folder / "model_index.json").read_text())
-    index |= {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-              "tokenizer_2": ["transformers", "CLIPTokenizer"], "force_zeros_for_empty_prompt": True}
-    for name in ("safety_checker", "requires_safety_checker"):
-        index.pop(name)
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder

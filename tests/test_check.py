@@ -9,7 +9,7 @@ import pytest
 import torch
 from pipelines import tiny_sd
 
-from forgetcli import checkpoint, models, pipeline, provenance
+from forgetcli import checkpoint, ledger, models, pipeline, provenance
 from forgetcli.check import NO_OP, WRECKED, Check, check, spread
 from forgetcli.edits import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
@@ -160,10 +160,10 @@ def test_apply_publishes_a_verified_edit_and_the_second_time_uses_the_cache(appl
     assert digests(base) == before
     assert first.check["moved"] > NO_OP
     assert first.check["preserve_drift"] < WRECKED
-    assert first.cache == {"hits": 0, "misses": 3}
+    assert first.cache == {"hits": 0, "misses": 6}
     changed = {name for name, digest in before.items() if digests(output)[name] != digest}
     assert changed == {"text_encoder/model.safetensors"}
-    assert set(digests(output)) - set(before) == {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE}
+    assert set(digests(output)) - set(before) == {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE, ledger.LEDGER, ledger.TENSORS}
     assert (output / provenance.RECIPE).read_text() == RECIPE
     report = json.loads((output / provenance.REPORT).read_text())
     assert report["check"] == first.check and len(report["losses"]) == 30
@@ -174,7 +174,7 @@ def test_apply_publishes_a_verified_edit_and_the_second_time_uses_the_cache(appl
 
     written = digests(output)
     second = apply(force=True)
-    assert second.cache == {"hits": 3, "misses": 0}
+    assert second.cache == {"hits": 6, "misses": 0}
     weights_file = "text_encoder/model.safetensors"
     assert digests(output)[weights_file] == written[weights_file]     # same seed, same bytes
     assert provenance.verify(output, base=base).ok

@@ -47,6 +47,8 @@ def test_the_commands_are_those_of_the_design():
         "compare",
         "tune",
         "verify",
+        "log",
+        "revert",
         "demo",
         "models",
         "env",

@@ -236,6 +236,72 @@ def test_merging_repeated_tokens_is_exact(posed: Problem, copies: int):
     assert relative(merged(1.0), wanted) > 1e-6                       # dropping repetitions is another problem
 
 
+# keys of earlier edits, held
+
+
+def earlier_keys(posed: Problem, tokens: int = 4) -> Tensor:
+    """K_p (d, n_p) of the same size as K₁."""
+    return torch.randn(posed.dim, tokens, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("tokens", [2, 15], ids=["few", "many"])
+def test_the_solve_with_held_keys_is_the_papers_in_50_digits(tokens: int):
+    posed = problem(dim=8, tokens=tokens, lam=0.3, seed=4)
+    Kp = earlier_keys(posed)
+    with mpmath.workdps(DIGITS):
+        P, K, held = exact_projector(posed.preserved, posed.projector.rank)[0], exact(posed.keys), exact(Kp)
+        wanted = as_tensor(K.T * P * (K * K.T * P + held * held.T * P + mpmath.mpf(posed.lam) * mpmath.eye(K.rows)) ** -1)
+    found = edit_operator(posed.keys, posed.projector, posed.lam, Kp @ Kp.T)
+    assert relative(found.matrix, wanted) < 1e-9
+    assert relative(edit_operator(posed.keys, posed.projector, posed.lam).matrix, wanted) > 1e-2
+    B, Bp = posed.projector.basis.T @ posed.keys, posed.projector.basis.T @ Kp
+    system = B @ B.T + Bp @ Bp.T + posed.lam * torch.eye(len(B), dtype=torch.float64)
+    assert found.rcond == pytest.approx(1 / float(torch.linalg.cond(system)), rel=1e-9)
+    nothing = edit_operator(posed.keys, posed.projector, posed.lam, torch.zeros_like(posed.moment))
+    assert relative(nothing.matrix, edit_operator(posed.keys, posed.projector, posed.lam).matrix) < 1e-9
+
+
+@random_problems
+@given(problems())
+def test_gradient_with_held_keys_is_zero_at_the_solution_and_not_without_them(posed: Problem):
+    P, Kp = posed.projector.matrix(), earlier_keys(posed)
+
+    def gradient(delta: Tensor) -> float:
+        delta = delta.clone().requires_grad_()
+        objective = (((delta @ P @ posed.keys - posed.residual) ** 2).sum() + ((delta @ P @ Kp) ** 2).sum()
+                     + posed.lam * ((delta @ P) ** 2).sum())
+        return float(torch.autograd.grad(objective, delta)[0].norm())
+
+    solution = edit_operator(posed.keys, posed.projector, posed.lam, Kp @ Kp.T).delta(posed.residual)
+    free = edit_operator(posed.keys, posed.projector, posed.lam).delta(posed.residual)
+    start = gradient(torch.zeros_like(solution))
+    assert gradient(solution) < 1e-8 * start
+    assert gradient(free) > 1e-6 * start                              # the solution that does not know of them is none
+    assert relative(solution @ P, solution) < 1e-12                   # Δ = ΔP still
+    assert float((solution @ Kp).norm()) < float((free @ Kp).norm())
+
+
+def test_held_keys_are_held_the_more_the_oftener_they_occur():
+    posed = problem(dim=12, tokens=3, lam=1e-3, seed=6)
+    Kp = earlier_keys(posed, tokens=2)
+    R, moved = posed.residual, []
+    for count in (0, 1, 100, 10_000):
+        delta = edit_operator(posed.keys, Projector.identity(12), posed.lam, count * Kp @ Kp.T).delta(R)
+        moved.append(float((delta @ Kp).norm() / R.norm()))
+    assert moved[0] > 0.3 and moved == sorted(moved, reverse=True)
+    assert moved[-1] < 1e-5
+    assert relative(delta @ posed.keys, R) < 0.05                     # there is room for both
+
+
+@pytest.mark.parametrize("bad", [torch.eye(12, dtype=torch.float64) * float("nan"), torch.eye(12), torch.ones(3, 3, dtype=torch.float64).triu()])
+def test_damaged_moments_of_held_keys_are_refused(bad: Tensor):
+    posed = problem(dim=12, tokens=3, lam=0.1, seed=6)
+    with pytest.raises(EditError) as caught:
+        edit_operator(posed.keys, posed.projector, posed.lam, bad)
+    assert caught.value.code.startswith("edit.moment")
+    assert edit_operator(posed.keys, posed.projector, posed.lam, torch.eye(12, dtype=torch.float64)).rcond > 0
+
+
 # moments
 
 

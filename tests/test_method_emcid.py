@@ -297,9 +297,9 @@ def test_text_alignment_brings_the_summary_to_the_targets(model):
     def distance(values: Tensor) -> float:
         owner, shift = pairs.concepts.owner, (values - start).float()
         handle = site.module.register_forward_hook(lambda _, args, out: out + shift.T[owner])
-        found = model.encode(pairs.concepts.ids)[rows, ends[0]]
+        found = model.encode(pairs.concepts.ids).hidden[rows, ends[0]]
         handle.remove()
-        return float((found - model.encode(pairs.targets.ids)[rows, ends[1]]).norm())
+        return float((found - model.encode(pairs.targets.ids).hidden[rows, ends[1]]).norm())
 
     aligned, _ = emcid.find_values(model, site, pairs, chosen.model_copy(update={"align": 100.0}), 0, Silent())
     without, _ = emcid.find_values(model, site, pairs, chosen.model_copy(update={"align": 0.0}), 0, Silent())

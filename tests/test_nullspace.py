@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from pipelines import POSITIONS, tiny_sd
+from pipelines import POSITIONS, WORDS, tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli import checkpoint, closed_form, models, recipe, refine
+from forgetcli import checkpoint, closed_form, models, recipe, refine, vocabulary
 from forgetcli.cache import MomentCache
 from forgetcli.edits import Edit
 from forgetcli.errors import EditError
@@ -98,7 +98,7 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 @torch.no_grad()
 def encoded(model, ids: Tensor) -> Tensor:
-    return model.encode(ids).clone()
+    return model.encode(ids).hidden.clone()
 
 
 class AtEachStep(Silent):
@@ -115,8 +115,9 @@ class AtEachStep(Silent):
 # what is optimised is what is written
 
 
-def test_joint_descends_on_the_very_weights_that_it_returns(model):
-    setup = posed(model, refine__lr=0.5)
+@pytest.mark.parametrize("match", ["attention", "denoiser"])
+def test_joint_descends_on_the_very_weights_that_it_returns(model, match: str):
+    setup = posed(model, refine__lr=0.5, refine__match=match)
     ids = setup.pairs.concepts.ids
     before = encoded(model, ids)
     watcher = AtEachStep(model, ids)
@@ -131,8 +132,9 @@ def test_joint_descends_on_the_very_weights_that_it_returns(model):
     assert torch.equal(encoded(model, ids), before)                   # no hook is left
 
 
-def test_joint_descent_lowers_the_loss(model):
-    setup = posed(model, refine__lr=0.3, refine__steps=25)
+@pytest.mark.parametrize("match", ["attention", "denoiser"])
+def test_joint_descent_brings_predictions_nearer_whatever_it_matches(model, match: str):
+    setup = posed(model, refine__lr=0.3, refine__steps=25, refine__match=match)
     solutions, _ = refine.run(model, setup.problems, setup.pairs, setup.parameters, 0, Silent())
     matcher = refine.Matcher.of(model, setup.pairs, setup.parameters.refine, 5, Silent())  # other pictures
     state = matcher.generator.get_state()
@@ -145,17 +147,63 @@ def test_joint_descent_lowers_the_loss(model):
     assert float(matcher.loss()) == before                            # the same batch each time: it was the weights
 
 
-@pytest.mark.parametrize("mode", ["joint", "sequential", "copy"])
-def test_the_same_seed_gives_the_same_bytes(model, mode: str):
-    first, again = edit(model, refine__mode=mode, seed=3), edit(model, refine__mode=mode, seed=3)
-    assert first.cache == {"hits": 0, "misses": 2} and again.cache == {"hits": 2, "misses": 0}    # cold, then warm
+def test_the_attention_loss_is_that_of_every_key_and_value(model):
+    setup = posed(model)
+    matcher = refine.ContextMatcher.of(model, setup.pairs, setup.parameters.refine, 0, Silent())
+    before, wanted = encoded(model, setup.pairs.concepts.ids), encoded(model, setup.pairs.targets.ids)
+    assert float(matcher.loss()) == pytest.approx(1)                  # in units of the unedited model's
+    changed = {("text_encoder", setup.sites[0].parameter): setup.problems[0].weight * 1.5}
+    with model.weights(changed):
+        after, loss = encoded(model, setup.pairs.concepts.ids), float(matcher.loss())
+    layers = [module for name, module in model.unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
+    assert len(layers) == len(model.cross_attention) > 2
+
+    def read(contexts: Tensor) -> Tensor:
+        return torch.cat([layer(contexts) for layer in layers], -1)
+
+    def off(contexts: Tensor) -> float:
+        return float((read(contexts) - read(wanted)).pow(2).sum())
+
+    assert loss == pytest.approx(off(after) / off(before), rel=1e-4)
+    plain = float((after - wanted).pow(2).sum() / (before - wanted).pow(2).sum())
+    assert abs(loss - plain) > 1e-3                                   # distances of contexts themselves are something else
+
+
+def test_the_prior_holds_words_that_no_preserve_prompt_names(model):
+    def moved(prior: float) -> tuple[float, float]:
+        setup = posed(model)
+        done = edit(model, edit__prior=prior, edit__lam=0.01, refine__steps=20)
+        unnamed = tokenise(model.tokenizer, ["night", "starry", "picture"])
+        before, concepts = encoded(model, unnamed.ids), encoded(model, setup.pairs.concepts.ids)
+        with model.weights(done.weights):
+            return relative(encoded(model, unnamed.ids), before), relative(encoded(model, setup.pairs.concepts.ids), concepts)
+
+    (held, edited), (free, edited_freely) = moved(100.0), moved(0.0)
+    assert held < 0.5 * free
+    assert edited > 0.3 * edited_freely                               # while the concept still moves
+
+
+def test_vocabulary_is_whole_words_most_common_first(model):
+    found = vocabulary.words(model.tokenizer)
+    assert set(found) == {word for word in WORDS if len(word) >= vocabulary.SHORTEST}
+    assert vocabulary.words(model.tokenizer, 3) == found[:3]
+    ids = [model.tokenizer.convert_tokens_to_ids(word + "</w>") for word in found]
+    assert ids == sorted(ids)
+
+
+@pytest.mark.parametrize(("mode", "match"), [("joint", "denoiser"), ("sequential", "denoiser"), ("joint", "attention"), ("copy", "attention")])
+def test_the_same_seed_gives_the_same_bytes(model, mode: str, match: str):
+    first, again = (edit(model, refine__mode=mode, refine__match=match, seed=3) for _ in range(2))
+    # two sites, for the preserve prompts and for the vocabulary: cold, then warm
+    assert first.cache == {"hits": 0, "misses": 4} and again.cache == {"hits": 4, "misses": 0}
     assert set(first.weights) == {("text_encoder", f"{s.name}.weight") for s in model.pick_sites([1, 2])}
     for key, weight in first.weights.items():
         assert weight.numpy().tobytes() == again.weights[key].numpy().tobytes()
         assert weight.dtype == torch.float64
     assert first.losses == again.losses and first.sites == again.sites and first.moments == again.moments
-    other = edit(model, refine__mode=mode, seed=4)
-    assert all(torch.equal(w, other.weights[key]) for key, w in first.weights.items()) == (mode == "copy")
+    other = edit(model, refine__mode=mode, refine__match=match, seed=4)
+    drawn = match == "denoiser"                                       # noisy pictures; without them nothing is random
+    assert all(torch.equal(w, other.weights[key]) for key, w in first.weights.items()) != drawn
 
 
 @pytest.mark.parametrize("mode", ["joint", "sequential"])

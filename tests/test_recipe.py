@@ -390,15 +390,51 @@ def test_a_bundled_recipe_is_found_by_name_unless_a_file_is_there(tmp_path: Path
     for name in ("other/art.toml", "recipes/recipes/art.toml", "ar"):
         with pytest.raises(RecipeError):
             recipe.load(name)
+    (package / "sd14").mkdir()
+    (package / "sd14/art.toml").write_text(EXAMPLE)
+    (package / "prompts").mkdir()
+    (package / "prompts/art.toml").write_text("a prompt set, no recipe")
+    assert list(recipe.bundled()) == ["art", "sd14/art"]
+    for name in ("sd14/art", "sd14/art.toml", "recipes/sd14/art.toml"):
+        assert recipe.load(name).source == package / "sd14/art.toml"
+    with pytest.raises(RecipeError):
+        recipe.load("prompts/art")
     (here / "recipes/art.toml").write_text(EXAMPLE.replace("seed = 7", "seed = 8"))
     assert recipe.load("recipes/art.toml").seed == 8
+
+
+# The reference study's own pairs: Monet and Van Gogh change places, and eating becomes walking, which is forgotten too.
+STUDIED = {"sd14/art_styles": 2, "sdxl/art_styles": 2, "sd14/actions": 1}
 
 
 @pytest.mark.parametrize("name", sorted(bundled.bundled()))
 def test_bundled_recipes_are_valid_and_raise_no_doubts(name: str):
     loaded = recipe.load(name)
-    assert loaded.warnings == () and loaded.description
+    assert len(loaded.warnings) == STUDIED.get(name, 0) and loaded.description
+    assert all("is itself to be forgotten" in warning for warning in loaded.warnings)
     assert all(concept.direct and concept.indirect for concept in loaded.concepts)
+
+
+PAIRS = {
+    "sd14/objects": {"Labrador Retriever": "cat", "Barberton daisy": "hibiscus", "blue jay": "parrot", "golf ball": "tennis ball",
+                     "apple": "orange"},
+    "sd14/art_styles": {"Van Gogh": "Monet", "doodle": "realistic", "neon": "countryside", "Monet": "Van Gogh", "sketch": "realistic"},
+    "sd14/scenes": {"wedding": "family reunion", "sunset": "afternoon", "rainfall": "sunny", "aurora": "evening sky", "scenery": "interior"},
+    "sd14/actions": {"sleeping": "sitting", "walking": "sitting", "dancing": "sitting", "jumping": "sitting", "eating": "walking"}}
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_reference_studys_recipes_have_its_pairs_and_values(name: str):
+    loaded = recipe.load(name)
+    assert {concept.concept: concept.target for concept in loaded.concepts} == PAIRS[name]
+    assert loaded.parameters == {"edit": {"preset": "reference"}} and loaded.model == "CompVis/stable-diffusion-v1-4"
+    edited = {prompt for prompt, _ in loaded.edit_pairs()}
+    for concept in loaded.concepts:
+        assert len(concept.direct) == len(concept.indirect) == 5 and not edited & {*concept.direct, *concept.indirect}
+        assert all(concept.concept.casefold() not in hint.casefold() for hint in concept.indirect)
+    assert len(edited) >= 8 * len(loaded.concepts)
+    others = {concept for other, pairs in PAIRS.items() if other != name for concept in pairs}
+    assert {kept.concept for kept in loaded.retain} == others
 
 
 def test_the_starter_is_valid_and_never_overwrites(tmp_path: Path):

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from forked import forks
-from pipelines import tiny_sd
+from pipelines import tiny_sd, tiny_sdxl
 from safetensors import safe_open
 from safetensors.torch import load, save
-from single_files import METADATA, ldm, settings, tiny_sdxl
+from single_files import METADATA, ldm, settings
 from tiny_runs import EVAL, PROMPTS, RECIPE
 
-from forgetcli import checkpoint, components, generation, ldm_keys, models, pipeline, provenance, recipe
+from forgetcli import checkpoint, components, generation, ldm_keys, ledger, models, pipeline, provenance, recipe, reversal
+from forgetcli.edits import Edit
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.store import walk_files
 
@@ -29,7 +30,7 @@ NAME = "tiny v1.safetensors"
 def folders(tmp_path_factory) -> dict[str, Path]:
     place = tmp_path_factory.mktemp("folders")
     sd = tiny_sd(place / "sd")
-    return {"sd1": sd, "sd2": sd, "sdxl": tiny_sdxl(place / "sdxl")}
+    return {"sd1": sd, "sd2": sd, "sdxl": tiny_sdxl(place / "sdxl", dtype=torch.float16)}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,10 @@ def components_of(folder: Path) -> dict[str, type]:
     libraries = {"diffusers": diffusers, "transformers": transformers}
     return {name: getattr(libraries[entry[0]], entry[1]) for name, entry in entries.items()
             if isinstance(entry, list) and (folder / name / "config.json").is_file()}
+
+
+def encoders_of(folder: Path) -> list[str]:
+    return [name for name in components_of(folder) if name.startswith("text_encoder")]
 
 
 def apply(model: Path, output: Path, *, changes: tuple[str, ...] = COPY, method: str | None = None, **options):
@@ -193,7 +198,8 @@ def assert_only_edited_bytes_differ(file: Path, edited: Path) -> list[provenance
 
 
 @pytest.mark.parametrize(("style", "method", "ema"), [
-    ("sd1", "nullspace", False), ("sd2", "nullspace", False), ("sd1", "uce", True), ("sd2", "uce", False)])
+    ("sd1", "nullspace", False), ("sd2", "nullspace", False), ("sd1", "uce", True), ("sd2", "uce", False),
+    ("sdxl", "nullspace", False), ("sdxl", "uce", True)])
 def test_the_edit_of_a_file_is_the_edit_of_the_folder(folders, read_only_files, tmp_path, style, method, ema):
     file, folder = read_only_files(style, ema=ema, vae=not ema), folders[style]
     changes = ("refine.steps=2",) if (style, method) == ("sd1", "nullspace") else COPY     # one with the denoiser's descent
@@ -202,6 +208,7 @@ def test_the_edit_of_a_file_is_the_edit_of_the_folder(folders, read_only_files, 
     wanted = {(t.component, t.parameter): t for t in provenance.load(tmp_path / "of-folder").edited}
     tensors = assert_only_edited_bytes_differ(file, tmp_path / "edited")
     main = {(t.component, t.parameter): t for t in tensors if not t.key.startswith("model_ema.")}
+    assert {component for component, _ in main} == {"unet"} if method == "uce" else set(encoders_of(folder))
     assert main.keys() == wanted.keys()
     for key, tensor in main.items():
         assert (tensor.before, tensor.after, tensor.error) == (wanted[key].before, wanted[key].after, wanted[key].error)
@@ -223,7 +230,7 @@ def test_the_output_is_the_file_its_settings_and_what_forget_writes(read_only_fi
     file = read_only_files("sd1")
     apply(file, tmp_path / "edited")
     found = walk_files(tmp_path / "edited")
-    own = ["forget.provenance.json", "forget.report.json", "recipe.toml"]
+    own = [ledger.LEDGER, ledger.TENSORS, "forget.provenance.json", "forget.report.json", "recipe.toml"]
     assert sorted([NAME, *own, *(f"config/{path}" for path in walk_files(file.parent / "config"))]) == found
     for path in walk_files(file.parent / "config"):
         assert (tmp_path / "edited/config" / path).read_bytes() == (file.parent / "config" / path).read_bytes()
@@ -276,6 +283,44 @@ def test_part_of_a_fused_tensor_is_edited_alone(read_only_files, tmp_path):
     was, now = (load((place / NAME).read_bytes())[key] for place in (file.parent, tmp_path / "edited"))
     assert torch.equal(now, torch.cat([was[:32], wanted.half(), was[64:]])) and not torch.equal(was, now)
     assert provenance.verify(tmp_path / "edited", base=file).ok
+
+
+def test_edits_of_a_file_add_up_and_are_taken_out_one_by_one(read_only_files, tmp_path):
+    """q, k and v of one tensor among them: each has its own Δ, and the base's bytes come back."""
+    file = read_only_files("sd2")
+    first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
+    apply(file, first)
+    apply(first, second, method="uce")
+    base, names = checkpoint.resolve(second), [f"encoder.layers.2.self_attn.{x}_proj.weight" for x in "vq"]
+    wanted = {("text_encoder", name): torch.full((32, 32), n + 0.5, dtype=torch.float64) for n, name in enumerate(names)}
+    edits = ledger.extended(base, Edit(wanted, ()), recipe.load(tmp_path / "art.toml"), {})
+    third.mkdir()
+    stored = checkpoint.patch(base, third, wanted, values=edits.values)
+    edits.write(third)
+    provenance.write(third, base=base, recipe_bytes=edits.edits[-1].recipe.encode(), method="none", parameters={}, stored=stored, materials=[],
+                     report={}, run_details={})
+    fused = load((third / NAME).read_bytes())["cond_stage_model.model.transformer.resblocks.2.attn.in_proj_weight"]
+    assert (fused[:32] == 1.5).all() and (fused[64:] == 0.5).all() and fused[32:64].unique().numel() > 1
+    back = {left: reversal.revert(third, out, output=tmp_path / f"left {left}").output for left, out in (("", [1, 2, 3]), ("1", [2, 3]), ("12", [3]))}
+    assert (back[""] / NAME).read_bytes() == file.read_bytes() != (third / NAME).read_bytes()
+    assert (back["1"] / NAME).read_bytes() == (first / NAME).read_bytes() and (back["12"] / NAME).read_bytes() == (second / NAME).read_bytes()
+    for folder in back.values():
+        assert provenance.verify(folder, base=file).ok and checkpoint.resolve(folder).settings == folder / "config"
+    assert [e.number for e in reversal.log(back["12"]).edits] == [1, 2]
+
+
+def test_a_later_edit_of_a_file_holds_the_earlier_ones(read_only_files, tmp_path):
+    apply(read_only_files("sd1"), tmp_path / "one")
+    apply(tmp_path / "one", tmp_path / "two")
+    apply(tmp_path / "one", tmp_path / "free", changes=(*COPY, "edit.hold_earlier=false"))
+    held, free = (json.loads((tmp_path / name / provenance.REPORT).read_text())["sites"] for name in ("two", "free"))
+    assert all(site["held"] for site in held) and not any(site["held"] for site in free)
+
+
+def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(folders, read_only_files, tmp_path):
+    apply(folders["sd1"], tmp_path / "edited")
+    file = checkpoint.resolve(shutil.copy(read_only_files("sd1"), tmp_path / "edited"))
+    assert ledger.of(file) is None and ledger.of(checkpoint.resolve(tmp_path / "edited"))
 
 
 def test_a_transposed_tensor_is_read_but_not_edited(read_only_files):

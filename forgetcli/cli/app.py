@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli import apply, cache, compare, demo, env, eval, generate, models, recipe, tune, verify
+from forgetcli.cli import apply, cache, compare, demo, env, eval, generate, log, models, recipe, revert, tune, verify
 from forgetcli.cli.options import show_help
 
 app = typer.Typer(
@@ -42,6 +42,8 @@ app.command("eval")(eval.evaluate)
 app.command("tune")(tune.tune)
 app.command("compare")(compare.compare)
 app.command("verify")(verify.verify)
+app.command("log")(log.log)
+app.command("revert")(revert.revert)
 app.command("demo")(demo.demo)
 app.add_typer(recipe.app, name="recipe")
 app.add_typer(cache.app, name="cache")

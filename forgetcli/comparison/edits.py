@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from forgetcli import methods, provenance, store
+from forgetcli import methods, models, provenance, store
 from forgetcli.checkpoint import Base
 from forgetcli.comparison.weights import changed_share
 from forgetcli.errors import ForgetError
@@ -95,7 +95,8 @@ def _notes(folder: Path) -> Path:
 
 def _kept(recipe: Recipe, base: Base, folder: Path) -> Edited | None:
     """The edit in `folder`, if it is whole and was made by this recipe, method and base, and what it took is known."""
-    wanted = methods.get(recipe.method).Parameters.model_validate(recipe.parameters).model_dump(mode="json")
+    parameters = recipe.on(models.family_of(base.settings)).parameters
+    wanted = methods.get(recipe.method).Parameters.model_validate(parameters).model_dump(mode="json")
     try:
         manifest = provenance.load(folder)
         notes = json.loads(_notes(folder).read_text())

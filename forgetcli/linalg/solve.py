@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from forgetcli.errors import EditError
+from forgetcli.linalg.moment import symmetrised
 from forgetcli.linalg.projector import Projector
 
 
@@ -27,21 +28,26 @@ class EditOperator:
         return residual.double() @ self.matrix
 
 
-def edit_operator(K1: Tensor, projector: Projector, lam: float) -> EditOperator:
+def edit_operator(K1: Tensor, projector: Projector, lam: float, held: Tensor | None = None) -> EditOperator:
     """A = (K₁ᵀ P K₁ + λI)⁻¹ K₁ᵀ P, so that Δ = R A minimises ‖ΔP K₁ − R‖² + λ‖ΔP‖² over all Δ = ΔP.
 
     The same as the paper's K₁ᵀP (K₁K₁ᵀP + λI)⁻¹ by the push-through identity. With B = ŨᵀK₁ both of
     (BᵀB + λI)⁻¹Bᵀ (n×n) and Bᵀ(BBᵀ + λI)⁻¹ (r×r) give A = … Ũᵀ; the smaller one is factorised, by Cholesky: no inverse
     is formed.
 
+    With keys K_p of earlier edits to be held, ‖ΔP K_p‖² is added to what is minimised, and the paper's form becomes
+    K₁ᵀP (K₁K₁ᵀP + K_pK_pᵀP + λI)⁻¹. That is Bᵀ(BBᵀ + ŨᵀK_pK_pᵀŨ + λI)⁻¹ Ũᵀ: r×r, symmetric positive definite. (An n×n
+    form would need a factor of the r×r matrix ŨᵀK_pK_pᵀŨ + λI first.)
+
     Args:
         K1: keys of the concept prompts, shape (d, n); repeated tokens merged (m copies of k are one column √m·k, with
             the value √m·mean(v)).
         projector: P.
         lam: λ > 0, in the units of K₁K₁ᵀ.
+        held: K_pK_pᵀ, float64, shape (d, d), or None if nothing is to be held.
     Raises:
-        EditError: λ is not positive, K₁ is not finite, or the system cannot be factorised.
-    Source: Fang et al., AlphaEdit (arXiv 2410.02355), eq. 11–13.
+        EditError: λ is not positive, K₁ is not finite, the moment is damaged, or the system cannot be factorised.
+    Source: Fang et al., AlphaEdit (arXiv 2410.02355), eq. 11–14.
     """
     if not 0 < lam < float("inf"):
         raise EditError("edit.lambda", f"λ must be positive and finite, not {lam}")
@@ -50,8 +56,10 @@ def edit_operator(K1: Tensor, projector: Projector, lam: float) -> EditOperator:
                         "check the model's weights: one of them is probably damaged")
     B = projector.basis.T @ K1.double()                               # (r, n)
     rank, count = B.shape
-    wide = count > rank
+    wide = count > rank or held is not None
     gram = B @ B.T if wide else B.T @ B
+    if held is not None:
+        gram = gram + projector.basis.T @ symmetrised(held) @ projector.basis           # (r, r)
     system = gram + lam * torch.eye(len(gram), dtype=torch.float64, device=gram.device)
     factor, failed = torch.linalg.cholesky_ex(system)
     if int(failed):

@@ -91,10 +91,14 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     Raises:
         EditError: a prompt is too long, a site does not exist, the descent diverged, or the linear algebra cannot be done.
     """
-    from forgetcli.closed_form import stored_weight
+    from forgetcli.closed_form import keys_after, stored_weight
     from forgetcli.edits import Edit
+    from forgetcli.errors import EditError
     from forgetcli.moments import preserve_moments
 
+    if len(model.encoders) > 1:
+        raise EditError("edit.several-encoders", f"emcid edits a model's only text encoder, and {model.base.id} has {len(model.encoders)}",
+                        "use method nullspace, which edits several together")
     sites = model.pick_sites(parameters.edit.sites or sorted(model.sites)[:-1][-BLOCKS:])
     pairs = subject_pairs(model.tokenizer, recipe.edit_pairs(), parameters.edit.positions)
     moments = preserve_moments(model, sites, recipe.preserve_prompts(), cache, observer,
@@ -102,7 +106,8 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     values, losses = find_values(model, sites[-1], pairs, parameters.refine, recipe.seed, observer)
     deltas, reports = spread(model, sites, pairs, values, moments.by_site, parameters.edit, observer)
     weights = {(site.component, site.parameter): stored_weight(model.base, site) + deltas[site.name] for site in sites}
-    return Edit(weights, reports, tuple(losses), moments.materials, {"hits": moments.hits, "misses": moments.misses})
+    return Edit(weights, reports, tuple(losses), moments.materials, {"hits": moments.hits, "misses": moments.misses},
+                keys_after(model, sites, pairs.concepts, weights))
 
 
 def subject_pairs(tokenizer, prompts: Sequence[tuple[str, str]], positions: str):
@@ -166,14 +171,14 @@ class Objective:
         end = model.tokenizer.eos_token_id
         self.model, self.matcher, self.moved, self.norms, self.settings = model, matcher, moved, norms, settings
         self.ends = (concepts == end).int().argmax(1)                 # the first end-of-text token: CLIP's summary
-        self.summaries = matcher.target_context[range(len(targets)), (targets == end).int().argmax(1)]   # (n, d)
+        self.summaries = matcher.target_context.hidden[range(len(targets)), (targets == end).int().argmax(1)]   # (n, d)
 
     def loss(self) -> Tensor:
         from torch.nn.functional import mse_loss
 
         loss, rows = self.matcher.loss(), self.matcher.rows
         if self.settings.align:
-            found = self.model.encode(self.matcher.pairs.concepts.ids[rows])[range(len(rows)), self.ends[rows]]
+            found = self.model.encode(self.matcher.pairs.concepts.ids[rows]).hidden[range(len(rows)), self.ends[rows]]
             loss = loss + self.settings.align * mse_loss(found.float(), self.summaries[rows].float())
         # The eps: a norm has no gradient at zero, where the descent begins.
         sizes = (self.moved.pow(2).sum(0) + 1e-12).sqrt()

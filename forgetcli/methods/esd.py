@@ -62,7 +62,7 @@ class Parameters(BaseModel):
 SEARCH = {
     "train.train_method": Choice(("esd-x", "esd-x-strict", "esd-u")),
     "train.lr": Range(5e-5, 1e-3, log=True),
-    "train.steps": Range(20, 120),
+    "train.steps": Range(40, 200),
     "train.eta": Range(0.0, 2.0),
 }
 

@@ -1,7 +1,12 @@
 """Model families: one file each. A family says which sites exist, how prompts are encoded and how the denoiser is called.
 
-A family is a module with ``PIPELINES`` (the `_class_name`s in model_index.json that it takes) and
-``load(base, device, dtype) -> model``; see `forgetcli.models.sd` for what a model offers.
+A family is a module with
+
+    PIPELINES    the `_class_name`s in model_index.json that it takes
+    GUIDANCE     what its pictures are made with, if nothing else is said
+    load(base, device, dtype) -> a `forgetcli.models._loaded.LoadedModel`
+
+Modules whose names begin with an underscore are what families share.
 """
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ import json
 import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from forgetcli.errors import ForgetError, ModelError
@@ -21,7 +27,13 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 
 def families() -> list[str]:
-    return sorted(m.name for m in pkgutil.iter_modules(__path__))
+    """Names of all families, sorted."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def get(family: str) -> ModuleType:
+    """The module of a family."""
+    return importlib.import_module(f"{__name__}.{family}")
 
 
 def family_of(folder: Path) -> str:
@@ -32,7 +44,7 @@ def family_of(folder: Path) -> str:
     """
     pipeline = json.loads((folder / "model_index.json").read_text())["_class_name"]
     for name in families():
-        if pipeline in importlib.import_module(f"{__name__}.{name}").PIPELINES:
+        if pipeline in get(name).PIPELINES:
             return name
     raise ModelError("model.unknown-family", f"{folder} is a {pipeline}, which forget cannot edit yet",
                      f"known families: {', '.join(families())}")
@@ -40,9 +52,7 @@ def family_of(folder: Path) -> str:
 
 def load(base: Base, *, device: str | None = None, dtype: str | None = None):
     """The model of a resolved base, on the device, ready to be edited."""
-    family = importlib.import_module(f"{__name__}.{family_of(base.settings)}")
-    place = pick_device(device)
-    return family.load(base, place, pick_dtype(dtype))
+    return get(family_of(base.settings)).load(base, pick_device(device), pick_dtype(dtype))
 
 
 def pick_device(name: str | None):

@@ -4,19 +4,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import tomli
 
 from forgetcli import bundled as bundled_recipes
-from forgetcli import methods, prompt_files
+from forgetcli import prompt_files
 from forgetcli.bundled import bundled
 from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.recipe import parameters as method_tables
 from forgetcli.recipe import record as records
 from forgetcli.recipe import toml_lines
 from forgetcli.recipe.checks import PreservedPrompt, contradictions, doubts
-from forgetcli.recipe.faults import Sheet, did_you_mean, faults_of, in_words, unknown_key, without_unknown_keys
+from forgetcli.recipe.faults import Sheet, did_you_mean, faults_of, in_words, without_unknown_keys
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
 from forgetcli.recipe.toml_lines import KeyPath
 
@@ -65,7 +65,9 @@ def parse(
     for override in (*record.overrides, *overrides):
         try:
             keys, value = _assignment(override)
-            overridden[_assign(data, keys, value, override)] = override.partition("=")[0].strip()
+            path = _assign(data, keys, value, override)
+            overridden[path] = override.partition("=")[0].strip()
+            method_tables.hold_for_all_families(data, path)
         except ForgetError as error:
             problems.append(error)
     sheet = Sheet(name, data, toml_lines.key_lines(body.removeprefix(_BOM)), overridden)
@@ -73,14 +75,15 @@ def parse(
     own = {key: value for key, value in data.items() if key in Document.model_fields}
     parameters = {key: value for key, value in data.items() if key not in own}
     faults = faults_of(Document, own, sheet)
-    problems += faults + _faults_of_parameters(data.get("method", "nullspace"), parameters, sheet)
-    problems += _faults_of_others(data.get("methods"), sheet)
+    problems += faults + method_tables.faults(data.get("method", "nullspace"), parameters, sheet)
+    problems += method_tables.faults_of_others(data.get("methods"), sheet, ("methods",))
+    problems += method_tables.faults_of_families(data.get("families"), data.get("method", "nullspace"), sheet)
     document = _document_apart_from(faults, own)
     if document is None:
         raise RecipeError(sorted(problems, key=_line))
     method = method or record.method
     if method is not None:
-        problems += _faults_of_parameters(method, {}, Sheet("--method"))
+        problems += method_tables.faults(method, {}, Sheet("--method"))
         if method != document.method:
             parameters = document.methods.get(method, {})
     preserved, files, missing = _preserved(document, record, sheet, source)
@@ -96,6 +99,10 @@ def parse(
             "method": method or document.method,
         },
         parameters=parameters,
+        by_family={
+            family: method_tables.own_tables(own) if method in (None, document.method) else own.get("methods", {}).get(method, {})
+            for family, own in document.families.items()
+        },
         source=source,
         raw=records.join(body, used).encode(),
         overrides=used.overrides,
@@ -151,44 +158,6 @@ def _line(problem: ForgetError) -> int:
     """Faults are told from top to bottom; those without a line (``--set``) come first."""
     match = re.search(r":(\d+): ", problem.message)
     return int(match[1]) if match else 0
-
-
-def _faults_of_parameters(method: object, parameters: Mapping[str, Any], sheet: Sheet) -> list[ForgetError]:
-    """Faults in the tables that belong to the method."""
-    if not isinstance(method, str):
-        return []  # said already: the wrong type
-    try:
-        model = _method(method, sheet).Parameters
-    except ForgetError as error:
-        # whose tables these are is unknown, but only tables can be a method's
-        keys = [key for key, value in parameters.items() if not isinstance(value, dict)]
-        return [error, *(unknown_key((key,), sheet, Document.model_fields) for key in keys)]
-    return faults_of(model, parameters, sheet, more_keys=Document.model_fields)
-
-
-def _faults_of_others(tables: object, sheet: Sheet) -> list[ForgetError]:
-    """Faults in ``[methods.NAME]``, the parameters of other methods."""
-    faults = []
-    for name, parameters in tables.items() if isinstance(tables, Mapping) else ():
-        if isinstance(parameters, Mapping):  # what is no table is told with the document's faults
-            path = ("methods", name)
-            inside = [
-                {key[2:]: place for key, place in places.items() if key[:2] == path and len(key) > 2}
-                for places in (sheet.lines, sheet.overrides)
-            ]
-            try:
-                faults += faults_of(_method(name, sheet, path).Parameters, parameters, Sheet(sheet.name, parameters, *inside))
-            except ForgetError as error:
-                faults.append(error)
-    return faults
-
-
-def _method(name: str, sheet: Sheet, path: KeyPath = ("method",)) -> ModuleType:
-    if name not in methods.names():
-        raise sheet.problem(
-            "unknown-method", path, f"there is no method '{name}'", did_you_mean(name, methods.names())
-        )
-    return methods.get(name)
 
 
 def _preserved(

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from forgetcli import methods
+from forgetcli import methods, models
 from forgetcli.recipe.model import Document
 
 
@@ -15,13 +15,13 @@ def build() -> dict[str, Any]:
     """Draft 2020-12 schema: a recipe's own keys, the tables of every installed method, and the same in [methods.NAME]."""
     names = methods.names()
     own = {name: methods.get(name).Parameters for name in names}
-    models: list[type[BaseModel]] = list(dict.fromkeys((Document, *own.values())))  # methods can share a model
+    described: list[type[BaseModel]] = list(dict.fromkeys((Document, *own.values())))  # methods can share a model
     # one call for all models: names of definitions that collide are told apart
     references, definitions = models_json_schema(
-        [(model, "validation") for model in models], ref_template="#/$defs/{model}"
+        [(model, "validation") for model in described], ref_template="#/$defs/{model}"
     )
     parts = {
-        model: definitions["$defs"].pop(references[model, "validation"]["$ref"].rpartition("/")[2]) for model in models
+        model: definitions["$defs"].pop(references[model, "validation"]["$ref"].rpartition("/")[2]) for model in described
     }
     document = parts.pop(Document)
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -37,7 +37,15 @@ def build() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {name: parts[model] for name, model in own.items()},
     }
-    properties |= {table: kinds[0] if len(kinds) == 1 else {"anyOf": kinds} for table, kinds in tables.items()}
+    of_methods = {table: kinds[0] if len(kinds) == 1 else {"anyOf": kinds} for table, kinds in tables.items()}
+    family = {"type": "object", "additionalProperties": False, "properties": {**of_methods, "methods": properties["methods"]}}
+    properties["families"] = {
+        "description": properties["families"]["description"],
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {name: {"$ref": "#/$defs/Family"} for name in models.families()},
+    }
+    properties |= of_methods
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "A recipe of forget",
@@ -45,7 +53,7 @@ def build() -> dict[str, Any]:
         "additionalProperties": False,
         "required": document["required"],
         "properties": properties,
-        "$defs": definitions["$defs"],
+        "$defs": {**definitions["$defs"], "Family": family},
     }
 
 

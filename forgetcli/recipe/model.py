@@ -85,6 +85,9 @@ class Document(_Table):
     methods: dict[str, dict[str, Any]] = Field(
         {}, description="Parameters for other methods, by name: used by `--method` and `forget compare`."
     )
+    families: dict[str, dict[str, Any]] = Field(
+        {}, description="Parameters for models of a family, by its name (sdxl): they go before the recipe's own tables."
+    )
     model: Text = Field("demo", description="Model to edit: a name, a folder or a hub id. --model wins.")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Seed of everything random.")
     concepts: Annotated[tuple[Concept, ...], Field(strict=False)] = Field(
@@ -102,6 +105,7 @@ class Recipe(Document):
 
     Attributes beyond the recipe's own keys:
         parameters: the method's own tables, as written; of another method than the recipe's own, those in `methods`.
+        by_family: what goes before them for models of a family; see `on`.
         source: the file it came from.
         raw: bytes that give this recipe again: the file's own, plus what `overrides` and prompt files added.
         overrides: ``key=value`` as given on the command line.
@@ -111,6 +115,7 @@ class Recipe(Document):
 
     name: str = ""
     parameters: dict[str, Any] = Field(default_factory=dict)
+    by_family: dict[str, dict[str, Any]] = Field(default_factory=dict)
     source: Path | None = None
     raw: bytes = b""
     overrides: tuple[str, ...] = ()
@@ -121,6 +126,12 @@ class Recipe(Document):
     def sha256(self) -> str:
         """Digest of `raw`, hexadecimal."""
         return hashlib.sha256(self.raw).hexdigest()
+
+    def on(self, family: str) -> Recipe:
+        """The recipe as it is for a model of this family: with what ``[families.NAME]`` says in its parameters."""
+        own = self.by_family.get(family, {})
+        merged = {table: {**self.parameters.get(table, {}), **values} for table, values in own.items()}
+        return self.model_copy(update={"parameters": {**self.parameters, **merged}})
 
     def edit_pairs(self) -> list[tuple[str, str]]:
         """(concept prompt, target prompt) in the recipe's order; of two with one concept prompt, the first."""

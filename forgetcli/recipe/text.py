@@ -82,8 +82,9 @@ def to_toml(recipe: Recipe) -> str:
     """`effective` as a recipe file that is read the same way, followed by the edit pairs as comments."""
     values = effective(recipe)
     values["preserve"] = {"prompts": [*recipe.preserve.prompts, *recipe.file_prompts], "files": []}
-    if not values["methods"]:
-        del values["methods"]
+    for table in ("methods", "families"):
+        if not values[table]:
+            del values[table]
     pairs = [
         f"# {_value(prompt)} -> {_value(target)}"
         for prompt, target in recipe.edit_pairs()

@@ -1,0 +1,132 @@
+"""Ten concepts erased one by one: with the earlier edits' keys K_p in the solve, without them, and all ten at once.
+
+    python benchmarks/sequence.py --output WORK [--quick] [--few 20]
+
+No recipe's preserve prompts name any of the ten, so nothing but K_p holds what an earlier edit put in place. Each concept is asked for right
+after its own edit and again at the end; retain is over 30 other concepts. Goes on where it was cut short; about an hour on two cores.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import world_recipes as words
+
+from forgetcli import checkpoint, judges, provenance, recipe as recipes
+from forgetcli.errors import ForgetError
+from forgetcli.evaluation.questions import Question, of_recipe
+from forgetcli.evaluation.run import Run, Subject, answered
+from forgetcli.evaluation.scores import summary
+from forgetcli.generation import Shot
+from forgetcli.pipeline import apply
+from forgetcli.processes import current
+from forgetcli.progress import Silent, Stopwatch
+
+TABLES = "\n[edit]\nlam = 0.01\nthreshold = 0.001\nhold_earlier = {hold}\n\n[refine]\nsteps = {steps}\nlr = 0.2\nlatent_steps = 6\n"  # those of recipes/
+CHAINS = {"with K_p": "true", "without K_p": "false"}
+KEYS = ("forget_direct", "forget_indirect", "retain", "h")
+
+
+class Study:
+    """The recipes, and what is asked of every model.
+
+    Args:
+        few: this many preserve prompts instead of all.
+        steps: of the refinement.
+    """
+
+    def __init__(self, output: Path, labels: list[str], kept: int, few: int | None, steps: int) -> None:
+        self.output, self.labels, self.few, self.steps = output, labels, few, steps
+        self.whole = self.recipe(labels, "true", kept)
+        self.judge = judges.load("demo", None, None)
+        self.questions = of_recipe(self.whole, self.judge)
+        self.baseline = self.asked(Subject("unedited", checkpoint.resolve("demo")), self.questions)
+
+    def recipe(self, forgotten: list[str], hold: str, kept: int = 0) -> recipes.Recipe:
+        """For some of the concepts; its preserve prompts name none of all of them."""
+        text = words.recipe(forgotten, words.others(self.labels, kept) if kept else [], tables=TABLES.format(hold=hold, steps=self.steps))
+        listed = json.dumps(words.preserve(self.labels, self.few), ensure_ascii=False)
+        lines = [f"prompts = {listed}" if line.startswith("prompts = [") else line for line in text.split("\n")]
+        return recipes.parse("\n".join(lines))
+
+    def asked(self, subject: Subject, questions: list[Question]) -> Run:
+        shots = [Shot(q.prompt, 0) for q in questions]
+        return answered(subject, questions, shots, self.judge, self.output / "pictures", device=None, batch=8, observer=Silent(),
+                        watch=Stopwatch(), processes=current())
+
+    def scores(self, folder: Path, name: str, of: str | None = None) -> dict:
+        """Beside the unedited model; `of`: of one concept alone, without retain."""
+        questions = [q for q in self.questions if of in (None, q.label)]
+        run = self.asked(Subject(name, checkpoint.resolve(folder), frozenset([of] if of else self.labels)), questions)
+        before = tuple(a for a in self.baseline.answers if a.question in questions)
+        return summary(Run(self.baseline.subject, before), run)
+
+    def chain(self, name: str, hold: str) -> dict:
+        """One edit on top of the other: each concept's forget right after its edit and at the end, and the last model's scores."""
+        place = self.output / name.replace(" ", "-")
+        file = place / "steps.json"
+        place.mkdir(parents=True, exist_ok=True)
+        steps, model = json.loads(file.read_text()) if file.exists() else [], "demo"
+        for number, label in enumerate(self.labels):
+            folder = place / f"{number:02d}-{label}"
+            if number >= len(steps):
+                if not intact(folder):
+                    # Not strict: that an edit is weak on top of others is what is measured here.
+                    apply(self.recipe([label], hold), model=str(model), output=folder, force=True, strict=False)
+                shown = self.scores(folder, f"{place.name}-{number:02d}", label)["edited"]
+                steps.append({"label": label, "after": shown, "sites": json.loads((folder / provenance.REPORT).read_text())["sites"]})
+                file.write_text(json.dumps(steps, indent=1))
+                print(f"{name}: {label}: forget {shown['forget']:.2f} right after its edit", flush=True)
+            if number and number < len(steps):
+                shutil.rmtree(model, ignore_errors=True)              # 19 MB each, and the ledger
+            model = folder
+        return {"steps": steps, **self.scores(model, place.name)}
+
+
+def intact(folder: Path) -> bool:
+    try:
+        provenance.load(folder)
+    except ForgetError:
+        return False
+    return True
+
+
+def cell(scores: dict, key: str) -> str:
+    if scores.get(key) is None:
+        return "–"
+    low, high = scores[f"{key}_ci"]
+    return f"{scores[key]:.3f} ({low:.2f}–{high:.2f})"
+
+
+def main(output: Path, labels: list[str], kept: int, few: int | None, steps: int) -> None:
+    study, results = Study(output, labels, kept, few, steps), {}
+    for name, hold in CHAINS.items():
+        results[name] = study.chain(name, hold)
+    if not intact(output / "at-once"):
+        apply(study.whole, output=output / "at-once", force=True, strict=False)
+    results["all at once"] = study.scores(output / "at-once", "at-once")
+    (output / "results.json").write_text(json.dumps(results, indent=1))
+    print("\n| model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- |")
+    for name, scores in {"unedited": results["all at once"]["baseline"], **{n: r["edited"] for n, r in results.items()}}.items():
+        print(f"| {name} | " + " | ".join(cell(scores, key) for key in KEYS) + " |")
+    print("\n| concept, in order | " + " | ".join(f"{n}: after its edit | {n}: at the end" for n in CHAINS) + " | all at once |")
+    print("| --- |" + " --- |" * (2 * len(CHAINS) + 1))
+    for number, label in enumerate(labels):
+        at_end = {n: next(c["edited"]["forget"] for k, c in r["concepts"].items() if k == words.name(label)) for n, r in results.items()}
+        shown = [x for n in CHAINS for x in (results[n]["steps"][number]["after"]["forget"], at_end[n])]
+        print(f"| {label} | " + " | ".join(f"{x:.2f}" for x in (*shown, at_end["all at once"])) + " |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--concepts", type=int, default=10)
+    parser.add_argument("--few", type=int, help="this many preserve prompts instead of all")
+    parser.add_argument("--quick", action="store_true", help="two concepts, four others, three refinement steps: only whether it runs")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    count = 2 if args.quick else args.concepts
+    chosen = [words.THINGS[i * len(words.THINGS) // count] for i in range(count)]
+    main(args.output, chosen, 4 if args.quick else 30, args.few, 3 if args.quick else 80)

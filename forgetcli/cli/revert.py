@@ -1,0 +1,66 @@
+"""``forget revert``."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
+from forgetcli.cli.sink import Sink
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.", show_default=False)]
+Edits = Annotated[
+    list[int] | None,
+    typer.Option(
+        "--edit", min=1, envvar="FORGET_EDIT", show_default=False, help="Number of an edit, as in forget log. Repeatable."
+    ),
+]
+Everything = Annotated[bool, typer.Option("--all", envvar="FORGET_ALL", help="All edits: the base's bytes are back.")]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        envvar="FORGET_REVERT_OUTPUT",
+        show_default="DIR itself, with --force",
+        help="Folder for the result.",
+    ),
+]
+
+
+def revert(
+    folder: Folder,
+    edit: Edits = None,
+    everything: Everything = False,
+    output: Output = None,
+    force: ForceFlag = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Take edits out of DIR; the others stay. The base is not needed.
+
+    Without -o DIR itself is replaced, in one step, which needs --force.
+
+    \b
+    Examples:
+      forget revert edited --edit 2 -o without-2
+      forget revert edited --edit 1 --edit 3 --force
+      forget revert edited --all -o base-again
+    """
+    if bool(edit) == everything:
+        raise typer.BadParameter("say which: --edit N (see forget log), or --all")
+    sink = Sink("revert", json=json, quiet=quiet)
+    with sink.observer() as observer:
+        from forgetcli import reversal
+
+        result = reversal.revert(
+            folder, None if everything else edit, output=output, force=force, observer=observer
+        )
+    sink.result(result.as_dict(), human=lambda: _shown(result), quiet=result.output)
+
+
+def _shown(result) -> str:
+    out = ", ".join(map(str, result.reverted))
+    left = f"left: {', '.join(map(str, result.left))}" if result.left else "none is left: it is the base"
+    return f"{result.output}: taken out: {out}; {left}"
