@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli import hub
+from forgetcli.copying import Copying, put, refuse_lack_of_room
 from forgetcli.errors import EditError, ForgetError, ModelError
-from forgetcli.store import copy_file, sha256_file, sync_file, walk_files
+from forgetcli.manifest import CARD
+from forgetcli.single_file import CONFIG, SingleFile, settings_files
+from forgetcli.store import can_clone, sha256_file, sync_file, walk_files
 from forgetcli.tensorfile import (
     PICKLES,
     TensorSite,
@@ -44,17 +47,66 @@ DISPENSABLE = ("safety_checker", "feature_extractor", "image_encoder")  # pipeli
 
 @dataclass(frozen=True)
 class Base:
-    """A model that can be edited: a diffusers folder.
+    """A model that can be edited: a diffusers folder, or a single file.
 
     Attributes:
         id: as the user named it: ``demo``, a path, ``org/name``.
         revision: the commit, for a model from the hub.
         folder: where its files are.
+        file: the single file's name in `folder`; None for a diffusers folder.
+        config: the folder of a single file's settings, as the user named it, if they did.
     """
 
     id: str
     revision: str | None
     folder: Path
+    file: str | None = None
+    config: Path | str | None = None
+
+    @cached_property
+    def single(self) -> SingleFile | None:
+        return SingleFile(self.folder, self.file) if self.file else None
+
+    @property
+    def place(self) -> Path:
+        """What it is on disk: the folder or the file."""
+        return self.folder / self.file if self.file else self.folder
+
+    @cached_property
+    def settings(self) -> Path:
+        """The diffusers folder with configs, tokenizer and scheduler: the model's own, or the one that goes with a single file.
+
+        Raises:
+            ModelError: model.no-config: there is none for the single file, and none can be fetched.
+        """
+        return self.single.settings(self.config) if self.single else self.folder
+
+    @cached_property
+    def beside(self) -> dict[str, Path]:
+        """Files that go with a single file into an edited copy, so that it can be loaded: path there → path here."""
+        if self.single is None:
+            return {}
+        names = settings_files(self.settings, frozenset(self.single.keys.components))
+        return {f"{CONFIG}/{name}": self.settings / name for name in names}
+
+    def locate(self, component: str, parameter: str) -> list[TensorSite]:
+        """Where a parameter lies, the place that loaders read by default first; then its other forms and running averages.
+
+        Raises:
+            ModelError: model.no-tensor; those of `read_header`, `weight_sets`.
+        """
+        return self.single.sites(component, parameter) if self.single else locate_all(self.folder, component, parameter)
+
+    def parts(self, *prefixes: str) -> dict[str, str]:
+        """Path → SHA-256 of all that components with these prefixes are made of; a single file counts whole."""
+        beside = {path.removeprefix(f"{CONFIG}/"): source for path, source in self.beside.items()}
+        return ({path: digest for path, digest in self.files.items() if self.single or path.startswith(prefixes)}
+                | {path: sha256_file(source) for path, source in beside.items() if path.startswith(prefixes)})
+
+    @cached_property
+    def drawn_by(self) -> str:
+        """One name for all that decides what its pictures are: `digest`, for a single file with its settings."""
+        return files_digest(self.files | {path: sha256_file(source) for path, source in self.beside.items()})
 
     @property
     def reference(self) -> str:
@@ -70,7 +122,8 @@ class Base:
         itself adds to a folder; weights in other formats and single-file copies at the top level, which would stay
         *unedited* beside the edited ones and be loaded by mistake.
         """
-        return {path: sha256_file(self.folder / path) for path in walk_files(self.folder) if _is_part(path)}
+        own = [self.file] if self.file else [path for path in walk_files(self.folder) if _is_part(path)]
+        return {path: sha256_file(self.folder / path) for path in own}
 
     @property
     def digest(self) -> str:
@@ -128,16 +181,18 @@ class Change:
     delta: Tensor
 
 
-def resolve(model: str | Path, *, download: bool = True) -> Base:
+def resolve(model: str | Path, *, config: Path | str | None = None, download: bool = True) -> Base:
     """The model that a name or a path means.
 
-    ``demo`` is the model in this package (``./demo`` a folder); otherwise a folder that exists wins; otherwise
-    ``org/name`` or ``org/name@revision`` on the hub, from the local cache or fetched.
+    ``demo`` is the model in this package (``./demo`` a folder); otherwise a folder or a single file that exists wins;
+    otherwise ``org/name`` or ``org/name@revision`` on the hub, from the local cache or fetched.
 
     Args:
+        config: for a single file, the diffusers folder (or hub id) that has its configs and tokenizer; by default it is
+            looked for when it is needed.
         download: whether the network may be used.
     Raises:
-        ModelError: model.not-found, model.not-a-model, model.pickle, model.single-file, model.damaged, model.gated.
+        ModelError: model.not-found, model.not-a-model, model.pickle, model.damaged, model.gated.
     """
     if model == "demo":
         folder = Path(str(resources.files("forgetcli"))) / "demo" / "model"
@@ -148,10 +203,14 @@ def resolve(model: str | Path, *, download: bool = True) -> Base:
     name = str(model) if str(model) != "demo" else "./demo"           # Path("demo") is a folder, as Path("./demo") is
     path = Path(model).expanduser()
     if path.is_dir():
+        if (file := _edited_file(path)) is not None:
+            return _single(name, file, config)
         _check(path)
         return Base(name, None, path)
     if path.is_file():
-        raise _no_folder(path)
+        if path.suffix.lower() != ".safetensors":
+            raise _no_folder(path)
+        return _single(name, path, config)
     match = hub.NAME.fullmatch(name) if isinstance(model, str) else None
     if match is None:
         others = _similar(path, name)
@@ -172,16 +231,26 @@ def _similar(path: Path, name: str) -> list[str]:
     return found + ["demo"] * bool(difflib.get_close_matches(name.lower(), ["demo"], 1, 0.7)) + hub.near(name)
 
 
+def _single(name: str, path: Path, config: Path | str | None) -> Base:
+    base = Base(name, None, path.parent, path.name, config)
+    _ = base.single.keys                                              # its header is read, and its architecture is known
+    return base
+
+
+def _edited_file(folder: Path) -> Path | None:
+    """The single file in a folder that an edit of one made: settings beside it, and no model_index.json of its own."""
+    files = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith("forget.")]
+    return files[0] if len(files) == 1 and (folder / CONFIG / INDEX).is_file() and not (folder / INDEX).is_file() else None
+
+
 def _no_folder(path: Path) -> ModelError:
-    if path.suffix in PICKLES:
+    if path.suffix.lower() in PICKLES:
         return ModelError("model.pickle", f"{path} is a pickle, which can run code when it is opened",
-                          "use a safetensors model")
-    if path.suffix == ".safetensors":
-        return ModelError("model.single-file", f"{path} is a single file, and forget edits diffusers folders",
-                          "convert it: python -c \"from diffusers import StableDiffusionPipeline as P; "
-                          f"P.from_single_file('{path}').save_pretrained('{path.stem}')\"")
+                          "if you trust it, convert it: python -c \"from safetensors.torch import save_file; import torch; "
+                          f"m = torch.load('{path}', weights_only=True); m = m.get('state_dict', m); save_file({{k: v.contiguous() "
+                          f"for k, v in m.items() if torch.is_tensor(v)}}, '{path.stem}.safetensors')\"")
     return ModelError("model.not-a-model", f"{path} is a file, not a model",
-                      "give the folder that holds model_index.json")
+                      "give the folder that holds model_index.json, or a .safetensors file")
 
 
 def _is_complete(folder: Path) -> bool:
@@ -218,12 +287,26 @@ def _check(folder: Path) -> None:
                 read_header(folder, f"{name}/{file}")
 
 
-def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor],
+def check_room(base: Base, staging: Path, output: Path, how: Copying) -> None:
+    """Before the work: whether the output's disk has room for the copy that `patch` will make, as far as that is known.
+
+    Files that will be shared (reflinks, hard links) are not counted.
+
+    Raises:
+        OutputError: output.disk-full, with both figures.
+    """
+    sources = [base.folder / path for path in base.files] + list(base.beside.values())
+    shared = how is Copying.LINK or (how is Copying.REFLINK and sources and can_clone(sources[0], staging))
+    refuse_lack_of_room([] if shared else sources, staging, output)
+
+
+def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor], how: Copying = Copying.REFLINK,
           values: Callable[[TensorSite], Tensor] | None = None) -> dict[tuple[str, str], Stored]:
     """Copy the base into `staging` and overwrite exactly these tensors' bytes.
 
     Args:
         staging: an existing folder; see `store.publishing`.
+        how: what an untouched file becomes; an edited one is never a link.
         weights: (component, parameter name in memory) → the new weight, float32 or float64, the parameter's shape. It
             is rounded to nearest in the dtype that the file has.
         values: what a place shall hold before rounding, if another sum than its own values and this edit's change.
@@ -236,7 +319,8 @@ def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor],
         OSError: the disk is full, or refuses; `store.publishing` puts it in the user's words.
     """
     plans = _plan(base, weights, values)
-    copy_with(base, staging, ((site, data) for parts in plans.values() for site, _, data in parts))
+    touched = {site.file for parts in plans.values() for site, _, _ in parts}
+    copy_with(base, staging, ((site, data) for parts in plans.values() for site, _, data in parts), touched, how)
     stored = {}
     for key, parts in plans.items():
         first, *others = (_read_back(base, staging, site, wanted) for site, wanted, _ in parts)
@@ -244,16 +328,20 @@ def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor],
     return stored
 
 
-def copy_with(base: Base, staging: Path, changes: Iterable[tuple[TensorSite, bytes]]) -> None:
+def copy_with(base: Base, staging: Path, changes: Iterable[tuple[TensorSite, bytes]], touched: Collection[str],
+              how: Copying = Copying.REFLINK) -> None:
     """Copy the base into `staging`, with these tensors' bytes in place of its own; what was overwritten is synced.
 
+    Args:
+        touched: the files that the changes lie in: they are never links.
     Raises:
         OSError: the disk is full, or refuses.
     """
-    for path in base.files:
+    for path, source in {**{path: base.folder / path for path in base.files}, **base.beside}.items():
         target = staging / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        copy_file(base.folder / path, target)
+        own = path in touched or path == CARD                         # the card may be written anew: through a link, the base's too
+        put(source, target, Copying.REFLINK if own and how is Copying.LINK else how)
     for file, edits in groupby(changes, key=lambda change: change[0].file):
         with open(staging / file, "r+b") as writer:
             for site, data in edits:                                  # one at a time: they may be read as they are asked for
@@ -270,7 +358,7 @@ def changes(base: Base, weights: Mapping[tuple[str, str], Tensor]) -> Iterator[C
     """
     taken: set[TensorSite] = set()
     for (component, name), weight in weights.items():
-        sites = locate_all(base.folder, component, name)
+        sites = base.locate(component, name)
         wanted = weight.detach().double().cpu()
         if tuple(wanted.shape) != sites[0].shape:
             raise EditError("edit.shape", f"{component} {name} has shape {sites[0].shape}, not {tuple(wanted.shape)}")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from forgetcli.checkpoint import locate, read_tensor
+from forgetcli.checkpoint import read_tensor
 from forgetcli.edits import Keys, SiteReport
 from forgetcli.linalg import EditOperator, Moment, Projector, edit_operator, null_projector
 from forgetcli.progress import Observer
@@ -81,7 +81,7 @@ def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Proje
 
 def stored_weight(base, site) -> Tensor:
     """The site's weight as the base's file has it, float64."""
-    return read_tensor(base.folder, locate(base.folder, site.component, site.parameter)).double()
+    return read_tensor(base.folder, base.locate(site.component, site.parameter)[0]).double()
 
 
 def prepare(model, sites, pairs, moments, settings, observer: Observer, held: Mapping[str, Moment] | None = None,

@@ -138,7 +138,8 @@ def apply(path: str | Path, *, model: str | None = None, output: Path | str = "e
     manifest, report = delta.manifest, json.loads(delta.own[REPORT])
     with store.publishing(output, force=force) as staging, watch.stage("write"):
         observer.stage("writing")
-        checkpoint.copy_with(base, staging, ((_site(base, tensor), delta.value(tensor)) for tensor in manifest.edited))
+        checkpoint.copy_with(base, staging, ((_site(base, tensor), delta.value(tensor)) for tensor in manifest.edited),
+                             {tensor.file for tensor in manifest.edited})
         for name, data in delta.own.items():
             (staging / name).write_bytes(data)
         provenance.write(

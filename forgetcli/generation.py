@@ -69,11 +69,12 @@ class GenerateResult:
 
 def generate(prompts: Sequence[str], *, model: str | Path = "demo", count: int = 1, seed: int = 0, steps: int = 20,
              guidance: float | None = None, output: Path | str = "images", grid: bool = False, compare_base: bool = False,
-             device: str | None = None, batch: int = 8, observer: Observer | None = None) -> GenerateResult:
+             config: Path | str | None = None, device: str | None = None, batch: int = 8, observer: Observer | None = None) -> GenerateResult:
     """`count` pictures for each prompt, at seeds `seed`, `seed + 1`, …
 
     Args:
-        model: `demo`, a diffusers folder, an edited folder or a hub id.
+        model: `demo`, a diffusers folder, a single file, an edited folder or a hub id.
+        config: a single file's settings; see `checkpoint.resolve`.
         guidance: default: 4.5 for small models, for those of real size the family's (7.5 for sd).
         grid: also write `grid.png`, a row for each prompt.
         compare_base: also make the unedited model's picture at the same seed; the model must be an edited folder.
@@ -88,12 +89,12 @@ def generate(prompts: Sequence[str], *, model: str | Path = "demo", count: int =
     if not prompts:
         raise ForgetError("generate.no-prompt", "there is no prompt to draw", "give one, or a file of them with --prompts")
     wanted = [Shot(prompt, seed + k, steps, guidance) for prompt in prompts for k in range(count)]
-    base = checkpoint.resolve(model)
+    base = checkpoint.resolve(model, config=config)
     with watch.stage("generate"):
         paths, reused = draw(base, wanted, output, device=device, batch=batch, observer=observer)
         originals: list[Path] = []
         if compare_base:
-            original = checkpoint.resolve(provenance.load(base.folder).base)
+            original = provenance.load(base.folder).resolve_base()
             originals, again = draw(original, wanted, output / "base", device=device, batch=batch, observer=observer)
             reused += again
     images = tuple(Picture(path, shot.prompt, shot.seed, originals[i] if originals else None)
@@ -114,7 +115,7 @@ def draw(base: Base, wanted: Sequence[Shot], folder: Path, *, device: str | None
     returns, all are there. A block of which some are missing is computed whole, so that a run that was cut short ends
     with the same bytes as one that was not.
     """
-    origins = [{"prompt": s.prompt, "seed": s.seed, "model": base.digest, **s.settings} for s in wanted]
+    origins = [{"prompt": s.prompt, "seed": s.seed, "model": base.drawn_by, **s.settings} for s in wanted]
     paths = [folder / f"{i:04d}-s{o['seed']}-{fingerprint(o)}.png" for i, o in enumerate(origins)]
     there = [made_by(path, origin) for path, origin in zip(paths, origins)]
     with store.output_faults(folder):
@@ -148,13 +149,14 @@ class Sampler:
         import torch
         from diffusers import DiffusionPipeline
 
-        from forgetcli import models
+        from forgetcli import components, models
 
-        family = models.family_of(base.folder)
+        family = models.family_of(base.settings)
         unchecked = {"safety_checker": None, "requires_safety_checker": False} if family == "sd" else {}
         self.guidance = models.get(family).GUIDANCE
         self.pipeline = DiffusionPipeline.from_pretrained(
-            base.folder, torch_dtype=torch.float32, use_safetensors=True, local_files_only=True, **unchecked)
+            base.settings, **components.networks(base, torch.float32), torch_dtype=torch.float32, use_safetensors=True,
+            local_files_only=True, **unchecked)
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(models.pick_device(device))
 

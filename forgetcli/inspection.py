@@ -102,15 +102,15 @@ def inspect(base: Base) -> Inspection:
     Raises:
         ModelError: a weight file is damaged.
     """
-    index = json.loads((base.folder / "model_index.json").read_text(encoding="utf-8"))
+    index = json.loads((base.settings / "model_index.json").read_text(encoding="utf-8"))
     components, sites = [], []
-    for name, entry in index.items():
+    for name, entry in index.items() if base.file is None else ():     # a single file's tensors are not told apart by component
         if name.startswith("_") or not isinstance(entry, list) or None in entry or not (base.folder / name).is_dir():
             continue
         component, tensors = _component(base.folder, name, *map(str, entry[:2]))
         components.append(component)
         sites += _sites(name, tensors)
-    return Inspection({"id": base.id, "revision": base.revision}, base.folder, _family(base.folder), str(index["_class_name"]),
+    return Inspection({"id": base.id, "revision": base.revision}, base.folder, _family(base.settings), str(index["_class_name"]),
                       tuple(components), tuple(sites), _edited(base.folder))
 
 

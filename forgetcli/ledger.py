@@ -2,7 +2,7 @@
 
 Two files, both forget's own: ``forget.ledger.json`` says what the edits were, ``forget.ledger.safetensors`` holds
 
-    base:FILE:KEY                    each edited tensor's bytes in the original base, once
+    base:FILE:KEY                    each edited tensor's bytes in the original base, once; KEY:0, 1, 2 for q, k, v in one tensor
     edit.N.delta:COMPONENT:NAME      Δ of edit N: float32 beside 16-bit weights, float64 beside wider ones
     edit.N.keys:COMPONENT:NAME       the concept prompts' keys that later edits hold, or their second moment if that is smaller
     card                             the base's README.md, which an edited model's own card may replace
@@ -64,7 +64,7 @@ class Ledger:
 
     def original(self, place: Place) -> Tensor:
         """The original base's values at a place, in the file's dtype."""
-        return self.tensor(_base(place))
+        return self.tensor(place.original)
 
     def wanted(self, place: Place) -> Tensor:
         """W + Σ Δ_i, float64: what the place holds but for rounding."""
@@ -77,7 +77,7 @@ class Ledger:
 
     def values(self, site: TensorSite) -> Tensor:
         """`wanted` at a tensor's place on disk: what `checkpoint.patch` asks for."""
-        return self.wanted(next(p for p in self.book.places if (p.file, p.key) == (site.file, site.key)))
+        return self.wanted(next(p for p in self.book.places if (p.file, p.key, p.third) == (site.file, site.key, site.third)))
 
     def held(self, component: str, parameter: str) -> Moment | None:
         """K_pK_pᵀ: the second moment of all edits' keys at a site."""
@@ -91,7 +91,7 @@ class Ledger:
         left = {e.number for e in edits}
         places = tuple(p for p in self.book.places
                        if any(_delta(number, p.component, p.parameter) in self.tensors for number in left))
-        kept = {"card", *map(_base, places), *(name for name in self.tensors if _number(name) in left)}
+        kept = {"card", *(p.original for p in places), *(name for name in self.tensors if _number(name) in left)}
         return replace(self, book=self.book.model_copy(update={"edits": edits, "places": places}),
                        tensors={name: tensor for name, tensor in self.tensors.items() if name in kept})
 
@@ -149,6 +149,12 @@ def load(folder: Path) -> Ledger | None:
     return ledger
 
 
+def of(base: Base) -> Ledger | None:
+    """The ledger that goes with a model: its folder's, but for a single file that lies in the folder of another model."""
+    found = load(base.folder)
+    return found if found and base.file in (None, *found.book.base.files) else None
+
+
 def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, Any]) -> Ledger | None:
     """The base's ledger with one more edit; the base's own for an edit that changes nothing.
 
@@ -158,12 +164,12 @@ def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, An
     """
     import torch
 
-    earlier = load(base.folder)
+    earlier = of(base)
     if earlier:
         earlier.check_fits(base.folder)
     elif edit.weights:
         origin = Origin(id=base.id, revision=base.revision, files=dict(base.files))
-        earlier = Ledger(Book(base=origin, edits=(), places=()), base.folder, _card(base.folder))
+        earlier = Ledger(Book(base=origin, edits=(), places=()), base.folder, _card(base))
     if not edit.weights:
         return earlier
     number = 1 + max((e.number for e in earlier.edits), default=0)
@@ -176,10 +182,10 @@ def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, An
         squares[0] += float(delta.double().square().sum())
         squares[1] += float((change.wanted - change.delta).square().sum())
         for site in change.sites:
-            place = Place(component=component, parameter=parameter, file=site.file, key=site.key)
+            place = Place(component=component, parameter=parameter, file=site.file, key=site.key, third=site.third)
             if place not in places:
                 places.append(place)
-                tensors[_base(place)] = read_tensor(base.folder, site)
+                tensors[place.original] = read_tensor(base.folder, site)
     tokens = {}
     for (component, parameter), keys in edit.keys.items():
         tensors |= _kept(number, component, parameter, keys)
@@ -201,7 +207,7 @@ def dates(folder: Path, ledger: Ledger | None, now: str = "") -> dict[str, str]:
 
 def held(base: Base, sites, observer: Observer) -> dict[str, Moment]:
     """K_pK_pᵀ of the base's earlier edits by site name, where the ledger has keys for the site."""
-    ledger = load(base.folder)
+    ledger = of(base)
     if ledger is None:
         return {}
     found = {site.name: ledger.held(site.component, site.parameter) for site in sites}
@@ -250,10 +256,6 @@ def _moment(ledger: Ledger, name: str) -> Moment:
     return Moment(half + half.tril(-1).T, int(counts))
 
 
-def _base(place: Place) -> str:
-    return f"base:{place.file}:{place.key}"
-
-
 def _delta(number: int, component: str, parameter: str) -> str:
     return f"edit.{number}.delta:{component}:{parameter}"
 
@@ -267,12 +269,12 @@ def _number(name: str) -> int | None:
 
 
 def _site(folder: Path, place: Place) -> TensorSite | None:
-    return read_header(folder, place.file).get(place.key) if (folder / place.file).is_file() else None
+    found = read_header(folder, place.file).get(place.key) if (folder / place.file).is_file() else None
+    return found and found.part(place.third)
 
 
-def _card(folder: Path) -> dict[str, Tensor]:
+def _card(base: Base) -> dict[str, Tensor]:
     import torch
 
-    path = folder / manifest.CARD
-    text = path.read_bytes() if path.is_file() else b""
+    text = (base.folder / manifest.CARD).read_bytes() if manifest.CARD in base.files else b""
     return {"card": torch.frombuffer(bytearray(text), dtype=torch.uint8)} if text else {}

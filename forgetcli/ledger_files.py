@@ -44,12 +44,18 @@ class Origin(_Part):
 
 
 class Place(_Part):
-    """A tensor on disk that an edit has changed: the parameter's names in memory, and the file and key that hold it."""
+    """A tensor on disk that an edit has changed: the parameter's names in memory, and the file, key and part that hold it."""
 
     component: str
     parameter: str
     file: RelativePath
     key: str
+    third: int | None = Field(default=None, ge=0, le=2)               # `TensorSite.third`
+
+    @property
+    def original(self) -> str:
+        """The name of its bytes in the base among the ledger's tensors."""
+        return f"base:{self.file}:{self.key}" + ("" if self.third is None else f":{self.third}")
 
 
 class Material(_Part):
@@ -123,7 +129,7 @@ def read(folder: Path) -> tuple[Book, dict[str, TensorSite]] | None:
         raise damaged(folder, fault.message) from fault
     numbers = [str(entry.number) for entry in book.edits]
     found = {match[1] for name in tensors if (match := re.match(r"edit\.(\d+)\.delta:", name))}
-    lacking = [p.key for p in book.places if f"base:{p.file}:{p.key}" not in tensors]
+    lacking = [p.key for p in book.places if p.original not in tensors]
     if len(set(numbers)) != len(numbers) or set(numbers) != found or lacking:
         raise damaged(folder, f"{LEDGER} and {TENSORS} do not belong together")
     return book, tensors

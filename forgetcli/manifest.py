@@ -7,12 +7,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from forgetcli.errors import ModelError
 from forgetcli.store import MARKER
+
+if TYPE_CHECKING:
+    from forgetcli.checkpoint import Base
 
 MANIFEST = MARKER
 REPORT = "forget.report.json"
@@ -159,6 +162,17 @@ class Manifest:
     def base(self) -> str:
         """What `checkpoint.resolve` finds the base by."""
         return f"{self.base_id}@{self.base_revision}" if self.base_revision else self.base_id
+
+    def resolve_base(self, *, download: bool = True) -> Base:
+        """The unedited model; of a single file with the settings that its edited copy has, so that both are drawn alike.
+
+        Raises:
+            ModelError: those of `checkpoint.resolve`.
+        """
+        from forgetcli import checkpoint, single_file
+
+        config = self.recipe_path.parent / single_file.CONFIG
+        return checkpoint.resolve(self.base, config=config if config.is_dir() else None, download=download)
 
 
 def load(folder: str | Path) -> Manifest:

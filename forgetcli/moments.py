@@ -80,7 +80,7 @@ def _often(prompts: Sequence[str], balance_empty: bool) -> int:
 
 
 def _identity(model, site, prompts: Sequence[str], often: int) -> dict:
-    encoder = {name: digest for name, digest in model.base.files.items() if name.startswith(("text_encoder", "tokenizer"))}
+    encoder = model.base.parts("text_encoder", "tokenizer")
     (part,) = tokenise(model.tokenizer, [""]).of(site.component).parts
     tokens = "all positions, merged by prefix" if part.causal else f"all {part.stop} positions, merged by whole prompt"
     return {"version": VERSION, "model": model.base.id, "encoder": encoder, "site": site.name, "prompts": list(prompts),

@@ -19,6 +19,7 @@ from forgetcli.progress import Observer, Silent, Stopwatch
 if TYPE_CHECKING:
     from forgetcli.cache import MomentCache
     from forgetcli.checkpoint import Base
+    from forgetcli.copying import Copying
     from forgetcli.recipe import Recipe
 
 
@@ -46,17 +47,19 @@ class ApplyResult:
 
 
 def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path | str = "edited", device: str | None = None,
-          dtype: str | None = None, force: bool = False, strict: bool = True, observer: Observer | None = None,
-          cache: MomentCache | None = None) -> ApplyResult:
+          dtype: str | None = None, force: bool = False, strict: bool = True, config: Path | str | None = None,
+          copying: Copying | str = "reflink", observer: Observer | None = None, cache: MomentCache | None = None) -> ApplyResult:
     """Edit a model as the recipe says, and publish the edited checkpoint at `output` in one rename.
 
     Args:
         recipe: a loaded recipe, a path, or the name of a bundled one.
-        model: base model (`demo`, a diffusers folder, a hub id); default: the recipe's.
+        model: base model (`demo`, a diffusers folder, a single file, a hub id); default: the recipe's.
         output: folder to write; it is absent, old or complete at any moment.
         device, dtype: where and in what the model runs; default: detected, float32. The algebra is float64 always.
         force: replace an earlier output.
         strict: an edit that the check finds without effect, or too much of one, is an error; else it is only reported.
+        config: for a single file: the diffusers folder with its configs and tokenizer; see `checkpoint.resolve`.
+        copying: how untouched files get into the output: `reflink` where the file system can, `copy`, or hard `link`.
         cache: of second moments; default: the user's.
     Raises:
         ForgetError: recipe, model, edit or output; nothing is left behind.
@@ -64,16 +67,19 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
     from forgetcli import card, checkpoint, ledger, provenance, store
     from forgetcli.cache import MomentCache
     from forgetcli.check import check
+    from forgetcli.copying import Copying
 
     observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
     started = datetime.now(timezone.utc)
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
     method = methods.get(recipe.method)
-    base = checkpoint.resolve(model or recipe.model)
-    recipe = recipe.on(models.family_of(base.folder))
+    base = checkpoint.resolve(model or recipe.model, config=config)
+    recipe = recipe.on(models.family_of(base.settings))
     parameters = method.Parameters.model_validate(recipe.parameters)
     refuse_overlap(output, base)
+    copying = Copying(copying)
     with store.publishing(output, force=force) as staging:
+        checkpoint.check_room(base, staging, output, copying)
         with watch.stage("load"):
             loaded = models.load(base, device=device, dtype=dtype)
         with watch.stage("edit"):
@@ -85,7 +91,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
         with watch.stage("write"):
             observer.stage("writing")
             edits = ledger.extended(base, edit, recipe, parameters.model_dump(mode="json"))
-            stored = checkpoint.patch(base, staging, edit.weights, edits and edits.values)
+            stored = checkpoint.patch(base, staging, edit.weights, copying, edits and edits.values)
             sites = tuple(asdict(s) | {"stored_error": stored_error(stored, s.name)} for s in edit.sites)
             report = {"schema_version": 1, "sites": list(sites), "check": checked.as_dict(), "losses": list(edit.losses)}
             finished = datetime.now(timezone.utc).isoformat()
@@ -130,7 +136,8 @@ class Plan:
         return {**asdict(self), "pairs": [list(p) for p in self.pairs], "sites": list(self.sites)}
 
 
-def plan(recipe: Recipe | str | Path, *, model: str | None = None, device: str | None = None, dtype: str | None = None) -> Plan:
+def plan(recipe: Recipe | str | Path, *, model: str | None = None, config: Path | str | None = None, device: str | None = None,
+         dtype: str | None = None) -> Plan:
     """Check recipe and model and say what would be done, and what it would need; loads no weights and writes nothing.
 
     Raises:
@@ -142,8 +149,8 @@ def plan(recipe: Recipe | str | Path, *, model: str | None = None, device: str |
 
     watch = Stopwatch()
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
-    base = checkpoint.resolve(model or recipe.model)
-    recipe = recipe.on(models.family_of(base.folder))
+    base = checkpoint.resolve(model or recipe.model, config=config)
+    recipe = recipe.on(models.family_of(base.settings))
     method = methods.get(recipe.method)
     parameters = method.Parameters.model_validate(recipe.parameters)
     with watch.stage("hash"):
@@ -151,7 +158,7 @@ def plan(recipe: Recipe | str | Path, *, model: str | None = None, device: str |
     loaded, found = models.load(base, device=device, dtype=dtype), inspection.inspect(base)
     edit = getattr(parameters, "edit", None)
     blocks, balance = getattr(edit, "sites", None), getattr(edit, "balance_empty", None)
-    sites = found.text_sites(blocks, getattr(edit, "encoders", ("clip",))) if blocks and balance is not None else []
+    sites = found.text_sites(blocks, getattr(edit, "encoders", ("clip",))) if blocks and balance is not None and base.file is None else []
     prompts, cache = recipe.preserve_prompts(), MomentCache()
     sets = [(prompts, balance)] + ([(vocabulary.words(loaded.tokenizer), False)] if sites and getattr(edit, "prior", 0) else [])
     there = {s.name: [are_cached(loaded, s, part, cache, balance_empty=empty) for part, empty in sets] for s in sites}
@@ -168,9 +175,9 @@ def plan(recipe: Recipe | str | Path, *, model: str | None = None, device: str |
 
 def refuse_overlap(output: Path, base: Base) -> None:
     """An output inside its base, or around it, would change the base while it is read."""
-    target, source = output.resolve(), base.folder.resolve()
+    target, source = output.resolve(), base.place.resolve()
     if target == source or source in target.parents or target in source.parents:
-        raise OutputError("output.overlaps-base", f"{output} and the base model {base.folder} lie within one another",
+        raise OutputError("output.overlaps-base", f"{output} and the base model {base.place} lie within one another",
                           "choose another folder with --output")
 
 

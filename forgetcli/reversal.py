@@ -15,6 +15,7 @@ from forgetcli.ledger_files import Entry
 from forgetcli.pipeline import versions
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import record
+from forgetcli.single_file import CONFIG
 
 CONTROL = "none"                                                      # the method of a folder without edits
 
@@ -125,12 +126,14 @@ def revert(folder: Path | str, numbers: Collection[int] | None, *, output: Path 
 
 
 def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]) -> None:
-    """The base's files as the folder has them; the README.md that the base had, if an edited model's own has replaced it.
+    """The base's files as the folder has them, with the settings beside a single file; the README.md that the base had, if an
+    edited model's own has replaced it.
 
     Raises:
         ModelError: model.changed.
     """
-    for path in whole.book.base.files:
+    beside = [path for path in subjects if path.startswith(f"{CONFIG}/") and path not in whole.book.base.files]
+    for path in [*whole.book.base.files, *beside]:
         target, own = staging / path, whole.card() if path == provenance.CARD else None
         target.parent.mkdir(parents=True, exist_ok=True)
         if own is not None:

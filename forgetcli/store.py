@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,14 +66,20 @@ def is_regular(path: Path) -> bool:
         return False
 
 
-def copy_file(source: Path, target: Path) -> None:
-    """A copy of a file's content: a reflink where the file system can, byte for byte elsewhere.
+def copy_file(source: Path, target: Path, *, reflink: bool = True) -> None:
+    """A copy of a file's content: a reflink where the file system can (and `reflink` allows), byte for byte elsewhere.
 
     The copy's mode comes from the umask, not from the source, which in a model cache may be read-only or private.
     """
     with open(source, "rb") as reader, open(target, "xb") as writer:
-        if not _clone(reader.fileno(), writer.fileno()):
+        if not (reflink and _clone(reader.fileno(), writer.fileno())):
             shutil.copyfileobj(reader, writer, 8 << 20)
+
+
+def can_clone(source: Path, folder: Path) -> bool:
+    """Whether files like `source` can be reflinks in `folder`: tried, on a file without a name."""
+    with open(source, "rb") as reader, tempfile.TemporaryFile(dir=folder) as writer:
+        return _clone(reader.fileno(), writer.fileno())
 
 
 def _clone(source: int, target: int) -> bool:

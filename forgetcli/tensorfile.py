@@ -11,7 +11,7 @@ import math
 import re
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +40,7 @@ class TensorSite:
         key: the tensor's name in the file.
         dtype: as safetensors writes it: ``F16``.
         start, end: its bytes in the file, absolute, end exclusive.
+        third: of a tensor that holds q, k and v one below the other, which of the three; None for a whole tensor.
     """
 
     file: str
@@ -48,6 +49,15 @@ class TensorSite:
     shape: tuple[int, ...]
     start: int
     end: int
+    third: int | None = None
+
+    def part(self, third: int | None) -> TensorSite:
+        """The bytes of one of three equal parts, one below the other; all of it for None."""
+        if third is None:
+            return self
+        rows, size = self.shape[0] // 3, (self.end - self.start) // 3
+        start = self.start + third * size
+        return replace(self, shape=(rows, *self.shape[1:]), start=start, end=start + size, third=third)
 
 
 @dataclass(frozen=True)
@@ -281,3 +291,17 @@ def editable_dtype(site: TensorSite) -> str:
                          f"'{site.key}' in {site.file} is stored as {site.dtype}, which cannot be edited",
                          "edit the unquantised model: float32, float16 or bfloat16")
     return TORCH_NAMES[site.dtype]
+
+
+def refuse_quantised(component: str, sites: Iterable[TensorSite]) -> None:
+    """Before a component is loaded: libraries turn float8 into float32 without a word, and its edit could not be written.
+
+    Whole numbers of 32 and 64 bits are no weights: old text encoders store their position numbers.
+
+    Raises:
+        ModelError: model.dtype.
+    """
+    for site in sites:
+        if site.dtype not in (*TORCH_NAMES, "I32", "I64", "BOOL"):
+            raise ModelError("model.dtype", f"{component} is quantised: '{site.key}' in {site.file} is stored as {site.dtype}",
+                             "edit the unquantised model: float32, float16 or bfloat16")

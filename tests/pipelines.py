@@ -68,23 +68,26 @@ def tiny_inpainting(folder: Path, seed: int = 0) -> Path:
     return folder
 
 
-def tiny_sdxl(folder: Path, seed: int = 0, zeros: bool = True) -> Path:
-    """Save a Stable Diffusion XL pipeline: two CLIP encoders of different width, of which the second pads with "!"."""
+def tiny_sdxl(folder: Path, seed: int = 0, zeros: bool = True, dtype: torch.dtype = torch.float32) -> Path:
+    """Save a Stable Diffusion XL pipeline: two CLIP encoders of different width, of which the second pads with "!" and has a summary
+    of another width than its own."""
     from diffusers import AutoencoderKL, EulerDiscreteScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     with seeded(seed):
         parts = {
             "text_encoder": CLIPTextModel(clip_config(tiny_tokenizer(folder / "tokenizer"), 32, 5)),
-            "text_encoder_2": CLIPTextModelWithProjection(clip_config(tiny_tokenizer(folder / "tokenizer_2", pad="!"), 48, 5)),
+            "text_encoder_2": CLIPTextModelWithProjection(clip_config(tiny_tokenizer(folder / "tokenizer_2", pad="!"), 48, 5, 40)),
             "unet": UNet2DConditionModel(
                 sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=32 + 48,
                 down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
                 attention_head_dim=8, norm_num_groups=8, use_linear_projection=True, addition_embed_type="text_time",
-                addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 48),
+                addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 40),
             "vae": AutoencoderKL(**VAE),
             "scheduler": EulerDiscreteScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1,
                                                 timestep_spacing="leading")}
+    for name in ("text_encoder", "text_encoder_2", "unet", "vae"):
+        parts[name].to(dtype)
     return save(folder, "StableDiffusionXLPipeline", parts, tokenizer="CLIPTokenizer", tokenizer_2="CLIPTokenizer",
                 force_zeros_for_empty_prompt=zeros)
 
@@ -143,13 +146,13 @@ def seeded(seed: int) -> Iterator[None]:
         torch.random.set_rng_state(state)
 
 
-def clip_config(vocabulary: dict[str, int], width: int, layers: int):
+def clip_config(vocabulary: dict[str, int], width: int, layers: int, summary: int | None = None):
     from transformers import CLIPTextConfig
 
     start, end = vocabulary["<|startoftext|>"], vocabulary["<|endoftext|>"]
     return CLIPTextConfig(
         vocab_size=len(vocabulary), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers,
-        num_attention_heads=2, max_position_embeddings=POSITIONS, projection_dim=width,
+        num_attention_heads=2, max_position_embeddings=POSITIONS, projection_dim=summary or width,
         bos_token_id=start, eos_token_id=end, pad_token_id=end)
 
 

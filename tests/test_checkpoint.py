@@ -405,8 +405,7 @@ def test_pickles_are_never_opened(half):
     assert (error.code, "convert" in error.hint) == ("model.pickle", True)
     (half / "v1-5.ckpt").write_bytes(b"x")
     assert refused(half / "v1-5.ckpt").code == "model.pickle"
-    (half / "one.safetensors").write_bytes(b"x")
-    assert refused(half / "one.safetensors").code == "model.single-file"
+    assert refused(half / "unet/config.json").code == "model.not-a-model"
 
 
 def test_demo_is_the_packages_own_and_a_folder_by_that_name_has_a_path(tmp_path, monkeypatch, half):

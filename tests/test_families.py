@@ -155,7 +155,7 @@ def test_sdxl_of_another_size_has_other_time_ids(folders, pipes):
         model.denoise(torch.zeros(1, 4, 8, 4), torch.tensor(5), encoded(model, ["cat"]))
     handle.remove()
     pipe = pipes["sdxl"]
-    assert torch.equal(seen[0], pipe._get_add_time_ids((16, 8), (0, 0), (16, 8), torch.float32, text_encoder_projection_dim=48))
+    assert torch.equal(seen[0], pipe._get_add_time_ids((16, 8), (0, 0), (16, 8), torch.float32, text_encoder_projection_dim=40))
 
 
 def test_an_empty_prompt_is_zeros_only_where_the_model_says_so(tmp_path, folders):

@@ -36,11 +36,12 @@ def refused(run: Told, code: str = FULL) -> str:
     """The place that the error line names; that it is one line with a hint, and exit code 2, is asserted."""
     assert (run.code, run.stdout) == (2, ""), run.stderr
     *progress, error, hint = run.stderr.splitlines()
-    found = re.fullmatch(rf"error\[{re.escape(code)}\]: (?:the disk is full: (.+) was not written|cannot write (.+): .+)", error)
+    found = re.fullmatch(rf"error\[{re.escape(code)}\]: (?:the disk is full: (.+) was not written|cannot write (.+): .+"
+                         r"|the disk is too full for (.+): it needs [\d.]+ [MG]B, [\d.]+ [MG]B are free)", error)
     assert found, run.stderr
     assert re.fullmatch(r"hint: (free some space, or )?choose another place with -o", hint)
     assert not [line for line in progress if re.search(r"error|hint|Traceback|Exception|  File", line)]
-    return found[1] or found[2]
+    return found[1] or found[2] or found[3]
 
 
 def space(*paths: Path) -> int:

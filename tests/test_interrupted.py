@@ -48,7 +48,7 @@ def assert_interrupted(run: Told, what: str = "SIGINT") -> None:
 
 APPLY_STAGES = {                                                      # where the signal comes; the stages begun by then
     "loading": (Strike("forgetcli.models:load"), []),
-    "loading the encoder": (Strike("forgetcli.models.sd:StableDiffusion._component", after=True), []),
+    "loading the encoder": (Strike("forgetcli.components:network", after=True), []),
     "second moments": (Strike("forgetcli.models.sd:StableDiffusion.keys", after=True), ["second moments"]),
     "keeping them": (Strike("os:replace"), ["second moments"]),
     "null space": (Strike("forgetcli.closed_form:null_projector", nth=2, after=True), ["null space"]),
@@ -56,7 +56,7 @@ APPLY_STAGES = {                                                      # where th
     "refinement": (Strike("forgetcli.refine:descend_once", nth=3), ["refinement"]),
     "its backward pass": (Strike("torch.optim:Adam.step", nth=2), ["refinement"]),
     "check": (Strike("forgetcli.check:noisy_bank", after=True), ["refinement", "noisy pictures"]),
-    "copying": (Strike("forgetcli.checkpoint:copy_file", nth=4, after=True), ["writing"]),
+    "copying": (Strike("forgetcli.copying:copy_file", nth=4, after=True), ["writing"]),
     "within a copy": (Strike("shutil:copyfileobj", nth=2), ["writing"]),
     "patching": (Strike("forgetcli.checkpoint:sync_file"), ["writing"]),
     "manifest": (Strike("forgetcli.provenance:_json", nth=2), ["writing"]),

@@ -24,10 +24,13 @@ concept = "dog"
 direct = ["a dog by monet", "a dog"]
 
 [edit]
+lam = 0.01
+prior = 0.0
 sites = [1, 2]
 min_rank = 16
 
 [refine]
+match = "denoiser"
 steps = 4
 batch = 2
 latent_steps = 2

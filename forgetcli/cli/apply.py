@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from forgetcli.cli.options import (
+    ConfigOption,
     DeviceOption,
     DtypeOption,
     ForceFlag,
@@ -18,6 +19,7 @@ from forgetcli.cli.options import (
     recipe_names,
 )
 from forgetcli.cli.sink import Sink
+from forgetcli.errors import ForgetError
 
 Output = Annotated[
     Path, typer.Option("--output", "-o", envvar="FORGET_APPLY_OUTPUT", help="Folder for the edited model.")
@@ -59,17 +61,31 @@ Lenient = Annotated[
         "--lenient", envvar="FORGET_LENIENT", help="Write the edit even if the check finds it too weak or too strong."
     ),
 ]
+Link = Annotated[
+    bool,
+    typer.Option(
+        "--link",
+        envvar="FORGET_LINK",
+        help="Hard-link untouched files: no disk, but they are then the base's own; do not write to them.",
+    ),
+]
+Copy = Annotated[
+    bool, typer.Option("--copy", envvar="FORGET_COPY", help="Copy every byte, also where the file system could share them.")
+]
 
 
 def apply(
     recipe: OptionalRecipe = None,
     model: ModelOption = None,
     delta: Delta = None,
+    config: ConfigOption = None,
     method: Method = None,
     output: Output = Path("edited"),
     set_: SetOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    link: Link = False,
+    copy: Copy = False,
     force: ForceFlag = False,
     lenient: Lenient = False,
     dry_run: DryRun = False,
@@ -82,6 +98,7 @@ def apply(
     Examples:
       forget apply art_styles
       forget apply my.toml --model path/to/sd-folder -o edited-sd
+      forget apply my.toml --model v1-5.safetensors --config path/to/sd-folder --link
       forget apply art_styles --set refine.steps=20 --force
       forget apply art_styles --method uce -o edited-uce
       forget apply art_styles --dry-run --json
@@ -100,11 +117,13 @@ def apply(
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, or --delta FILE", param_hint="RECIPE")
+    if link and copy:
+        raise ForgetError("usage", "--link and --copy exclude each other", "leave one of them out")
     loaded = recipes.load(recipe, set_ or (), method)
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
     if dry_run:
-        _plan(loaded, model, output, device, dtype.value if dtype else None, sink)
+        _plan(loaded, model, config, output, device, dtype.value if dtype else None, sink)
         return
     with sink.observer() as observer:
         from forgetcli import pipeline
@@ -117,6 +136,8 @@ def apply(
             dtype=dtype.value if dtype else None,
             force=force,
             strict=not lenient,
+            config=config,
+            copying="link" if link else "copy" if copy else "reflink",
             observer=observer,
         )
     data = result.as_dict()
@@ -135,13 +156,15 @@ def _put_on(delta: Path, model: str | None, output: Path, force: bool, sink: Sin
     sink.result(data, human=lambda: _shown(data), quiet=output)
 
 
-def _plan(recipe, model: str | None, output: Path, device: str | None, dtype: str | None, sink: Sink) -> None:
+def _plan(
+    recipe, model: str | None, config: str | None, output: Path, device: str | None, dtype: str | None, sink: Sink
+) -> None:
     from forgetcli import pipeline
     from forgetcli.cli.progress import silence_hub
     from forgetcli.cli.tables import plan
 
     silence_hub()
-    data = pipeline.plan(recipe, model=model, device=device, dtype=dtype).as_dict()
+    data = pipeline.plan(recipe, model=model, config=config, device=device, dtype=dtype).as_dict()
     sink.result(data, human=lambda: plan(data), quiet=output)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag, SeedOption, StepsOption
+from forgetcli.cli.options import ConfigOption, DeviceOption, JsonFlag, QuietFlag, SeedOption, StepsOption
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
 
@@ -26,7 +26,7 @@ PromptsFile = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", envvar="FORGET_MODEL", help="demo, an edited folder, a diffusers folder or a hub id."
+        "--model", "-m", envvar="FORGET_MODEL", help="demo, an edited folder, a diffusers folder, a .safetensors file or a hub id."
     ),
 ]
 Count = Annotated[int, typer.Option("--count", "-n", min=1, envvar="FORGET_COUNT", help="Pictures for each prompt.")]
@@ -51,6 +51,7 @@ def generate(
     prompts: Prompts = None,
     prompts_file: PromptsFile = None,
     model: Model = "demo",
+    config: ConfigOption = None,
     count: Count = 1,
     seed: SeedOption = 0,
     steps: StepsOption = 20,
@@ -82,6 +83,7 @@ def generate(
         result = generation.generate(
             wanted,
             model=model,
+            config=config,
             count=count,
             seed=seed,
             steps=steps,

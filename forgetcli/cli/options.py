@@ -47,7 +47,17 @@ SetOption = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", envvar="FORGET_MODEL", show_default=False, help="demo, a diffusers folder, or a hub id."
+        "--model", "-m", envvar="FORGET_MODEL", show_default=False, help="demo, a diffusers folder, a .safetensors file, or a hub id."
+    ),
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        metavar="DIR",
+        envvar="FORGET_CONFIG",
+        show_default="config/ beside it, or fetched",
+        help="For a .safetensors file: the diffusers folder, or hub id, with its configs and tokenizer.",
     ),
 ]
 DeviceOption = Annotated[

@@ -95,7 +95,7 @@ def _notes(folder: Path) -> Path:
 
 def _kept(recipe: Recipe, base: Base, folder: Path) -> Edited | None:
     """The edit in `folder`, if it is whole and was made by this recipe, method and base, and what it took is known."""
-    parameters = recipe.on(models.family_of(base.folder)).parameters
+    parameters = recipe.on(models.family_of(base.settings)).parameters
     wanted = methods.get(recipe.method).Parameters.model_validate(parameters).model_dump(mode="json")
     try:
         manifest = provenance.load(folder)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from forgetcli.checkpoint import INDEX, Base
+from forgetcli.ldm_keys import EMA
 from forgetcli.manifest import Manifest
 from forgetcli.tensorfile import ITEM_BITS, TORCH_NAMES, TensorSite, read_bytes, read_header, weight_sets
 
@@ -16,14 +17,18 @@ def changed_share(base: Base, edited: Path, manifest: Manifest) -> float:
 
     All floating-point tensors of all components count, each in the form that loaders read by default.
     """
-    sites = {(site.file, site.key): site for site in parameters(base.folder)}
+    sites = {(site.file, site.key): site for site in parameters(base)}
     touched = {(tensor.file, tensor.key) for tensor in manifest.edited} & sites.keys()
     changed = sum(differing(base.folder, edited, sites[key]) for key in touched)
     return changed / max(1, sum(math.prod(site.shape) for site in sites.values()))
 
 
-def parameters(folder: Path) -> Iterator[TensorSite]:
-    """Every floating-point tensor of a diffusers folder."""
+def parameters(base: Base) -> Iterator[TensorSite]:
+    """Every floating-point tensor of a diffusers folder, or of a single file but for its running averages."""
+    if base.single:
+        yield from (site for key, site in base.single.header.items() if site.dtype in TORCH_NAMES and not key.startswith(EMA))
+        return
+    folder = base.folder
     for name, entry in json.loads((folder / INDEX).read_text(encoding="utf-8")).items():
         if name.startswith("_") or not isinstance(entry, list) or not (folder / name / "config.json").is_file():
             continue                                                  # no component, or one without weights

@@ -167,7 +167,7 @@ def subjects(folders: Sequence[Path | str], recipe: Recipe | None, prompts: Prom
     edited, questions, bases = [], [], []
     for folder in map(Path, folders):
         manifest = provenance.load(folder)
-        bases.append(checkpoint.resolve(manifest.base))
+        bases.append(manifest.resolve_base())
         if bases[-1].digest != bases[0].digest:
             raise ForgetError("eval.other-base", f"{folder} and {folders[0]} are edits of different models", "evaluate them one by one")
         own = recipes.load(manifest.recipe_path)

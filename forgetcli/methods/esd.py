@@ -74,14 +74,14 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
         EditError: a prompt is too long, the denoiser has no such layers, or the descent left the finite numbers.
     """
     from forgetcli import erasure
-    from forgetcli.checkpoint import locate, read_tensor
+    from forgetcli.checkpoint import read_tensor
     from forgetcli.edits import Edit, SiteReport
 
     changes, losses = erasure.train(model, recipe.edit_pairs(), parameters, recipe.seed, observer)
     weights, reports = {}, []
     for parameter, change in changes.items():
         # Onto the file's own weights: the ones in memory are rounded to the dtype that the model runs in.
-        W = read_tensor(model.base.folder, locate(model.base.folder, "unet", parameter)).double()
+        W = read_tensor(model.base.folder, model.base.locate("unet", parameter)[0]).double()
         delta = change.double().cpu()
         weights["unet", parameter] = W + delta
         reports.append(SiteReport(parameter.removesuffix(".weight"), float(delta.norm() / W.norm().clamp_min(1e-300))))

@@ -52,7 +52,7 @@ def family_of(folder: Path) -> str:
 
 def load(base: Base, *, device: str | None = None, dtype: str | None = None):
     """The model of a resolved base, on the device, ready to be edited."""
-    return get(family_of(base.folder)).load(base, pick_device(device), pick_dtype(dtype))
+    return get(family_of(base.settings)).load(base, pick_device(device), pick_dtype(dtype))
 
 
 def pick_device(name: str | None):
@@ -101,13 +101,14 @@ class KnownModel:
 
 def known() -> list[KnownModel]:
     """Models that can be named without a path: the embedded one, and edited folders in the working directory."""
+    from forgetcli.checkpoint import resolve
     from forgetcli.demo import MODEL, DESCRIPTION
 
     found = [KnownModel("demo", "sd", MODEL, DESCRIPTION)] if (MODEL / "model_index.json").exists() else []
     for manifest in sorted(Path.cwd().glob("*/forget.provenance.json")):
         folder = manifest.parent
         try:
-            found.append(KnownModel(f"{folder.name}/", family_of(folder), folder, "edited by forget in this folder"))
+            found.append(KnownModel(f"{folder.name}/", family_of(resolve(folder).settings), folder, "edited by forget in this folder"))
         except (ForgetError, OSError, ValueError, KeyError):
             continue                                                  # damaged: nothing that could be named
     return found

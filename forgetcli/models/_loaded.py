@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from forgetcli.errors import EditError, ModelError
+from forgetcli import components
+from forgetcli.errors import EditError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,20 +113,10 @@ class LoadedModel:
         self.base, self.device, self.dtype = base, device, dtype
 
     def _component(self, name: str, loader):
-        folder = self.base.folder / name
-        if not folder.is_dir():
-            raise ModelError("model.missing-component", f"{self.base.id} has no {name}/", "is it a complete diffusers folder?")
-        try:
-            module = loader(folder)
-        except (OSError, ValueError, RuntimeError, KeyError) as fault:
-            raise ModelError("model.unreadable", f"cannot load {name} of {self.base.id}: {str(fault).splitlines()[0]}",
-                             "check the folder, or fetch the model again") from fault
-        return module
+        return components.part(self.base, name, loader)
 
     def _network(self, name: str, cls, dtype: torch.dtype | None = None):
-        network = self._component(name, lambda folder: cls.from_pretrained(
-            folder, torch_dtype=dtype or self.dtype, use_safetensors=True))
-        return network.to(self.device).eval().requires_grad_(False)
+        return components.network(self.base, name, cls, dtype or self.dtype).to(self.device)
 
     def _text_encoder(self, component: str):
         import transformers
@@ -157,7 +148,7 @@ class LoadedModel:
 
     @cached_property
     def index(self) -> dict:
-        return json.loads((self.base.folder / "model_index.json").read_text(encoding="utf-8"))
+        return json.loads((self.base.settings / "model_index.json").read_text(encoding="utf-8"))
 
     @cached_property
     def vae_config(self) -> dict:

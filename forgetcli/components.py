@@ -1,0 +1,113 @@
+"""A model's networks by name, from a diffusers folder or a single file alike: all that a family needs to load one."""
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from forgetcli.errors import ModelError
+from forgetcli.single_file import INDEX, SingleFile, has_weights
+from forgetcli.tensorfile import read_header, refuse_quantised, weight_sets
+
+if TYPE_CHECKING:
+    import torch
+
+    from forgetcli.checkpoint import Base
+
+LIBRARIES = ("diffusers", "transformers")                             # whose classes a model_index.json may name
+Part = TypeVar("Part")
+
+
+def part(base: Base, name: str, loader: Callable[[Path], Part]) -> Part:
+    """A component that has no weights (a tokenizer, a scheduler), by its library's `from_pretrained`.
+
+    Raises:
+        ModelError: model.missing-component, model.unreadable.
+    """
+    folder = base.settings / name
+    if not folder.is_dir():
+        raise ModelError("model.missing-component", f"{base.id} has no {name}/", "is it a complete diffusers folder?")
+    try:
+        return loader(folder)
+    except (OSError, ValueError, RuntimeError, KeyError) as fault:
+        raise ModelError("model.unreadable", f"cannot load {name} of {base.id}: {str(fault).splitlines()[0]}",
+                         "check the folder, or fetch the model again") from fault
+
+
+def network(base: Base, name: str, cls, dtype: torch.dtype):
+    """A component with weights, in `dtype`, on the CPU, ready to be asked.
+
+    Args:
+        cls: its class in transformers or diffusers.
+    Raises:
+        ModelError: model.missing-component, model.unreadable; model.dtype: its weights are quantised; model.not-finite: one of
+            them is not a number, so all that it puts out would not be one either.
+    """
+    file = base.single
+    if file is None or name not in file.keys.components:
+        _check_there(base, name, file)
+        refuse_quantised(name, _stored_sites(base.settings, name))
+        module = part(base, name, lambda folder: cls.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True))
+    else:
+        prefix, _ = file.keys.components[name]
+        refuse_quantised(name, (site for key, site in file.header.items() if key.startswith(prefix)))
+        module = _filled(file, name, part(base, name, lambda folder: _empty(cls, folder)), dtype)
+    for parameter, values in module.named_parameters():
+        if not values.isfinite().all():
+            raise ModelError("model.not-finite", f"{name} of {base.id} has values in '{parameter}' that are not finite numbers",
+                             "run it with --dtype float32, or fetch the model again")
+    return module.eval().requires_grad_(False)
+
+
+def networks(base: Base, dtype: torch.dtype) -> dict:
+    """All networks of a single file's pipeline, by name; none for a folder, which diffusers loads by itself."""
+    if base.single is None:
+        return {}
+    entries = json.loads((base.settings / INDEX).read_text(encoding="utf-8"))
+    wanted = {name: entry for name, entry in entries.items()
+              if isinstance(entry, list) and entry[0] in LIBRARIES and (base.settings / name / "config.json").is_file()}
+    return {name: network(base, name, getattr(importlib.import_module(library), class_name), dtype)
+            for name, (library, class_name) in wanted.items()}
+
+
+def _check_there(base: Base, name: str, file: SingleFile | None) -> None:
+    if file is not None and not has_weights(base.settings, name):
+        raise ModelError("model.missing-component", f"{file.path} has no {name} inside, and {base.settings} has no weights of one",
+                         f"name a diffusers folder that has {name}/ with its weights with --config")
+
+
+def _stored_sites(folder: Path, name: str):
+    if (folder / name).is_dir():
+        files = weight_sets(folder, name)[0].files
+        for file in [files] if isinstance(files, str) else sorted(set(files.values())):
+            yield from read_header(folder, f"{name}/{file}").values()
+
+
+def _empty(cls, folder: Path):
+    """A network as its config says, without memory for its weights."""
+    from accelerate import init_empty_weights
+
+    with init_empty_weights():                                        # parameters only: buffers are computed, not stored
+        if hasattr(cls, "load_config"):
+            return cls.from_config(cls.load_config(folder))
+        return cls(cls.config_class.from_pretrained(folder))
+
+
+def _filled(file: SingleFile, name: str, module, dtype: torch.dtype):
+    """The network with the file's values.
+
+    Raises:
+        ModelError: model.other-config: its config wants other shapes than the file has; model.no-tensor.
+    """
+    state = {}
+    for parameter, empty in module.state_dict().items():
+        values = file.tensor(name, parameter)
+        squeezed = tuple(n for n in values.shape if n != 1)           # attention of VAEs: 1×1 convolutions there, linear here
+        if squeezed != tuple(n for n in empty.shape if n != 1):
+            raise ModelError("model.other-config", f"{name} {parameter} has shape {tuple(values.shape)} in {file.path}, "
+                             f"but its config wants {tuple(empty.shape)}", "name a diffusers folder of the same architecture with --config")
+        state[parameter] = values.reshape(empty.shape).to(dtype if values.is_floating_point() else values.dtype)
+    module.load_state_dict(state, assign=True)
+    return module
