@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from forgetcli.tensorfile import TensorSite
 
 TOKENS = 77                                                           # positions of a CLIP text encoder, if its config does not say
-KEPT = 1.6                                                            # values saved for the gradient for each that a layer puts out (measured: embedded UNet)
+# Values saved for the gradient for each that a layer puts out: measured on the embedded model's UNet, by saved_tensors_hooks.
+KEPT = 1.6
 CHECKED = 16                                                          # prompts of each kind in the check after the edit, and the …
 CHECK_STEPS = 5                                                       # … sampler's steps for each; see `forgetcli.check`
 SAMPLE = 0.15                                                         # seconds that each layer is timed for

@@ -50,7 +50,7 @@ def push(folder: Path, repo: str, *, private: bool = True, revision: str | None 
     if not verdict.ok:
         first = verdict.problems[0]
         raise ModelError("push.not-verified", f"{folder} is not what its manifest says and is not uploaded: {first['file']} {first['what']}",
-                         f"forget verify {folder} names all {len(verdict.problems)}; after a change to the card run: forget card {folder}")
+                         f"forget verify {folder} names all {len(verdict.problems)}; a changed card is written anew by: forget card {folder}")
     observer.stage("uploading")
     try:
         api = huggingface_hub.HfApi()

@@ -88,7 +88,8 @@ def _hashing(folder: Path, signature: Path):
 
     own = Path(os.path.abspath(signature))
     inside = [own.relative_to(os.path.abspath(folder))] if own.is_relative_to(os.path.abspath(folder)) else []
-    return hashing.Config().set_ignored_paths(paths=[SIGNATURE, ".gitattributes", ".cache/huggingface", *inside], ignore_git_paths=False).set_allow_symlinks(True)
+    ignored = [SIGNATURE, ".gitattributes", ".cache/huggingface", *inside]
+    return hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=False).set_allow_symlinks(True)
 
 
 def _package(name: str) -> ModuleType:

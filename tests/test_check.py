@@ -163,7 +163,8 @@ def test_apply_publishes_a_verified_edit_and_the_second_time_uses_the_cache(appl
     assert first.cache == {"hits": 0, "misses": 6}
     changed = {name for name, digest in before.items() if digests(output)[name] != digest}
     assert changed == {"text_encoder/model.safetensors"}
-    assert set(digests(output)) - set(before) == {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE, ledger.LEDGER, ledger.TENSORS}
+    own = {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE, provenance.CARD, ledger.LEDGER, ledger.TENSORS}
+    assert set(digests(output)) - set(before) == own
     assert (output / provenance.RECIPE).read_text() == RECIPE
     report = json.loads((output / provenance.REPORT).read_text())
     assert report["check"] == first.check and len(report["losses"]) == 30

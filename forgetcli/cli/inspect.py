@@ -60,7 +60,7 @@ def _shown(data: dict) -> list:
     components = table(
         ("component", "class", ">parameters", ">size", "stored as"),
         (
-            [c["name"], c["class_name"], f"{c['parameters']:,}" if c["parameters"] else "–", size(c["bytes"]), ", ".join((*c["dtypes"], *c["variants"]))]
+            [c["name"], c["class_name"], _count(c["parameters"]), size(c["bytes"]), ", ".join((*c["dtypes"], *c["variants"]))]
             for c in data["components"]
         ),
     )
@@ -81,6 +81,10 @@ def _shown(data: dict) -> list:
         _how(data["edited"]),
         *([estimates(data["estimates"])] if "estimates" in data else []),
     ]
+
+
+def _count(parameters: int | None) -> str:
+    return "–" if parameters is None else f"{parameters:,}"
 
 
 def _how(edited: dict | None) -> str:
