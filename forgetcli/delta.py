@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -171,9 +171,9 @@ def _stored(staging: Path, manifest: Manifest) -> dict[tuple[str, str], Stored]:
     parts: dict[tuple[str, str], list[Stored]] = {}
     for tensor in manifest.edited:
         site = read_header(staging, tensor.file)[tensor.key]
-        stored = Stored(site, hashlib.sha256(read_bytes(staging, site)).hexdigest(), tensor.error)
+        stored = Stored(site, hashlib.sha256(read_bytes(staging, site)).hexdigest(), tensor.error, before=tensor.before)
         parts.setdefault((tensor.component, tensor.parameter), []).append(stored)
-    return {key: Stored(first.site, first.sha256, first.error, tuple(others)) for key, (first, *others) in parts.items()}
+    return {key: replace(first, also=tuple(others)) for key, (first, *others) in parts.items()}
 
 
 def _check(staging: Path, manifest: Manifest) -> None:

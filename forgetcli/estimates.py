@@ -71,7 +71,7 @@ def estimate(found: Inspection, work: Work | None, *, device: torch.device, dtyp
     """Seconds, bytes of memory and of disk.
 
     Args:
-        cached, of: how many of the sites' second moments are cached.
+        cached, of: how many of the second moments are cached; a site may need several.
         decomposed: their dimensions, all of them.
         hashing: seconds that the base's digests took just now.
     Returns:
@@ -80,7 +80,7 @@ def estimate(found: Inspection, work: Work | None, *, device: torch.device, dtyp
     sizes = {c.name: c.parameters * dtype.itemsize for c in found.components if c.parameters}
     encoders = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
     disk = sum(c.bytes for c in found.components)
-    moments = sum(8 * d * d for d in decomposed) * (of - cached) // max(of, 1)
+    moments = sum(8 * d * d for d in decomposed) * (of - cached) // max(len(decomposed), 1)
     result = {"basis": BASIS, "device": device.type, "dtype": str(dtype).removeprefix("torch."), "seconds": None, "memory_bytes": None,
               "disk_bytes": disk, "cache_bytes": moments, "denoiser_flops": None}
     layers = denoiser_layers(found.folder) if found.components else []

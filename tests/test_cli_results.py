@@ -141,7 +141,8 @@ def test_apply_hands_over_and_shows(invoke, monkeypatch: pytest.MonkeyPatch):
     )
     (recipe,), named = calls[0]
     assert recipe.parameters["refine"]["steps"] == 9 and named.pop("observer") is not None
-    assert named == {"model": "sd", "output": Path("out"), "device": "cpu", "dtype": "float16", "force": True, "strict": True}
+    assert named == {"model": "sd", "output": Path("out"), "device": "cpu", "dtype": "float16", "force": True, "strict": True,
+                     "config": None, "copying": "reflink"}
     assert (
         SITE["name"] in human.stdout
         and "123" in human.stdout
