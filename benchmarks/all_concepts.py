@@ -2,73 +2,103 @@
 
     python benchmarks/all_concepts.py --output WORK [--concepts dog van_gogh …]
 
-For each concept 5 direct and 5 indirect prompts, and one prompt for each of the 50 others, direct and indirect in turn, one
-picture a prompt, ten sampler steps. About 20 seconds a concept on two cores.
+For each concept 5 direct and 5 indirect prompts, and one prompt for each of the 50 others, direct and indirect in turn; one picture
+a prompt, whose noise is the prompt's own, the same for both models. About 20 minutes on two cores.
 """
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
+import zlib
 from pathlib import Path
 
+import tomli
 import world_recipes as words
+from bench import Bench, mean
 
 from forgetcli import recipe as recipes
 from forgetcli.errors import EditError
-from forgetcli.evaluation import evaluate
-from forgetcli.pipeline import apply
 from forgetcli.statistics import harmonic, harmonic_interval, wilson
 
+KINDS = ("direct", "indirect", "kept")
+METHOD = "nullspace"
 
-STEPS = 10                                                            # of the sampler: half of the default, for twice the pictures
+
+class Seen:
+    """What the judge sees in a model's pictures; the unedited model's are drawn once."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.unedited = bench, {}
+
+    def of_unedited(self, asked: list[tuple[str, str]]) -> list[bool]:
+        missing = [pair for pair in dict.fromkeys(asked) if pair not in self.unedited]
+        self.unedited |= dict(zip(missing, self.of_current(missing)))
+        return [self.unedited[pair] for pair in asked]
+
+    def of_current(self, asked: list[tuple[str, str]]) -> list[bool]:
+        pictures = self.bench.drawn([p for p, _ in asked], [zlib.crc32(p.encode()) for p, _ in asked])
+        return [s.seen for s in self.bench.judge.see(pictures, [label for _, label in asked])] if asked else []
 
 
-def one(label: str, output: Path) -> dict:
-    others = [x for x in words.LABELS if x != label]                  # of each one prompt, so that retain is over all of them
-    recipe = recipes.parse(words.recipe([label], others, tables="\n" + words.PARAMETERS.read_text()))
+def one(label: str, seen: Seen, tables: dict) -> dict:
+    """Per model and kind: whether the concept is not seen, or what must stay is, prompt by prompt."""
+    recipe = recipes.parse(words.recipe([label], [x for x in words.LABELS if x != label]))
+    (concept,) = recipe.concepts
+    asked = {"direct": [(p, label) for p in concept.direct], "indirect": [(p, label) for p in concept.indirect],
+             "kept": [(p, r.label) for r in recipe.retain for p in (*r.direct, *r.indirect)]}
+    flat = sum(asked.values(), [])
+    before = seen.of_unedited(flat)
     try:
-        applied = apply(recipe, output=output / label / "edited", force=True)
+        edit, seconds = seen.bench.edit(recipe, METHOD, tables)
     except EditError as fault:
         return {"label": label, "error": fault.message}
-    scores = evaluate(output / label / "edited", recipe=recipe, output=output / label / "eval", steps=STEPS, features=None, force=True).as_dict()
-    shutil.rmtree(output / label / "edited")                          # 19 MB each; the recipe makes it again
-    return {"label": label, "group": words.group(label), "seconds": applied.seconds["total"], "baseline": scores["baseline"], "edited": scores["edited"],
-            "concepts": scores["concepts"]}
+    with seen.bench.model.weights(edit.weights):
+        after = seen.of_current(flat)
+    return {"label": label, "group": words.group(label), "seconds": seconds, "baseline": told(asked, before), "edited": told(asked, after)}
 
 
-def pooled(rows: list[dict], side: str) -> str:
-    cells = []
-    for key in ("forget_direct", "forget_indirect", "forget", "retain"):
-        n = sum(r[side][f"{key}_n"] for r in rows)
-        right = sum(round(r[side][key] * r[side][f"{key}_n"]) for r in rows if r[side][key] is not None)
-        low, high = wilson(right, n)
-        cells.append(f"{100 * right / n:.1f} % ({100 * low:.0f}–{100 * high:.0f})")
-    forget, retain = [r[side]["forget"] for r in rows], [r[side]["retain"] for r in rows]
-    low, high = harmonic_interval(forget, retain)                     # a bootstrap over concepts: prompts of one resemble one another
-    h = harmonic(sum(forget) / len(forget), sum(retain) / len(retain))
-    return " | ".join([cells[0], cells[1], cells[3], f"{h:.3f} ({low:.3f}–{high:.3f})"])
+def told(asked: dict, seen: list[bool]) -> dict:
+    out, start = {}, 0
+    for kind, prompts in asked.items():
+        part = seen[start:start + len(prompts)]
+        out[kind] = part if kind == "kept" else [not s for s in part]
+        start += len(prompts)
+    return out
+
+
+def scores(rows: list[dict], side: str) -> dict:
+    found = {kind: sum((r[side][kind] for r in rows), []) for kind in KINDS}
+    forgot = [mean(r[side]["direct"] + r[side]["indirect"]) for r in rows]
+    # a bootstrap over concepts: prompts of one resemble one another
+    return found | {"h": harmonic(mean(forgot), mean(found["kept"])), "ci": harmonic_interval(forgot, [mean(r[side]["kept"]) for r in rows])}
+
+
+def share(values: list[bool]) -> str:
+    low, high = wilson(sum(values), len(values))
+    return f"{100 * mean(values):.1f} % ({100 * low:.0f}–{100 * high:.0f})"
 
 
 def main(output: Path, labels: list[str]) -> None:
-    file, rows = output / "results.json", {}
-    if file.exists():
-        rows = json.loads(file.read_text())
+    file = output / "results.json"
+    rows = json.loads(file.read_text()) if file.exists() else {}
+    seen, tables = Seen(Bench()), tomli.loads(words.PARAMETERS.read_text()).get("methods", {}).get(METHOD, {})
     for label in labels:
         if label not in rows:
-            rows[label] = one(label, output)
-            file.write_text(json.dumps(rows, indent=1))
+            rows[label] = one(label, seen, tables)
+            file.write_text(json.dumps(rows))
         r = rows[label]
         print(f"{label}: {r['error']}" if "error" in r else
-              f"{label}: forget {r['edited']['forget_direct']:.2f} direct, {r['edited']['forget_indirect']:.2f} indirect ({r['baseline']['forget']:.2f} unedited), "
-              f"retain {r['edited']['retain']:.2f} ({r['baseline']['retain']:.2f}), H {r['edited']['h']:.2f}, {r['seconds']:.0f} s", flush=True)
-    failed = [r for r in rows.values() if "error" in r]
+              f"{label}: forget {mean(r['edited']['direct']):.2f} direct, {mean(r['edited']['indirect']):.2f} indirect "
+              f"(unedited {mean(r['baseline']['direct']):.2f}, {mean(r['baseline']['indirect']):.2f}), "
+              f"retain {mean(r['edited']['kept']):.2f} ({mean(r['baseline']['kept']):.2f}), {r['seconds']:.1f} s", flush=True)
+    good, failed = [r for r in rows.values() if "error" not in r], [r for r in rows.values() if "error" in r]
     print("\n| concepts | model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- | --- |")
     for title, chosen in (("styles", "style"), ("things", "thing"), ("all", None)):
-        part = [r for r in rows.values() if "error" not in r and chosen in (None, r["group"])]
-        for side in ("baseline", "edited"):
-            if part:
-                print(f"| {len(part)} {title} | {'unedited' if side == 'baseline' else 'edited'} | {pooled(part, side)} |")
+        part = [r for r in good if chosen in (None, r["group"])]
+        for side in ("baseline", "edited") if part else ():
+            s = scores(part, side)
+            print(f"| {len(part)} {title} | {'unedited' if side == 'baseline' else 'edited'} | {share(s['direct'])} | {share(s['indirect'])} "
+                  f"| {share(s['kept'])} | {s['h']:.3f} ({s['ci'][0]:.3f}–{s['ci'][1]:.3f}) |")
     print(f"{len(failed)} edits were refused: {', '.join(r['label'] for r in failed)}" if failed else "no edit was refused")
 
 

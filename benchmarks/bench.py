@@ -65,11 +65,12 @@ class Bench:
         a, b = len(direct), len(direct) + len(indirect)
         return Seen([not s for s in seen[:a]], [not s for s in seen[a:b]], list(seen[b:]))
 
-    def drawn(self, prompts: list[str]) -> list:
-        pictures = []
+    def drawn(self, prompts: list[str], seeds: list[int] | None = None) -> list:
+        """One picture a prompt; seeds: by default counted up."""
+        seeds, pictures = seeds or [SEED + i for i in range(len(prompts))], []
         for start in range(0, len(prompts), BATCH):
             part = prompts[start:start + BATCH]
-            noise = [torch.Generator().manual_seed(SEED + start + i) for i in range(len(part))]
+            noise = [torch.Generator().manual_seed(seed) for seed in seeds[start:start + BATCH]]
             pictures += self.pipe(part, num_inference_steps=STEPS, guidance_scale=GUIDANCE, generator=noise).images
         return pictures
 
