@@ -26,10 +26,15 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:@^=])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
-def write(staging: Path, *, base: Base, recipe: Recipe, tensors: int, sites: Sequence[Mapping], check: Mapping[str, float]) -> None:
-    """The card of an edit that is about to be published; before `provenance.write`, which lists it."""
+def write(staging: Path, *, base: Base, recipe: Recipe, tensors: int, sites: Sequence[Mapping], check: Mapping[str, float],
+          earlier: Sequence[Recipe] = ()) -> None:
+    """The card of an edit that is about to be published; before `provenance.write`, which lists it.
+
+    Args:
+        earlier: the recipes of other edits of this base that the model holds as well.
+    """
     text = render(recipe, base=base.id, revision=base.revision, carried=carried(base.folder / manifest.CARD, base.id),
-                  tensors=tensors, sites=sites, check=check)
+                  tensors=tensors, sites=sites, check=check, earlier=earlier)
     (staging / manifest.CARD).write_text(text, encoding="utf-8")
 
 
@@ -115,20 +120,21 @@ def scores(folder: Path, results: Path) -> dict[str, Any]:
 
 
 def render(recipe: Recipe, *, base: str, revision: str | None, carried: Mapping[str, Any], tensors: int, sites: Sequence[Mapping],
-           check: Mapping[str, float], scores: Mapping[str, Any] | None = None) -> str:
-    """The card's text. `carried`: see the function of that name; `scores`: see `scores`."""
+           check: Mapping[str, float], scores: Mapping[str, Any] | None = None, earlier: Sequence[Recipe] = ()) -> str:
+    """The card's text. `carried`: see the function of that name; `scores`: see `scores`; `earlier`: see `write`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True, keep_trailing_newline=True)  # no HTML: `md` and `yaml` escape
     environment.filters |= {"md": markdown, "yaml": yaml, "share": _share, "percent": lambda x: f"{100 * x:.3g} %",
                             "figure": lambda x: "–" if x is None else f"{x:.3g}"}
-    targets = ", ".join(concept.concept for concept in recipe.concepts)
+    concepts = [concept for each in (*earlier, recipe) for concept in each.concepts]
+    targets = ", ".join(concept.concept for concept in concepts)
     name = _hub_id(base) or carried.get("base_model")
     front = {**({"base_model": name, "base_model_relation": "finetune"} if name else {}), "pipeline_tag": "text-to-image",
              "library_name": "diffusers", "tags": list(TAGS), **{key: carried[key] for key in CARRIED if key != "base_model" and key in carried}}
     return environment.get_template("card.md.j2").render(
-        front=front, title=f"{_name(base)} without {targets}", base=_name(base), revision=revision, concepts=recipe.concepts,
+        front=front, title=f"{_name(base)} without {targets}", base=_name(base), revision=revision, concepts=concepts, earlier=len(earlier),
         method=recipe.method, recipe_sha256=recipe.sha256, seed=recipe.seed, pairs=len(recipe.edit_pairs()),
         preserve=len(recipe.preserve_prompts()), tensors=tensors, sites=sites, check=check, scores=scores, measures=MEASURES,
         shown=SHOWN, carried={"license": None, **carried}, attribution=_attribution() if base == "demo" else "")

@@ -5,7 +5,7 @@ Two files, both forget's own: ``forget.ledger.json`` says what the edits were, `
     base:FILE:KEY                    each edited tensor's bytes in the original base, once; KEY:0, 1, 2 for q, k, v in one tensor
     edit.N.delta:COMPONENT:NAME      Δ of edit N: float32 beside 16-bit weights, float64 beside wider ones
     edit.N.keys:COMPONENT:NAME       the concept prompts' keys that later edits hold, or their second moment if that is smaller
-    card                             the base's README.md, which an edited model's own card may replace
+    card                             the base's README.md, if it had one: an edited model's own card takes its place
 
 An edited tensor is always round(W + Σ Δ_i), W the original base's, summed in float64 in the order of the edits: elementwise, so
 the same bits on every machine. Taking an edit out is leaving its Δ out of the sum; with the last one gone, the base's bytes are back.
@@ -124,7 +124,7 @@ class Ledger:
         return stored
 
     def card(self) -> bytes | None:
-        """The original base's README.md."""
+        """The original base's README.md; None if it had none."""
         return content(self.folder, self.tensors["card"]) if "card" in self.tensors else None
 
     def write(self, staging: Path) -> None:
@@ -144,7 +144,7 @@ def load(folder: Path) -> Ledger | None:
         return None
     ledger = Ledger(found[0], folder, found[1])
     card = ledger.card()
-    if card is not None and hashlib.sha256(card).hexdigest() != ledger.book.base.files.get(manifest.CARD):
+    if (None if card is None else hashlib.sha256(card).hexdigest()) != ledger.book.base.card:
         raise damaged(folder, f"its copy of the base's {manifest.CARD} is not the base's")
     return ledger
 
@@ -168,8 +168,10 @@ def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, An
     if earlier:
         earlier.check_fits(base.folder)
     elif edit.weights:
-        origin = Origin(id=base.id, revision=base.revision, files=dict(base.files))
-        earlier = Ledger(Book(base=origin, edits=(), places=()), base.folder, _card(base))
+        card = _card(base)
+        origin = Origin(id=base.id, revision=base.revision, files=dict(base.files),
+                        card=None if card is None else hashlib.sha256(card.numpy()).hexdigest())
+        earlier = Ledger(Book(base=origin, edits=(), places=()), base.folder, {} if card is None else {"card": card})
     if not edit.weights:
         return earlier
     number = 1 + max((e.number for e in earlier.edits), default=0)
@@ -273,8 +275,9 @@ def _site(folder: Path, place: Place) -> TensorSite | None:
     return found and found.part(place.third)
 
 
-def _card(base: Base) -> dict[str, Tensor]:
+def _card(base: Base) -> Tensor | None:
+    """A folder's README.md; one that lies beside a single file is not the model's."""
     import torch
 
-    text = (base.folder / manifest.CARD).read_bytes() if manifest.CARD in base.files else b""
-    return {"card": torch.frombuffer(bytearray(text), dtype=torch.uint8)} if text else {}
+    path = base.folder / manifest.CARD
+    return None if base.file or not path.is_file() else torch.tensor(list(path.read_bytes()), dtype=torch.uint8)

@@ -32,11 +32,15 @@ class _Part(BaseModel):
 
 
 class Origin(_Part):
-    """The model that the first edit was made to; `id`, `revision`, `files`, `digest` as `checkpoint.Base` has them."""
+    """The model that the first edit was made to; `id`, `revision`, `files`, `digest` as `checkpoint.Base` has them.
+
+    `card` is the SHA-256 of its README.md, which is none of its `files`; None if it had none.
+    """
 
     id: str
     revision: str | None = None
     files: dict[RelativePath, Sha256]
+    card: Sha256 | None = None
 
     @property
     def digest(self) -> str:

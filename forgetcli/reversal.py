@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from forgetcli import ledger, provenance, store
+from forgetcli import card, ledger, provenance, recipe as recipes, store
+from forgetcli.checkpoint import Base, Stored
 from forgetcli.edits import SiteReport
 from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.ledger import Ledger
@@ -115,9 +116,12 @@ def revert(folder: Path | str, numbers: Collection[int] | None, *, output: Path 
             copy(folder, staging, whole, manifest.subjects)
             stored = whole.restore(staging, rest)
             rest.write(staging)
+            report = _report(stored, rest, numbers)
+            if rest.edits:
+                _write_card(folder, staging, rest, stored, report)
             now = datetime.now(timezone.utc).isoformat()
             provenance.write(
-                staging, base=whole.book.base, stored=stored, report=_report(stored, rest, numbers), edits=_listed(rest),
+                staging, base=whole.book.base, stored=stored, report=report, edits=_listed(rest),
                 **_last(rest, whole),
                 run_details={"startedOn": started.isoformat(), "finishedOn": now, "edits": ledger.dates(folder, rest),
                              "reverted": sorted(numbers), "versions": versions()})
@@ -126,25 +130,36 @@ def revert(folder: Path | str, numbers: Collection[int] | None, *, output: Path 
 
 
 def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]) -> None:
-    """The base's files as the folder has them, with the settings beside a single file; the README.md that the base had, if an
-    edited model's own has replaced it.
+    """The base's files as the folder has them, with the settings beside a single file; and the README.md that the base had.
 
     Raises:
         ModelError: model.changed.
     """
     beside = [path for path in subjects if path.startswith(f"{CONFIG}/") and path not in whole.book.base.files]
     for path in [*whole.book.base.files, *beside]:
-        target, own = staging / path, whole.card() if path == provenance.CARD else None
+        target = staging / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        if own is not None:
-            target.write_bytes(own)
-            continue
         if not (folder / path).is_file():
             raise ModelError("model.changed", f"{path} of {folder} is missing", f"'forget verify {folder}' lists all differences")
         store.copy_file(folder / path, target)
         if store.sha256_file(target) != subjects.get(path):
             raise ModelError("model.changed", f"{path} of {folder} is not what its manifest says",
                              f"'forget verify {folder}' lists all differences")
+    text = whole.card()
+    if text is not None:
+        (staging / provenance.CARD).write_bytes(text)
+
+
+def _write_card(folder: Path, staging: Path, rest: Ledger, stored: Mapping[tuple[str, str], Stored], report: Mapping[str, Any]) -> None:
+    """A card of the edits that are left, in place of the base's; licence and base model are those that the base's card names,
+    or, without one, the edited folder's."""
+    try:
+        *earlier, last = (recipes.parse(e.recipe) for e in rest.edits)
+    except ForgetError:                                               # made by a plugin that is not here: the base's card, or none
+        return
+    origin, named = rest.book.base, folder if rest.card() is None else staging
+    card.write(staging, base=Base(origin.id, origin.revision, named), recipe=last, earlier=earlier,
+               tensors=sum(1 + len(part.also) for part in stored.values()), sites=report["sites"], check={})
 
 
 def refuse_nesting(output: Path, folder: Path) -> None:

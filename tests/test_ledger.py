@@ -27,6 +27,8 @@ WEIGHTS = "text_encoder/model.safetensors"
 SITE = ("text_encoder", "encoder.layers.1.mlp.fc2.weight")
 DEEPER = ("text_encoder", "encoder.layers.2.mlp.fc2.weight")
 OWN = {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE, ledger.LEDGER, ledger.TENSORS}
+CARD = provenance.CARD                                                # forget's own in an edited folder, the base's in one without edits
+OF_BASE = "---\nlicense: mit\n---\nthe base's own card\n"
 TEXT = """\
 name = "{name}"
 
@@ -82,7 +84,7 @@ def apply(what: recipe.Recipe, model: Path, output: Path, **options) -> Path:
 def sequence(tmp_path_factory) -> Sequence:
     place = tmp_path_factory.mktemp("sequence")
     sd = tiny_sd(place / "sd")
-    (sd / "README.md").write_text("the base's own card\n")
+    (sd / CARD).write_text(OF_BASE)
     one = apply(written(*FIRST), sd, place / "one")
     two = apply(written(*SECOND), one, place / "two")
     three = apply(written("third", "dog", "cat", "uce"), two, place / "three")
@@ -98,8 +100,13 @@ def stored(folder: Path, key=SITE) -> torch.Tensor:
     return read_tensor(folder, checkpoint.locate(folder, *key))
 
 
-def base_files(folder: Path) -> dict[str, bytes]:
+def all_but_own(folder: Path) -> dict[str, bytes]:
     return {path: data for path, data in tree(folder).items() if path not in OWN}
+
+
+def base_files(folder: Path) -> dict[str, bytes]:
+    """Without the card, which names its own recipe and base: equal models can have different ones."""
+    return {path: data for path, data in all_but_own(folder).items() if path != CARD}
 
 
 def delta(folder: Path, number: int, key=SITE) -> torch.Tensor:
@@ -131,7 +138,7 @@ def test_every_edit_adds_to_the_ledger_and_the_weights_are_the_rounded_sum(seque
     assert {p.component for p in book.places} == {"text_encoder", "unet"}
     for folder in (sequence.one, sequence.two, sequence.three):
         assert provenance.verify(folder).ok
-        assert set(provenance.load(folder).written) == {provenance.REPORT, provenance.RECIPE, ledger.LEDGER, ledger.TENSORS}
+        assert set(provenance.load(folder).written) == {CARD, *OWN} - {provenance.MANIFEST}
     (number,) = {e.number for e in ledger.load(sequence.one).edits}
     assert number == 1
 
@@ -271,12 +278,12 @@ def test_all_taken_out_in_any_order_give_the_bases_bytes(sequence, tmp_path, ord
     for number in order:
         folder = reversal.revert(folder, [number], output=tmp_path / f"without-{number}").output
         assert provenance.verify(folder, sequence.sd).ok
-    assert base_files(folder) == tree(sequence.sd)
+    assert all_but_own(folder) == tree(sequence.sd)                   # the card included
     assert set(tree(folder)) - set(tree(sequence.sd)) == {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE}
     assert provenance.load(folder).edited == () and provenance.load(folder).method == "none"
     assert recipe.load(folder / "recipe.toml").method == "none"
     assert reversal.log(folder).edits == ()
-    assert base_files(sequence.three) != tree(sequence.sd)            # though there were edits
+    assert base_files(sequence.three) != base_files(sequence.sd)      # though there were edits
 
 
 def test_all_at_once_and_without_the_base(sequence, tmp_path):
@@ -286,17 +293,39 @@ def test_all_at_once_and_without_the_base(sequence, tmp_path):
         result = reversal.revert(tmp_path / "three", None, output=tmp_path / "out")
     finally:
         hidden.rename(sequence.sd)
-    assert result.reverted == (1, 2, 3) and base_files(result.output) == tree(sequence.sd)
+    assert result.reverted == (1, 2, 3) and all_but_own(result.output) == tree(sequence.sd)
 
 
-def test_a_card_that_replaced_the_bases_is_taken_out_too(sequence, two, tmp_path):
-    manifest = json.loads((two / provenance.MANIFEST).read_text())
-    (two / "README.md").write_text("what was forgotten")
-    for subject in manifest["subject"]:
-        if subject["name"] == "README.md":
-            subject["digest"]["sha256"] = provenance.sha256_file(two / "README.md")
-    (two / provenance.MANIFEST).write_text(json.dumps(manifest))
-    assert (reversal.revert(two, None, output=tmp_path / "out").output / "README.md").read_text() == "the base's own card\n"
+def test_the_card_names_the_edits_that_are_left_and_then_is_the_bases_again(sequence, two, tmp_path):
+    (two / CARD).write_text("changed by hand")
+    text = (reversal.revert(sequence.three, [2], output=tmp_path / "one-three").output / CARD).read_text()
+    assert "# sd without van gogh, dog\n" in text and "| van gogh | monet |" in text and "| dog | cat |" in text
+    assert "holds 2 edits" in text and "Method: uce" in text and "starry night" not in text
+    assert "license: \"mit\"" in text                                 # as the base's card names it
+    text = (reversal.revert(two, [2], output=tmp_path / "first").output / CARD).read_text()
+    assert "| van gogh | monet |" in text and "starry night" not in text and "edits of the base" not in text
+    assert (reversal.revert(two, None, output=tmp_path / "out").output / CARD).read_text() == OF_BASE
+
+
+@pytest.mark.parametrize("text", [None, b"", "Ein Bär\r\n".encode("latin-1")], ids=["none", "empty", "no UTF-8"])
+def test_a_base_gets_back_the_card_that_it_had(tmp_path, text):
+    sd = tiny_sd(tmp_path / "sd")
+    if text is not None:
+        (sd / CARD).write_bytes(text)
+    edited = apply(written("third", "dog", "cat", "uce"), sd, tmp_path / "edited")
+    assert (edited / CARD).read_bytes() != text and provenance.verify(edited).ok
+    back = reversal.revert(edited, None, output=tmp_path / "back").output
+    assert all_but_own(back) == tree(sd) and provenance.verify(back, sd).ok
+    assert (back / CARD).exists() == (text is not None)
+
+
+def test_edits_whose_recipes_cannot_be_read_here_can_be_taken_out_and_leave_the_bases_card(two, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise ForgetError("recipe.method", "there is no such method", "install it")
+
+    monkeypatch.setattr(recipe, "parse", refuse)
+    out = reversal.revert(two, [1], output=tmp_path / "out").output
+    assert (out / CARD).read_text() == OF_BASE and provenance.verify(out).ok
 
 
 def test_other_forms_of_the_weights_come_back_too(tmp_path):
@@ -307,7 +336,7 @@ def test_other_forms_of_the_weights_come_back_too(tmp_path):
     (_, also) = [t for t in provenance.load(edited).edited if t.parameter == SITE[1]]
     assert also.file.endswith("fp16.safetensors")
     back = reversal.revert(edited, [1], output=tmp_path / "back").output
-    assert base_files(back) == tree(sd) != base_files(edited)
+    assert all_but_own(back) == tree(sd) != base_files(edited)
 
 
 # in place, interrupted, damaged
@@ -325,7 +354,7 @@ def test_in_place_needs_force_and_is_one_step(two, sequence):
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, lambda: OSError(errno.ENOSPC, "no space")], ids=["Ctrl-C", "full disk"])
 def test_stopped_anywhere_the_folder_is_the_old_or_the_new_one(two, sequence, fault):
     before, after, at, outcomes = base_files(two), base_files(sequence.one), 1, []
-    own = {name: (two / name).read_bytes() for name in OWN}
+    own = {name: (two / name).read_bytes() for name in (*OWN, CARD)}
     while True:
         saboteur = Saboteur(at, fault)
         try:
@@ -336,7 +365,7 @@ def test_stopped_anywhere_the_folder_is_the_old_or_the_new_one(two, sequence, fa
         here = base_files(two)
         assert here in (before, after)
         if here == before:
-            assert {name: (two / name).read_bytes() for name in OWN} == own
+            assert {name: (two / name).read_bytes() for name in own} == own
         assert provenance.verify(two).ok
         assert [p for p in two.parent.iterdir() if p.name.startswith(".")] == []
         outcomes.append(here == after)
