@@ -203,7 +203,7 @@ def resolve(model: str | Path, *, config: Path | str | None = None, download: bo
     name = str(model) if str(model) != "demo" else "./demo"           # Path("demo") is a folder, as Path("./demo") is
     path = Path(model).expanduser()
     if path.is_dir():
-        if (file := _edited_file(path)) is not None:
+        if (file := edited_file(path)) is not None:
             return _single(name, file, config)
         _check(path)
         return Base(name, None, path)
@@ -237,7 +237,7 @@ def _single(name: str, path: Path, config: Path | str | None) -> Base:
     return base
 
 
-def _edited_file(folder: Path) -> Path | None:
+def edited_file(folder: Path) -> Path | None:
     """The single file in a folder that an edit of one made: settings beside it, and no model_index.json of its own."""
     files = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith("forget.")]
     return files[0] if len(files) == 1 and (folder / CONFIG / INDEX).is_file() and not (folder / INDEX).is_file() else None

@@ -51,8 +51,7 @@ def network(base: Base, name: str, cls, dtype: torch.dtype):
         refuse_quantised(name, _stored_sites(base.settings, name))
         module = part(base, name, lambda folder: cls.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True))
     else:
-        prefix, _ = file.keys.components[name]
-        refuse_quantised(name, (site for key, site in file.header.items() if key.startswith(prefix)))
+        refuse_quantised(name, file.tensors_of(name).values())
         module = _filled(file, name, part(base, name, lambda folder: _empty(cls, folder)), dtype)
     for parameter, values in module.named_parameters():
         if not values.isfinite().all():

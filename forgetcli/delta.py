@@ -16,10 +16,12 @@ from pathlib import Path
 
 from forgetcli import checkpoint, manifest as manifests, memory, provenance, store
 from forgetcli.checkpoint import Base, Stored
+from forgetcli.copying import Copying
 from forgetcli.errors import EditError, ModelError
 from forgetcli.manifest import CARD, MANIFEST, RECIPE, REPORT, EditedTensor, Manifest
 from forgetcli.pipeline import ApplyResult, refuse_overlap, versions
 from forgetcli.progress import Observer, Silent, Stopwatch
+from forgetcli.single_file import CONFIG
 from forgetcli.tensorfile import TensorSite, read_bytes, read_header, read_metadata
 from forgetcli.tensorwriter import Content, of_bytes
 
@@ -58,7 +60,7 @@ class Delta:
 
 def name_of(tensor: EditedTensor) -> str:
     """The tensor's name in a delta."""
-    return f"{tensor.file}/{tensor.key}"
+    return f"{tensor.file}/{tensor.key}" + ("" if tensor.third is None else f":{tensor.third}")
 
 
 def own_files(folder: Path, manifest: Manifest) -> tuple[dict[str, str], dict[str, Content]]:
@@ -74,7 +76,8 @@ def own_files(folder: Path, manifest: Manifest) -> tuple[dict[str, str], dict[st
 
 
 def _names(manifest: Manifest) -> list[str]:
-    return sorted({RECIPE, REPORT, *manifest.written} - {MANIFEST})
+    """Forget's own files, but for a single file's settings: those come with the base."""
+    return sorted(name for name in {RECIPE, REPORT, *manifest.written} - {MANIFEST} if not name.startswith(f"{CONFIG}/"))
 
 
 def read(path: str | Path) -> Delta:
@@ -102,15 +105,16 @@ def read(path: str | Path) -> Delta:
     return Delta(path, manifest, own, tensors)
 
 
-def find_base(delta: Delta, model: str | None = None) -> Base:
+def find_base(delta: Delta, model: str | None = None, config: str | Path | None = None) -> Base:
     """The base that a delta belongs to.
 
     Args:
         model: what the user says is the base; by default the one that the delta names, fetched if need be.
+        config: a single file's settings; see `checkpoint.resolve`.
     Raises:
         ModelError: delta.other-base: it is not the model that was edited, in any byte.
     """
-    base, manifest = checkpoint.resolve(model or delta.manifest.base), delta.manifest
+    base, manifest = checkpoint.resolve(model or delta.manifest.base, config=config), delta.manifest
     if base.digest != manifest.base_digest:
         here, there = base.files, manifest.base_files
         differing = sorted(path for path in here.keys() | there.keys() if here.get(path) != there.get(path))
@@ -122,10 +126,11 @@ def find_base(delta: Delta, model: str | None = None) -> Base:
     return base
 
 
-def apply(path: str | Path, *, model: str | None = None, output: Path | str = "edited", force: bool = False,
-          observer: Observer | None = None) -> ApplyResult:
+def apply(path: str | Path, *, model: str | None = None, config: str | Path | None = None, output: Path | str = "edited",
+          copying: Copying | str = "reflink", force: bool = False, observer: Observer | None = None) -> ApplyResult:
     """Make the edited model from a delta and its base, and publish it at `output` in one rename.
 
+    Args: see `find_base` and `pipeline.apply`.
     Raises:
         ForgetError: delta, base or output; nothing is left behind.
     """
@@ -133,13 +138,14 @@ def apply(path: str | Path, *, model: str | None = None, output: Path | str = "e
     started = datetime.now(timezone.utc)
     with watch.stage("load"):
         delta = read(path)
-        base = find_base(delta, model)
+        base = find_base(delta, model, config)
     refuse_overlap(output, base)
-    manifest, report = delta.manifest, json.loads(delta.own[REPORT])
+    manifest, report, copying = delta.manifest, json.loads(delta.own[REPORT]), Copying(copying)
     with store.publishing(output, force=force) as staging, watch.stage("write"):
+        checkpoint.check_room(base, staging, output, copying)
         observer.stage("writing")
         checkpoint.copy_with(base, staging, ((_site(base, tensor), delta.value(tensor)) for tensor in manifest.edited),
-                             {tensor.file for tensor in manifest.edited})
+                             {tensor.file for tensor in manifest.edited}, copying)
         for name, data in delta.own.items():
             (staging / name).write_bytes(data)
         provenance.write(
@@ -159,8 +165,8 @@ def apply(path: str | Path, *, model: str | None = None, output: Path | str = "e
 
 def _site(base: Base, tensor: EditedTensor) -> TensorSite:
     """Where a tensor lies in the base, which is by its digest the very one that the manifest speaks of."""
-    site = read_header(base.folder, tensor.file).get(tensor.key)
-    if site is None or (site.start, site.end, site.dtype) != (tensor.start, tensor.end, tensor.dtype):
+    site = tensor.site(read_header(base.folder, tensor.file))
+    if site is None:
         raise ModelError("delta.damaged",
                          f"the delta's manifest is wrong about the place of '{tensor.key}' in {tensor.file}", _AGAIN)
     return site
@@ -170,7 +176,7 @@ def _stored(staging: Path, manifest: Manifest) -> dict[tuple[str, str], Stored]:
     """What `checkpoint.patch` said when the edit was made, with the digests of what lies on disk now."""
     parts: dict[tuple[str, str], list[Stored]] = {}
     for tensor in manifest.edited:
-        site = read_header(staging, tensor.file)[tensor.key]
+        site = tensor.site(read_header(staging, tensor.file))
         stored = Stored(site, hashlib.sha256(read_bytes(staging, site)).hexdigest(), tensor.error, before=tensor.before)
         parts.setdefault((tensor.component, tensor.parameter), []).append(stored)
     return {key: replace(first, also=tuple(others)) for key, (first, *others) in parts.items()}
@@ -181,4 +187,6 @@ def _check(staging: Path, manifest: Manifest) -> None:
     made = manifests.load(staging).subjects
     wrong = sorted(path for path in made.keys() | manifest.subjects.keys() if made.get(path) != manifest.subjects.get(path))
     if wrong:
-        raise EditError("delta.other-result", f"the delta did not give the edited model back: {wrong[0]} differs", _AGAIN)
+        settings = all(path.startswith(f"{CONFIG}/") for path in wrong)
+        raise EditError("delta.other-result", f"the delta did not give the edited model back: {wrong[0]} differs",
+                        "name the settings that the edit was made with: --config" if settings else _AGAIN)

@@ -83,8 +83,8 @@ def estimate(found: Inspection, work: Work | None, *, device: torch.device, dtyp
     moments = sum(8 * d * d for d in decomposed) * (of - cached) // max(len(decomposed), 1)
     result = {"basis": BASIS, "device": device.type, "dtype": str(dtype).removeprefix("torch."), "seconds": None, "memory_bytes": None,
               "disk_bytes": disk, "cache_bytes": moments, "denoiser_flops": None}
-    layers = denoiser_layers(found.folder) if found.components else []
-    if not layers or work is None:
+    layers = denoiser_layers(found.folder) if work else []
+    if not layers:
         return result
     speed = Speed.measured(layers, device, dtype)
     pictures = work.predictions + 2 * work.descents + checked()       # a gradient costs as much again as the prediction

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import manifest, models, recipe as recipes
 from forgetcli.checkpoint import Base
 from forgetcli.errors import EditError, ForgetError
+from forgetcli.single_file import has_weights
 from forgetcli.store import is_regular, walk_files
 from forgetcli.tensorfile import TensorSite, read_header, weight_sets
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from forgetcli.recipe import Recipe
 
 # The layer that leads out of a text encoder block's MLP, and the denoiser's layers that read the context.
-SITES = (("clip", re.compile(r"(?:^|\.)(?P<block>\d+)\.mlp\.fc2\.weight$")),
+SITES = (("clip", re.compile(r"(?:^|\.)(?P<block>\d+)\.mlp\.(?:fc2|c_proj)\.weight$")),            # c_proj: OpenCLIP, in single files
          ("t5", re.compile(r"(?:^|\.)block\.(?P<block>\d+)\..*\.wo\.weight$")),
          ("cross-attention", re.compile(r"\.attn2\.to_[kv]\.weight$")))
 TEXT_ENCODERS = ("clip", "t5")
@@ -52,7 +53,7 @@ class EditableSite:
 
     Attributes:
         kind: ``clip`` or ``t5``, a text encoder's block; ``cross-attention``.
-        name: as in the file, without ``.weight``.
+        name: as in a diffusers folder's file, without ``.weight``; of a single file's denoiser, as it has it there.
         block: number of the text encoder's block; None for cross-attention.
         shape: (outputs, inputs).
     """
@@ -104,10 +105,12 @@ def inspect(base: Base) -> Inspection:
     """
     index = json.loads((base.settings / "model_index.json").read_text(encoding="utf-8"))
     components, sites = [], []
-    for name, entry in index.items() if base.file is None else ():     # a single file's tensors are not told apart by component
-        if name.startswith("_") or not isinstance(entry, list) or None in entry or not (base.folder / name).is_dir():
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or None in entry or not (base.settings / name).is_dir():
             continue
-        component, tensors = _component(base.folder, name, *map(str, entry[:2]))
+        if base.single and name not in base.single.keys.components and _lacks_weights(base.settings, name):
+            continue
+        component, tensors = _component(base, name, *map(str, entry[:2]))
         components.append(component)
         sites += _sites(name, tensors)
     return Inspection({"id": base.id, "revision": base.revision}, base.folder, _family(base.settings), str(index["_class_name"]),
@@ -121,15 +124,20 @@ def tensors_of(folder: Path, component: str) -> dict[str, TensorSite]:
     return {key: site for name in names for key, site in read_header(folder, f"{component}/{name}").items()}
 
 
-def _component(folder: Path, name: str, library: str, class_name: str) -> tuple[Component, dict[str, TensorSite]]:
+def _lacks_weights(settings: Path, name: str) -> bool:
+    return (settings / name / "config.json").is_file() and not has_weights(settings, name)
+
+
+def _component(base: Base, name: str, library: str, class_name: str) -> tuple[Component, dict[str, TensorSite]]:
+    folder, inside = base.settings, base.single is not None and name in base.single.keys.components
     if not (folder / name / "config.json").is_file():
         size = sum((folder / name / path).stat().st_size for path in walk_files(folder / name) if is_regular(folder / name / path))
         return Component(name, library, class_name, None, {}, size), {}
-    tensors = tensors_of(folder, name)
+    tensors = base.single.tensors_of(name) if inside else tensors_of(folder, name)
     dtypes: dict[str, int] = {}
     for tensor in tensors.values():
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + math.prod(tensor.shape)
-    variants = tuple(dict.fromkeys(form.variant for form in weight_sets(folder, name)[1:] if form.variant))
+    variants = () if inside else tuple(dict.fromkeys(form.variant for form in weight_sets(folder, name)[1:] if form.variant))
     size = sum(tensor.end - tensor.start for tensor in tensors.values())
     return Component(name, library, class_name, sum(dtypes.values()), dtypes, size, variants), tensors
 
@@ -145,7 +153,8 @@ def _sites(component: str, tensors: Mapping[str, TensorSite]) -> list[EditableSi
                 block = None
             else:
                 continue
-            found.append(EditableSite(kind, component, key.removesuffix(".weight"), tensor.file, tensor.dtype, tensor.shape, block))
+            name = key.removesuffix(".weight") if ".resblocks." not in key else f"text_model.encoder.layers.{block}.mlp.fc2"
+            found.append(EditableSite(kind, component, name, tensor.file, tensor.dtype, tensor.shape, block))
     return sorted(found, key=lambda site: (site.block is None, site.block or 0, site.name))
 
 

@@ -5,6 +5,7 @@ Fields that a later version adds are read over; fields that are missing or of an
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +17,7 @@ from forgetcli.store import MARKER
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint import Base
+    from forgetcli.tensorfile import TensorSite
 
 MANIFEST = MARKER
 REPORT = "forget.report.json"
@@ -76,6 +78,7 @@ class EditedTensor(_Part):
         file, key, dtype, start, end: where it lies; bytes, absolute, end exclusive.
         before, after: SHA-256 of its bytes in the base and here.
         error: ‖stored − wanted‖_F / ‖wanted − base‖_F.
+        third: of a tensor that holds q, k and v one below the other, which of the three; None for a whole tensor.
     """
 
     component: str
@@ -88,6 +91,13 @@ class EditedTensor(_Part):
     before: Sha256
     after: Sha256
     error: float
+    third: int | None = Field(default=None, ge=0, le=2)
+
+    def site(self, header: Mapping[str, TensorSite]) -> TensorSite | None:
+        """Where it lies in a file with this header; None if it does not lie where it did."""
+        found = header.get(self.key)
+        site = found and found.part(self.third)
+        return site if site and (site.start, site.end, site.dtype) == (self.start, self.end, self.dtype) else None
 
 
 class _Model(_Part):
@@ -163,16 +173,18 @@ class Manifest:
         """What `checkpoint.resolve` finds the base by."""
         return f"{self.base_id}@{self.base_revision}" if self.base_revision else self.base_id
 
-    def resolve_base(self, *, download: bool = True) -> Base:
+    def resolve_base(self, named: str | Path | None = None, *, download: bool = True) -> Base:
         """The unedited model; of a single file with the settings that its edited copy has, so that both are drawn alike.
 
+        Args:
+            named: what the user says is the unedited model; by default the one that is recorded.
         Raises:
             ModelError: those of `checkpoint.resolve`.
         """
         from forgetcli import checkpoint, single_file
 
         config = self.recipe_path.parent / single_file.CONFIG
-        return checkpoint.resolve(self.base, config=config if config.is_dir() else None, download=download)
+        return checkpoint.resolve(named or self.base, config=config if config.is_dir() else None, download=download)
 
 
 def load(folder: str | Path) -> Manifest:

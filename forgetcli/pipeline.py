@@ -158,14 +158,15 @@ def plan(recipe: Recipe | str | Path, *, model: str | None = None, config: Path 
     loaded, found = models.load(base, device=device, dtype=dtype), inspection.inspect(base)
     edit = getattr(parameters, "edit", None)
     blocks, balance = getattr(edit, "sites", None), getattr(edit, "balance_empty", None)
-    sites = found.text_sites(blocks, getattr(edit, "encoders", ("clip",))) if blocks and balance is not None and base.file is None else []
+    sites = found.text_sites(blocks, getattr(edit, "encoders", ("clip",))) if blocks and balance is not None else []
     prompts, cache = recipe.preserve_prompts(), MomentCache()
     sets = [(prompts, balance)] + ([(vocabulary.words(loaded.tokenizer), False)] if sites and getattr(edit, "prior", 0) else [])
     there = {s.name: [are_cached(loaded, s, part, cache, balance_empty=empty) for part, empty in sets] for s in sites}
     rows = tuple({"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "cached": all(there[s.name])} for s in sites)
     hits, wanted = sum(map(sum, there.values())), sum(map(len, there.values()))
     with watch.stage("estimate"):
-        work = method.work(recipe, parameters) if hasattr(method, "work") else None
+        # Layers are counted by the names that a diffusers folder has.
+        work = method.work(recipe, parameters) if hasattr(method, "work") and base.single is None else None
         needs = estimates.estimate(found, work, device=loaded.device, dtype=loaded.dtype, cached=hits, of=wanted,
                                    decomposed=tuple(s.shape[1] for s in sites), hashing=watch.report()["hash"])
     return Plan(base={"id": base.id, "revision": base.revision, "digest": digest}, recipe_sha256=recipe.sha256,

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli import methods, provenance, recipe as recipes, signature as signatures
-from forgetcli.errors import ForgetError
+from forgetcli.errors import ForgetError, ModelError
 from forgetcli.manifest import MANIFEST, RECIPE, REPORT, SIGNATURE, EditedTensor, Manifest
 from forgetcli.progress import Observer, Silent
 from forgetcli.provenance import UNSIGNED, Verdict
@@ -130,7 +130,10 @@ def _figure_problem(folder: Path, base: Base, tensor: EditedTensor, row: Mapping
 
 
 def _place(folder: Path, tensor: EditedTensor) -> TensorSite:
-    return read_header(folder, tensor.file)[tensor.key]
+    site = tensor.site(read_header(folder, tensor.file))
+    if site is None:
+        raise ModelError("model.changed", f"tensor '{tensor.key}' is not where the manifest says", "apply the recipe again")
+    return site
 
 
 def _tensor_of(name: str, manifest: Manifest) -> EditedTensor | None:
@@ -209,17 +212,17 @@ def rebuilt(folder: Path, manifest: Manifest, base: Base | ForgetError, observer
     ran = manifest.run_details.get("metadata", {})
     device, elsewhere = _device(ran.get("device"))
     with tempfile.TemporaryDirectory(prefix="forget-rebuild-") as place:
-        again = pipeline.apply(recipe, model=base.reference, output=Path(place) / "edited", device=device,
+        again = pipeline.apply(recipe, model=base.reference, config=base.config, output=Path(place) / "edited", device=device,
                                dtype=str(ran["dtype"]).removeprefix("torch.") if "dtype" in ran else None, strict=False, observer=observer,
                                cache=MomentCache(Path(place) / "cache")).output
-        made = {(t.file, t.key): t for t in provenance.load(again).edited}
+        made = {(t.file, t.key, t.third): t for t in provenance.load(again).edited}
         problems = [provenance.problem(MANIFEST, what) for what in told]
         problems += [provenance.problem(t.file, f"'{t.key}' is listed as edited, but the recipe does not edit it here")
-                     for t in manifest.edited if (t.file, t.key) not in made]
+                     for t in manifest.edited if (t.file, t.key, t.third) not in made]
         problems += [provenance.problem(file, f"'{key}' is not listed as edited, but the recipe edits it here")
-                     for file, key in made if (file, key) not in {(t.file, t.key) for t in manifest.edited}]
-        shared = [t for t in manifest.edited if (t.file, t.key) in made]
-        differing = [t for t in shared if made[t.file, t.key].after != t.after]
+                     for file, key, third in made if (file, key, third) not in {(t.file, t.key, t.third) for t in manifest.edited}]
+        shared = [t for t in manifest.edited if (t.file, t.key, t.third) in made]
+        differing = [t for t in shared if made[t.file, t.key, t.third].after != t.after]
         off = {t: _distance(folder, again, base, t) for t in differing}
     problems += [provenance.problem(t.file, f"'{t.key}' is not what the recipe gives here: they differ by {distance:.2g} of the change "
                                             f"(tolerance {TOLERANCE})") for t, distance in off.items() if not distance <= TOLERANCE]

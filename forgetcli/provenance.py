@@ -8,11 +8,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetcli.checkpoint import Base, Stored, files_digest, resolve
+from forgetcli.checkpoint import Base, Stored, files_digest
 from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.manifest import (
     BASE,
@@ -122,7 +122,7 @@ def replace_card(folder: Path, staging: Path) -> None:
 def _edited(component: str, parameter: str, stored: Stored) -> list[dict]:
     return [{"component": component, "parameter": parameter, "file": part.site.file, "key": part.site.key,
              "dtype": part.site.dtype, "start": part.site.start, "end": part.site.end, "error": part.error,
-             "before": part.before, "after": part.sha256}
+             "before": part.before, "after": part.sha256, **({} if part.site.third is None else {"third": part.site.third})}
             for part in (stored, *stored.also)]
 
 
@@ -219,7 +219,7 @@ def problem(file: str, what: str) -> dict[str, str]:
 def find_base(manifest: Manifest, base: str | Path | None) -> Base | ForgetError:
     """The unedited model: the one given, or the one that the manifest names, or why that one cannot be had here."""
     if base is not None:
-        return resolve(base)
+        return manifest.resolve_base(base)
     try:
         return manifest.resolve_base(download=False)
     except ForgetError as fault:
@@ -278,10 +278,9 @@ def _check_tensors(folder: Path, manifest: Manifest) -> list[dict[str, str]]:
 
 
 def _tensor_problem(folder: Path, tensor: EditedTensor, digest: str) -> str | None:
-    site = read_header(folder, tensor.file).get(tensor.key)           # of which an edit can have changed a part: q, k or v of in_proj
-    if site is None or site.dtype != tensor.dtype or not site.start <= tensor.start <= tensor.end <= site.end:
+    site = tensor.site(read_header(folder, tensor.file))
+    if site is None:
         return f"tensor '{tensor.key}' is not where the manifest says"
-    site = replace(site, start=tensor.start, end=tensor.end)
     if hashlib.sha256(read_bytes(folder, site)).hexdigest() != digest:
         return f"tensor '{tensor.key}' does not have the recorded digest"
     return None

@@ -86,6 +86,11 @@ class SingleFile:
         values = read_tensor(self.folder, self.header[place.key].part(place.third))
         return values.T.contiguous() if place.transposed else values
 
+    def tensors_of(self, component: str) -> dict[str, TensorSite]:
+        """Every tensor of a component that is in the file, by key without the component's prefix."""
+        prefix, _ = self.keys.components[component]
+        return {key.removeprefix(prefix): site for key, site in self.header.items() if key.startswith(prefix)}
+
     def settings(self, asked: Path | str | None) -> Path:
         """The diffusers folder that has this file's configs, tokenizer and scheduler.
 

@@ -15,7 +15,22 @@ from safetensors.torch import load, save
 from single_files import METADATA, ldm, settings
 from tiny_runs import EVAL, PROMPTS, RECIPE
 
-from forgetcli import checkpoint, components, generation, ldm_keys, ledger, models, pipeline, provenance, recipe, reversal
+from forgetcli import (
+    checkpoint,
+    components,
+    delta,
+    exports,
+    generation,
+    inspection,
+    ldm_keys,
+    ledger,
+    models,
+    pipeline,
+    proof,
+    provenance,
+    recipe,
+    reversal,
+)
 from forgetcli.edits import Edit
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.store import walk_files
@@ -230,7 +245,7 @@ def test_the_output_is_the_file_its_settings_and_what_forget_writes(read_only_fi
     file = read_only_files("sd1")
     apply(file, tmp_path / "edited")
     found = walk_files(tmp_path / "edited")
-    own = [ledger.LEDGER, ledger.TENSORS, "forget.provenance.json", "forget.report.json", "recipe.toml"]
+    own = [ledger.LEDGER, ledger.TENSORS, "README.md", "forget.provenance.json", "forget.report.json", "recipe.toml"]
     assert sorted([NAME, *own, *(f"config/{path}" for path in walk_files(file.parent / "config"))]) == found
     for path in walk_files(file.parent / "config"):
         assert (tmp_path / "edited/config" / path).read_bytes() == (file.parent / "config" / path).read_bytes()
@@ -315,6 +330,67 @@ def test_a_later_edit_of_a_file_holds_the_earlier_ones(read_only_files, tmp_path
     apply(tmp_path / "one", tmp_path / "free", changes=(*COPY, "edit.hold_earlier=false"))
     held, free = (json.loads((tmp_path / name / provenance.REPORT).read_text())["sites"] for name in ("two", "free"))
     assert all(site["held"] for site in held) and not any(site["held"] for site in free)
+
+
+def test_a_delta_gives_the_file_and_its_settings_back(folders, read_only_files, tmp_path):
+    file = read_only_files("sd2")
+    apply(file, tmp_path / "edited", method="uce")
+    path = exports.export(tmp_path / "edited", "delta", output=tmp_path / "d.safetensors").output
+    delta.apply(path, output=tmp_path / "again", copying="link")
+    names = [name for name in walk_files(tmp_path / "edited") if name != provenance.MANIFEST]
+    assert names == [name for name in walk_files(tmp_path / "again") if name != provenance.MANIFEST]
+    assert all((tmp_path / "again" / name).read_bytes() == (tmp_path / "edited" / name).read_bytes() for name in names)
+    assert (tmp_path / "again/config/tokenizer/vocab.json").samefile(file.parent / "config/tokenizer/vocab.json")
+    assert proof.verify(tmp_path / "again", base=file).ok
+    other = settings(folders["sd1"], tmp_path / "other")
+    (other / "scheduler/scheduler_config.json").write_text("{}")
+    assert "--config" in refused("delta.other-result", delta.apply, path, config=other, output=tmp_path / "x").hint
+
+
+def test_a_delta_holds_parts_of_a_tensor(read_only_files, tmp_path):
+    base, names = checkpoint.resolve(read_only_files("sd2")), [f"encoder.layers.2.self_attn.{x}_proj.weight" for x in "qv"]
+    wanted = {("text_encoder", name): torch.full((32, 32), n + 0.5, dtype=torch.float64) for n, name in enumerate(names)}
+    edited = tmp_path / "edited"
+    edited.mkdir()
+    stored = checkpoint.patch(base, edited, wanted)
+    provenance.write(edited, base=base, recipe_bytes=b"", method="none", parameters={}, stored=stored, materials=[], report={"sites": []}, run_details={})
+    assert [t.third for t in provenance.load(edited).edited] == [0, 2] and provenance.verify(edited, base=base.place).ok
+    path = exports.export(edited, "delta", output=tmp_path / "d.safetensors").output
+    delta.apply(path, output=tmp_path / "again")
+    assert (tmp_path / "again" / NAME).read_bytes() == (edited / NAME).read_bytes() != base.place.read_bytes()
+
+
+def test_other_exports_of_a_file(folders, read_only_files, tmp_path):
+    apply(folders["sdxl"], tmp_path / "of-folder")
+    apply(read_only_files("sdxl"), tmp_path / "edited")
+    loras = [load(exports.export(tmp_path / name, "lora", output=tmp_path / f"{name}.safetensors", options={"naming": "kohya"}).output.read_bytes())
+             for name in ("of-folder", "edited")]
+    assert loras[0].keys() == loras[1].keys() and any(key.startswith("lora_te2_") for key in loras[1])
+    assert all(torch.equal(value, loras[1][key]) for key, value in loras[0].items())
+    for name in ("single-file", "diffusers"):
+        assert NAME in refused("export.single-file", exports.export, tmp_path / "edited", name, output=tmp_path / f"out-{name}.safetensors").message
+
+
+@pytest.mark.parametrize("style", ["sd1", "sd2", "sdxl"])
+def test_a_file_is_inspected_as_its_folder(folders, read_only_files, style):
+    of_file, of_folder = (inspection.inspect(checkpoint.resolve(place)) for place in (read_only_files(style, vae=style != "sd1"), folders[style]))
+    parts = {c.name: c for c in of_folder.components if style != "sd1" or c.name != "vae"}
+    assert {c.name for c in of_file.components} == set(parts)
+    assert {c.name: c.parameters for c in of_file.components if c.name == "unet"} == {"unet": parts["unet"].parameters}
+    described = [{(s.kind, s.component, s.block, s.shape, s.dtype) for s in found.sites} for found in (of_file, of_folder)]
+    assert described[0] == described[1] and of_file.family == of_folder.family
+
+
+def test_a_dry_run_knows_what_is_cached_for_a_file(read_only_files, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORGET_CACHE_DIR", str(tmp_path / "cache"))
+    file = read_only_files("sd2")
+    (tmp_path / "art.toml").write_text(RECIPE)
+    what = recipe.load(tmp_path / "art.toml", COPY)
+    before = pipeline.plan(what, model=str(file), device="cpu")
+    assert before.cache["hits"] == 0 < before.cache["misses"] and before.estimates["seconds"] is None
+    apply(file, tmp_path / "edited", device="cpu")
+    after = pipeline.plan(what, model=str(file), device="cpu")
+    assert after.cache == {"hits": before.cache["misses"], "misses": 0} and all(site["cached"] for site in after.sites)
 
 
 def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(folders, read_only_files, tmp_path):

@@ -107,18 +107,19 @@ def apply(
     from forgetcli import recipe as recipes
 
     sink = Sink("apply", json=json, quiet=quiet)
+    if link and copy:
+        raise ForgetError("usage", "--link and --copy exclude each other", "leave one of them out")
+    copying = "link" if link else "copy" if copy else "reflink"
     if delta is not None:
         if recipe or set_ or method or dry_run:
             raise typer.BadParameter(
                 "a delta holds a finished edit: neither RECIPE nor --set, --method, --dry-run goes with it",
                 param_hint="--delta",
             )
-        _put_on(delta, model, output, force, sink)
+        _put_on(delta, model, config, output, copying, force, sink)
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, or --delta FILE", param_hint="RECIPE")
-    if link and copy:
-        raise ForgetError("usage", "--link and --copy exclude each other", "leave one of them out")
     loaded = recipes.load(recipe, set_ or (), method)
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
@@ -137,7 +138,7 @@ def apply(
             force=force,
             strict=not lenient,
             config=config,
-            copying="link" if link else "copy" if copy else "reflink",
+            copying=copying,
             observer=observer,
         )
     data = result.as_dict()
@@ -147,11 +148,15 @@ def apply(
     sink.remark(shlex.join(command), title="next")
 
 
-def _put_on(delta: Path, model: str | None, output: Path, force: bool, sink: Sink) -> None:
+def _put_on(
+    delta: Path, model: str | None, config: str | None, output: Path, copying: str, force: bool, sink: Sink
+) -> None:
     with sink.observer() as observer:
         from forgetcli import delta as deltas
 
-        result = deltas.apply(delta, model=model, output=output, force=force, observer=observer)
+        result = deltas.apply(
+            delta, model=model, config=config, output=output, copying=copying, force=force, observer=observer
+        )
     data = result.as_dict()
     sink.result(data, human=lambda: _shown(data), quiet=output)
 

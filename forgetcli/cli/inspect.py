@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.options import DeviceOption, DtypeOption, JsonFlag, QuietFlag
+from forgetcli.cli.options import ConfigOption, DeviceOption, DtypeOption, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a diffusers folder, or a hub id.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a diffusers folder, a .safetensors file, or a hub id.")]
 Recipe = Annotated[
     str | None,
     typer.Option(
@@ -23,6 +23,7 @@ Recipe = Annotated[
 def inspect(
     model: Model = "demo",
     recipe: Recipe = None,
+    config: ConfigOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     json: JsonFlag = False,
@@ -43,15 +44,15 @@ def inspect(
 
     silence_hub()
     sink = Sink("inspect", json=json, quiet=quiet)
-    base = checkpoint.resolve(model)
+    base = checkpoint.resolve(model, config=config)
     data = inspection.inspect(base).as_dict()
     if recipe is not None:
         from forgetcli import pipeline
 
         silence_libraries()
-        plan = pipeline.plan(recipe, model=model, device=device, dtype=dtype.value if dtype else None)
+        plan = pipeline.plan(recipe, model=model, config=config, device=device, dtype=dtype.value if dtype else None)
         data |= {"recipe": recipe, "estimates": plan.as_dict()["estimates"]}
-    sink.result(data, human=lambda: _shown(data), quiet=base.folder)
+    sink.result(data, human=lambda: _shown(data), quiet=base.place)
 
 
 def _shown(data: dict) -> list:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from forgetcli import checkpoint, manifest as manifests
+from forgetcli import checkpoint, manifest as manifests, single_file
 from forgetcli.checkpoint import Base
 from forgetcli.errors import ModelError
 from forgetcli.manifest import EditedTensor, Manifest
@@ -45,12 +45,22 @@ class Edited:
         """The unedited model, as it is here; nothing is downloaded unless the user named it."""
         name = self.base_name or self.manifest.base
         try:
-            return checkpoint.resolve(name, download=self.base_name is not None)
+            return self.manifest.resolve_base(self.base_name, download=self.base_name is not None)
         except ModelError as fault:
             if self.base_name is not None:
                 raise
             raise ModelError("export.no-base", "this format needs the unedited model, and "
                              f"'{name}' cannot be had here ({fault.message})", "name it with --base") from fault
+
+    @cached_property
+    def file(self) -> Path | None:
+        """The single file that it is, if the base was one."""
+        return checkpoint.edited_file(self.folder)
+
+    @property
+    def settings(self) -> Path:
+        """The folder of the components' settings."""
+        return self.folder / single_file.CONFIG if self.file else self.folder
 
     @cached_property
     def headers(self) -> dict[str, dict[str, TensorSite]]:
@@ -62,8 +72,8 @@ class Edited:
         Raises:
             ModelError: model.changed: it is not where the manifest says.
         """
-        site = self.headers[tensor.file].get(tensor.key)
-        if site is None or (site.start, site.end, site.dtype) != (tensor.start, tensor.end, tensor.dtype):
+        site = tensor.site(self.headers[tensor.file])
+        if site is None:
             raise ModelError("model.changed", f"{self.folder}: '{tensor.key}' is not where its manifest says", _CHANGED)
         return site
 
@@ -85,7 +95,7 @@ class Edited:
             ModelError: export.other-base: the base here is not the one that was edited.
         """
         there = (self.base.folder / tensor.file).is_file()
-        site = read_header(self.base.folder, tensor.file).get(tensor.key) if there else None
+        site = tensor.site(read_header(self.base.folder, tensor.file)) if there else None
         data = read_bytes(self.base.folder, site) if site else b""
         if hashlib.sha256(data).hexdigest() != tensor.before:
             digest = self.manifest.base_digest[:12]
@@ -110,14 +120,14 @@ class Edited:
     def config(self, component: str) -> dict:
         """A component's settings; nothing if it has none."""
         for name in ("config.json", "scheduler_config.json"):
-            path = self.folder / component / name
+            path = self.settings / component / name
             if path.is_file():
                 return self._json(path)
         return {}
 
     @cached_property
     def index(self) -> dict:
-        return self._json(self.folder / checkpoint.INDEX)
+        return self._json(self.settings / checkpoint.INDEX)
 
     def _json(self, path: Path) -> dict:
         try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from forgetcli import store
+from forgetcli.errors import ModelError
 from forgetcli.exports._edited import Edited
 from forgetcli.progress import Observer
 
@@ -18,7 +19,15 @@ class Options(BaseModel):
 
 def write(edited: Edited, output: Path, options: Options, force: bool, observer: Observer) -> dict:
     """Copies, by reflink where the file system can. An existing folder is replaced only if forget's own mark is in it,
-    which it is not in what this writes: a folder that looks like a model of the user's is never overwritten."""
+    which it is not in what this writes: a folder that looks like a model of the user's is never overwritten.
+
+    Raises:
+        ModelError: export.single-file: the base was a single file; model.changed.
+    """
+    if edited.file:
+        raise ModelError("export.single-file", f"{edited.folder} was made of a single file: {edited.file}",
+                         "convert it: python -c \"from diffusers import DiffusionPipeline as P; "
+                         f"P.from_single_file('{edited.file}', config='{edited.settings}').save_pretrained('{output}')\"")
     with store.publishing(output, force=force) as staging:
         observer.stage("checking")
         files = edited.files

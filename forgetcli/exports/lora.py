@@ -65,7 +65,7 @@ def write(edited: Edited, output: Path, options: Options, force: bool, observer:
         rows.append(row)
         observer.advance()
     rank = max(row["rank"] for row in rows)
-    both = (edited.folder / "text_encoder_2").is_dir()
+    both = (edited.settings / "text_encoder_2").is_dir()
     tensors = {}
     for tensor, (up, down) in factors.items():
         tensors |= _named(tensor, _padded(up, 1, rank), _padded(down, 0, rank), options.naming, both)

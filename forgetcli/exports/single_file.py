@@ -31,8 +31,11 @@ def write(edited: Edited, output: Path, options: Options, force: bool, observer:
     """Figures: ``tensors``, their number.
 
     Raises:
-        ModelError: export.no-single-file: the family has no such form; model.changed.
+        ModelError: export.no-single-file: the family has no such form; export.single-file: it is one already; model.changed.
     """
+    if edited.file:
+        raise ModelError("export.single-file", f"{edited.folder} was made of a single file, and is one: {edited.file}",
+                         "load it as it is in ComfyUI or A1111")
     configs = {name: edited.config(name) for name in ("text_encoder", "text_encoder_2", "unet", "vae")}
     layout = Layout(str(edited.index.get("_class_name")), configs)
     observer.stage("checking")
