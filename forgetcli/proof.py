@@ -130,7 +130,12 @@ def _figure_problem(folder: Path, base: Base, tensor: EditedTensor, row: Mapping
 
 
 def _place(folder: Path, tensor: EditedTensor) -> TensorSite:
-    return read_header(folder, tensor.file)[tensor.key]
+    whole = read_header(folder, tensor.file)[tensor.key]
+    for third in range(3):                                            # an edited q, k or v within one tensor that holds all three
+        part = whole.part(third)
+        if (part.start, part.end) == (tensor.start, tensor.end):
+            return part
+    return whole
 
 
 def _tensor_of(name: str, manifest: Manifest) -> EditedTensor | None:
