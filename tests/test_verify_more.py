@@ -152,7 +152,7 @@ def test_another_recipe_is_told_apart_value_by_value(edited, tmp_path):
     other.write_text(RECIPE + "# a remark\n")
     (found,) = problems(edited, recipe=other)
     assert "other bytes" in found and "every value is the same" in found
-    other.write_text(RECIPE.replace("[refine]", "prior = 10.0\n\n[refine]"))      # a default, spelt out
+    other.write_text(RECIPE.replace("[refine]", 'scale = "mean"\n\n[refine]'))      # a default, spelt out
     assert "every value is the same" in problems(edited, recipe=other)[0]
     with pytest.raises(ForgetError):
         proof.verify(edited, recipe=tmp_path / "none.toml")
