@@ -200,12 +200,12 @@ def rebuilt(folder: Path, manifest: Manifest, base: Base | ForgetError, observer
     Raises:
         ForgetError: the base is not here, or the edit cannot be made on this machine.
     """
-    from forgetcli import pipeline
+    from forgetcli import models, pipeline
     from forgetcli.cache import MomentCache
 
     if isinstance(base, ForgetError):
         raise base
-    recipe = recipes.load(manifest.recipe_path)
+    recipe = recipes.load(manifest.recipe_path).on(models.family_of(base.settings))
     parameters = methods.get(recipe.method).Parameters.model_validate(recipe.parameters).model_dump(mode="json")
     told = [f"{key} is {a} in {MANIFEST}, {b} by the recipe" for key, a, b in
             _differences(dict(_flat({"method": manifest.method, **manifest.parameters})), dict(_flat({"method": recipe.method, **parameters})))]

@@ -49,8 +49,8 @@ def assert_interrupted(run: Told, what: str = "SIGINT") -> None:
 APPLY_STAGES = {                                                      # where the signal comes; the stages begun by then
     "loading": (Strike("forgetcli.models:load"), []),
     "loading the encoder": (Strike("forgetcli.components:network", after=True), []),
-    "second moments": (Strike("forgetcli.models.sd:StableDiffusion.keys", after=True), ["second moments"]),
-    "keeping them": (Strike("os:replace"), ["second moments"]),
+    "second moments": (Strike("forgetcli.models.sd:StableDiffusion.keys", after=True), ["second moments of preserve prompts"]),
+    "keeping them": (Strike("os:replace"), ["second moments of preserve prompts"]),
     "null space": (Strike("forgetcli.closed_form:null_projector", nth=2, after=True), ["null space"]),
     "noisy pictures": (Strike("forgetcli.models.sd:StableDiffusion.denoise", nth=2), ["noisy pictures"]),
     "refinement": (Strike("forgetcli.refine:descend_once", nth=3), ["refinement"]),

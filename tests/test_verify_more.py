@@ -84,7 +84,7 @@ def moved_weights(folder: Path, place: Path, by: float) -> None:
 def test_a_good_folder_is_proved_in_all_its_parts(place):
     verdict = proof.verify(place / "edited", recipe=place / "art.toml")
     assert verdict.ok and verdict.problems == []
-    for claim in ("headers of all 3 weight files", "size of the change at all 2 sites", "byte for byte (SHA-256", "every other file and byte"):
+    for claim in ("headers of all 4 weight files", "size of the change at all 2 sites", "byte for byte (SHA-256", "every other file and byte"):
         assert any(claim in line for line in verdict.proved), claim
     assert provenance.UNSIGNED in verdict.not_proved and provenance.EFFECT in verdict.not_proved
 
@@ -152,7 +152,7 @@ def test_another_recipe_is_told_apart_value_by_value(edited, tmp_path):
     other.write_text(RECIPE + "# a remark\n")
     (found,) = problems(edited, recipe=other)
     assert "other bytes" in found and "every value is the same" in found
-    other.write_text(RECIPE.replace("[refine]", 'lam = 0.01\n\n[refine]'))      # a default, spelt out
+    other.write_text(RECIPE.replace("[refine]", 'scale = "mean"\n\n[refine]'))      # a default, spelt out
     assert "every value is the same" in problems(edited, recipe=other)[0]
     with pytest.raises(ForgetError):
         proof.verify(edited, recipe=tmp_path / "none.toml")

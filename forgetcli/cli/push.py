@@ -1,6 +1,7 @@
 """``forget push``."""
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -37,9 +38,12 @@ def push(
       forget push edited my-org/sd-without-van-gogh --public --revision v2
     """
     from forgetcli import push as uploads
+    from forgetcli.cli.progress import showing, silence_hub
+    from forgetcli.progress import Silent
 
+    silence_hub()  # not the sink's observer, which loads diffusers and transformers to silence them
     sink = Sink("push", json=json, quiet=quiet)
-    with sink.observer() as observer:
+    with nullcontext(Silent()) if quiet else showing() as observer:
         done = uploads.push(folder, repo, private=private, revision=revision, observer=observer)
     seen_by = "private" if done.private else "public"
     sink.result(done.as_dict(), human=lambda: f"{done.url} ({done.files} files, {seen_by}, commit {done.commit[:12]})", quiet=done.url)
