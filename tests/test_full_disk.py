@@ -149,7 +149,7 @@ def test_building_in_place_would_be_caught(forget: Forks, place: Path, tmp_path:
     """The control: the same fault, and a writer that does not build aside."""
     shutil.copytree(place / "other", tmp_path / "edited")
     old = tree(tmp_path / "edited")
-    run = forget(tmp_path, *apply(place, *QUICK), strike=Unsafe("forgetcli.checkpoint:copy_file", "ENOSPC", 4))
+    run = forget(tmp_path, *apply(place, *QUICK), strike=Unsafe("forgetcli.copying:copy_file", "ENOSPC", 4))
     assert run.struck and run.code == 2
     assert tree(tmp_path / "edited") != old
 
