@@ -44,7 +44,8 @@ def edit_operator(K1: Tensor, projector: Projector, lam: float, held: Tensor | N
             the value √m·mean(v)).
         projector: P.
         lam: λ > 0, in the units of K₁K₁ᵀ.
-        held: K_pK_pᵀ, float64, shape (d, d), or None if nothing is to be held.
+        held: K_pK_pᵀ, float64, shape (d, d), of whatever should move little, as an earlier edit's keys or, weighted, a vocabulary's;
+            None if there is none.
     Raises:
         EditError: λ is not positive, K₁ is not finite, the moment is damaged, or the system cannot be factorised.
     Source: Fang et al., AlphaEdit (arXiv 2410.02355), eq. 11–14.

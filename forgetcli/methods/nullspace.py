@@ -4,7 +4,7 @@ Per site Δ = R A with A = (K₁ᵀ P K₁ + λI)⁻¹ K₁ᵀ P (AlphaEdit, arX
 of the earlier edits are held too. The residual R says what the concept's tokens should put out instead; it is not copied
 from anywhere but found by descent, so that the denoiser reads of the concept prompt what it read of the target prompt.
 
-The default differs from the published form (``preset = "reference"``) in three things, each measured in docs/methods.md:
+The default differs from the published form (``preset = "reference"``) in three things (docs/methods.md has what was measured):
 ``mode = "joint"`` descends on R *through* the closed form, at all sites together, so that what is optimised is exactly what
 the weights will do under the projector (published: V₁ is refined as if it could be put in place freely, one site after the
 other, and the constraint is met afterwards); ``match = "attention"`` compares what the denoiser's cross-attention reads of
@@ -136,7 +136,6 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
 def work(recipe: Recipe, parameters: Parameters) -> Work:
     """What the edit asks of the model, for estimates."""
     from forgetcli.estimates import Work
-
     from forgetcli.vocabulary import COUNT
 
     pairs, refine = len(recipe.edit_pairs()), parameters.refine
@@ -145,7 +144,7 @@ def work(recipe: Recipe, parameters: Parameters) -> Work:
         return Work(encoded=moments + 2 * pairs, moments=moments)
     steps = refine.steps * (1 if refine.mode == "joint" else refine.epochs * len(parameters.edit.sites))
     if refine.match == "attention":                                   # a gradient costs twice what the encoding does
-        return Work(encoded=moments + (4 + 3 * steps) * pairs, moments=moments)
+        return Work(encoded=moments + 4 * pairs + 3 * steps * min(refine.batch, pairs), moments=moments)
     pictures = 2 * pairs * refine.latent_steps * 2                    # concepts and targets; guidance asks twice
     return Work(encoded=moments + 4 * pairs + steps * min(refine.batch, pairs), predictions=pictures + steps * refine.batch,
                 descents=steps * refine.batch, batch=refine.batch, moments=moments)
