@@ -250,7 +250,7 @@ def stage_save(bench: Bench) -> None:
     """The base copied (reflinks where the file system can), three tensors patched, read back, hashed, and published."""
     import torch
 
-    from forgetcli import checkpoint, provenance, store
+    from forgetcli import checkpoint, patching, provenance, store
 
     base = checkpoint.resolve(bench.work / "base")
     weights = {}
@@ -262,7 +262,7 @@ def stage_save(bench: Bench) -> None:
 
     def run():
         with store.publishing(bench.work / "saved", force=True) as staging:
-            stored = checkpoint.patch(base, staging, weights)
+            stored = patching.patch(base, staging, weights)
             sites = [{"name": name.removesuffix(".weight"), "stored_error": part.error,
                       "delta_rel": float((weights[component, name] - checkpoint.read_tensor(base.folder, part.site).double()).norm()
                                          / checkpoint.read_tensor(base.folder, part.site).double().norm())}

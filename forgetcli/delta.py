@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from forgetcli import checkpoint, manifest as manifests, memory, provenance, store
-from forgetcli.checkpoint import Base, Stored
+from forgetcli import checkpoint, manifest as manifests, memory, patching, provenance, store
+from forgetcli.checkpoint import Base
+from forgetcli.patching import Stored
 from forgetcli.copying import Copying
 from forgetcli.errors import EditError, ModelError
 from forgetcli.manifest import CARD, MANIFEST, RECIPE, REPORT, EditedTensor, Manifest
@@ -142,9 +143,9 @@ def apply(path: str | Path, *, model: str | None = None, config: str | Path | No
     refuse_overlap(output, base)
     manifest, report, copying = delta.manifest, json.loads(delta.own[REPORT]), Copying(copying)
     with store.publishing(output, force=force) as staging, watch.stage("write"):
-        checkpoint.check_room(base, staging, output, copying)
+        patching.check_room(base, staging, output, copying)
         observer.stage("writing")
-        checkpoint.copy_with(base, staging, ((_site(base, tensor), delta.value(tensor)) for tensor in manifest.edited),
+        patching.copy_with(base, staging, ((_site(base, tensor), delta.value(tensor)) for tensor in manifest.edited),
                              {tensor.file for tensor in manifest.edited}, copying)
         for name, data in delta.own.items():
             (staging / name).write_bytes(data)
@@ -173,7 +174,7 @@ def _site(base: Base, tensor: EditedTensor) -> TensorSite:
 
 
 def _stored(staging: Path, manifest: Manifest) -> dict[tuple[str, str], Stored]:
-    """What `checkpoint.patch` said when the edit was made, with the digests of what lies on disk now."""
+    """What `patching.patch` said when the edit was made, with the digests of what lies on disk now."""
     parts: dict[tuple[str, str], list[Stored]] = {}
     for tensor in manifest.edited:
         site = tensor.site(read_header(staging, tensor.file))

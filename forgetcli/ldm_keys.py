@@ -18,17 +18,18 @@ CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 CLIP_XL, OPEN_CLIP_XL = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 EMA = "model_ema."
 
-_UNET = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+UNET_TOP = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
          "class_embedding.linear_1": "label_emb.0.0", "class_embedding.linear_2": "label_emb.0.2",
          "add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2",
          "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
-_UNET_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+UNET_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
                 "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
-_VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-_OPEN_CLIP = {"embeddings.token_embedding.weight": "token_embedding.weight",
+VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
+                 "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}     # the latter: diffusers before 0.12
+OPEN_CLIP_TOP = {"embeddings.token_embedding.weight": "token_embedding.weight",
               "embeddings.position_embedding.weight": "positional_embedding",
               "final_layer_norm.weight": "ln_final.weight", "final_layer_norm.bias": "ln_final.bias"}
-_OPEN_CLIP_LAYER = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+OPEN_CLIP_LAYER = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
                     "self_attn.out_proj": "attn.out_proj"}
 
 
@@ -121,15 +122,15 @@ def open_clip_places(name: str) -> Iterator[Place]:
     name = name.removeprefix("text_model.")
     if name == "text_projection.weight":
         yield Place("text_projection", transposed=True)               # there a plain matrix: x @ text_projection
-    elif name in _OPEN_CLIP:
-        yield Place(_OPEN_CLIP[name])
+    elif name in OPEN_CLIP_TOP:
+        yield Place(OPEN_CLIP_TOP[name])
     elif found := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name):
         number, layer, kind = found.groups()
         block = f"transformer.resblocks.{number}."
         if qkv := re.fullmatch(r"self_attn\.([qkv])_proj", layer):
             yield Place(f"{block}attn.in_proj_{kind}", third="qkv".index(qkv[1]))
-        elif layer in _OPEN_CLIP_LAYER:
-            yield Place(f"{block}{_OPEN_CLIP_LAYER[layer]}.{kind}")
+        elif layer in OPEN_CLIP_LAYER:
+            yield Place(f"{block}{OPEN_CLIP_LAYER[layer]}.{kind}")
 
 
 def unet_places(name: str, layers: int) -> Iterator[Place]:
@@ -140,7 +141,7 @@ def unet_places(name: str, layers: int) -> Iterator[Place]:
         number = block * (layers + 1) + (layer if kind in ("resnets", "attentions") else layers)
         stem = f"input_blocks.{number + 1}" if side == "down" else f"output_blocks.{number}"
         if kind == "resnets":
-            yield Place(f"{stem}.0.{_renamed(rest, _UNET_RESNET)}")
+            yield Place(f"{stem}.0.{_renamed(rest, UNET_RESNET)}")
         elif kind == "attentions":
             yield Place(f"{stem}.1.{rest}")
         elif kind == "downsamplers":
@@ -150,10 +151,10 @@ def unet_places(name: str, layers: int) -> Iterator[Place]:
             yield Place(f"{stem}.1.{rest}")                           # after a resnet
     elif found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d+)\.(.+)", name):
         kind, layer, rest = found[1], int(found[2]), found[3]
-        yield Place(f"middle_block.{2 * layer}.{_renamed(rest, _UNET_RESNET)}" if kind == "resnets"
+        yield Place(f"middle_block.{2 * layer}.{_renamed(rest, UNET_RESNET)}" if kind == "resnets"
                     else f"middle_block.{2 * layer + 1}.{rest}")
     else:
-        yield Place(_renamed(name, _UNET))
+        yield Place(_renamed(name, UNET_TOP))
 
 
 def vae_places(name: str, levels: int) -> Iterator[Place]:
@@ -166,7 +167,7 @@ def vae_places(name: str, levels: int) -> Iterator[Place]:
     elif found := re.fullmatch(r"(encoder|decoder)\.mid_block\.(resnets|attentions)\.(\d+)\.(.+)", name):
         half, kind, layer, rest = found[1], found[2], int(found[3]) + 1, found[4]
         yield Place(f"{half}.mid.block_{layer}.{rest.replace('conv_shortcut', 'nin_shortcut')}" if kind == "resnets"
-                    else f"{half}.mid.attn_{layer}.{_renamed(rest, _VAE_ATTENTION)}")
+                    else f"{half}.mid.attn_{layer}.{_renamed(rest, VAE_ATTENTION)}")
     else:
         yield Place(name.replace("conv_norm_out", "norm_out"))
 

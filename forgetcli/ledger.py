@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli import manifest
-from forgetcli.checkpoint import Base, Stored, changes, encode, stored_as
+from forgetcli.checkpoint import Base
+from forgetcli.patching import Stored, changes, encode, stored_as
 from forgetcli.errors import ModelError
 from forgetcli.ledger_files import LEDGER, TENSORS, Book, Entry, Origin, Place, content, damaged, read, write
 from forgetcli.tensorfile import TensorSite, read_bytes, read_header, read_tensor
@@ -76,7 +77,7 @@ class Ledger:
         return total
 
     def values(self, site: TensorSite) -> Tensor:
-        """`wanted` at a tensor's place on disk: what `checkpoint.patch` asks for."""
+        """`wanted` at a tensor's place on disk: what `patching.patch` asks for."""
         return self.wanted(next(p for p in self.book.places if (p.file, p.key, p.third) == (site.file, site.key, site.third)))
 
     def held(self, component: str, parameter: str) -> Moment | None:
@@ -160,7 +161,7 @@ def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, An
 
     Raises:
         ModelError: the base's ledger is damaged, or does not fit its weights.
-        EditError: as `checkpoint.patch`.
+        EditError: as `patching.patch`.
     """
     import torch
 

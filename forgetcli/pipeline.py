@@ -64,7 +64,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
     Raises:
         ForgetError: recipe, model, edit or output; nothing is left behind.
     """
-    from forgetcli import card, checkpoint, ledger, provenance, store
+    from forgetcli import card, checkpoint, ledger, patching, provenance, store
     from forgetcli.cache import MomentCache
     from forgetcli.check import check
     from forgetcli.copying import Copying
@@ -79,7 +79,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
     refuse_overlap(output, base)
     copying = Copying(copying)
     with store.publishing(output, force=force) as staging:
-        checkpoint.check_room(base, staging, output, copying)
+        patching.check_room(base, staging, output, copying)
         with watch.stage("load"):
             loaded = models.load(base, device=device, dtype=dtype)
         with watch.stage("edit"):
@@ -91,7 +91,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
         with watch.stage("write"):
             observer.stage("writing")
             edits = ledger.extended(base, edit, recipe, parameters.model_dump(mode="json"))
-            stored = checkpoint.patch(base, staging, edit.weights, copying, edits and edits.values)
+            stored = patching.patch(base, staging, edit.weights, copying, edits and edits.values)
             sites = tuple(asdict(s) | {"stored_error": stored_error(stored, s.name)} for s in edit.sites)
             report = {"schema_version": 1, "sites": list(sites), "check": checked.as_dict(), "losses": list(edit.losses)}
             finished = datetime.now(timezone.utc).isoformat()

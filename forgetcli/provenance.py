@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetcli.checkpoint import Base, Stored, files_digest
+from forgetcli.checkpoint import Base, files_digest
+from forgetcli.patching import Stored
 from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.manifest import (
     BASE,
@@ -52,10 +53,10 @@ def write(staging: Path, *, base: Base | Origin, recipe_bytes: bytes, method: st
     """Write recipe, report and manifest into a patched folder; the last step before it is published.
 
     Args:
-        staging: what `checkpoint.patch` filled; anything else that belongs to the output (a model card) is there
+        staging: what `patching.patch` filled; anything else that belongs to the output (a model card) is there
             already.
         recipe_bytes: the recipe as it was read.
-        stored: what `checkpoint.patch` returned.
+        stored: what `patching.patch` returned.
         materials: the second moments, {"name", "sha256"} each.
         report: JSON-able; numbers that are not finite become null.
         run_details: all that differs from run to run; "versions" goes to the builder, the rest (``startedOn``,

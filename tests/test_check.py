@@ -9,7 +9,7 @@ import pytest
 import torch
 from pipelines import tiny_sd
 
-from forgetcli import checkpoint, ledger, models, pipeline, provenance
+from forgetcli import checkpoint, ledger, models, patching, pipeline, provenance
 from forgetcli.check import NO_OP, WRECKED, Check, check, spread
 from forgetcli.edits import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
@@ -252,9 +252,9 @@ def test_float16_swallows_small_edits(size: float, unchanged: float):
     generator = torch.Generator().manual_seed(0)
     weight = (0.02 * torch.randn(500, 500, generator=generator)).half().double()
     delta = size * 0.02 * torch.randn(500, 500, generator=generator, dtype=torch.float64)
-    assert float((checkpoint.round_to(weight + delta, torch.float16) == weight).double().mean()) == pytest.approx(
+    assert float((patching.round_to(weight + delta, torch.float16) == weight).double().mean()) == pytest.approx(
         unchanged, abs=0.015)
-    assert float((checkpoint.round_to(weight + delta, torch.float32) == weight).double().mean()) < 0.01
+    assert float((patching.round_to(weight + delta, torch.float32) == weight).double().mean()) < 0.01
 
 
 def test_a_plan_names_what_would_be_done_and_writes_nothing(base: Path, tmp_path: Path):

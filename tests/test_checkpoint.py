@@ -15,7 +15,7 @@ from pipelines import shard, tiny_sd
 from safetensors import safe_open
 from safetensors.torch import load, save
 
-from forgetcli import checkpoint, hub, tensorfile
+from forgetcli import checkpoint, hub, patching, tensorfile
 from forgetcli.errors import EditError, ModelError, OutputError
 from forgetcli.store import copy_file, walk_files
 
@@ -48,7 +48,7 @@ def copied(source: Path, target: Path) -> Path:
 
 def patched(folder: Path, staging: Path, weights: dict) -> dict:
     staging.mkdir()
-    return checkpoint.patch(checkpoint.resolve(folder), staging, weights)
+    return patching.patch(checkpoint.resolve(folder), staging, weights)
 
 
 def weight_of(folder: Path, name: str = FC2, component: str = "text_encoder") -> torch.Tensor:
@@ -199,13 +199,13 @@ finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-65000, max_
 def test_float16_is_rounded_once_as_numpy_does(values):
     wide = torch.tensor(values, dtype=torch.float64)
     expected = np.array(values).astype(np.float16)                    # numpy rounds float64 to float16 directly
-    assert checkpoint.round_to(wide, torch.float16).numpy().tobytes() == expected.tobytes()
+    assert patching.round_to(wide, torch.float16).numpy().tobytes() == expected.tobytes()
 
 
 def test_torch_alone_would_round_twice():
     wide = torch.tensor([1 + 2**-11 + 2**-40], dtype=torch.float64)
     assert wide.half().item() == 1.0
-    assert checkpoint.round_to(wide, torch.float16).item() == 1 + 2**-10
+    assert patching.round_to(wide, torch.float16).item() == 1 + 2**-10
 
 
 @settings(max_examples=300, deadline=None)
@@ -214,7 +214,7 @@ def test_torch_alone_would_round_twice():
 @example(1 + 2**-8 + 2**-40)
 @example(1 + 2**-8 - 2**-40)
 def test_bfloat16_is_the_nearest(value):
-    found = checkpoint.round_to(torch.tensor([value], dtype=torch.float64), torch.bfloat16)
+    found = patching.round_to(torch.tensor([value], dtype=torch.float64), torch.bfloat16)
     bits = found.view(torch.int16)
     if abs(value) < 1e-37:
         return  # next to zero the neighbours' bits are not bits ± 1

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from tiny_runs import RECIPE, hidden
 from typer.testing import CliRunner
 
-from forgetcli import checkpoint, delta, exports, ldm, manifest, pipeline, provenance, recipe as recipes, store, tensorwriter
+from forgetcli import checkpoint, delta, exports, ldm_layout, manifest, patching, pipeline, provenance, recipe as recipes, store, tensorwriter
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
 from forgetcli.linalg.low_rank import low_rank, rank_for
@@ -57,7 +57,7 @@ def edit(base: Path, output: Path, *parameters: tuple[str, str], rank: int = 2, 
                       @ torch.randn(rank, rows.shape[1], generator=generator, dtype=torch.float64)).reshape(weight.shape)
         weights[key] = weight + 0.1 * change
     with store.publishing(output, force=False) as staging:
-        stored = checkpoint.patch(resolved, staging, weights)
+        stored = patching.patch(resolved, staging, weights)
         before_writing(staging)
         provenance.write(staging, base=resolved, recipe_bytes=b"[[concepts]]\nconcept = 'van gogh'\n", method="uce", parameters={},
                          stored=stored, materials=[], report={"sites": []}, run_details={})
@@ -350,7 +350,7 @@ def test_keys_of_the_published_checkpoints():
     """By hand, from the published files of Stable Diffusion 1.4 and 2.1: block arithmetic at the real depth."""
     config = {"layers_per_block": 2, "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
               "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3}
-    layout = ldm.Layout("StableDiffusionPipeline", {"text_encoder": {"hidden_act": "quick_gelu"}, "unet": config,
+    layout = ldm_layout.Layout("StableDiffusionPipeline", {"text_encoder": {"hidden_act": "quick_gelu"}, "unet": config,
                                                     "vae": {"block_out_channels": [128, 256, 512, 512]}})
     unet = {"down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k.weight": "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight",
             "down_blocks.2.downsamplers.0.conv.weight": "input_blocks.9.0.op.weight",
@@ -374,7 +374,7 @@ def test_keys_of_the_published_checkpoints():
 @pytest.mark.parametrize("unlike", [{"_class_name": "FluxPipeline"}, {"down_block_types": ["AttnDownBlock2D"]}, {"layers_per_block": [1, 2]}], ids=str)
 def test_a_family_without_such_a_form_is_refused(unlike, edited, tmp_path):
     unet = {"down_block_types": ["DownBlock2D"], "layers_per_block": 1, **unlike}
-    assert code_of(lambda: ldm.Layout(unlike.get("_class_name", "StableDiffusionPipeline"), {"unet": unet})) == "export.no-single-file"
+    assert code_of(lambda: ldm_layout.Layout(unlike.get("_class_name", "StableDiffusionPipeline"), {"unet": unet})) == "export.no-single-file"
 
 
 # --- folder -----------------------------------------------------------------------------------------------------------

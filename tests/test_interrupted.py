@@ -58,7 +58,7 @@ APPLY_STAGES = {                                                      # where th
     "check": (Strike("forgetcli.check:noisy_bank", after=True), ["refinement", "noisy pictures"]),
     "copying": (Strike("forgetcli.copying:copy_file", nth=4, after=True), ["writing"]),
     "within a copy": (Strike("shutil:copyfileobj", nth=2), ["writing"]),
-    "patching": (Strike("forgetcli.checkpoint:sync_file"), ["writing"]),
+    "patching": (Strike("forgetcli.patching:sync_file"), ["writing"]),
     "manifest": (Strike("forgetcli.provenance:_json", nth=2), ["writing"]),
     "syncing": (Strike("forgetcli.store:sync_folder", nth=4), ["writing"]),
     "renaming": (Strike("forgetcli.store:_put_in_place"), ["writing"]),

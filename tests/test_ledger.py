@@ -13,8 +13,8 @@ from faults import Saboteur, tree
 from pipelines import tiny_sd
 from typer.testing import CliRunner
 
-from forgetcli import checkpoint, ledger, models, pipeline, provenance, recipe, reversal
-from forgetcli.checkpoint import encode
+from forgetcli import checkpoint, ledger, models, patching, pipeline, provenance, recipe, reversal
+from forgetcli.patching import encode
 from forgetcli.cli.app import app
 from forgetcli.edits import Edit, Keys
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
@@ -131,9 +131,9 @@ def test_every_edit_adds_to_the_ledger_and_the_weights_are_the_rounded_sum(seque
     assert book.base.digest == checkpoint.resolve(sequence.sd).digest == book.edits[0].applied_to
     assert book.edits[1].applied_to == checkpoint.resolve(sequence.one).digest
     W, d1, d2 = stored(sequence.sd).double(), delta(sequence.two, 1), delta(sequence.two, 2)
-    assert torch.equal(stored(sequence.two), checkpoint.round_to(W + d1 + d2, torch.float16))
-    assert torch.equal(stored(sequence.one), checkpoint.round_to(W + d1, torch.float16))
-    twice = checkpoint.round_to(stored(sequence.one).double() + d2, torch.float16)
+    assert torch.equal(stored(sequence.two), patching.round_to(W + d1 + d2, torch.float16))
+    assert torch.equal(stored(sequence.one), patching.round_to(W + d1, torch.float16))
+    twice = patching.round_to(stored(sequence.one).double() + d2, torch.float16)
     assert not torch.equal(stored(sequence.two), twice)               # rounding does not add up from edit to edit
     assert {p.component for p in book.places} == {"text_encoder", "unet"}
     for folder in (sequence.one, sequence.two, sequence.three):
@@ -259,8 +259,8 @@ def test_the_last_edit_taken_out_gives_the_model_before_it(sequence, tmp_path):
 def test_an_edit_in_the_middle_taken_out_leaves_the_others_as_if_alone(sequence, tmp_path):
     result = reversal.revert(sequence.two, [1], output=tmp_path / "out")
     W, d1, d2 = stored(sequence.sd).double(), delta(sequence.two, 1), delta(sequence.two, 2)
-    assert torch.equal(stored(result.output), checkpoint.round_to(W + d2, torch.float16))
-    from_rounded = checkpoint.round_to(stored(sequence.two).double() - d1, torch.float16)
+    assert torch.equal(stored(result.output), patching.round_to(W + d2, torch.float16))
+    from_rounded = patching.round_to(stored(sequence.two).double() - d1, torch.float16)
     assert not torch.equal(stored(result.output), from_rounded)       # taken from what was rounded, it would not be
     assert (result.reverted, result.left) == ((1,), (2,))
     manifest = provenance.load(result.output)

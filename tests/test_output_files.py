@@ -17,7 +17,7 @@ from pipelines import shard, tiny_sd
 from safetensors.torch import load, save
 from single_files import ldm, settings
 
-from forgetcli import checkpoint, copying, pipeline, provenance, store
+from forgetcli import checkpoint, copying, patching, pipeline, provenance, store
 from forgetcli.copying import Copying
 from forgetcli.errors import OutputError
 from forgetcli.store import walk_files
@@ -96,7 +96,7 @@ def edit(base: checkpoint.Base, output: Path, how: Copying | str = Copying.REFLI
         W = checkpoint.read_tensor(base.folder, base.locate(component, parameter)[0]).double()
         weights[component, parameter] = W + 0.1 * torch.randn(W.shape, generator=generator, dtype=torch.float64)
     with store.publishing(output, force=True) as staging:
-        stored = checkpoint.patch(base, staging, weights, Copying(how))
+        stored = patching.patch(base, staging, weights, Copying(how))
         provenance.write(staging, base=base, recipe_bytes=b"", method="none", parameters={}, stored=stored, materials=[], report={}, run_details={})
     return stored
 
@@ -172,7 +172,7 @@ def test_replacing_an_output_of_links_leaves_the_base_alone(half, tmp_path):
     shutil.rmtree(tmp_path / "edited")
     assert state(half) == before
     with pytest.raises(KeyboardInterrupt), store.publishing(tmp_path / "edited", force=True) as staging:
-        checkpoint.patch(checkpoint.resolve(half), staging, {}, Copying.LINK)
+        patching.patch(checkpoint.resolve(half), staging, {}, Copying.LINK)
         raise KeyboardInterrupt                                       # what is half-built is cleared away
     assert state(half) == before and not (tmp_path / "edited").exists()
 
@@ -251,20 +251,20 @@ def test_what_is_shared_needs_no_room(half, tmp_path, monkeypatch, reflinks):
     staging.mkdir()
     monkeypatch.setattr(copying.shutil, "disk_usage", lambda path: Usage(10**9, 0, 0))
     for how in (Copying.REFLINK, Copying.LINK):
-        checkpoint.check_room(base, staging, tmp_path / "edited", how)
+        patching.check_room(base, staging, tmp_path / "edited", how)
     with pytest.raises(OutputError):
-        checkpoint.check_room(base, staging, tmp_path / "edited", Copying.COPY)
+        patching.check_room(base, staging, tmp_path / "edited", Copying.COPY)
     monkeypatch.setattr(store, "_clone", lambda source, target: False)
     with pytest.raises(OutputError):
-        checkpoint.check_room(base, staging, tmp_path / "edited", Copying.REFLINK)
+        patching.check_room(base, staging, tmp_path / "edited", Copying.REFLINK)
     assert list(staging.iterdir()) == []                              # the probe is gone
 
 
 def test_a_single_files_settings_count_too(originals, tmp_path, monkeypatch):
     base = checkpoint.resolve(single()(originals, tmp_path))
     asked = []
-    monkeypatch.setattr(checkpoint, "refuse_lack_of_room", lambda files, staging, output: asked.extend(files))
-    checkpoint.check_room(base, tmp_path, tmp_path / "edited", Copying.COPY)
+    monkeypatch.setattr(patching, "refuse_lack_of_room", lambda files, staging, output: asked.extend(files))
+    patching.check_room(base, tmp_path, tmp_path / "edited", Copying.COPY)
     assert base.place in asked and tmp_path / "models/config/tokenizer/vocab.json" in asked
 
 

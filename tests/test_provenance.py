@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pipelines import tiny_sd
 
-from forgetcli import checkpoint, provenance, store
+from forgetcli import checkpoint, patching, provenance, store
 from forgetcli.errors import ModelError, OutputError
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
@@ -48,7 +48,7 @@ def apply(base: Path, output: Path, *, force: bool = False, before_writing=lambd
         generator = torch.Generator().manual_seed(1)
         weights[key] = weight + 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
     with store.publishing(output, force=force) as staging:
-        stored = checkpoint.patch(resolved, staging, weights)
+        stored = patching.patch(resolved, staging, weights)
         before_writing(staging)
         provenance.write(staging, base=resolved, recipe_bytes=RECIPE, method="nullspace",
                          parameters={"edit": {"sites": (1,)}},

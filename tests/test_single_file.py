@@ -25,6 +25,7 @@ from forgetcli import (
     ldm_keys,
     ledger,
     models,
+    patching,
     pipeline,
     proof,
     provenance,
@@ -292,7 +293,7 @@ def test_part_of_a_fused_tensor_is_edited_alone(read_only_files, tmp_path):
     base, name = checkpoint.resolve(file), "encoder.layers.2.self_attn.k_proj.weight"
     (tmp_path / "edited").mkdir()
     wanted = torch.arange(32 * 32, dtype=torch.float64).reshape(32, 32) / 100
-    stored = checkpoint.patch(base, tmp_path / "edited", {("text_encoder", name): wanted})
+    stored = patching.patch(base, tmp_path / "edited", {("text_encoder", name): wanted})
     provenance.write(tmp_path / "edited", base=base, recipe_bytes=b"", method="none", parameters={}, stored=stored, materials=[], report={}, run_details={})
     key = "cond_stage_model.model.transformer.resblocks.2.attn.in_proj_weight"
     was, now = (load((place / NAME).read_bytes())[key] for place in (file.parent, tmp_path / "edited"))
@@ -310,7 +311,7 @@ def test_edits_of_a_file_add_up_and_are_taken_out_one_by_one(read_only_files, tm
     wanted = {("text_encoder", name): torch.full((32, 32), n + 0.5, dtype=torch.float64) for n, name in enumerate(names)}
     edits = ledger.extended(base, Edit(wanted, ()), recipe.load(tmp_path / "art.toml"), {})
     third.mkdir()
-    stored = checkpoint.patch(base, third, wanted, values=edits.values)
+    stored = patching.patch(base, third, wanted, values=edits.values)
     edits.write(third)
     provenance.write(third, base=base, recipe_bytes=edits.edits[-1].recipe.encode(), method="none", parameters={}, stored=stored, materials=[],
                      report={}, run_details={})
@@ -352,7 +353,7 @@ def test_a_delta_holds_parts_of_a_tensor(read_only_files, tmp_path):
     wanted = {("text_encoder", name): torch.full((32, 32), n + 0.5, dtype=torch.float64) for n, name in enumerate(names)}
     edited = tmp_path / "edited"
     edited.mkdir()
-    stored = checkpoint.patch(base, edited, wanted)
+    stored = patching.patch(base, edited, wanted)
     provenance.write(edited, base=base, recipe_bytes=b"", method="none", parameters={}, stored=stored, materials=[], report={"sites": []}, run_details={})
     assert [t.third for t in provenance.load(edited).edited] == [0, 2] and provenance.verify(edited, base=base.place).ok
     path = exports.export(edited, "delta", output=tmp_path / "d.safetensors").output

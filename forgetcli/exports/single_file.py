@@ -14,7 +14,7 @@ from forgetcli import store, tensorwriter
 from forgetcli.errors import ModelError
 from forgetcli.exports._edited import Edited
 from forgetcli.exports._modelspec import modelspec
-from forgetcli.ldm import Layout, Place
+from forgetcli.ldm_layout import Layout, Place
 from forgetcli.progress import Observer
 from forgetcli.tensorfile import ITEM_BITS, TensorSite, read_bytes, read_header, weight_sets
 from forgetcli.tensorwriter import Content

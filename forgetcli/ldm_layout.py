@@ -15,31 +15,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from forgetcli.errors import ModelError
+from forgetcli.ldm_keys import (
+    CLIP,
+    CLIP_XL,
+    DENOISER,
+    OPEN_CLIP,
+    OPEN_CLIP_LAYER,
+    OPEN_CLIP_TOP,
+    OPEN_CLIP_XL,
+    UNET_RESNET,
+    UNET_TOP,
+    VAE,
+    VAE_ATTENTION,
+)
 
 CLASSIC = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
 XL = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
-UNET, VAE = "model.diffusion_model.", "first_stage_model."
 UNET_BLOCKS = {"DownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"}
 TEXT_ENCODERS = {  # (XL, component) → prefix of CLIP's layout, of OpenCLIP's
-    (False, "text_encoder"): ("cond_stage_model.transformer.", "cond_stage_model.model."),
-    (True, "text_encoder"): ("conditioner.embedders.0.transformer.", "conditioner.embedders.0.model."),
-    (True, "text_encoder_2"): ("conditioner.embedders.1.transformer.", "conditioner.embedders.1.model."),
+    (False, "text_encoder"): (CLIP, OPEN_CLIP),
+    (True, "text_encoder"): (CLIP_XL, "conditioner.embedders.0.model."),
+    (True, "text_encoder_2"): ("conditioner.embedders.1.transformer.", OPEN_CLIP_XL),
 }
-UNET_TOP = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2", "conv_in": "input_blocks.0.0",
-            "conv_norm_out": "out.0", "conv_out": "out.2", "add_embedding.linear_1": "label_emb.0.0",
-            "add_embedding.linear_2": "label_emb.0.2"}
-UNET_RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
-               "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}
 MIDDLE = {"resnets.0": "0", "attentions.0": "1", "resnets.1": "2"}
 VAE_TOP = {"conv_in": "conv_in", "conv_norm_out": "norm_out", "conv_out": "conv_out"}
 VAE_RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_shortcut": "nin_shortcut"}
-VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
-                 "query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}     # the latter: diffusers before 0.12
-OPEN_CLIP = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
-             "self_attn.out_proj": "attn.out_proj"}
-OPEN_CLIP_TOP = {"embeddings.token_embedding.weight": "token_embedding.weight",
-                 "embeddings.position_embedding.weight": "positional_embedding",
-                 "final_layer_norm.weight": "ln_final.weight", "final_layer_norm.bias": "ln_final.bias"}
 QKV = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
 
 
@@ -117,20 +117,20 @@ class Layout:
         block = f"{open_clip}transformer.resblocks.{match[1]}." if match else ""
         if match and match[2] in QKV:
             return Place(f"{block}attn.in_proj_{match[3]}", part=QKV.index(match[2]), parts=len(QKV))
-        return Place(f"{block}{OPEN_CLIP[match[2]]}.{match[3]}") if match and match[2] in OPEN_CLIP else None
+        return Place(f"{block}{OPEN_CLIP_LAYER[match[2]]}.{match[3]}") if match and match[2] in OPEN_CLIP_LAYER else None
 
     def _unet(self, parameter: str) -> Place | None:
         module, _, kind = parameter.rpartition(".")
         if module in UNET_TOP:
-            return Place(f"{UNET}{UNET_TOP[module]}.{kind}")
+            return Place(f"{DENOISER}{UNET_TOP[module]}.{kind}")
         match = re.fullmatch(r"(down_blocks|up_blocks)\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)", module)
         if match:
             side, block, what, layer, rest = match[1], int(match[2]), match[3], int(match[4]), match[5]
             at = block * self.stride + layer
             if what == "downsamplers":
-                return Place(f"{UNET}input_blocks.{(block + 1) * self.stride}.0.op.{kind}")
+                return Place(f"{DENOISER}input_blocks.{(block + 1) * self.stride}.0.op.{kind}")
             if what == "upsamplers":
-                return Place(f"{UNET}output_blocks.{at + self.stride - 1}.{1 + self.attended[block]}.conv.{kind}")
+                return Place(f"{DENOISER}output_blocks.{at + self.stride - 1}.{1 + self.attended[block]}.conv.{kind}")
             place = f"input_blocks.{1 + at}" if side == "down_blocks" else f"output_blocks.{at}"
             return self._unet_layer(f"{place}.{int(what == 'attentions')}", what, rest, kind)
         match = re.fullmatch(r"mid_block\.((resnets|attentions)\.\d+)\.(.+)", module)
@@ -140,9 +140,9 @@ class Layout:
 
     def _unet_layer(self, place: str, what: str, rest: str, kind: str) -> Place | None:
         if what == "resnets":
-            return Place(f"{UNET}{place}.{UNET_RESNET[rest]}.{kind}") if rest in UNET_RESNET else None
+            return Place(f"{DENOISER}{place}.{UNET_RESNET[rest]}.{kind}") if rest in UNET_RESNET else None
         known = rest in ("norm", "proj_in", "proj_out") or rest.startswith("transformer_blocks.")
-        return Place(f"{UNET}{place}.{rest}.{kind}") if known else None     # the same names in both
+        return Place(f"{DENOISER}{place}.{rest}.{kind}") if known else None     # the same names in both
 
     def _vae(self, parameter: str) -> Place | None:
         module, _, kind = parameter.rpartition(".")
