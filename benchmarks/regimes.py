@@ -10,7 +10,7 @@ ten, twenty, all    so many things in one recipe, retain measured on the rest
 
 Every row: forget on prompts that no edit saw, retain, H, beside the unedited model; the ceiling is H of perfect forgetting with the
 unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H. Goes on where it was cut short. Parameters of
-all methods: benchmarks/parameters.toml, found by tune_methods.py on other concepts. --quick: two concepts, three methods, two minutes.
+all methods: benchmarks/parameters.toml, found by tune_methods.py on other concepts. --quick: two concepts, three methods, a minute on two cores.
 """
 from __future__ import annotations
 
