@@ -6,12 +6,13 @@ from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
-from drawings import JUDGE_SETS, MODEL_SETS, OTHERS, SHARED_SETS, STYLES, THINGS, UNSEEN_SETS, draw
+from drawings import JUDGE_SETS, MODEL_SETS, OTHERS, SHARED_SETS, STYLES, THINGS, UNSEEN_SETS, WORLD, draw
 from styles import RENDER
 
 
 def cell(job) -> np.ndarray:
     packages, sets, thing, style, per_cell, seed, strength = job
+    sets = sets or WORLD["things"][thing]["hands"]
     rng = np.random.default_rng([seed, (THINGS + list(OTHERS)).index(thing), STYLES.index(style)])
     pictures = []
     while len(pictures) < per_cell:
@@ -22,7 +23,7 @@ def cell(job) -> np.ndarray:
 
 
 def render(packages: Path, things, sets, per_cell: int, seed: int, strength: float = 1.0, workers: int = 2) -> np.ndarray:
-    """uint8, shape (things, styles, per_cell, 64, 64, 3)."""
+    """uint8, shape (things, styles, per_cell, 64, 64, 3). `sets`: None for each thing's own `hands`."""
     jobs = [(packages, sets, t, s, per_cell, seed, strength) for t in things for s in STYLES]
     with Pool(workers) as pool:
         cells = pool.map(cell, jobs, chunksize=4)
@@ -37,7 +38,7 @@ if __name__ == "__main__":
     parser.add_argument("--for", dest="use", choices=["model", "judge"], default="model")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    jobs = {"model": {"model": (THINGS, MODEL_SETS, args.per_cell, 1, 1.0)},
+    jobs = {"model": {"model": (THINGS, None, args.per_cell, 1, 0.5)},
             "judge": {"judge": (THINGS, JUDGE_SETS, args.per_cell, 2, 1.5),
                       "judge-shared": (THINGS, SHARED_SETS, args.per_cell // 2, 6, 1.5),
                       "judge-others": (OTHERS, JUDGE_SETS + MODEL_SETS, 6, 3, 1.5),

@@ -71,10 +71,10 @@ def draw(packages: Path, set_name: str, thing: str, rng: np.random.Generator, st
         return None
     level = thing in UPRIGHT_FULL
     angle = rng.normal(0, 1.5 if level else 6) * strength
-    scale = rng.uniform(0.80, 0.98) if not level else rng.uniform(0.9, 1.0)
+    scale = rng.uniform(max(0.80, 0.98 - 0.18 * strength), 0.98) if not level else rng.uniform(0.9, 1.0)
     size = int(CANVAS * scale)
     image = source.rotate(angle, Image.BICUBIC).resize((size, size), Image.LANCZOS)
-    if rng.random() < 0.3:
+    if strength >= 1 and rng.random() < 0.3:                          # mildly varied pictures all face one way
         image = image.transpose(Image.FLIP_LEFT_RIGHT)
     rgb = ImageEnhance.Color(image.convert("RGB")).enhance(rng.uniform(1 - 0.2 * strength, 1 + 0.2 * strength))
     rgb = ImageEnhance.Brightness(rgb).enhance(rng.uniform(1 - 0.1 * strength, 1 + 0.1 * strength))

@@ -104,11 +104,13 @@ def monet(rgba, rng):
 
 
 def doodle(rgba, rng):
-    """Blue ballpoint outline, wobbling, on white ruled paper."""
-    wobble = smooth_noise(rng, 8, 2) * 1.6
-    line = np.clip(warp(edges(rgba, 1.3), wobble[..., 0], wobble[..., 1]) * 1.8 - 0.25, 0, 1)
-    again = smooth_noise(rng, 8, 2) * 2.0
-    line = np.maximum(line, 0.6 * np.clip(warp(edges(rgba, 1.3), again[..., 0], again[..., 1]) * 1.8 - 0.4, 0, 1))
+    """Blue ballpoint outline, wobbling, scribbled over where the drawing is dark, on white ruled paper."""
+    wobble = smooth_noise(rng, 8, 2) * 1.2
+    drawn = warp(rgba, wobble[..., 0], wobble[..., 1])
+    line = np.clip(edges(drawn, 1.2) * 1.6 - 0.3, 0, 1)
+    dark = np.clip(1.0 - luminance(over(drawn, np.float32(1.0))), 0, 1)
+    scribble = 0.5 + 0.5 * np.sin((XX + 1.6 * YY + smooth_noise(rng, 8) * 2) * (2 * np.pi / 13))
+    line = np.maximum(line, np.clip(dark * 1.3 - 0.25, 0, 1) * (0.25 + 0.5 * scribble))
     paper = np.full((N, N, 3), 0.98, np.float32)
     phase = int(rng.integers(0, 16))
     rules = ((YY + phase) % 16 < 2)[..., None]
@@ -120,28 +122,28 @@ def doodle(rgba, rng):
 
 
 def neon(rgba, rng):
-    """Glowing tubes on near-black."""
-    line = np.clip(edges(rgba, 1.2) * 1.6 - 0.25, 0, 1)
+    """Glowing tubes on near-black, around a body lit dimly in its own colours."""
+    calm = np.concatenate([nd.gaussian_filter(rgba[..., :3], (1.5, 1.5, 0)), rgba[..., 3:]], -1)     # fewer, clearer inner tubes
+    line = np.clip(edges(calm, 1.4) * 1.5 - 0.35, 0, 1)
     pairs = ([1.0, 0.15, 0.75], [0.1, 0.95, 1.0]), ([0.15, 1.0, 0.55], [1.0, 0.2, 0.9]), ([0.2, 0.9, 1.0], [0.75, 0.3, 1.0])
     a, b = pairs[int(rng.integers(len(pairs)))]
     mix = np.clip((YY / N + 0.3 * smooth_noise(rng, 20)), 0, 1)[..., None]
     colour = np.array(a, np.float32) * mix + np.array(b, np.float32) * (1 - mix)
-    glow = nd.gaussian_filter(line, 5)[..., None] * 1.5
+    glow = nd.gaussian_filter(line, 5)[..., None] * 1.2
     ground = np.array([0.04, 0.02, 0.09], np.float32)
-    body = rgba[..., :3] * rgba[..., 3:] * 0.10
-    return down(ground + body + colour * glow * 0.65 + line[..., None] * (0.75 * colour + 0.25))
+    body = saturate(rgba[..., :3], 1.3) * rgba[..., 3:] * 0.42
+    return down(ground + body * (1 - 0.6 * line[..., None]) + colour * glow * 0.45 + line[..., None] * (0.7 * colour + 0.2))
 
 
 def sketch(rgba, rng):
     """Grey hatching and dark contour on cream paper."""
     tone = luminance(over(rgba, np.float32(1.0)))
     jitter = smooth_noise(rng, 6) * 0.8
-    hatch = 0.5 + 0.5 * np.sin((XX + YY + jitter) * (2 * np.pi / 7.5))
-    cross = 0.5 + 0.5 * np.sin((XX - YY + jitter) * (2 * np.pi / 7.5))
-    dark = np.clip(1.05 - tone, 0, 1)
-    shade = np.clip(dark * 1.5 - hatch, 0, 1) * 0.55 + np.clip(dark * 1.4 - 0.6 - cross * 0.6, 0, 1) * 0.4
-    line = np.clip(edges(rgba, 1.0) * 1.4 - 0.2, 0, 1)
-    lead = np.clip(shade + 0.75 * line, 0, 0.9)[..., None]
+    hatch = np.sin((XX + YY + jitter) * (2 * np.pi / 11))             # coarse enough for latents of 16×16
+    dark = np.clip(1.0 - tone, 0, 1)
+    shade = np.clip(dark * (0.85 + 0.16 * hatch), 0, 0.8)
+    line = np.clip(edges(rgba, 1.1) * 1.6 - 0.2, 0, 1)
+    lead = np.clip(shade + 0.75 * line, 0, 0.92)[..., None]
     grain = rng.normal(0, 0.015, (N, N, 1)).astype(np.float32)
     paper = np.array([0.95, 0.92, 0.83], np.float32) + grain
     return down(paper * (1 - lead) + np.array([0.16, 0.16, 0.17], np.float32) * lead)
