@@ -6,7 +6,10 @@ single   one concept at a time, held-out concepts of all four groups
 bare     the same, but the edit sees only "concept" → "target"
 few      the same, with 20 preserve prompts
 near     the same, retain measured on the five nearest concepts in the text encoder
+unnamed  the same, no preserve prompt names or hints at what retain is measured on: what a user did not think of
+few-near     few and near together
 ten, twenty, all    so many things in one recipe, retain measured on the rest
+ten-few      ten things, 20 preserve prompts
 
 Every row: forget on prompts that no edit saw, retain, H, beside the unedited model; the ceiling is H of perfect forgetting with the
 unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H. Goes on where it was cut short. Parameters of
@@ -26,21 +29,23 @@ from forgetcli import methods, recipe as recipes
 from forgetcli.errors import EditError
 from forgetcli.statistics import harmonic, harmonic_interval, wilson
 
-MANY = {"ten": 10, "twenty": 20, "all": len(words.THINGS)}
-REGIMES = ("single", "bare", "few", "near", *MANY)
+FEW = 20                                                              # preserve prompts
+SINGLE: dict[str, dict] = {"single": {}, "bare": {"bare": True}, "few": {"few": FEW}, "near": {}, "unnamed": {"unnamed": True}, "few-near": {"few": FEW}}
+MANY = {"ten": (10, None), "twenty": (20, None), "all": (len(words.THINGS), None), "ten-few": (10, FEW)}
+REGIMES = (*SINGLE, *MANY)
 CONTROL = "none"
 
 
 def of(regime: str, concepts: list[str]) -> dict[str, recipes.Recipe]:
     """The recipes of a regime, by name."""
     if regime in MANY:
-        forgotten = [words.THINGS[i * len(words.THINGS) // MANY[regime]] for i in range(MANY[regime])]
-        return {regime: recipes.parse(words.recipe(forgotten, words.others(forgotten, 30)))}
-    made = {}
+        count, few = MANY[regime]
+        forgotten = [words.THINGS[i * len(words.THINGS) // count] for i in range(count)]
+        return {regime: recipes.parse(words.recipe(forgotten, words.others(forgotten, 30), few=few))}
+    near, made = regime.endswith("near"), {}
     for label in concepts:
-        kept = words.nearest(label) if regime == "near" else words.others([label], 12)
-        made[label] = recipes.parse(words.recipe([label], kept, asked=2 if regime == "near" else None, bare=regime == "bare",
-                                                 few=20 if regime == "few" else None))
+        kept = words.nearest(label) if near else words.others([label], 12)
+        made[label] = recipes.parse(words.recipe([label], kept, asked=2 if near else None, **SINGLE[regime]))
     return made
 
 

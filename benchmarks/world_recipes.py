@@ -74,7 +74,8 @@ def preserve(forgotten: list[str], count: int | None = None) -> list[str]:
     return prompts if count is None else [prompts[i * len(prompts) // count] for i in range(count)]
 
 
-def recipe(forgotten: list[str], kept: list[str], *, asked: int | None = None, bare: bool = False, few: int | None = None, tables: str = "") -> str:
+def recipe(forgotten: list[str], kept: list[str], *, asked: int | None = None, bare: bool = False, few: int | None = None,
+           unnamed: bool = False, tables: str = "") -> str:
     """TOML of a recipe.
 
     Args:
@@ -82,6 +83,7 @@ def recipe(forgotten: list[str], kept: list[str], *, asked: int | None = None, b
         asked: direct and indirect prompts for each of `kept`; by default one prompt each, direct and indirect in turn.
         bare: the edit sees nothing but the concept's first name and the target's.
         few: this many preserve prompts instead of all.
+        unnamed: no preserve prompt names or hints at one of `kept`.
         tables: further TOML, the methods' parameters.
     """
     def listed(prompts: list[str]) -> str:
@@ -94,7 +96,7 @@ def recipe(forgotten: list[str], kept: list[str], *, asked: int | None = None, b
                   f'label = "{label}"', f'group = "{group(label)}"', f"direct = {listed(direct(label))}", f"indirect = {listed(indirect(label))}", ""]
     if bare:
         lines += ["[prompts]", 'templates = ["{}"]', ""]
-    lines += ["[preserve]", f"prompts = {listed(preserve(forgotten, few))}", ""]
+    lines += ["[preserve]", f"prompts = {listed(preserve([*forgotten, *kept] if unnamed else forgotten, few))}", ""]
     for i, label in enumerate(kept):
         plain, hinted = (asked, asked) if asked is not None else ((0, 1) if i % 2 else (1, 0))
         lines += ["[[retain]]", f"concept = {json.dumps(name(label))}", f'label = "{label}"', f'group = "{group(label)}"',
