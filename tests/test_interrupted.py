@@ -59,6 +59,8 @@ APPLY_STAGES = {                                                      # where th
     "copying": (Strike("forgetcli.copying:copy_file", nth=4, after=True), ["writing"]),
     "within a copy": (Strike("shutil:copyfileobj", nth=2), ["writing"]),
     "patching": (Strike("forgetcli.patching:sync_file"), ["writing"]),
+    "ledger": (Strike("forgetcli.ledger:extended", after=True), ["writing"]),
+    "card": (Strike("forgetcli.card:write", after=True), ["writing"]),
     "manifest": (Strike("forgetcli.provenance:_json", nth=2), ["writing"]),
     "syncing": (Strike("forgetcli.store:sync_folder", nth=4), ["writing"]),
     "renaming": (Strike("forgetcli.store:_put_in_place"), ["writing"]),
