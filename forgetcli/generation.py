@@ -90,11 +90,11 @@ def generate(prompts: Sequence[str], *, model: str | Path = "demo", count: int =
         raise ForgetError("generate.no-prompt", "there is no prompt to draw", "give one, or a file of them with --prompts")
     wanted = [Shot(prompt, seed + k, steps, guidance) for prompt in prompts for k in range(count)]
     base = checkpoint.resolve(model, config=config)
+    original = provenance.load(base.folder).resolve_base() if compare_base else None      # before the work: there may be none
     with watch.stage("generate"):
         paths, reused = draw(base, wanted, output, device=device, batch=batch, observer=observer)
         originals: list[Path] = []
-        if compare_base:
-            original = provenance.load(base.folder).resolve_base()
+        if original is not None:
             originals, again = draw(original, wanted, output / "base", device=device, batch=batch, observer=observer)
             reused += again
     images = tuple(Picture(path, shot.prompt, shot.seed, originals[i] if originals else None)
@@ -118,11 +118,11 @@ def draw(base: Base, wanted: Sequence[Shot], folder: Path, *, device: str | None
     origins = [{"prompt": s.prompt, "seed": s.seed, "model": base.drawn_by, **s.settings} for s in wanted]
     paths = [folder / f"{i:04d}-s{o['seed']}-{fingerprint(o)}.png" for i, o in enumerate(origins)]
     there = [made_by(path, origin) for path, origin in zip(paths, origins)]
-    with store.output_faults(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     todo = [block for block in alike(wanted, batch, processes) if not all(there[i] for i in block)]
     if todo:
-        sampler = Sampler(base, device)
+        sampler = Sampler(base, device)                               # first: a model that cannot be loaded leaves no folder
+        with store.output_faults(folder):
+            folder.mkdir(parents=True, exist_ok=True)
         observer.stage(f"pictures ({base.id})", sum(map(len, todo)))
     for block in todo:
         for i, picture in zip(block, sampler.together([wanted[i] for i in block])):

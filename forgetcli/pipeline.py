@@ -141,11 +141,12 @@ def plan(recipe: Recipe | str | Path, *, model: str | None = None, config: Path 
     """Check recipe and model and say what would be done, and what it would need; loads no weights and writes nothing.
 
     Raises:
-        ForgetError: recipe or model cannot be used, or the model has no such site.
+        ForgetError: recipe or model cannot be used, a prompt is too long for it, or it has no such site.
     """
     from forgetcli import checkpoint, estimates, inspection, vocabulary
     from forgetcli.cache import MomentCache
     from forgetcli.moments import are_cached
+    from forgetcli.prompts import tokenise
 
     watch = Stopwatch()
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
@@ -156,6 +157,7 @@ def plan(recipe: Recipe | str | Path, *, model: str | None = None, config: Path 
     with watch.stage("hash"):
         digest = base.digest
     loaded, found = models.load(base, device=device, dtype=dtype), inspection.inspect(base)
+    tokenise(loaded.tokenizer, [prompt for pair in recipe.edit_pairs() for prompt in pair], strict=True)
     edit = getattr(parameters, "edit", None)
     blocks, balance = getattr(edit, "sites", None), getattr(edit, "balance_empty", None)
     sites = found.text_sites(blocks, getattr(edit, "encoders", ("clip",))) if blocks and balance is not None else []

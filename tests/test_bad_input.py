@@ -47,8 +47,12 @@ def assert_refused(run, code: str, says: str) -> None:
     (((RECIPE[:RECIPE.index("[prompts]")], ""), ("[prompts]", "concepts = []\n[prompts]")), "recipe.empty", "nothing to forget"),
     ((('"a house"', '"van gogh"'),), "recipe.conflict", "'van gogh'"),
     ((('"van gogh"', f'"{LONG}"'),), "edit.prompt-too-long", "tokens"),
+    ((('"a house"', '"Van  Gogh"'),), "recipe.conflict", "'Van Gogh' is preserved here, and edited"),
+    ((('"monet"', f'"{LONG}"'),), "edit.prompt-too-long", "tokens"),
     ((("sites = [1, 2]", "sites = [1, 9]"),), "edit.no-such-site", "block 9"),
-], ids=["unknown key", "unknown method", "wrong type", "no concept", "edited and preserved", "too long", "no such block"])
+    ((("lam = 0.01", "lam = 1e12"),), "edit.no-effect", "moved 0% of the way"),
+], ids=["unknown key", "unknown method", "wrong type", "no concept", "edited and preserved", "too long", "the same but for case and blanks",
+        "target too long", "no such block", "no effect"])
 def test_apply_refuses_a_bad_recipe(forget: Forks, place: Path, tmp_path: Path, changes: tuple, code: str, says: str):
     text = RECIPE
     for old, new in changes:
@@ -86,9 +90,44 @@ def test_apply_refuses_what_it_cannot_use(forget: Forks, place: Path, tmp_path: 
     assert tree(tmp_path) == old and hidden(tmp_path) == []
 
 
+def test_a_dry_run_refuses_a_prompt_that_is_too_long(forget: Forks, place: Path, tmp_path: Path):
+    (tmp_path / "bad.toml").write_text(RECIPE.replace('"van gogh"', f'"{LONG}"'))
+    assert_refused(forget(tmp_path, "apply", "bad.toml", "--model", place / "sd", "--dry-run"), "edit.prompt-too-long", "tokens")
+    assert forget(tmp_path, *apply(place, "--dry-run")).code == 0     # the control
+
+
 def test_a_good_recipe_is_not_refused(forget: Forks, place: Path, tmp_path: Path):
     """The control: the recipe and the model that the others change."""
     assert forget(tmp_path, *apply(place)).code == 0 and (tmp_path / "edited").is_dir()
+
+
+# generate
+
+
+@pytest.mark.parametrize(("arguments", "code", "says"), [
+    (("--model", "nowhere"), "model.not-found", "'nowhere'"),
+    (("--model", "photos"), "model.not-a-model", "model_index.json"),
+    (("--model", "blind"), "model.not-a-model", "names vae/, which is missing"),
+    (("--model", "sd", "--compare-base"), "model.not-edited", "sd"),  # said before anything is drawn
+    (("--model", "sd", "--device", "tpu"), "model.no-device", "'tpu'"),
+    (("--model", "sd", "-p", "none.txt"), "prompts.not-found", "none.txt"),
+    (("--model", "sd", "-o", "photos/holiday.jpg"), "output.failed", "photos/holiday.jpg"),
+    (("--model", "sd", "-o", "/proc/images"), "output.failed", "/proc/images"),
+], ids=lambda value: " ".join(value) if isinstance(value, tuple) else None)
+def test_generate_refuses_what_it_cannot_use(forget: Forks, place: Path, tmp_path: Path, arguments: tuple, code: str, says: str):
+    (tmp_path / "sd").symlink_to(place / "sd")
+    shutil.copytree(place / "sd", tmp_path / "blind", ignore=shutil.ignore_patterns("vae"))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/holiday.jpg").write_bytes(b"precious")
+    old = tree(tmp_path)
+    assert_refused(forget(tmp_path, "generate", "a cat", "--steps", "1", *arguments), code, says)
+    assert tree(tmp_path) == old and not (tmp_path / "images").exists()
+
+
+def test_generate_does_draw(forget: Forks, place: Path, tmp_path: Path):
+    """The control."""
+    assert forget(tmp_path, "generate", "a cat", "--steps", "1", "--model", place / "sd").code == 0
+    assert len(pictures(tmp_path / "images")) == 1
 
 
 # eval

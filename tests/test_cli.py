@@ -113,6 +113,15 @@ def test_commands_that_do_not_compute_do_not_load_torch(arguments: list[str], go
     assert heavy_modules(arguments, good.parent) == (0, [])
 
 
+@pytest.mark.parametrize("command", [["recipe", "validate"], ["apply"]], ids=" ".join)
+def test_a_bad_recipe_is_refused_without_torch(command: list[str], good: Path):
+    """Unknown keys, methods and values of a method's own parameters too, with what was probably meant."""
+    bad = EXAMPLE.replace("steps", "step").replace("seed = 7", 'seed = "7"\nmethod = "nulspace"')
+    assert bad.count("step =") == 1 and "nulspace" in bad
+    (good.parent / "bad.toml").write_text(bad)
+    assert heavy_modules([*command, "bad.toml"], good.parent) == (2, [])
+
+
 def test_the_check_for_torch_can_fail(tmp_path: Path):
     code, loaded = heavy_modules(["env", "-q"], tmp_path)
     assert code == 0 and "torch" in loaded

@@ -223,3 +223,26 @@ def test_writing_in_place_would_be_caught(forget: Forks, place: Path, tmp_path: 
     assert run.struck and run.code == 2
     with pytest.raises(AssertionError):
         assert_kept(tmp_path / "eval", place / "eval", 2)
+
+
+# generate
+
+
+def test_generate_on_a_disk_that_grows(forget: Forks, place: Path, tmp_path: Path):
+    """Each picture is a page; those that fitted stay, and the run that has room for all goes on from them."""
+    (tmp_path / "edited").symlink_to(place / "edited")
+    output, command = tmp_path / "images", ("generate", "a cat", "a house", "--model", "edited", "--compare-base", "--steps", "2", "-o", "images")
+    output.mkdir()
+    seen, kept = forget.mount(output, size=PAGE), {}
+    (seen / "mine").write_bytes(b"x" * PAGE)
+    for pages in (1, 2, 4, 5):                                        # the first, the second, the second unedited one, the grid
+        forget.mount(output, size=pages * PAGE)
+        stopped = refused(forget(tmp_path, *command))
+        assert Path(stopped).is_relative_to("images") and hidden(seen) == []
+        assert kept.items() <= pictures(seen).items()
+        kept = pictures(seen)
+    assert len(kept) == 4 and stopped == "images/grid.png"
+    forget.mount(output, size="1m")
+    done = forget(tmp_path, *command, "--json")
+    assert done.code == 0 and done.json["reused"] == 4 and "grid.png" in pictures(seen)
+    assert kept.items() <= pictures(seen).items()

@@ -59,6 +59,8 @@ APPLY_STAGES = {                                                      # where th
     "copying": (Strike("forgetcli.copying:copy_file", nth=4, after=True), ["writing"]),
     "within a copy": (Strike("shutil:copyfileobj", nth=2), ["writing"]),
     "patching": (Strike("forgetcli.patching:sync_file"), ["writing"]),
+    "ledger": (Strike("forgetcli.ledger:extended", after=True), ["writing"]),
+    "card": (Strike("forgetcli.card:write", after=True), ["writing"]),
     "manifest": (Strike("forgetcli.provenance:_json", nth=2), ["writing"]),
     "syncing": (Strike("forgetcli.store:sync_folder", nth=4), ["writing"]),
     "renaming": (Strike("forgetcli.store:_put_in_place"), ["writing"]),
@@ -230,6 +232,80 @@ def test_writing_in_place_would_be_caught(forget: Forks, place: Path, tmp_path: 
     assert_interrupted(run)
     with pytest.raises(AssertionError):
         assert_kept(tmp_path / "eval", whole, 2)
+
+
+# generate
+
+GENERATE = ("generate", "a cat", "a dog by monet", "starry night", "--model", "edited", "--compare-base", "--steps", "2", "--batch", "2",
+            "-o", "images")
+GENERATE_STAGES = {                                                   # where the signal comes; pictures that are there by then
+    "loading": (Strike("forgetcli.generation:Sampler.__init__", after=True), 0),
+    "drawing": (Strike("forgetcli.generation:Sampler.__call__", nth=2), 2),
+    "writing one": (Strike("os:replace", nth=2), 1),
+    "the unedited model's": (Strike("forgetcli.generation:png_bytes", nth=5), 4),
+    "the grid": (Strike("forgetcli.generation:write_grid"), 6),
+    "writing the grid": (Strike("os:replace", nth=7), 6),
+}
+
+
+@pytest.fixture(scope="module")
+def drawn(forget: Forks, place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `GENERATE` draws when nothing disturbs it."""
+    folder = tmp_path_factory.mktemp("drawn")
+    start(place, folder)
+    assert forget(folder, *GENERATE).code == 0
+    assert len(pictures(folder / "images")) == 7
+    return folder / "images"
+
+
+@pytest.mark.parametrize("stage", GENERATE_STAGES)
+def test_generate_keeps_its_pictures_and_goes_on(forget: Forks, place: Path, drawn: Path, tmp_path: Path, stage: str):
+    strike, made = GENERATE_STAGES[stage]
+    start(place, tmp_path)
+    run = forget(tmp_path, *GENERATE, strike=strike)
+    assert run.struck == f"{strike.where}\n"
+    assert_interrupted(run)
+    assert len(pictures(tmp_path / "images")) == made
+    assert_kept(tmp_path / "images", drawn, made)
+    assert forget(tmp_path, *GENERATE).code == 0
+    assert pictures(tmp_path / "images") == pictures(drawn)
+
+
+def test_drawing_in_place_would_be_caught(forget: Forks, place: Path, drawn: Path, tmp_path: Path):
+    """The control: pictures that are not written aside are found torn by the same check."""
+    start(place, tmp_path)
+    run = forget(tmp_path, *GENERATE, strike=Unsafe(*GENERATE_STAGES["writing one"][0].fields))
+    assert run.struck
+    with pytest.raises(AssertionError):
+        assert_kept(tmp_path / "images", drawn, 1)
+
+
+# demo
+
+DEMO = ("demo", "--recipe", "tiny.toml", "-o", "demo")
+DEMO_STAGES = {                                                       # where the signal comes; whether the edited model is there by then
+    "edit": (Strike("forgetcli.refine:descend_once", nth=3), False),
+    "pictures": (Strike("forgetcli.generation:png_bytes", nth=3), True),
+    "report": (Strike("forgetcli.report.page:write_page"), True),
+    "sheet": (Strike("forgetcli.report.sheet:write_sheet"), True),
+}
+
+
+@pytest.mark.parametrize("stage", DEMO_STAGES)
+def test_demo_is_told_again_from_the_start_of_what_is_missing(forget: Forks, place: Path, tmp_path: Path, stage: str):
+    strike, edited = DEMO_STAGES[stage]
+    (tmp_path / "tiny.toml").write_text(f'model = "{place / "sd"}"\n' + (place / "art.toml").read_text())
+    run = forget(tmp_path, *DEMO, strike=strike)
+    assert run.struck
+    assert_interrupted(run)
+    assert hidden(tmp_path) == [] and (tmp_path / "demo/edited").is_dir() == edited
+    assert not (tmp_path / "demo/before_after.png").exists()
+    if edited:
+        assert forget(tmp_path, "verify", "demo/edited").code == 0
+    if stage == "sheet":                                              # the second run goes through all of it: once is enough
+        done = forget(tmp_path, *DEMO, "-q")
+        assert (done.code, done.stdout) == (0, "demo/report.html\n"), done.stderr
+        assert (tmp_path / "demo/before_after.png").read_bytes().startswith(b"\x89PNG")
 
 
 # not forked: a command of its own, and the signal from outside

@@ -415,6 +415,12 @@ def test_bundled_recipes_are_valid_and_raise_no_doubts(name: str):
     assert all(concept.direct and concept.indirect for concept in loaded.concepts)
 
 
+@pytest.mark.parametrize("path", sorted(bundled.bundled().values()), ids=lambda path: path.stem)
+def test_editors_find_the_schema_from_a_bundled_recipe(path: Path):
+    directive, _, named = path.read_text(encoding="utf-8").partition("\n")[0].partition(" ")
+    assert directive == "#:schema" and (path.parent / named).samefile(bundled.folder() / bundled.SCHEMA)
+
+
 PAIRS = {
     "sd14/objects": {"Labrador Retriever": "cat", "Barberton daisy": "hibiscus", "blue jay": "parrot", "golf ball": "tennis ball",
                      "apple": "orange"},

@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,18 +14,49 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """The package as a wheel puts it, alone in a folder."""
+    """The package as pip installs its wheel, alone in a folder, with `bin/forget`; what it depends on is here already."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)], check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(folder / "site")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", "--target",
+                    str(folder / "site"), str(wheel)], check=True, capture_output=True)
     return folder / "site"
 
 
-def run(site: Path, tmp_path: Path, *args: str) -> subprocess.CompletedProcess:
+def run(site: Path, tmp_path: Path, *args: str, command: tuple = ("-m", "forgetcli")) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(site), "FORGET_CACHE_DIR": str(tmp_path / "cache")}
-    return subprocess.run([sys.executable, "-m", "forgetcli", *args], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    return subprocess.run([sys.executable, *command, *args], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+
+def test_the_command_is_the_module(installed, tmp_path):
+    """`forget` and `python -m forgetcli` are one, and both are the installed package, not the checkout."""
+    script = str(installed / "bin/forget")
+    for command in ((script,), ("-m", "forgetcli")):
+        listed = run(installed, tmp_path, "models", "--json", command=command)
+        assert listed.returncode == 0, listed.stderr
+        assert [model["path"] for model in json.loads(listed.stdout)["models"]] == [str(installed / "forgetcli/demo/model")]
+        refused = run(installed, tmp_path, "aply", command=command)
+        assert refused.returncode == 2 and refused.stderr.startswith("error[usage]: ")
+
+
+def test_the_wheel_writes_its_model_out(installed, tmp_path):
+    """`none` takes the whole way of an edit but for the edit, which would take its time."""
+    written = run(installed, tmp_path, "apply", "objects", "--method", "none", "-q")
+    assert (written.returncode, written.stdout) == (0, "edited\n"), written.stderr
+    kept = installed / "forgetcli/demo/model/unet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "edited/unet" / kept.name).read_bytes() == kept.read_bytes()
+    assert (tmp_path / "edited/recipe.toml").read_bytes().startswith((installed / "forgetcli/recipes/objects.toml").read_bytes())
+
+
+@pytest.mark.parametrize("part", ["model", "judge"])
+def test_the_weights_are_in_half_precision(installed, part):
+    from safetensors import safe_open
+
+    kinds = set()
+    for file in (installed / "forgetcli/demo" / part).rglob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            kinds |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}
+    assert {kind for kind in kinds if kind.startswith(("F", "BF"))} == {"F16"}
 
 
 def test_the_wheel_finds_its_own_recipes(installed, tmp_path):

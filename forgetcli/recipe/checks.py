@@ -133,4 +133,5 @@ def _edits(document: Document) -> Iterator[_Edit]:
 
 
 def _folded(prompt: str) -> str:
-    return prompt.strip().casefold()
+    """What a tokenizer makes no difference of: case, and how much white space there is."""
+    return " ".join(prompt.split()).casefold()
