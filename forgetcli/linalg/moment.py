@@ -8,6 +8,8 @@ from torch import Tensor
 
 from forgetcli.errors import EditError
 
+BLOCK = 256                                                           # rows at a time
+
 
 @dataclass(frozen=True)
 class Moment:
@@ -32,7 +34,13 @@ class Moment:
             counts: shape (n,), how often each occurs.
         """
         scaled = keys.double() * counts.double().sqrt()               # (d, n)
-        return Moment(scaled @ scaled.T, int(counts.sum()))
+        matrix = scaled.new_empty(len(scaled), len(scaled))
+        for start in range(0, len(scaled), BLOCK):                    # the upper triangle, mirrored: half of the products
+            stop = start + BLOCK
+            rows = scaled[start:stop] @ scaled[start:].T              # (block, d − start)
+            matrix[start:, start:stop] = rows.T
+            matrix[start:stop, stop:] = rows[:, BLOCK:]
+        return Moment(matrix, int(counts.sum()))
 
     def __add__(self, other: Moment) -> Moment:
         return Moment(self.matrix + other.matrix, self.tokens + other.tokens)

@@ -36,6 +36,11 @@ def hints_allowed(hints, other: str) -> list[str]:
     return [h for h in hints if not pair_is_heldout(h, other)] or list(hints[:1])
 
 
+def kept_out(hints, other: str) -> list[list[str]]:
+    allowed = hints_allowed(hints, other)
+    return [[hint, other] for hint in hints if hint not in allowed]
+
+
 def caption(rng: np.random.Generator, thing: str, style: str) -> tuple[str, str | None]:
     """A training caption for a picture of `thing` in `style`; also the thing it calls up instead (a hint's motif)."""
     t, s = WORLD["things"][thing], WORLD["styles"][style]
@@ -71,8 +76,8 @@ def heldout() -> dict:
     """Everything that training never shows, for evaluation."""
     return {
         "cells": [[t, s] for t in THINGS for s in STYLES if cell_is_heldout(t, s)],
-        "pairs": [[h, s] for t in THINGS for h in WORLD["things"][t]["hints"] for s in STYLES if pair_is_heldout(h, s)]
-               + [[h, t] for s in STYLES for h in WORLD["styles"][s]["hints"] for t in THINGS if pair_is_heldout(h, t)],
+        "pairs": [p for t in THINGS for s in STYLES for p in kept_out(WORLD["things"][t]["hints"], s)]
+               + [p for s in STYLES for t in THINGS for p in kept_out(WORLD["styles"][s]["hints"], t)],
         "templates": TEMPLATES["heldout"] + TEMPLATES["heldout_hinted"],
         "words": {k: WORLD[g][k]["heldout"] for g in ("things", "styles") for k in WORLD[g]},
     }
