@@ -3,7 +3,8 @@
     python benchmarks/sequence.py --output WORK [--quick] [--few 20]
 
 No recipe's preserve prompts name any of the ten, so nothing but K_p holds what an earlier edit put in place. Each concept is asked for right
-after its own edit and again at the end; retain is over 30 other concepts. Goes on where it was cut short; about an hour on two cores.
+after its own edit and again at the end; retain is over 30 other concepts. Every parameter is the method's default but the one in question,
+``hold_earlier``. Goes on where it was cut short. ``--quick`` (two concepts, 136 pictures, 5 edits) took 138 s of one core; ten are 720 pictures, 21 edits.
 """
 from __future__ import annotations
 
