@@ -214,8 +214,8 @@ def keys(tmp_path_factory) -> Path:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     folder = tmp_path_factory.mktemp("keys")
-    for name, password in (("mine", None), ("other", None), ("locked", b"secret")):
-        key = ec.generate_private_key(ec.SECP256R1())
+    for name, curve, password in (("mine", ec.SECP256R1(), None), ("other", ec.SECP521R1(), None), ("locked", ec.SECP384R1(), b"secret")):
+        key = ec.generate_private_key(curve)
         how = s.BestAvailableEncryption(password) if password else s.NoEncryption()
         (folder / f"{name}.pem").write_bytes(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, how))
         (folder / f"{name}.pub").write_bytes(key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo))
@@ -244,12 +244,12 @@ def test_a_signature_says_who_and_finds_what_every_digest_hides(edited, place, k
 def test_a_signature_is_of_hidden_files_too_but_not_of_the_hubs(edited, keys, name):
     from forgetcli import signature
 
-    signature.sign(edited, keys / "mine.pem")
+    signature.sign(edited, keys / "other.pem")
     (edited / ".gitattributes").write_text("*.safetensors filter=lfs")
-    verdict = proof.verify(edited, key=keys / "mine.pub")
+    verdict = proof.verify(edited, key=keys / "other.pub")
     assert verdict.ok and any(".gitattributes" in line for line in verdict.not_proved)
     (edited / name).write_text("x")
-    assert any("is of other files" in line and name in line for line in problems(edited, key=keys / "mine.pub"))
+    assert any("is of other files" in line and name in line for line in problems(edited, key=keys / "other.pub"))
 
 
 def test_a_signature_elsewhere_a_locked_key_and_what_is_no_signature(edited, keys, tmp_path):
