@@ -9,7 +9,6 @@ from typing import Any
 
 from forgetcli import card, ledger, provenance, recipe as recipes, store
 from forgetcli.checkpoint import Base
-from forgetcli.patching import Stored
 from forgetcli.edits import SiteReport
 from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.ledger import Ledger
