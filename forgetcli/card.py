@@ -8,14 +8,18 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetcli import hub, manifest, provenance, recipe as recipes, store
-from forgetcli.errors import OutputError
+from forgetcli import hub, ledger, manifest, provenance, recipe as recipes, store
+from forgetcli.errors import ForgetError, OutputError
+from forgetcli.recipe import Concept
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint import Base
+    from forgetcli.ledger import Ledger
+    from forgetcli.ledger_files import Entry
     from forgetcli.recipe import Recipe
 
 CARRIED = ("license", "license_name", "license_link", "base_model")   # of the base's card
@@ -26,15 +30,47 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:@^=])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
-def write(staging: Path, *, base: Base, recipe: Recipe, tensors: int, sites: Sequence[Mapping], check: Mapping[str, float],
-          earlier: Sequence[Recipe] = ()) -> None:
+@dataclass(frozen=True)
+class History:
+    """What a model is and what it has forgotten, by all its edits.
+
+    Attributes:
+        base, revision: the model that the first edit was made to.
+        tensors: how many of its tensors are replaced.
+        concepts: of all edits, in their order. edits: how many there are.
+    """
+
+    base: str
+    revision: str | None
+    tensors: int = 0
+    concepts: Sequence[Concept] = ()
+    edits: int = 1
+
+    @classmethod
+    def of(cls, edits: Ledger) -> History:
+        origin = edits.book.base
+        concepts = [concept for entry in edits.edits for concept in _concepts(entry)]
+        return cls(origin.id, origin.revision, len(edits.book.places), concepts, len(edits.edits))
+
+
+def _concepts(entry: Entry) -> Sequence[Concept]:
+    """What an edit forgets; without other words for it where its recipe cannot be read here (a method that is not installed)."""
+    try:
+        return recipes.parse(entry.recipe).concepts
+    except ForgetError:
+        return [Concept(concept=concept, target=target) for concept, target in entry.concepts]
+
+
+def write(staging: Path, *, base: Base, recipe: Recipe, edits: Ledger | None, sites: Sequence[Mapping], check: Mapping[str, float]) -> None:
     """The card of an edit that is about to be published; before `provenance.write`, which lists it.
 
     Args:
-        earlier: the recipes of other edits of this base that the model holds as well.
+        base: whose card names licence and base model.
+        recipe: the last edit's.
+        edits: all that the model holds; None if nothing in it is edited.
     """
-    text = render(recipe, base=base.id, revision=base.revision, carried=carried(base.folder / manifest.CARD, base.id),
-                  tensors=tensors, sites=sites, check=check, earlier=earlier)
+    history = History.of(edits) if edits else History(base.id, base.revision)
+    text = render(recipe, history, carried=carried(base.folder / manifest.CARD, history.base), sites=sites, check=check)
     (staging / manifest.CARD).write_text(text, encoding="utf-8")
 
 
@@ -47,16 +83,17 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
     Args:
         results: ``results.json`` of ``forget eval``; without it the card has no scores.
     Raises:
-        ModelError: the folder was not made by forget.
+        ModelError: the folder was not made by forget, or its ledger is damaged.
         OutputError: output.failed and its kin; card.results: the evaluation is not one of this model.
     """
     folder = Path(folder)
     made = manifest.load(folder)
     recipe = recipes.load(made.recipe_path)
-    report = _report(folder)
-    text = render(recipe, base=made.base_id, revision=made.base_revision, carried=carried(folder / manifest.CARD, made.base_id),
-                  tensors=len(made.edited), sites=report.get("sites", ()), check=report.get("check") or {},
-                  scores=scores(folder, results) if results else None)
+    report, edits = _report(folder), ledger.load(folder)
+    # Without a ledger: nothing is edited, or it was before there were ledgers.
+    history = History.of(edits) if edits else History(made.base_id, made.base_revision, len(made.edited), recipe.concepts if made.edited else ())
+    text = render(recipe, history, carried=carried(folder / manifest.CARD, history.base), sites=report.get("sites", ()),
+                  check=report.get("check") or {}, scores=scores(folder, results) if results else None)
     with store.publishing(folder, force=True) as staging:
         for path in store.walk_files(folder):
             if path not in (manifest.CARD, manifest.MANIFEST, manifest.SIGNATURE):
@@ -119,24 +156,24 @@ def scores(folder: Path, results: Path) -> dict[str, Any]:
     return {"judge": judge, "n_images": images, "rows": rows}
 
 
-def render(recipe: Recipe, *, base: str, revision: str | None, carried: Mapping[str, Any], tensors: int, sites: Sequence[Mapping],
-           check: Mapping[str, float], scores: Mapping[str, Any] | None = None, earlier: Sequence[Recipe] = ()) -> str:
-    """The card's text. `carried`: see the function of that name; `scores`: see `scores`; `earlier`: see `write`."""
+def render(recipe: Recipe, history: History, *, carried: Mapping[str, Any], sites: Sequence[Mapping], check: Mapping[str, float],
+           scores: Mapping[str, Any] | None = None) -> str:
+    """The card's text. `carried`: see the function of that name; `scores`: see `scores`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True,
                               lstrip_blocks=True, keep_trailing_newline=True)  # no HTML: `md` and `yaml` escape
     environment.filters |= {"md": markdown, "yaml": yaml, "share": _share, "percent": lambda x: f"{100 * x:.3g} %",
                             "figure": lambda x: "–" if x is None else f"{x:.3g}"}
-    concepts = [concept for each in (*earlier, recipe) for concept in each.concepts]
-    targets = ", ".join(concept.concept for concept in concepts)
+    base = history.base
+    forgotten = ", ".join(concept.concept for concept in history.concepts)
     name = _hub_id(base) or carried.get("base_model")
     front = {**({"base_model": name, "base_model_relation": "finetune"} if name else {}), "pipeline_tag": "text-to-image",
              "library_name": "diffusers", "tags": list(TAGS), **{key: carried[key] for key in CARRIED if key != "base_model" and key in carried}}
     return environment.get_template("card.md.j2").render(
-        front=front, title=f"{_name(base)} without {targets}", base=_name(base), revision=revision, concepts=concepts, earlier=len(earlier),
+        front=front, title=f"{_name(base)} without {forgotten}" if forgotten else f"{_name(base)}, unedited", base=_name(base), history=history,
         method=recipe.method, recipe_sha256=recipe.sha256, seed=recipe.seed, pairs=len(recipe.edit_pairs()),
-        preserve=len(recipe.preserve_prompts()), tensors=tensors, sites=sites, check=check, scores=scores, measures=MEASURES,
+        preserve=len(recipe.preserve_prompts()), sites=sites, check=check, scores=scores, measures=MEASURES,
         shown=SHOWN, carried={"license": None, **carried}, attribution=_attribution() if base == "demo" else "")
 
 

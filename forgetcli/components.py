@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from forgetcli.checkpoint import Base
+    from forgetcli.tensorfile import TensorSite
 
 LIBRARIES = ("diffusers", "transformers")                             # whose classes a model_index.json may name
 Part = TypeVar("Part")
@@ -48,7 +49,7 @@ def network(base: Base, name: str, cls, dtype: torch.dtype):
     file = base.single
     if file is None or name not in file.keys.components:
         _check_there(base, name, file)
-        refuse_quantised(name, _stored_sites(base.settings, name))
+        refuse_quantised(name, tensors_of(base.settings, name).values() if (base.settings / name).is_dir() else ())
         module = part(base, name, lambda folder: cls.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True))
     else:
         refuse_quantised(name, file.tensors_of(name).values())
@@ -60,6 +61,24 @@ def network(base: Base, name: str, cls, dtype: torch.dtype):
     return module.eval().requires_grad_(False)
 
 
+def tensors_of(folder: Path, component: str) -> dict[str, TensorSite]:
+    """Every tensor of a diffusers folder's component, by key, in the form that loaders read by default."""
+    files = weight_sets(folder, component)[0].files
+    names = [files] if isinstance(files, str) else sorted(set(files.values()))
+    return {key: site for name in names for key, site in read_header(folder, f"{component}/{name}").items()}
+
+
+def shapes(base: Base, name: str) -> dict[str, tuple[int, ...]]:
+    """Of every parameter of a network, by the name that it has in memory; no weights are read.
+
+    A single file has names of its own: there they are those of an empty network, built as the settings say.
+    """
+    if base.single is None or name not in base.single.keys.components:
+        return {key: site.shape for key, site in tensors_of(base.settings, name).items()}
+    network = _empty(_class(*json.loads((base.settings / INDEX).read_text(encoding="utf-8"))[name]), base.settings / name)
+    return {key: tuple(parameter.shape) for key, parameter in network.named_parameters()}
+
+
 def networks(base: Base, dtype: torch.dtype) -> dict:
     """All networks of a single file's pipeline, by name; none for a folder, which diffusers loads by itself."""
     if base.single is None:
@@ -67,21 +86,17 @@ def networks(base: Base, dtype: torch.dtype) -> dict:
     entries = json.loads((base.settings / INDEX).read_text(encoding="utf-8"))
     wanted = {name: entry for name, entry in entries.items()
               if isinstance(entry, list) and entry[0] in LIBRARIES and (base.settings / name / "config.json").is_file()}
-    return {name: network(base, name, getattr(importlib.import_module(library), class_name), dtype)
-            for name, (library, class_name) in wanted.items()}
+    return {name: network(base, name, _class(*entry), dtype) for name, entry in wanted.items()}
+
+
+def _class(library: str, name: str):
+    return getattr(importlib.import_module(library), name)
 
 
 def _check_there(base: Base, name: str, file: SingleFile | None) -> None:
     if file is not None and not has_weights(base.settings, name):
         raise ModelError("model.missing-component", f"{file.path} has no {name} inside, and {base.settings} has no weights of one",
                          f"name a diffusers folder that has {name}/ with its weights with --config")
-
-
-def _stored_sites(folder: Path, name: str):
-    if (folder / name).is_dir():
-        files = weight_sets(folder, name)[0].files
-        for file in [files] if isinstance(files, str) else sorted(set(files.values())):
-            yield from read_header(folder, f"{name}/{file}").values()
 
 
 def _empty(cls, folder: Path):

@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetcli import memory
-from forgetcli.inspection import Inspection, tensors_of
+from forgetcli import components, memory, patching
+from forgetcli.inspection import Inspection
 
 if TYPE_CHECKING:
     import torch
 
-    from forgetcli.tensorfile import TensorSite
+    from forgetcli.checkpoint import Base
 
 TOKENS = 77                                                           # positions of a CLIP text encoder, if its config does not say
 # Values saved for the gradient for each that a layer puts out: measured on the embedded model's UNet, by saved_tensors_hooks.
@@ -66,11 +66,12 @@ class Layer:
     values: int
 
 
-def estimate(found: Inspection, work: Work | None, *, device: torch.device, dtype: torch.dtype, cached: int, of: int,
+def estimate(base: Base, found: Inspection, work: Work | None, *, device: torch.device, dtype: torch.dtype, cached: int, of: int,
              decomposed: tuple[int, ...], hashing: float) -> dict[str, Any]:
     """Seconds, bytes of memory and of disk.
 
     Args:
+        found: what `inspect` says of the base.
         cached, of: how many of the second moments are cached; a site may need several.
         decomposed: their dimensions, all of them.
         hashing: seconds that the base's digests took just now.
@@ -79,17 +80,17 @@ def estimate(found: Inspection, work: Work | None, *, device: torch.device, dtyp
     """
     sizes = {c.name: c.parameters * dtype.itemsize for c in found.components if c.parameters}
     encoders = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
-    disk = sum(c.bytes for c in found.components)
+    disk = sum(path.stat().st_size for path in patching.sources(base))
     moments = sum(8 * d * d for d in decomposed) * (of - cached) // max(len(decomposed), 1)
     result = {"basis": BASIS, "device": device.type, "dtype": str(dtype).removeprefix("torch."), "seconds": None, "memory_bytes": None,
               "disk_bytes": disk, "cache_bytes": moments, "denoiser_flops": None}
-    layers = denoiser_layers(found.folder) if work else []
+    layers = denoiser_layers(base) if work else []
     if not layers:
         return result
     speed = Speed.measured(layers, device, dtype)
     pictures = work.predictions + 2 * work.descents + checked()       # a gradient costs as much again as the prediction
     encoded = work.encoded - (work.moments if of and cached == of else 0)
-    spent = (pictures * speed.seconds(layers) + encoded * encoder_flops(found) / speed.linear + 2 * hashing
+    spent = (pictures * speed.seconds(layers) + encoded * encoder_flops(base, found) / speed.linear + 2 * hashing
              + sum(map(eigh_seconds, decomposed)))
     kept = KEPT * sum(layer.values for layer in layers) * work.batch * dtype.itemsize
     needed = encoders + sizes["unet"] + kept + sum(8 * d * d for d in decomposed)
@@ -102,39 +103,39 @@ def checked() -> int:
     return 2 * CHECKED * (2 * CHECK_STEPS + 2) + 2 * CHECKED
 
 
-def denoiser_layers(folder: Path) -> list[Layer]:
+def denoiser_layers(base: Base) -> list[Layer]:
     """The layers of a UNet, for one picture of the size that it was made for; none for other denoisers."""
-    if not (folder / "unet" / "config.json").is_file():
+    path = base.settings / "unet" / "config.json"
+    if not path.is_file():
         return []
-    config = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
-    tokens = _tokens(folder)
-    return [layer for key, tensor in tensors_of(folder, "unet").items()
-            if key.endswith(".weight") and len(tensor.shape) in (2, 4)
-            and (layer := _layer(key, tensor, config["sample_size"], len(config["block_out_channels"]), tokens))]
+    config, tokens = json.loads(path.read_text(encoding="utf-8")), _tokens(base.settings)
+    return [layer for key, shape in components.shapes(base, "unet").items()
+            if key.endswith(".weight") and len(shape) in (2, 4)
+            and (layer := _layer(key, shape, config["sample_size"], len(config["block_out_channels"]), tokens))]
 
 
-def _layer(key: str, tensor: TensorSite, size: int, levels: int, tokens: int) -> Layer:
+def _layer(key: str, shape: tuple[int, ...], size: int, levels: int, tokens: int) -> Layer:
     parts = key.split(".")
     level = {"down_blocks": lambda: int(parts[1]), "mid_block": lambda: levels - 1, "up_blocks": lambda: levels - 1 - int(parts[1])
              }.get(parts[0], lambda: 0)()
     level += 1 if "downsamplers" in parts else -1 if "upsamplers" in parts else 0
     side = math.ceil(size / 2**level)
-    outputs, inputs = tensor.shape[0], math.prod(tensor.shape[1:])
-    if len(tensor.shape) == 4:
-        return Layer(tensor.shape, side, 0, 2 * side * side * outputs * inputs, side * side * outputs)
+    outputs, inputs = shape[0], math.prod(shape[1:])
+    if len(shape) == 4:
+        return Layer(shape, side, 0, 2 * side * side * outputs * inputs, side * side * outputs)
     context = "attn2" in parts and parts[-2] in ("to_k", "to_v")
     rows = tokens if context else 1 if parts[0] in ("time_embedding", "add_embedding") or "time_emb_proj" in parts else side * side
     flops, values = 2 * rows * outputs * inputs, rows * outputs
     if parts[-2] == "to_q":                                           # scores and their use: two products of (rows × seen) by (rows × outputs)
         flops += 4 * rows * (tokens if "attn2" in parts else rows) * outputs
-    return Layer(tensor.shape, 0, rows, flops, values)
+    return Layer(shape, 0, rows, flops, values)
 
 
-def encoder_flops(found: Inspection) -> int:
+def encoder_flops(base: Base, found: Inspection) -> int:
     """Of one prompt through all text encoders, embeddings not counted."""
     names = [c.name for c in found.components if c.parameters and c.name.startswith("text_encoder")]
-    return sum(2 * _tokens(found.folder) * math.prod(tensor.shape) for name in names
-               for key, tensor in tensors_of(found.folder, name).items() if len(tensor.shape) == 2 and "embed" not in key)
+    return sum(2 * _tokens(base.settings) * math.prod(shape) for name in names
+               for key, shape in components.shapes(base, name).items() if len(shape) == 2 and "embed" not in key)
 
 
 def _tokens(folder: Path) -> int:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from forgetcli import manifest, models, recipe as recipes
 from forgetcli.checkpoint import Base
+from forgetcli.components import tensors_of
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.single_file import has_weights
 from forgetcli.store import is_regular, walk_files
-from forgetcli.tensorfile import TensorSite, read_header, weight_sets
+from forgetcli.tensorfile import TensorSite, weight_sets
 
 if TYPE_CHECKING:
     from forgetcli.recipe import Recipe
@@ -115,13 +116,6 @@ def inspect(base: Base) -> Inspection:
         sites += _sites(name, tensors)
     return Inspection({"id": base.id, "revision": base.revision}, base.folder, _family(base.settings), str(index["_class_name"]),
                       tuple(components), tuple(sites), _edited(base.folder))
-
-
-def tensors_of(folder: Path, component: str) -> dict[str, TensorSite]:
-    """Every tensor of a component, by key, in the form that loaders read by default."""
-    files = weight_sets(folder, component)[0].files
-    names = [files] if isinstance(files, str) else sorted(set(files.values()))
-    return {key: site for name in names for key, site in read_header(folder, f"{component}/{name}").items()}
 
 
 def _lacks_weights(settings: Path, name: str) -> bool:

@@ -58,6 +58,11 @@ class Change:
     delta: Tensor
 
 
+def sources(base: Base) -> list[Path]:
+    """Every file that a copy of the base is made from."""
+    return [base.folder / path for path in base.files] + list(base.beside.values())
+
+
 def check_room(base: Base, staging: Path, output: Path, how: Copying) -> None:
     """Before the work: whether the output's disk has room for the copy that `patch` will make, as far as that is known.
 
@@ -66,9 +71,9 @@ def check_room(base: Base, staging: Path, output: Path, how: Copying) -> None:
     Raises:
         OutputError: output.disk-full, with both figures.
     """
-    sources = [base.folder / path for path in base.files] + list(base.beside.values())
-    shared = how is Copying.LINK or (how is Copying.REFLINK and sources and can_clone(sources[0], staging))
-    refuse_lack_of_room([] if shared else sources, staging, output)
+    files = sources(base)
+    shared = how is Copying.LINK or (how is Copying.REFLINK and files and can_clone(files[0], staging))
+    refuse_lack_of_room([] if shared else files, staging, output)
 
 
 def patch(base: Base, staging: Path, weights: Mapping[tuple[str, str], Tensor], how: Copying = Copying.REFLINK,

@@ -97,8 +97,7 @@ def apply(recipe: Recipe | str | Path, *, model: str | None = None, output: Path
             finished = datetime.now(timezone.utc).isoformat()
             if edits:
                 edits.write(staging)
-            card.write(staging, base=base, recipe=recipe, tensors=sum(1 + len(part.also) for part in stored.values()), sites=sites,
-                       check=checked.as_dict())
+            card.write(staging, base=base, recipe=recipe, edits=edits, sites=sites, check=checked.as_dict())
             provenance.write(
                 staging, base=base, recipe_bytes=recipe.raw, method=recipe.method, parameters=parameters.model_dump(mode="json"),
                 stored=stored, materials=list(edit.moments), report=report,
@@ -167,9 +166,8 @@ def plan(recipe: Recipe | str | Path, *, model: str | None = None, config: Path 
     rows = tuple({"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "cached": all(there[s.name])} for s in sites)
     hits, wanted = sum(map(sum, there.values())), sum(map(len, there.values()))
     with watch.stage("estimate"):
-        # Layers are counted by the names that a diffusers folder has.
-        work = method.work(recipe, parameters) if hasattr(method, "work") and base.single is None else None
-        needs = estimates.estimate(found, work, device=loaded.device, dtype=loaded.dtype, cached=hits, of=wanted,
+        work = method.work(recipe, parameters) if hasattr(method, "work") else None
+        needs = estimates.estimate(base, found, work, device=loaded.device, dtype=loaded.dtype, cached=hits, of=wanted,
                                    decomposed=tuple(s.shape[1] for s in sites), hashing=watch.report()["hash"])
     return Plan(base={"id": base.id, "revision": base.revision, "digest": digest}, recipe_sha256=recipe.sha256,
                 method=recipe.method, parameters=parameters.model_dump(mode="json"), pairs=tuple(recipe.edit_pairs()),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from forgetcli.recipe import Recipe
 
 # ‖stored − rebuilt‖ / ‖stored − base‖ that other hardware, threads or library versions may cause: they round otherwise, and the
-# refinement carries that on. Chosen, not measured; one machine with the same versions and threads gives the same bytes (tests).
+# refinement carries that on. Chosen for machines not at hand: two threads for one made 2e-6 (docs/checkpoints.md), as many give the same bytes (tests).
 TOLERANCE = 0.05
 RUN_ERROR = {"float16": 2**-11, "bfloat16": 2**-8}                    # of a weight in the dtype that the model ran in, relative
 SLACK = 1e-6                                                          # relative: sums of float64 in another order, JSON
@@ -198,13 +198,18 @@ def rebuilt(folder: Path, manifest: Manifest, base: Base | ForgetError, observer
     """Whether the manifest's recipe, method, seed, device and dtype give these weights again.
 
     Raises:
-        ForgetError: the base is not here, or the edit cannot be made on this machine.
+        ForgetError: the base is not here, or the edit cannot be made on this machine; verify.reverted: it was made to a model with
+            edits that `forget revert` has taken out, or are not in the manifest's base.
     """
-    from forgetcli import models, pipeline
+    from forgetcli import ledger, models, pipeline
     from forgetcli.cache import MomentCache
 
     if isinstance(base, ForgetError):
         raise base
+    edits = ledger.load(folder)
+    if edits and edits.edits[-1].applied_to != manifest.base_digest:
+        raise ForgetError("verify.reverted", f"edit {edits.edits[-1].number} of {folder} cannot be repeated: it was made to a model that held "
+                          "other edits, and 'forget revert' has changed which there are", "verify it without --rebuild")
     recipe = recipes.load(manifest.recipe_path).on(models.family_of(base.settings))
     parameters = methods.get(recipe.method).Parameters.model_validate(recipe.parameters).model_dump(mode="json")
     told = [f"{key} is {a} in {MANIFEST}, {b} by the recipe" for key, a, b in

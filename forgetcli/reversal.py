@@ -9,7 +9,6 @@ from typing import Any
 
 from forgetcli import card, ledger, provenance, recipe as recipes, store
 from forgetcli.checkpoint import Base
-from forgetcli.patching import Stored
 from forgetcli.edits import SiteReport
 from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.ledger import Ledger
@@ -119,7 +118,7 @@ def revert(folder: Path | str, numbers: Collection[int] | None, *, output: Path 
             rest.write(staging)
             report = _report(stored, rest, numbers)
             if rest.edits:
-                _write_card(folder, staging, rest, stored, report)
+                _write_card(folder, staging, rest, report)
             now = datetime.now(timezone.utc).isoformat()
             provenance.write(
                 staging, base=whole.book.base, stored=stored, report=report, edits=_listed(rest),
@@ -151,16 +150,16 @@ def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]
         (staging / provenance.CARD).write_bytes(text)
 
 
-def _write_card(folder: Path, staging: Path, rest: Ledger, stored: Mapping[tuple[str, str], Stored], report: Mapping[str, Any]) -> None:
+def _write_card(folder: Path, staging: Path, rest: Ledger, report: Mapping[str, Any]) -> None:
     """A card of the edits that are left, in place of the base's; licence and base model are those that the base's card names,
     or, without one, the edited folder's."""
     try:
-        *earlier, last = (recipes.parse(e.recipe) for e in rest.edits)
+        last = recipes.parse(rest.edits[-1].recipe)
     except ForgetError:                                               # made by a plugin that is not here: the base's card, or none
         return
     origin, named = rest.book.base, folder if rest.card() is None else staging
-    card.write(staging, base=Base(origin.id, origin.revision, named), recipe=last, earlier=earlier,
-               tensors=sum(1 + len(part.also) for part in stored.values()), sites=report["sites"], check={})
+    card.write(staging, base=Base(origin.id, origin.revision, named), recipe=last, edits=rest,
+               sites=report["sites"], check={})
 
 
 def refuse_nesting(output: Path, folder: Path) -> None:

@@ -65,7 +65,8 @@ class Tuned:
                 "baseline": dict(self.baseline), "trials": [told(t) for t in self.trials], "seconds": dict(self.seconds)}
 
 
-def tune(recipe: str | Path, *, method: str | None = None, overrides: Sequence[str] = (), model: str | None = None, trials: int = 30,
+def tune(recipe: str | Path, *, method: str | None = None, overrides: Sequence[str] = (), model: str | None = None,
+         config: str | Path | None = None, trials: int = 30,
          minutes: float | None = None, images: int = 1, seed: int = 0, steps: int = 20, judge: str = "demo", output: Path | str = "tune",
          device: str | None = None, batch: int = 8, force: bool = False, observer: Observer | None = None) -> Tuned:
     """Search the method's ``SEARCH`` space for the highest H on the recipe's evaluation prompts; write the recipe with what was found.
@@ -73,6 +74,7 @@ def tune(recipe: str | Path, *, method: str | None = None, overrides: Sequence[s
     Args:
         recipe: a recipe file or a bundled one, for concepts and prompts that are there to tune on.
         method: tune this method instead of the recipe's.
+        model, config: see `pipeline.apply`.
         trials: how many sets of values are tried in all, earlier runs in `output` counted.
         minutes: begin no trial after this time.
         output: the study, pictures of the unedited model, `tuned.toml` and `front.svg`; a search that was cut short goes on there.
@@ -89,10 +91,10 @@ def tune(recipe: str | Path, *, method: str | None = None, overrides: Sequence[s
     space = getattr(methods.get(loaded.method), "SEARCH", None)
     if not space:
         raise ForgetError("tune.no-space", f"the method '{loaded.method}' does not say what can be searched", "give its module a SEARCH")
-    judge_, base = judges.load(judge, device), checkpoint.resolve(model or loaded.model)
+    judge_, base = judges.load(judge, device), checkpoint.resolve(model or loaded.model, config=config)
     questions = [q for q in of_recipe(loaded, judge_) for _ in range(images)]
     trial_of = Trials(loaded, recipe, tuple(overrides), method, base, judge_, questions, seed, images, steps, output, device, batch, observer, watch)
-    claim(output, {"models": {UNEDITED: base.digest}, "recipe": loaded.sha256, "method": loaded.method, "images": images, "seed": seed,
+    claim(output, {"models": {UNEDITED: base.drawn_by}, "recipe": loaded.sha256, "method": loaded.method, "images": images, "seed": seed,
                    "steps": steps, "judge": judge_.identity()}, force, also=(STUDY, "trials"))
     baseline = trial_of.unedited()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -177,7 +179,8 @@ class Trials:
         place = self.output / "trials" / f"{trial.number:04d}"
         try:
             try:
-                pipeline.apply(recipe, model=self.base.reference, output=place / "edited", device=self.device, force=True, observer=self.observer)
+                pipeline.apply(recipe, model=self.base.reference, config=self.base.config, output=place / "edited", device=self.device,
+                               force=True, observer=self.observer)
             except EditError as fault:
                 if fault.code in ("edit.no-effect", "edit.wrecked"):
                     raise optuna.TrialPruned(fault.message) from fault

@@ -67,15 +67,15 @@ def test_the_hub_reads_the_front_matter(applied):
 
 def test_a_model_of_the_hub_is_named_as_the_base_and_the_embedded_one_brings_its_attribution():
     recipe = recipes.parse(RECIPE)
-    fields = {"revision": None, "tensors": 1, "sites": [], "check": {}}
-    assert front_matter(card.render(recipe, base="org/name", carried={}, **fields))["base_model"] == "org/name"
-    demo = card.render(recipe, base="demo", carried=card.carried(Path("none"), "demo"), **fields)
+    fields = {"sites": [], "check": {}}
+    assert front_matter(card.render(recipe, card.History("org/name", None), carried={}, **fields))["base_model"] == "org/name"
+    demo = card.render(recipe, card.History("demo", None), carried=card.carried(Path("none"), "demo"), **fields)
     assert front_matter(demo)["license"] == "mit" and "Twemoji" in demo and "base_model" not in front_matter(demo)
 
 
 def test_text_of_a_recipe_stays_text():
     recipe = recipes.parse(f"[[concepts]]\nconcept = {json.dumps(NASTY)}\ntarget = 'x'\naliases = ['a|b', '# c']\n")
-    text = card.render(recipe, base="org/name", revision=NASTY, carried={"license": NASTY}, tensors=1,
+    text = card.render(recipe, card.History("org/name", NASTY, 1, recipe.concepts), carried={"license": NASTY},
                        sites=[{"name": NASTY, "delta_rel": 1.0, "preserve_drift": None}], check={"moved": 0.5, "preserve_drift": 0.1},
                        scores={"judge": NASTY, "n_images": 2, "rows": [("unedited", {"forget": 0.5, "forget_ci": [0.1, 0.9]})]})
     shown = text.split("---\n", 2)[2]

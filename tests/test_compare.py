@@ -19,6 +19,7 @@ import torch
 from pipelines import tiny_sd
 from processes import ROOT, python
 from safetensors import safe_open
+from single_files import ldm
 from typer.testing import CliRunner
 
 import forgetcli
@@ -253,6 +254,18 @@ def test_an_unknown_method_is_named_before_anything_is_loaded(place):
     assert not (place / "bad").exists()
 
 
+def test_a_single_file_is_compared_with_the_settings_that_are_named(inside, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    file = ldm(inside / "model", tmp_path / "alone" / "tiny.safetensors", "sd1")
+    options = {"methods": "uce", "model": str(file), "images": 1, "steps": 1, "output": tmp_path / "out", "features": "none"}
+    with pytest.raises(ForgetError) as error:                         # control: nothing lies beside the file
+        forgetcli.compare("tiny.toml", **options)
+    assert error.value.code == "model.no-config"
+    result = forgetcli.compare("tiny.toml", config="model", **options)
+    assert [row.name for row in result.rows] == ["unedited", "uce"] and result.rows[1].fault is None
+    assert (tmp_path / "out" / "edited" / "uce" / "config" / "model_index.json").is_file()
+
+
 def test_which_methods_are_meant():
     assert chosen("all") == [name for name in methods.names() if name != "none"] and "uce" in chosen("all")
     assert chosen("uce, none,nullspace,uce") == chosen(["uce", "nullspace"]) == ["uce", "nullspace"]
@@ -462,10 +475,10 @@ def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
         "page": tmp_path / "r.html", "results": tmp_path / "r.json", "table": tmp_path / "r.csv", "markdown": tmp_path / "c.md"}))
     monkeypatch.chdir(place)
     invoke = lambda *args: CliRunner().invoke(app, ["compare", *args], catch_exceptions=False)          # noqa: E731
-    human = invoke("tiny.toml", "--methods", "uce,nullspace", "--quick", "--judge-set", "x=1", "-m", "model", "-n", "3", "--seed", "4")
+    human = invoke("tiny.toml", "--methods", "uce,nullspace", "--quick", "--config", "sd", "--judge-set", "x=1", "-m", "model", "-n", "3", "--seed", "4")
     ((loaded,), named) = calls[0]
     assert [r.name for r in loaded] == ["tiny"] and named.pop("observer") is not None and human.exit_code == 0
-    assert named == {"methods": ["uce", "nullspace"], "model": "model", "images": 3, "seed": 4, "steps": 20, "guidance": None, "judge": "demo",
+    assert named == {"methods": ["uce", "nullspace"], "model": "model", "config": "sd", "images": 3, "seed": 4, "steps": 20, "guidance": None, "judge": "demo",
                      "judge_options": {"x": 1}, "features": "auto", "quick": True, "output": Path("compare"), "device": None, "batch": 8, "force": False}
     lines = [line.split() for line in human.stdout.splitlines()]
     assert ["unedited", "uce", "nullspace"] == [words[0] for words in lines if words and words[0] in ("unedited", "uce", "nullspace")]

@@ -124,7 +124,7 @@ def test_the_operations_are_those_that_torch_counts(base, model):
     context = torch.zeros(1, loaded.tokenizer.model_max_length, loaded.unet.config.cross_attention_dim)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         loaded.unet(torch.zeros(1, *loaded.latent_shape), torch.tensor([5]), encoder_hidden_states=context)
-    layers = estimates.denoiser_layers(resolved.folder)
+    layers = estimates.denoiser_layers(resolved)
     products = {str(op).rpartition(".")[2]: n for op, n in counter.get_flop_counts()["Global"].items()}
     attention = sum(n for name, n in products.items() if "attention" in name or name.startswith("bmm"))
     scores = sum(map(scores_of, layers))
@@ -146,5 +146,8 @@ def test_estimates_grow_with_the_work_and_are_called_estimates(base, recipe, qui
     missing = shown("apply", recipe, "--model", base, "--device", "cpu", "--dry-run")["cache"]["misses"]
     assert few["cache_bytes"] == missing * 8 * 64 * 64 > 0 and few["disk_bytes"] > 0 and "measured" in few["basis"]
     assert needs("--method", "esd")["seconds"] is None                # not guessed where the method does not say
+    told = shown("inspect", base, "--recipe", recipe, "--device", "cpu")["estimates"]
+    counted = ("basis", "device", "dtype", "disk_bytes", "cache_bytes", "denoiser_flops")
+    assert told.keys() == few.keys() and {k: told[k] for k in counted} == {k: needs()[k] for k in counted}     # a dry run's, the same
     human = CliRunner().invoke(app, ["inspect", str(base), "--recipe", str(recipe), "--device", "cpu"]).stdout
     assert "estimates:" in human and "time: about" in human and "measured" in human

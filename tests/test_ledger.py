@@ -13,7 +13,7 @@ from faults import Saboteur, tree
 from pipelines import tiny_sd
 from typer.testing import CliRunner
 
-from forgetcli import checkpoint, ledger, models, patching, pipeline, provenance, recipe, reversal
+from forgetcli import card, checkpoint, ledger, models, patching, pipeline, provenance, recipe, reversal
 from forgetcli.patching import encode
 from forgetcli.cli.app import app
 from forgetcli.edits import Edit, Keys
@@ -305,6 +305,20 @@ def test_the_card_names_the_edits_that_are_left_and_then_is_the_bases_again(sequ
     text = (reversal.revert(two, [2], output=tmp_path / "first").output / CARD).read_text()
     assert "| van gogh | monet |" in text and "starry night" not in text and "edits of the base" not in text
     assert (reversal.revert(two, None, output=tmp_path / "out").output / CARD).read_text() == OF_BASE
+
+
+def test_the_card_is_of_all_edits_whenever_it_is_written(sequence, tmp_path):
+    text = (sequence.three / CARD).read_text()                        # an edit of an edit
+    assert "# sd without van gogh, starry night, dog\n" in text and "holds 3 edits" in text
+    out = reversal.revert(sequence.three, [2], output=tmp_path / "out").output
+    before = (out / CARD).read_text()
+    card.rewrite(out)
+    assert (out / CARD).read_text() == before and "# sd without van gogh, dog\n" in before and provenance.verify(out).ok
+    back = reversal.revert(out, None, output=tmp_path / "back").output
+    card.rewrite(back)
+    text = (back / CARD).read_text()
+    assert "# sd, unedited\n" in text and "Nothing is forgotten" in text and provenance.verify(back).ok
+    assert not [c for c in ("van gogh", "starry night", "| dog") if c in text]
 
 
 @pytest.mark.parametrize("text", [None, b"", "Ein Bär\r\n".encode("latin-1")], ids=["none", "empty", "no UTF-8"])

@@ -19,6 +19,7 @@ from forgetcli import (
     checkpoint,
     components,
     delta,
+    estimates,
     exports,
     generation,
     inspection,
@@ -388,10 +389,25 @@ def test_a_dry_run_knows_what_is_cached_for_a_file(read_only_files, tmp_path, mo
     (tmp_path / "art.toml").write_text(RECIPE)
     what = recipe.load(tmp_path / "art.toml", COPY)
     before = pipeline.plan(what, model=str(file), device="cpu")
-    assert before.cache["hits"] == 0 < before.cache["misses"] and before.estimates["seconds"] is None
+    assert before.cache["hits"] == 0 < before.cache["misses"]
     apply(file, tmp_path / "edited", device="cpu")
     after = pipeline.plan(what, model=str(file), device="cpu")
     assert after.cache == {"hits": before.cache["misses"], "misses": 0} and all(site["cached"] for site in after.sites)
+
+
+@pytest.mark.parametrize("style", ["sd1", "sd2", "sdxl"])
+def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_path, style):
+    file, folder = (checkpoint.resolve(place) for place in (read_only_files(style), folders[style]))
+    of_file, of_folder = (sorted(map(repr, estimates.denoiser_layers(base))) for base in (file, folder))
+    assert of_file == of_folder != []
+    counted = [estimates.encoder_flops(base, inspection.inspect(base)) for base in (file, folder)]
+    assert counted[0] == counted[1] > 0
+    (tmp_path / "art.toml").write_text(RECIPE)
+    few, many = (pipeline.plan(recipe.load(tmp_path / "art.toml", ("refine.match=denoiser", f"refine.steps={steps}")), model=file.reference,
+                               device="cpu").estimates for steps in (4, 40_000))
+    assert many["seconds"] > 100 * few["seconds"] > 0 and few["memory_bytes"] > 0
+    copied = [path for path in file.folder.rglob("*") if path.is_file()]
+    assert few["disk_bytes"] == sum(path.stat().st_size for path in copied) > file.place.stat().st_size
 
 
 def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(folders, read_only_files, tmp_path):

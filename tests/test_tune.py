@@ -8,6 +8,7 @@ import optuna
 import pytest
 import torch
 from pipelines import tiny_sd
+from single_files import ldm
 
 from forgetcli import judges, methods, pipeline, recipe as recipes, tuning
 from forgetcli.errors import EditError, ForgetError
@@ -103,6 +104,17 @@ def test_the_recipes_own_values_come_first_and_the_best_is_written(source: Path,
     assert "# what it is about" in text and "# gentle" in text        # comments stay
     assert result.front.read_text().count("<svg") == 1
     assert not list(Path("tune/trials").iterdir())                    # no checkpoint of each trial is left
+
+
+def test_a_single_file_is_tuned_with_the_settings_that_are_named(source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):
+    calls = lenient(monkeypatch)
+    file = ldm(Path("sd"), Path("alone/tiny.safetensors"), "sd1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(source.parent / "hub"))
+    with pytest.raises(ForgetError) as error:                         # control: nothing lies beside the file
+        tuning.tune(source, model=str(file), trials=1, steps=1, output="tune")
+    assert error.value.code == "model.no-config"
+    result = tuning.tune(source, model=str(file), config="sd", trials=1, steps=1, output="tune")
+    assert result.best.state == "complete" and result.baseline["retain"] == 1 and len(calls) == 1
 
 
 def test_a_search_that_was_cut_short_goes_on(source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):

@@ -13,8 +13,10 @@ import pytest
 import torch
 from pipelines import tiny_sd
 from tiny_runs import RECIPE
+from typer.testing import CliRunner
 
-from forgetcli import checkpoint, pipeline, proof, provenance, store
+from forgetcli import checkpoint, pipeline, proof, provenance, reversal, store
+from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
 from forgetcli.tensorfile import read_tensor
 
@@ -64,9 +66,9 @@ def changed_report(folder: Path, change) -> None:
     brought_up_to_date(folder)
 
 
-def moved_weights(folder: Path, place: Path, by: float) -> None:
-    """The first edited tensor off by `by` of its change; the report's figure is made to fit."""
-    tensor = provenance.load(folder).edited[0]
+def moved_weights(folder: Path, place: Path, by: float, which: int = 0) -> None:
+    """An edited tensor off by `by` of its change; the report's figure is made to fit."""
+    tensor = provenance.load(folder).edited[which]
     site = proof._place(folder, tensor)
     before, stored = (read_tensor(where, site).double() for where in (place / "sd", folder))
     delta = stored - before
@@ -76,7 +78,7 @@ def moved_weights(folder: Path, place: Path, by: float) -> None:
     data[site.start:site.end] = moved.numpy().tobytes()
     (folder / tensor.file).write_bytes(data)
     relative = float((moved.double() - before).norm() / before.norm())
-    changed_report(folder, lambda rows: rows[0].update(delta_rel=relative))
+    changed_report(folder, lambda rows: rows[which].update(delta_rel=relative))
 
 
 # --- report and headers -----------------------------------------------------------------------------------------------
@@ -166,11 +168,28 @@ def test_the_edit_repeated_gives_the_same_bytes(place):
     assert any("repeated here, gives all 2 tensors again, byte for byte" in line for line in verdict.proved)
 
 
-def test_weights_that_the_recipe_does_not_give_are_found_by_repeating_it(edited, place):
-    moved_weights(edited, place, 0.5)
-    assert problems(edited) == []
-    (found,) = problems(edited, rebuild=True)
-    assert found.startswith(WEIGHTS) and "is not what the recipe gives here" in found and "tolerance 0.05" in found
+def test_weights_that_the_recipe_does_not_give_are_found_by_repeating_it(edited, place, monkeypatch):
+    monkeypatch.setattr("forgetcli.cli.progress.silence_libraries", lambda: None)
+    for which in (0, 1):
+        moved_weights(edited, place, 0.5, which)
+    assert problems(edited) == []                                     # control: without repeating it nothing here can tell
+    done = CliRunner().invoke(app, ["verify", str(edited), "--rebuild"])
+    found = [line.strip() for line in done.stdout.splitlines() if "✗" in line]
+    assert done.exit_code == 1 and len(found) == 2 and "not proved: who made it" in done.stdout
+    for line, tensor in zip(found, provenance.load(edited).edited):
+        assert line.startswith(f"✗ {WEIGHTS}: '{tensor.key}' is not what the recipe gives here") and "tolerance 0.05" in line
+
+
+def test_an_edit_of_an_edit_is_repeated_until_the_first_is_taken_out(place, tmp_path):
+    again = pipeline.apply(place / "art.toml", model=str(place / "edited"), output=tmp_path / "again", device="cpu", strict=False).output
+    verdict = proof.verify(again, rebuild=True)
+    assert verdict.ok and any("again, byte for byte" in line for line in verdict.proved)
+    first, second = (reversal.revert(again, [number], output=tmp_path / f"without-{number}").output for number in (2, 1))
+    assert any("again, byte for byte" in line for line in proof.verify(first, place / "sd", rebuild=True).proved)
+    assert proof.verify(second, place / "sd").ok
+    with pytest.raises(ForgetError) as error:                         # what it was made to is gone: no alarm, and no proof either
+        proof.verify(second, place / "sd", rebuild=True)
+    assert error.value.code == "verify.reverted"
 
 
 def test_a_small_difference_is_within_the_tolerance_and_said_to_be_no_identity(edited, place):
@@ -195,8 +214,8 @@ def keys(tmp_path_factory) -> Path:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     folder = tmp_path_factory.mktemp("keys")
-    for name, password in (("mine", None), ("other", None), ("locked", b"secret")):
-        key = ec.generate_private_key(ec.SECP256R1())
+    for name, curve, password in (("mine", ec.SECP256R1(), None), ("other", ec.SECP521R1(), None), ("locked", ec.SECP384R1(), b"secret")):
+        key = ec.generate_private_key(curve)
         how = s.BestAvailableEncryption(password) if password else s.NoEncryption()
         (folder / f"{name}.pem").write_bytes(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, how))
         (folder / f"{name}.pub").write_bytes(key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo))
@@ -225,12 +244,12 @@ def test_a_signature_says_who_and_finds_what_every_digest_hides(edited, place, k
 def test_a_signature_is_of_hidden_files_too_but_not_of_the_hubs(edited, keys, name):
     from forgetcli import signature
 
-    signature.sign(edited, keys / "mine.pem")
+    signature.sign(edited, keys / "other.pem")
     (edited / ".gitattributes").write_text("*.safetensors filter=lfs")
-    verdict = proof.verify(edited, key=keys / "mine.pub")
+    verdict = proof.verify(edited, key=keys / "other.pub")
     assert verdict.ok and any(".gitattributes" in line for line in verdict.not_proved)
     (edited / name).write_text("x")
-    assert any("is of other files" in line and name in line for line in problems(edited, key=keys / "mine.pub"))
+    assert any("is of other files" in line and name in line for line in problems(edited, key=keys / "other.pub"))
 
 
 def test_a_signature_elsewhere_a_locked_key_and_what_is_no_signature(edited, keys, tmp_path):

@@ -9,6 +9,7 @@ import typer
 from forgetcli.cli.eval import Features, Guidance, Images, Judge, JudgeSet, command_line, settings
 from forgetcli.cli.options import (
     BatchOption,
+    ConfigOption,
     DeviceOption,
     ForceFlag,
     JsonFlag,
@@ -56,6 +57,7 @@ def compare(
     features: Features = "auto",
     output: Output = Path("compare"),
     model: ModelOption = None,
+    config: ConfigOption = None,
     seed: SeedOption = 0,
     steps: StepsOption = 20,
     guidance: Guidance = None,
@@ -90,6 +92,7 @@ def compare(
             loaded,
             methods=names,
             model=model,
+            config=config,
             images=images,
             seed=seed,
             steps=steps,

@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.options import BatchOption, DeviceOption, ForceFlag, JsonFlag, ModelOption, QuietFlag, RecipeName, SeedOption, SetOption, StepsOption
+from forgetcli.cli.options import (
+    BatchOption,
+    ConfigOption,
+    DeviceOption,
+    ForceFlag,
+    JsonFlag,
+    ModelOption,
+    QuietFlag,
+    RecipeName,
+    SeedOption,
+    SetOption,
+    StepsOption,
+)
 from forgetcli.cli.sink import Sink
 
 Method = Annotated[
@@ -33,6 +45,7 @@ def tune(
     recipe: RecipeName,
     method: Method = None,
     model: ModelOption = None,
+    config: ConfigOption = None,
     trials: Trials = 30,
     minutes: Minutes = None,
     images: Images = 1,
@@ -67,6 +80,7 @@ def tune(
             method=method,
             overrides=set_ or (),
             model=model,
+            config=config,
             trials=trials,
             minutes=minutes,
             images=images,

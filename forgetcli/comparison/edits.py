@@ -116,7 +116,8 @@ def _apply(method: str, base: Base, folder: Path, source: Path, device: str | No
         ForgetError: it cannot write; that would stop every other method too.
     """
     command = [sys.executable, "-P", "-m", "forgetcli", "apply", str(source.absolute()), "--method", method, "--model", base.reference,
-               "--output", str(folder.absolute()), "--lenient", "--force", "--json", "--quiet", *(["--device", device] if device else [])]
+               "--output", str(folder.absolute()), "--lenient", "--force", "--json", "--quiet",
+               *(["--config", str(base.config)] if base.config else []), *(["--device", device] if device else [])]
     child = subprocess.Popen(command, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              text=True, encoding="utf-8", errors="replace")
     try:

@@ -56,7 +56,7 @@ class Comparison:
 
 
 def compare(recipes: Recipe | str | Path | Sequence[Recipe | str | Path], *, methods: str | Sequence[str] = ALL, model: str | None = None,
-            images: int = 1, seed: int = 0, steps: int = 20, guidance: float | None = None, judge: str = "demo",
+            config: str | Path | None = None, images: int = 1, seed: int = 0, steps: int = 20, guidance: float | None = None, judge: str = "demo",
             judge_options: Mapping[str, object] | None = None, features: str | None = "auto", quick: bool = False,
             output: Path | str = "compare", device: str | None = None, batch: int = 8, force: bool = False,
             observer: Observer | None = None) -> Comparison:
@@ -68,7 +68,7 @@ def compare(recipes: Recipe | str | Path | Sequence[Recipe | str | Path], *, met
     Args:
         recipes: loaded ones, paths, or names of bundled ones; each is compared by itself, and all are pooled.
         methods: names, as a list or with commas between them; ``all``: every one there is.
-        model: base model; default: each recipe's.
+        model, config: base model; default: each recipe's. See `pipeline.apply`.
         images, seed, steps, guidance, judge, judge_options, features, batch, device: see `forgetcli.evaluate`.
         quick: draw at most three prompts of a kind for each concept, and six concepts that stay.
         output: where edits, pictures and verdicts are kept. What is complete there is not made again, so a run that was cut
@@ -83,9 +83,9 @@ def compare(recipes: Recipe | str | Path | Sequence[Recipe | str | Path], *, met
     names = chosen(methods)
     settings = {"images": images, "seed": seed, "steps": steps, "guidance": guidance, "batch": batch, "quick": quick}
     with watch.stage("load"):
-        tasks = tasks_of([recipes] if isinstance(recipes, Recipe | str | Path) else recipes, names, model, output)
+        tasks = tasks_of([recipes] if isinstance(recipes, Recipe | str | Path) else recipes, names, model, config, output)
         identity = can_be_judged([quickly(task.recipe) if quick else task.recipe for task in tasks], judge, judge_options, features, device)
-        claim(output, {"models": {}, "bases": {task.name: task.base.digest for task in tasks},
+        claim(output, {"models": {}, "bases": {task.name: task.base.drawn_by for task in tasks},
                        "recipes": {task.name: task.recipe.sha256 for task in tasks}, **settings}, force)
     compared = []
     for task in tasks:
@@ -139,7 +139,8 @@ class Task:
     folder: Path
 
 
-def tasks_of(given: Sequence[Recipe | str | Path], names: Sequence[str], model: str | None, output: Path) -> list[Task]:
+def tasks_of(given: Sequence[Recipe | str | Path], names: Sequence[str], model: str | None, config: str | Path | None,
+             output: Path) -> list[Task]:
     """What is to be done, with every fault that recipes and models have by themselves.
 
     Raises:
@@ -152,7 +153,7 @@ def tasks_of(given: Sequence[Recipe | str | Path], names: Sequence[str], model: 
     for recipe in loaded:
         name = unused(plain(recipe.name), [task.name for task in tasks])
         uses = tuple(recipes_.parse(recipe.raw, recipe.source, method=method) for method in (CONTROL, *names))
-        tasks.append(Task(name, recipe, uses, resolve(model or recipe.model), output if len(loaded) == 1 else output / name))
+        tasks.append(Task(name, recipe, uses, resolve(model or recipe.model, config=config), output if len(loaded) == 1 else output / name))
     return tasks
 
 
