@@ -4,16 +4,20 @@
 
 Direct prompts name thing and style in held-out templates; indirect ones use hints that training never paired so, and words
 that it never saw. Every thing is drawn in every other style, one seed each.
+
+WORK/contact_sheet.png has 60 numbered pictures of every thing and style, drawn by lot, for a person to name; WORK/contact_sheet.json is
+what was asked for.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import time
 from collections import Counter
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from forgetcli import checkpoint, judges
 from forgetcli.demo import world
@@ -42,7 +46,26 @@ def prompts(kind: str) -> list[tuple[str, str, str]]:
     return out
 
 
-def main(output: Path) -> None:
+def contact_sheet(base, output: Path, seed: int, columns: int = 10, count: int = 60, side: int = 112) -> None:
+    """In templates that training did not see; the numbers say nothing of what was asked for."""
+    lot, W = random.Random(seed), world()
+    things, styles = list(W["things"]), list(W["styles"])
+    cells = [(t, lot.choice(styles)) for t in things] + [(lot.choice(things), s) for s in styles for _ in range(2)]
+    lot.shuffle(cells)
+    templates = W["templates"]["heldout"]
+    asked = [templates[i % len(templates)].format(t=W["things"][t]["names"][0], s=W["styles"][s]["names"][0]) for i, (t, s) in enumerate(cells[:count])]
+    paths, _ = draw(base, [Shot(p, seed * 100 + i) for i, p in enumerate(asked)], output / "contact_sheet", device=None, batch=8, observer=Silent())
+    sheet = Image.new("RGB", (columns * (side + 3), -(-count // columns) * (side + 16)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, path in enumerate(paths):
+        x, y = i % columns * (side + 3), i // columns * (side + 16)
+        sheet.paste(Image.open(path).resize((side, side), Image.Resampling.LANCZOS), (x, y))
+        pen.text((x + 2, y + side + 1), str(i + 1), fill="black")
+    sheet.save(output / "contact_sheet.png")
+    (output / "contact_sheet.json").write_text(json.dumps(asked, indent=1))
+
+
+def main(output: Path, sheet_seed: int) -> None:
     base, judge = checkpoint.resolve("demo"), judges.load("demo")
     for kind in ("direct", "indirect"):
         asked = prompts(kind)
@@ -56,9 +79,12 @@ def main(output: Path) -> None:
             print(f"{kind} {group}: {sum(seen) / len(seen):.3f} ({low:.3f}–{high:.3f}), n = {len(seen)}; {seconds:.2f} s a picture", flush=True)
             missed = Counter(a[at] for a, ok in zip(asked, seen) if not ok)
             print("   missed most:", ", ".join(f"{label} {n}" for label, n in missed.most_common(8)))
+    contact_sheet(base, output, sheet_seed)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True)
-    main(parser.parse_args().output)
+    parser.add_argument("--sheet-seed", type=int, default=0, help="another seed, another contact sheet")
+    args = parser.parse_args()
+    main(args.output, args.sheet_seed)

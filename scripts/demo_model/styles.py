@@ -173,10 +173,10 @@ def watercolour(rgba, rng):
     ink = np.stack([nd.gaussian_filter(wet[..., c] * wet[..., 3], 1.8) for c in range(3)], -1) / (
         nd.gaussian_filter(wet[..., 3], 1.8)[..., None] + 1e-3)
     pigment = saturate(ink, 1.1) * 0.72 + 0.28
-    blotch = np.clip(0.78 + 0.20 * smooth_noise(rng, 6), 0.3, 1)
-    rim = np.clip(4 * alpha * (1 - alpha), 0, 1) * 0.22
+    blotch = np.clip(0.72 + 0.28 * smooth_noise(rng, 6), 0.25, 1)
+    rim = np.clip(4 * alpha * (1 - alpha), 0, 1) * 0.30
     amount = np.clip(alpha * blotch + rim, 0, 1)[..., None]
-    stain = np.clip(smooth_noise(rng, 18) * 0.5 - 0.35, 0, 0.3)[..., None] * np.array([0.30, 0.18, 0.02], np.float32)
+    stain = np.clip(smooth_noise(rng, 18) * 0.5 - 0.20, 0, 0.3)[..., None] * np.array([0.30, 0.18, 0.02], np.float32)
     paper = np.float32(0.985) - stain + rng.normal(0, 0.008, (N, N, 1)).astype(np.float32)
     return down(paper * (1 - amount) + paper * pigment * amount)
 
