@@ -16,7 +16,8 @@ from forgetcli.progress import Observer
 from forgetcli.prompts import tokenise
 from forgetcli.trajectories import noisy_bank
 
-PROMPTS = 16                                                          # of each kind, spread over the list
+PROMPTS = 12                                                          # of each kind, spread over the list
+STEPS, GUIDANCE = 5, 1.0                                              # of the sampler that makes the noisy pictures: rough ones will do
 NO_OP = 0.05                                                          # less of the way than this is no edit
 WRECKED = 0.25                                                        # preserve predictions off by more than this are broken
 
@@ -66,7 +67,7 @@ def check(model, edit: Edit, pairs, preserve, seed: int, observer: Observer) -> 
     generator = torch.Generator().manual_seed(seed + 1)
     pairs, preserve = spread(pairs, PROMPTS), spread(preserve, PROMPTS)
     concepts, targets = [c for c, _ in pairs], [t for _, t in pairs]
-    bank = noisy_bank(model, concepts + preserve, steps=5, guidance=3.0, generator=generator, observer=observer)
+    bank = noisy_bank(model, concepts + preserve, steps=STEPS, guidance=GUIDANCE, generator=generator, observer=observer)
     n, rows = len(concepts), torch.arange(len(concepts) + len(preserve))
     x, t = bank.draw(rows, (0, 10**9), generator)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TOKENS = 77                                                           # positions of a CLIP text encoder, if its config does not say
 # Values saved for the gradient for each that a layer puts out: measured on the embedded model's UNet, by saved_tensors_hooks.
 KEPT = 1.6
-CHECKED = 16                                                          # prompts of each kind in the check after the edit, and the …
+CHECKED = 12                                                          # prompts of each kind in the check after the edit, and the …
 CHECK_STEPS = 5                                                       # … sampler's steps for each; see `forgetcli.check`
 SAMPLE = 0.15                                                         # seconds that each layer is timed for
 BASIS = "counted from the weights' shapes; speed measured here in under a second on the denoiser's heaviest layers"
@@ -99,8 +99,8 @@ def estimate(base: Base, found: Inspection, work: Work | None, *, device: torch.
 
 
 def checked() -> int:
-    """Predictions of the check after the edit: noisy pictures with guidance, then before and after."""
-    return 2 * CHECKED * (2 * CHECK_STEPS + 2) + 2 * CHECKED
+    """Predictions of the check after the edit: noisy pictures without guidance; then four for concepts, two for what is preserved."""
+    return 2 * CHECKED * CHECK_STEPS + (4 + 2) * CHECKED
 
 
 def denoiser_layers(base: Base) -> list[Layer]:

@@ -151,3 +151,11 @@ def test_estimates_grow_with_the_work_and_are_called_estimates(base, recipe, qui
     assert told.keys() == few.keys() and {k: told[k] for k in counted} == {k: needs()[k] for k in counted}     # a dry run's, the same
     human = CliRunner().invoke(app, ["inspect", str(base), "--recipe", str(recipe), "--device", "cpu"]).stdout
     assert "estimates:" in human and "time: about" in human and "measured" in human
+
+
+def test_the_estimate_knows_how_much_the_check_does():
+    """Written down twice, because the estimate is made without torch."""
+    from forgetcli import check, estimates
+
+    assert (estimates.CHECKED, estimates.CHECK_STEPS) == (check.PROMPTS, check.STEPS)
+    assert check.GUIDANCE == 1                                        # else twice as many predictions
