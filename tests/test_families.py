@@ -405,6 +405,23 @@ def test_a_recipe_says_what_is_different_for_a_family():
     assert recipe.parse(text.to_toml(read)).on("sdxl").parameters["edit"]["lam"] == 0.25
 
 
+def test_show_prints_the_recipe_as_it_is_for_a_family(forget, tmp_path):
+    (tmp_path / "r.toml").write_text(OVERRIDES)
+
+    def shown(*more: str) -> dict:
+        return forget("recipe", "show", "r.toml", "--json", *more).json["recipe"]
+
+    plain, own, other = shown(), shown("--family", "sdxl"), shown("--family", "flux")
+    assert [r["edit"]["lam"] for r in (plain, own, other)] == [0.5, 0.25, 0.5]
+    assert [r["methods"]["uce"]["edit"]["lam"] for r in (plain, own, other)] == [3.0, 4.0, 3.0]
+    assert (own["edit"]["threshold"], own["families"]) == (0.5, {}) and set(plain["families"]) == {"sdxl"}
+    assert shown("--family", "sdxl", "--method", "uce")["edit"]["lam"] == 4.0
+    again = recipe.parse(forget("recipe", "show", "r.toml", "--family", "sdxl").stdout)
+    assert again.parameters["edit"]["lam"] == 0.25 == again.on("sdxl").parameters["edit"]["lam"] and not again.families
+    wrong = forget("recipe", "show", "r.toml", "--family", "sdlx")
+    assert wrong.code == 2 and wrong.stderr.startswith("error[recipe.unknown-family]") and "'sdxl'" in wrong.stderr
+
+
 def test_faults_of_a_family_have_their_line():
     bad = OVERRIDES + """
 [families.sdlx.edit]

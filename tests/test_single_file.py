@@ -256,18 +256,20 @@ def test_the_output_is_the_file_its_settings_and_what_forget_writes(read_only_fi
     assert verdict.ok and any("every other file and byte" in claim for claim in verdict.proved)
 
 
-def test_it_loads_in_diffusers_with_the_edited_weights(read_only_files, tmp_path):
-    from diffusers import StableDiffusionPipeline
+@pytest.mark.parametrize("style", ["sd1", "sd2", "sdxl"])
+def test_it_loads_in_diffusers_with_the_edited_weights(read_only_files, tmp_path, style):
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    file = read_only_files("sd1")
+    file = read_only_files(style)
     apply(file, tmp_path / "edited")
-    loaded = {place: StableDiffusionPipeline.from_single_file(str(place / NAME), config=str(place / "config"), safety_checker=None,
-                                                              local_files_only=True, dtype=torch.float16)
-              for place in (file.parent, tmp_path / "edited")}
-    before, after = (pipe.text_encoder.get_parameter(FC2) for pipe in loaded.values())
-    edited = next(t for t in provenance.load(tmp_path / "edited").edited if t.parameter == FC2)
-    assert not torch.equal(before, after)
-    assert torch.equal(after.cpu(), load((tmp_path / "edited" / NAME).read_bytes())[edited.key])
+    loader, options = (StableDiffusionXLPipeline, {}) if style == "sdxl" else (StableDiffusionPipeline, {"safety_checker": None})
+    before, after = (loader.from_single_file(str(place / NAME), config=str(place / "config"), local_files_only=True, dtype=torch.float16, **options)
+                     for place in (file.parent, tmp_path / "edited"))
+    edited, stored = provenance.load(tmp_path / "edited").edited, load((tmp_path / "edited" / NAME).read_bytes())
+    assert {t.component for t in edited} == set(encoders_of(file.parent / "config"))
+    for tensor in edited:
+        was, now = (getattr(pipe, tensor.component).get_parameter(tensor.parameter).cpu() for pipe in (before, after))
+        assert not torch.equal(was, now) and torch.equal(now, stored[tensor.key])
 
 
 @pytest.mark.parametrize("spoil", ["another tensor", "its header", "the settings", "one more file"])
@@ -425,12 +427,17 @@ def test_the_commands_take_a_file_and_what_was_made_of_it(read_only_files, tmp_p
         assert done.code == 0 and json.loads(done.stdout)["n_images"] == 2 * PROMPTS, done.stderr
 
 
-def test_pictures_are_those_of_the_folder(folders, read_only_files, tmp_path):
-    drawn = [generation.generate(["a cat"], model=model, steps=2, output=tmp_path / name).images[0].path
-             for name, model in (("file", read_only_files("sd1")), ("folder", folders["sd1"]))]
-    from PIL import Image, ImageChops
+@pytest.mark.parametrize("style", ["sd1", "sdxl"])
+def test_pictures_are_those_of_the_folder_and_after_the_edit_others(folders, read_only_files, tmp_path, style):
+    from PIL import Image
 
-    assert ImageChops.difference(*(Image.open(path) for path in drawn)).getbbox() is None
+    apply(read_only_files(style), tmp_path / "edited")
+    of_file, of_folder, of_edit = (
+        Image.open(generation.generate(["van gogh"], model=model, steps=2, output=tmp_path / name).images[0].path).tobytes()
+        for name, model in (("file", read_only_files(style)), ("folder", folders[style]), ("edit", tmp_path / "edited")))
+    assert of_file == of_folder != of_edit
+    verdict = provenance.verify(tmp_path / "edited", base=read_only_files(style))
+    assert verdict.ok and any("every other file and byte" in claim for claim in verdict.proved)
 
 
 def test_other_settings_draw_other_pictures_and_have_other_moments(file):
