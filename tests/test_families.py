@@ -228,6 +228,20 @@ def test_noisy_pictures_end_where_the_pipelines_own_do(family, folders, pipes):
     assert not torch.allclose(bank.finished, other, atol=1e-4)
 
 
+def test_a_model_that_predicts_v_draws_as_its_pipeline_does(tmp_path):
+    folder, ends = pipelines.tiny_sd(tmp_path / "sd", torch.float32), {}
+    for kind in ("v_prediction", "epsilon"):
+        file = folder / "scheduler/scheduler_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": kind}))
+        pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        theirs = pipe("a cat", num_inference_steps=3, guidance_scale=2.0, latents=latents, output_type="latent").images
+        bank = noisy_bank(loaded(folder), ["a cat"], steps=3, guidance=2.0, generator=torch.Generator().manual_seed(0), observer=Silent())
+        assert torch.allclose(bank.finished, theirs, atol=1e-4)
+        ends[kind] = bank.finished
+    assert not torch.allclose(ends["v_prediction"], ends["epsilon"], atol=1e-2)
+
+
 # Tokens
 
 

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from single_files import METADATA, ldm, settings
 from tiny_runs import EVAL, PROMPTS, RECIPE
+from typer.testing import CliRunner
 
 from forgetcli import (
     checkpoint,
@@ -32,6 +33,7 @@ from forgetcli import (
     recipe,
     reversal,
 )
+from forgetcli.cli.app import app
 from forgetcli.edits import Edit
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.store import walk_files
@@ -348,6 +350,28 @@ def test_a_delta_gives_the_file_and_its_settings_back(folders, read_only_files, 
     other = settings(folders["sd1"], tmp_path / "other")
     (other / "scheduler/scheduler_config.json").write_text("{}")
     assert "--config" in refused("delta.other-result", delta.apply, path, config=other, output=tmp_path / "x").hint
+
+
+def test_a_delta_goes_on_a_file_by_the_command(read_only_files, tmp_path, monkeypatch):
+    """``--config``, ``--link`` and ``--copy`` are heeded with ``--delta`` too."""
+    file = Path(shutil.copytree(read_only_files("sd1").parent, tmp_path / "models")) / NAME
+    apply(file, tmp_path / "made")
+    exports.export(tmp_path / "made", "delta", output=tmp_path / "d.safetensors")
+    elsewhere = (tmp_path / "models/config").rename(tmp_path / "settings")
+    monkeypatch.setattr("forgetcli.cli.progress.silence_libraries", lambda: None)
+
+    def put(output: str, *more):
+        return CliRunner().invoke(app, ["apply", "--delta", str(tmp_path / "d.safetensors"), "-m", str(file), "-o", str(tmp_path / output), "-q",
+                                        *map(str, more)])
+
+    assert put("without").exception.code == "model.no-config" and not (tmp_path / "without").exists()
+    for how in ("link", "copy"):
+        done = put(how, "--config", elsewhere, f"--{how}")
+        assert (done.exit_code, done.stdout) == (0, f"{tmp_path / how}\n"), done.output
+        assert (tmp_path / how / NAME).read_bytes() == (tmp_path / "made" / NAME).read_bytes() != file.read_bytes()
+        vocabulary = "tokenizer/vocab.json"
+        assert (tmp_path / how / "config" / vocabulary).samefile(elsewhere / vocabulary) == (how == "link")
+    assert put("both", "--config", elsewhere, "--link", "--copy").exception.code == "usage" and not (tmp_path / "both").exists()
 
 
 def test_a_delta_holds_parts_of_a_tensor(read_only_files, tmp_path):
