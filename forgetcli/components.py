@@ -50,7 +50,9 @@ def network(base: Base, name: str, cls, dtype: torch.dtype):
     if file is None or name not in file.keys.components:
         _check_there(base, name, file)
         refuse_quantised(name, tensors_of(base.settings, name).values() if (base.settings / name).is_dir() else ())
-        module = part(base, name, lambda folder: cls.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True))
+        # where all that is there has .fp16. or the like in its name, the libraries want that said
+        variant = weight_sets(base.settings, name)[0].variant or None if (base.settings / name).is_dir() else None
+        module = part(base, name, lambda folder: cls.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, variant=variant))
     else:
         refuse_quantised(name, file.tensors_of(name).values())
         module = _filled(file, name, part(base, name, lambda folder: _empty(cls, folder)), dtype)
@@ -80,12 +82,13 @@ def shapes(base: Base, name: str) -> dict[str, tuple[int, ...]]:
 
 
 def networks(base: Base, dtype: torch.dtype) -> dict:
-    """All networks of a single file's pipeline, by name; none for a folder, which diffusers loads by itself."""
-    if base.single is None:
-        return {}
+    """All networks of a pipeline by name, of a single file or of a folder that has only a variant (``.fp16.``) of some; else none: diffusers
+    loads such a folder by itself."""
     entries = json.loads((base.settings / INDEX).read_text(encoding="utf-8"))
     wanted = {name: entry for name, entry in entries.items()
               if isinstance(entry, list) and entry[0] in LIBRARIES and (base.settings / name / "config.json").is_file()}
+    if base.single is None and not any(weight_sets(base.folder, name)[0].variant for name in wanted):
+        return {}
     return {name: network(base, name, _class(*entry), dtype) for name, entry in wanted.items()}
 
 

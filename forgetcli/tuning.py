@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetcli import judges, methods, recipe as recipes, store
+from forgetcli import judges, methods, models, recipe as recipes, store
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation.questions import Question, of_recipe
 from forgetcli.evaluation.run import UNEDITED, Answer, Subject, answered, claim
@@ -98,7 +98,7 @@ def tune(recipe: str | Path, *, method: str | None = None, overrides: Sequence[s
                    "steps": steps, "judge": judge_.identity()}, force, also=(STUDY, "trials"))
     baseline = trial_of.unedited()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space, own = with_own(loaded, space)
+    space, own = with_own(loaded.on(models.family_of(base.settings)), space)
     study = resumed(output / STUDY, own, seed)
     deadline = time.monotonic() + 60 * minutes if minutes is not None else float("inf")
     with watch.stage("trials"):
@@ -307,20 +307,20 @@ def write_recipe(path: Path, recipe: Recipe, method: str | None, overrides: Sequ
     """
     import tomlkit
 
-    from forgetcli.recipe import record
+    from forgetcli.recipe import parameters, record
 
     body, recorded = record.split(recipe.raw.decode())
     document = tomlkit.parse(body)
-    holder = document
-    if recipe_method(recipe) != recipe.method:
-        for name in ("methods", recipe.method):
-            holder = holder.setdefault(name, tomlkit.table(is_super_table=name == "methods"))
+    holder, above = document, ("methods", recipe.method) if recipe_method(recipe) != recipe.method else ()
+    for name in above:
+        holder = holder.setdefault(name, tomlkit.table(is_super_table=name == "methods"))
     for key, value in best.parameters.items():
         *tables, name = key.split(".")
         place = holder
         for table in tables:
             place = place.setdefault(table, tomlkit.table())
         place[name] = value
+        parameters.hold_for_all_families(document, (*above, *tables, name))   # as in the trials, where they were set
     head = (f"# Parameters of {recipe.method} found by `forget tune` on this recipe's own evaluation prompts (H {best.scores['h']:.3f} there).\n"
             "# The best of many trials is an optimist: measure it on other prompts and concepts.\n")
     kept = tuple(o for o in recorded.overrides if o.partition("=")[0].strip().removeprefix(f"methods.{recipe.method}.") not in best.parameters)

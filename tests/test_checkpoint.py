@@ -15,7 +15,7 @@ from pipelines import shard, tiny_sd
 from safetensors import safe_open
 from safetensors.torch import load, save
 
-from forgetcli import checkpoint, hub, patching, tensorfile
+from forgetcli import checkpoint, hub, patching, pipeline, provenance, tensorfile
 from forgetcli.errors import EditError, ModelError, OutputError
 from forgetcli.store import copy_file, walk_files
 
@@ -470,6 +470,20 @@ def test_a_cached_model_needs_no_network(half, hub_cache, tmp_path, name):
     patched(snapshot, tmp_path / "edited", {("text_encoder", FC2): changed(weight_of(snapshot), 0.5)})
     assert not any(path.is_symlink() for path in (tmp_path / "edited").rglob("*"))    # copies, not links into the cache
     assert weight_of(snapshot).equal(weight_of(half))                 # and the cache is as it was
+
+
+def test_the_commit_is_recorded_and_found_again_after_the_branch_has_moved(half, hub_cache, tmp_path):
+    snapshot = cache_model(half, hub_cache)
+    (tmp_path / "r.toml").write_text('[[concepts]]\nconcept = "van gogh"\ntarget = "monet"\n[edit]\nsites = [1]\n[refine]\nmode = "copy"\n')
+    pipeline.apply(tmp_path / "r.toml", model="org/tiny-sd@main", output=tmp_path / "edited", device="cpu", strict=False)
+    manifest = provenance.load(tmp_path / "edited")
+    assert (manifest.base_id, manifest.base_revision, manifest.base) == ("org/tiny-sd", COMMIT, f"org/tiny-sd@{COMMIT}")
+    newer = copied(snapshot, snapshot.with_name("b" * 40))
+    (newer / "scheduler/scheduler_config.json").write_text("{}")
+    (snapshot.parents[1] / "refs/main").write_text("b" * 40)
+    assert checkpoint.resolve("org/tiny-sd").revision == "b" * 40     # the control: by name it is another model now
+    assert provenance.verify(tmp_path / "edited").ok
+    assert not provenance.verify(tmp_path / "edited", base="org/tiny-sd@main").ok
 
 
 def test_a_local_path_wins_over_the_hub(half, hub_cache, tmp_path, monkeypatch):

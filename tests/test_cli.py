@@ -317,6 +317,14 @@ def test_a_mistake_is_one_line(forget, good: Path, arguments: list[str], code: s
     assert says.lower() in run.stderr.lower()
 
 
+def test_offline_and_not_cached_gives_the_command_that_fetches_it(forget, tmp_path: Path):
+    """`HF_HOME` and `HF_HUB_OFFLINE` as huggingface_hub has them."""
+    run = forget("apply", "sd14/objects", "--model", "org/none@v1", HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="1")
+    command = "hf download org/none --revision v1 --include '*.json' --include '*.txt' --include '*/*.safetensors'"
+    assert run.code == 2 and run.stderr.startswith("error[model.not-found]: 'org/none@v1'") and run.stderr.endswith(f"{command}\n")
+    assert not (tmp_path / "edited").exists()
+
+
 def test_prompts_that_are_not_utf8(forget, tmp_path: Path):
     (tmp_path / "p.txt").write_bytes(b"caf\xe9\n")
     assert_one_error(forget("generate", "-p", "p.txt"), "prompts.encoding", "p.txt: not UTF-8")

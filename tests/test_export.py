@@ -248,6 +248,29 @@ def test_it_loads_in_diffusers_with_a_slider(place, naming, tmp_path):
     assert min(float((new[key] - old[key]).norm()) for key in changed) > 0.1
 
 
+@pytest.mark.parametrize("naming", ["diffusers", "kohya"])
+def test_it_loads_in_diffusers_for_both_of_sdxls_encoders(naming, tmp_path):
+    pytest.importorskip("peft")
+    from diffusers import StableDiffusionXLPipeline
+    from pipelines import tiny_sdxl
+
+    base, encoders = tiny_sdxl(tmp_path / "xl"), ("text_encoder", "text_encoder_2")
+    edited = edit(base, tmp_path / "edited", *((encoder, f"{FC2}.weight") for encoder in encoders), ("unet", f"{TO_K}.weight"))
+    exports.export(edited, "lora", output=tmp_path / "l.safetensors", options={"naming": naming, "error": 1e-5})
+    old, new = ({(part, name): value.clone() for part in (*encoders, "unet") for name, value in getattr(pipe, part).state_dict().items()}
+                for pipe in map(StableDiffusionXLPipeline.from_pretrained, (base, edited)))
+    pipe = StableDiffusionXLPipeline.from_pretrained(base)
+    pipe.load_lora_weights(tmp_path / "l.safetensors")
+    pipe.fuse_lora(components=["unet", *encoders])
+    merged = {(part, name.replace(".base_layer", "")): value for part in (*encoders, "unet")
+              for name, value in getattr(pipe, part).state_dict().items() if "lora_" not in name}
+    changed = [key for key in old if not torch.equal(old[key], new[key])]
+    assert {part for part, _ in changed} == {*encoders, "unet"}
+    for key in old:
+        scale = (new[key] - old[key]).norm() if key in changed else 1
+        assert float((merged[key] - new[key]).norm() / scale) < 1e-4, key     # of a LoRA that was not read: 1
+
+
 def test_kohyas_names_are_those_of_the_uis(edited, tmp_path):
     done = exports.export(edited, "lora", output=tmp_path / "l.safetensors", options={"naming": "kohya"})
     tensors = load_file(tmp_path / "l.safetensors")

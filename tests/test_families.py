@@ -228,6 +228,20 @@ def test_noisy_pictures_end_where_the_pipelines_own_do(family, folders, pipes):
     assert not torch.allclose(bank.finished, other, atol=1e-4)
 
 
+def test_a_model_that_predicts_v_draws_as_its_pipeline_does(tmp_path):
+    folder, ends = pipelines.tiny_sd(tmp_path / "sd", torch.float32), {}
+    for kind in ("v_prediction", "epsilon"):
+        file = folder / "scheduler/scheduler_config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": kind}))
+        pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+        theirs = pipe("a cat", num_inference_steps=3, guidance_scale=2.0, latents=latents, output_type="latent").images
+        bank = noisy_bank(loaded(folder), ["a cat"], steps=3, guidance=2.0, generator=torch.Generator().manual_seed(0), observer=Silent())
+        assert torch.allclose(bank.finished, theirs, atol=1e-4)
+        ends[kind] = bank.finished
+    assert not torch.allclose(ends["v_prediction"], ends["epsilon"], atol=1e-2)
+
+
 # Tokens
 
 
@@ -403,6 +417,23 @@ def test_a_recipe_says_what_is_different_for_a_family():
     said = recipe.parse(OVERRIDES, overrides=["edit.lam=9"])
     assert said.on("sdxl").parameters["edit"] == {"lam": 9, "threshold": 0.5}     # the command line has the last word
     assert recipe.parse(text.to_toml(read)).on("sdxl").parameters["edit"]["lam"] == 0.25
+
+
+def test_show_prints_the_recipe_as_it_is_for_a_family(forget, tmp_path):
+    (tmp_path / "r.toml").write_text(OVERRIDES)
+
+    def shown(*more: str) -> dict:
+        return forget("recipe", "show", "r.toml", "--json", *more).json["recipe"]
+
+    plain, own, other = shown(), shown("--family", "sdxl"), shown("--family", "flux")
+    assert [r["edit"]["lam"] for r in (plain, own, other)] == [0.5, 0.25, 0.5]
+    assert [r["methods"]["uce"]["edit"]["lam"] for r in (plain, own, other)] == [3.0, 4.0, 3.0]
+    assert (own["edit"]["threshold"], own["families"]) == (0.5, {}) and set(plain["families"]) == {"sdxl"}
+    assert shown("--family", "sdxl", "--method", "uce")["edit"]["lam"] == 4.0
+    again = recipe.parse(forget("recipe", "show", "r.toml", "--family", "sdxl").stdout)
+    assert again.parameters["edit"]["lam"] == 0.25 == again.on("sdxl").parameters["edit"]["lam"] and not again.families
+    wrong = forget("recipe", "show", "r.toml", "--family", "sdlx")
+    assert wrong.code == 2 and wrong.stderr.startswith("error[recipe.unknown-family]") and "'sdxl'" in wrong.stderr
 
 
 def test_faults_of_a_family_have_their_line():

@@ -443,6 +443,18 @@ def test_the_reference_studys_recipes_have_its_pairs_and_values(name: str):
     assert {kept.concept for kept in loaded.retain} == others
 
 
+def test_the_study_on_sdxl_and_safety_have_pairs_and_evaluation_prompts_of_their_own():
+    sdxl, safety = recipe.load("sdxl/art_styles"), recipe.load("safety")
+    assert {c.concept: c.target for c in sdxl.concepts} == PAIRS["sd14/art_styles"] and "preset" not in sdxl.parameters.get("edit", {})
+    assert {c.concept for c in safety.concepts} == {"nudity", "violence"} and "--prompts i2p.csv" in safety.raw.decode()
+    for loaded in (sdxl, safety):
+        edited = {prompt for prompt, _ in loaded.edit_pairs()}
+        assert len(edited) >= 8 * len(loaded.concepts)
+        for concept in loaded.concepts:
+            assert len(concept.direct) == len(concept.indirect) == 5 and not edited & {*concept.direct, *concept.indirect}
+            assert all(concept.concept.casefold() not in hint.casefold() for hint in concept.indirect)
+
+
 def test_the_starter_is_valid_and_never_overwrites(tmp_path: Path):
     path = tmp_path / "new.toml"
     recipe_text.write_starter(path)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load, save
 from single_files import METADATA, ldm, settings
 from tiny_runs import EVAL, PROMPTS, RECIPE
+from typer.testing import CliRunner
 
 from forgetcli import (
     checkpoint,
@@ -33,6 +34,7 @@ from forgetcli import (
     recipe,
     reversal,
 )
+from forgetcli.cli.app import app
 from forgetcli.edits import Edit
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.store import walk_files
@@ -257,18 +259,20 @@ def test_the_output_is_the_file_its_settings_and_what_forget_writes(read_only_fi
     assert verdict.ok and any("every other file and byte" in claim for claim in verdict.proved)
 
 
-def test_it_loads_in_diffusers_with_the_edited_weights(read_only_files, tmp_path):
-    from diffusers import StableDiffusionPipeline
+@pytest.mark.parametrize("style", ["sd1", "sd2", "sdxl"])
+def test_it_loads_in_diffusers_with_the_edited_weights(read_only_files, tmp_path, style):
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    file = read_only_files("sd1")
+    file = read_only_files(style)
     apply(file, tmp_path / "edited")
-    loaded = {place: StableDiffusionPipeline.from_single_file(str(place / NAME), config=str(place / "config"), safety_checker=None,
-                                                              local_files_only=True, dtype=torch.float16)
-              for place in (file.parent, tmp_path / "edited")}
-    before, after = (pipe.text_encoder.get_parameter(FC2) for pipe in loaded.values())
-    edited = next(t for t in provenance.load(tmp_path / "edited").edited if t.parameter == FC2)
-    assert not torch.equal(before, after)
-    assert torch.equal(after.cpu(), load((tmp_path / "edited" / NAME).read_bytes())[edited.key])
+    loader, options = (StableDiffusionXLPipeline, {}) if style == "sdxl" else (StableDiffusionPipeline, {"safety_checker": None})
+    before, after = (loader.from_single_file(str(place / NAME), config=str(place / "config"), local_files_only=True, dtype=torch.float16, **options)
+                     for place in (file.parent, tmp_path / "edited"))
+    edited, stored = provenance.load(tmp_path / "edited").edited, load((tmp_path / "edited" / NAME).read_bytes())
+    assert {t.component for t in edited} == set(encoders_of(file.parent / "config"))
+    for tensor in edited:
+        was, now = (getattr(pipe, tensor.component).get_parameter(tensor.parameter).cpu() for pipe in (before, after))
+        assert not torch.equal(was, now) and torch.equal(now, stored[tensor.key])
 
 
 @pytest.mark.parametrize("spoil", ["another tensor", "its header", "the settings", "one more file"])
@@ -347,6 +351,28 @@ def test_a_delta_gives_the_file_and_its_settings_back(folders, read_only_files, 
     other = settings(folders["sd1"], tmp_path / "other")
     (other / "scheduler/scheduler_config.json").write_text("{}")
     assert "--config" in refused("delta.other-result", delta.apply, path, config=other, output=tmp_path / "x").hint
+
+
+def test_a_delta_goes_on_a_file_by_the_command(read_only_files, tmp_path, monkeypatch):
+    """``--config``, ``--link`` and ``--copy`` are heeded with ``--delta`` too."""
+    file = Path(shutil.copytree(read_only_files("sd1").parent, tmp_path / "models")) / NAME
+    apply(file, tmp_path / "made")
+    exports.export(tmp_path / "made", "delta", output=tmp_path / "d.safetensors")
+    elsewhere = (tmp_path / "models/config").rename(tmp_path / "settings")
+    monkeypatch.setattr("forgetcli.cli.progress.silence_libraries", lambda: None)
+
+    def put(output: str, *more):
+        return CliRunner().invoke(app, ["apply", "--delta", str(tmp_path / "d.safetensors"), "-m", str(file), "-o", str(tmp_path / output), "-q",
+                                        *map(str, more)])
+
+    assert put("without").exception.code == "model.no-config" and not (tmp_path / "without").exists()
+    for how in ("link", "copy"):
+        done = put(how, "--config", elsewhere, f"--{how}")
+        assert (done.exit_code, done.stdout) == (0, f"{tmp_path / how}\n"), done.output
+        assert (tmp_path / how / NAME).read_bytes() == (tmp_path / "made" / NAME).read_bytes() != file.read_bytes()
+        vocabulary = "tokenizer/vocab.json"
+        assert (tmp_path / how / "config" / vocabulary).samefile(elsewhere / vocabulary) == (how == "link")
+    assert put("both", "--config", elsewhere, "--link", "--copy").exception.code == "usage" and not (tmp_path / "both").exists()
 
 
 def test_a_delta_holds_parts_of_a_tensor(read_only_files, tmp_path):
@@ -441,12 +467,17 @@ def test_the_commands_take_a_file_and_what_was_made_of_it(read_only_files, tmp_p
         assert done.code == 0 and json.loads(done.stdout)["n_images"] == 2 * PROMPTS, done.stderr
 
 
-def test_pictures_are_those_of_the_folder(folders, read_only_files, tmp_path):
-    drawn = [generation.generate(["a cat"], model=model, steps=2, output=tmp_path / name).images[0].path
-             for name, model in (("file", read_only_files("sd1")), ("folder", folders["sd1"]))]
-    from PIL import Image, ImageChops
+@pytest.mark.parametrize("style", ["sd1", "sdxl"])
+def test_pictures_are_those_of_the_folder_and_after_the_edit_others(folders, read_only_files, tmp_path, style):
+    from PIL import Image
 
-    assert ImageChops.difference(*(Image.open(path) for path in drawn)).getbbox() is None
+    apply(read_only_files(style), tmp_path / "edited")
+    of_file, of_folder, of_edit = (
+        Image.open(generation.generate(["van gogh"], model=model, steps=2, output=tmp_path / name).images[0].path).tobytes()
+        for name, model in (("file", read_only_files(style)), ("folder", folders[style]), ("edit", tmp_path / "edited")))
+    assert of_file == of_folder != of_edit
+    verdict = provenance.verify(tmp_path / "edited", base=read_only_files(style))
+    assert verdict.ok and any("every other file and byte" in claim for claim in verdict.proved)
 
 
 def test_other_settings_draw_other_pictures_and_have_other_moments(file):

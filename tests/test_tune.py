@@ -117,6 +117,18 @@ def test_a_single_file_is_tuned_with_the_settings_that_are_named(source: Path, s
     assert result.best.state == "complete" and result.baseline["retain"] == 1 and len(calls) == 1
 
 
+def test_what_the_recipe_says_for_the_models_family_is_its_own_and_the_found_goes_before_it(
+        source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):
+    source.write_text(source.read_text() + "\n[families.sd.edit]\nlam = 0.5\nthreshold = 0.01\n\n[families.sdxl.edit]\nlam = 7.0\nmin_rank = 9\n")
+    calls = lenient(monkeypatch, lambda recipe: seen.remove("van gogh") if recipe.parameters["edit"]["lam"] != 0.5 and "van gogh" in seen else None)
+    result = tuning.tune(source, trials=2, steps=1, output="tune")
+    assert result.own.parameters["edit.lam"] == calls[0].on("sd").parameters["edit"]["lam"] == 0.5 != 0.02
+    found = recipes.load(result.recipe)
+    assert result.best.number == 1 and found.on("sd").parameters["edit"]["lam"] == result.best.parameters["edit.lam"] != 0.5
+    assert recipes.load(source).on("sd").parameters["edit"]["lam"] == 0.5  # the control: this would have gone before it
+    assert found.on("sdxl").parameters["edit"]["min_rank"] == 9       # what was not searched stays
+
+
 def test_a_search_that_was_cut_short_goes_on(source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):
     calls = lenient(monkeypatch)
 

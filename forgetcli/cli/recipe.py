@@ -87,10 +87,22 @@ def validate(
     raise typer.Exit(0 if ok else errors.COULD_NOT)
 
 
+Family = Annotated[
+    str | None,
+    typer.Option(
+        "--family",
+        envvar="FORGET_FAMILY",
+        show_default=False,
+        help="As it is for models of this family (sd, sdxl, …): with what [families.NAME] says.",
+    ),
+]
+
+
 @app.command("show")
 def show(
     recipe: RecipeName,
     method: Method = None,
+    family: Family = None,
     set_: SetOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -101,13 +113,22 @@ def show(
     Examples:
       forget recipe show art_styles
       forget recipe show art_styles --method uce
+      forget recipe show my.toml --family sdxl
       forget recipe show my.toml --set refine.steps=6 > full.toml
     """
+    from forgetcli import models
     from forgetcli import recipe as recipes
+    from forgetcli.errors import ForgetError
     from forgetcli.recipe import text as recipe_text
+    from forgetcli.recipe.faults import did_you_mean
 
     sink = Sink("recipe show", json=json, quiet=quiet)
     loaded = recipes.load(recipe, set_ or (), method)
+    if family is not None:
+        if family not in models.families():
+            hint = did_you_mean(family, models.families())
+            raise ForgetError("recipe.unknown-family", f"--family: there is no family '{family}'", hint)
+        loaded = loaded.on(family).model_copy(update={"families": {}})
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
     data = {

@@ -129,9 +129,11 @@ class Recipe(Document):
 
     def on(self, family: str) -> Recipe:
         """The recipe as it is for a model of this family: with what ``[families.NAME]`` says in its parameters."""
-        own = self.by_family.get(family, {})
-        merged = {table: {**self.parameters.get(table, {}), **values} for table, values in own.items()}
-        return self.model_copy(update={"parameters": {**self.parameters, **merged}})
+        others = self.families.get(family, {}).get("methods", {})
+        return self.model_copy(update={
+            "parameters": _over(self.parameters, self.by_family.get(family, {})),
+            "methods": {**self.methods, **{name: _over(self.methods.get(name, {}), tables) for name, tables in others.items()}},
+        })
 
     def edit_pairs(self) -> list[tuple[str, str]]:
         """(concept prompt, target prompt) in the recipe's order; of two with one concept prompt, the first."""
@@ -144,6 +146,11 @@ class Recipe(Document):
     def preserve_prompts(self) -> list[str]:
         """Every prompt to preserve, once, the empty one first."""
         return _once(["", *self.preserve.prompts, *self.file_prompts])
+
+
+def _over(tables: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """Tables of parameters with those values in them that go before their own."""
+    return {**tables, **{name: {**tables.get(name, {}), **values} for name, values in before.items()}}
 
 
 def pairs_of(concept: Concept, templates: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -84,7 +84,7 @@ def _method(name: str, sheet: Sheet, path: KeyPath = ("method",)) -> ModuleType:
 
 
 def hold_for_all_families(data: dict[str, Any], path: KeyPath) -> None:
-    """What the command line says goes before what the recipe says for a family."""
+    """What the command line says, or a search has found, goes before what the recipe says for a family."""
     families = data.get("families")
     for holder in families.values() if isinstance(families, dict) else ():
         for key in path[:-1]:
