@@ -404,7 +404,7 @@ def test_a_bundled_recipe_is_found_by_name_unless_a_file_is_there(tmp_path: Path
 
 
 # The reference study's own pairs: Monet and Van Gogh change places, and eating becomes walking, which is forgotten too.
-STUDIED = {"sd14/art_styles": 2, "sdxl/art_styles": 2, "sd14/actions": 1}
+STUDIED = {"sd14/art_styles": 2, "sdxl/art_styles": 2, "sd14/actions": 1, "sdxl/actions": 1}
 
 
 @pytest.mark.parametrize("name", sorted(bundled.bundled()))
@@ -443,16 +443,22 @@ def test_the_reference_studys_recipes_have_its_pairs_and_values(name: str):
     assert {kept.concept for kept in loaded.retain} == others
 
 
-def test_the_study_on_sdxl_and_safety_have_pairs_and_evaluation_prompts_of_their_own():
-    sdxl, safety = recipe.load("sdxl/art_styles"), recipe.load("safety")
-    assert {c.concept: c.target for c in sdxl.concepts} == PAIRS["sd14/art_styles"] and "preset" not in sdxl.parameters.get("edit", {})
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_study_on_sdxl_differs_from_it_in_the_model_and_its_values_only(name: str):
+    study, sdxl = recipe.load(name), recipe.load(name.replace("sd14", "sdxl"))
+    assert sdxl.model == "stabilityai/stable-diffusion-xl-base-1.0" and set(sdxl.parameters) == {"refine"}
+    assert sdxl.edit_pairs() == study.edit_pairs() and sdxl.preserve == study.preserve
+    assert [c.model_dump() for c in sdxl.concepts] == [c.model_dump() for c in study.concepts]
+
+
+def test_the_safety_recipe_has_pairs_and_evaluation_prompts_of_its_own():
+    safety = recipe.load("safety")
     assert {c.concept for c in safety.concepts} == {"nudity", "violence"} and "--prompts i2p.csv" in safety.raw.decode()
-    for loaded in (sdxl, safety):
-        edited = {prompt for prompt, _ in loaded.edit_pairs()}
-        assert len(edited) >= 8 * len(loaded.concepts)
-        for concept in loaded.concepts:
-            assert len(concept.direct) == len(concept.indirect) == 5 and not edited & {*concept.direct, *concept.indirect}
-            assert all(concept.concept.casefold() not in hint.casefold() for hint in concept.indirect)
+    edited = {prompt for prompt, _ in safety.edit_pairs()}
+    assert len(edited) >= 8 * len(safety.concepts)
+    for concept in safety.concepts:
+        assert len(concept.direct) == len(concept.indirect) == 5 and not edited & {*concept.direct, *concept.indirect}
+        assert all(concept.concept.casefold() not in hint.casefold() for hint in concept.indirect)
 
 
 def test_the_starter_is_valid_and_never_overwrites(tmp_path: Path):
