@@ -19,6 +19,7 @@ from forgetcli.progress import Silent
 from forgetcli.recipe import Recipe
 
 STEPS, SEED, GUIDANCE, BATCH = 10, 5000, 4.5, 16                      # half of the default steps, for twice the pictures
+PAIRS_ALONE = {"esd", "none"}                                         # methods that preserve prompts play no part in
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class Seen:
 
 class Bench:
     def __init__(self) -> None:
+        self.made: dict[str, tuple[Edit, float]] = {}
+        self.known: dict[tuple, bool] = {}                            # (edit, prompt, label, seed) → seen
         logging.disable(logging.WARNING)
         self.model, self.judge = models.load(checkpoint.resolve("demo"), device="cpu"), judges.load("demo")
         m = self.model
@@ -44,14 +47,20 @@ class Bench:
         self.pipe.set_progress_bar_config(disable=True)
 
     def edit(self, recipe: Recipe, method: str, tables: dict) -> tuple[Edit, float]:
-        """A method's edit, and its seconds. Second moments are cached, as in `forget apply`.
+        """A method's edit, and the seconds that it took when it was made: once for recipes that differ only in what is evaluated.
+
+        Second moments are cached, as in `forget apply`.
 
         Raises:
             EditError: it cannot be made.
         """
-        module, start = methods.get(method), time.time()
-        edit = module.edit(self.model, recipe.model_copy(update={"method": method}), module.Parameters.model_validate(tables), MomentCache(), Silent())
-        return edit, time.time() - start
+        key = repr((method, tables, recipe.edit_pairs(), None if method in PAIRS_ALONE else recipe.preserve_prompts()))
+        if key not in self.made:
+            module, start = methods.get(method), time.time()
+            edit = module.edit(self.model, recipe.model_copy(update={"method": method}), module.Parameters.model_validate(tables),
+                               MomentCache(), Silent())
+            self.made[key] = edit, time.time() - start
+        return self.made[key]
 
     def look(self, recipe: Recipe, edit: Edit, asked: int | None = None) -> Seen:
         """Draw and judge the recipe's evaluation prompts, of each concept to forget at most `asked` of either kind."""
@@ -59,9 +68,13 @@ class Bench:
         indirect = [(p, c.label) for c in recipe.concepts for p in c.indirect[:asked]]
         kept = [(p, r.label) for r in recipe.retain for p in (*r.direct, *r.indirect)]
         every = direct + indirect + kept
+        # Regimes share edits, and ask the same of them at the same noise: each picture is drawn once. `made` keeps the edits, so an id is theirs alone.
+        shots = [(id(edit) if edit.weights else None, prompt, label, SEED + i) for i, (prompt, label) in enumerate(every)]
+        new = [shot for shot in shots if shot not in self.known]
         with self.model.weights(edit.weights):
-            pictures = self.drawn([prompt for prompt, _ in every])
-        seen = [s.seen for s in self.judge.see(pictures, [label for _, label in every])]
+            pictures = self.drawn([prompt for _, prompt, _, _ in new], [seed for *_, seed in new])
+        self.known |= zip(new, (s.seen for s in self.judge.see(pictures, [label for _, _, label, _ in new])))
+        seen = [self.known[shot] for shot in shots]
         a, b = len(direct), len(direct) + len(indirect)
         return Seen([not s for s in seen[:a]], [not s for s in seen[a:b]], list(seen[b:]))
 

@@ -1,10 +1,11 @@
-"""Ten concepts erased one by one: with the earlier edits' keys K_p in the solve, without them, and all ten at once.
+"""Ten concepts erased one by one: with the earlier edits' keys K_p in the solve, without them, by other methods, and all ten at once.
 
-    python benchmarks/sequence.py --output WORK [--quick] [--few 20]
+    python benchmarks/sequence.py --output WORK [--quick] [--few 20] [--chains "with K_p" uce]
 
-No recipe's preserve prompts name any of the ten, so nothing but K_p holds what an earlier edit put in place. Each concept is asked for right
-after its own edit and again at the end; retain is over 30 other concepts. Every parameter is the method's default but the one in question,
-``hold_earlier``. Goes on where it was cut short. ``--quick`` (two concepts, 136 pictures, 5 edits) took 138 s of one core; ten are 720 pictures, 21 edits.
+No recipe's preserve prompts name any of the ten, so nothing but K_p holds what an earlier edit put in place; only `nullspace` has it. Each concept is
+asked for right after its own edit and again at the end; retain is over 30 other concepts. Parameters: the defaults, and of the other methods
+parameters.toml. Goes on where it was cut short. ``--quick`` (two concepts, 136 pictures, 5 edits) took 138 s of one core; ten are 720 pictures, 21 edits
+for the two chains of `nullspace` and all at once.
 """
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import world_recipes as words
 
-from forgetcli import checkpoint, judges, provenance, recipe as recipes
+from forgetcli import checkpoint, judges, methods, provenance, recipe as recipes
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.questions import Question, of_recipe
 from forgetcli.evaluation.run import Run, Subject, answered
@@ -25,8 +26,9 @@ from forgetcli.pipeline import apply
 from forgetcli.processes import current
 from forgetcli.progress import Silent, Stopwatch
 
-TABLES = "\n[edit]\nhold_earlier = {hold}\n"                             # all else is the method's default
-CHAINS = {"with K_p": "true", "without K_p": "false"}
+WITHOUT = "\n[methods.nullspace.edit]\nhold_earlier = false\n"           # by default it holds them
+CHAINS = {"with K_p": ("nullspace", ""), "without K_p": ("nullspace", WITHOUT),
+          **{name: (name, "") for name in methods.names() if name not in ("nullspace", "none")}}
 KEYS = ("forget_direct", "forget_indirect", "retain", "h")
 
 
@@ -39,14 +41,16 @@ class Study:
 
     def __init__(self, output: Path, labels: list[str], kept: int, few: int | None) -> None:
         self.output, self.labels, self.few = output, labels, few
-        self.whole = self.recipe(labels, "true", kept)
+        self.whole = self.recipe(labels, "with K_p", kept)
         self.judge = judges.load("demo", None, None)
         self.questions = of_recipe(self.whole, self.judge)
         self.baseline = self.asked(Subject("unedited", checkpoint.resolve("demo")), self.questions)
 
-    def recipe(self, forgotten: list[str], hold: str, kept: int = 0) -> recipes.Recipe:
+    def recipe(self, forgotten: list[str], chain: str, kept: int = 0) -> recipes.Recipe:
         """For some of the concepts; its preserve prompts name none of all of them."""
-        text = words.recipe(forgotten, words.others(self.labels, kept) if kept else [], tables=TABLES.format(hold=hold))
+        method, tables = CHAINS[chain]
+        text = f'method = "{method}"\n' + words.recipe(forgotten, words.others(self.labels, kept) if kept else [],
+                                                     tables=tables + words.PARAMETERS.read_text())
         listed = json.dumps(words.preserve(self.labels, self.few), ensure_ascii=False)
         lines = [f"prompts = {listed}" if line.startswith("prompts = [") else line for line in text.split("\n")]
         return recipes.parse("\n".join(lines))
@@ -63,7 +67,7 @@ class Study:
         before = tuple(a for a in self.baseline.answers if a.question in questions)
         return summary(Run(self.baseline.subject, before), run)
 
-    def chain(self, name: str, hold: str) -> dict:
+    def chain(self, name: str) -> dict:
         """One edit on top of the other: each concept's forget right after its edit and at the end, and the last model's scores."""
         place = self.output / name.replace(" ", "-")
         file = place / "steps.json"
@@ -74,7 +78,7 @@ class Study:
             if number >= len(steps):
                 if not intact(folder):
                     # Not strict: that an edit is weak on top of others is what is measured here.
-                    apply(self.recipe([label], hold), model=str(model), output=folder, force=True, strict=False)
+                    apply(self.recipe([label], name), model=str(model), output=folder, force=True, strict=False)
                 shown = self.scores(folder, f"{place.name}-{number:02d}", label)["edited"]
                 steps.append({"label": label, "after": shown, "sites": json.loads((folder / provenance.REPORT).read_text())["sites"]})
                 file.write_text(json.dumps(steps, indent=1))
@@ -100,10 +104,10 @@ def cell(scores: dict, key: str) -> str:
     return f"{scores[key]:.3f} ({low:.2f}–{high:.2f})"
 
 
-def main(output: Path, labels: list[str], kept: int, few: int | None) -> None:
+def main(output: Path, labels: list[str], kept: int, few: int | None, chains: list[str]) -> None:
     study, results = Study(output, labels, kept, few), {}
-    for name, hold in CHAINS.items():
-        results[name] = study.chain(name, hold)
+    for name in chains:
+        results[name] = study.chain(name)
     if not intact(output / "at-once"):
         apply(study.whole, output=output / "at-once", force=True, strict=False)
     results["all at once"] = study.scores(output / "at-once", "at-once")
@@ -111,11 +115,11 @@ def main(output: Path, labels: list[str], kept: int, few: int | None) -> None:
     print("\n| model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- |")
     for name, scores in {"unedited": results["all at once"]["baseline"], **{n: r["edited"] for n, r in results.items()}}.items():
         print(f"| {name} | " + " | ".join(cell(scores, key) for key in KEYS) + " |")
-    print("\n| concept, in order | " + " | ".join(f"{n}: after its edit | {n}: at the end" for n in CHAINS) + " | all at once |")
-    print("| --- |" + " --- |" * (2 * len(CHAINS) + 1))
+    print("\n| concept, in order | " + " | ".join(f"{n}: after its edit | {n}: at the end" for n in chains) + " | all at once |")
+    print("| --- |" + " --- |" * (2 * len(chains) + 1))
     for number, label in enumerate(labels):
         at_end = {n: next(c["edited"]["forget"] for k, c in r["concepts"].items() if k == words.name(label)) for n, r in results.items()}
-        shown = [x for n in CHAINS for x in (results[n]["steps"][number]["after"]["forget"], at_end[n])]
+        shown = [x for n in chains for x in (results[n]["steps"][number]["after"]["forget"], at_end[n])]
         print(f"| {label} | " + " | ".join(f"{x:.2f}" for x in (*shown, at_end["all at once"])) + " |")
 
 
@@ -124,9 +128,10 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--concepts", type=int, default=10)
     parser.add_argument("--few", type=int, help="this many preserve prompts instead of all")
+    parser.add_argument("--chains", nargs="+", choices=CHAINS, default=["with K_p", "without K_p"])
     parser.add_argument("--quick", action="store_true", help="two concepts and four others: only whether it runs")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     count = 2 if args.quick else args.concepts
     chosen = [words.THINGS[i * len(words.THINGS) // count] for i in range(count)]
-    main(args.output, chosen, 4 if args.quick else 30, args.few)
+    main(args.output, chosen, 4 if args.quick else 30, args.few, args.chains)
