@@ -31,6 +31,7 @@ def run(model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int,
 def joint(model, problems, pairs, matcher, parameters, observer):
     """Descent on R through Δ = R A, all sites at once: the loss is that of the weights which will be written."""
     settings = parameters.refine
+    steps = settings.joint_steps(len(pairs.concepts.prompts))
     residuals, maps, movable = {}, {}, {}
     for problem in problems:
         movable[problem.site.name] = pairs.of_encoder(problem.site.component).movable.to(model.device)
@@ -39,15 +40,15 @@ def joint(model, problems, pairs, matcher, parameters, observer):
         residuals[problem.site.name] = torch.zeros(problem.values.shape, device=model.device, requires_grad=True)
     optimiser = torch.optim.Adam(residuals.values(), lr=settings.lr)
     losses = []
-    observer.stage("refinement", settings.steps)
+    observer.stage("refinement", steps)
     with ExitStack() as hooks:
         for problem in problems:
             name = problem.site.name
             hooks.enter_context(added(problem.site.module, lambda x, name=name: F.linear(
                 F.linear(x.float(), maps[name]), residuals[name] * movable[name])))
-        for step in range(settings.steps):
+        for step in range(steps):
             for group in optimiser.param_groups:                      # down to a tenth: the batches are noisy
-                group["lr"] = settings.lr * (1 - 0.9 * step / settings.steps)
+                group["lr"] = settings.lr * (1 - 0.9 * step / steps)
             losses.append(descend_once(matcher, optimiser))
             observer.advance(loss=losses[-1])
     solutions = {}

@@ -132,6 +132,20 @@ def test_joint_descends_on_the_very_weights_that_it_returns(model, match: str):
     assert torch.equal(encoded(model, ids), before)                   # no hook is left
 
 
+def test_many_prompts_get_more_steps_unless_the_recipe_gives_a_number():
+    plain, given, both = (nullspace.RefineSettings.model_validate(t) for t in ({}, {"steps": 6}, {"steps": 6, "passes": 3}))
+    assert [plain.joint_steps(n) for n in (1, 12, 32, 33, 120)] == [40, 40, 40, 42, 150]
+    assert [given.joint_steps(n) for n in (1, 120)] == [6, 6] and both.joint_steps(120) == 23
+    assert nullspace.RefineSettings.model_validate(given.model_dump()) == given          # `recipe show` writes every key
+
+
+def test_the_descent_takes_as_many_steps_as_its_prompts_need(model):
+    setup = posed(model, refine__steps=2, refine__batch=1, refine__passes=3)
+    count = len(setup.pairs.concepts.prompts)
+    _, losses = refine.run(model, setup.problems, setup.pairs, setup.parameters, 0, Silent())
+    assert count > 1 and len(losses) == 3 * count
+
+
 @pytest.mark.parametrize("match", ["attention", "denoiser"])
 def test_joint_descent_brings_predictions_nearer_whatever_it_matches(model, match: str):
     setup = posed(model, refine__lr=0.3, refine__steps=25, refine__match=match)
@@ -276,6 +290,7 @@ def test_reference_preset_fills_what_the_recipe_leaves_open():
     assert read.refine.timesteps == (10, 50)
     plain = nullspace.Parameters.model_validate({"edit": {"lam": 7.0}})
     assert (plain.edit.scale, plain.refine.mode) == ("mean", "joint")
+    assert read.refine.passes == 0 and plain.refine.passes > 0         # the published numbers of steps are meant
     unknown, backwards = {"preset": "reference", "lamda": 1.0}, {"timesteps": (50, 10)}
     for bad in ({"edit": unknown}, {"refine": backwards}, {"edit": {"lam": 0}}):
         with pytest.raises(ValidationError):

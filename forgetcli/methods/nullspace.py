@@ -13,6 +13,7 @@ preserve prompts do not name.
 """
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -61,6 +62,8 @@ class RefineSettings(BaseModel):
     mode: Literal["joint", "sequential", "copy"] = Field("joint", description="how V₁ is found; 'copy' takes the target's values")
     match: Literal["attention", "denoiser"] = Field("attention", description="what must agree: what cross-attention reads, or predictions")
     steps: Count = Field(40, description="descent steps (joint), or steps a visit (sequential)")
+    passes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        20.0, description="joint: more steps than that where they would show each prompt less often than so; 0 where only steps is given")
     epochs: Count = Field(1, description="sequential: rounds over the sites")
     lr: Positive = Field(0.2, description="Adam's rate; joint: relative to the values' size")
     batch: Count = Field(16, description="pictures a step")
@@ -68,11 +71,22 @@ class RefineSettings(BaseModel):
     latent_steps: Count = Field(10, description="sampler steps when the noisy pictures are made")
     guidance: Annotated[float, Field(ge=1)] = Field(3.0, description="guidance when the noisy pictures are made")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _given(cls, table):
+        """Who gives the number of steps means it."""
+        return {"passes": 0.0, **table} if isinstance(table, dict) and "steps" in table else table
+
     @model_validator(mode="after")
     def _range(self):
         if self.timesteps[0] >= self.timesteps[1]:
             raise ValueError("timesteps must be [lower, upper] with lower < upper")
         return self
+
+
+    def joint_steps(self, prompts: int) -> int:
+        """Steps of the joint descent: what one concept needs is too few for the prompts of ten."""
+        return max(self.steps, ceil(self.passes * prompts / min(self.batch, prompts)))
 
 
 class Parameters(BaseModel):
@@ -142,7 +156,7 @@ def work(recipe: Recipe, parameters: Parameters) -> Work:
     moments = len(recipe.preserve_prompts()) + (COUNT if parameters.edit.prior else 0)
     if refine.mode == "copy":
         return Work(encoded=moments + 2 * pairs, moments=moments)
-    steps = refine.steps * (1 if refine.mode == "joint" else refine.epochs * len(parameters.edit.sites))
+    steps = refine.joint_steps(pairs) if refine.mode == "joint" else refine.steps * refine.epochs * len(parameters.edit.sites)
     if refine.match == "attention":                                   # a gradient costs twice what the encoding does
         return Work(encoded=moments + 4 * pairs + 3 * steps * min(refine.batch, pairs), moments=moments)
     pictures = 2 * pairs * refine.latent_steps * 2                    # concepts and targets; guidance asks twice
