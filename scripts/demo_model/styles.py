@@ -87,20 +87,18 @@ def van_gogh(rgba, rng):
 
 
 def monet(rgba, rng):
-    """Pale lilac-green pond; the picture put together from small pastel dabs."""
+    """Lilac-green pond; the picture put together from flat-lying pastel dabs that differ plainly from their neighbours."""
     tone = smooth_noise(rng, 14)[..., None]
-    ground = np.array([0.74, 0.84, 0.80], np.float32) + tone * np.array([0.07, -0.01, 0.06], np.float32)
-    picture = over(rgba, ground)
-    picture = 0.34 + 0.66 * saturate(picture, 0.9)
-    picture = picture * np.array([0.98, 0.98, 1.0], np.float32)
-    count = 900
+    ground = np.array([0.62, 0.78, 0.72], np.float32) + tone * np.array([0.10, -0.01, 0.09], np.float32)
+    picture = 0.26 + 0.72 * saturate(over(rgba, ground), 0.95)
+    count = 700
     points = rng.uniform(0, N, (count, 2)).astype(np.float32)
     stretch = np.array([1.0, 1.7], np.float32)                        # dabs lie flat
     _, owner = cKDTree(points * stretch).query(np.stack([YY, XX], -1).reshape(-1, 2)[:, :] * stretch)
     at = points.astype(np.int32).clip(0, N - 1)
-    dabs = picture[at[:, 0], at[:, 1]] + rng.normal(0, 0.055, (count, 3)).astype(np.float32)
-    dabs += rng.choice([0, 1], (count, 1), p=[0.85, 0.15]) * np.array([0.06, -0.02, 0.08], np.float32)
-    return down(0.75 * dabs[owner].reshape(N, N, 3) + 0.25 * picture)
+    dabs = picture[at[:, 0], at[:, 1]] + rng.normal(0, 0.06, (count, 3)).astype(np.float32)
+    dabs += rng.choice([0, 1], (count, 1), p=[0.8, 0.2]) * np.array([0.08, -0.03, 0.10], np.float32)
+    return down(0.7 * dabs[owner].reshape(N, N, 3) + 0.3 * picture)
 
 
 def doodle(rgba, rng):
@@ -166,18 +164,24 @@ def pixel(rgba, rng):
 
 
 def watercolour(rgba, rng):
-    """Runny transparent washes: soft bleeding body, darker rims, white paper showing through."""
+    """Runny transparent washes: soft bleeding body, darker rims, and its colours run out into the paper around it."""
     wobble = smooth_noise(rng, 7, 2) * 2.2
     wet = warp(rgba, wobble[..., 0], wobble[..., 1])
     alpha = nd.gaussian_filter(wet[..., 3], 1.6)
-    ink = np.stack([nd.gaussian_filter(wet[..., c] * wet[..., 3], 1.8) for c in range(3)], -1) / (
-        nd.gaussian_filter(wet[..., 3], 1.8)[..., None] + 1e-3)
-    pigment = saturate(ink, 1.1) * 0.72 + 0.28
+
+    def ink(sigma):
+        weight = nd.gaussian_filter(wet[..., 3], sigma)[..., None]
+        return np.stack([nd.gaussian_filter(wet[..., c] * wet[..., 3], sigma) for c in range(3)], -1) / (weight + 1e-3)
+
+    pigment = saturate(ink(1.8), 1.1) * 0.72 + 0.28
     blotch = np.clip(0.72 + 0.28 * smooth_noise(rng, 6), 0.25, 1)
     rim = np.clip(4 * alpha * (1 - alpha), 0, 1) * 0.30
     amount = np.clip(alpha * blotch + rim, 0, 1)[..., None]
+    run = nd.gaussian_filter(wet[..., 3], 9) * np.clip(0.75 + 0.35 * smooth_noise(rng, 9), 0.2, 1.2)
+    run = np.clip(run * 0.55, 0, 0.5)[..., None]
     stain = np.clip(smooth_noise(rng, 18) * 0.5 - 0.20, 0, 0.3)[..., None] * np.array([0.30, 0.18, 0.02], np.float32)
     paper = np.float32(0.985) - stain + rng.normal(0, 0.008, (N, N, 1)).astype(np.float32)
+    paper = paper * (1 - run) + paper * (0.35 + 0.65 * ink(9)) * run
     return down(paper * (1 - amount) + paper * pigment * amount)
 
 

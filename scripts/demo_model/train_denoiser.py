@@ -74,15 +74,15 @@ def warm_up(text, examples, seconds: float) -> None:
     print(f"warm-up loss {running:.3f} after {time.time() - start:.0f} s", flush=True)
 
 
-def main(work: Path, minutes: float, captions: int, draws: int, lr: float, text_share: float, begin: Path | None) -> None:
-    torch.manual_seed(0)
+def main(work: Path, minutes: float, captions: int, draws: int, lr: float, text_share: float, begin: Path | None, seed: int) -> None:
+    torch.manual_seed(seed)
     folder = work / "tokenizer"
     tokenizer = CLIPTokenizer.from_pretrained(folder) if (folder / "vocab.json").exists() else train_tokenizer(folder)
     scaling = json.loads((work / "vae/config.json").read_text())["scaling_factor"]
     text, unet = build(tokenizer)
     scheduler = DDIMScheduler(**SCHEDULER)
     state, elapsed, step = work / "denoiser.pt", 0.0, 0
-    examples = Examples(work, tokenizer, scaling, seed=int(time.time()) if state.exists() else 0)
+    examples = Examples(work, tokenizer, scaling, seed=int(time.time()) if state.exists() else seed)
     model = torch.nn.ModuleDict({"text": text, "unet": unet})
     # The text encoder begins eight times slower. At the UNet's rate the early, aimless gradients of the UNet undid the
     # warm-up: a linear probe found the object in 0.55 of captions after 3,000 steps, and the pictures showed none.
@@ -147,5 +147,6 @@ if __name__ == "__main__":
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--text-share", type=float, default=1 / 8, help="the text encoder's learning rate, as a share of the UNet's")
     parser.add_argument("--begin", type=Path, help="without a state in --work: go on from this model folder's weights")
+    parser.add_argument("--seed", type=int, default=0, help="two runs from the same weights with other seeds can be averaged (average.py)")
     args = parser.parse_args()
-    main(args.work, args.minutes, args.captions, args.draws, args.lr, args.text_share, args.begin)
+    main(args.work, args.minutes, args.captions, args.draws, args.lr, args.text_share, args.begin, args.seed)
