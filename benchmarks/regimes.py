@@ -12,7 +12,8 @@ ten, twenty, all    so many things in one recipe, retain measured on the rest
 ten-few      ten things, 20 preserve prompts
 
 Every row: forget on prompts that no edit saw, retain, H, beside the unedited model; the ceiling is H of perfect forgetting with the
-unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H. Goes on where it was cut short. Parameters of
+unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H; the lead is H of the first method less the row's,
+by a bootstrap over prompts that are paired. Goes on where it was cut short. Parameters of
 all methods: benchmarks/parameters.toml, found by tune_methods.py on other concepts. --quick: two concepts, three methods, a minute on two cores.
 """
 from __future__ import annotations
@@ -27,7 +28,7 @@ from bench import Bench, Seen, mean
 
 from forgetcli import methods, recipe as recipes
 from forgetcli.errors import EditError
-from forgetcli.statistics import harmonic, harmonic_interval, wilson
+from forgetcli.statistics import harmonic, harmonic_interval, harmonic_lead, wilson
 
 FEW = 20                                                              # preserve prompts
 SINGLE: dict[str, dict] = {"single": {}, "bare": {"bare": True}, "few": {"few": FEW}, "near": {}, "unnamed": {"unnamed": True}, "few-near": {"few": FEW}}
@@ -62,15 +63,28 @@ def measured(bench: Bench, recipe: recipes.Recipe, method: str, tables: dict, fi
     return found
 
 
-def row(method: str, found: list[dict], ceiling: float) -> str:
+def row(method: str, found: list[dict], first: list[dict], ceiling: float) -> str:
+    """One line of the table; `first` is what the first method came to on the same recipes."""
     good = [f for f in found if "error" not in f]
     if not good:
-        return f"| {method} | {found[0]['error']} | | | | | |"
-    seen = Seen(*(sum((f[key] for f in good), []) for key in ("direct", "indirect", "kept")))
+        return f"| {method} | {found[0]['error']} | | | | | | |"
+    seen, leader = together(good), together([l for f, l in zip(found, first) if "error" not in f and "error" not in l])
     h, (low, high) = harmonic(mean(seen.forgot), mean(seen.kept)), harmonic_interval(seen.forgot, seen.kept)
     failed = f" ({len(found) - len(good)} refused)" if len(good) < len(found) else ""
     return (f"| {method}{failed} | {share(seen.direct)} | {share(seen.indirect)} | {share(seen.kept)} | {h:.3f} ({low:.2f}–{high:.2f}) "
-            f"| {h / ceiling:.2f} | {mean([f['seconds'] for f in good]):.1f} |")
+            f"| {h / ceiling:.2f} | {lead(leader, seen)} | {mean([f['seconds'] for f in good]):.1f} |")
+
+
+def together(found: list[dict]) -> Seen:
+    return Seen(*(sum((f[key] for f in found), []) for key in ("direct", "indirect", "kept")))
+
+
+def lead(leader: Seen, seen: Seen) -> str:
+    if len(leader.kept) != len(seen.kept):
+        return "–"
+    low, high = harmonic_lead(leader.forgot, leader.kept, seen.forgot, seen.kept)
+    ahead = harmonic(mean(leader.forgot), mean(leader.kept)) - harmonic(mean(seen.forgot), mean(seen.kept))
+    return f"{ahead:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def share(values: list[bool]) -> str:
@@ -88,9 +102,9 @@ def main(output: Path, names: list[str], chosen: list[str], concepts: list[str])
         ceiling = harmonic(1.0, mean(sum((f["kept"] for f in found[CONTROL]), [])))
         pictures = [sum(len(f[key]) for f in found[CONTROL]) for key in ("direct", "indirect", "kept")]
         print(f"\n**{regime}**: {len(made)} edits; pictures: {pictures[0]} direct, {pictures[1]} indirect, {pictures[2]} of what stays; ceiling {ceiling:.3f}\n")
-        print("| method | forget, direct | forget, indirect | retain | H | of the ceiling | seconds an edit |\n| --- | --- | --- | --- | --- | --- | --- |")
+        print(f"| method | forget, direct | forget, indirect | retain | H | of the ceiling | {chosen[0]}'s lead | seconds an edit |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
         for method, results in found.items():
-            print(row("unedited" if method == CONTROL else method, results, ceiling), flush=True)
+            print(row("unedited" if method == CONTROL else method, results, found[chosen[0]], ceiling), flush=True)
 
 
 if __name__ == "__main__":

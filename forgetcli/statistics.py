@@ -39,6 +39,25 @@ def harmonic_interval(forget: Sequence[float], retain: Sequence[float], seed: in
     return (float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975)))
 
 
+def harmonic_lead(forget: Sequence[float], retain: Sequence[float], other_forget: Sequence[float], other_retain: Sequence[float],
+                  seed: int = 0) -> tuple[float, float]:
+    """95 % interval of H less another model's H, by a bootstrap over prompts that are paired: drawn together, at equal seeds.
+
+    What both models get right and wrong alike does not blur the difference, as it does two intervals side by side.
+
+    Args:
+        forget, retain: as in `harmonic_interval`; other_forget, other_retain: the other model's, prompt by prompt.
+    """
+    import numpy as np
+
+    rng, drawn = np.random.default_rng(seed), []
+    sides = [np.array([mine, theirs], float) for mine, theirs in ((forget, other_forget), (retain, other_retain))]   # (2, prompts)
+    for _ in range(RESAMPLES):
+        f, k = (side[:, rng.integers(0, side.shape[1], side.shape[1])].mean(1) for side in sides)
+        drawn.append(harmonic(f[0], k[0]) - harmonic(f[1], k[1]))
+    return (float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975)))
+
+
 def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of a mean over independent values (prompts)."""
     import numpy as np

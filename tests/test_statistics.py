@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from forgetcli.statistics import Z95, harmonic, harmonic_interval, wilson
+from forgetcli.statistics import Z95, harmonic, harmonic_interval, harmonic_lead, wilson
 
 
 @pytest.mark.parametrize(("successes", "count", "low", "high"), [
@@ -62,3 +62,16 @@ def test_bootstrap_of_prompts_that_agree_is_a_point_and_repeats():
     assert harmonic_interval([1.0] * 4, [1.0] * 4) == (1.0, 1.0)
     forget, retain = [0.0, 1.0, 0.5], [1.0, 0.25, 1.0]
     assert harmonic_interval(forget, retain, seed=3) == harmonic_interval(forget, retain, seed=3)
+
+
+def test_a_lead_is_told_from_paired_prompts_where_two_intervals_overlap():
+    ours = [1.0] * 90 + [0.0] * 10
+    theirs = [1.0] * 84 + [0.0] * 16                                  # wrong where we are, and in six places more
+    assert harmonic_interval(ours, ours)[0] < harmonic_interval(theirs, theirs)[1]       # side by side they overlap
+    low, high = harmonic_lead(ours, ours, theirs, theirs)
+    assert 0.01 < low < 0.06 < high < 0.12
+    shuffled = theirs[50:] + theirs[:50]                              # the same shares, wrong elsewhere: nothing to tell
+    assert harmonic_lead(ours, ours, shuffled, shuffled)[0] < 0
+    assert harmonic_lead(ours, ours, ours, ours) == (0.0, 0.0)
+    backwards = harmonic_lead(theirs, theirs, ours, ours)
+    assert backwards == pytest.approx((-high, -low))
