@@ -31,22 +31,23 @@ from forgetcli.errors import EditError
 from forgetcli.statistics import harmonic, harmonic_interval, harmonic_lead, wilson
 
 FEW = 20                                                              # preserve prompts
-SINGLE: dict[str, dict] = {"single": {}, "bare": {"bare": True}, "few": {"few": FEW}, "near": {}, "unnamed": {"unnamed": True}, "few-near": {"few": FEW}}
-MANY = {"ten": (10, None), "twenty": (20, None), "all": (len(words.THINGS), None), "ten-few": (10, FEW)}
-REGIMES = (*SINGLE, *MANY)
+UNNAMED = "-unnamed"                                                  # no preserve prompt names or hints at what retain is measured on
+SINGLE: dict[str, dict] = {"single": {}, "bare": {"bare": True}, "few": {"few": FEW}, "near": {}}
+MANY: dict[str, tuple[int, int | None]] = {"ten": (10, None), "twenty": (20, None), "all": (len(words.THINGS), None), "ten-few": (10, FEW)}
+REGIMES = (*SINGLE, *MANY, *(name + UNNAMED for name in (*SINGLE, "ten", "twenty", "ten-few")))
 CONTROL = "none"
 
 
 def of(regime: str, concepts: list[str]) -> dict[str, recipes.Recipe]:
     """The recipes of a regime, by name."""
-    if regime in MANY:
-        count, few = MANY[regime]
+    kind, unnamed, made = regime.removesuffix(UNNAMED), regime.endswith(UNNAMED), {}
+    if kind in MANY:
+        count, few = MANY[kind]
         forgotten = [words.THINGS[i * len(words.THINGS) // count] for i in range(count)]
-        return {regime: recipes.parse(words.recipe(forgotten, words.others(forgotten, 30), few=few))}
-    near, made = regime.endswith("near"), {}
+        return {regime: recipes.parse(words.recipe(forgotten, words.others(forgotten, 30), few=few, unnamed=unnamed))}
     for label in concepts:
-        kept = words.nearest(label) if near else words.others([label], 12)
-        made[label] = recipes.parse(words.recipe([label], kept, asked=2 if near else None, **SINGLE[regime]))
+        kept = words.nearest(label) if kind == "near" else words.others([label], 12)
+        made[label] = recipes.parse(words.recipe([label], kept, asked=2 if kind == "near" else None, unnamed=unnamed, **SINGLE[kind]))
     return made
 
 

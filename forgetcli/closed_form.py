@@ -8,7 +8,7 @@ from torch import Tensor
 
 from forgetcli.checkpoint import read_tensor
 from forgetcli.edits import Keys, SiteReport
-from forgetcli.linalg import EditOperator, Moment, Projector, edit_operator, null_projector
+from forgetcli.linalg import Coordinates, EditOperator, Moment, Projector, edit_operator, null_projector, whitened
 from forgetcli.progress import Observer
 from forgetcli.prompts import TokenBatch
 
@@ -23,6 +23,7 @@ class SiteProblem:
         K1: the concept prompts' distinct keys, float64, shape (d, n).
         counts: how often each occurs, float64, shape (n,).
         operator: A of K₁·√counts.
+        price: tr(W (λI + ridge) Wᵀ), what the whole weight costs in the metric in which the operator weighs a change.
         held: K_pK_pᵀ of earlier edits, or None.
         vocabulary: second moment of the tokenizer's words, or None where `[edit] prior` is 0.
     """
@@ -34,6 +35,7 @@ class SiteProblem:
     moment: Moment
     projector: Projector
     operator: EditOperator
+    price: float
     held: Moment | None = None
     vocabulary: Moment | None = None
 
@@ -50,6 +52,11 @@ class SiteProblem:
     def delta(self, residual: Tensor) -> Tensor:
         """Δ, float64, shape (m, d), for R of shape (m, n)."""
         return residual.double() @ self.A
+
+    def coordinates(self, movable: Tensor) -> Coordinates:
+        """Of the changes that residuals at the movable tokens, bool (n,), give; a cost of 1 is that of the weight itself."""
+        found = whitened(self.A * movable[:, None], self.projector.basis, self.operator.metric / self.price)
+        return Coordinates(found.changes, found.residuals * movable)
 
 
 @dataclass(frozen=True)
@@ -71,12 +78,14 @@ def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Proje
     K1 = batch.merge(keys)                                            # (d, n)
     counts = batch.counts.double()
     unit = float(counts.sum()) if settings.scale == "mean" else 1.0
-    ridge = [held.matrix] if held else []
+    weight, lam = site.module.weight.detach().double().cpu(), settings.lam * unit
+    ridges = [held.matrix] if held else []
     if vocabulary:
-        ridge.append(settings.prior * unit / vocabulary.tokens * vocabulary.matrix)
-    operator = edit_operator(K1 * counts.sqrt(), projector, settings.lam * unit, sum(ridge) if ridge else None)
-    weight = site.module.weight.detach().double().cpu()
-    return SiteProblem(site, weight, K1, counts, moment, projector, operator, held, vocabulary)
+        ridges.append(settings.prior * unit / vocabulary.tokens * vocabulary.matrix)
+    ridge = sum(ridges) if ridges else None
+    operator = edit_operator(K1 * counts.sqrt(), projector, lam, ridge)
+    price = lam * weight.pow(2).sum() + (((weight @ ridge) * weight).sum() if ridges else 0)
+    return SiteProblem(site, weight, K1, counts, moment, projector, operator, float(price), held, vocabulary)
 
 
 def stored_weight(base, site) -> Tensor:

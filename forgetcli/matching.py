@@ -5,8 +5,9 @@ the edited encoder's context for the concept prompt, c* the unedited one's for t
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -54,12 +55,23 @@ class Pairs:
         return self
 
 
+@dataclass(frozen=True)
+class Draw:
+    """Noisy pictures, each with its prompt: `rows` (k,), x_t (k, c, h, w), t (k,), and the prediction for the target, like x_t."""
+
+    rows: Tensor
+    noisy: Tensor
+    t: Tensor
+    wanted: Tensor
+
+
 @dataclass
 class Matcher:
-    """Draws batches and computes the loss for the encoder as it is at the moment.
+    """The denoiser's predictions for the encoder as it is at the moment.
 
     Attributes:
         target_context: c* of n rows, from the unedited encoder.
+        fixed: how many noisy pictures `losses` compares, the same each time.
         rows: the concept prompts that are being encoded, int64.
     """
 
@@ -70,6 +82,7 @@ class Matcher:
     batch: int
     timesteps: tuple[int, int]
     generator: torch.Generator
+    fixed: int = 0
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     @staticmethod
@@ -80,19 +93,34 @@ class Matcher:
                           guidance=settings.guidance, generator=generator, observer=observer)
         with torch.no_grad():
             target_context = model.encode(pairs.targets.ids)
-        return Matcher(model, pairs, target_context, bank, settings.batch, settings.timesteps, generator)
+        return Matcher(model, pairs, target_context, bank, settings.batch, settings.timesteps, generator,
+                       max(getattr(settings, "pictures", 0), len(pairs.concepts.prompts)))
 
     def loss(self) -> Tensor:
-        n = len(self.pairs.concepts.prompts)
-        rows = torch.randint(n, (self.batch,), generator=self.generator)
-        side = torch.randint(2, (self.batch,), generator=self.generator)
-        noisy, t = self.bank.draw(rows + n * side, self.timesteps, self.generator)
+        """Of a new batch."""
+        return self.mismatch(self.draw(torch.randint(len(self.pairs.concepts.prompts), (self.batch,), generator=self.generator)))
+
+    def losses(self) -> Iterator[Tensor]:
+        """Parts of the loss of the same pictures each time, every prompt among them; their sum is the mean."""
+        for drawn in self.drawn:
+            yield self.mismatch(drawn) * len(drawn.rows) / self.fixed
+
+    @cached_property
+    def drawn(self) -> list[Draw]:
+        rows = torch.arange(self.fixed) % len(self.pairs.concepts.prompts)
+        return [self.draw(part) for part in rows.split(self.batch)]
+
+    @torch.no_grad()
+    def draw(self, rows: Tensor) -> Draw:
+        side = torch.randint(2, (len(rows),), generator=self.generator)
+        noisy, t = self.bank.draw(rows + len(self.pairs.concepts.prompts) * side, self.timesteps, self.generator)
         t = t.to(self.model.device)
-        with torch.no_grad():
-            wanted = self.model.denoise(noisy, t, self.target_context[rows])
-        self.rows, where = rows.unique(return_inverse=True)           # each prompt is encoded once a step
+        return Draw(rows, noisy, t, self.model.denoise(noisy, t, self.target_context[rows]).float())
+
+    def mismatch(self, drawn: Draw) -> Tensor:
+        self.rows, where = drawn.rows.unique(return_inverse=True)     # each prompt is encoded once a step
         context = self.model.encode(self.pairs.concepts.ids[self.rows])[where]
-        return F.mse_loss(self.model.denoise(noisy, t, context).float(), wanted.float())
+        return F.mse_loss(self.model.denoise(drawn.noisy, drawn.t, context).float(), drawn.wanted)
 
 
 @dataclass
@@ -107,7 +135,7 @@ class ContextMatcher:
         metric: WᵀW, float32, shape (d, d), or None for 1.
         target_context: c* of n rows, from the unedited encoder.
         unit: mean ‖W(c₀ − c*)‖² of a prompt, c₀ the unedited contexts of the concept prompts; and the summaries' own.
-        batch: prompts a step; drawn anew for each, unless it is all of them.
+        batch: prompts that are encoded at a time.
         rows: the concept prompts that are being encoded, int64.
     """
 
@@ -141,8 +169,18 @@ class ContextMatcher:
         return found
 
     def loss(self) -> Tensor:
+        """Of a new batch, unless it is all of them."""
         count = len(self.pairs.concepts.prompts)
-        if count > self.batch:
-            self.rows = torch.randperm(count, generator=self.generator)[:self.batch]
+        rows = torch.randperm(count, generator=self.generator)[:self.batch] if count > self.batch else torch.arange(count)
+        return self.mismatch(rows)
+
+    def losses(self) -> Iterator[Tensor]:
+        """Parts of the loss of all prompts; their sum is the mean."""
+        count = len(self.pairs.concepts.prompts)
+        for rows in torch.arange(count).split(self.batch):
+            yield self.mismatch(rows) * len(rows) / count
+
+    def mismatch(self, rows: Tensor) -> Tensor:
+        self.rows = rows
         parts = self.distances()
         return sum(distance / unit for distance, unit in zip(parts, self.unit)) / len(parts)

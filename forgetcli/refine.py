@@ -29,32 +29,48 @@ def run(model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int,
 
 
 def joint(model, problems, pairs, matcher, parameters, observer):
-    """Descent on R through Δ = R A, all sites at once: the loss is that of the weights which will be written."""
+    """Descent on R through Δ = R A, all sites at once: what is minimised is the mismatch of the weights which will be written,
+    relative to the unedited model's, and `damping` times what the changes cost, relative to what the weights do.
+
+    L-BFGS (Nocedal & Wright, Numerical Optimization, algorithm 7.5, with the strong Wolfe conditions) in coordinates in which the
+    cost is a plain sum of squares (`linalg.whitened`). All prompts count in every step, so nothing is random but noisy pictures,
+    and the end does not depend on a rate or, much, on the number of steps.
+    """
     settings = parameters.refine
-    steps = settings.joint_steps(len(pairs.concepts.prompts))
-    residuals, maps, movable = {}, {}, {}
-    for problem in problems:
-        movable[problem.site.name] = pairs.of_encoder(problem.site.component).movable.to(model.device)
-        size = problem.values.pow(2).mean().sqrt()
-        maps[problem.site.name] = (problem.A * size).to(model.device, torch.float32)     # (n, d), R in units of the values' size
-        residuals[problem.site.name] = torch.zeros(problem.values.shape, device=model.device, requires_grad=True)
-    optimiser = torch.optim.Adam(residuals.values(), lr=settings.lr)
-    losses = []
-    observer.stage("refinement", steps)
+    spaces = {p.site.name: p.coordinates(pairs.of_encoder(p.site.component).movable) for p in problems}
+    maps = {name: space.changes.to(model.device, torch.float32) for name, space in spaces.items()}            # (k, d)
+    values = {p.site.name: torch.zeros(len(p.weight), len(maps[p.site.name]), device=model.device) for p in problems}    # Z / scale
+    changes, losses, best = {}, [], {}
+    first = scale = None
+
+    def objective() -> float:
+        nonlocal first, scale
+        for name, value in values.items():
+            changes[name] = (value @ maps[name] * (scale or 1)).requires_grad_()
+        mismatch = descend_all(matcher)
+        slopes = {name: change.grad @ maps[name].T for name, change in changes.items()}                       # (m, k)
+        if first is None:                                             # at zero: whatever the scale is
+            first = mismatch or 1.0
+            norms = [sum(float(g.abs().pow(p).sum()) for g in slopes.values()) / first**p for p in (1, 2)]
+            # torch's first step is g / ‖g‖₁; in these units that is Polyak's, f / ‖g‖², of a loss whose minimum would be 0.
+            scale = norms[0] / norms[1] if norms[1] else 1.0
+        for name, value in values.items():
+            value.grad = slopes[name] * (scale / first) + 2 * settings.damping * scale**2 * value
+        cost = sum(float(value.pow(2).sum()) for value in values.values()) * scale**2
+        losses.append(mismatch / first + settings.damping * cost)
+        if losses[-1] == min(losses):
+            best.update({name: value.clone() for name, value in values.items()})
+        observer.advance(int(len(losses) <= settings.steps), loss=losses[-1])
+        return losses[-1]
+
+    observer.stage("refinement", settings.steps)
     with ExitStack() as hooks:
-        for problem in problems:
-            name = problem.site.name
-            hooks.enter_context(added(problem.site.module, lambda x, name=name: F.linear(
-                F.linear(x.float(), maps[name]), residuals[name] * movable[name])))
-        for step in range(steps):
-            for group in optimiser.param_groups:                      # down to a tenth: the batches are noisy
-                group["lr"] = settings.lr * (1 - 0.9 * step / steps)
-            losses.append(descend_once(matcher, optimiser))
-            observer.advance(loss=losses[-1])
+        for name, module in ((p.site.name, p.site.module) for p in problems):
+            hooks.enter_context(added(module, lambda x, name=name: F.linear(x.float(), changes[name])))
+        torch.optim.LBFGS(values.values(), max_iter=settings.steps, max_eval=settings.steps, line_search_fn="strong_wolfe").step(objective)
     solutions = {}
     for problem in problems:
-        size = problem.values.pow(2).mean().sqrt()
-        residual = (residuals[problem.site.name].detach() * movable[problem.site.name]).double().cpu() * size
+        residual = (best[problem.site.name].double().cpu() * scale) @ spaces[problem.site.name].residuals
         solutions[problem.site.name] = Solution(problem.delta(residual), residual)
     return solutions, losses
 
@@ -98,11 +114,24 @@ def copied(model, problems, pairs) -> dict[str, Solution]:
     return solutions
 
 
+def descend_all(matcher) -> float:
+    """The whole loss, with its gradients left where they belong; part by part, so that memory does not grow with the prompts."""
+    total = 0.0
+    for loss in matcher.losses():
+        total += finite(loss, "raise [refine] damping")
+        loss.backward()
+    return total
+
+
+def finite(loss: Tensor, hint: str) -> float:
+    if not torch.isfinite(loss):
+        raise EditError("edit.diverged", "the refinement's loss is no longer a finite number", hint)
+    return loss.item()
+
+
 def descend_once(matcher: Matcher, optimiser) -> float:
     loss = matcher.loss()
-    value = loss.item()
-    if not torch.isfinite(loss):
-        raise EditError("edit.diverged", "the refinement's loss is no longer a finite number", "lower [refine] lr")
+    value = finite(loss, "lower [refine] lr")
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

@@ -53,7 +53,7 @@ APPLY_STAGES = {                                                      # where th
     "keeping them": (Strike("os:replace"), ["second moments of preserve prompts"]),
     "null space": (Strike("forgetcli.closed_form:null_projector", nth=2, after=True), ["null space"]),
     "noisy pictures": (Strike("forgetcli.models.sd:StableDiffusion.denoise", nth=2), ["noisy pictures"]),
-    "refinement": (Strike("forgetcli.refine:descend_once", nth=3), ["refinement"]),
+    "refinement": (Strike("forgetcli.refine:descend_all", nth=3), ["refinement"]),
     "its backward pass": (Strike("torch.optim:Adam.step", nth=2), ["refinement"]),
     "check": (Strike("forgetcli.check:noisy_bank", after=True), ["refinement", "noisy pictures"]),
     "copying": (Strike("forgetcli.copying:copy_file", nth=4, after=True), ["writing"]),
@@ -138,7 +138,7 @@ def test_building_in_place_would_be_caught(forget: Forks, place: Path, tmp_path:
 
 def test_a_signal_that_never_comes_would_be_noticed(forget: Forks, place: Path, tmp_path: Path):
     """The control: a place that is not reached."""
-    run = forget(tmp_path, *apply(place), strike=Strike("forgetcli.refine:descend_once", nth=5))
+    run = forget(tmp_path, *apply(place), strike=Strike("forgetcli.refine:descend_all", nth=5))
     assert run.struck is None and run.code == 0
     with pytest.raises(AssertionError):
         assert_interrupted(run)
@@ -284,7 +284,7 @@ def test_drawing_in_place_would_be_caught(forget: Forks, place: Path, drawn: Pat
 
 DEMO = ("demo", "--recipe", "tiny.toml", "-o", "demo")
 DEMO_STAGES = {                                                       # where the signal comes; whether the edited model is there by then
-    "edit": (Strike("forgetcli.refine:descend_once", nth=3), False),
+    "edit": (Strike("forgetcli.refine:descend_all", nth=3), False),
     "pictures": (Strike("forgetcli.generation:png_bytes", nth=3), True),
     "report": (Strike("forgetcli.report.page:write_page"), True),
     "sheet": (Strike("forgetcli.report.sheet:write_sheet"), True),

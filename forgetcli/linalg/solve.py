@@ -17,10 +17,12 @@ class EditOperator:
 
     Attributes:
         matrix: A, float64, shape (n, d); A = A P, so Δ K₀ ≈ 0 whatever R is.
+        metric: M, float64, shape (r, r): what a change costs apart from its misfit, ‖Y‖²_M = tr(Y M Yᵀ) for Δ = Y Ũᵀ.
         rcond: reciprocal condition number of the matrix that was factorised.
     """
 
     matrix: Tensor
+    metric: Tensor
     rcond: float
 
     def delta(self, residual: Tensor) -> Tensor:
@@ -58,14 +60,14 @@ def edit_operator(K1: Tensor, projector: Projector, lam: float, held: Tensor | N
     B = projector.basis.T @ K1.double()                               # (r, n)
     rank, count = B.shape
     wide = count > rank or held is not None
-    gram = B @ B.T if wide else B.T @ B
+    metric = lam * torch.eye(rank, dtype=torch.float64, device=B.device)
     if held is not None:
-        gram = gram + projector.basis.T @ symmetrised(held) @ projector.basis           # (r, r)
-    system = gram + lam * torch.eye(len(gram), dtype=torch.float64, device=gram.device)
+        metric = metric + projector.basis.T @ symmetrised(held) @ projector.basis       # (r, r)
+    system = B @ B.T + metric if wide else B.T @ B + lam * torch.eye(count, dtype=torch.float64, device=B.device)
     factor, failed = torch.linalg.cholesky_ex(system)
     if int(failed):
         raise EditError("edit.singular", "the edit's linear system is singular to working precision", "raise [edit] lam")
     solved = torch.cholesky_solve(B if wide else B.T, factor)         # (r, n) or (n, r)
     A = (solved.T if wide else solved) @ projector.basis.T            # (n, d)
     eigenvalues = torch.linalg.eigvalsh(system)
-    return EditOperator(A, rcond=float(eigenvalues[0] / eigenvalues[-1]))
+    return EditOperator(A, metric, rcond=float(eigenvalues[0] / eigenvalues[-1]))

@@ -13,7 +13,6 @@ preserve prompts do not name.
 """
 from __future__ import annotations
 
-from math import ceil
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -61,32 +60,22 @@ class RefineSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     mode: Literal["joint", "sequential", "copy"] = Field("joint", description="how V₁ is found; 'copy' takes the target's values")
     match: Literal["attention", "denoiser"] = Field("attention", description="what must agree: what cross-attention reads, or predictions")
-    steps: Count = Field(40, description="descent steps (joint), or steps a visit (sequential)")
-    passes: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        20.0, description="joint: more steps than that where they would show each prompt less often than so; 0 where only steps is given")
+    steps: Count = Field(16, description="evaluations of the loss (joint), or descent steps a visit (sequential)")
+    damping: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0, description="joint: what a change costs, relative to what the weight does, against what mismatch is left, relative to the unedited model's")
     epochs: Count = Field(1, description="sequential: rounds over the sites")
-    lr: Positive = Field(0.2, description="Adam's rate; joint: relative to the values' size")
-    batch: Count = Field(16, description="pictures a step")
+    lr: Positive = Field(0.2, description="sequential: Adam's rate")
+    batch: Count = Field(16, description="pictures a step (sequential); prompts or pictures at a time (joint): more take more memory")
+    pictures: Count = Field(64, description="joint, denoiser: noisy pictures that are compared, at least one a prompt")
     timesteps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] = Field((0, 1000), description="range, out of the model's 1000")
     latent_steps: Count = Field(10, description="sampler steps when the noisy pictures are made")
     guidance: Annotated[float, Field(ge=1)] = Field(3.0, description="guidance when the noisy pictures are made")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _given(cls, table):
-        """Who gives the number of steps means it."""
-        return {"passes": 0.0, **table} if isinstance(table, dict) and "steps" in table else table
 
     @model_validator(mode="after")
     def _range(self):
         if self.timesteps[0] >= self.timesteps[1]:
             raise ValueError("timesteps must be [lower, upper] with lower < upper")
         return self
-
-
-    def joint_steps(self, prompts: int) -> int:
-        """Steps of the joint descent: what one concept needs is too few for the prompts of ten."""
-        return max(self.steps, ceil(self.passes * prompts / min(self.batch, prompts)))
 
 
 class Parameters(BaseModel):
@@ -110,8 +99,8 @@ SEARCH = {
     "edit.prior": Range(0.1, 100.0, log=True),
     "edit.threshold": Range(1e-5, 3e-2, log=True),
     "edit.sites": Choice(((1, 2, 3), (0, 1, 2, 3), (2, 3, 4), (1, 2), (3,))),
-    "refine.steps": Range(20, 100),
-    "refine.lr": Range(0.05, 0.5, log=True),
+    "refine.steps": Range(8, 40),
+    "refine.damping": Range(0.1, 10.0, log=True),
 }
 
 
@@ -156,9 +145,12 @@ def work(recipe: Recipe, parameters: Parameters) -> Work:
     moments = len(recipe.preserve_prompts()) + (COUNT if parameters.edit.prior else 0)
     if refine.mode == "copy":
         return Work(encoded=moments + 2 * pairs, moments=moments)
-    steps = refine.joint_steps(pairs) if refine.mode == "joint" else refine.steps * refine.epochs * len(parameters.edit.sites)
-    if refine.match == "attention":                                   # a gradient costs twice what the encoding does
-        return Work(encoded=moments + 4 * pairs + 3 * steps * min(refine.batch, pairs), moments=moments)
+    joint = refine.mode == "joint"
+    steps = refine.steps if joint else refine.steps * refine.epochs * len(parameters.edit.sites)
+    compared = (pairs if refine.match == "attention" else max(refine.pictures, pairs)) if joint else refine.batch       # a step
+    encoded = moments + 4 * pairs + 3 * steps * min(compared, pairs)  # a gradient costs twice what the encoding does
+    if refine.match == "attention":
+        return Work(encoded=encoded, moments=moments)
     pictures = 2 * pairs * refine.latent_steps * 2                    # concepts and targets; guidance asks twice
-    return Work(encoded=moments + 4 * pairs + steps * min(refine.batch, pairs), predictions=pictures + steps * refine.batch,
-                descents=steps * refine.batch, batch=refine.batch, moments=moments)
+    return Work(encoded=encoded, predictions=pictures + (compared if joint else steps * compared), descents=steps * compared,
+                batch=min(refine.batch, compared), moments=moments)

@@ -80,14 +80,15 @@ def main(work: Path, minutes: float, captions: int, draws: int, lr: float, text_
     tokenizer = CLIPTokenizer.from_pretrained(folder) if (folder / "vocab.json").exists() else train_tokenizer(folder)
     scaling = json.loads((work / "vae/config.json").read_text())["scaling_factor"]
     text, unet = build(tokenizer)
+    text.requires_grad_(text_share > 0)
     scheduler = DDIMScheduler(**SCHEDULER)
     state, elapsed, step = work / "denoiser.pt", 0.0, 0
     examples = Examples(work, tokenizer, scaling, seed=int(time.time()) if state.exists() else seed)
     model = torch.nn.ModuleDict({"text": text, "unet": unet})
     # The text encoder begins eight times slower. At the UNet's rate the early, aimless gradients of the UNet undid the
     # warm-up: a linear probe found the object in 0.55 of captions after 3,000 steps, and the pictures showed none.
-    optimiser = torch.optim.AdamW([{"params": unet.parameters(), "rate": lr}, {"params": text.parameters(), "rate": lr * text_share}],
-                                  betas=(0.9, 0.99), weight_decay=1e-3)
+    groups = [{"params": unet.parameters(), "rate": lr}] + [{"params": text.parameters(), "rate": lr * text_share}] * (text_share > 0)
+    optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-3)
     if state.exists():
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"]), optimiser.load_state_dict(saved["optimiser"])
@@ -145,7 +146,7 @@ if __name__ == "__main__":
     parser.add_argument("--captions", type=int, default=16)
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--lr", type=float, default=8e-4)
-    parser.add_argument("--text-share", type=float, default=1 / 8, help="the text encoder's learning rate, as a share of the UNet's")
+    parser.add_argument("--text-share", type=float, default=1 / 8, help="the text encoder's learning rate, as a share of the UNet's; 0: it stays as it is")
     parser.add_argument("--begin", type=Path, help="without a state in --work: go on from this model folder's weights")
     parser.add_argument("--seed", type=int, default=0, help="two runs from the same weights with other seeds can be averaged (average.py)")
     args = parser.parse_args()
