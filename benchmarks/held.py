@@ -8,24 +8,16 @@ it put in place that all later edits together moved. The recipes are those of se
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 
 import world_recipes as words
-from sequence import CHAINS
+from sequence import recipe
 
-from forgetcli import ledger, recipe as recipes
+from forgetcli import ledger
 from forgetcli.pipeline import apply
 
 COMPARED = ("with K_p", "without K_p")
-
-
-def recipe(label: str, labels: list[str], chain: str) -> recipes.Recipe:
-    method, tables = CHAINS[chain]
-    listed = json.dumps(words.preserve(labels, None), ensure_ascii=False)                           # names none of the ten
-    text = f'method = "{method}"\n' + words.recipe([label], [], tables=tables + words.PARAMETERS.read_text())
-    return recipes.parse("\n".join(f"prompts = {listed}" if line.startswith("prompts = [") else line for line in text.split("\n")))
 
 
 def chained(work: Path, labels: list[str], chain: str) -> Path:
@@ -34,7 +26,7 @@ def chained(work: Path, labels: list[str], chain: str) -> Path:
     for number, label in enumerate(labels):
         folder = work / chain.replace(" ", "-") / f"{number:02d}-{label}"
         if not (folder / "forget.provenance.json").is_file():
-            apply(recipe(label, labels, chain), model=str(model), output=folder, force=True, strict=False)
+            apply(recipe([label], [], chain, words.preserve(labels)), model=str(model), output=folder, force=True, strict=False)
         if number:
             shutil.rmtree(model, ignore_errors=True)
         model = folder
