@@ -32,13 +32,13 @@ CHAINS = {"with K_p": ("nullspace", ""), "without K_p": ("nullspace", WITHOUT),
 KEYS = ("forget_direct", "forget_indirect", "retain", "h")
 
 
-def recipe(forgotten: list[str], kept: list[str], chain: str, preserve: list[str]) -> recipes.Recipe:
+def recipe(forgotten: list[str], kept: list[str], chain: str, preserve: list[str], overrides: tuple[str, ...] = ()) -> recipes.Recipe:
     """For some of the concepts; `preserve`: prompts that name none of all of them."""
     method, tables = CHAINS[chain]
     text = words.recipe(forgotten, kept, tables=tables + words.PARAMETERS.read_text())
     listed = json.dumps(preserve, ensure_ascii=False)
     lines = [f"prompts = {listed}" if line.startswith("prompts = [") else line for line in text.split("\n")]
-    made = recipes.parse("\n".join(lines), method=method)           # of other methods it takes [methods.NAME], of its own [edit]
+    made = recipes.parse("\n".join(lines), method=method, overrides=overrides)           # of other methods it takes [methods.NAME], of its own [edit]
     if (chain == "without K_p") != (made.parameters.get("edit", {}).get("hold_earlier") is False):
         raise AssertionError(f"the chain '{chain}' is not what its name says")
     return made
