@@ -26,10 +26,22 @@ from forgetcli.pipeline import apply
 from forgetcli.processes import current
 from forgetcli.progress import Silent, Stopwatch
 
-WITHOUT = "\n[methods.nullspace.edit]\nhold_earlier = false\n"           # by default it holds them
+WITHOUT = "\n[edit]\nhold_earlier = false\n"                             # nullspace is the recipe's own method; by default it holds them
 CHAINS = {"with K_p": ("nullspace", ""), "without K_p": ("nullspace", WITHOUT),
           **{name: (name, "") for name in methods.names() if name not in ("nullspace", "none")}}
 KEYS = ("forget_direct", "forget_indirect", "retain", "h")
+
+
+def recipe(forgotten: list[str], kept: list[str], chain: str, preserve: list[str], overrides: tuple[str, ...] = ()) -> recipes.Recipe:
+    """For some of the concepts; `preserve`: prompts that name none of all of them."""
+    method, tables = CHAINS[chain]
+    text = words.recipe(forgotten, kept, tables=tables + words.PARAMETERS.read_text())
+    listed = json.dumps(preserve, ensure_ascii=False)
+    lines = [f"prompts = {listed}" if line.startswith("prompts = [") else line for line in text.split("\n")]
+    made = recipes.parse("\n".join(lines), method=method, overrides=overrides)           # of other methods it takes [methods.NAME], of its own [edit]
+    if (chain == "without K_p") != (made.parameters.get("edit", {}).get("hold_earlier") is False):
+        raise AssertionError(f"the chain '{chain}' is not what its name says")
+    return made
 
 
 class Study:
@@ -47,13 +59,7 @@ class Study:
         self.baseline = self.asked(Subject("unedited", checkpoint.resolve("demo")), self.questions)
 
     def recipe(self, forgotten: list[str], chain: str, kept: int = 0) -> recipes.Recipe:
-        """For some of the concepts; its preserve prompts name none of all of them."""
-        method, tables = CHAINS[chain]
-        text = f'method = "{method}"\n' + words.recipe(forgotten, words.others(self.labels, kept) if kept else [],
-                                                     tables=tables + words.PARAMETERS.read_text())
-        listed = json.dumps(words.preserve(self.labels, self.few), ensure_ascii=False)
-        lines = [f"prompts = {listed}" if line.startswith("prompts = [") else line for line in text.split("\n")]
-        return recipes.parse("\n".join(lines))
+        return recipe(forgotten, words.others(self.labels, kept) if kept else [], chain, words.preserve(self.labels, self.few))
 
     def asked(self, subject: Subject, questions: list[Question]) -> Run:
         shots = [Shot(q.prompt, 0) for q in questions]

@@ -122,7 +122,8 @@ def find_base(delta: Delta, model: str | None = None, config: str | Path | None 
         more = f", and {len(differing) - 1} more files" if differing[1:] else ""
         raise ModelError("delta.other-base",
                          f"{delta.path} is a delta of '{manifest.base}' (digest {manifest.base_digest[:12]}…), and '{base.id}' "
-                         f"is another model (digest {base.digest[:12]}…): {differing[0]} differs{more}",
+                         f"is another model (digest {base.digest[:12]}…): {differing[0]} "
+                         f"{'differs' if differing[0] in here and differing[0] in there else 'is not in both'}{more}",
                          "give the delta's own base with --model")
     return base
 
@@ -155,6 +156,7 @@ def apply(path: str | Path, *, model: str | None = None, config: str | Path | No
             materials=[{"name": name, "sha256": digest} for name, digest in manifest.materials.items()],
             run_details={"startedOn": started.isoformat(), "finishedOn": datetime.now(timezone.utc).isoformat(),
                          "delta": {"name": delta.path.name, "sha256": store.sha256_file(delta.path)},
+                         "edits": manifest.run_details.get("metadata", {}).get("edits", {}),
                          "editedBy": manifest.run_details, "versions": versions()})
         _check(staging, manifest)
     observer.done()

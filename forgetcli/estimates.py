@@ -6,27 +6,32 @@ the layers put out.
 """
 from __future__ import annotations
 
-import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetcli import components, memory, patching
+from forgetcli import components, ledger, memory, patching
 from forgetcli.inspection import Inspection
+from forgetcli.layers import Layer, denoiser_layers, positions
+from forgetcli.tensorfile import ITEM_BITS
 
 if TYPE_CHECKING:
     import torch
 
-    from forgetcli.checkpoint import Base
+    from forgetcli.inspection import EditableSite
+    from forgetcli.models._loaded import LoadedModel
+    from forgetcli.prompts import TokenBatch
 
-TOKENS = 77                                                           # positions of a CLIP text encoder, if its config does not say
 # Values saved for the gradient for each that a layer puts out: measured on the embedded model's UNet, by saved_tensors_hooks.
 KEPT = 1.6
 CHECKED = 12                                                          # prompts of each kind in the check after the edit, and the …
 CHECK_STEPS = 5                                                       # … sampler's steps for each; see `forgetcli.check`
+# Measured by benchmarks/estimates.py: what a process needs before its first network is there (memory: beyond what a dry run does); …
+START_SECONDS, START_BYTES = 6.0, 200_000_000
+OVERHEAD = 1.6                                                        # … the whole network's time to that of its products; …
+COPIES = 3                                                            # … float64 arrays of the size of a site's merged keys
 SAMPLE = 0.15                                                         # seconds that each layer is timed for
 BASIS = "counted from the weights' shapes; speed measured here in under a second on the denoiser's heaviest layers"
 
@@ -50,52 +55,70 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One layer of the denoiser, at the size that its pictures have there.
+class Task:
+    """What of a recipe is known before any weight is read.
 
     Attributes:
-        shape: its weight's: (outputs, inputs) or (outputs, inputs, h, w).
-        side: of what a convolution puts out, 0 for others. rows: tokens that a linear layer reads, 0 for others.
-        flops: for one picture; a multiplication and an addition are two. values: that it puts out, with attention's.
+        work: what the method says that it asks of the model; None if it does not.
+        concepts: the concept prompts' tokens. together: how many of them one step of a descent encodes.
+        sites: whose second moments are decomposed; none for methods without.
+        cached, of: how many of the second moments are cached; a site may need several.
+        hashing: seconds that the base's digests took just now.
     """
 
-    shape: tuple[int, ...]
-    side: int
-    rows: int
-    flops: int
-    values: int
+    work: Work | None
+    concepts: TokenBatch
+    together: int
+    sites: Sequence[EditableSite]
+    cached: int
+    of: int
+    hashing: float
 
 
-def estimate(base: Base, found: Inspection, work: Work | None, *, device: torch.device, dtype: torch.dtype, cached: int, of: int,
-             decomposed: tuple[int, ...], hashing: float) -> dict[str, Any]:
-    """Seconds, bytes of memory and of disk.
+def estimate(model: LoadedModel, found: Inspection, task: Task) -> dict[str, Any]:
+    """Seconds, bytes of memory and of disk, of a process that does nothing else.
 
     Args:
-        found: what `inspect` says of the base.
-        cached, of: how many of the second moments are cached; a site may need several.
-        decomposed: their dimensions, all of them.
-        hashing: seconds that the base's digests took just now.
+        model: not a weight of it is read.
+        found: what `inspect` says of its base.
     Returns:
         JSON-able; a figure that cannot be estimated is None.
     """
-    sizes = {c.name: c.parameters * dtype.itemsize for c in found.components if c.parameters}
-    encoders = sum(size for name, size in sizes.items() if name.startswith("text_encoder"))
-    disk = sum(path.stat().st_size for path in patching.sources(base))
-    moments = sum(8 * d * d for d in decomposed) * (of - cached) // max(len(decomposed), 1)
-    result = {"basis": BASIS, "device": device.type, "dtype": str(dtype).removeprefix("torch."), "seconds": None, "memory_bytes": None,
-              "disk_bytes": disk, "cache_bytes": moments, "denoiser_flops": None}
+    base, dtype, work, sites = model.base, model.dtype, task.work, task.sites
+    disk = sum(path.stat().st_size for path in patching.sources(base)) + sum(_ledger(site, task.concepts) for site in sites)
+    squares = [8 * site.shape[1] ** 2 for site in sites]
+    result = {"basis": BASIS, "device": model.device.type, "dtype": str(dtype).removeprefix("torch."), "seconds": None,
+              "memory_bytes": None, "disk_bytes": disk, "cache_bytes": sum(squares) * (task.of - task.cached) // max(len(sites), 1),
+              "denoiser_flops": None}
     layers = denoiser_layers(base) if work else []
     if not layers:
         return result
-    speed = Speed.measured(layers, device, dtype)
+    speed, (flops, values) = Speed.measured(layers, model.device, dtype), of_encoders(model, found)
     pictures = work.predictions + 2 * work.descents + checked()       # a gradient costs as much again as the prediction
-    encoded = work.encoded - (work.moments if of and cached == of else 0)
-    spent = (pictures * speed.seconds(layers) + encoded * encoder_flops(base, found) / speed.linear + 2 * hashing
-             + sum(map(eigh_seconds, decomposed)))
-    kept = KEPT * sum(layer.values for layer in layers) * work.batch * dtype.itemsize
-    needed = encoders + sizes["unet"] + kept + sum(8 * d * d for d in decomposed)
-    return result | {"seconds": round(spent, 1), "memory_bytes": int(needed + (memory.peak_rss() or 0)),
-                     "denoiser_flops": sum(layer.flops for layer in layers)}
+    encoded = work.encoded - (work.moments if task.of and task.cached == task.of else 0)
+    spent = (START_SECONDS + OVERHEAD * (pictures * speed.seconds(layers) + encoded * flops / speed.linear) + 2 * task.hashing
+             + sum(_solving(site, task.concepts, speed) for site in sites))
+    networks = dtype.itemsize * sum(c.parameters for c in found.components
+                                    if c.parameters and (c.name.startswith("text_encoder") or c.name == model.DENOISER))
+    kept = KEPT * dtype.itemsize * (sum(layer.values for layer in layers) * work.batch + values * task.together)
+    keys = sum(8 * site.shape[1] * (COPIES * len(own.first) + own.ids.numel())
+               for site in sites for own in [task.concepts.of(site.component)])
+    needed = (memory.peak_rss() or 0) + START_BYTES + networks + kept + keys + 3 * sum(squares)      # K₀K₀ᵀ, its vectors, the words'
+    return result | {"seconds": round(spent, 1), "memory_bytes": int(needed), "denoiser_flops": sum(layer.flops for layer in layers)}
+
+
+def _ledger(site: EditableSite, concepts: TokenBatch) -> int:
+    """Bytes of what the ledger keeps of a site: the change, the base's own weight, and the concept prompts' keys or their moment."""
+    weight, width = math.prod(site.shape), site.shape[1]
+    wide = site.dtype in ledger.WIDE
+    keys = min(4 * width * len(concepts.of(site.component).first), 4 * width * (width + 1))
+    return weight * (8 if wide else 4) + weight * ITEM_BITS[site.dtype] // 8 + keys
+
+
+def _solving(site: EditableSite, concepts: TokenBatch, speed: Speed) -> float:
+    """Seconds of one site's algebra in float64: two decompositions, and the products with the keys."""
+    width, distinct = site.shape[1], len(concepts.of(site.component).first)
+    return 2 * eigh_seconds(width) + 8 * distinct * width * width / (speed.linear / 2)
 
 
 def checked() -> int:
@@ -103,45 +126,17 @@ def checked() -> int:
     return 2 * CHECKED * CHECK_STEPS + (4 + 2) * CHECKED
 
 
-def denoiser_layers(base: Base) -> list[Layer]:
-    """The layers of a UNet, for one picture of the size that it was made for; none for other denoisers."""
-    path = base.settings / "unet" / "config.json"
-    if not path.is_file():
-        return []
-    config, tokens = json.loads(path.read_text(encoding="utf-8")), _tokens(base.settings)
-    return [layer for key, shape in components.shapes(base, "unet").items()
-            if key.endswith(".weight") and len(shape) in (2, 4)
-            and (layer := _layer(key, shape, config["sample_size"], len(config["block_out_channels"]), tokens))]
-
-
-def _layer(key: str, shape: tuple[int, ...], size: int, levels: int, tokens: int) -> Layer:
-    parts = key.split(".")
-    level = {"down_blocks": lambda: int(parts[1]), "mid_block": lambda: levels - 1, "up_blocks": lambda: levels - 1 - int(parts[1])
-             }.get(parts[0], lambda: 0)()
-    level += 1 if "downsamplers" in parts else -1 if "upsamplers" in parts else 0
-    side = math.ceil(size / 2**level)
-    outputs, inputs = shape[0], math.prod(shape[1:])
-    if len(shape) == 4:
-        return Layer(shape, side, 0, 2 * side * side * outputs * inputs, side * side * outputs)
-    context = "attn2" in parts and parts[-2] in ("to_k", "to_v")
-    rows = tokens if context else 1 if parts[0] in ("time_embedding", "add_embedding") or "time_emb_proj" in parts else side * side
-    flops, values = 2 * rows * outputs * inputs, rows * outputs
-    if parts[-2] == "to_q":                                           # scores and their use: two products of (rows × seen) by (rows × outputs)
-        flops += 4 * rows * (tokens if "attn2" in parts else rows) * outputs
-    return Layer(shape, 0, rows, flops, values)
-
-
-def encoder_flops(base: Base, found: Inspection) -> int:
-    """Of one prompt through all text encoders, embeddings not counted."""
-    names = [c.name for c in found.components if c.parameters and c.name.startswith("text_encoder")]
-    return sum(2 * _tokens(base.settings) * math.prod(shape) for name in names
-               for key, shape in components.shapes(base, name).items() if len(shape) == 2 and "embed" not in key)
-
-
-def _tokens(folder: Path) -> int:
-    path = folder / "text_encoder" / "config.json"
-    config: Mapping = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return config.get("max_position_embeddings", TOKENS)
+def of_encoders(model: LoadedModel, found: Inspection) -> tuple[int, int]:
+    """Of one prompt through all text encoders, embeddings not counted: operations, and values that layers put out."""
+    flops = values = 0
+    for component in found.components:
+        if component.parameters and component.name.startswith("text_encoder"):
+            tokens = positions(model, component.name)
+            matrices = [shape for key, shape in components.shapes(model.base, component.name).items()
+                        if len(shape) == 2 and not any(part in key for part in ("embed", "shared", "relative"))]
+            flops += 2 * tokens * sum(map(math.prod, matrices))
+            values += tokens * sum(shape[0] for shape in matrices)
+    return flops, values
 
 
 @dataclass(frozen=True)
@@ -153,18 +148,20 @@ class Speed:
 
     @staticmethod
     def measured(layers: Sequence[Layer], device: torch.device, dtype: torch.dtype) -> Speed:
-        """Of the heaviest layer of either kind, with two pictures at a time, as guidance has it."""
+        """Of the heaviest layer of either kind, with two pictures at a time, as guidance has it; without convolutions, as linear ones."""
         import torch
 
         from torch.nn.functional import conv2d, linear
 
-        conv = max((layer for layer in layers if layer.side), key=lambda layer: layer.flops)
         dense = max((layer for layer in layers if layer.rows), key=lambda layer: layer.rows * math.prod(layer.shape))
+        tokens, weight = (torch.ones(shape, device=device, dtype=dtype) for shape in ((2 * dense.rows, dense.shape[1]), dense.shape))
+        flat = 4 * dense.rows * math.prod(dense.shape) / _seconds(lambda: linear(tokens, weight), device)
+        conv = max((layer for layer in layers if layer.side), key=lambda layer: layer.flops, default=None)
+        if conv is None:
+            return Speed(flat, flat)
         pictures, kernels = (torch.ones(shape, device=device, dtype=dtype)
                              for shape in ((2, conv.shape[1], conv.side, conv.side), conv.shape))
-        tokens, weight = (torch.ones(shape, device=device, dtype=dtype) for shape in ((2 * dense.rows, dense.shape[1]), dense.shape))
-        return Speed(2 * conv.flops / _seconds(lambda: conv2d(pictures, kernels, padding=conv.shape[-1] // 2), device),
-                     4 * dense.rows * math.prod(dense.shape) / _seconds(lambda: linear(tokens, weight), device))
+        return Speed(2 * conv.flops / _seconds(lambda: conv2d(pictures, kernels, padding=conv.shape[-1] // 2), device), flat)
 
     def seconds(self, layers: Sequence[Layer]) -> float:
         """That one picture takes in these layers."""

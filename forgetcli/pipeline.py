@@ -166,9 +166,12 @@ def plan(recipe: Recipe | str | Path, *, model: str | None = None, config: Path 
     rows = tuple({"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "cached": all(there[s.name])} for s in sites)
     hits, wanted = sum(map(sum, there.values())), sum(map(len, there.values()))
     with watch.stage("estimate"):
-        work = method.work(recipe, parameters) if hasattr(method, "work") else None
-        needs = estimates.estimate(base, found, work, device=loaded.device, dtype=loaded.dtype, cached=hits, of=wanted,
-                                   decomposed=tuple(s.shape[1] for s in sites), hashing=watch.report()["hash"])
+        pairs = recipe.edit_pairs()
+        needs = estimates.estimate(loaded, found, estimates.Task(
+            work=method.work(recipe, parameters) if hasattr(method, "work") else None,
+            concepts=tokenise(loaded.tokenizer, [concept for concept, _ in pairs]),
+            together=min(getattr(getattr(parameters, "refine", None), "batch", 0), len(pairs)),
+            sites=sites, cached=hits, of=wanted, hashing=watch.report()["hash"]))
     return Plan(base={"id": base.id, "revision": base.revision, "digest": digest}, recipe_sha256=recipe.sha256,
                 method=recipe.method, parameters=parameters.model_dump(mode="json"), pairs=tuple(recipe.edit_pairs()),
                 preserve=len(prompts), sites=rows, cache={"hits": hits, "misses": wanted - hits}, estimates=needs, seconds=watch.report())

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 # refinement carries that on. Chosen for machines not at hand: two threads for one made 2e-6 (docs/checkpoints.md), as many give the same bytes (tests).
 TOLERANCE = 0.05
 RUN_ERROR = {"float16": 2**-11, "bfloat16": 2**-8}                    # of a weight in the dtype that the model ran in, relative
+SHORT = 60                                                            # characters of a list that are told whole
 SLACK = 1e-6                                                          # relative: sums of float64 in another order, JSON
 
 
@@ -102,6 +103,8 @@ def report(folder: Path, manifest: Manifest, base: Base | ForgetError) -> Findin
     covered = {(t.component, t.parameter) for t in tensors.values()}
     problems += [provenance.problem(REPORT, f"says nothing of '{t.component}/{t.parameter}', which is listed as edited")
                  for t in _first_of_each(manifest) if (t.component, t.parameter) not in covered]
+    if not tensors:
+        return Finding(problems)
     if isinstance(base, ForgetError):
         return Finding(problems, not_proved=["that the report's figures are those of the tensors: that needs the base"])
     ran_in = str(manifest.run_details.get("metadata", {}).get("dtype", "")).removeprefix("torch.")
@@ -155,7 +158,7 @@ def _first_of_each(manifest: Manifest) -> Iterator[EditedTensor]:
 
 
 def same_recipe(manifest: Manifest, recipe: Recipe) -> Finding:
-    """Whether the folder was made by exactly this recipe, by its bytes; what differs, if not."""
+    """Whether the folder was made by exactly this recipe, by its bytes; every value that differs, if not, of lists what the other one lacks."""
     try:
         bytes_there = manifest.recipe_path.read_bytes()
     except OSError as fault:
@@ -191,7 +194,17 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def _differences(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     for key in [*here, *(key for key in there if key not in here)]:
         if here.get(key) != there.get(key):
-            yield key, *(json.dumps(side[key], ensure_ascii=False) if key in side else "absent" for side in (here, there))
+            yield key, *(_told(side[key], other.get(key)) if key in side else "absent" for side, other in ((here, there), (there, here)))
+
+
+def _told(value: Any, other: Any) -> str:
+    """A value in few words: of a long list only its first entry that the other one lacks, and how many more those are."""
+    text = json.dumps(value, ensure_ascii=False)
+    if not isinstance(value, list) or len(text) <= SHORT:
+        return text
+    alone = [entry for entry in value if not isinstance(other, list) or entry not in other]
+    first = json.dumps(alone[0] if alone else value[0], ensure_ascii=False)
+    return f"[{first} and {len(alone) - 1} more that differ, of {len(value)}]" if len(alone) > 1 else f"[{first}, … {len(value)} in all]"
 
 
 def rebuilt(folder: Path, manifest: Manifest, base: Base | ForgetError, observer: Observer) -> Finding:

@@ -191,9 +191,9 @@ def verify(folder: str | Path, base: str | Path | None = None) -> Verdict:
     if not files:
         proved.append(f"all {len(manifest.subjects)} files have the digests in {MANIFEST}; "
                       "none is missing, none was added")
-    if not tensors:
+    if not tensors and manifest.edited:
         proved.append(f"the {len(manifest.edited)} edited tensors have the recorded digests")
-    not_proved = [UNSIGNED, EFFECT]
+    not_proved = [UNSIGNED, EFFECT] if manifest.edited else [UNSIGNED]
     if isinstance(against, ForgetError):
         not_proved.insert(0, f"that nothing else changed: the base '{manifest.base}' cannot be had here "
                              f"({against.message}); name it with --base")
@@ -202,7 +202,9 @@ def verify(folder: str | Path, base: str | Path | None = None) -> Verdict:
         problems += differences
         if not differences and not claims:
             proved.append(f"every other file and byte is that of the base '{against.id}' "
-                          f"(digest {manifest.base_digest[:12]}…), the headers of edited files included")
+                          f"(digest {manifest.base_digest[:12]}…), the headers of edited files included" if manifest.edited else
+                          f"no tensor is edited: every file but forget's own is that of the base '{against.id}' "
+                          f"(digest {manifest.base_digest[:12]}…), byte for byte")
         newer = sorted(against.files.keys() - manifest.base_files.keys())
         if newer:
             not_proved.insert(0, f"anything about {len(newer)} files that the base did not have when it was edited: "

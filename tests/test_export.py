@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from tiny_runs import RECIPE, hidden
 from typer.testing import CliRunner
 
-from forgetcli import checkpoint, delta, exports, ldm_layout, manifest, patching, pipeline, provenance, recipe as recipes, store, tensorwriter
+from forgetcli import checkpoint, delta, exports, ldm_layout, manifest, patching, pipeline, provenance, recipe as recipes, reversal, store, tensorwriter
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
 from forgetcli.linalg.low_rank import low_rank, rank_for
@@ -91,6 +91,7 @@ def test_a_delta_gives_the_edited_folder_back_to_the_byte(place, base, tmp_path)
     assert first["predicate"]["buildDefinition"] == second["predicate"]["buildDefinition"]
     assert second["predicate"]["runDetails"]["metadata"]["delta"]["name"] == "d.safetensors"
     assert provenance.verify(tmp_path / "again").ok and made.method == "nullspace" and len(made.sites) == 2
+    assert [e.date for e in reversal.log(tmp_path / "again").edits] == [e.date for e in reversal.log(edited).edits] != [""]   # the edit's, not the delta's
 
 
 def test_a_difference_added_again_would_not_be_the_same_bytes(place):

@@ -475,4 +475,6 @@ def test_log_and_revert_as_commands(two, sequence, tmp_path, monkeypatch):
     assert code_of(reversal.revert, "out", None) == "ledger.none"
     assert code_of(reversal.log, sequence.sd) == "model.not-edited"
     for arguments in (["revert", "two"], ["revert", "two", "--all", "--edit", "1"]):
-        assert run.invoke(app, arguments).exit_code == 2
+        with pytest.raises(ForgetError) as caught:
+            run.invoke(app, arguments, catch_exceptions=False)
+        assert (caught.value.code, caught.value.hint) == ("usage", "'forget log two' lists them")

@@ -271,6 +271,14 @@ def test_a_target_that_is_to_be_forgotten_is_doubted():
     assert any("itself to be forgotten" in warning for warning in recipe.parse(text).warnings)
 
 
+def test_parameters_for_the_recipes_own_method_under_methods_are_doubted():
+    """They were overlooked in a benchmark: two chains that were to differ were the same."""
+    tables = '\n[methods.nullspace.edit]\nlam = 3\n'
+    (warning,) = recipe.parse(EXAMPLE + tables).warnings
+    assert "[methods.nullspace] is not read" in warning and recipe.parse(EXAMPLE + tables).parameters == recipe.parse(EXAMPLE).parameters
+    assert recipe.parse(EXAMPLE + tables.replace("nullspace", "uce")).warnings == recipe.parse(EXAMPLE).warnings == ()
+
+
 # --set
 
 

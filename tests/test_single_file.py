@@ -426,14 +426,16 @@ def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_
     file, folder = (checkpoint.resolve(place) for place in (read_only_files(style), folders[style]))
     of_file, of_folder = (sorted(map(repr, estimates.denoiser_layers(base))) for base in (file, folder))
     assert of_file == of_folder != []
-    counted = [estimates.encoder_flops(base, inspection.inspect(base)) for base in (file, folder)]
-    assert counted[0] == counted[1] > 0
+    counted = [estimates.of_encoders(models.load(base, device="cpu"), inspection.inspect(base)) for base in (file, folder)]
+    assert counted[0] == counted[1] > (0, 0)
     (tmp_path / "art.toml").write_text(RECIPE)
     few, many = (pipeline.plan(recipe.load(tmp_path / "art.toml", ("refine.match=denoiser", f"refine.steps={steps}")), model=file.reference,
                                device="cpu").estimates for steps in (4, 40_000))
-    assert many["seconds"] > 100 * few["seconds"] > 0 and few["memory_bytes"] > 0
+    assert many["seconds"] > 10 * few["seconds"] > 0 and few["memory_bytes"] > 0
     copied = [path for path in file.folder.rglob("*") if path.is_file()]
-    assert few["disk_bytes"] == sum(path.stat().st_size for path in copied) > file.place.stat().st_size
+    ledger = few["disk_bytes"] - sum(path.stat().st_size for path in copied)
+    assert 0 < ledger == pipeline.plan(tmp_path / "art.toml", model=str(folder.folder), device="cpu").estimates["disk_bytes"] - sum(
+        path.stat().st_size for path in patching.sources(folder))
 
 
 def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(folders, read_only_files, tmp_path):

@@ -160,6 +160,26 @@ def test_another_recipe_is_told_apart_value_by_value(edited, tmp_path):
         proof.verify(edited, recipe=tmp_path / "none.toml")
 
 
+def test_of_long_lists_only_what_differs_is_told(edited, tmp_path):
+    other = tmp_path / "other.toml"
+    other.write_text(RECIPE.replace('["a picture of a cat", "a house"', '["a picture of a cat", "a dog by monet"'))
+    (found,) = [line for line in problems(edited, recipe=other) if "preserve" in line]
+    assert '["a house", … 4 in all] there, ["a dog by monet", … 4 in all] in that' in found and "a picture of a cat" not in found
+    other.write_text(RECIPE.replace('["a picture of a cat", "a house"', '["a dog", "a cat"'))
+    (found,) = [line for line in problems(edited, recipe=other) if "preserve" in line]
+    assert '["a picture of a cat" and 1 more that differ, of 4] there, ["a dog" and 1 more that differ, of 4] in that' in found
+
+
+def test_of_a_model_without_edits_nothing_is_claimed_of_edits(place, tmp_path):
+    reversal.revert(place / "edited", None, output=tmp_path / "back")
+    verdict = proof.verify(tmp_path / "back", place / "sd")
+    assert verdict.ok and any("no tensor is edited" in line for line in verdict.proved)
+    assert not any(" 0 " in line for line in verdict.proved) and provenance.EFFECT not in verdict.not_proved
+    config = tmp_path / "back" / "unet" / "config.json"                 # control
+    config.write_bytes(config.read_bytes() + b"\n")
+    assert not proof.verify(tmp_path / "back", place / "sd").ok
+
+
 # --- repeating the edit -----------------------------------------------------------------------------------------------
 
 def test_the_edit_repeated_gives_the_same_bytes(place):

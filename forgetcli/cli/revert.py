@@ -8,6 +8,7 @@ import typer
 
 from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.errors import ForgetError
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.", show_default=False)]
 Edits = Annotated[
@@ -49,7 +50,7 @@ def revert(
       forget revert edited --all -o base-again
     """
     if bool(edit) == everything:
-        raise typer.BadParameter("say which: --edit N (see forget log), or --all")
+        raise ForgetError("usage", "say which edits: --edit N, or --all", f"'forget log {folder}' lists them")
     sink = Sink("revert", json=json, quiet=quiet)
     with sink.observer() as observer:
         from forgetcli import reversal

@@ -74,7 +74,8 @@ def verify(
 
 
 def _shown(folder: Path, verdict) -> str:
-    state = "verified" if verdict.ok else f"NOT what its manifest says: {len(verdict.problems)} differences"
+    found = len(verdict.problems)
+    state = "verified" if verdict.ok else f"NOT what its manifest says: {found} difference{'s' * (found != 1)}"
     return "\n".join(
         [
             f"{folder}: {state} ({verdict.files} files, {verdict.edited} edited tensors)",

@@ -1,6 +1,7 @@
 """Families whose transformer predicts the velocity ε − x₀ of flow matching, and attends to tokens and picture together."""
 from __future__ import annotations
 
+import json
 from functools import cached_property
 
 from forgetcli.models._loaded import LoadedModel
@@ -11,6 +12,16 @@ class FlowModel(LoadedModel):
 
     DENOISER = "transformer"
     PATCH = 2                                                         # latents a side of the transformer's patches
+
+    @cached_property
+    def config(self) -> dict:
+        """The transformer's settings, without its weights."""
+        return self._component("transformer", lambda folder: json.loads((folder / "config.json").read_text(encoding="utf-8")))
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a prompt that the transformer reads."""
+        raise NotImplementedError
 
     @cached_property
     def scheduler(self):

@@ -40,7 +40,11 @@ class Flux(FlowModel):
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         size = self.vae_config["sample_size"] // self.vae_scale       # the transformer takes any
-        return (self.transformer.config.in_channels // self.PATCH ** 2, size, size)
+        return (self.config["in_channels"] // self.PATCH ** 2, size, size)
+
+    @property
+    def context_length(self) -> int:
+        return self.ENCODERS[1].length
 
     def times(self, steps: int) -> dict:
         return {"sigmas": [1 - step / steps for step in range(steps)]}

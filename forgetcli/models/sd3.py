@@ -49,8 +49,14 @@ class StableDiffusion3(FlowModel):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        size = self.transformer.config.sample_size
-        return (self.transformer.config.in_channels, size, size)
+        size = self.config["sample_size"]
+        return (self.config["in_channels"], size, size)
+
+    @property
+    def context_length(self) -> int:
+        from forgetcli.layers import positions
+
+        return positions(self, "text_encoder") + T5_LENGTH            # both CLIP encoders' states lie side by side
 
     def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         """The velocity for noisy latents (n, c, h, w)."""

@@ -58,6 +58,11 @@ def doubts(document: Document, sheet: Sheet) -> list[str]:
             found.append(
                 f"{sheet.place(('concepts', index, 'target'))}: the target '{concept.target}' is itself to be forgotten"
             )
+    if document.method in document.methods:
+        found.append(
+            f"{sheet.place(('methods', document.method))}: [methods.{document.method}] is not read: {document.method} is the "
+            f"recipe's own method, which takes its parameters from tables such as [edit] at the top"
+        )
     return found
 
 
