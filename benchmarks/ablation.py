@@ -2,8 +2,8 @@
 
     python benchmarks/ablation.py --output WORK [--rows default prior=0 …]
 
-Each row edits the same six recipes (two concepts with plentiful prompts, with the pair alone, and with 20 preserve prompts) and
-draws 14 pictures for each at equal prompts and seeds, with 10 sampler steps. Goes on where it was cut short.
+Each row edits the same six recipes (two concepts with plentiful prompts, with 20 preserve prompts, and with preserve prompts that name
+nothing of what retain is measured on) and draws 26 pictures for each at equal prompts and seeds, with 10 sampler steps. Goes on where it was cut short.
 """
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tune_methods import scored, tuning_recipes
 from forgetcli.errors import EditError
 from forgetcli.statistics import harmonic_interval, wilson
 
-CASES = tuple((regime, label) for regime in ("single", "bare", "few") for label in ("van_gogh", "running"))
+CASES = tuple((regime, label) for regime in ("single", "few", "unnamed") for label in ("van_gogh", "running"))
 ROWS = {
     "unedited": ("none", {}),
     "default": ("nullspace", {}),
@@ -29,7 +29,11 @@ ROWS = {
     "empty prompt counted once": ("nullspace", {"edit.balance_empty": False}),
     "block 3 only": ("nullspace", {"edit.sites": [3]}),
     "all six blocks": ("nullspace", {"edit.sites": [0, 1, 2, 3, 4, 5]}),
-    "10 steps": ("nullspace", {"refine.steps": 10}),
+    "8 steps": ("nullspace", {"refine.steps": 8}),
+    "40 steps": ("nullspace", {"refine.steps": 40}),
+    "no damping": ("nullspace", {"refine.damping": 0.0}),
+    "no damping, 40 steps": ("nullspace", {"refine.damping": 0.0, "refine.steps": 40}),
+    "damping 10": ("nullspace", {"refine.damping": 10.0}),
     "targets copied": ("nullspace", {"refine.mode": "copy"}),
     "matched through the denoiser": ("nullspace", {"refine.match": "denoiser", "refine.latent_steps": 6}),
     "reference form": ("nullspace", {"edit.preset": "reference"}),
@@ -54,7 +58,7 @@ def cell(values: list[bool]) -> str:
 
 
 def main(output: Path, names: list[str]) -> None:
-    bench, made = Bench(), tuning_recipes(CASES)
+    bench, made = Bench(), tuning_recipes(CASES, kept=20)
     print("| change | forget | retain | H | H with few preserve prompts | seconds an edit |\n| --- | --- | --- | --- | --- | --- |")
     for number, name in enumerate(ROWS):
         if name not in names:

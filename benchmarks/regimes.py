@@ -6,10 +6,10 @@ single   one concept at a time, held-out concepts of all four groups
 bare     the same, but the edit sees only "concept" → "target"
 few      the same, with 20 preserve prompts
 near     the same, retain measured on the five nearest concepts in the text encoder
-unnamed  the same, no preserve prompt names or hints at what retain is measured on: what a user did not think of
-few-near     few and near together
-ten, twenty, all    so many things in one recipe, retain measured on the rest
+five, ten, twenty, all    so many things in one recipe, retain measured on the rest
 ten-few      ten things, 20 preserve prompts
+…-unnamed    the same, and no preserve prompt names or hints at what retain is measured on: what a user did not think of, which of a
+             model of real size is nearly everything
 
 Every row: forget on prompts that no edit saw, retain, H, beside the unedited model; the ceiling is H of perfect forgetting with the
 unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H; the lead is H of the first method less the row's,
@@ -33,7 +33,7 @@ from forgetcli.statistics import harmonic, harmonic_interval, harmonic_lead, wil
 FEW = 20                                                              # preserve prompts
 UNNAMED = "-unnamed"                                                  # no preserve prompt names or hints at what retain is measured on
 SINGLE: dict[str, dict] = {"single": {}, "bare": {"bare": True}, "few": {"few": FEW}, "near": {}}
-MANY: dict[str, tuple[int, int | None]] = {"ten": (10, None), "twenty": (20, None), "all": (len(words.THINGS), None), "ten-few": (10, FEW)}
+MANY: dict[str, tuple[int, int | None]] = {"five": (5, None), "ten": (10, None), "twenty": (20, None), "all": (len(words.THINGS), None), "ten-few": (10, FEW)}
 REGIMES = (*SINGLE, *MANY, *(name + UNNAMED for name in (*SINGLE, "ten", "twenty", "ten-few")))
 CONTROL = "none"
 
