@@ -49,17 +49,19 @@ class Study:
 
     Args:
         few: this many preserve prompts instead of all.
+        unnamed: no preserve prompt names one of the concepts that retain is measured on.
     """
 
-    def __init__(self, output: Path, labels: list[str], kept: int, few: int | None) -> None:
-        self.output, self.labels, self.few = output, labels, few
+    def __init__(self, output: Path, labels: list[str], kept: int, few: int | None, unnamed: bool) -> None:
+        self.output, self.labels = output, labels
+        self.preserve = words.preserve([*labels, *(words.others(labels, kept) if unnamed else [])], few)
         self.whole = self.recipe(labels, "with K_p", kept)
         self.judge = judges.load("demo", None, None)
         self.questions = of_recipe(self.whole, self.judge)
         self.baseline = self.asked(Subject("unedited", checkpoint.resolve("demo")), self.questions)
 
     def recipe(self, forgotten: list[str], chain: str, kept: int = 0) -> recipes.Recipe:
-        return recipe(forgotten, words.others(self.labels, kept) if kept else [], chain, words.preserve(self.labels, self.few))
+        return recipe(forgotten, words.others(self.labels, kept) if kept else [], chain, self.preserve)
 
     def asked(self, subject: Subject, questions: list[Question]) -> Run:
         shots = [Shot(q.prompt, 0) for q in questions]
@@ -110,8 +112,8 @@ def cell(scores: dict, key: str) -> str:
     return f"{scores[key]:.3f} ({low:.2f}–{high:.2f})"
 
 
-def main(output: Path, labels: list[str], kept: int, few: int | None, chains: list[str]) -> None:
-    study, results = Study(output, labels, kept, few), {}
+def main(output: Path, labels: list[str], kept: int, few: int | None, unnamed: bool, chains: list[str]) -> None:
+    study, results = Study(output, labels, kept, few, unnamed), {}
     for name in chains:
         results[name] = study.chain(name)
     if not intact(output / "at-once"):
@@ -134,10 +136,11 @@ if __name__ == "__main__":
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--concepts", type=int, default=10)
     parser.add_argument("--few", type=int, help="this many preserve prompts instead of all")
+    parser.add_argument("--unnamed", action="store_true", help="no preserve prompt names one of the concepts that retain is measured on")
     parser.add_argument("--chains", nargs="+", choices=CHAINS, default=["with K_p", "without K_p"])
     parser.add_argument("--quick", action="store_true", help="two concepts and four others: only whether it runs")
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     count = 2 if args.quick else args.concepts
     chosen = [words.THINGS[i * len(words.THINGS) // count] for i in range(count)]
-    main(args.output, chosen, 4 if args.quick else 30, args.few, args.chains)
+    main(args.output, chosen, 4 if args.quick else 30, args.few, args.unnamed, args.chains)
