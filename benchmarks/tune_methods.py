@@ -2,11 +2,11 @@
 
     python benchmarks/tune_methods.py --output WORK [--trials 8] [--methods uce esd]
 
-A trial edits four recipes (one that names the pair only, one with 20 preserve prompts, two whose preserve prompts name nothing of
-what retain is measured on; see regimes.py) and draws 14 pictures for each, at equal prompts and seeds for all methods, with 10 sampler steps. Trial 0 has
-the method's defaults. Highest H over all pictures wins; of equals the earlier, so
-that nothing is tried any more once H is 1. What is found is printed as TOML for
-benchmarks/parameters.toml. Goes on where it was cut short.
+A trial edits six recipes: four of one concept (one that names the pair only, one with 20 preserve prompts, two whose preserve prompts name
+nothing of what retain is measured on; see regimes.py), 14 pictures each, and two of all tuning things at once, with plentiful preserve prompts
+and with such that name nothing of the rest. Prompts and seeds are equal for all methods; 10 sampler steps. Methods that take no preserve prompts
+(esd) are measured on one concept at a time only, and tuned on these four. Trial 0 has the method's defaults. Highest H over all pictures wins; of equals the
+earlier, so that nothing is tried any more once H is 1. What is found is printed as TOML for benchmarks/parameters.toml. Goes on where it was cut short.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 import optuna
 import tomlkit
 import world_recipes as words
-from bench import Bench, mean, nested
+from bench import PAIRS_ALONE, Bench, mean, nested
 
 from forgetcli import methods, recipe as recipes
 from forgetcli.errors import EditError
@@ -24,6 +24,7 @@ from forgetcli.statistics import harmonic
 from forgetcli.tuning import finished, resumed, suggested, with_own
 
 CASES = (("unnamed", "van_gogh"), ("bare", "running"), ("few", "strawberry"), ("unnamed", "dog"))
+MANY = [label for label in words.TUNING if label in words.THINGS]
 ASKED, KEPT = 3, 8
 
 
@@ -33,12 +34,16 @@ def tuning_recipes(cases=CASES, kept=KEPT) -> list[recipes.Recipe]:
             for regime, label in cases]
 
 
+def many_recipes() -> list[recipes.Recipe]:
+    return [recipes.parse(f'name = "many-{unnamed}"\n' + words.recipe(MANY, words.others(MANY, 3 * KEPT), unnamed=unnamed)) for unnamed in (False, True)]
+
+
 def scored(bench: Bench, made: list[recipes.Recipe], method: str, tables: dict) -> dict:
     """Forget, retain and H over all recipes; `few`: H over those with few preserve prompts; seconds of an edit, on average."""
     forgot, kept, few, seconds = [], [], ([], []), []
     for recipe in made:
         edit, spent = bench.edit(recipe, method, tables)
-        seen = bench.look(recipe, edit, ASKED)
+        seen = bench.look(recipe, edit, ASKED if len(recipe.concepts) == 1 else 1)
         seconds.append(spent)
         forgot += seen.forgot
         kept += seen.kept
@@ -71,10 +76,10 @@ def tuned(bench: Bench, made: list[recipes.Recipe], method: str, trials: int, ou
 
 def main(output: Path, names: list[str], trials: int) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    bench, made = Bench(), tuning_recipes()
+    bench, alone, many = Bench(), tuning_recipes(), many_recipes()
     whole = tomlkit.document()
     for method in names:
-        best = tuned(bench, made, method, trials, output)
+        best = tuned(bench, alone if method in PAIRS_ALONE else [*alone, *many], method, trials, output)
         whole.setdefault("methods", tomlkit.table(True))[method] = best.user_attrs["parameters"]
     print("\n" + tomlkit.dumps(whole))
 

@@ -49,13 +49,14 @@ class Check:
         """
         figures = f"moved {self.moved:.0%} of the way to the target, preserve prompts by {self.preserve_drift:.1%}"
         if not (math.isfinite(self.moved) and math.isfinite(self.preserve_drift)):
-            raise EditError("edit.wrecked", "the edited model's predictions are not finite numbers", "raise [edit] lam")
+            raise EditError("edit.wrecked", "the edited model's predictions are not finite numbers",
+                            "raise [refine] damping (of other methods [edit] lam)")
         if self.preserve_drift > WRECKED:
             raise EditError("edit.wrecked", f"the edit breaks what it should preserve: {figures}",
-                            "raise [edit] lam, lower threshold and min_rank, or add preserve prompts near the concept")
+                            "raise [refine] damping (of other methods [edit] lam), lower threshold and min_rank, or add preserve prompts near the concept")
         if self.moved < NO_OP:
             raise EditError("edit.no-effect", f"the edit has no effect: {figures}",
-                            "lower [edit] lam, raise min_rank, refine for more steps, or check that the model knows the concept")
+                            "lower [refine] damping (of other methods [edit] lam), raise min_rank, refine for more steps, or check that the model knows the concept")
 
 
 def check(model, edit: Edit, pairs, preserve, seed: int, observer: Observer) -> Check:
@@ -73,7 +74,7 @@ def check(model, edit: Edit, pairs, preserve, seed: int, observer: Observer) -> 
 
     @torch.no_grad()
     def predict(x, t, prompts):
-        return model.denoise(x, t.to(model.device), model.encode(tokenise(model.tokenizer, prompts).ids)).double().cpu()
+        return model.denoise(x, t.to(model.device), model.encode(tokenise(model.tokenizer, prompts).ids)).cpu().double()
 
     wanted, nothing = predict(x[:n], t[:n], targets), predict(x[:n], t[:n], [""] * n)
     before, kept = predict(x[:n], t[:n], concepts), predict(x[n:], t[n:], preserve) if preserve else None

@@ -23,7 +23,7 @@ class SiteProblem:
         K1: the concept prompts' distinct keys, float64, shape (d, n).
         counts: how often each occurs, float64, shape (n,).
         operator: A of K₁·√counts.
-        price: tr(W (λI + ridge) Wᵀ), what the whole weight costs in the metric in which the operator weighs a change.
+        price: tr(W (λI + words' ridge) Wᵀ), what the whole weight costs in the metric in which the operator weighs a change.
         held: K_pK_pᵀ of earlier edits, or None.
         vocabulary: second moment of the tokenizer's words, or None where `[edit] prior` is 0.
     """
@@ -78,13 +78,12 @@ def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Proje
     K1 = batch.merge(keys)                                            # (d, n)
     counts = batch.counts.double()
     unit = float(counts.sum()) if settings.scale == "mean" else 1.0
-    weight, lam = site.module.weight.detach().double().cpu(), settings.lam * unit
-    ridges = [held.matrix] if held else []
-    if vocabulary:
-        ridges.append(settings.prior * unit / vocabulary.tokens * vocabulary.matrix)
-    ridge = sum(ridges) if ridges else None
-    operator = edit_operator(K1 * counts.sqrt(), projector, lam, ridge)
-    price = lam * weight.pow(2).sum() + (((weight @ ridge) * weight).sum() if ridges else 0)
+    weight, lam = site.module.weight.detach().cpu().double(), settings.lam * unit
+    words = settings.prior * unit / vocabulary.tokens * vocabulary.matrix if vocabulary else None
+    ridges = [matrix for matrix in (held.matrix if held else None, words) if matrix is not None]
+    operator = edit_operator(K1 * counts.sqrt(), projector, lam, sum(ridges) if ridges else None)
+    # Without K_p, which grows with every edit: the tenth is to be held back as much as the first.
+    price = lam * weight.pow(2).sum() + (((weight @ words) * weight).sum() if words is not None else 0)
     return SiteProblem(site, weight, K1, counts, moment, projector, operator, float(price), held, vocabulary)
 
 

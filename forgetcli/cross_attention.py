@@ -39,7 +39,7 @@ class PairColumns:
 def contexts(model, batch: TokenBatch) -> Tensor:
     """The unedited encoder's context of every position: float64, on the CPU, shape (prompts, length, d)."""
     with torch.no_grad():
-        return torch.cat([model.encode(part.ids).hidden.double().cpu() for part in batch.split(BATCH)])
+        return torch.cat([model.encode(part.ids).hidden.cpu().double() for part in batch.split(BATCH)])
 
 
 def pair_columns(model, pairs: Sequence[tuple[str, str]], positions: Positions) -> PairColumns:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from math import ceil
 
 import torch
 import torch.nn.functional as F
@@ -71,8 +71,8 @@ class Matcher:
 
     Attributes:
         target_context: c* of n rows, from the unedited encoder.
-        fixed: how many noisy pictures `losses` compares, the same each time.
         rows: the concept prompts that are being encoded, int64.
+        drawn: the pictures of `losses`, once they have been asked for.
     """
 
     model: object
@@ -82,8 +82,8 @@ class Matcher:
     batch: int
     timesteps: tuple[int, int]
     generator: torch.Generator
-    fixed: int = 0
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    drawn: list[Draw] = field(default_factory=list)
 
     @staticmethod
     def of(model, pairs: Pairs, settings, seed: int, observer: Observer) -> Matcher:
@@ -93,22 +93,25 @@ class Matcher:
                           guidance=settings.guidance, generator=generator, observer=observer)
         with torch.no_grad():
             target_context = model.encode(pairs.targets.ids)
-        return Matcher(model, pairs, target_context, bank, settings.batch, settings.timesteps, generator,
-                       max(getattr(settings, "pictures", 0), len(pairs.concepts.prompts)))
+        return Matcher(model, pairs, target_context, bank, settings.batch, settings.timesteps, generator)
 
     def loss(self) -> Tensor:
         """Of a new batch."""
         return self.mismatch(self.draw(torch.randint(len(self.pairs.concepts.prompts), (self.batch,), generator=self.generator)))
 
-    def losses(self) -> Iterator[Tensor]:
-        """Parts of the loss of the same pictures each time, every prompt among them; their sum is the mean."""
-        for drawn in self.drawn:
-            yield self.mismatch(drawn) * len(drawn.rows) / self.fixed
+    def losses(self, pictures: int) -> Iterator[Tensor]:
+        """Parts of the loss of the same pictures each time, as many of every prompt; their sum is the mean.
 
-    @cached_property
-    def drawn(self) -> list[Draw]:
-        rows = torch.arange(self.fixed) % len(self.pairs.concepts.prompts)
-        return [self.draw(part) for part in rows.split(self.batch)]
+        Args:
+            pictures: at least so many in all.
+        """
+        if not self.drawn:
+            count = len(self.pairs.concepts.prompts)
+            rows = torch.arange(count * ceil(pictures / count)) % count
+            self.drawn = [self.draw(part) for part in rows.split(self.batch)]
+        total = sum(len(drawn.rows) for drawn in self.drawn)
+        for drawn in self.drawn:
+            yield self.mismatch(drawn) * len(drawn.rows) / total
 
     @torch.no_grad()
     def draw(self, rows: Tensor) -> Draw:
@@ -174,8 +177,8 @@ class ContextMatcher:
         rows = torch.randperm(count, generator=self.generator)[:self.batch] if count > self.batch else torch.arange(count)
         return self.mismatch(rows)
 
-    def losses(self) -> Iterator[Tensor]:
-        """Parts of the loss of all prompts; their sum is the mean."""
+    def losses(self, pictures: int = 0) -> Iterator[Tensor]:
+        """Parts of the loss of all prompts; their sum is the mean. No picture is needed for it."""
         count = len(self.pairs.concepts.prompts)
         for rows in torch.arange(count).split(self.batch):
             yield self.mismatch(rows) * len(rows) / count

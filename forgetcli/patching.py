@@ -135,7 +135,7 @@ def changes(base: Base, weights: Mapping[tuple[str, str], Tensor]) -> Iterator[C
     taken: set[TensorSite] = set()
     for (component, name), weight in weights.items():
         sites = base.locate(component, name)
-        wanted = weight.detach().double().cpu()
+        wanted = weight.detach().cpu().double()
         if tuple(wanted.shape) != sites[0].shape:
             raise EditError("edit.shape", f"{component} {name} has shape {sites[0].shape}, not {tuple(wanted.shape)}")
         if not wanted.isfinite().all():

@@ -36,43 +36,66 @@ def joint(model, problems, pairs, matcher, parameters, observer):
     cost is a plain sum of squares (`linalg.whitened`). All prompts count in every step, so nothing is random but noisy pictures,
     and the end does not depend on a rate or, much, on the number of steps.
     """
-    settings = parameters.refine
-    spaces = {p.site.name: p.coordinates(pairs.of_encoder(p.site.component).movable) for p in problems}
-    maps = {name: space.changes.to(model.device, torch.float32) for name, space in spaces.items()}            # (k, d)
-    values = {p.site.name: torch.zeros(len(p.weight), len(maps[p.site.name]), device=model.device) for p in problems}    # Z / scale
-    changes, losses, best = {}, [], {}
-    first = scale = None
-
-    def objective() -> float:
-        nonlocal first, scale
-        for name, value in values.items():
-            changes[name] = (value @ maps[name] * (scale or 1)).requires_grad_()
-        mismatch = descend_all(matcher)
-        slopes = {name: change.grad @ maps[name].T for name, change in changes.items()}                       # (m, k)
-        if first is None:                                             # at zero: whatever the scale is
-            first = mismatch or 1.0
-            norms = [sum(float(g.abs().pow(p).sum()) for g in slopes.values()) / first**p for p in (1, 2)]
-            # torch's first step is g / ‖g‖₁; in these units that is Polyak's, f / ‖g‖², of a loss whose minimum would be 0.
-            scale = norms[0] / norms[1] if norms[1] else 1.0
-        for name, value in values.items():
-            value.grad = slopes[name] * (scale / first) + 2 * settings.damping * scale**2 * value
-        cost = sum(float(value.pow(2).sum()) for value in values.values()) * scale**2
-        losses.append(mismatch / first + settings.damping * cost)
-        if losses[-1] == min(losses):
-            best.update({name: value.clone() for name, value in values.items()})
-        observer.advance(int(len(losses) <= settings.steps), loss=losses[-1])
-        return losses[-1]
-
+    settings, movable = parameters.refine, {p.site.name: pairs.of_encoder(p.site.component).movable for p in problems}
+    # An encoder to which concept and target are one prompt has nothing to change; if that is all of them, `whitened` says so.
+    moving = [p for p in problems if movable[p.site.name].any()] or problems
+    spaces = {p.site.name: p.coordinates(movable[p.site.name]) for p in moving}
+    maps = {name: space.changes.to(model.device, torch.float32) for name, space in spaces.items()}
+    objective = Objective(matcher, settings, maps, {p.site.name: len(p.weight) for p in moving}, observer)
     observer.stage("refinement", settings.steps)
     with ExitStack() as hooks:
-        for name, module in ((p.site.name, p.site.module) for p in problems):
-            hooks.enter_context(added(module, lambda x, name=name: F.linear(x.float(), changes[name])))
-        torch.optim.LBFGS(values.values(), max_iter=settings.steps, max_eval=settings.steps, line_search_fn="strong_wolfe").step(objective)
-    solutions = {}
-    for problem in problems:
-        residual = (best[problem.site.name].double().cpu() * scale) @ spaces[problem.site.name].residuals
-        solutions[problem.site.name] = Solution(problem.delta(residual), residual)
-    return solutions, losses
+        for problem in moving:
+            hooks.enter_context(added(problem.site.module, lambda x, name=problem.site.name: F.linear(x.float(), objective.changes[name])))
+        search = torch.optim.LBFGS(objective.values.values(), max_iter=settings.steps, max_eval=settings.steps, line_search_fn="strong_wolfe")
+        try:
+            search.step(objective)
+        except EditError:
+            if not objective.losses:                                  # a search that went too far still has its best point
+                raise
+    solutions = {p.site.name: Solution(torch.zeros_like(p.weight), torch.zeros_like(p.values)) for p in problems}
+    for problem in moving:
+        name = problem.site.name
+        Z = objective.best[name].cpu().double() * objective.scale
+        solutions[name] = Solution(Z @ spaces[name].changes, Z @ spaces[name].residuals)
+    return solutions, objective.losses
+
+
+class Objective:
+    """mismatch / the unedited model's + damping · ‖Z‖², with its gradient left at `values`, as torch's L-BFGS asks for it.
+
+    Attributes:
+        values: Z / scale by site, shape (m, k).
+        changes: Δ = Z E by site, shape (m, d): what the hooks add.
+        scale: torch's first step is g / ‖g‖₁; in these units that is Polyak's, f / ‖g‖², of a loss whose minimum would be 0.
+        best: the values of the least of `losses`.
+    """
+
+    def __init__(self, matcher, settings, maps: dict[str, Tensor], outputs: dict[str, int], observer: Observer) -> None:
+        self.matcher, self.settings, self.maps, self.observer = matcher, settings, maps, observer
+        self.values = {name: E.new_zeros(outputs[name], len(E)) for name, E in maps.items()}
+        self.changes: dict[str, Tensor] = {}
+        self.best: dict[str, Tensor] = {}
+        self.losses: list[float] = []
+        self.unit = self.scale = 1.0
+
+    def __call__(self) -> float:
+        self.changes = {name: (self.scale * value @ self.maps[name]).requires_grad_() for name, value in self.values.items()}
+        mismatch = descend_all(self.matcher, self.settings.pictures)
+        slopes = {name: change.grad @ self.maps[name].T for name, change in self.changes.items()}              # (m, k)
+        if not self.losses:                                           # at zero, whatever the scale is
+            self.unit = mismatch or 1.0
+            absolute, square = (sum(float(g.abs().pow(p).sum()) for g in slopes.values()) for p in (1, 2))
+            self.scale = self.unit * absolute / square if square else 1.0
+        weight = self.settings.damping * self.scale**2
+        for name, value in self.values.items():
+            value.grad = slopes[name] * (self.scale / self.unit) + 2 * weight * value
+        cost = weight * sum(float(value.pow(2).sum()) for value in self.values.values())
+        self.losses.append(mismatch / self.unit + cost)
+        if self.losses[-1] == min(self.losses):
+            self.best = {name: value.clone() for name, value in self.values.items()}
+        if len(self.losses) <= self.settings.steps:                   # the line search may take one more
+            self.observer.advance(loss=self.losses[-1])
+        return self.losses[-1]
 
 
 def sequential(model, problems, pairs, matcher, parameters, observer):
@@ -96,7 +119,7 @@ def sequential(model, problems, pairs, matcher, parameters, observer):
                     for _ in range(settings.steps):
                         losses.append(descend_once(matcher, optimiser))
                         observer.advance(loss=losses[-1])
-                residual = shift.detach().double().cpu() * own.movable
+                residual = shift.detach().cpu().double() * own.movable
                 wanted[site.name] = total[site.name] @ problem.K1 + residual                # V₁ − W K₁ as last refined
                 total[site.name] = total[site.name] + now.delta(residual)
     return {p.site.name: Solution(total[p.site.name], wanted[p.site.name]) for p in problems}, losses
@@ -114,11 +137,12 @@ def copied(model, problems, pairs) -> dict[str, Solution]:
     return solutions
 
 
-def descend_all(matcher) -> float:
-    """The whole loss, with its gradients left where they belong; part by part, so that memory does not grow with the prompts."""
+def descend_all(matcher, pictures: int) -> float:
+    """The whole loss, with its gradients left where they belong; part by part, so that what is kept for them does not grow
+    with the prompts."""
     total = 0.0
-    for loss in matcher.losses():
-        total += finite(loss, "raise [refine] damping")
+    for loss in matcher.losses(pictures):
+        total += finite(loss, "check the model's weights, or run it with --dtype float32")
         loss.backward()
     return total
 

@@ -50,7 +50,7 @@ def assert_refused(run, code: str, says: str) -> None:
     ((('"a house"', '"Van  Gogh"'),), "recipe.conflict", "'Van Gogh' is preserved here, and edited"),
     ((('"monet"', f'"{LONG}"'),), "edit.prompt-too-long", "tokens"),
     ((("sites = [1, 2]", "sites = [1, 9]"),), "edit.no-such-site", "block 9"),
-    ((("lam = 0.01", "lam = 1e12"),), "edit.no-effect", "moved 0% of the way"),
+    ((("damping = 0.01", "damping = 1e9"),), "edit.no-effect", "moved 0% of the way"),
 ], ids=["unknown key", "unknown method", "wrong type", "no concept", "edited and preserved", "too long", "the same but for case and blanks",
         "target too long", "no such block", "no effect"])
 def test_apply_refuses_a_bad_recipe(forget: Forks, place: Path, tmp_path: Path, changes: tuple, code: str, says: str):

@@ -34,7 +34,6 @@ min_rank = 24
 
 [refine]
 steps = 30
-lr = 0.3
 batch = 4
 latent_steps = 3
 """
@@ -167,7 +166,7 @@ def test_apply_publishes_a_verified_edit_and_the_second_time_uses_the_cache(appl
     assert set(digests(output)) - set(before) == own
     assert (output / provenance.RECIPE).read_text() == RECIPE
     report = json.loads((output / provenance.REPORT).read_text())
-    assert report["check"] == first.check and len(report["losses"]) == 30
+    assert report["check"] == first.check and 1 < len(report["losses"]) <= 31
     assert [site["name"] for site in report["sites"]] == [site["name"] for site in first.sites]
     assert all(0 < site["stored_error"] < 1e-3 for site in first.sites)  # float32 keeps nearly all of Δ
     assert {"load", "edit", "check", "write", "total"} <= set(first.seconds)
@@ -199,7 +198,7 @@ def test_the_edited_folder_loads_in_diffusers_with_the_edited_weights(apply, bas
 
 
 @pytest.mark.parametrize(("code", "change"), [
-    ("edit.no-effect", ("lam = 0.001", "lam = 1e12")),
+    ("edit.no-effect", ("steps = 30", "steps = 30\ndamping = 1e9")),
     ("edit.no-such-site", ("sites = [1, 2, 3]", "sites = [9]")),
 ])
 def test_an_edit_that_fails_leaves_nothing(apply, tmp_path: Path, code: str, change: tuple[str, str]):
@@ -213,7 +212,7 @@ def test_an_edit_that_fails_leaves_the_old_output_as_it_was(apply, tmp_path: Pat
     output = apply().output
     old = digests(output)
     with pytest.raises(EditError) as caught:
-        apply(("lam = 0.001", "lam = 1e12"), force=True)
+        apply(("steps = 30", "steps = 30\ndamping = 1e9"), force=True)
     assert caught.value.code == "edit.no-effect"
     assert digests(output) == old
     assert provenance.verify(output, base=base).ok

@@ -48,6 +48,7 @@ min_rank = 16
 steps = 4
 batch = 2
 latent_steps = 2
+pictures = 4
 """
 
 
@@ -117,7 +118,7 @@ class AtEachStep(Silent):
 
 @pytest.mark.parametrize("match", ["attention", "denoiser"])
 def test_joint_descends_on_the_very_weights_that_it_returns(model, match: str):
-    setup = posed(model, refine__match=match, refine__pictures=3)
+    setup = posed(model, refine__match=match)
     ids = setup.pairs.concepts.ids
     before = encoded(model, ids)
     watcher = AtEachStep(model, ids)
@@ -460,8 +461,8 @@ def test_a_loss_that_is_no_number_stops_the_descent(value: float):
     assert refine.descend_once(SimpleNamespace(loss=lambda: parameter.sum()), optimiser) == 1
     assert parameter.item() == 0
     with pytest.raises(EditError) as caught:
-        refine.descend_all(SimpleNamespace(losses=lambda: iter([parameter.sum() * value])))
-    assert caught.value.code == "edit.diverged" and "damping" in caught.value.hint
+        refine.descend_all(SimpleNamespace(losses=lambda pictures: iter([parameter.sum() * value])), 0)
+    assert caught.value.code == "edit.diverged" and "float32" in caught.value.hint
 
 
 def test_noisy_pictures_are_drawn_from_the_range_or_made_for_it():
@@ -514,3 +515,38 @@ def test_the_empty_prompt_counts_as_often_as_all_others_together(model, tmp_path
     torch.testing.assert_close(often.matrix, once.matrix + 2 * alone.matrix, rtol=1e-12, atol=1e-12)
     assert often.tokens == once.tokens + 2 * alone.tokens
     assert float((often.matrix - once.matrix).norm()) > 0.1 * float(once.matrix.norm())     # the control: it does count
+
+
+def test_the_joint_descent_of_a_model_in_bfloat16_goes_down_too(model):
+    rough = models.load(model.base, device="cpu", dtype="bfloat16")
+    setup, exact = posed(rough, refine__steps=8), posed(model, refine__steps=8)
+    (found, losses), (wanted, _) = (refine.run(m, s.problems, s.pairs, s.parameters, 0, Silent()) for m, s in ((rough, setup), (model, exact)))
+    assert min(losses) < 0.95
+    assert all(relative(found[name].delta, wanted[name].delta) < 0.5 for name in found)
+
+
+def test_an_encoder_with_nothing_to_change_is_left_as_it_is_and_all_of_them_are_refused(model):
+    setup = posed(model)
+    still = refine.Pairs(setup.pairs.concepts, setup.pairs.targets, torch.zeros_like(setup.pairs.movable))
+    with pytest.raises(EditError) as caught:
+        refine.run(model, setup.problems, still, setup.parameters, 0, Silent())
+    assert caught.value.code == "edit.nothing-to-change"
+
+
+def test_a_search_that_goes_too_far_keeps_its_best_point(model, monkeypatch: pytest.MonkeyPatch):
+    setup, descend, calls = posed(model, refine__steps=8), refine.descend_all, []
+
+    def fails(matcher, pictures: int) -> float:
+        calls.append(1)
+        if len(calls) > survived:
+            raise EditError("edit.diverged", "no longer a finite number", "")
+        return descend(matcher, pictures)
+
+    monkeypatch.setattr(refine, "descend_all", fails)
+    survived = 3
+    solutions, losses = refine.run(model, setup.problems, setup.pairs, setup.parameters, 0, Silent())
+    assert len(losses) == 3 and all(s.delta.norm() > 0 for s in solutions.values())
+    calls.clear()
+    survived = 0
+    with pytest.raises(EditError):
+        refine.run(model, setup.problems, setup.pairs, setup.parameters, 0, Silent())

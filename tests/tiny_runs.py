@@ -33,6 +33,8 @@ min_rank = 16
 match = "denoiser"
 steps = 4
 batch = 2
+pictures = 4
+damping = 0.01
 latent_steps = 2
 """
 PROMPTS = 4                                                           # in the evaluation: pictures of each model

@@ -36,9 +36,11 @@ def whitened(A: Tensor, basis: Tensor, metric: Tensor) -> Coordinates:
         basis: Ũ, shape (d, r), orthonormal columns.
         metric: M, shape (r, r), symmetric positive definite.
     Raises:
-        EditError: A is zero.
+        EditError: A is zero, or M is singular to working precision.
     """
-    lower = torch.linalg.cholesky(metric)                             # (r, r)
+    lower, failed = torch.linalg.cholesky_ex(metric)                  # (r, r)
+    if int(failed):
+        raise EditError("edit.singular", "what a change costs is singular to working precision", "raise [edit] lam")
     left, sizes, right = torch.linalg.svd(A @ basis @ lower, full_matrices=False)
     rank = int((sizes > NEGLIGIBLE * sizes[0]).sum())
     if rank == 0:

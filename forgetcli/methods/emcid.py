@@ -154,7 +154,7 @@ def find_values(model, site, pairs, settings, seed: int, observer: Observer) -> 
             objective.clamp()
         observer.advance(loss=losses[-1])
     values = start.clone()
-    values[:, movable] += moved.detach().double().cpu() * size
+    values[:, movable] += moved.detach().cpu().double() * size
     return values, losses
 
 
@@ -214,7 +214,7 @@ def spread(model, sites, pairs, values: Tensor, moments: dict, settings, observe
         C0 = C0 + settings.ridge * C0.diagonal().mean() * torch.eye(len(C0), dtype=C0.dtype)
         left = len(sites) - number
         solved = spread_edit(K1 * root, lacking * root, C0, settings.lam, left)
-        delta, W, share = solved.delta, site.module.weight.detach().double().cpu(), lacking * root / left
+        delta, W, share = solved.delta, site.module.weight.detach().cpu().double(), lacking * root / left
         drift = (((delta @ moment.matrix) * delta).sum().clamp_min(0) / ((W @ moment.matrix) * W).sum()).sqrt()
         reports.append(SiteReport(
             site.name, float(delta.norm() / W.norm()), rcond=solved.rcond, preserve_drift=float(drift),
@@ -231,7 +231,7 @@ def block_outputs(model, site, ids: Tensor) -> Tensor:
     block = getattr(model, site.component).get_submodule(site.name.removesuffix(".mlp.fc2"))
     caught = []
     handle = block.register_forward_hook(
-        lambda _, args, output: caught.append((output[0] if isinstance(output, tuple) else output).detach().double().cpu()))
+        lambda _, args, output: caught.append((output[0] if isinstance(output, tuple) else output).detach().cpu().double()))
     try:
         with torch.no_grad():
             for part in ids.split(64):

@@ -82,7 +82,7 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     for parameter, change in changes.items():
         # Onto the file's own weights: the ones in memory are rounded to the dtype that the model runs in.
         W = read_tensor(model.base.folder, model.base.locate("unet", parameter)[0]).double()
-        delta = change.double().cpu()
+        delta = change.cpu().double()
         weights["unet", parameter] = W + delta
         reports.append(SiteReport(parameter.removesuffix(".weight"), float(delta.norm() / W.norm().clamp_min(1e-300))))
     return Edit(weights, tuple(reports), tuple(losses))

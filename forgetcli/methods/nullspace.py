@@ -4,15 +4,16 @@ Per site Δ = R A with A = (K₁ᵀ P K₁ + λI)⁻¹ K₁ᵀ P (AlphaEdit, arX
 of the earlier edits are held too. The residual R says what the concept's tokens should put out instead; it is not copied
 from anywhere but found by descent, so that the denoiser reads of the concept prompt what it read of the target prompt.
 
-The default differs from the published form (``preset = "reference"``) in three things (docs/methods.md has what was measured):
-``mode = "joint"`` descends on R *through* the closed form, at all sites together, so that what is optimised is exactly what
-the weights will do under the projector (published: V₁ is refined as if it could be put in place freely, one site after the
-other, and the constraint is met afterwards); ``match = "attention"`` compares what the denoiser's cross-attention reads of
-the contexts instead of running the denoiser; and ``prior`` adds the tokenizer's own words as a ridge, for all that the
-preserve prompts do not name.
+The default differs from the published form (``preset = "reference"``) in more than one thing (docs/methods.md has what was measured):
+``mode = "joint"`` descends on the change *through* the closed form, at all sites together, by L-BFGS over all prompts at once, with what
+the change costs (``damping``) as part of what is minimised, so that what is optimised is exactly what the weights will do under the
+projector (published: V₁ is refined as if it could be put in place freely, one site after the other, and the constraint is met
+afterwards); ``match = "attention"`` compares what the denoiser's cross-attention reads of the contexts instead of running the
+denoiser; and ``prior`` adds the tokenizer's own words as a ridge, for all that the preserve prompts do not name.
 """
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -44,7 +45,7 @@ class EditSettings(BaseModel):
     sites: tuple[Annotated[int, Field(ge=0)], ...] = Field((1, 2, 3), min_length=1, description="text encoder blocks whose mlp.fc2 is edited")
     encoders: Annotated[tuple[Literal["clip", "t5"], ...], Field(min_length=1)] = Field(
         ("clip",), description="which of the model's text encoders: the blocks are the same in all of these kinds")
-    lam: Positive = Field(1.0, description="λ: larger is gentler")
+    lam: Positive = Field(1.0, description="λ: larger is gentler (sequential, copy); joint: what a change costs in all directions alike, beside prior")
     prior: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(10.0, description="ridge on the tokenizer's own words: what moving one of them costs; 0: none")
     scale: Literal["mean", "sum"] = Field("mean", description="λ relative to the mean over concept tokens, or to their sum")
     threshold: Positive = Field(3 / 1000, description="null space: eigenvalues below threshold × mean eigenvalue")
@@ -60,13 +61,13 @@ class RefineSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     mode: Literal["joint", "sequential", "copy"] = Field("joint", description="how V₁ is found; 'copy' takes the target's values")
     match: Literal["attention", "denoiser"] = Field("attention", description="what must agree: what cross-attention reads, or predictions")
-    steps: Count = Field(16, description="evaluations of the loss (joint), or descent steps a visit (sequential)")
+    steps: Count = Field(16, description="evaluations of the loss (joint; the line search may add one), or descent steps a visit (sequential)")
     damping: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0, description="joint: what a change costs, relative to what the weight does, against what mismatch is left, relative to the unedited model's")
     epochs: Count = Field(1, description="sequential: rounds over the sites")
     lr: Positive = Field(0.2, description="sequential: Adam's rate")
     batch: Count = Field(16, description="pictures a step (sequential); prompts or pictures at a time (joint): more take more memory")
-    pictures: Count = Field(64, description="joint, denoiser: noisy pictures that are compared, at least one a prompt")
+    pictures: Count = Field(64, description="joint, denoiser: at least so many noisy pictures are compared, as many of every prompt")
     timesteps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] = Field((0, 1000), description="range, out of the model's 1000")
     latent_steps: Count = Field(10, description="sampler steps when the noisy pictures are made")
     guidance: Annotated[float, Field(ge=1)] = Field(3.0, description="guidance when the noisy pictures are made")
@@ -147,8 +148,9 @@ def work(recipe: Recipe, parameters: Parameters) -> Work:
         return Work(encoded=moments + 2 * pairs, moments=moments)
     joint = refine.mode == "joint"
     steps = refine.steps if joint else refine.steps * refine.epochs * len(parameters.edit.sites)
-    compared = (pairs if refine.match == "attention" else max(refine.pictures, pairs)) if joint else refine.batch       # a step
-    encoded = moments + 4 * pairs + 3 * steps * min(compared, pairs)  # a gradient costs twice what the encoding does
+    compared = pairs * (1 if refine.match == "attention" else ceil(refine.pictures / pairs)) if joint else refine.batch        # a step
+    prompts = ceil(compared / refine.batch) * min(refine.batch, pairs)
+    encoded = moments + 4 * pairs + 3 * steps * prompts               # a gradient costs twice what the encoding does
     if refine.match == "attention":
         return Work(encoded=encoded, moments=moments)
     pictures = 2 * pairs * refine.latent_steps * 2                    # concepts and targets; guidance asks twice

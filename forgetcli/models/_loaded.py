@@ -248,7 +248,7 @@ class LoadedModel:
 
         caught: dict[str, list[Tensor]] = {s.name: [] for s in sites}
         hooks = [s.module.register_forward_pre_hook(
-            lambda _, args, name=s.name: caught[name].append(args[0].detach().double().cpu())) for s in sites]
+            lambda _, args, name=s.name: caught[name].append(args[0].detach().cpu().double())) for s in sites]
         wanted = {s.component for s in sites}
         try:
             with torch.no_grad():
