@@ -59,7 +59,8 @@ class Edit:
     Attributes:
         weights: (component, parameter) → the new weight, float64. Empty for the control, which changes nothing.
         sites: one report a site.
-        losses: loss of the method's descent by step, if it has one.
+        losses: loss of the method's descent by step, if it has one; of nullspace's joint mode relative to the unedited model's, with what the
+            change costs.
         moments: the second moments that went in: {"name", "sha256"} each, for the manifest.
         cache: {"hits", "misses"}.
         keys: (component, parameter) → the keys that a later edit has to hold there, for the ledger.
