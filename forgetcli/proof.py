@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from forgetcli.recipe import Recipe
 
 # ‖stored − rebuilt‖ / ‖stored − base‖ that other hardware, threads or library versions may cause: they round otherwise, and the
-# refinement carries that on. Chosen for machines not at hand: two threads for one made 2e-6 (docs/checkpoints.md), as many give the same bytes (tests).
+# refinement carries that on. Chosen for machines not at hand: two threads for one made 4e-5 (docs/checkpoints.md), as many give the same bytes (tests).
 TOLERANCE = 0.05
 RUN_ERROR = {"float16": 2**-11, "bfloat16": 2**-8}                    # of a weight in the dtype that the model ran in, relative
 SHORT = 60                                                            # characters of a list that are told whole
