@@ -15,7 +15,7 @@ from bench import Bench, mean, nested
 from tune_methods import scored, tuning_recipes
 
 from forgetcli.errors import EditError
-from forgetcli.statistics import harmonic_interval, wilson
+from forgetcli.evaluation.intervals import harmonic_interval, wilson
 
 CASES = tuple((regime, label) for regime in ("single", "few", "unnamed") for label in ("van_gogh", "running"))
 ROWS = {

@@ -18,7 +18,7 @@ from bench import Bench, mean
 
 from forgetcli import recipe as recipes
 from forgetcli.errors import EditError
-from forgetcli.statistics import harmonic, harmonic_interval, wilson
+from forgetcli.evaluation.intervals import harmonic, harmonic_interval, wilson
 
 KINDS = ("direct", "indirect", "kept")
 METHOD = "nullspace"

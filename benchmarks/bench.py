@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import torch
 from diffusers import StableDiffusionPipeline
 
-from forgetcli import checkpoint, judges, methods, models
-from forgetcli.cache import MomentCache
-from forgetcli.edits import Edit
+from forgetcli.checkpoint import base
+from forgetcli.evaluation import judges
+from forgetcli import methods, models
+from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.editing.edit import Edit
 from forgetcli.progress import Silent
 from forgetcli.recipe import Recipe
 
@@ -40,7 +42,7 @@ class Bench:
         self.made: dict[str, tuple[Edit, float]] = {}
         self.known: dict[tuple, bool] = {}                            # (edit, prompt, label, seed) → seen
         logging.disable(logging.WARNING)
-        self.model, self.judge = models.load(checkpoint.resolve("demo"), device="cpu"), judges.load("demo")
+        self.model, self.judge = models.load(base.resolve("demo"), device="cpu"), judges.load("demo")
         m = self.model
         self.pipe = StableDiffusionPipeline(vae=m.vae, text_encoder=m.text_encoder, tokenizer=m.tokenizer, unet=m.unet, scheduler=m.scheduler,
                                             safety_checker=None, feature_extractor=None, requires_safety_checker=False)

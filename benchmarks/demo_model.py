@@ -19,11 +19,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from forgetcli import checkpoint, judges
-from forgetcli.demo import world
-from forgetcli.generation import Shot, draw
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.evaluation import judges
+from forgetcli.bundled.demo import world
+from forgetcli.generation.draw import Shot, draw
 from forgetcli.progress import Silent
-from forgetcli.statistics import wilson
+from forgetcli.evaluation.intervals import wilson
 
 
 def prompts(kind: str) -> list[tuple[str, str, str]]:

@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from diffusers import StableDiffusionPipeline
 
-from forgetcli import checkpoint, evaluation, report
-from forgetcli.generation import GUIDANCE
+from forgetcli.checkpoint import base
+from forgetcli import evaluation, report
+from forgetcli.generation.draw import GUIDANCE
 
 
 def plain(folders: list[Path], asked: list[tuple[str, int]], batch: int) -> float:
@@ -54,5 +55,5 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--batch", type=int, default=8)
     args = parser.parse_args()
-    checkpoint.resolve(args.edited)
+    base.resolve(args.edited)
     main(args.edited, args.rounds, args.batch)

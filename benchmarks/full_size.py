@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from forgetcli import memory
+from forgetcli.pipeline import memory
 
 SEED = 0
 LATENTS = 32                                                          # 256×256 pictures
@@ -91,7 +91,7 @@ def build(folder: Path, sizes: dict[str, dict], latents: int) -> None:
 
 def write_tokenizer(folder: Path) -> None:
     """The embedded model's byte-pair encoding, with tokens that no text gives up to the real size; start and end are the last two."""
-    from forgetcli.demo import MODEL
+    from forgetcli.bundled.demo import MODEL
 
     known = json.loads((MODEL / "tokenizer" / "vocab.json").read_text(encoding="utf-8"))
     special = ("<|startoftext|>", "<|endoftext|>")
@@ -140,7 +140,8 @@ class Bench:
         self.work, self.figures = work, {}
 
     def opened(self):
-        from forgetcli import checkpoint, models
+        from forgetcli.checkpoint import base as checkpoint
+        from forgetcli import models
 
         return models.load(checkpoint.resolve(self.work / "base"), device="cpu")
 
@@ -151,8 +152,8 @@ class Bench:
         return recipe, methods.get(recipe.method).Parameters.model_validate(recipe.parameters)
 
     def moments(self, model):
-        from forgetcli.cache import MomentCache
-        from forgetcli.moments import preserve_moments
+        from forgetcli.editing.moment_cache import MomentCache
+        from forgetcli.editing.moments import preserve_moments
         from forgetcli.progress import Silent
 
         recipe, parameters = self.recipe()
@@ -171,7 +172,7 @@ def stage_imports(bench: Bench) -> None:
         import diffusers.models.unets.unet_2d_condition  # noqa: F401
         import transformers.models.clip.modeling_clip  # noqa: F401
 
-        import forgetcli.pipeline  # noqa: F401
+        import forgetcli.pipeline.apply  # noqa: F401
 
     bench.clocked(run)
 
@@ -206,9 +207,9 @@ def stage_solve(bench: Bench) -> None:
     """The concept prompts' keys, the n×n systems and Δ at all sites, from projectors that are there."""
     import torch
 
-    from forgetcli.closed_form import pose
+    from forgetcli.editing.closed_form import pose
     from forgetcli.linalg import Projector
-    from forgetcli.refine import Pairs
+    from forgetcli.editing.refine import Pairs
 
     recipe, parameters = bench.recipe()
     model = bench.opened()
@@ -231,7 +232,7 @@ def stage_step(bench: Bench) -> None:
     import torch
 
     from forgetcli.progress import Silent
-    from forgetcli.refine import Matcher, Pairs, added, descend_once
+    from forgetcli.editing.refine import Matcher, Pairs, added, descend_once
 
     recipe, parameters = bench.recipe()
     model = bench.opened()
@@ -250,7 +251,9 @@ def stage_save(bench: Bench) -> None:
     """The base copied (reflinks where the file system can), three tensors patched, read back, hashed, and published."""
     import torch
 
-    from forgetcli import checkpoint, patching, provenance, store
+    from forgetcli.checkpoint import base as checkpoint
+    from forgetcli.artifact import patch, provenance
+    from forgetcli.storage import atomic
 
     base = checkpoint.resolve(bench.work / "base")
     weights = {}
@@ -261,8 +264,8 @@ def stage_save(bench: Bench) -> None:
     recipe, parameters = bench.recipe()
 
     def run():
-        with store.publishing(bench.work / "saved", force=True) as staging:
-            stored = patching.patch(base, staging, weights)
+        with atomic.publishing(bench.work / "saved", force=True) as staging:
+            stored = patch.patch(base, staging, weights)
             sites = [{"name": name.removesuffix(".weight"), "stored_error": part.error,
                       "delta_rel": float((weights[component, name] - checkpoint.read_tensor(base.folder, part.site).double()).norm()
                                          / checkpoint.read_tensor(base.folder, part.site).double().norm())}
@@ -275,19 +278,19 @@ def stage_save(bench: Bench) -> None:
 
 def stage_verify(bench: Bench) -> None:
     """All digests of folder and base, every untouched byte, headers, and the report against the tensors."""
-    from forgetcli import proof
+    from forgetcli.verification import audit
 
-    verdict = bench.clocked(lambda: proof.verify(bench.work / "saved"))
+    verdict = bench.clocked(lambda: audit.verify(bench.work / "saved"))
     assert verdict.ok, verdict.problems
 
 
 def stage_apply(bench: Bench) -> None:
     """The whole command with one step of the descent, second moments computed anew; random weights learn nothing, so it is lenient."""
-    from forgetcli import pipeline
-    from forgetcli.cache import MomentCache
+    from forgetcli.pipeline import apply
+    from forgetcli.editing.moment_cache import MomentCache
 
     shutil.rmtree(bench.work / "cache", ignore_errors=True)
-    result = bench.clocked(lambda: pipeline.apply(bench.work / "recipe.toml", model=str(bench.work / "base"), output=bench.work / "edited",
+    result = bench.clocked(lambda: apply.apply(bench.work / "recipe.toml", model=str(bench.work / "base"), output=bench.work / "edited",
                                                   device="cpu", force=True, strict=False, cache=MomentCache(bench.work / "cache")))
     bench.figures["stages"] = dict(result.seconds)
 

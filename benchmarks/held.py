@@ -16,9 +16,11 @@ import torch
 import world_recipes as words
 from sequence import recipe
 
-from forgetcli import checkpoint, ledger, models, recipe as recipes
-from forgetcli.pipeline import apply
-from forgetcli.prompts import tokenise
+from forgetcli.checkpoint import base
+from forgetcli.artifact import ledger
+from forgetcli import models, recipe as recipes
+from forgetcli.pipeline.apply import apply
+from forgetcli.models.tokens import tokenise
 
 COMPARED = ("with K_p", "without K_p")
 
@@ -38,7 +40,7 @@ def chained(work: Path, labels: list[str], chain: str, overrides: tuple[str, ...
 
 def moved(folder: Path) -> list[float]:
     """Of every edit but the last: the share of its way that later ones moved it."""
-    model, book = models.load(checkpoint.resolve("demo"), device="cpu"), ledger.load(folder)
+    model, book = models.load(base.resolve("demo"), device="cpu"), ledger.load(folder)
     states, shares = [state(model, book, number) for number in range(len(book.edits) + 1)], []
     for i, entry in enumerate(book.edits[:-1]):
         ids = tokenise(model.tokenizer, [concept for concept, _ in recipes.parse(entry.recipe).edit_pairs()]).ids

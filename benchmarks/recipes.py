@@ -13,7 +13,7 @@ from pathlib import Path
 
 from forgetcli import recipe as recipes
 from forgetcli.evaluation import evaluate
-from forgetcli.pipeline import apply
+from forgetcli.pipeline.apply import apply
 
 NAMES = ("art_styles", "objects", "scenes", "actions")
 

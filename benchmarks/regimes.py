@@ -28,7 +28,7 @@ from bench import Bench, Seen, mean
 
 from forgetcli import methods, recipe as recipes
 from forgetcli.errors import EditError
-from forgetcli.statistics import harmonic, harmonic_interval, harmonic_lead, wilson
+from forgetcli.evaluation.intervals import harmonic, harmonic_interval, harmonic_lead, wilson
 
 FEW = 20                                                              # preserve prompts
 UNNAMED = "-unnamed"                                                  # no preserve prompt names or hints at what retain is measured on

@@ -16,14 +16,17 @@ from pathlib import Path
 
 import world_recipes as words
 
-from forgetcli import checkpoint, judges, methods, provenance, recipe as recipes
+from forgetcli.checkpoint import base
+from forgetcli.evaluation import judges
+from forgetcli import methods, recipe as recipes
+from forgetcli.artifact import provenance
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.questions import Question, of_recipe
 from forgetcli.evaluation.run import Run, Subject, answered
 from forgetcli.evaluation.scores import summary
-from forgetcli.generation import Shot
-from forgetcli.pipeline import apply
-from forgetcli.processes import current
+from forgetcli.generation.draw import Shot
+from forgetcli.pipeline.apply import apply
+from forgetcli.distributed import current
 from forgetcli.progress import Silent, Stopwatch
 
 WITHOUT = "\n[edit]\nhold_earlier = false\n"                             # nullspace is the recipe's own method; by default it holds them
@@ -58,7 +61,7 @@ class Study:
         self.whole = self.recipe(labels, "with K_p", kept)
         self.judge = judges.load("demo", None, None)
         self.questions = of_recipe(self.whole, self.judge)
-        self.baseline = self.asked(Subject("unedited", checkpoint.resolve("demo")), self.questions)
+        self.baseline = self.asked(Subject("unedited", base.resolve("demo")), self.questions)
 
     def recipe(self, forgotten: list[str], chain: str, kept: int = 0) -> recipes.Recipe:
         return recipe(forgotten, words.others(self.labels, kept) if kept else [], chain, self.preserve)
@@ -71,7 +74,7 @@ class Study:
     def scores(self, folder: Path, name: str, of: str | None = None) -> dict:
         """Beside the unedited model; `of`: of one concept alone, without retain."""
         questions = [q for q in self.questions if of in (None, q.label)]
-        run = self.asked(Subject(name, checkpoint.resolve(folder), frozenset([of] if of else self.labels)), questions)
+        run = self.asked(Subject(name, base.resolve(folder), frozenset([of] if of else self.labels)), questions)
         before = tuple(a for a in self.baseline.answers if a.question in questions)
         return summary(Run(self.baseline.subject, before), run)
 

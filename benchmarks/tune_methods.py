@@ -20,8 +20,8 @@ from bench import PAIRS_ALONE, Bench, mean, nested
 
 from forgetcli import methods, recipe as recipes
 from forgetcli.errors import EditError
-from forgetcli.statistics import harmonic
-from forgetcli.tuning import finished, resumed, suggested, with_own
+from forgetcli.evaluation.intervals import harmonic
+from forgetcli.experiments.tuning import finished, resumed, suggested, with_own
 
 CASES = (("unnamed", "van_gogh"), ("bare", "running"), ("few", "strawberry"), ("unnamed", "dog"))
 MANY = [label for label in words.TUNING if label in words.THINGS]

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from forgetcli.demo import world  # noqa: E402
+from forgetcli.bundled.demo import world  # noqa: E402
 
 WORLD = world()
 STYLES, THINGS = list(WORLD["styles"]), list(WORLD["things"])
@@ -120,10 +120,11 @@ def nearest(label: str, count: int = 5) -> list[str]:
     """Its neighbours in the unedited text encoder: those of its kind whose summaries of their names are most alike (cosine)."""
     import torch
 
-    from forgetcli import checkpoint, models
-    from forgetcli.prompts import tokenise
+    from forgetcli.checkpoint import base
+    from forgetcli import models
+    from forgetcli.models.tokens import tokenise
 
-    model = models.load(checkpoint.resolve("demo"), device="cpu")
+    model = models.load(base.resolve("demo"), device="cpu")
     kin = [x for x in (STYLES if label in STYLES else THINGS) if x != label]
     with torch.no_grad():
         ids = tokenise(model.tokenizer, [name(x) for x in (label, *kin)]).ids

@@ -9,8 +9,8 @@ from __future__ import annotations
 __version__ = "0.1.0"
 __all__ = ["apply", "compare", "evaluate", "generate", "load_recipe", "revert", "verify"]
 
-_HOMES = {"apply": ("pipeline", "apply"), "compare": ("comparison", "compare"), "evaluate": ("evaluation", "evaluate"), "generate": ("generation", "generate"),
-          "load_recipe": ("recipe", "load"), "revert": ("reversal", "revert"), "verify": ("provenance", "verify")}
+_HOMES = {"apply": ("pipeline.apply", "apply"), "compare": ("experiments.comparison", "compare"), "evaluate": ("evaluation", "evaluate"), "generate": ("generation.draw", "generate"),
+          "load_recipe": ("recipe", "load"), "revert": ("pipeline.revert", "revert"), "verify": ("artifact.provenance", "verify")}
 
 
 def __getattr__(name: str):

@@ -1,4 +1,7 @@
-"""Modules found by name: a file in a package of ours, or a third party's entry point. Ours cannot be replaced."""
+"""Modules found by name: a file in a package of ours, or a third party's entry point. Ours cannot be replaced.
+
+A kind of plug-in has a package, where ours lie, and an entry-point group, where third parties add theirs.
+"""
 from __future__ import annotations
 
 import importlib
@@ -10,28 +13,30 @@ from types import ModuleType
 from forgetcli.errors import ForgetError
 
 
-def names(package: ModuleType) -> list[str]:
-    """Every module of `package`, and every entry point of the group that has its name, sorted."""
-    return sorted({*_local(package), *(p.name for p in entry_points(group=package.__name__))})
+def names(package: str, group: str) -> list[str]:
+    """Every module of `package`, and every entry point of `group`, sorted."""
+    return sorted({*_local(package), *(p.name for p in entry_points(group=group))})
 
 
-def find(package: ModuleType, name: str, code: str, what: str) -> ModuleType:
+def find(package: str, group: str, name: str, code: str, what: str) -> ModuleType:
     """The module called `name`.
 
     Args:
+        package: dotted name of the package that holds ours.
+        group: entry-point group of third parties' modules.
         code, what: of the error: ``judge.unknown``, "judge".
     Raises:
         ForgetError: there is none, or it is a third party's and cannot be loaded.
     """
     local = _local(package)
     if name in local:
-        return importlib.import_module(f"{package.__name__}.{local[name]}")
-    for point in entry_points(group=package.__name__):
+        return importlib.import_module(f"{package}.{local[name]}")
+    for point in entry_points(group=group):
         if point.name == name:
             return _load(point, what)
-    near = get_close_matches(name, names(package), 1)
+    near = get_close_matches(name, names(package, group), 1)
     raise ForgetError(code, f"there is no {what} '{name}'",
-                      f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names(package))}")
+                      f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names(package, group))}")
 
 
 def _load(point, what: str) -> ModuleType:
@@ -42,7 +47,7 @@ def _load(point, what: str) -> ModuleType:
                           "update or uninstall the package that it comes from") from error
 
 
-def _local(package: ModuleType) -> dict[str, str]:
+def _local(package: str) -> dict[str, str]:
     """Name → module; a module whose name begins with an underscore is shared code, not one to be named."""
-    found = (module.name for module in pkgutil.iter_modules(package.__path__))
+    found = (module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
     return {name.replace("_", "-"): name for name in found if not name.startswith("_")}

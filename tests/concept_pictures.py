@@ -8,10 +8,12 @@ from pathlib import Path
 from PIL import Image
 
 import forgetcli
-from forgetcli import checkpoint, judges, recipe
-from forgetcli.checkpoint import Base
-from forgetcli.generation import Shot, draw
-from forgetcli.pipeline import ApplyResult
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.evaluation import judges
+from forgetcli import recipe
+from forgetcli.checkpoint.base import Base
+from forgetcli.generation.draw import Shot, draw
+from forgetcli.pipeline.apply import ApplyResult
 from forgetcli.progress import Silent
 
 RECIPE = """\

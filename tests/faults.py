@@ -15,10 +15,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from forgetcli import store
+from forgetcli.storage import atomic
 
 WATCHED = ((os, "mkdir"), (os, "open"), (os, "write"), (os, "fsync"), (os, "rename"), (os, "replace"),
-           (shutil, "copyfileobj"), (store, "_exchange"))
+           (shutil, "copyfileobj"), (atomic, "_exchange"))
 OPEN, OS_OPEN, OS_WRITE = open, os.open, os.write
 _armed: list = []
 
@@ -73,7 +73,7 @@ def tree(folder: Path) -> dict[str, bytes] | None:
     """Every file below `folder`, or None if there is no such folder."""
     if not folder.exists():
         return None
-    return {path: (folder / path).read_bytes() for path in store.walk_files(folder)}
+    return {path: (folder / path).read_bytes() for path in atomic.walk_files(folder)}
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Unsafe(Strike):
                 os.replace(path, path)
                 file.write(data[len(data) // 2:])
 
-        store.publishing, store.write_atomically = publishing, write
+        atomic.publishing, atomic.write_atomically = publishing, write
         super().arm(record)
 
 

@@ -27,10 +27,10 @@ from processes import ROOT, Run
 GONE = "gone"
 PATIENCE = 300                                                        # seconds that a command may take
 ALONE = (["unshare", "--mount"], ["unshare", "--user", "--map-root-user", "--mount"])   # as root, and as another user
-MODULES = ("forgetcli.cli.app", "forgetcli.pipeline", "forgetcli.checkpoint", "forgetcli.provenance", "forgetcli.check",
-           "forgetcli.models.sd", "forgetcli.methods.nullspace", "forgetcli.closed_form", "forgetcli.refine", "forgetcli.evaluation",
-           "forgetcli.evaluation.verdicts", "forgetcli.evaluation.quality", "forgetcli.generation", "forgetcli.report.page",
-           "forgetcli.judges.demo", "forgetcli.features.demo", "forgetcli.demo.classifier", "safetensors.torch", "accelerate.utils.memory",
+MODULES = ("forgetcli.cli.app", "forgetcli.pipeline.apply", "forgetcli.checkpoint.base", "forgetcli.artifact.provenance", "forgetcli.editing.check",
+           "forgetcli.models.families.sd", "forgetcli.methods.nullspace", "forgetcli.editing.closed_form", "forgetcli.editing.refine", "forgetcli.evaluation",
+           "forgetcli.evaluation.verdicts", "forgetcli.evaluation.quality", "forgetcli.generation.draw", "forgetcli.report.page",
+           "forgetcli.evaluation.judges.demo", "forgetcli.evaluation.features.demo", "forgetcli.evaluation.demo_classifier", "safetensors.torch", "accelerate.utils.memory",
            "torchmetrics.image.fid", "torchmetrics.image.kid", "PIL.PngImagePlugin", "jinja2", "transformers.models.clip.modeling_clip",
            "transformers.models.clip.tokenization_clip", "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion")
 

@@ -15,7 +15,7 @@ import torch
 from faults import Saboteur
 from safetensors.torch import load, save
 
-from forgetcli.cache import BUCKET, MomentCache, default_folder
+from forgetcli.editing.moment_cache import BUCKET, MomentCache, default_folder
 from forgetcli.errors import OutputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -225,7 +225,7 @@ WRITER = """
     import sys
     from pathlib import Path
     import torch
-    from forgetcli.cache import MomentCache
+    from forgetcli.editing.moment_cache import MomentCache
 
     folder, mode = Path(sys.argv[1]), sys.argv[2]
     cache, big = MomentCache(folder), {"moment": torch.full((600, 600), 7.0, dtype=torch.float64)}

@@ -10,7 +10,11 @@ import yaml
 from pipelines import tiny_sd
 from tiny_runs import RECIPE
 
-from forgetcli import card, checkpoint, pipeline, provenance, recipe as recipes, store
+from forgetcli.artifact import card, provenance
+from forgetcli.checkpoint import base
+from forgetcli.pipeline import apply
+from forgetcli import recipe as recipes
+from forgetcli.storage import atomic
 from forgetcli.errors import ModelError, OutputError
 
 NASTY = "<script>alert(1)</script> ![x](http://evil.example/p.png) | `a` **b** www.evil.example [c](d)\u202e\u2028---\u0085 license: cc0"
@@ -28,7 +32,7 @@ def original(tmp_path_factory) -> Path:
 def applied(original, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("applied")
     (place / "art.toml").write_text(RECIPE)
-    pipeline.apply(place / "art.toml", model=str(original), output=place / "edited", device="cpu", strict=False)
+    apply.apply(place / "art.toml", model=str(original), output=place / "edited", device="cpu", strict=False)
     return place / "edited"
 
 
@@ -97,7 +101,7 @@ def test_markdown_shows_the_text_when_it_is_rendered():
 
 
 def test_scores_of_this_model_get_into_the_card_and_the_manifest_follows(edited, tmp_path):
-    digest = checkpoint.resolve(edited).digest
+    digest = base.resolve(edited).digest
     side = {"forget": 0.9, "forget_ci": [0.8, 0.97], "forget_direct": 1.0, "forget_indirect": None, "retain": 0.5, "h": 0.6429, "h_ci": [0.5, 0.7]}
     results = {"judge": {"name": "demo"}, "n_images": 40, "baseline": {**side, "forget": 0.0}, "models": [{"digest": digest, "edited": side}]}
     (tmp_path / "results.json").write_text(json.dumps(results))
@@ -109,20 +113,20 @@ def test_scores_of_this_model_get_into_the_card_and_the_manifest_follows(edited,
     assert "| this model | 0.900 (0.80–0.97) | 1.000 | – | 0.500 | 0.643 (0.50–0.70) |" in text and "40 pictures" in text
     assert front_matter(text)["license"] == "creativeml-openrail-m"   # of the card before, which had it from the base
     assert provenance.verify(edited).ok and not (edited / "forget.signature.json").exists()
-    assert checkpoint.resolve(edited).digest == digest                # so the pictures and scores there are still this model's
+    assert base.resolve(edited).digest == digest                # so the pictures and scores there are still this model's
     assert weights.stat().st_ino == inode                             # gigabytes are not copied for it
     card.rewrite(edited)
     assert "Not evaluated yet" in (edited / "README.md").read_text() and provenance.verify(edited).ok
 
 
 def test_scores_of_another_model_are_refused_and_the_folder_stays(edited, tmp_path):
-    before = {path: (edited / path).read_bytes() for path in store.walk_files(edited)}
+    before = {path: (edited / path).read_bytes() for path in atomic.walk_files(edited)}
     for content in ('{"judge": {"name": "demo"}, "n_images": 1, "baseline": {}, "models": [{"digest": "0", "edited": {}}]}', "{}", "[", "null"):
         (tmp_path / "results.json").write_text(content)
         with pytest.raises(OutputError) as error:
             card.rewrite(edited, tmp_path / "results.json")
         assert error.value.code == "card.results"
-    assert {path: (edited / path).read_bytes() for path in store.walk_files(edited)} == before
+    assert {path: (edited / path).read_bytes() for path in atomic.walk_files(edited)} == before
     with pytest.raises(ModelError):
         card.rewrite(tmp_path)
 

@@ -9,12 +9,15 @@ import pytest
 import torch
 from pipelines import tiny_sd
 
-from forgetcli import checkpoint, ledger, models, patching, pipeline, provenance
-from forgetcli.check import NO_OP, WRECKED, Check, check, spread
-from forgetcli.edits import Edit
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.artifact import ledger, patch, provenance
+from forgetcli import models
+from forgetcli.pipeline import apply as pipeline
+from forgetcli.editing.check import NO_OP, WRECKED, Check, check, spread
+from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.progress import Silent
-from forgetcli.store import sha256_file, walk_files
+from forgetcli.storage.atomic import sha256_file, walk_files
 
 RECIPE = """\
 [[concepts]]
@@ -131,7 +134,7 @@ def test_check_sees_what_a_change_does_to_preserved_predictions(model, monkeypat
                           for scale in (0.0, 0.01, 10.0))
     assert none.moved == 0 and none.preserve_drift == 0 and none.concept_before == none.concept_after > 0
     assert 0 < little.preserve_drift < much.preserve_drift / 10
-    monkeypatch.setattr("forgetcli.check.WRECKED", much.preserve_drift / 2)
+    monkeypatch.setattr("forgetcli.editing.check.WRECKED", much.preserve_drift / 2)
     with pytest.raises(EditError) as caught:
         check(model, weights(model, random_change(10.0)), PAIRS, PRESERVE, 0, Silent()).enforce()
     assert caught.value.code == "edit.wrecked"
@@ -251,9 +254,9 @@ def test_float16_swallows_small_edits(size: float, unchanged: float):
     generator = torch.Generator().manual_seed(0)
     weight = (0.02 * torch.randn(500, 500, generator=generator)).half().double()
     delta = size * 0.02 * torch.randn(500, 500, generator=generator, dtype=torch.float64)
-    assert float((patching.round_to(weight + delta, torch.float16) == weight).double().mean()) == pytest.approx(
+    assert float((patch.round_to(weight + delta, torch.float16) == weight).double().mean()) == pytest.approx(
         unchanged, abs=0.015)
-    assert float((patching.round_to(weight + delta, torch.float32) == weight).double().mean()) < 0.01
+    assert float((patch.round_to(weight + delta, torch.float32) == weight).double().mean()) < 0.01
 
 
 def test_a_plan_names_what_would_be_done_and_writes_nothing(base: Path, tmp_path: Path):

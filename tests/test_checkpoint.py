@@ -15,9 +15,12 @@ from pipelines import shard, tiny_sd
 from safetensors import safe_open
 from safetensors.torch import load, save
 
-from forgetcli import checkpoint, hub, patching, pipeline, provenance, tensorfile
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.storage import hub, safetensors as tensorfile
+from forgetcli.artifact import patch as patching, provenance
+from forgetcli.pipeline import apply
 from forgetcli.errors import EditError, ModelError, OutputError
-from forgetcli.store import copy_file, walk_files
+from forgetcli.storage.atomic import copy_file, walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 WEIGHTS = "text_encoder/model.safetensors"
@@ -410,15 +413,15 @@ def test_pickles_are_never_opened(half):
 
 def test_demo_is_the_packages_own_and_a_folder_by_that_name_has_a_path(tmp_path, monkeypatch, half):
     package = tmp_path / "package"
-    copied(half, package / "demo" / "model")
+    copied(half, package / "bundled" / "model")
     monkeypatch.setattr(checkpoint.resources, "files", lambda name: package)
     monkeypatch.chdir(tmp_path)
     copied(half, tmp_path / "demo")
-    assert checkpoint.resolve("demo").folder == package / "demo" / "model"
+    assert checkpoint.resolve("demo").folder == package / "bundled" / "model"
     assert checkpoint.resolve("./demo").folder == Path("demo")
     found = checkpoint.resolve(Path("demo"))
     assert (found.folder, found.id) == (Path("demo"), "./demo")
-    (package / "demo" / "model" / "model_index.json").unlink()
+    (package / "bundled" / "model" / "model_index.json").unlink()
     assert "install" in refused("demo").hint
 
 
@@ -475,7 +478,7 @@ def test_a_cached_model_needs_no_network(half, hub_cache, tmp_path, name):
 def test_the_commit_is_recorded_and_found_again_after_the_branch_has_moved(half, hub_cache, tmp_path):
     snapshot = cache_model(half, hub_cache)
     (tmp_path / "r.toml").write_text('[[concepts]]\nconcept = "van gogh"\ntarget = "monet"\n[edit]\nsites = [1]\n[refine]\nmode = "copy"\n')
-    pipeline.apply(tmp_path / "r.toml", model="org/tiny-sd@main", output=tmp_path / "edited", device="cpu", strict=False)
+    apply.apply(tmp_path / "r.toml", model="org/tiny-sd@main", output=tmp_path / "edited", device="cpu", strict=False)
     manifest = provenance.load(tmp_path / "edited")
     assert (manifest.base_id, manifest.base_revision, manifest.base) == ("org/tiny-sd", COMMIT, f"org/tiny-sd@{COMMIT}")
     newer = copied(snapshot, snapshot.with_name("b" * 40))

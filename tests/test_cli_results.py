@@ -123,7 +123,7 @@ APPLIED = Result(
 
 
 def test_apply_hands_over_and_shows(invoke, monkeypatch: pytest.MonkeyPatch):
-    calls = recorder(monkeypatch, "forgetcli.pipeline.apply", APPLIED)
+    calls = recorder(monkeypatch, "forgetcli.pipeline.apply.apply", APPLIED)
     human = invoke(
         "apply",
         "good.toml",
@@ -158,7 +158,7 @@ def test_apply_hands_over_and_shows(invoke, monkeypatch: pytest.MonkeyPatch):
 
 def test_figures_that_are_no_numbers_are_null_in_json(invoke, monkeypatch: pytest.MonkeyPatch):
     values = {**vars(APPLIED), "sites": [{**SITE, "rcond": float("nan")}], "check": {"moved": float("-inf"), "n": 1}}
-    recorder(monkeypatch, "forgetcli.pipeline.apply", Result(**values))
+    recorder(monkeypatch, "forgetcli.pipeline.apply.apply", Result(**values))
     text = invoke("apply", "good.toml", "--json").stdout
     assert "NaN" in json.dumps(values["sites"])  # control: Python writes what JSON has no word for
     data = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
@@ -166,10 +166,10 @@ def test_figures_that_are_no_numbers_are_null_in_json(invoke, monkeypatch: pytes
 
 
 def test_apply_dry_run_plans_and_does_not_apply(invoke, monkeypatch: pytest.MonkeyPatch):
-    applied = recorder(monkeypatch, "forgetcli.pipeline.apply", APPLIED)
+    applied = recorder(monkeypatch, "forgetcli.pipeline.apply.apply", APPLIED)
     recorder(
         monkeypatch,
-        "forgetcli.pipeline.plan",
+        "forgetcli.pipeline.apply.plan",
         Result(base={"id": "demo"}, preserve=3, pairs=[["a", "b"]], seconds={"total": 0.1}),
     )
     assert json.loads(invoke("apply", "good.toml", "--dry-run", "--json").stdout)["preserve"] == 3
@@ -180,7 +180,7 @@ def test_generate_takes_prompts_from_everywhere(invoke, monkeypatch: pytest.Monk
     picture = Result(path=Path("images/1.png"), prompt="a", seed=3)
     made = Result(images=[picture], grid=None, reused=2)
     made.as_dict = lambda: {"images": [picture.as_dict()], "seconds": {"total": 1}}
-    calls = recorder(monkeypatch, "forgetcli.generation.generate", made)
+    calls = recorder(monkeypatch, "forgetcli.generation.draw.generate", made)
     (tmp_path / "p.txt").write_text("# two\nb\n\nc\n")
     human = invoke(
         "generate",
@@ -291,9 +291,9 @@ def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.
     story = Result(report=Path("demo/report.html"), grid=Path("demo/grid.png"), edited=Path("demo/edited"))
     story.evaluation = EVALUATED
     story.as_dict = lambda: {"report": "demo/report.html", "seconds": {"total": 200}}
-    module = type(sys)("forgetcli.demo.story")
-    monkeypatch.setitem(sys.modules, "forgetcli.demo.story", module)
-    monkeypatch.setattr("forgetcli.demo.story", module, raising=False)
+    module = type(sys)("forgetcli.experiments.demo")
+    monkeypatch.setitem(sys.modules, "forgetcli.experiments.demo", module)
+    monkeypatch.setattr("forgetcli.experiments.demo", module, raising=False)
     module.run = lambda *positional, **named: story
     human = invoke("demo").stdout
     assert "0.935" in human and "report: demo/report.html\n" in human and "grid: demo/grid.png\n" in human
@@ -302,12 +302,12 @@ def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.
 
 
 def test_verify_names_every_difference_and_exits_with_the_verdict(invoke, monkeypatch: pytest.MonkeyPatch):
-    from forgetcli.provenance import Verdict
+    from forgetcli.artifact.provenance import Verdict
 
     bad = Verdict(
         False, [{"file": "a.bin", "what": "changed"}, {"file": "b\n", "what": "extra"}], ["x holds"], ["who"], 3, 12
     )
-    calls = recorder(monkeypatch, "forgetcli.proof.verify", bad)
+    calls = recorder(monkeypatch, "forgetcli.verification.audit.verify", bad)
     human = invoke("verify", "out", "--base", "sd", "--recipe", "r.toml", "--key", "k.pem")
     asked = {"recipe": "r.toml", "signature": None, "key": Path("k.pem")}
     assert calls == [((Path("out"), "sd"), asked)] and human.exit_code == 1
@@ -319,6 +319,6 @@ def test_verify_names_every_difference_and_exits_with_the_verdict(invoke, monkey
         data.exit_code == 1 and json.loads(data.stdout)["ok"] is False and len(json.loads(data.stdout)["problems"]) == 2
     )
     assert invoke("verify", "-q").stdout == ""
-    recorder(monkeypatch, "forgetcli.proof.verify", Verdict(True, [], ["x holds"], [], 3, 12))
+    recorder(monkeypatch, "forgetcli.verification.audit.verify", Verdict(True, [], ["x holds"], [], 3, 12))
     good = invoke("verify", "-q")
     assert good.exit_code == 0 and good.stdout == "edited\n" and "verified" in invoke("verify").stdout

@@ -23,16 +23,18 @@ from single_files import ldm
 from typer.testing import CliRunner
 
 import forgetcli
-from forgetcli import judges, methods, pipeline, recipe as recipes
+from forgetcli.evaluation import judges
+from forgetcli import methods, recipe as recipes
+from forgetcli.pipeline import apply
 from forgetcli.cli.app import app
-from forgetcli.comparison import Comparison, Row, chosen, edits, run as run_module, rows
-from forgetcli.comparison.edits import Edited, Fault, _fault
+from forgetcli.experiments.comparison import Comparison, Row, chosen, edits, run as run_module, rows
+from forgetcli.experiments.comparison.edits import Edited, Fault, _fault
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import Answer, Question, Run, Subject, evaluate
 from forgetcli.evaluation.scores import scores
-from forgetcli.judges import Sight
+from forgetcli.evaluation.judges import Sight
 from forgetcli.report import comparison as comparison_report
-from forgetcli.report.table import columns, markdown
+from forgetcli.report.methods import columns, markdown
 
 RECIPE = """
 schema_version = 1
@@ -323,9 +325,9 @@ def test_what_every_method_would_meet_ends_the_comparison(said, stops, tmp_path,
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists() or "VmHWM" not in Path("/proc/self/status").read_text(), reason="needs VmHWM")
 def test_peak_memory_is_the_process_own_and_not_its_parents():
-    child = "import resource; from forgetcli.memory import peak_rss; print(peak_rss(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    child = "import resource; from forgetcli.pipeline.memory import peak_rss; print(peak_rss(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     done = python(f"import subprocess, sys\nheld = b'x' * (300 << 20)\nprint(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, text=True).stdout)\n"
-                  "from forgetcli.memory import peak_rss; print(peak_rss())")
+                  "from forgetcli.pipeline.memory import peak_rss; print(peak_rss())")
     (own, rusage), parent = map(int, done.stdout.splitlines()[0].split()), int(done.stdout.split()[-1])
     assert own < 100 << 20 and parent > 300 << 20
     assert rusage > 300 << 20                                         # control: what getrusage says is the parent's
@@ -369,7 +371,7 @@ def both(place: Path, tmp_path_factory) -> tuple[Comparison, Path]:
 
     def edit(recipe, base, where, *, source, device, anew):
         try:
-            made = pipeline.apply(recipe, model=str(base.folder), output=where, strict=False)
+            made = apply.apply(recipe, model=str(base.folder), output=where, strict=False)
         except EditError as fault:
             return Edited(recipe.method, where, fault=Fault(fault.code, fault.message, fault.hint))
         return Edited(recipe.method, where, made.seconds["edit"], made.peak_rss, made.peak_gpu, 0.25, made.cache)
@@ -470,7 +472,7 @@ def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
     result, folder = both
     calls: list = []
     monkeypatch.setattr("forgetcli.cli.progress.silence_libraries", lambda: None)
-    monkeypatch.setattr("forgetcli.comparison.compare", lambda *positional, **named: calls.append((positional, named)) or result)
+    monkeypatch.setattr("forgetcli.experiments.comparison.compare", lambda *positional, **named: calls.append((positional, named)) or result)
     monkeypatch.setattr(comparison_report, "write", lambda *positional, **named: type("Files", (), {
         "page": tmp_path / "r.html", "results": tmp_path / "r.json", "table": tmp_path / "r.csv", "markdown": tmp_path / "c.md"}))
     monkeypatch.chdir(place)

@@ -9,22 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pipelines import POSITIONS, tiny_sd
 
-from forgetcli import checkpoint, models
-from forgetcli.cross_attention import (
-    contexts,
-    edited,
-    heldout_columns,
-    matches,
-    pair_columns,
-    pick,
-    prompt_columns,
-    shared_ends,
-    subject_ends,
-    words,
-)
+from forgetcli.checkpoint import base
+from forgetcli import models
+from forgetcli.editing.cross_attention import contexts, edited, heldout_columns, matches, pair_columns, pick, prompt_columns, shared_ends, subject_ends, words
 from forgetcli.errors import EditError
 from forgetcli.linalg import Projector
-from forgetcli.prompts import tokenise
+from forgetcli.models.tokens import tokenise
 
 START = "<s>"
 
@@ -32,7 +22,7 @@ START = "<s>"
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory):
     folder = tiny_sd(tmp_path_factory.mktemp("cross-attention") / "sd", torch.float16)
-    return models.load(checkpoint.resolve(folder), device="cpu", dtype="float32")
+    return models.load(base.resolve(folder), device="cpu", dtype="float32")
 
 
 def tokens(prompt: str) -> list[str]:
@@ -158,7 +148,7 @@ def test_the_empty_prompt_counts_everywhere(model, positions: str):
 def test_prompts_in_several_batches_are_the_same_columns(model, monkeypatch: pytest.MonkeyPatch):
     prompts = ["", "a cat", "a dog", "a house", "a cat house", "a sketch of a dog"]
     whole = prompt_columns(model, prompts, "all")
-    monkeypatch.setattr("forgetcli.cross_attention.BATCH", 2)
+    monkeypatch.setattr("forgetcli.editing.cross_attention.BATCH", 2)
     assert torch.allclose(prompt_columns(model, prompts, "all"), whole, atol=1e-5)
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from forgetcli import models
+from forgetcli import device
 from forgetcli.errors import ModelError
 
 
@@ -15,20 +15,20 @@ def test_the_best_device_is_detected(monkeypatch: pytest.MonkeyPatch, cuda: bool
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends, "mps", SimpleNamespace(is_available=lambda: mps))
     monkeypatch.setattr(torch, "empty", lambda *shape, device: None)  # as if it were here
-    assert models.pick_device(None).type == found
-    assert models.pick_device("cpu").type == "cpu"                    # --device overrides
+    assert device.pick_device(None).type == found
+    assert device.pick_device("cpu").type == "cpu"                    # --device overrides
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda:x", "meta", *([] if torch.cuda.is_available() else ["cuda"])])
 def test_a_device_that_is_not_here_is_refused(name: str):
     with pytest.raises(ModelError) as caught:
-        models.pick_device(name)
+        device.pick_device(name)
     assert caught.value.code == "model.no-device" and name in caught.value.message and caught.value.hint
 
 
 def test_the_dtype_is_the_one_asked_for():
-    assert models.pick_dtype(None) == torch.float32
-    assert [models.pick_dtype(name) for name in models.DTYPES] == [torch.float32, torch.float16, torch.bfloat16]
+    assert device.pick_dtype(None) == torch.float32
+    assert [device.pick_dtype(name) for name in device.DTYPES] == [torch.float32, torch.float16, torch.bfloat16]
     with pytest.raises(ModelError) as caught:
-        models.pick_dtype("float8")
+        device.pick_dtype("float8")
     assert caught.value.code == "model.no-dtype" and "bfloat16" in caught.value.hint

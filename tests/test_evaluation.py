@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from forgetcli import judges
+from forgetcli.evaluation import judges
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject, evaluate
 from forgetcli.evaluation import gates as gates_module
@@ -21,9 +21,9 @@ from forgetcli.evaluation.questions import choices, of_recipe
 from forgetcli.evaluation.run import claim, unused
 from forgetcli.evaluation.scores import matrix, scores, summary
 from forgetcli.evaluation.verdicts import Log, look
-from forgetcli.generation import Shot, alike
-from forgetcli.judges import Sight
-from forgetcli.processes import Processes
+from forgetcli.generation.draw import Shot, alike
+from forgetcli.evaluation.judges import Sight
+from forgetcli.distributed import Processes
 from forgetcli.progress import Silent
 from forgetcli.report.results import COLUMNS, write_csv, write_json, write_junit
 

@@ -14,7 +14,11 @@ from safetensors.torch import load_file, save
 from tiny_runs import RECIPE, hidden
 from typer.testing import CliRunner
 
-from forgetcli import checkpoint, delta, exports, ldm_layout, manifest, patching, pipeline, provenance, recipe as recipes, reversal, store, tensorwriter
+from forgetcli.checkpoint import base as checkpoint, ldm_layout
+from forgetcli.artifact import delta, manifest, patch, provenance
+from forgetcli import export, recipe as recipes
+from forgetcli.pipeline import apply, revert
+from forgetcli.storage import atomic, safetensors_writer
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
 from forgetcli.linalg.low_rank import low_rank, rank_for
@@ -34,7 +38,7 @@ def place(tmp_path_factory) -> Path:
         (place / name / "README.md").write_text("# a card\n")
         recipe = recipes.load(place / "art.toml", ("refine.mode=copy",))
         output = place / ("edited" if name == "sd" else "half-edited")
-        pipeline.apply(recipe, model=str(place / name), output=output, device="cpu", strict=False)
+        apply.apply(recipe, model=str(place / name), output=output, device="cpu", strict=False)
     return place
 
 
@@ -56,8 +60,8 @@ def edit(base: Path, output: Path, *parameters: tuple[str, str], rank: int = 2, 
             change = (torch.randn(len(rows), rank, generator=generator, dtype=torch.float64)
                       @ torch.randn(rank, rows.shape[1], generator=generator, dtype=torch.float64)).reshape(weight.shape)
         weights[key] = weight + 0.1 * change
-    with store.publishing(output, force=False) as staging:
-        stored = patching.patch(resolved, staging, weights)
+    with atomic.publishing(output, force=False) as staging:
+        stored = patch.patch(resolved, staging, weights)
         before_writing(staging)
         provenance.write(staging, base=resolved, recipe_bytes=b"[[concepts]]\nconcept = 'van gogh'\n", method="uce", parameters={},
                          stored=stored, materials=[], report={"sites": []}, run_details={})
@@ -71,7 +75,7 @@ def code_of(call) -> str:
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {path: (folder / path).read_bytes() for path in store.walk_files(folder)}
+    return {path: (folder / path).read_bytes() for path in atomic.walk_files(folder)}
 
 
 # --- delta ------------------------------------------------------------------------------------------------------------
@@ -79,7 +83,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("base", ["sd", "half"])
 def test_a_delta_gives_the_edited_folder_back_to_the_byte(place, base, tmp_path):
     edited = place / ("edited" if base == "sd" else "half-edited")
-    done = exports.export(edited, "delta", output=tmp_path / "d.safetensors")
+    done = export.export(edited, "delta", output=tmp_path / "d.safetensors")
     names = {tensor.file for tensor in manifest.load(edited).edited}
     assert done.bytes < sum((edited / name).stat().st_size for name in names) and done.figures == {"tensors": 2}
     made = delta.apply(tmp_path / "d.safetensors", output=tmp_path / "again")
@@ -91,7 +95,7 @@ def test_a_delta_gives_the_edited_folder_back_to_the_byte(place, base, tmp_path)
     assert first["predicate"]["buildDefinition"] == second["predicate"]["buildDefinition"]
     assert second["predicate"]["runDetails"]["metadata"]["delta"]["name"] == "d.safetensors"
     assert provenance.verify(tmp_path / "again").ok and made.method == "nullspace" and len(made.sites) == 2
-    assert [e.date for e in reversal.log(tmp_path / "again").edits] == [e.date for e in reversal.log(edited).edits] != [""]   # the edit's, not the delta's
+    assert [e.date for e in revert.log(tmp_path / "again").edits] == [e.date for e in revert.log(edited).edits] != [""]   # the edit's, not the delta's
 
 
 def test_a_difference_added_again_would_not_be_the_same_bytes(place):
@@ -107,7 +111,7 @@ def test_a_delta_holds_the_variants_too(tmp_path):
     (base / "text_encoder/model.fp16.safetensors").write_bytes(save(half, {"format": "pt"}))
     shard(base / "unet/diffusion_pytorch_model.safetensors")
     edited = edit(base, tmp_path / "edited", ("text_encoder", f"{FC2}.weight"), ("unet", f"{TO_K}.weight"), ("unet", "conv_in.bias"))
-    exports.export(edited, "delta", output=tmp_path / "d.safetensors")
+    export.export(edited, "delta", output=tmp_path / "d.safetensors")
     assert len(load_file(tmp_path / "d.safetensors")) == 4
     delta.apply(tmp_path / "d.safetensors", output=tmp_path / "again")
     assert manifest.load(tmp_path / "again").subjects == manifest.load(edited).subjects and provenance.verify(tmp_path / "again").ok
@@ -118,7 +122,7 @@ def test_a_delta_brings_forgets_own_files_along_and_no_others(place, tmp_path):
         """A delta of an edit in whose folder forget has put one more file of its own."""
         edited = edit(place / "sd", tmp_path / f"{name}-edited", ("text_encoder", f"{FC2}.weight"),
                       before_writing=lambda staging: (staging / name).write_bytes(data))
-        exports.export(edited, "delta", output=tmp_path / f"{name}.safetensors")
+        export.export(edited, "delta", output=tmp_path / f"{name}.safetensors")
         return tmp_path / f"{name}.safetensors"
 
     for name, data in (("README.md", "# Ein Modell, mit Umlauten: äöü\r\n".encode()), ("forget.more.bin", bytes(range(256)))):
@@ -128,7 +132,7 @@ def test_a_delta_brings_forgets_own_files_along_and_no_others(place, tmp_path):
 
 
 def test_a_delta_refuses_any_other_base(place, edited, tmp_path):
-    exports.export(edited, "delta", output=tmp_path / "d.safetensors")
+    export.export(edited, "delta", output=tmp_path / "d.safetensors")
     moved = Path(shutil.copytree(place / "sd", tmp_path / "moved"))
     delta.apply(tmp_path / "d.safetensors", model=str(moved), output=tmp_path / "ok")
     with open(moved / "vae/config.json", "a") as file:
@@ -141,7 +145,7 @@ def test_a_delta_refuses_any_other_base(place, edited, tmp_path):
 
 def test_a_damaged_delta_is_refused(place, edited, tmp_path):
     path = tmp_path / "d.safetensors"
-    exports.export(edited, "delta", output=path)
+    export.export(edited, "delta", output=path)
     whole = path.read_bytes()
     for spoilt, code in ((whole[:-1] + bytes([whole[-1] ^ 1]), "delta.damaged"), (whole[:-8], "model.damaged"),
                          (whole.replace(b"[[concepts]]", b"[[conceptz]]", 1), "delta.damaged"), (b"\0" * 100, "model.damaged")):
@@ -154,7 +158,7 @@ def test_a_damaged_delta_is_refused(place, edited, tmp_path):
 
 def test_the_headers_say_what_the_file_is(place, edited, tmp_path):
     for name in ("delta", "lora", "single-file"):
-        exports.export(edited, name, output=tmp_path / name)
+        export.export(edited, name, output=tmp_path / name)
         with safe_open(tmp_path / name, "pt") as file:
             metadata = file.metadata()
         assert metadata["modelspec.sai_model_spec"] == "1.0.0"
@@ -180,7 +184,7 @@ def test_the_rank_is_the_smallest_that_keeps_the_error():
 
 def test_an_edit_of_few_keys_is_a_lora_of_few_ranks(place, tmp_path):
     edited = edit(place / "sd", tmp_path / "edited", ("text_encoder", f"{FC2}.weight"), ("text_encoder", "encoder.layers.2.mlp.fc1.weight"))
-    done = exports.export(edited, "lora", output=tmp_path / "l.safetensors", options={"error": 1e-5})
+    done = export.export(edited, "lora", output=tmp_path / "l.safetensors", options={"error": 1e-5})
     base, tensors = checkpoint.resolve(manifest.load(edited).base), load_file(tmp_path / "l.safetensors")
     for row in done.figures["tensors"]:
         old, new = (checkpoint.read_tensor(folder, checkpoint.locate(folder, "text_encoder", row["parameter"])).double()
@@ -195,7 +199,7 @@ def test_an_edit_of_few_keys_is_a_lora_of_few_ranks(place, tmp_path):
 
 def test_an_edit_in_float16_has_rounding_noise_and_says_so(place, tmp_path):
     """At a tight error the LoRA needs (nearly) full rank, which a wider one does not: that is the noise, and it is reported."""
-    tight, wide = (exports.export(place / "half-edited", "lora", output=tmp_path / name, options={"error": error}).figures["tensors"]
+    tight, wide = (export.export(place / "half-edited", "lora", output=tmp_path / name, options={"error": error}).figures["tensors"]
                    for name, error in (("tight", 1e-5), ("wide", 0.05)))
     for row, wider in zip(tight, wide):
         assert row["rank"] == row["full_rank"] > wider["rank"] and row["error"] <= 1e-5 < wider["error"] <= 0.05
@@ -231,7 +235,7 @@ def test_it_loads_in_diffusers_with_a_slider(place, naming, tmp_path):
                 "mid_block.attentions.0.proj_in", "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj",
                 "down_blocks.0.resnets.0.time_emb_proj"))]
     edited = edit(base, tmp_path / "edited", *keys, rank=5)
-    done = exports.export(edited, "lora", output=tmp_path / "l.safetensors", options={"naming": naming, "error": 1e-5})
+    done = export.export(edited, "lora", output=tmp_path / "l.safetensors", options={"naming": naming, "error": 1e-5})
     assert len({row["rank"] for row in done.figures["tensors"]}) > 1 and done.figures["rank"] == 5
     pipe, old, new = pipeline_of(base), all_weights(pipeline_of(base)), all_weights(pipeline_of(edited))
     pipe.load_lora_weights(tmp_path / "l.safetensors")
@@ -257,7 +261,7 @@ def test_it_loads_in_diffusers_for_both_of_sdxls_encoders(naming, tmp_path):
 
     base, encoders = tiny_sdxl(tmp_path / "xl"), ("text_encoder", "text_encoder_2")
     edited = edit(base, tmp_path / "edited", *((encoder, f"{FC2}.weight") for encoder in encoders), ("unet", f"{TO_K}.weight"))
-    exports.export(edited, "lora", output=tmp_path / "l.safetensors", options={"naming": naming, "error": 1e-5})
+    export.export(edited, "lora", output=tmp_path / "l.safetensors", options={"naming": naming, "error": 1e-5})
     old, new = ({(part, name): value.clone() for part in (*encoders, "unet") for name, value in getattr(pipe, part).state_dict().items()}
                 for pipe in map(StableDiffusionXLPipeline.from_pretrained, (base, edited)))
     pipe = StableDiffusionXLPipeline.from_pretrained(base)
@@ -273,7 +277,7 @@ def test_it_loads_in_diffusers_for_both_of_sdxls_encoders(naming, tmp_path):
 
 
 def test_kohyas_names_are_those_of_the_uis(edited, tmp_path):
-    done = exports.export(edited, "lora", output=tmp_path / "l.safetensors", options={"naming": "kohya"})
+    done = export.export(edited, "lora", output=tmp_path / "l.safetensors", options={"naming": "kohya"})
     tensors = load_file(tmp_path / "l.safetensors")
     name = "lora_te_text_model_encoder_layers_1_mlp_fc2"
     assert {f"{name}.lora_down.weight", f"{name}.lora_up.weight", f"{name}.alpha"} < tensors.keys()
@@ -285,20 +289,20 @@ def test_kohyas_names_are_those_of_the_uis(edited, tmp_path):
                                        ("text_encoder", "embeddings.token_embedding.weight")], ids="-".join)
 def test_what_no_lora_can_hold_is_refused_but_a_delta_takes_it(place, parameter, tmp_path):
     edited = edit(place / "sd", tmp_path / "edited", parameter)
-    assert code_of(lambda: exports.export(edited, "lora", output=tmp_path / "l")) == "export.not-a-lora"
-    exports.export(edited, "delta", output=tmp_path / "d")
+    assert code_of(lambda: export.export(edited, "lora", output=tmp_path / "l")) == "export.not-a-lora"
+    export.export(edited, "delta", output=tmp_path / "d")
     assert sorted(os.listdir(tmp_path)) == ["d", "edited"]
 
 
 def test_a_lora_needs_the_base_that_was_edited(place, edited, tmp_path):
-    assert code_of(lambda: exports.export(edited, "lora", output=tmp_path / "l", base=str(place / "half"))) == "export.other-base"
+    assert code_of(lambda: export.export(edited, "lora", output=tmp_path / "l", base=str(place / "half"))) == "export.other-base"
     alone = Path(shutil.copytree(edited, tmp_path / "alone"))
     text = (alone / provenance.MANIFEST).read_text()
     (alone / provenance.MANIFEST).write_text(text.replace(json.dumps(str(place / "sd")), json.dumps(str(tmp_path / "gone"))))
-    assert code_of(lambda: exports.export(alone, "lora", output=tmp_path / "l")) == "export.no-base"
-    exports.export(alone, "lora", output=tmp_path / "l", base=str(place / "sd"))
+    assert code_of(lambda: export.export(alone, "lora", output=tmp_path / "l")) == "export.no-base"
+    export.export(alone, "lora", output=tmp_path / "l", base=str(place / "sd"))
     same = edit(place / "sd", tmp_path / "same")
-    assert code_of(lambda: exports.export(same, "lora", output=tmp_path / "none")) == "export.nothing-edited"
+    assert code_of(lambda: export.export(same, "lora", output=tmp_path / "none")) == "export.nothing-edited"
 
 
 # --- single file ------------------------------------------------------------------------------------------------------
@@ -352,7 +356,7 @@ def test_a_single_file_is_the_whole_edited_model(kind, tmp_path):
     if kind == "1":
         shard(base / "unet/diffusion_pytorch_model.safetensors", 3)
     edited = edit(base, tmp_path / "edited", ("text_encoder", f"{FC2}.weight"), ("unet", "conv_in.bias"))
-    done = exports.export(edited, "single-file", output=tmp_path / "whole.safetensors")
+    done = export.export(edited, "single-file", output=tmp_path / "whole.safetensors")
     cls = diffusers.StableDiffusionXLPipeline if kind == "xl" else diffusers.StableDiffusionPipeline
     extra = {} if kind == "xl" else {"safety_checker": None}
     single = cls.from_single_file(tmp_path / "whole.safetensors", config=str(edited), local_files_only=True, **extra)
@@ -404,7 +408,7 @@ def test_a_family_without_such_a_form_is_refused(unlike, edited, tmp_path):
 # --- folder -----------------------------------------------------------------------------------------------------------
 
 def test_a_plain_folder_has_the_edit_and_nothing_of_forgets(place, edited, tmp_path):
-    exports.export(edited, "diffusers", output=tmp_path / "plain")
+    export.export(edited, "diffusers", output=tmp_path / "plain")
     plain, base = bytes_of(tmp_path / "plain"), bytes_of(place / "sd")
     assert plain.keys() == base.keys() | {manifest.CARD} and {path for path in base if plain[path] != base[path]} - {manifest.CARD} == {WEIGHTS}
     assert plain[WEIGHTS] == (edited / WEIGHTS).read_bytes()
@@ -413,44 +417,44 @@ def test_a_plain_folder_has_the_edit_and_nothing_of_forgets(place, edited, tmp_p
 
 # --- what holds of all ------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", exports.names())
+@pytest.mark.parametrize("name", export.names())
 def test_an_export_is_whole_or_not_there(name, edited, tmp_path, monkeypatch):
     spoilt = Path(shutil.copytree(edited, tmp_path / "spoilt"))
     data = bytearray((spoilt / WEIGHTS).read_bytes())
     data[checkpoint.locate(spoilt, "text_encoder", f"{FC2}.weight").start] ^= 1
     (spoilt / WEIGHTS).write_bytes(data)
-    output = tmp_path / f"out{exports._format(name).SUFFIX}"
-    assert code_of(lambda: exports.export(spoilt, name, output=output)) == "model.changed"
-    assert code_of(lambda: exports.export(edited, name, output=edited / "inside")) == "output.overlaps-base"
-    assert code_of(lambda: exports.export(edited, name, output=output, options={"rang": 1})) == "export.unknown-option"
+    output = tmp_path / f"out{export._format(name).SUFFIX}"
+    assert code_of(lambda: export.export(spoilt, name, output=output)) == "model.changed"
+    assert code_of(lambda: export.export(edited, name, output=edited / "inside")) == "output.overlaps-base"
+    assert code_of(lambda: export.export(edited, name, output=output, options={"rang": 1})) == "export.unknown-option"
     assert os.listdir(tmp_path) == ["spoilt"]
     old = os.umask(0o027)
     try:
-        exports.export(edited, name, output=output)
+        export.export(edited, name, output=output)
     finally:
         os.umask(old)
     assert output.stat().st_mode & 0o777 == (0o750 if output.is_dir() else 0o640)
     first = bytes_of(tmp_path / output.name) if output.is_dir() else output.read_bytes()
-    assert code_of(lambda: exports.export(edited, name, output=output)) == "output.exists"
+    assert code_of(lambda: export.export(edited, name, output=output)) == "output.exists"
     if output.is_file():
-        monkeypatch.setattr(tensorwriter, "write", lambda writer, *_: writer.write(b"half") and 1 / 0)
+        monkeypatch.setattr(safetensors_writer, "write", lambda writer, *_: writer.write(b"half") and 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            exports.export(edited, name, output=output, force=True)
+            export.export(edited, name, output=output, force=True)
         assert output.read_bytes() == first and hidden(tmp_path) == []
         monkeypatch.undo()
-        exports.export(edited, name, output=output, force=True)
+        export.export(edited, name, output=output, force=True)
         assert output.read_bytes() == first                                       # the same input gives the same file
     else:
-        assert code_of(lambda: exports.export(edited, name, output=output, force=True)) == "output.not-ours"
+        assert code_of(lambda: export.export(edited, name, output=output, force=True)) == "output.not-ours"
     assert sorted(os.listdir(tmp_path)) == sorted(["spoilt", output.name])
 
 
 def test_unknown_formats_and_settings_are_named(edited, tmp_path):
-    assert exports.names() == ["delta", "diffusers", "lora", "single-file"]
-    assert code_of(lambda: exports.export(edited, "lorra", output=tmp_path / "x")) == "export.unknown-format"
-    assert code_of(lambda: exports.export(edited, "lora", output=tmp_path / "x", options={"error": 2})) == "export.bad-option"
-    assert code_of(lambda: exports.export(tmp_path, "delta", output=tmp_path / "x")) == "model.not-edited"
-    assert code_of(lambda: exports.export(tmp_path / "none", "delta")) == "model.not-found"
+    assert export.names() == ["delta", "diffusers", "lora", "single-file"]
+    assert code_of(lambda: export.export(edited, "lorra", output=tmp_path / "x")) == "export.unknown-format"
+    assert code_of(lambda: export.export(edited, "lora", output=tmp_path / "x", options={"error": 2})) == "export.bad-option"
+    assert code_of(lambda: export.export(tmp_path, "delta", output=tmp_path / "x")) == "model.not-edited"
+    assert code_of(lambda: export.export(tmp_path / "none", "delta")) == "model.not-found"
 
 
 def test_export_and_apply_as_commands(place, tmp_path, monkeypatch):

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 from test_export import edit, realistic
 
-from forgetcli import checkpoint, components, exports
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.models import components
+from forgetcli import export as exports
 
 DENOISER = "model.diffusion_model."
 ENDS = (".lora_up.weight", ".lora_down.weight", ".alpha")

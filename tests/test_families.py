@@ -16,16 +16,21 @@ from recipe_example import EXAMPLE
 from safetensors.torch import load_file
 
 import forgetcli
-from forgetcli import checkpoint, generation, models, pipeline, provenance, recipe, refine
-from forgetcli.cache import MomentCache
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.generation import draw as generation
+from forgetcli import models, recipe
+from forgetcli.pipeline import apply as pipeline
+from forgetcli.artifact import provenance
+from forgetcli.editing import refine
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError, ForgetError, RecipeError
-from forgetcli.models import flux
-from forgetcli.models._loaded import Context
-from forgetcli.moments import preserve_moments
+from forgetcli.models.families import flux
+from forgetcli.models.base import Context
+from forgetcli.editing.moments import preserve_moments
 from forgetcli.progress import Silent
-from forgetcli.prompts import tokenise
+from forgetcli.models.tokens import tokenise
 from forgetcli.recipe import text
-from forgetcli.trajectories import noisy_bank
+from forgetcli.models.trajectories import noisy_bank
 
 PROMPTS = ["a van gogh painting of a dog", "cat"]
 MAKERS = {"sd": pipelines.tiny_inpainting, "sdxl": pipelines.tiny_sdxl, "sd3": pipelines.tiny_sd3, "flux": pipelines.tiny_flux}
@@ -99,8 +104,8 @@ def pipelines_own(pipe, family: str) -> Context:
 
 
 def test_shared_modules_are_no_families():
-    assert models.families() == ["flux", "sd", "sd3", "sdxl"]
-    assert all(models.get(name).PIPELINES and models.get(name).GUIDANCE for name in models.families())
+    assert models.family_names() == ["flux", "sd", "sd3", "sdxl"]
+    assert all(models.get(name).PIPELINES and models.get(name).GUIDANCE for name in models.family_names())
 
 
 @pytest.mark.parametrize("family", MAKERS)

@@ -125,7 +125,7 @@ def test_apply_with_each_call_failing_in_turn(forget: Forks, place: Path, tmp_pa
 
 
 def test_publishing_fails_too(forget: Forks, place: Path, tmp_path: Path):
-    for before, where in (("absent", "os:rename"), ("old", "forgetcli.store:_exchange")):
+    for before, where in (("absent", "os:rename"), ("old", "forgetcli.storage.atomic:_exchange")):
         shutil.rmtree(tmp_path / "edited", ignore_errors=True)
         if before == "old":
             shutil.copytree(place / "other", tmp_path / "edited")
@@ -149,7 +149,7 @@ def test_building_in_place_would_be_caught(forget: Forks, place: Path, tmp_path:
     """The control: the same fault, and a writer that does not build aside."""
     shutil.copytree(place / "other", tmp_path / "edited")
     old = tree(tmp_path / "edited")
-    run = forget(tmp_path, *apply(place, *QUICK), strike=Unsafe("forgetcli.copying:copy_file", "ENOSPC", 4))
+    run = forget(tmp_path, *apply(place, *QUICK), strike=Unsafe("forgetcli.storage.copying:copy_file", "ENOSPC", 4))
     assert run.struck and run.code == 2
     assert tree(tmp_path / "edited") != old
 

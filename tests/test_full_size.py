@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from forgetcli import checkpoint, memory, methods, models, pipeline, recipe as recipes
-from forgetcli.cache import MomentCache
+from forgetcli.checkpoint import base
+from forgetcli.pipeline import memory, apply
+from forgetcli import methods, models, recipe as recipes
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.progress import Silent
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -42,7 +44,7 @@ def test_every_stage_runs_and_the_table_has_them_all(work, monkeypatch, capsys):
 
 
 def test_the_pipeline_is_of_the_real_shape(work):
-    model = models.load(checkpoint.resolve(work / "base"), device="cpu")
+    model = models.load(base.resolve(work / "base"), device="cpu")
     ids = model.tokenizer(["a photo of a cat", ""], padding="max_length", max_length=77).input_ids
     assert ids[1] == [49406] + [49407] * 76 and ids[0][0] == 49406 and ids[0].index(49407) < 12
     assert model.text_encoder.config.vocab_size == 49408
@@ -73,13 +75,13 @@ def loaded(monkeypatch) -> list[str]:
 
 def test_only_what_a_stage_needs_is_loaded(work, tmp_path, loaded):
     recipe = recipes.load(work / "recipe.toml", ["refine.mode=copy"])
-    model = models.load(checkpoint.resolve(work / "base"), device="cpu")
+    model = models.load(base.resolve(work / "base"), device="cpu")
     assert loaded == []                                               # opened, nothing read
     method = methods.get(recipe.method)
     method.edit(model, recipe, method.Parameters.model_validate(recipe.parameters), MomentCache(tmp_path / "cache"), Silent())
     assert loaded == ["CLIPTextModel"]                                # without refinement the edit has no use for the denoiser
     loaded.clear()
-    pipeline.apply(work / "recipe.toml", model=str(work / "base"), output=tmp_path / "edited", device="cpu", strict=False)
+    apply.apply(work / "recipe.toml", model=str(work / "base"), output=tmp_path / "edited", device="cpu", strict=False)
     assert loaded == ["CLIPTextModel", "UNet2DConditionModel"]        # no VAE and no safety checker, though the base has them
     _ = model.vae
     assert loaded[-1] == "AutoencoderKL"                              # control: it would have been seen

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from pipelines import tiny_sd
 
-from forgetcli import checkpoint, generation
+from forgetcli.checkpoint import base
 from forgetcli.errors import ForgetError
-from forgetcli.generation import METADATA, Sampler, generate
+from forgetcli.generation.draw import METADATA, Sampler, generate
 
 PROMPTS = ["a cat", "a house", "a dog by monet"]
 
@@ -45,14 +45,14 @@ def contents(result) -> list[bytes]:
 def test_a_png_says_what_made_it(draw, model: Path):
     result = draw(count=2, seed=7, guidance=3.0)
     assert [(i.prompt, i.seed) for i in result.images] == [(prompt, seed) for prompt in PROMPTS for seed in (7, 8)]
-    digest = checkpoint.resolve(model).digest
+    digest = base.resolve(model).digest
     for picture in result.images:
         said = json.loads(Image.open(picture.path).text[METADATA])
         assert said == {"prompt": picture.prompt, "seed": picture.seed, "model": digest, "steps": 2, "guidance": 3.0}
     with open(model / "vae/config.json", "a") as file:                # the control: the digest is of the very model
         file.write(" ")
     try:
-        assert checkpoint.resolve(model).digest != digest
+        assert base.resolve(model).digest != digest
     finally:
         os.truncate(model / "vae/config.json", (model / "vae/config.json").stat().st_size - 1)
 

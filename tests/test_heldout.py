@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[1]
-DEMO = ROOT / "forgetcli/demo"
+DEMO = ROOT / "forgetcli/bundled"
 SAMPLES = 5000
 
 
@@ -115,7 +115,7 @@ def test_the_judges_training_reads_no_model():
     text = (ROOT / "scripts/demo_model/train_judge.py").read_text()
     loaded = set(re.findall(r'np\.load\(work / "([^"]+)"', text))
     assert loaded == {"judge.npy", "judge-shared.npy", "judge-others.npy", "judge-test.npy", "judge-test-hands.npy"}
-    assert not re.search(r"diffusers|generation|checkpoint|UNet|demo/model", text)
+    assert not re.search(r"diffusers|generation|checkpoint|UNet|bundled/model", text)
     assert re.search(r"diffusers|UNet", (ROOT / "scripts/demo_model/train_denoiser.py").read_text())   # the control
 
 

@@ -12,7 +12,9 @@ from tiny_runs import RECIPE
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
-from forgetcli import checkpoint, estimates, inspection, memory, models, pipeline
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.pipeline import estimates, inspect, memory, apply
+from forgetcli import models
 from forgetcli.cli.app import app
 from forgetcli.errors import EditError, ModelError
 
@@ -41,7 +43,7 @@ def shown(*arguments: str | Path) -> dict:
 
 
 def test_what_headers_say_is_what_the_loaded_model_has(base):
-    found = inspection.inspect(checkpoint.resolve(base))
+    found = inspect.inspect(checkpoint.resolve(base))
     loaded = models.load(checkpoint.resolve(base), device="cpu")
     parts = {c.name: c for c in found.components}
     assert set(parts) == {"text_encoder", "tokenizer", "unet", "vae", "scheduler"}
@@ -68,19 +70,19 @@ def test_weights_are_not_read(tmp_path):
     path.write_bytes(len(text).to_bytes(8, "little") + text)
     os.truncate(path, 8 + len(text) + end + 40_000_000_000)
     before = memory.peak_rss()
-    (unet,) = [c for c in inspection.inspect(checkpoint.resolve(folder)).components if c.name == "unet"]
+    (unet,) = [c for c in inspect.inspect(checkpoint.resolve(folder)).components if c.name == "unet"]
     assert unet.bytes > 40e9 and memory.peak_rss() - before < 50e6
 
 
 def test_shards_variants_and_other_pipelines(tmp_path):
     folder = tiny_sd(tmp_path / "sd")
-    before = inspection.inspect(checkpoint.resolve(folder))
+    before = inspect.inspect(checkpoint.resolve(folder))
     weights = folder / "text_encoder" / "model.safetensors"
     (folder / "text_encoder" / "model.fp16.safetensors").write_bytes(weights.read_bytes())
     shard(weights)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "SomeOtherPipeline"}))
-    after = inspection.inspect(checkpoint.resolve(folder))
+    after = inspect.inspect(checkpoint.resolve(folder))
     (one,), (other,) = ([c for c in found.components if c.name == "text_encoder"] for found in (before, after))
     assert (other.parameters, other.bytes, other.variants) == (one.parameters, one.bytes, ("fp16",))
     assert after.family is None and after.pipeline == "SomeOtherPipeline"
@@ -91,7 +93,7 @@ def test_shards_variants_and_other_pipelines(tmp_path):
 
 def test_the_command_says_how_a_model_was_edited(base, recipe, tmp_path, quiet):
     assert shown("inspect", base)["edited"] is None
-    pipeline.apply(recipe, model=str(base), output=tmp_path / "edited", device="cpu", strict=False)
+    apply.apply(recipe, model=str(base), output=tmp_path / "edited", device="cpu", strict=False)
     data = shown("inspect", tmp_path / "edited")
     assert data["edited"]["concepts"] == [["van gogh", "monet"]] and data["edited"]["base"] == str(base)
     assert len(data["edited"]["tensors"]) == 2 and "nullspace" == data["edited"]["method"]
@@ -107,7 +109,7 @@ def test_a_dry_run_knows_what_is_cached_site_by_site(base, recipe, tmp_path, qui
         return {site["name"].rpartition("layers.")[2]: site["cached"] for site in data["sites"]}
 
     assert cached() == {"1.mlp.fc2": False, "2.mlp.fc2": False}
-    pipeline.apply(recipe, model=str(base), output=tmp_path / "edited", device="cpu", strict=False)
+    apply.apply(recipe, model=str(base), output=tmp_path / "edited", device="cpu", strict=False)
     assert cached() == {"1.mlp.fc2": True, "2.mlp.fc2": True}
     assert cached("--set", "edit.sites=[2,3]") == {"2.mlp.fc2": True, "3.mlp.fc2": False}
     assert cached("--dtype", "bfloat16") == {"1.mlp.fc2": False, "2.mlp.fc2": False}       # other numbers: another entry
@@ -161,7 +163,7 @@ def test_an_edit_takes_the_disk_that_was_estimated(base, recipe, tmp_path, quiet
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
     wanted = shown("apply", recipe, "--model", base, "--device", "cpu", "--dry-run")["estimates"]["disk_bytes"]
-    pipeline.apply(recipe, model=str(base), output=tmp_path / "edited", device="cpu", strict=False, copying="copy")
+    apply.apply(recipe, model=str(base), output=tmp_path / "edited", device="cpu", strict=False, copying="copy")
     texts = sum(path.stat().st_size for path in (tmp_path / "edited").glob("*") if path.suffix in (".json", ".toml", ".md"))
     headers = 4096
     assert 0 <= taken(tmp_path / "edited") - wanted <= texts + headers
@@ -170,7 +172,8 @@ def test_an_edit_takes_the_disk_that_was_estimated(base, recipe, tmp_path, quiet
 
 def test_the_estimate_knows_how_much_the_check_does():
     """Written down twice, because the estimate is made without torch."""
-    from forgetcli import check, estimates
+    from forgetcli.editing import check
+    from forgetcli.pipeline import estimates
 
     assert (estimates.CHECKED, estimates.CHECK_STEPS) == (check.PROMPTS, check.STEPS)
     assert check.GUIDANCE == 1                                        # else twice as many predictions

@@ -48,25 +48,25 @@ def assert_interrupted(run: Told, what: str = "SIGINT") -> None:
 
 APPLY_STAGES = {                                                      # where the signal comes; the stages begun by then
     "loading": (Strike("forgetcli.models:load"), []),
-    "loading the encoder": (Strike("forgetcli.components:network", after=True), []),
-    "second moments": (Strike("forgetcli.models.sd:StableDiffusion.keys", after=True), ["second moments of preserve prompts"]),
+    "loading the encoder": (Strike("forgetcli.models.components:network", after=True), []),
+    "second moments": (Strike("forgetcli.models.families.sd:StableDiffusion.keys", after=True), ["second moments of preserve prompts"]),
     "keeping them": (Strike("os:replace"), ["second moments of preserve prompts"]),
-    "null space": (Strike("forgetcli.closed_form:null_projector", nth=2, after=True), ["null space"]),
-    "noisy pictures": (Strike("forgetcli.models.sd:StableDiffusion.denoise", nth=2), ["noisy pictures"]),
-    "refinement": (Strike("forgetcli.refine:descend_all", nth=3), ["refinement"]),
+    "null space": (Strike("forgetcli.editing.closed_form:null_projector", nth=2, after=True), ["null space"]),
+    "noisy pictures": (Strike("forgetcli.models.families.sd:StableDiffusion.denoise", nth=2), ["noisy pictures"]),
+    "refinement": (Strike("forgetcli.editing.refine:descend_all", nth=3), ["refinement"]),
     "its backward pass": (Strike("torch:Tensor.backward", nth=2), ["refinement"]),
-    "check": (Strike("forgetcli.check:noisy_bank", after=True), ["refinement", "noisy pictures"]),
-    "copying": (Strike("forgetcli.copying:copy_file", nth=4, after=True), ["writing"]),
+    "check": (Strike("forgetcli.editing.check:noisy_bank", after=True), ["refinement", "noisy pictures"]),
+    "copying": (Strike("forgetcli.storage.copying:copy_file", nth=4, after=True), ["writing"]),
     "within a copy": (Strike("shutil:copyfileobj", nth=2), ["writing"]),
-    "patching": (Strike("forgetcli.patching:sync_file"), ["writing"]),
-    "ledger": (Strike("forgetcli.ledger:extended", after=True), ["writing"]),
-    "card": (Strike("forgetcli.card:write", after=True), ["writing"]),
-    "manifest": (Strike("forgetcli.provenance:_json", nth=2), ["writing"]),
-    "syncing": (Strike("forgetcli.store:sync_folder", nth=4), ["writing"]),
-    "renaming": (Strike("forgetcli.store:_put_in_place"), ["writing"]),
+    "patching": (Strike("forgetcli.artifact.patch:sync_file"), ["writing"]),
+    "ledger": (Strike("forgetcli.artifact.ledger:extended", after=True), ["writing"]),
+    "card": (Strike("forgetcli.artifact.card:write", after=True), ["writing"]),
+    "manifest": (Strike("forgetcli.artifact.provenance:_json", nth=2), ["writing"]),
+    "syncing": (Strike("forgetcli.storage.atomic:sync_folder", nth=4), ["writing"]),
+    "renaming": (Strike("forgetcli.storage.atomic:_put_in_place"), ["writing"]),
 }
 PUBLISHED = {                                                         # the output is the new one by then
-    "renamed": Strike("forgetcli.store:_put_in_place", after=True),
+    "renamed": Strike("forgetcli.storage.atomic:_put_in_place", after=True),
     "clearing": Strike("shutil:rmtree"),
     "within it": Strike("os:unlink", nth=3, after=True),
 }
@@ -138,7 +138,7 @@ def test_building_in_place_would_be_caught(forget: Forks, place: Path, tmp_path:
 
 def test_a_signal_that_never_comes_would_be_noticed(forget: Forks, place: Path, tmp_path: Path):
     """The control: a place that is not reached."""
-    run = forget(tmp_path, *apply(place), strike=Strike("forgetcli.refine:descend_all", nth=9))
+    run = forget(tmp_path, *apply(place), strike=Strike("forgetcli.editing.refine:descend_all", nth=9))
     assert run.struck is None and run.code == 0
     with pytest.raises(AssertionError):
         assert_interrupted(run)
@@ -174,15 +174,15 @@ def test_ctrl_c_while_python_shuts_down_is_no_traceback(forget: Forks, tmp_path:
 # eval
 
 EVAL_STAGES = {                                                       # where the signal comes; pictures that are there by then
-    "loading the judge": (Strike("forgetcli.judges:load", after=True), 0),
+    "loading the judge": (Strike("forgetcli.evaluation.judges:load", after=True), 0),
     "loading": (Strike("forgetcli.evaluation.run:subjects", after=True), 0),
     "claiming the folder": (Strike("forgetcli.evaluation.run:claim", after=True), 0),
-    "pictures of the unedited model": (Strike("forgetcli.generation:png_bytes", nth=2, after=True), 1),
+    "pictures of the unedited model": (Strike("forgetcli.generation.draw:png_bytes", nth=2, after=True), 1),
     "writing one": (Strike("os:replace", nth=4), 2),
-    "judging": (Strike("forgetcli.judges.demo:DemoJudge.see", after=True), PROMPTS),
-    "pictures of the edited model": (Strike("forgetcli.generation:png_bytes", nth=PROMPTS + 4), PROMPTS + 3),
+    "judging": (Strike("forgetcli.evaluation.judges.demo:DemoJudge.see", after=True), PROMPTS),
+    "pictures of the edited model": (Strike("forgetcli.generation.draw:png_bytes", nth=PROMPTS + 4), PROMPTS + 3),
     "writing down what was judged": (Strike("os:fsync", nth=2 * (2 + 2 * PROMPTS) + 2), 2 * PROMPTS),
-    "quality": (Strike("forgetcli.features.demo:DemoFeatures.distances"), 2 * PROMPTS),
+    "quality": (Strike("forgetcli.evaluation.features.demo:DemoFeatures.distances"), 2 * PROMPTS),
     "report": (Strike("forgetcli.report:write"), 2 * PROMPTS),
     "within the report": (Strike("forgetcli.report.page:write_page"), 2 * PROMPTS),
 }
@@ -207,7 +207,7 @@ def test_eval_keeps_its_pictures_and_goes_on(forget: Forks, place: Path, tmp_pat
 
 def test_eval_takes_sigterm_as_ctrl_c(forget: Forks, place: Path, tmp_path: Path):
     whole = start(place, tmp_path)
-    run = forget(tmp_path, *EVAL, strike=Strike("forgetcli.generation:png_bytes", "SIGTERM", nth=3))
+    run = forget(tmp_path, *EVAL, strike=Strike("forgetcli.generation.draw:png_bytes", "SIGTERM", nth=3))
     assert run.struck
     assert_interrupted(run, "SIGTERM")
     assert_kept(tmp_path / "eval", whole, 2)
@@ -239,11 +239,11 @@ def test_writing_in_place_would_be_caught(forget: Forks, place: Path, tmp_path: 
 GENERATE = ("generate", "a cat", "a dog by monet", "starry night", "--model", "edited", "--compare-base", "--steps", "2", "--batch", "2",
             "-o", "images")
 GENERATE_STAGES = {                                                   # where the signal comes; pictures that are there by then
-    "loading": (Strike("forgetcli.generation:Sampler.__init__", after=True), 0),
-    "drawing": (Strike("forgetcli.generation:Sampler.__call__", nth=2), 2),
+    "loading": (Strike("forgetcli.generation.draw:Sampler.__init__", after=True), 0),
+    "drawing": (Strike("forgetcli.generation.draw:Sampler.__call__", nth=2), 2),
     "writing one": (Strike("os:replace", nth=2), 1),
-    "the unedited model's": (Strike("forgetcli.generation:png_bytes", nth=5), 4),
-    "the grid": (Strike("forgetcli.generation:write_grid"), 6),
+    "the unedited model's": (Strike("forgetcli.generation.draw:png_bytes", nth=5), 4),
+    "the grid": (Strike("forgetcli.generation.draw:write_grid"), 6),
     "writing the grid": (Strike("os:replace", nth=7), 6),
 }
 
@@ -284,10 +284,10 @@ def test_drawing_in_place_would_be_caught(forget: Forks, place: Path, drawn: Pat
 
 DEMO = ("demo", "--recipe", "tiny.toml", "-o", "demo")
 DEMO_STAGES = {                                                       # where the signal comes; whether the edited model is there by then
-    "edit": (Strike("forgetcli.refine:descend_all", nth=3), False),
-    "pictures": (Strike("forgetcli.generation:png_bytes", nth=3), True),
+    "edit": (Strike("forgetcli.editing.refine:descend_all", nth=3), False),
+    "pictures": (Strike("forgetcli.generation.draw:png_bytes", nth=3), True),
     "report": (Strike("forgetcli.report.page:write_page"), True),
-    "sheet": (Strike("forgetcli.report.sheet:write_sheet"), True),
+    "sheet": (Strike("forgetcli.report.pairs:write_sheet"), True),
 }
 
 

@@ -11,9 +11,9 @@ import torch
 from judge_models import pictures, tiny_clip, tiny_llava
 from safetensors.torch import load_file, save_file
 
-from forgetcli import judges
+from forgetcli.evaluation import judges
 from forgetcli.errors import ForgetError
-from forgetcli.pretrained import find
+from forgetcli.evaluation.pretrained import find
 
 ANIMALS = ("cat", "dog", "house")
 STYLES = ("van gogh", "monet", "a starry night by van gogh")         # of different lengths: padded in a batch

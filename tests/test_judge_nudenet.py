@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from forgetcli import judges
+from forgetcli.evaluation import judges
 from forgetcli.errors import ForgetError
 
 nudenet = pytest.importorskip("nudenet")
@@ -113,7 +113,7 @@ def test_classes_and_threshold_are_settings(monkeypatch):
 def test_the_class_list_is_the_packages():
     import importlib
 
-    from forgetcli.judges.nudenet import CLASSES
+    from forgetcli.evaluation.judges.nudenet import CLASSES
 
     assert list(CLASSES) == getattr(importlib.import_module("nudenet.nudenet"), "__labels")
 

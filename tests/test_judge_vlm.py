@@ -8,9 +8,9 @@ import pytest
 import torch
 from judge_models import WORDS, pictures, tiny_clip, tiny_llava
 
-from forgetcli import judges
+from forgetcli.evaluation import judges
 from forgetcli.errors import ForgetError
-from forgetcli.judges.vlm import answer_tokens
+from forgetcli.evaluation.judges.vlm import answer_tokens
 
 LABELS = ("a cat", "painting by Van Gogh with nothing in the starry night", "starry night", "Van Gogh")   # of 2 to 10 tokens
 TEMPLATE = ("<s>{% for m in messages %}USER : {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}"

@@ -13,15 +13,18 @@ from faults import Saboteur, tree
 from pipelines import tiny_sd
 from typer.testing import CliRunner
 
-from forgetcli import card, checkpoint, ledger, models, patching, pipeline, provenance, recipe, reversal
-from forgetcli.patching import encode
+from forgetcli.artifact import card, ledger, patch, provenance
+from forgetcli.checkpoint import base
+from forgetcli import models, recipe
+from forgetcli.pipeline import apply as pipeline, revert
+from forgetcli.artifact.patch import encode
 from forgetcli.cli.app import app
-from forgetcli.edits import Edit, Keys
+from forgetcli.editing.edit import Edit, Keys
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.linalg import Moment
 from forgetcli.progress import Silent
-from forgetcli.prompts import tokenise
-from forgetcli.tensorfile import read_header, read_tensor
+from forgetcli.models.tokens import tokenise
+from forgetcli.storage.safetensors import read_header, read_tensor
 
 WEIGHTS = "text_encoder/model.safetensors"
 SITE = ("text_encoder", "encoder.layers.1.mlp.fc2.weight")
@@ -97,7 +100,7 @@ def two(sequence, tmp_path) -> Path:
 
 
 def stored(folder: Path, key=SITE) -> torch.Tensor:
-    return read_tensor(folder, checkpoint.locate(folder, *key))
+    return read_tensor(folder, base.locate(folder, *key))
 
 
 def all_but_own(folder: Path) -> dict[str, bytes]:
@@ -128,12 +131,12 @@ def test_every_edit_adds_to_the_ledger_and_the_weights_are_the_rounded_sum(seque
     assert [(e.number, e.name, e.method) for e in book.edits] == [(1, "first", "nullspace"), (2, "second", "nullspace"), (3, "third", "uce")]
     assert [list(e.concepts) for e in book.edits] == [[("van gogh", "monet")], [("starry night", "a house")], [("dog", "cat")]]
     assert [e.recipe for e in book.edits] == [(f / "recipe.toml").read_text() for f in (sequence.one, sequence.two, sequence.three)]
-    assert book.base.digest == checkpoint.resolve(sequence.sd).digest == book.edits[0].applied_to
-    assert book.edits[1].applied_to == checkpoint.resolve(sequence.one).digest
+    assert book.base.digest == base.resolve(sequence.sd).digest == book.edits[0].applied_to
+    assert book.edits[1].applied_to == base.resolve(sequence.one).digest
     W, d1, d2 = stored(sequence.sd).double(), delta(sequence.two, 1), delta(sequence.two, 2)
-    assert torch.equal(stored(sequence.two), patching.round_to(W + d1 + d2, torch.float16))
-    assert torch.equal(stored(sequence.one), patching.round_to(W + d1, torch.float16))
-    twice = patching.round_to(stored(sequence.one).double() + d2, torch.float16)
+    assert torch.equal(stored(sequence.two), patch.round_to(W + d1 + d2, torch.float16))
+    assert torch.equal(stored(sequence.one), patch.round_to(W + d1, torch.float16))
+    twice = patch.round_to(stored(sequence.one).double() + d2, torch.float16)
     assert not torch.equal(stored(sequence.two), twice)               # rounding does not add up from edit to edit
     assert {p.component for p in book.places} == {"text_encoder", "unet"}
     for folder in (sequence.one, sequence.two, sequence.three):
@@ -148,7 +151,7 @@ def test_changes_are_kept_much_finer_than_the_weights_and_exactly_beside_wide_on
     assert {site.dtype for name, site in header.items() if ".delta:" in name} == {"F32"}
     wide = tiny_sd(tmp_path / "sd", torch.float32)
     weight = stored(wide).double() + torch.randn(stored(wide).shape, dtype=torch.float64)
-    made = ledger.extended(checkpoint.resolve(wide), Edit({SITE: weight}), written(*FIRST), {})
+    made = ledger.extended(base.resolve(wide), Edit({SITE: weight}), written(*FIRST), {})
     (place,) = made.book.places
     assert torch.equal(made.wanted(place), stored(wide).double() + (weight - stored(wide).double()))
 
@@ -156,9 +159,9 @@ def test_changes_are_kept_much_finer_than_the_weights_and_exactly_beside_wide_on
 def test_a_repeated_run_writes_the_same_ledger_for_dates_are_in_the_manifest(sequence, tmp_path):
     again = apply(written(*FIRST), sequence.sd, tmp_path / "again")
     assert all((again / name).read_bytes() == (sequence.one / name).read_bytes() for name in (ledger.LEDGER, ledger.TENSORS))
-    dates = [e.date for e in reversal.log(sequence.three).edits]
+    dates = [e.date for e in revert.log(sequence.three).edits]
     assert dates == sorted(dates) and len(set(dates)) == 3            # each its own, the earlier ones carried on
-    assert dates[:2] == [e.date for e in reversal.log(sequence.two).edits]
+    assert dates[:2] == [e.date for e in revert.log(sequence.two).edits]
     assert dates[0][:10] not in (sequence.three / ledger.LEDGER).read_text()
 
 
@@ -196,7 +199,7 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
     assert moved["held"] < 0.7 * moved["free"]
 
     def contexts(folder: Path, prompts: list[str]) -> torch.Tensor:
-        model = models.load(checkpoint.resolve(folder), device="cpu")
+        model = models.load(base.resolve(folder), device="cpu")
         return model.encode(tokenise(model.tokenizer, prompts).ids).hidden.double()
 
     prompts = ["van gogh", "a painting by van gogh"]
@@ -217,15 +220,15 @@ def test_what_cannot_be_held_is_said(sequence):
         def note(self, message: str) -> None:
             self.notes.append(message)
 
-    model = models.load(checkpoint.resolve(sequence.three), device="cpu")
+    model = models.load(base.resolve(sequence.three), device="cpu")
     for blocks, free in (([1, 2], "3"), ([0], "1, 2, 3")):            # uce has no keys there; nobody edited block 0
         observer = Noted()
         found = ledger.held(model.base, model.pick_sites(blocks), observer)
         assert [note.rpartition(": ")[2] for note in observer.notes] == [free]
         assert len(found) == (0 if blocks == [0] else 2)
     observer = Noted()
-    assert ledger.held(checkpoint.resolve(sequence.two), model.pick_sites([1]), observer)[SITE[1].removesuffix(".weight")].tokens == 96
-    assert observer.notes == [] and ledger.held(checkpoint.resolve(sequence.sd), model.pick_sites([1]), observer) == {}
+    assert ledger.held(base.resolve(sequence.two), model.pick_sites([1]), observer)[SITE[1].removesuffix(".weight")].tokens == 96
+    assert observer.notes == [] and ledger.held(base.resolve(sequence.sd), model.pick_sites([1]), observer) == {}
 
 
 def test_the_keys_are_those_of_the_model_after_the_edit(sequence):
@@ -233,7 +236,7 @@ def test_the_keys_are_those_of_the_model_after_the_edit(sequence):
     prompts = [prompt for prompt, _ in written(*FIRST).edit_pairs()]
 
     def keys(folder: Path, number: int) -> torch.Tensor:
-        model = models.load(checkpoint.resolve(folder), device="cpu")
+        model = models.load(base.resolve(folder), device="cpu")
         batch = tokenise(model.tokenizer, prompts)
         (site,) = model.pick_sites([number])
         return batch.merge(model.keys([site], batch.ids)[site.name])
@@ -249,7 +252,7 @@ def test_the_keys_are_those_of_the_model_after_the_edit(sequence):
 
 def test_the_last_edit_taken_out_gives_the_model_before_it(sequence, tmp_path):
     for folder, number, before in ((sequence.three, 3, sequence.two), (sequence.two, 2, sequence.one)):
-        result = reversal.revert(folder, [number], output=tmp_path / before.name)
+        result = revert.revert(folder, [number], output=tmp_path / before.name)
         assert base_files(result.output) == base_files(before)
         assert (result.output / ledger.TENSORS).read_bytes() == (before / ledger.TENSORS).read_bytes()
         verdict = provenance.verify(result.output, sequence.sd)       # the original base: edits of it, no longer of `one`
@@ -257,32 +260,32 @@ def test_the_last_edit_taken_out_gives_the_model_before_it(sequence, tmp_path):
 
 
 def test_an_edit_in_the_middle_taken_out_leaves_the_others_as_if_alone(sequence, tmp_path):
-    result = reversal.revert(sequence.two, [1], output=tmp_path / "out")
+    result = revert.revert(sequence.two, [1], output=tmp_path / "out")
     W, d1, d2 = stored(sequence.sd).double(), delta(sequence.two, 1), delta(sequence.two, 2)
-    assert torch.equal(stored(result.output), patching.round_to(W + d2, torch.float16))
-    from_rounded = patching.round_to(stored(sequence.two).double() - d1, torch.float16)
+    assert torch.equal(stored(result.output), patch.round_to(W + d2, torch.float16))
+    from_rounded = patch.round_to(stored(sequence.two).double() - d1, torch.float16)
     assert not torch.equal(stored(result.output), from_rounded)       # taken from what was rounded, it would not be
     assert (result.reverted, result.left) == ((1,), (2,))
     manifest = provenance.load(result.output)
-    assert (manifest.base_digest, manifest.method) == (checkpoint.resolve(sequence.sd).digest, "nullspace")
+    assert (manifest.base_digest, manifest.method) == (base.resolve(sequence.sd).digest, "nullspace")
     assert recipe.load(manifest.recipe_path).name == "second"
     assert provenance.verify(result.output).ok
-    assert [e.number for e in reversal.log(result.output).edits] == [2]
+    assert [e.number for e in revert.log(result.output).edits] == [2]
     third = apply(written("third", "dog", "cat", "uce"), result.output, tmp_path / "third")
-    assert [e.number for e in reversal.log(third).edits] == [2, 3]    # numbers stay
+    assert [e.number for e in revert.log(third).edits] == [2, 3]    # numbers stay
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
 def test_all_taken_out_in_any_order_give_the_bases_bytes(sequence, tmp_path, order):
     folder = sequence.three
     for number in order:
-        folder = reversal.revert(folder, [number], output=tmp_path / f"without-{number}").output
+        folder = revert.revert(folder, [number], output=tmp_path / f"without-{number}").output
         assert provenance.verify(folder, sequence.sd).ok
     assert all_but_own(folder) == tree(sequence.sd)                   # the card included
     assert set(tree(folder)) - set(tree(sequence.sd)) == {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE}
     assert provenance.load(folder).edited == () and provenance.load(folder).method == "none"
     assert recipe.load(folder / "recipe.toml").method == "none"
-    assert reversal.log(folder).edits == ()
+    assert revert.log(folder).edits == ()
     assert base_files(sequence.three) != base_files(sequence.sd)      # though there were edits
 
 
@@ -290,7 +293,7 @@ def test_all_at_once_and_without_the_base(sequence, tmp_path):
     shutil.copytree(sequence.three, tmp_path / "three")
     hidden = sequence.sd.rename(sequence.sd.with_name("hidden"))
     try:
-        result = reversal.revert(tmp_path / "three", None, output=tmp_path / "out")
+        result = revert.revert(tmp_path / "three", None, output=tmp_path / "out")
     finally:
         hidden.rename(sequence.sd)
     assert result.reverted == (1, 2, 3) and all_but_own(result.output) == tree(sequence.sd)
@@ -298,23 +301,23 @@ def test_all_at_once_and_without_the_base(sequence, tmp_path):
 
 def test_the_card_names_the_edits_that_are_left_and_then_is_the_bases_again(sequence, two, tmp_path):
     (two / CARD).write_text("changed by hand")
-    text = (reversal.revert(sequence.three, [2], output=tmp_path / "one-three").output / CARD).read_text()
+    text = (revert.revert(sequence.three, [2], output=tmp_path / "one-three").output / CARD).read_text()
     assert "# sd without van gogh, dog\n" in text and "| van gogh | monet |" in text and "| dog | cat |" in text
     assert "holds 2 edits" in text and "Method: uce" in text and "starry night" not in text
     assert "license: \"mit\"" in text                                 # as the base's card names it
-    text = (reversal.revert(two, [2], output=tmp_path / "first").output / CARD).read_text()
+    text = (revert.revert(two, [2], output=tmp_path / "first").output / CARD).read_text()
     assert "| van gogh | monet |" in text and "starry night" not in text and "edits of the base" not in text
-    assert (reversal.revert(two, None, output=tmp_path / "out").output / CARD).read_text() == OF_BASE
+    assert (revert.revert(two, None, output=tmp_path / "out").output / CARD).read_text() == OF_BASE
 
 
 def test_the_card_is_of_all_edits_whenever_it_is_written(sequence, tmp_path):
     text = (sequence.three / CARD).read_text()                        # an edit of an edit
     assert "# sd without van gogh, starry night, dog\n" in text and "holds 3 edits" in text
-    out = reversal.revert(sequence.three, [2], output=tmp_path / "out").output
+    out = revert.revert(sequence.three, [2], output=tmp_path / "out").output
     before = (out / CARD).read_text()
     card.rewrite(out)
     assert (out / CARD).read_text() == before and "# sd without van gogh, dog\n" in before and provenance.verify(out).ok
-    back = reversal.revert(out, None, output=tmp_path / "back").output
+    back = revert.revert(out, None, output=tmp_path / "back").output
     card.rewrite(back)
     text = (back / CARD).read_text()
     assert "# sd, unedited\n" in text and "Nothing is forgotten" in text and provenance.verify(back).ok
@@ -328,7 +331,7 @@ def test_a_base_gets_back_the_card_that_it_had(tmp_path, text):
         (sd / CARD).write_bytes(text)
     edited = apply(written("third", "dog", "cat", "uce"), sd, tmp_path / "edited")
     assert (edited / CARD).read_bytes() != text and provenance.verify(edited).ok
-    back = reversal.revert(edited, None, output=tmp_path / "back").output
+    back = revert.revert(edited, None, output=tmp_path / "back").output
     assert all_but_own(back) == tree(sd) and provenance.verify(back, sd).ok
     assert (back / CARD).exists() == (text is not None)
 
@@ -338,7 +341,7 @@ def test_edits_whose_recipes_cannot_be_read_here_can_be_taken_out_and_leave_the_
         raise ForgetError("recipe.method", "there is no such method", "install it")
 
     monkeypatch.setattr(recipe, "parse", refuse)
-    out = reversal.revert(two, [1], output=tmp_path / "out").output
+    out = revert.revert(two, [1], output=tmp_path / "out").output
     assert (out / CARD).read_text() == OF_BASE and provenance.verify(out).ok
 
 
@@ -349,7 +352,7 @@ def test_other_forms_of_the_weights_come_back_too(tmp_path):
     edited = apply(written(*FIRST, refine__mode='"copy"'), sd, tmp_path / "edited")
     (_, also) = [t for t in provenance.load(edited).edited if t.parameter == SITE[1]]
     assert also.file.endswith("fp16.safetensors")
-    back = reversal.revert(edited, [1], output=tmp_path / "back").output
+    back = revert.revert(edited, [1], output=tmp_path / "back").output
     assert all_but_own(back) == tree(sd) != base_files(edited)
 
 
@@ -358,11 +361,11 @@ def test_other_forms_of_the_weights_come_back_too(tmp_path):
 
 def test_in_place_needs_force_and_is_one_step(two, sequence):
     before = tree(two)
-    assert code_of(reversal.revert, two, [2]) == "output.exists"
+    assert code_of(revert.revert, two, [2]) == "output.exists"
     assert tree(two) == before
-    reversal.revert(two, [2], force=True)
+    revert.revert(two, [2], force=True)
     assert base_files(two) == base_files(sequence.one)
-    assert code_of(reversal.revert, two, [1], output=two / "inside") == "output.overlaps-base"
+    assert code_of(revert.revert, two, [1], output=two / "inside") == "output.overlaps-base"
 
 
 @pytest.mark.parametrize("fault", [KeyboardInterrupt, lambda: OSError(errno.ENOSPC, "no space")], ids=["Ctrl-C", "full disk"])
@@ -373,7 +376,7 @@ def test_stopped_anywhere_the_folder_is_the_old_or_the_new_one(two, sequence, fa
         saboteur = Saboteur(at, fault)
         try:
             with saboteur.at_work():
-                reversal.revert(two, [2], force=True)
+                revert.revert(two, [2], force=True)
         except (KeyboardInterrupt, OutputError):
             pass
         here = base_files(two)
@@ -430,26 +433,26 @@ def without_tensor(folder: Path) -> None:
 def test_damage_is_said_and_nothing_is_written(two, tmp_path, damage, code):
     damage(two)
     before = tree(two)
-    found = code_of(reversal.revert, two, [1], output=tmp_path / "out")
+    found = code_of(revert.revert, two, [1], output=tmp_path / "out")
     assert found == code
     assert tree(two) == before and not (tmp_path / "out").exists()
     if code == "ledger.damaged":
-        assert code_of(ledger.extended, checkpoint.resolve(two), Edit({}), written(*FIRST), {}) == code
+        assert code_of(ledger.extended, base.resolve(two), Edit({}), written(*FIRST), {}) == code
 
 
 def test_weights_that_something_else_changed_are_not_edited_on_top(two):
-    site = checkpoint.locate(two, *SITE)
+    site = base.locate(two, *SITE)
     with open(two / WEIGHTS, "r+b") as file:
         file.seek(site.start)
         file.write(encode(stored(two).double() + 1, site))
     with pytest.raises(ModelError) as caught:
-        ledger.extended(checkpoint.resolve(two), Edit({SITE: stored(two).double()}), written(*FIRST), {})
+        ledger.extended(base.resolve(two), Edit({SITE: stored(two).double()}), written(*FIRST), {})
     assert caught.value.code == "ledger.other-weights"
 
 
 def test_a_bad_edit_is_refused_before_the_ledger_grows(two):
     with pytest.raises(EditError) as caught:
-        ledger.extended(checkpoint.resolve(two), Edit({SITE: torch.zeros(3, 3)}), written(*FIRST), {})
+        ledger.extended(base.resolve(two), Edit({SITE: torch.zeros(3, 3)}), written(*FIRST), {})
     assert caught.value.code == "edit.shape"
 
 
@@ -471,9 +474,9 @@ def test_log_and_revert_as_commands(two, sequence, tmp_path, monkeypatch):
     assert (done["output"], done["reverted"], done["left"]) == ("out", [1], [2])
     assert run.invoke(app, ["revert", "out", "--all", "--force", "-q"]).stdout == "out\n"
     assert "no edits" in run.invoke(app, ["log", "out"]).stdout
-    assert code_of(reversal.revert, "two", [7]) == "ledger.no-such-edit"
-    assert code_of(reversal.revert, "out", None) == "ledger.none"
-    assert code_of(reversal.log, sequence.sd) == "model.not-edited"
+    assert code_of(revert.revert, "two", [7]) == "ledger.no-such-edit"
+    assert code_of(revert.revert, "out", None) == "ledger.none"
+    assert code_of(revert.log, sequence.sd) == "model.not-edited"
     for arguments in (["revert", "two"], ["revert", "two", "--all", "--edit", "1"]):
         with pytest.raises(ForgetError) as caught:
             run.invoke(app, arguments, catch_exceptions=False)

@@ -14,15 +14,18 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import forgetcli
-from forgetcli import checkpoint, generation, judges, models, recipe
-from forgetcli.cache import MomentCache
-from forgetcli.edits import Edit
+from forgetcli.checkpoint import base
+from forgetcli.generation import draw as generation
+from forgetcli.evaluation import judges
+from forgetcli import models, recipe
+from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError
 from forgetcli.linalg import Moment, spread_edit
 from forgetcli.methods import emcid
-from forgetcli.moments import preserve_moments
+from forgetcli.editing.moments import preserve_moments
 from forgetcli.progress import Silent
-from forgetcli.prompts import tokenise
+from forgetcli.models.tokens import tokenise
 
 random_problems = settings(derandomize=True, max_examples=12, deadline=None)
 RECIPE = """\
@@ -140,7 +143,7 @@ def test_systems_that_cannot_be_solved_are_refused():
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory):
     folder = tiny_sd(tmp_path_factory.mktemp("emcid") / "sd", torch.float32)
-    return models.load(checkpoint.resolve(folder), device="cpu")
+    return models.load(base.resolve(folder), device="cpu")
 
 
 @dataclass(frozen=True)
@@ -376,7 +379,7 @@ def test_the_embedded_model_draws_no_more_dogs(tmp_path: Path):
     shots = [generation.Shot(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
     judge, seen = judges.load("demo", device="cpu"), {}
     for name in ("demo", str(tmp_path / "edited")):
-        paths, _ = generation.draw(checkpoint.resolve(name), shots, tmp_path / "pictures" / Path(name).name, device="cpu", batch=8,
+        paths, _ = generation.draw(base.resolve(name), shots, tmp_path / "pictures" / Path(name).name, device="cpu", batch=8,
                                    observer=Silent())
         seen[name] = sum(sight.seen for sight in judge.see([Image.open(path) for path in paths], ["dog"] * len(paths)))
     assert seen["demo"] >= 7

@@ -12,15 +12,19 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import forgetcli
-from forgetcli import checkpoint, erasure, generation, judges, models, recipe
-from forgetcli.cache import MomentCache
-from forgetcli.edits import Edit
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.editing import finetuning
+from forgetcli.generation import draw
+from forgetcli.evaluation import judges
+from forgetcli import models, recipe
+from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError
 from forgetcli.methods import esd
 from forgetcli.progress import Silent
-from forgetcli.prompts import tokenise
-from forgetcli.tensorfile import read_header
-from forgetcli.trajectories import noisy_bank
+from forgetcli.models.tokens import tokenise
+from forgetcli.storage.safetensors import read_header
+from forgetcli.models.trajectories import noisy_bank
 
 RECIPE = """\
 method = "esd"
@@ -88,7 +92,7 @@ def predict(model, pictures: tuple[Tensor, Tensor], prompts: list[str]) -> Tenso
 @pytest.mark.parametrize("eta", [0.0, 1.0, 2.5])
 def test_the_teacher_is_the_anchor_less_eta_times_the_guidance(model, pictures, erase_from: str, eta: float):
     rows = torch.tensor([0, 1] * 4)
-    found = erasure.Teacher.of(model, PAIRS, erase_from, eta).wanted(*pictures, rows).double()
+    found = finetuning.Teacher.of(model, PAIRS, erase_from, eta).wanted(*pictures, rows).double()
     concept, target = (predict(model, pictures, [PAIRS[row][k] for row in rows]) for k in (0, 1))
     empty = predict(model, pictures, [""] * 8)
     anchor = target if erase_from == "target" else concept
@@ -100,8 +104,8 @@ def test_the_papers_equation_is_the_concept_as_its_own_anchor_with_eta_one_more(
     rows = torch.tensor([0, 1] * 4)
     concept, empty = predict(model, pictures, [PAIRS[row][0] for row in rows]), predict(model, pictures, [""] * 8)
     paper = empty - 1.0 * (concept - empty)
-    assert relative(erasure.Teacher.of(model, PAIRS, "concept", 2.0).wanted(*pictures, rows).double(), paper) < 1e-5
-    assert relative(erasure.Teacher.of(model, PAIRS, "concept", 1.0).wanted(*pictures, rows).double(), paper) > 1e-4
+    assert relative(finetuning.Teacher.of(model, PAIRS, "concept", 2.0).wanted(*pictures, rows).double(), paper) < 1e-5
+    assert relative(finetuning.Teacher.of(model, PAIRS, "concept", 1.0).wanted(*pictures, rows).double(), paper) > 1e-4
 
 
 def test_the_prediction_for_the_concept_moves_to_the_targets(model, pictures):
@@ -121,9 +125,9 @@ def test_the_prediction_for_the_concept_moves_to_the_targets(model, pictures):
 def test_what_the_base_models_pictures_are_asked_is_what_the_teacher_says(model):
     """Answers are kept, and each stays its own picture's."""
     settings = esd.Parameters.model_validate(from_text().parameters).sample
-    teacher = erasure.Teacher.of(model, PAIRS, "target", 1.0)
+    teacher = finetuning.Teacher.of(model, PAIRS, "target", 1.0)
     generator = torch.Generator().manual_seed(0)
-    base = erasure.BasePictures.of(model, [c for c, _ in PAIRS], settings, generator, Silent())
+    base = finetuning.BasePictures.of(model, [c for c, _ in PAIRS], settings, generator, Silent())
     rows = torch.tensor([0, 1, 1, 0, 1])
     for _ in range(4):                                                # of 6 pictures: most are drawn again
         noisy, t, wanted = base.draw(rows, teacher, generator)
@@ -135,13 +139,13 @@ def test_what_the_base_models_pictures_are_asked_is_what_the_teacher_says(model)
 def test_the_edited_models_pictures_are_its_own(model):
     """Run to the same step from the same noise, a changed student comes out elsewhere; an unchanged one is the base model."""
     settings = esd.Parameters.model_validate(from_text(sample__steps=6).parameters).sample
-    teacher, rows = erasure.Teacher.of(model, PAIRS, "target", 0.0), torch.tensor([0, 1])
+    teacher, rows = finetuning.Teacher.of(model, PAIRS, "target", 0.0), torch.tensor([0, 1])
 
     def drawn(change: float, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-        student = erasure.Student(model, erasure.trainable(model.unet, "esd-x"))
+        student = finetuning.Student(model, finetuning.trainable(model.unet, "esd-x"))
         for tensor in student.changes.values():
             tensor.data += change
-        return erasure.OwnPictures(student, settings).draw(rows, teacher, torch.Generator().manual_seed(seed))
+        return finetuning.OwnPictures(student, settings).draw(rows, teacher, torch.Generator().manual_seed(seed))
 
     plain = [drawn(0.0, seed) for seed in range(8)]
     assert len({int(t[0]) for _, t, _ in plain}) > 2                  # left at a random time
@@ -161,7 +165,7 @@ def test_the_trained_parameters_are_the_published_set(model):
     parameters = dict(model.unet.named_parameters())
     cross = {name for name in parameters if ".attn2." in name}
     norms = {name for name in parameters if "norm" in name.split(".")[-2] or name.startswith("conv_norm_out")}
-    found = {method: erasure.trainable(model.unet, method) for method in METHODS}
+    found = {method: finetuning.trainable(model.unet, method) for method in METHODS}
     assert set(found["esd-x"]) == cross and not cross & norms
     assert set(found["esd-x-strict"]) == {name for name in cross if name.endswith((".to_k.weight", ".to_v.weight"))}
     assert set(found["esd-u"]) == set(parameters) - cross - norms
@@ -172,7 +176,7 @@ def test_the_trained_parameters_are_the_published_set(model):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_trained_parameter_changes_and_no_other(model, method: str):
     result = edit(model, train__train_method=method, train__eta=1)
-    names = erasure.trainable(model.unet, method)
+    names = finetuning.trainable(model.unet, method)
     assert list(result.weights) == [("unet", name) for name in names]
     assert [site.name for site in result.sites] == [name.removesuffix(".weight") for name in names]
     own = dict(model.unet.named_parameters())
@@ -246,7 +250,7 @@ def test_the_model_is_left_as_it_was(model, interrupted: bool):
 
 
 def test_an_interruption_within_a_prediction_restores_the_weights(model):
-    student = erasure.Student(model, erasure.trainable(model.unet, "esd-x"))
+    student = finetuning.Student(model, finetuning.trainable(model.unet, "esd-x"))
     for change in student.changes.values():
         change.data += 1
     weight = model.unet.get_parameter(next(iter(student.changes)))
@@ -308,10 +312,10 @@ steps = 5
 def test_the_embedded_model_draws_no_more_dogs(tmp_path: Path):
     forgetcli.apply(recipe.parse(DOG), output=tmp_path / "edited", strict=False, device="cpu")
     prompts = ["a drawing of a dog in watercolour style", "a dog, simple vector icon", "a dog", "art of a dog, pop art style"]
-    shots = [generation.Shot(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
+    shots = [draw.Shot(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
     judge, seen = judges.load("demo", device="cpu"), {}
     for name in ("demo", str(tmp_path / "edited")):
-        paths, _ = generation.draw(checkpoint.resolve(name), shots, tmp_path / "pictures" / Path(name).name, device="cpu", batch=8,
+        paths, _ = draw.draw(checkpoint.resolve(name), shots, tmp_path / "pictures" / Path(name).name, device="cpu", batch=8,
                                    observer=Silent())
         seen[name] = sum(sight.seen for sight in judge.see([Image.open(path) for path in paths], ["dog"] * len(paths)))
     assert seen["demo"] >= 7

@@ -10,11 +10,12 @@ from pipelines import tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli import checkpoint, methods, models, recipe
-from forgetcli.cross_attention import contexts, pick, prompt_columns
+from forgetcli.checkpoint import base
+from forgetcli import methods, models, recipe
+from forgetcli.editing.cross_attention import contexts, pick, prompt_columns
 from forgetcli.methods import mace_cf
 from forgetcli.progress import Silent
-from forgetcli.prompts import tokenise
+from forgetcli.models.tokens import tokenise
 
 RECIPE = """\
 method = "mace-cf"
@@ -40,7 +41,7 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory):
-    return models.load(checkpoint.resolve(tiny_sd(tmp_path_factory.mktemp("mace") / "sd", torch.float32)), device="cpu")
+    return models.load(base.resolve(tiny_sd(tmp_path_factory.mktemp("mace") / "sd", torch.float32)), device="cpu")
 
 
 def edit(model, *overrides: str):

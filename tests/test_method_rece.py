@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import forgetcli
-from forgetcli import checkpoint, models, recipe
-from forgetcli.cross_attention import pair_columns, pick, prompt_columns
+from forgetcli.checkpoint import base
+from forgetcli import models, recipe
+from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
 from forgetcli.errors import EditError
 from forgetcli.linalg import adversarial_columns, ridge_map
 from forgetcli.methods import rece, uce
@@ -132,7 +133,7 @@ def test_refusals(code: str, lam: float, gram: float):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory):
-    return models.load(checkpoint.resolve(tiny_sd(tmp_path_factory.mktemp("rece") / "sd", torch.float32)), device="cpu")
+    return models.load(base.resolve(tiny_sd(tmp_path_factory.mktemp("rece") / "sd", torch.float32)), device="cpu")
 
 
 def edit(model, *overrides: str):

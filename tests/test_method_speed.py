@@ -14,11 +14,12 @@ from pipelines import tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli import checkpoint, models, recipe
-from forgetcli.cross_attention import pair_columns, pick, prompt_columns
+from forgetcli.checkpoint import base
+from forgetcli import models, recipe
+from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
 from forgetcli.errors import EditError
 from forgetcli.linalg import Projector, augmented, centroids, constrained_map, most_moved, null_projector, ridge_map, weak_directions
-from forgetcli.linalg.constrained import complement
+from forgetcli.linalg.speed import complement
 from forgetcli.methods import speed
 from forgetcli.progress import Silent
 
@@ -255,7 +256,7 @@ def test_centroids_are_means_of_what_is_nearest():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory):
-    return models.load(checkpoint.resolve(tiny_sd(tmp_path_factory.mktemp("speed") / "sd", torch.float32)), device="cpu")
+    return models.load(base.resolve(tiny_sd(tmp_path_factory.mktemp("speed") / "sd", torch.float32)), device="cpu")
 
 
 def edit(model, *overrides: str):

@@ -13,8 +13,9 @@ from pipelines import tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli import checkpoint, models, recipe
-from forgetcli.cross_attention import pair_columns, pick, prompt_columns
+from forgetcli.checkpoint import base
+from forgetcli import models, recipe
+from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
 from forgetcli.errors import EditError
 from forgetcli.linalg import ridge_map
 from forgetcli.methods import uce
@@ -138,7 +139,7 @@ def test_refusals(code: str, arguments: dict):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory):
-    return models.load(checkpoint.resolve(tiny_sd(tmp_path_factory.mktemp("uce") / "sd", torch.float32)), device="cpu")
+    return models.load(base.resolve(tiny_sd(tmp_path_factory.mktemp("uce") / "sd", torch.float32)), device="cpu")
 
 
 def edit(model, *overrides: str):

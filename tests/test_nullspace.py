@@ -12,16 +12,19 @@ from pipelines import POSITIONS, WORDS, tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli import checkpoint, closed_form, models, recipe, refine, vocabulary
-from forgetcli.cache import MomentCache
-from forgetcli.edits import Edit
+from forgetcli.checkpoint import base
+from forgetcli.editing import closed_form, refine
+from forgetcli import models, recipe
+from forgetcli.models import vocabulary
+from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError
 from forgetcli.linalg import Projector
 from forgetcli.methods import nullspace
-from forgetcli.moments import preserve_moments
+from forgetcli.editing.moments import preserve_moments
 from forgetcli.progress import Silent
-from forgetcli.prompts import tokenise
-from forgetcli.trajectories import NoisyBank
+from forgetcli.models.tokens import tokenise
+from forgetcli.models.trajectories import NoisyBank
 
 RECIPE = """\
 [[concepts]]
@@ -59,7 +62,7 @@ def from_text(**changes: str | int) -> recipe.Recipe:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory):
     folder = tiny_sd(tmp_path_factory.mktemp("nullspace") / "sd", torch.float32)
-    return models.load(checkpoint.resolve(folder), device="cpu")
+    return models.load(base.resolve(folder), device="cpu")
 
 
 @dataclass(frozen=True)
@@ -489,7 +492,7 @@ def test_noisy_pictures_are_drawn_from_the_range_or_made_for_it():
 
 def test_moments_depend_on_the_prompts_and_come_back_from_the_cache_unchanged(model, tmp_path: Path,
                                                                               monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("forgetcli.moments.BATCH", 4)                 # so that they are summed over batches
+    monkeypatch.setattr("forgetcli.editing.moments.BATCH", 4)                 # so that they are summed over batches
     sites, cache = model.pick_sites([1, 2]), MomentCache(tmp_path)
     prompts = ["", "a cat", *(f"a {'cat ' * n}by monet" for n in range(1, 5))]
     first = preserve_moments(model, sites, prompts, cache, Silent())

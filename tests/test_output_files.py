@@ -17,10 +17,13 @@ from pipelines import shard, tiny_sd
 from safetensors.torch import load, save
 from single_files import ldm, settings
 
-from forgetcli import checkpoint, copying, patching, pipeline, provenance, store
-from forgetcli.copying import Copying
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.storage import copying, atomic
+from forgetcli.artifact import patch, provenance
+from forgetcli.pipeline import apply
+from forgetcli.storage.copying import Copying
 from forgetcli.errors import OutputError
-from forgetcli.store import walk_files
+from forgetcli.storage.atomic import walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -95,8 +98,8 @@ def edit(base: checkpoint.Base, output: Path, how: Copying | str = Copying.REFLI
     for component, parameter in CHANGED:
         W = checkpoint.read_tensor(base.folder, base.locate(component, parameter)[0]).double()
         weights[component, parameter] = W + 0.1 * torch.randn(W.shape, generator=generator, dtype=torch.float64)
-    with store.publishing(output, force=True) as staging:
-        stored = patching.patch(base, staging, weights, Copying(how))
+    with atomic.publishing(output, force=True) as staging:
+        stored = patch.patch(base, staging, weights, Copying(how))
         provenance.write(staging, base=base, recipe_bytes=b"", method="none", parameters={}, stored=stored, materials=[], report={}, run_details={})
     return stored
 
@@ -171,8 +174,8 @@ def test_replacing_an_output_of_links_leaves_the_base_alone(half, tmp_path):
     assert tree(tmp_path / "edited")[WEIGHTS] != first[WEIGHTS]
     shutil.rmtree(tmp_path / "edited")
     assert state(half) == before
-    with pytest.raises(KeyboardInterrupt), store.publishing(tmp_path / "edited", force=True) as staging:
-        patching.patch(checkpoint.resolve(half), staging, {}, Copying.LINK)
+    with pytest.raises(KeyboardInterrupt), atomic.publishing(tmp_path / "edited", force=True) as staging:
+        patch.patch(checkpoint.resolve(half), staging, {}, Copying.LINK)
         raise KeyboardInterrupt                                       # what is half-built is cleared away
     assert state(half) == before and not (tmp_path / "edited").exists()
 
@@ -212,7 +215,7 @@ def reflinks(monkeypatch) -> list[int]:
         os.pwrite(target, os.pread(source, 1 << 30, 0), 0)
         return True
 
-    monkeypatch.setattr(store, "_clone", clone)
+    monkeypatch.setattr(atomic, "_clone", clone)
     return made
 
 
@@ -237,10 +240,10 @@ def test_too_little_room_is_said_with_both_figures_before_the_work(half, tmp_pat
     base = checkpoint.resolve(half)
     needed = sum((half / path).stat().st_size for path in base.files)
     monkeypatch.setattr(copying.shutil, "disk_usage", lambda path: Usage(10**9, 0, needed - 1))
-    monkeypatch.setattr(pipeline.models, "load", lambda *args, **kwargs: pytest.fail("the work was begun"))
+    monkeypatch.setattr(apply.models, "load", lambda *args, **kwargs: pytest.fail("the work was begun"))
     (tmp_path / "art.toml").write_text('[[concepts]]\nconcept = "van gogh"\ntarget = "monet"\n')
     with pytest.raises(OutputError) as error:
-        pipeline.apply(tmp_path / "art.toml", model=str(half), output=tmp_path / "edited", copying="copy")
+        apply.apply(tmp_path / "art.toml", model=str(half), output=tmp_path / "edited", copying="copy")
     assert error.value.code == "output.disk-full" and f"{(needed - 1) / 1e6:.1f} MB are free" in error.value.message
     assert "it needs" in error.value.message and str(tmp_path / "edited") in error.value.message and error.value.hint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["art.toml", "base"]
@@ -251,20 +254,20 @@ def test_what_is_shared_needs_no_room(half, tmp_path, monkeypatch, reflinks):
     staging.mkdir()
     monkeypatch.setattr(copying.shutil, "disk_usage", lambda path: Usage(10**9, 0, 0))
     for how in (Copying.REFLINK, Copying.LINK):
-        patching.check_room(base, staging, tmp_path / "edited", how)
+        patch.check_room(base, staging, tmp_path / "edited", how)
     with pytest.raises(OutputError):
-        patching.check_room(base, staging, tmp_path / "edited", Copying.COPY)
-    monkeypatch.setattr(store, "_clone", lambda source, target: False)
+        patch.check_room(base, staging, tmp_path / "edited", Copying.COPY)
+    monkeypatch.setattr(atomic, "_clone", lambda source, target: False)
     with pytest.raises(OutputError):
-        patching.check_room(base, staging, tmp_path / "edited", Copying.REFLINK)
+        patch.check_room(base, staging, tmp_path / "edited", Copying.REFLINK)
     assert list(staging.iterdir()) == []                              # the probe is gone
 
 
 def test_a_single_files_settings_count_too(originals, tmp_path, monkeypatch):
     base = checkpoint.resolve(single()(originals, tmp_path))
     asked = []
-    monkeypatch.setattr(patching, "refuse_lack_of_room", lambda files, staging, output: asked.extend(files))
-    patching.check_room(base, tmp_path, tmp_path / "edited", Copying.COPY)
+    monkeypatch.setattr(patch, "refuse_lack_of_room", lambda files, staging, output: asked.extend(files))
+    patch.check_room(base, tmp_path, tmp_path / "edited", Copying.COPY)
     assert base.place in asked and tmp_path / "models/config/tokenizer/vocab.json" in asked
 
 
@@ -275,11 +278,11 @@ def test_an_output_must_not_hold_the_base_nor_lie_in_it(originals, half, tmp_pat
     for model, outputs in ((base, (half, half / "edited", tmp_path)), (file, (file.place, file.folder, tmp_path, file.place / "edited"))):
         for output in outputs:
             with pytest.raises(OutputError) as error:
-                pipeline.refuse_overlap(output, model)
+                apply.refuse_overlap(output, model)
             assert error.value.code == "output.overlaps-base" and error.value.hint
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to(outputs[0])
         with pytest.raises(OutputError):
-            pipeline.refuse_overlap(tmp_path / "link", model)
-    pipeline.refuse_overlap(tmp_path / "edited", base)
-    pipeline.refuse_overlap(file.folder / "edited", file)             # beside the file is no fault
+            apply.refuse_overlap(tmp_path / "link", model)
+    apply.refuse_overlap(tmp_path / "edited", base)
+    apply.refuse_overlap(file.folder / "edited", file)             # beside the file is no fault

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import ROOT, python
 
-from forgetcli import prompt_sets
+from forgetcli.evaluation import prompt_sets
 from forgetcli.cli import errors as cli_errors
 from forgetcli.errors import ForgetError, RecipeError
-from forgetcli.prompt_sets import EvalPrompt, PromptSetError
+from forgetcli.evaluation.prompt_sets import EvalPrompt, PromptSetError
 
 UNSET = {"seed": None, "guidance": None, "width": None, "height": None, "steps": None}
 
@@ -533,7 +533,7 @@ def test_the_command_line_tells_all_faults_as_it_does_a_recipes():
 
 
 def test_formats_are_the_modules():
-    here = {path.stem for path in (ROOT / "forgetcli/prompt_sets").glob("[!_]*.py")}
+    here = {path.stem for path in (ROOT / "forgetcli/evaluation/prompt_sets/readers").glob("[!_]*.py")}
     assert set(prompt_sets.formats()) == here == {"csv", "i2p", "text", "toml", "ume", "unlearncanvas"}
 
 
@@ -644,7 +644,7 @@ def test_the_documents_examples_are_read_as_it_says(monkeypatch: pytest.MonkeyPa
 
 def test_the_document_lists_every_format_and_every_code():
     document = (ROOT / "docs/prompt_sets.md").read_text()
-    source = "\n".join(path.read_text() for path in (ROOT / "forgetcli/prompt_sets").glob("*.py"))
+    source = "\n".join(path.read_text() for path in (ROOT / "forgetcli/evaluation/prompt_sets").rglob("*.py"))
     assert set(re.findall(r"^\| `([a-z0-9]+)` \|.*\|.*\|", document, re.MULTILINE)) >= set(prompt_sets.formats())
     codes = re.findall(r'"(?:prompts\.)?((?:bad|unknown|broken|not|is)-[a-z]+|encoding|empty)"', source)
     assert set(re.findall(r"`prompts\.([a-z-]+)`", document)) == set(codes)

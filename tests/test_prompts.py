@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from pipelines import POSITIONS, tiny_sd
 from torch import Tensor
 
-from forgetcli import checkpoint, models
+from forgetcli.checkpoint import base
+from forgetcli import models
 from forgetcli.errors import EditError
 from forgetcli.linalg import Moment
-from forgetcli.prompts import TokenBatch, tokenise
+from forgetcli.models.tokens import TokenBatch, tokenise
 
 PROMPTS = ("a painting by van gogh", "a painting by monet", "a painting", "", "van gogh", "a painting by van gogh",
            "a picture of a cat by van gogh")
@@ -22,7 +23,7 @@ PROMPTS = ("a painting by van gogh", "a painting by monet", "a painting", "", "v
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory):
     folder = tiny_sd(tmp_path_factory.mktemp("prompts") / "sd", torch.float32)
-    return models.load(checkpoint.resolve(folder), device="cpu")
+    return models.load(base.resolve(folder), device="cpu")
 
 
 @pytest.fixture(scope="module")

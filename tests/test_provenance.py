@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pipelines import tiny_sd
 
-from forgetcli import checkpoint, patching, provenance, store
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.artifact import patch, provenance
+from forgetcli.storage import atomic
 from forgetcli.errors import ModelError, OutputError
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
@@ -47,8 +49,8 @@ def apply(base: Path, output: Path, *, force: bool = False, before_writing=lambd
         weight = checkpoint.read_tensor(resolved.folder, checkpoint.locate(resolved.folder, *key)).double()
         generator = torch.Generator().manual_seed(1)
         weights[key] = weight + 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-    with store.publishing(output, force=force) as staging:
-        stored = patching.patch(resolved, staging, weights)
+    with atomic.publishing(output, force=force) as staging:
+        stored = patch.patch(resolved, staging, weights)
         before_writing(staging)
         provenance.write(staging, base=resolved, recipe_bytes=RECIPE, method="nullspace",
                          parameters={"edit": {"sites": (1,)}},
@@ -80,7 +82,7 @@ def site(folder: Path) -> checkpoint.TensorSite:
 def test_an_edited_folder_is_proved_whole(edited, base):
     verdict = provenance.verify(edited)                               # finds the base by the manifest
     assert verdict.ok and verdict.problems == []
-    assert (verdict.edited, verdict.files) == (2, len(store.walk_files(edited)))
+    assert (verdict.edited, verdict.files) == (2, len(atomic.walk_files(edited)))
     assert len(verdict.proved) == 3
     assert any("not signed" in line for line in verdict.not_proved)
     assert provenance.verify(edited, base).ok
@@ -100,11 +102,11 @@ def test_the_manifest_says_what_was_done(edited, base):
     assert (manifest.base_id, manifest.base_revision, manifest.base) == (str(base), None, str(base))
     assert (manifest.base_digest, manifest.base_files) == (resolved.digest, resolved.files)
     assert manifest.recipe_path.read_bytes() == RECIPE
-    assert manifest.recipe_sha256 == store.sha256_file(manifest.recipe_path)
+    assert manifest.recipe_sha256 == atomic.sha256_file(manifest.recipe_path)
     assert (manifest.method, manifest.parameters) == ("nullspace", {"edit": {"sites": [1]}})
     assert manifest.materials == {"k0/encoder.layers.1": "0" * 64}
     assert manifest.written == (provenance.REPORT, provenance.RECIPE)
-    assert manifest.subjects == {path: store.sha256_file(edited / path) for path in store.walk_files(edited)
+    assert manifest.subjects == {path: atomic.sha256_file(edited / path) for path in atomic.walk_files(edited)
                                  if path != provenance.MANIFEST}
     fc2 = next(tensor for tensor in manifest.edited if tensor.parameter == FC2)
     assert (fc2.file, fc2.key, fc2.dtype, fc2.component) == (WEIGHTS, KEY, "F16", "text_encoder")
@@ -156,7 +158,7 @@ def test_a_new_model_card_is_forgets_own_but_nothing_else_may_be_replaced(base, 
 # --- each kind of difference ------------------------------------------------------------------------------------------
 
 def test_one_flipped_byte_in_any_file_is_found(edited):
-    for path in store.walk_files(edited):
+    for path in atomic.walk_files(edited):
         if path == provenance.MANIFEST:
             continue
         size = (edited / path).stat().st_size
@@ -172,7 +174,7 @@ def signed_again(folder: Path, change=lambda statement: None) -> None:
     path = folder / provenance.MANIFEST
     statement = json.loads(path.read_text())
     for subject in statement["subject"]:
-        subject["digest"]["sha256"] = store.sha256_file(folder / subject["name"])
+        subject["digest"]["sha256"] = atomic.sha256_file(folder / subject["name"])
     change(statement["predicate"]["buildDefinition"])
     path.write_text(json.dumps(statement))
 

@@ -12,7 +12,8 @@ import pytest
 from pipelines import tiny_sd
 from tiny_runs import RECIPE
 
-from forgetcli import push as uploads, store
+from forgetcli.export import push as uploads
+from forgetcli.storage import atomic
 from forgetcli.errors import ForgetError
 
 REPO = "me/tiny"
@@ -84,12 +85,12 @@ def hub():
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
     """An edit, and its report as the pipeline writes it: one that agrees with the tensors."""
-    from forgetcli import pipeline
+    from forgetcli.pipeline import apply
 
     place = tmp_path_factory.mktemp("pushed")
     (place / "art.toml").write_text(RECIPE)
     tiny_sd(place / "sd")
-    pipeline.apply(place / "art.toml", model=str(place / "sd"), output=place / "edited", device="cpu", strict=False)
+    apply.apply(place / "art.toml", model=str(place / "sd"), output=place / "edited", device="cpu", strict=False)
     return place / "edited"
 
 
@@ -114,7 +115,7 @@ def test_every_file_goes_up_in_one_commit_to_a_private_repository(push, hub, ori
     done = push(original, REPO, "--json")
     assert done.code == 0, done.stderr
     assert done.json["private"] is True and done.json["commit"] == "c" * 40 and done.json["url"] == f"{hub.url}/{REPO}"
-    assert commits(hub) == [{path: (original / path).read_bytes() for path in store.walk_files(original)}]
+    assert commits(hub) == [{path: (original / path).read_bytes() for path in atomic.walk_files(original)}]
     assert {"README.md", "forget.provenance.json", "recipe.toml", "text_encoder/model.safetensors"} <= commits(hub)[0].keys()
     assert hub.private is True and "hf_secret" not in done.stdout + done.stderr
     created = [json.loads(body) for _, path, body in hub.asked if path == "/api/repos/create"]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from forgetcli import features
+from forgetcli.evaluation import features
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Answer, Question, Run, Subject
 from forgetcli.evaluation.quality import compare, measure, pictures_of

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recipe_example import EXAMPLE
 
-from forgetcli import bundled, recipe
+from forgetcli.bundled import recipes
+from forgetcli import recipe
 from forgetcli.errors import OutputError, RecipeError
 from forgetcli.recipe import json_schema
-from forgetcli.recipe import record as recipe_record
+from forgetcli.recipe import usage as recipe_record
 from forgetcli.recipe import text as recipe_text
 
 
@@ -390,7 +391,7 @@ def test_a_bundled_recipe_is_found_by_name_unless_a_file_is_there(tmp_path: Path
     package.mkdir()
     (here / "recipes").mkdir(parents=True)
     (package / "art.toml").write_text(EXAMPLE)
-    monkeypatch.setattr(bundled, "folder", lambda: package)
+    monkeypatch.setattr(recipes, "folder", lambda: package)
     monkeypatch.chdir(here)
     assert recipe.bundled() == {"art": package / "art.toml"}
     for name in ("art", "art.toml", "recipes/art.toml"):
@@ -415,7 +416,7 @@ def test_a_bundled_recipe_is_found_by_name_unless_a_file_is_there(tmp_path: Path
 STUDIED = {"sd14/art_styles": 2, "sdxl/art_styles": 2, "sd14/actions": 1, "sdxl/actions": 1}
 
 
-@pytest.mark.parametrize("name", sorted(bundled.bundled()))
+@pytest.mark.parametrize("name", sorted(recipes.bundled()))
 def test_bundled_recipes_are_valid_and_raise_no_doubts(name: str):
     loaded = recipe.load(name)
     assert len(loaded.warnings) == STUDIED.get(name, 0) and loaded.description
@@ -423,10 +424,10 @@ def test_bundled_recipes_are_valid_and_raise_no_doubts(name: str):
     assert all(concept.direct and concept.indirect for concept in loaded.concepts)
 
 
-@pytest.mark.parametrize("path", sorted(bundled.bundled().values()), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(recipes.bundled().values()), ids=lambda path: path.stem)
 def test_editors_find_the_schema_from_a_bundled_recipe(path: Path):
     directive, _, named = path.read_text(encoding="utf-8").partition("\n")[0].partition(" ")
-    assert directive == "#:schema" and (path.parent / named).samefile(bundled.folder() / bundled.SCHEMA)
+    assert directive == "#:schema" and (path.parent / named).samefile(recipes.folder() / recipes.SCHEMA)
 
 
 PAIRS = {
@@ -494,7 +495,7 @@ def test_the_written_out_recipe_means_the_same(text: str):
 
 
 def test_the_committed_schema_is_the_present_one():
-    committed = bundled.folder() / bundled.SCHEMA
+    committed = recipes.folder() / recipes.SCHEMA
     assert committed.read_text(encoding="utf-8") == json_schema.text(), (
         "run: forget recipe schema > recipes/recipe.schema.json"
     )

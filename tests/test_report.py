@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from forgetcli import report
-from forgetcli.demo.story import shown
+from forgetcli.experiments.demo import shown
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject
-from forgetcli.report.sheet import COLUMNS, SIDE, Pair, write_sheet
+from forgetcli.report.pairs import COLUMNS, SIDE, Pair, write_sheet
 
 NASTY = "<script>alert(1)</script> & \"quotes\" <img src=http://example.com/x.png>"
 JUDGE = {"name": "demo", "digest": "0" * 64, "accuracy": {"other_hands": {"thing": 0.5, "style": 0.5, "n": 10}},

@@ -16,28 +16,17 @@ from single_files import METADATA, ldm, settings
 from tiny_runs import EVAL, PROMPTS, RECIPE
 from typer.testing import CliRunner
 
-from forgetcli import (
-    checkpoint,
-    components,
-    delta,
-    estimates,
-    exports,
-    generation,
-    inspection,
-    ldm_keys,
-    ledger,
-    models,
-    patching,
-    pipeline,
-    proof,
-    provenance,
-    recipe,
-    reversal,
-)
+from forgetcli.checkpoint import base as checkpoint, ldm_keys
+from forgetcli.models import components
+from forgetcli.artifact import delta, ledger, patch, provenance
+from forgetcli.pipeline import estimates, inspect, apply as pipeline, revert
+from forgetcli import export, models, recipe
+from forgetcli.generation import draw
+from forgetcli.verification import audit
 from forgetcli.cli.app import app
-from forgetcli.edits import Edit
+from forgetcli.editing.edit import Edit
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.store import walk_files
+from forgetcli.storage.atomic import walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -298,7 +287,7 @@ def test_part_of_a_fused_tensor_is_edited_alone(read_only_files, tmp_path):
     base, name = checkpoint.resolve(file), "encoder.layers.2.self_attn.k_proj.weight"
     (tmp_path / "edited").mkdir()
     wanted = torch.arange(32 * 32, dtype=torch.float64).reshape(32, 32) / 100
-    stored = patching.patch(base, tmp_path / "edited", {("text_encoder", name): wanted})
+    stored = patch.patch(base, tmp_path / "edited", {("text_encoder", name): wanted})
     provenance.write(tmp_path / "edited", base=base, recipe_bytes=b"", method="none", parameters={}, stored=stored, materials=[], report={}, run_details={})
     key = "cond_stage_model.model.transformer.resblocks.2.attn.in_proj_weight"
     was, now = (load((place / NAME).read_bytes())[key] for place in (file.parent, tmp_path / "edited"))
@@ -316,18 +305,18 @@ def test_edits_of_a_file_add_up_and_are_taken_out_one_by_one(read_only_files, tm
     wanted = {("text_encoder", name): torch.full((32, 32), n + 0.5, dtype=torch.float64) for n, name in enumerate(names)}
     edits = ledger.extended(base, Edit(wanted, ()), recipe.load(tmp_path / "art.toml"), {})
     third.mkdir()
-    stored = patching.patch(base, third, wanted, values=edits.values)
+    stored = patch.patch(base, third, wanted, values=edits.values)
     edits.write(third)
     provenance.write(third, base=base, recipe_bytes=edits.edits[-1].recipe.encode(), method="none", parameters={}, stored=stored, materials=[],
                      report={}, run_details={})
     fused = load((third / NAME).read_bytes())["cond_stage_model.model.transformer.resblocks.2.attn.in_proj_weight"]
     assert (fused[:32] == 1.5).all() and (fused[64:] == 0.5).all() and fused[32:64].unique().numel() > 1
-    back = {left: reversal.revert(third, out, output=tmp_path / f"left {left}").output for left, out in (("", [1, 2, 3]), ("1", [2, 3]), ("12", [3]))}
+    back = {left: revert.revert(third, out, output=tmp_path / f"left {left}").output for left, out in (("", [1, 2, 3]), ("1", [2, 3]), ("12", [3]))}
     assert (back[""] / NAME).read_bytes() == file.read_bytes() != (third / NAME).read_bytes()
     assert (back["1"] / NAME).read_bytes() == (first / NAME).read_bytes() and (back["12"] / NAME).read_bytes() == (second / NAME).read_bytes()
     for folder in back.values():
         assert provenance.verify(folder, base=file).ok and checkpoint.resolve(folder).settings == folder / "config"
-    assert [e.number for e in reversal.log(back["12"]).edits] == [1, 2]
+    assert [e.number for e in revert.log(back["12"]).edits] == [1, 2]
 
 
 def test_a_later_edit_of_a_file_holds_the_earlier_ones(read_only_files, tmp_path):
@@ -341,13 +330,13 @@ def test_a_later_edit_of_a_file_holds_the_earlier_ones(read_only_files, tmp_path
 def test_a_delta_gives_the_file_and_its_settings_back(folders, read_only_files, tmp_path):
     file = read_only_files("sd2")
     apply(file, tmp_path / "edited", method="uce")
-    path = exports.export(tmp_path / "edited", "delta", output=tmp_path / "d.safetensors").output
+    path = export.export(tmp_path / "edited", "delta", output=tmp_path / "d.safetensors").output
     delta.apply(path, output=tmp_path / "again", copying="link")
     names = [name for name in walk_files(tmp_path / "edited") if name != provenance.MANIFEST]
     assert names == [name for name in walk_files(tmp_path / "again") if name != provenance.MANIFEST]
     assert all((tmp_path / "again" / name).read_bytes() == (tmp_path / "edited" / name).read_bytes() for name in names)
     assert (tmp_path / "again/config/tokenizer/vocab.json").samefile(file.parent / "config/tokenizer/vocab.json")
-    assert proof.verify(tmp_path / "again", base=file).ok
+    assert audit.verify(tmp_path / "again", base=file).ok
     other = settings(folders["sd1"], tmp_path / "other")
     (other / "scheduler/scheduler_config.json").write_text("{}")
     assert "--config" in refused("delta.other-result", delta.apply, path, config=other, output=tmp_path / "x").hint
@@ -357,7 +346,7 @@ def test_a_delta_goes_on_a_file_by_the_command(read_only_files, tmp_path, monkey
     """``--config``, ``--link`` and ``--copy`` are heeded with ``--delta`` too."""
     file = Path(shutil.copytree(read_only_files("sd1").parent, tmp_path / "models")) / NAME
     apply(file, tmp_path / "made")
-    exports.export(tmp_path / "made", "delta", output=tmp_path / "d.safetensors")
+    export.export(tmp_path / "made", "delta", output=tmp_path / "d.safetensors")
     elsewhere = (tmp_path / "models/config").rename(tmp_path / "settings")
     monkeypatch.setattr("forgetcli.cli.progress.silence_libraries", lambda: None)
 
@@ -380,10 +369,10 @@ def test_a_delta_holds_parts_of_a_tensor(read_only_files, tmp_path):
     wanted = {("text_encoder", name): torch.full((32, 32), n + 0.5, dtype=torch.float64) for n, name in enumerate(names)}
     edited = tmp_path / "edited"
     edited.mkdir()
-    stored = patching.patch(base, edited, wanted)
+    stored = patch.patch(base, edited, wanted)
     provenance.write(edited, base=base, recipe_bytes=b"", method="none", parameters={}, stored=stored, materials=[], report={"sites": []}, run_details={})
     assert [t.third for t in provenance.load(edited).edited] == [0, 2] and provenance.verify(edited, base=base.place).ok
-    path = exports.export(edited, "delta", output=tmp_path / "d.safetensors").output
+    path = export.export(edited, "delta", output=tmp_path / "d.safetensors").output
     delta.apply(path, output=tmp_path / "again")
     assert (tmp_path / "again" / NAME).read_bytes() == (edited / NAME).read_bytes() != base.place.read_bytes()
 
@@ -391,17 +380,17 @@ def test_a_delta_holds_parts_of_a_tensor(read_only_files, tmp_path):
 def test_other_exports_of_a_file(folders, read_only_files, tmp_path):
     apply(folders["sdxl"], tmp_path / "of-folder")
     apply(read_only_files("sdxl"), tmp_path / "edited")
-    loras = [load(exports.export(tmp_path / name, "lora", output=tmp_path / f"{name}.safetensors", options={"naming": "kohya"}).output.read_bytes())
+    loras = [load(export.export(tmp_path / name, "lora", output=tmp_path / f"{name}.safetensors", options={"naming": "kohya"}).output.read_bytes())
              for name in ("of-folder", "edited")]
     assert loras[0].keys() == loras[1].keys() and any(key.startswith("lora_te2_") for key in loras[1])
     assert all(torch.equal(value, loras[1][key]) for key, value in loras[0].items())
     for name in ("single-file", "diffusers"):
-        assert NAME in refused("export.single-file", exports.export, tmp_path / "edited", name, output=tmp_path / f"out-{name}.safetensors").message
+        assert NAME in refused("export.single-file", export.export, tmp_path / "edited", name, output=tmp_path / f"out-{name}.safetensors").message
 
 
 @pytest.mark.parametrize("style", ["sd1", "sd2", "sdxl"])
 def test_a_file_is_inspected_as_its_folder(folders, read_only_files, style):
-    of_file, of_folder = (inspection.inspect(checkpoint.resolve(place)) for place in (read_only_files(style, vae=style != "sd1"), folders[style]))
+    of_file, of_folder = (inspect.inspect(checkpoint.resolve(place)) for place in (read_only_files(style, vae=style != "sd1"), folders[style]))
     parts = {c.name: c for c in of_folder.components if style != "sd1" or c.name != "vae"}
     assert {c.name for c in of_file.components} == set(parts)
     assert {c.name: c.parameters for c in of_file.components if c.name == "unet"} == {"unet": parts["unet"].parameters}
@@ -426,7 +415,7 @@ def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_
     file, folder = (checkpoint.resolve(place) for place in (read_only_files(style), folders[style]))
     of_file, of_folder = (sorted(map(repr, estimates.denoiser_layers(base))) for base in (file, folder))
     assert of_file == of_folder != []
-    counted = [estimates.of_encoders(models.load(base, device="cpu"), inspection.inspect(base)) for base in (file, folder)]
+    counted = [estimates.of_encoders(models.load(base, device="cpu"), inspect.inspect(base)) for base in (file, folder)]
     assert counted[0] == counted[1] > (0, 0)
     (tmp_path / "art.toml").write_text(RECIPE)
     few, many = (pipeline.plan(recipe.load(tmp_path / "art.toml", ("refine.match=denoiser", f"refine.steps={steps}")), model=file.reference,
@@ -435,7 +424,7 @@ def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_
     copied = [path for path in file.folder.rglob("*") if path.is_file()]
     ledger = few["disk_bytes"] - sum(path.stat().st_size for path in copied)
     assert 0 < ledger == pipeline.plan(tmp_path / "art.toml", model=str(folder.folder), device="cpu").estimates["disk_bytes"] - sum(
-        path.stat().st_size for path in patching.sources(folder))
+        path.stat().st_size for path in patch.sources(folder))
 
 
 def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(folders, read_only_files, tmp_path):
@@ -475,7 +464,7 @@ def test_pictures_are_those_of_the_folder_and_after_the_edit_others(folders, rea
 
     apply(read_only_files(style), tmp_path / "edited")
     of_file, of_folder, of_edit = (
-        Image.open(generation.generate(["van gogh"], model=model, steps=2, output=tmp_path / name).images[0].path).tobytes()
+        Image.open(draw.generate(["van gogh"], model=model, steps=2, output=tmp_path / name).images[0].path).tobytes()
         for name, model in (("file", read_only_files(style)), ("folder", folders[style]), ("edit", tmp_path / "edited")))
     assert of_file == of_folder != of_edit
     verdict = provenance.verify(tmp_path / "edited", base=read_only_files(style))
@@ -548,12 +537,12 @@ def test_an_inpainting_file_has_the_settings_of_its_own_kind(file):
 def test_a_vae_that_the_file_lacks_is_taken_from_the_settings_folder(folders, read_only_files, tmp_path):
     file = read_only_files("sd1", vae=False)
     apply(file, tmp_path / "blind")                                   # the edit itself needs none
-    error = refused("model.missing-component", generation.generate, ["a cat"], model=tmp_path / "blind", steps=1, output=tmp_path / "x")
+    error = refused("model.missing-component", draw.generate, ["a cat"], model=tmp_path / "blind", steps=1, output=tmp_path / "x")
     assert "vae" in error.message and "--config" in error.hint
     apply(file, tmp_path / "edited", config=folders["sd1"])
     assert (tmp_path / "edited/config/vae/diffusion_pytorch_model.safetensors").is_file()
     assert not list((tmp_path / "edited/config").glob("unet/*.safetensors"))                     # what the file has is not there twice, unedited
-    generation.generate(["a cat"], model=tmp_path / "edited", steps=1, output=tmp_path / "x", compare_base=True)
+    draw.generate(["a cat"], model=tmp_path / "edited", steps=1, output=tmp_path / "x", compare_base=True)
     assert provenance.verify(tmp_path / "edited").ok
 
 

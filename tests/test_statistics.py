@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from forgetcli.statistics import Z95, harmonic, harmonic_interval, harmonic_lead, wilson
+from forgetcli.evaluation.intervals import Z95, harmonic, harmonic_interval, harmonic_lead, wilson
 
 
 @pytest.mark.parametrize(("successes", "count", "low", "high"), [

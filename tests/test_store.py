@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from faults import Saboteur, tree
 
-from forgetcli import store
+from forgetcli.storage import atomic
 from forgetcli.errors import OutputError
 
 ROOT = Path(__file__).resolve().parent.parent
-OLD = {store.MARKER: b"{}", "unet/weights": b"old" * 1000}
-NEW = {store.MARKER: b"{ }", "unet/weights": b"new" * 2000, "vae/config.json": b"{}"}
+OLD = {atomic.MARKER: b"{}", "unet/weights": b"old" * 1000}
+NEW = {atomic.MARKER: b"{ }", "unet/weights": b"new" * 2000, "vae/config.json": b"{}"}
 
 FAULTS = {
     "full disk": lambda: OSError(errno.ENOSPC, "No space left on device"),
@@ -38,7 +38,7 @@ def fill(folder: Path, files: dict[str, bytes]) -> None:
 
 
 def publish(output: Path, files: dict[str, bytes] = NEW, force: bool = True) -> None:
-    with store.publishing(output, force=force) as staging:
+    with atomic.publishing(output, force=force) as staging:
         fill(staging, files)
 
 
@@ -63,10 +63,10 @@ def test_files_have_the_mode_that_the_umask_gives(tmp_path, mask, wanted):
     private.write_bytes(b"x")
     private.chmod(0o400)                                              # as files in a model cache can be
     with umask(mask):
-        store.write_atomically(tmp_path / "written", b"data")
-        store.copy_file(private, tmp_path / "copied")
-        store.write_atomically(tmp_path / "asked", b"data", mode=0o604)
-        with store.publishing(tmp_path / "folder", force=False):
+        atomic.write_atomically(tmp_path / "written", b"data")
+        atomic.copy_file(private, tmp_path / "copied")
+        atomic.write_atomically(tmp_path / "asked", b"data", mode=0o604)
+        with atomic.publishing(tmp_path / "folder", force=False):
             pass
     assert mode(tmp_path / "written") == mode(tmp_path / "copied") == wanted
     assert mode(tmp_path / "asked") == 0o604
@@ -76,15 +76,15 @@ def test_files_have_the_mode_that_the_umask_gives(tmp_path, mask, wanted):
 def test_a_copy_is_the_same_bytes_and_never_replaces(tmp_path):
     source = tmp_path / "source"
     source.write_bytes(os.urandom((8 << 20) + 17))
-    store.copy_file(source, tmp_path / "copy")
-    assert store.sha256_file(tmp_path / "copy") == store.sha256_file(source)
+    atomic.copy_file(source, tmp_path / "copy")
+    assert atomic.sha256_file(tmp_path / "copy") == atomic.sha256_file(source)
     with pytest.raises(FileExistsError):
-        store.copy_file(source, tmp_path / "copy")
+        atomic.copy_file(source, tmp_path / "copy")
 
 
 def test_sha256_is_that_of_an_independent_tool(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
-    assert store.sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert atomic.sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["instead", "after"])
@@ -96,7 +96,7 @@ def test_a_file_is_old_or_new_whatever_fails(tmp_path, fault, after):
         saboteur = Saboteur(n, FAULTS[fault], after)
         try:
             with saboteur.at_work():
-                store.write_atomically(path, b"new" * 200)
+                atomic.write_atomically(path, b"new" * 200)
         except (OutputError, KeyboardInterrupt, SystemExit):
             assert path.read_bytes() in (b"old" * 100, b"new" * 200)
             assert [p.name for p in tmp_path.iterdir()] == ["file"]
@@ -124,7 +124,7 @@ def test_a_write_in_place_would_be_caught(tmp_path):
 @pytest.mark.parametrize("before", [None, OLD], ids=["absent", "old"])
 def test_an_output_is_absent_old_or_complete_whatever_fails(tmp_path, monkeypatch, before, fault, after, exchange):
     if not exchange:
-        monkeypatch.setattr(store, "_exchange", lambda first, second: False)
+        monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
     output = tmp_path / "edited"
     outcomes = []
     for n in range(1, 100):
@@ -179,7 +179,7 @@ def test_a_full_disk_within_the_block_is_a_full_disk(tmp_path):
 
     for fault in (OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"),
                   SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")):
-        with pytest.raises(OutputError) as error, store.publishing(tmp_path / "edited", force=False):
+        with pytest.raises(OutputError) as error, atomic.publishing(tmp_path / "edited", force=False):
             raise fault
         assert error.value.code == "output.disk-full"
 
@@ -187,7 +187,7 @@ def test_a_full_disk_within_the_block_is_a_full_disk(tmp_path):
 def test_other_faults_within_the_block_pass_unchanged(tmp_path):
     for fault in (PermissionError(errno.EACCES, "Permission denied", "/elsewhere"), FileNotFoundError(2, "none"),
                   ValueError("x")):
-        with pytest.raises(type(fault)) as error, store.publishing(tmp_path / "edited", force=False):
+        with pytest.raises(type(fault)) as error, atomic.publishing(tmp_path / "edited", force=False):
             raise fault
         assert error.value is fault
     assert not list(tmp_path.iterdir())
@@ -211,7 +211,7 @@ def test_a_real_limit_of_the_system_leaves_the_old_output(tmp_path):
 
 def refuse(output: Path, *, force: bool) -> OutputError:
     """What `publishing` says before the block is run."""
-    with pytest.raises(OutputError) as error, store.publishing(output, force=force):
+    with pytest.raises(OutputError) as error, atomic.publishing(output, force=force):
         pytest.fail("the work was begun")
     return error.value
 
@@ -240,7 +240,7 @@ def test_force_replaces_only_what_forget_made(tmp_path):
 
 def test_what_appears_while_we_work_is_not_replaced(tmp_path):
     output = tmp_path / "edited"
-    with pytest.raises(OutputError) as error, store.publishing(output, force=False) as staging:
+    with pytest.raises(OutputError) as error, atomic.publishing(output, force=False) as staging:
         fill(staging, NEW)
         fill(output, OLD)
     assert error.value.code == "output.exists"
@@ -249,7 +249,7 @@ def test_what_appears_while_we_work_is_not_replaced(tmp_path):
 
 def test_parents_are_made_and_taken_back(tmp_path):
     output = tmp_path / "a" / "b" / "edited"
-    with pytest.raises(KeyboardInterrupt), store.publishing(output, force=False):
+    with pytest.raises(KeyboardInterrupt), atomic.publishing(output, force=False):
         assert output.parent.is_dir()
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
@@ -345,7 +345,7 @@ def test_a_run_that_is_still_at_work_is_left_alone(tmp_path):
     assert len(temporary(tmp_path)) == 1
     run.stdin.close()
     assert run.wait(10) == 0
-    assert tree(output) == {store.MARKER: b"half"}                    # the last to finish wins, whole
+    assert tree(output) == {atomic.MARKER: b"half"}                    # the last to finish wins, whole
     assert temporary(tmp_path) == []
     for stream in (run.stdout, run.stderr):
         stream.close()
@@ -357,7 +357,7 @@ def test_the_lock_tells_when_the_pid_does_not(tmp_path):
     dead.mkdir()
     held = tmp_path / ".edited.999999999-0123abcd.tmp"                # no such pid here, but somebody holds it
     held.mkdir()
-    lock = store._lock(held)
+    lock = atomic._lock(held)
     publish(tmp_path / "edited")
     assert temporary(tmp_path) == [held]
     os.close(lock)
@@ -366,8 +366,8 @@ def test_the_lock_tells_when_the_pid_does_not(tmp_path):
 
 
 def test_two_runs_of_one_process_leave_each_other_alone_even_without_locks(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "fcntl", None)                         # as on Windows
-    with store.publishing(tmp_path / "edited", force=True) as staging:
+    monkeypatch.setattr(atomic, "fcntl", None)                         # as on Windows
+    with atomic.publishing(tmp_path / "edited", force=True) as staging:
         fill(staging, OLD)
         publish(tmp_path / "edited")  # must not take the first one's folder for a dead run's
     assert tree(tmp_path / "edited") == OLD
@@ -392,7 +392,7 @@ def test_walk_follows_links_and_ends(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "c").write_bytes(b"")
     (tmp_path / "model" / "vae").symlink_to(tmp_path / "elsewhere")
-    assert store.walk_files(tmp_path / "model") == ["a", "unet/b", "vae/c"]
+    assert atomic.walk_files(tmp_path / "model") == ["a", "unet/b", "vae/c"]
 
 
 def test_no_torch():

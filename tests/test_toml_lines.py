@@ -5,7 +5,7 @@ import pytest
 import tomli
 from recipe_example import EXAMPLE
 
-from forgetcli import bundled
+from forgetcli.bundled import recipes
 from forgetcli.recipe import text as recipe_text
 from forgetcli.recipe.toml_lines import key_lines, split_key
 
@@ -108,7 +108,7 @@ def paths_of(value: object, path: tuple = ()):
 
 
 @pytest.mark.parametrize(
-    "text", [NASTY, EXAMPLE, recipe_text.STARTER, *(p.read_text() for p in bundled.bundled().values())]
+    "text", [NASTY, EXAMPLE, recipe_text.STARTER, *(p.read_text() for p in recipes.bundled().values())]
 )
 def test_exactly_what_tomli_reads_has_a_line(text: str):
     assert set(key_lines(text)) == set(paths_of(tomli.loads(text)))

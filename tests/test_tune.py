@@ -10,11 +10,14 @@ import torch
 from pipelines import tiny_sd
 from single_files import ldm
 
-from forgetcli import judges, methods, pipeline, recipe as recipes, tuning
+from forgetcli.evaluation import judges
+from forgetcli import methods, recipe as recipes
+from forgetcli.pipeline import apply as pipeline
+from forgetcli.experiments import tuning
 from forgetcli.errors import EditError, ForgetError
-from forgetcli.judges import Sight
-from forgetcli.report.front import front
-from forgetcli.search_space import Choice, Range
+from forgetcli.evaluation.judges import Sight
+from forgetcli.report.tuning import front
+from forgetcli.editing.search_space import Choice, Range
 
 RECIPE = """\
 # what it is about

@@ -15,10 +15,14 @@ from pipelines import tiny_sd
 from tiny_runs import RECIPE
 from typer.testing import CliRunner
 
-from forgetcli import checkpoint, pipeline, proof, provenance, reversal, store
+from forgetcli.checkpoint import base
+from forgetcli.pipeline import apply, revert
+from forgetcli.verification import audit
+from forgetcli.artifact import provenance
+from forgetcli.storage import atomic
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
-from forgetcli.tensorfile import read_tensor
+from forgetcli.storage.safetensors import read_tensor
 
 WEIGHTS = "text_encoder/model.safetensors"
 
@@ -29,7 +33,7 @@ def place(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("verified")
     tiny_sd(place / "sd")
     (place / "art.toml").write_text(RECIPE)
-    pipeline.apply(place / "art.toml", model=str(place / "sd"), output=place / "edited", device="cpu", strict=False)
+    apply.apply(place / "art.toml", model=str(place / "sd"), output=place / "edited", device="cpu", strict=False)
     return place
 
 
@@ -48,12 +52,12 @@ def brought_up_to_date(folder: Path, change=lambda build: None) -> None:
         tensor["after"] = hashlib.sha256(data).hexdigest()
     change(build)
     for subject in statement["subject"]:
-        subject["digest"]["sha256"] = store.sha256_file(folder / subject["name"])
+        subject["digest"]["sha256"] = atomic.sha256_file(folder / subject["name"])
     path.write_text(json.dumps(statement))
 
 
 def problems(folder: Path, **options) -> list[str]:
-    verdict = proof.verify(folder, **options)
+    verdict = audit.verify(folder, **options)
     assert verdict.ok == (not verdict.problems)
     return [f"{p['file']}: {p['what']}" for p in verdict.problems]
 
@@ -69,7 +73,7 @@ def changed_report(folder: Path, change) -> None:
 def moved_weights(folder: Path, place: Path, by: float, which: int = 0) -> None:
     """An edited tensor off by `by` of its change; the report's figure is made to fit."""
     tensor = provenance.load(folder).edited[which]
-    site = proof._place(folder, tensor)
+    site = audit._place(folder, tensor)
     before, stored = (read_tensor(where, site).double() for where in (place / "sd", folder))
     delta = stored - before
     noise = torch.randn(delta.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
@@ -84,7 +88,7 @@ def moved_weights(folder: Path, place: Path, by: float, which: int = 0) -> None:
 # --- report and headers -----------------------------------------------------------------------------------------------
 
 def test_a_good_folder_is_proved_in_all_its_parts(place):
-    verdict = proof.verify(place / "edited", recipe=place / "art.toml")
+    verdict = audit.verify(place / "edited", recipe=place / "art.toml")
     assert verdict.ok and verdict.problems == []
     for claim in ("headers of all 4 weight files", "size of the change at all 2 sites", "byte for byte (SHA-256", "every other file and byte"):
         assert any(claim in line for line in verdict.proved), claim
@@ -128,10 +132,10 @@ def test_weights_that_were_changed_with_every_digest_do_not_fit_the_report(edite
 def test_without_the_base_it_is_said_that_the_figures_are_not_proved(edited, place):
     (place / "sd").rename(place / "away")
     try:
-        verdict = proof.verify(edited)
+        verdict = audit.verify(edited)
         assert verdict.ok and any("report's figures" in line for line in verdict.not_proved)
         with pytest.raises(ForgetError):
-            proof.verify(edited, rebuild=True)
+            audit.verify(edited, rebuild=True)
     finally:
         (place / "away").rename(place / "sd")
 
@@ -157,7 +161,7 @@ def test_another_recipe_is_told_apart_value_by_value(edited, tmp_path):
     other.write_text(RECIPE.replace("[refine]", 'scale = "mean"\n\n[refine]'))      # a default, spelt out
     assert "every value is the same" in problems(edited, recipe=other)[0]
     with pytest.raises(ForgetError):
-        proof.verify(edited, recipe=tmp_path / "none.toml")
+        audit.verify(edited, recipe=tmp_path / "none.toml")
 
 
 def test_of_long_lists_only_what_differs_is_told(edited, tmp_path):
@@ -171,19 +175,19 @@ def test_of_long_lists_only_what_differs_is_told(edited, tmp_path):
 
 
 def test_of_a_model_without_edits_nothing_is_claimed_of_edits(place, tmp_path):
-    reversal.revert(place / "edited", None, output=tmp_path / "back")
-    verdict = proof.verify(tmp_path / "back", place / "sd")
+    revert.revert(place / "edited", None, output=tmp_path / "back")
+    verdict = audit.verify(tmp_path / "back", place / "sd")
     assert verdict.ok and any("no tensor is edited" in line for line in verdict.proved)
     assert not any(" 0 " in line for line in verdict.proved) and provenance.EFFECT not in verdict.not_proved
     config = tmp_path / "back" / "unet" / "config.json"                 # control
     config.write_bytes(config.read_bytes() + b"\n")
-    assert not proof.verify(tmp_path / "back", place / "sd").ok
+    assert not audit.verify(tmp_path / "back", place / "sd").ok
 
 
 # --- repeating the edit -----------------------------------------------------------------------------------------------
 
 def test_the_edit_repeated_gives_the_same_bytes(place):
-    verdict = proof.verify(place / "edited", rebuild=True)
+    verdict = audit.verify(place / "edited", rebuild=True)
     assert verdict.ok, verdict.problems
     assert any("repeated here, gives all 2 tensors again, byte for byte" in line for line in verdict.proved)
 
@@ -201,20 +205,20 @@ def test_weights_that_the_recipe_does_not_give_are_found_by_repeating_it(edited,
 
 
 def test_an_edit_of_an_edit_is_repeated_until_the_first_is_taken_out(place, tmp_path):
-    again = pipeline.apply(place / "art.toml", model=str(place / "edited"), output=tmp_path / "again", device="cpu", strict=False).output
-    verdict = proof.verify(again, rebuild=True)
+    again = apply.apply(place / "art.toml", model=str(place / "edited"), output=tmp_path / "again", device="cpu", strict=False).output
+    verdict = audit.verify(again, rebuild=True)
     assert verdict.ok and any("again, byte for byte" in line for line in verdict.proved)
-    first, second = (reversal.revert(again, [number], output=tmp_path / f"without-{number}").output for number in (2, 1))
-    assert any("again, byte for byte" in line for line in proof.verify(first, place / "sd", rebuild=True).proved)
-    assert proof.verify(second, place / "sd").ok
+    first, second = (revert.revert(again, [number], output=tmp_path / f"without-{number}").output for number in (2, 1))
+    assert any("again, byte for byte" in line for line in audit.verify(first, place / "sd", rebuild=True).proved)
+    assert audit.verify(second, place / "sd").ok
     with pytest.raises(ForgetError) as error:                         # what it was made to is gone: no alarm, and no proof either
-        proof.verify(second, place / "sd", rebuild=True)
+        audit.verify(second, place / "sd", rebuild=True)
     assert error.value.code == "verify.reverted"
 
 
 def test_a_small_difference_is_within_the_tolerance_and_said_to_be_no_identity(edited, place):
     moved_weights(edited, place, 0.01)
-    verdict = proof.verify(edited, rebuild=True)
+    verdict = audit.verify(edited, rebuild=True)
     assert verdict.ok and any("to within 0.01 of the change (tolerance 0.05)" in line for line in verdict.proved)
     assert any("the same bytes" in line for line in verdict.not_proved) and not any("byte for byte" in line for line in verdict.proved[-1:])
 
@@ -243,13 +247,13 @@ def keys(tmp_path_factory) -> Path:
 
 
 def test_a_signature_says_who_and_finds_what_every_digest_hides(edited, place, keys):
-    from forgetcli import signature
+    from forgetcli.verification import signature
 
     path = signature.sign(edited, keys / "mine.pem")
     assert path == edited / "forget.signature.json"
-    unchecked = proof.verify(edited)
+    unchecked = audit.verify(edited)
     assert unchecked.ok and any("no public key was given" in line for line in unchecked.not_proved)
-    verdict = proof.verify(edited, key=keys / "mine.pub")
+    verdict = audit.verify(edited, key=keys / "mine.pub")
     assert verdict.ok and provenance.UNSIGNED not in verdict.not_proved
     assert any(line.startswith(signature.PROVED) for line in verdict.proved) and any("who holds that key" in line for line in verdict.not_proved)
     assert "private key that belongs to" in problems(edited, key=keys / "other.pub")[0]
@@ -257,23 +261,23 @@ def test_a_signature_says_who_and_finds_what_every_digest_hides(edited, place, k
     assert problems(edited) == []                                     # control: unsigned, it is not found
     found = problems(edited, key=keys / "mine.pub")
     assert any(WEIGHTS in line for line in found) and any("forget.provenance.json" in line for line in found)
-    assert checkpoint.resolve(edited).digest and "forget.signature.json" not in checkpoint.resolve(edited).files
+    assert base.resolve(edited).digest and "forget.signature.json" not in base.resolve(edited).files
 
 
 @pytest.mark.parametrize("name", [".gitignore", ".hidden", "unet/x.bin"])
 def test_a_signature_is_of_hidden_files_too_but_not_of_the_hubs(edited, keys, name):
-    from forgetcli import signature
+    from forgetcli.verification import signature
 
     signature.sign(edited, keys / "other.pem")
     (edited / ".gitattributes").write_text("*.safetensors filter=lfs")
-    verdict = proof.verify(edited, key=keys / "other.pub")
+    verdict = audit.verify(edited, key=keys / "other.pub")
     assert verdict.ok and any(".gitattributes" in line for line in verdict.not_proved)
     (edited / name).write_text("x")
     assert any("is of other files" in line and name in line for line in problems(edited, key=keys / "other.pub"))
 
 
 def test_a_signature_elsewhere_a_locked_key_and_what_is_no_signature(edited, keys, tmp_path):
-    from forgetcli import signature
+    from forgetcli.verification import signature
 
     path = signature.sign(edited, keys / "locked.pem", password="secret", output=tmp_path / "edited.sig")
     assert problems(edited, key=keys / "locked.pub", signature=path) == [] and not (edited / "forget.signature.json").exists()
@@ -283,7 +287,7 @@ def test_a_signature_elsewhere_a_locked_key_and_what_is_no_signature(edited, key
         assert len(problems(edited, key=keys / "locked.pub", signature=path)) == 1
     for wrong in ({"signature": path}, {"key": keys / "none.pub"}, {"key": keys / "mine.pem"}, {"key": keys / "mine.pub"}):
         with pytest.raises(ForgetError) as error:                     # no key, no such key, a private one, no signature in the folder
-            proof.verify(edited, **wrong)
+            audit.verify(edited, **wrong)
         assert error.value.code.startswith("sign.")
     for key, password in (("none.pem", None), ("mine.pub", None), ("locked.pem", None), ("locked.pem", "wrong")):
         with pytest.raises(ForgetError) as error:
@@ -292,13 +296,13 @@ def test_a_signature_elsewhere_a_locked_key_and_what_is_no_signature(edited, key
 
 
 def test_without_the_package_the_error_says_how_to_get_it(edited, keys, monkeypatch):
-    from forgetcli import signature
+    from forgetcli.verification import signature
 
     for name in [name for name in sys.modules if name.startswith("model_signing")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "model_signing", None)
     (edited / "forget.signature.json").write_text("{}")
-    for ask in (lambda: signature.sign(edited, keys / "mine.pem"), lambda: proof.verify(edited, key=keys / "mine.pub")):
+    for ask in (lambda: signature.sign(edited, keys / "mine.pem"), lambda: audit.verify(edited, key=keys / "mine.pub")):
         with pytest.raises(ForgetError) as error:
             ask()
         assert error.value.code == "sign.no-package" and "pip install 'forgetcli[sign]'" in error.value.hint

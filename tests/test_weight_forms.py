@@ -11,7 +11,10 @@ from PIL import Image
 from pipelines import shard, tiny_sd
 from tiny_runs import RECIPE
 
-from forgetcli import generation, pipeline, provenance, recipe
+from forgetcli.generation import draw
+from forgetcli.pipeline import apply
+from forgetcli.artifact import provenance
+from forgetcli import recipe
 
 
 def as_variant(folder: Path, variant: str) -> None:
@@ -45,9 +48,9 @@ FORMS: dict[str, Callable[[Path], None]] = {
 def edited(folder: Path) -> tuple[dict, bytes, bytes]:
     """What an edit changes, by parameter, and a picture before and after it."""
     output = folder.with_name(f"{folder.name} edited")
-    pipeline.apply(recipe.parse(RECIPE, overrides=["refine.steps=1"]), model=str(folder), output=output, device="cpu", strict=False)
+    apply.apply(recipe.parse(RECIPE, overrides=["refine.steps=1"]), model=str(folder), output=output, device="cpu", strict=False)
     assert provenance.verify(output, base=str(folder)).ok
-    drawn = [generation.generate(["van gogh"], model=str(model), steps=2, output=model / ".pictures", device="cpu").images[0].path
+    drawn = [draw.generate(["van gogh"], model=str(model), steps=2, output=model / ".pictures", device="cpu").images[0].path
              for model in (folder, output)]
     return ({(t.component, t.parameter): (t.before, t.after) for t in provenance.load(output).edited},
             *(Image.open(path).tobytes() for path in drawn))

@@ -34,7 +34,7 @@ def test_the_command_is_the_module(installed, tmp_path):
     for command in ((script,), ("-m", "forgetcli")):
         listed = run(installed, tmp_path, "models", "--json", command=command)
         assert listed.returncode == 0, listed.stderr
-        assert [model["path"] for model in json.loads(listed.stdout)["models"]] == [str(installed / "forgetcli/demo/model")]
+        assert [model["path"] for model in json.loads(listed.stdout)["models"]] == [str(installed / "forgetcli/bundled/model")]
         refused = run(installed, tmp_path, "aply", command=command)
         assert refused.returncode == 2 and refused.stderr.startswith("error[usage]: ")
 
@@ -43,9 +43,9 @@ def test_the_wheel_writes_its_model_out(installed, tmp_path):
     """`none` takes the whole way of an edit but for the edit, which would take its time."""
     written = run(installed, tmp_path, "apply", "objects", "--method", "none", "-q")
     assert (written.returncode, written.stdout) == (0, "edited\n"), written.stderr
-    kept = installed / "forgetcli/demo/model/unet/diffusion_pytorch_model.safetensors"
+    kept = installed / "forgetcli/bundled/model/unet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "edited/unet" / kept.name).read_bytes() == kept.read_bytes()
-    assert (tmp_path / "edited/recipe.toml").read_bytes().startswith((installed / "forgetcli/recipes/objects.toml").read_bytes())
+    assert (tmp_path / "edited/recipe.toml").read_bytes().startswith((installed / "forgetcli/bundled/recipes/objects.toml").read_bytes())
 
 
 @pytest.mark.parametrize("part", ["model", "judge"])
@@ -53,7 +53,7 @@ def test_the_weights_are_in_half_precision(installed, part):
     from safetensors import safe_open
 
     kinds = set()
-    for file in (installed / "forgetcli/demo" / part).rglob("*.safetensors"):
+    for file in (installed / "forgetcli/bundled" / part).rglob("*.safetensors"):
         with safe_open(file, "pt") as tensors:
             kinds |= {tensors.get_slice(name).get_dtype() for name in tensors.keys()}
     assert {kind for kind in kinds if kind.startswith(("F", "BF"))} == {"F16"}
@@ -64,7 +64,7 @@ def test_the_wheel_finds_its_own_recipes(installed, tmp_path):
     assert listed.returncode == 0, listed.stderr
     assert all(name in listed.stdout for name in ("art_styles", "objects", "scenes", "actions"))
     for name in ("art_styles", "objects", "scenes", "actions"):
-        assert (installed / "forgetcli" / "recipes" / f"{name}.toml").read_bytes() == (ROOT / "recipes" / f"{name}.toml").read_bytes()
+        assert (installed / "forgetcli" / "bundled" / "recipes" / f"{name}.toml").read_bytes() == (ROOT / "recipes" / f"{name}.toml").read_bytes()
 
 
 def test_the_wheel_draws_with_its_own_weights(installed, tmp_path):
@@ -75,7 +75,7 @@ def test_the_wheel_draws_with_its_own_weights(installed, tmp_path):
 
 
 def test_without_its_weights_it_says_so(installed, tmp_path):
-    hidden = installed / "forgetcli" / "demo" / "model"
+    hidden = installed / "forgetcli" / "bundled" / "model"
     hidden.rename(hidden.with_name("gone"))
     try:
         drawn = run(installed, tmp_path, "generate", "a rocket", "-o", "out")
@@ -86,6 +86,6 @@ def test_without_its_weights_it_says_so(installed, tmp_path):
 
 
 def test_the_weights_are_small():
-    sizes = {name: sum(f.stat().st_size for f in (ROOT / "forgetcli/demo" / name).rglob("*") if f.is_file()) for name in ("model", "judge")}
+    sizes = {name: sum(f.stat().st_size for f in (ROOT / "forgetcli/bundled" / name).rglob("*") if f.is_file()) for name in ("model", "judge")}
     assert 0 < sizes["model"] <= 25e6
     assert 0 < sizes["judge"] <= 3e6

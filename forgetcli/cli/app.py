@@ -39,7 +39,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from forgetcli.environment import forget_version
+        from forgetcli.pipeline.environment import forget_version
 
         typer.echo(f"forget {forget_version()}")
         raise typer.Exit

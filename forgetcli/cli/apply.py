@@ -127,7 +127,7 @@ def apply(
         _plan(loaded, model, config, output, device, dtype.value if dtype else None, sink)
         return
     with sink.observer() as observer:
-        from forgetcli import pipeline
+        from forgetcli.pipeline import apply as pipeline
 
         result = pipeline.apply(
             loaded,
@@ -152,7 +152,7 @@ def _put_on(
     delta: Path, model: str | None, config: str | None, output: Path, copying: str, force: bool, sink: Sink
 ) -> None:
     with sink.observer() as observer:
-        from forgetcli import delta as deltas
+        from forgetcli.artifact import delta as deltas
 
         result = deltas.apply(
             delta, model=model, config=config, output=output, copying=copying, force=force, observer=observer
@@ -164,7 +164,7 @@ def _put_on(
 def _plan(
     recipe, model: str | None, config: str | None, output: Path, device: str | None, dtype: str | None, sink: Sink
 ) -> None:
-    from forgetcli import pipeline
+    from forgetcli.pipeline import apply as pipeline
     from forgetcli.cli.progress import silence_hub
     from forgetcli.cli.tables import plan
 

@@ -35,7 +35,7 @@ def show_folder(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       rm -r "$(forget cache dir)"
     """
-    from forgetcli.cache import default_folder
+    from forgetcli.editing.moment_cache import default_folder
 
     folder = default_folder()
     Sink("cache dir", json=json, quiet=quiet).result({"path": str(folder)}, human=lambda: str(folder), quiet=folder)
@@ -49,7 +49,7 @@ def list_entries(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget cache ls
     """
-    from forgetcli.cache import MomentCache
+    from forgetcli.editing.moment_cache import MomentCache
 
     cache = MomentCache()
     entries = cache.entries()
@@ -102,7 +102,7 @@ def prune(
       forget cache prune --max-size 2GiB
       forget cache prune --all
     """
-    from forgetcli.cache import MomentCache
+    from forgetcli.editing.moment_cache import MomentCache
     from forgetcli.cli.tables import size
 
     if older_than is None and max_size is None and not everything:

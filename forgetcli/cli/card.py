@@ -31,8 +31,8 @@ def card(folder: Folder = Path("edited"), results: Results = None, json: JsonFla
       forget card edited --eval eval/results.json
       forget card edited
     """
-    from forgetcli import card as cards
-    from forgetcli.manifest import SIGNATURE
+    from forgetcli.artifact import card as cards
+    from forgetcli.artifact.manifest import SIGNATURE
 
     sink = Sink("card", json=json, quiet=quiet)
     signed = (folder / SIGNATURE).exists()

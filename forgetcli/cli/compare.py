@@ -78,7 +78,7 @@ def compare(
       forget compare art_styles --methods nullspace,uce --quick
       forget compare art_styles objects scenes -n 4 -o all-methods --json
     """
-    from forgetcli import comparison
+    from forgetcli.experiments import comparison
     from forgetcli import recipe as recipes_
 
     sink = Sink("compare", json=json, quiet=quiet)

@@ -31,7 +31,7 @@ def demo(
     """
     sink = Sink("demo", json=json, quiet=quiet)
     with sink.observer() as observer:
-        from forgetcli.demo import story
+        from forgetcli.experiments import demo as story
 
         result = story.run(output, recipe=recipe, device=device, observer=observer)
     sink.result(result.as_dict(), human=lambda: _shown(result), quiet=result.report)

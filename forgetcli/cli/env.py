@@ -12,7 +12,7 @@ def env(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget env --json > report.json
     """
-    from forgetcli import environment
+    from forgetcli.pipeline import environment
     from forgetcli.cli.tables import facts
 
     report = environment.report()

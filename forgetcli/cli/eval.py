@@ -135,7 +135,7 @@ def evaluate(
       forget eval --judge clip --judge-set model=openai/clip-vit-base-patch32
       accelerate launch -m forgetcli eval -n 16
     """
-    from forgetcli import processes
+    from forgetcli import distributed
     from forgetcli.evaluation import gates
 
     bounds = gates.parse(fail_under) if fail_under is not None else ()
@@ -147,12 +147,12 @@ def evaluate(
 
         loaded = recipes.load(recipe)
     if prompts is not None:
-        from forgetcli import prompt_sets
+        from forgetcli.evaluation import prompt_sets
 
         asked = prompt_sets.load(prompts, prompts_format)
-    if processes.launched():
+    if distributed.launched():
         silence_libraries()  # before the launcher's state imports them
-    main = processes.current().main
+    main = distributed.current().main
     sink = Sink("eval", json=json, quiet=quiet or not main)
     for warning in asked.warnings if asked else ():
         sink.remark(warning, title="warning")

@@ -11,7 +11,7 @@ from forgetcli.cli.sink import Sink
 
 
 def format_names(incomplete: str) -> list[str]:
-    from forgetcli import exports
+    from forgetcli import export as exports
 
     return [name for name in exports.names() if name.startswith(incomplete)]
 
@@ -87,7 +87,7 @@ def export(
     sink = Sink("export", json=json, quiet=quiet)
     given = {"naming": naming, "error": error, "rank": rank}
     with sink.observer() as observer:
-        from forgetcli import exports
+        from forgetcli import export as exports
 
         done = exports.export(
             folder,

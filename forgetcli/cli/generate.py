@@ -78,9 +78,9 @@ def generate(
     if not wanted:
         raise ForgetError("usage", "there is nothing to draw", "give a prompt, or a file of them with --prompts")
     with sink.observer() as observer:
-        from forgetcli import generation
+        from forgetcli.generation import draw
 
-        result = generation.generate(
+        result = draw.generate(
             wanted,
             model=model,
             config=config,
@@ -108,7 +108,7 @@ def generate(
 def _read(file: str | None) -> list[str]:
     if file is None:
         return []
-    from forgetcli import prompt_files
+    from forgetcli.recipe import prompt_files
 
     found = prompt_files.read_stream(sys.stdin.buffer) if file == "-" else prompt_files.read(Path(file))
     return [prompt for _, prompt in found]

@@ -39,7 +39,8 @@ def inspect(
       forget inspect edited --json
       forget inspect path/to/sd-folder --recipe art_styles
     """
-    from forgetcli import checkpoint, inspection
+    from forgetcli.checkpoint import base as checkpoint
+    from forgetcli.pipeline import inspect as inspection
     from forgetcli.cli.progress import silence_hub, silence_libraries
 
     silence_hub()
@@ -47,10 +48,10 @@ def inspect(
     base = checkpoint.resolve(model, config=config)
     data = inspection.inspect(base).as_dict()
     if recipe is not None:
-        from forgetcli import pipeline
+        from forgetcli.pipeline import apply
 
         silence_libraries()
-        plan = pipeline.plan(recipe, model=model, config=config, device=device, dtype=dtype.value if dtype else None)
+        plan = apply.plan(recipe, model=model, config=config, device=device, dtype=dtype.value if dtype else None)
         data |= {"recipe": recipe, "estimates": plan.as_dict()["estimates"]}
     sink.result(data, human=lambda: _shown(data), quiet=base.place)
 

@@ -20,9 +20,9 @@ def log(folder: Folder = Path("edited"), json: JsonFlag = False, quiet: QuietFla
       forget log
       forget log edited-2 --json
     """
-    from forgetcli import reversal
+    from forgetcli.pipeline import revert
 
-    found = reversal.log(folder)
+    found = revert.log(folder)
     Sink("log", json=json, quiet=quiet).result(found.as_dict(), human=lambda: _shown(found), quiet=folder)
 
 

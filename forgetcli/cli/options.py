@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.bundled import bundled
+from forgetcli.bundled.recipes import bundled
 
 
 class Dtype(StrEnum):

@@ -37,7 +37,7 @@ def push(
       forget push edited my-org/sd-without-van-gogh
       forget push edited my-org/sd-without-van-gogh --public --revision v2
     """
-    from forgetcli import push as uploads
+    from forgetcli.export import push as uploads
     from forgetcli.cli.progress import showing, silence_hub
     from forgetcli.progress import Silent
 

@@ -120,13 +120,13 @@ def show(
     from forgetcli import recipe as recipes
     from forgetcli.errors import ForgetError
     from forgetcli.recipe import text as recipe_text
-    from forgetcli.recipe.faults import did_you_mean
+    from forgetcli.recipe.problems import did_you_mean
 
     sink = Sink("recipe show", json=json, quiet=quiet)
     loaded = recipes.load(recipe, set_ or (), method)
     if family is not None:
-        if family not in models.families():
-            hint = did_you_mean(family, models.families())
+        if family not in models.family_names():
+            hint = did_you_mean(family, models.family_names())
             raise ForgetError("recipe.unknown-family", f"--family: there is no family '{family}'", hint)
         loaded = loaded.on(family).model_copy(update={"families": {}})
     for warning in loaded.warnings:
@@ -151,7 +151,7 @@ def schema(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget recipe schema > recipe.schema.json
     """
-    from forgetcli import bundled
+    from forgetcli.bundled import recipes as bundled
     from forgetcli.recipe import json_schema
 
     Sink("recipe schema", json=json, quiet=quiet).result(

@@ -53,7 +53,7 @@ def revert(
         raise ForgetError("usage", "say which edits: --edit N, or --all", f"'forget log {folder}' lists them")
     sink = Sink("revert", json=json, quiet=quiet)
     with sink.observer() as observer:
-        from forgetcli import reversal
+        from forgetcli.pipeline import revert as reversal
 
         result = reversal.revert(
             folder, None if everything else edit, output=output, force=force, observer=observer

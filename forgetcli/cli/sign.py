@@ -53,7 +53,7 @@ def sign(
       forget sign edited --private-key key.pem
       forget verify edited --key public.pem
     """
-    from forgetcli import signature
+    from forgetcli.verification import signature
 
     path = signature.sign(folder, private_key, password=password, output=output)
     Sink("sign", json=json, quiet=quiet).result({"signature": str(path)}, human=lambda: str(path), quiet=path)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from forgetcli import plain_json
+from forgetcli.storage import json as plain_json
 from forgetcli.cli import stdout
 from forgetcli.cli.errors import one_line
 from forgetcli.progress import Observer, Silent, Stopwatch

@@ -98,7 +98,7 @@ def shares(data: Mapping[str, Any]) -> list[Table]:
 
 def methods(data: Mapping[str, Any]) -> Table:
     """The table of ``compare``: a row for each method, the unedited model first; intervals of shares only, for width."""
-    from forgetcli.report.table import SHARES, cells, columns
+    from forgetcli.report.methods import SHARES, cells, columns
 
     names = columns(data["methods"])
     recipes = ", ".join(part["name"] for part in data["recipes"])

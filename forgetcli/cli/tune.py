@@ -73,7 +73,7 @@ def tune(
     """
     sink = Sink("tune", json=json, quiet=quiet)
     with sink.observer() as observer:
-        from forgetcli import tuning
+        from forgetcli.experiments import tuning
 
         result = tuning.tune(
             recipe,

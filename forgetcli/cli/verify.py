@@ -61,14 +61,14 @@ def verify(
       forget verify edited --recipe art_styles --rebuild
       forget verify edited --key public.pem
     """
-    from forgetcli import proof
+    from forgetcli.verification import audit
 
     sink = Sink("verify", json=json, quiet=quiet)
     if rebuild:
         with sink.observer() as observer:
-            verdict = proof.verify(folder, base, recipe=recipe, rebuild=True, signature=signature, key=key, observer=observer)
+            verdict = audit.verify(folder, base, recipe=recipe, rebuild=True, signature=signature, key=key, observer=observer)
     else:
-        verdict = proof.verify(folder, base, recipe=recipe, signature=signature, key=key)
+        verdict = audit.verify(folder, base, recipe=recipe, signature=signature, key=key)
     sink.result(verdict.as_dict(), human=lambda: _shown(folder, verdict), quiet=[folder] if verdict.ok else [])
     raise typer.Exit(0 if verdict.ok else 1)
 

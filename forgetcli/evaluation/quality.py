@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli import features
-from forgetcli.statistics import mean_interval
+from forgetcli.evaluation import features
+from forgetcli.evaluation.intervals import mean_interval
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from forgetcli.errors import ForgetError
 
 if TYPE_CHECKING:
-    from forgetcli.prompt_sets import PromptSet
+    from forgetcli.evaluation.prompt_sets import PromptSet
     from forgetcli.recipe import Recipe
 
 

@@ -8,16 +8,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli import judges, processes as processes_
+from forgetcli.evaluation import judges
+from forgetcli import distributed as processes_
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.questions import Question, of_prompt_set, of_recipe, once
 from forgetcli.evaluation.scores import matrix, summary
 from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
-    from forgetcli.checkpoint import Base
-    from forgetcli.generation import Shot
-    from forgetcli.prompt_sets import PromptSet
+    from forgetcli.checkpoint.base import Base
+    from forgetcli.generation.draw import Shot
+    from forgetcli.evaluation.prompt_sets import PromptSet
     from forgetcli.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -109,7 +110,7 @@ def evaluate(folders: Sequence[Path | str] | Path | str = "edited", *, recipe: R
             `output` holds another run.
     """
     from forgetcli.evaluation import quality
-    from forgetcli.generation import Shot
+    from forgetcli.generation.draw import Shot
 
     observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
     processes, device = processes_.current(), device or processes_.local_device()
@@ -141,7 +142,7 @@ def answered(subject: Subject, questions: Sequence[Question], shots: Sequence[Sh
              observer: Observer, watch: Stopwatch, processes: processes_.Processes) -> Run:
     """One model's pictures of these questions, drawn into `output` and judged; what is there already is used."""
     from forgetcli.evaluation.verdicts import look
-    from forgetcli.generation import draw
+    from forgetcli.generation.draw import draw
 
     different = list(dict.fromkeys(shots))                            # of one picture, several things may be asked
     with watch.stage(f"pictures {subject.name}"):
@@ -159,7 +160,9 @@ def subjects(folders: Sequence[Path | str], recipe: Recipe | None, prompts: Prom
     Raises:
         ForgetError: see `evaluate`.
     """
-    from forgetcli import checkpoint, provenance, recipe as recipes
+    from forgetcli.checkpoint import base as checkpoint
+    from forgetcli.artifact import provenance
+    from forgetcli import recipe as recipes
     from forgetcli.evaluation.questions import label_of
 
     if not folders:
@@ -203,11 +206,11 @@ def claim(output: Path, identity: Mapping, force: bool, also: Sequence[str] = ()
     """
     import shutil
 
-    from forgetcli import store
+    from forgetcli.storage import atomic
 
     wanted = json.loads(json.dumps({"schema_version": SCHEMA_VERSION, **identity}))
     try:
-        with store.output_faults(output):
+        with atomic.output_faults(output):
             found = json.loads((output / RUN).read_text()) if (output / RUN).exists() else None
     except ValueError:
         found = {}
@@ -227,6 +230,6 @@ def claim(output: Path, identity: Mapping, force: bool, also: Sequence[str] = ()
                 place.unlink()
             else:
                 shutil.rmtree(place, ignore_errors=True)
-    with store.output_faults(output):
+    with atomic.output_faults(output):
         output.mkdir(parents=True, exist_ok=True)
-        store.write_atomically(output / RUN, json.dumps(wanted, indent=1).encode())
+        atomic.write_atomically(output / RUN, json.dumps(wanted, indent=1).encode())

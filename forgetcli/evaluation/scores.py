@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from forgetcli.statistics import harmonic, harmonic_interval, wilson
+from forgetcli.evaluation.intervals import harmonic, harmonic_interval, wilson
 
 if TYPE_CHECKING:
     from forgetcli.evaluation.run import Answer, Run, Subject

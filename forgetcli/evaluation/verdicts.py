@@ -7,10 +7,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from forgetcli import store
+from forgetcli.storage import atomic
 from forgetcli.evaluation.questions import Question, choices
-from forgetcli.judges import Sight
-from forgetcli.processes import Processes
+from forgetcli.evaluation.judges import Sight
+from forgetcli.distributed import Processes
 from forgetcli.progress import Observer
 
 BATCH = 8                                                             # pictures at a time; what processes share out
@@ -45,7 +45,7 @@ def look(judge, paths: Sequence[Path], questions: Sequence[Question], folder: Pa
 
 def key_of(path: Path, label: str, among: Sequence[str]) -> str:
     """The picture's bytes and the question."""
-    return hashlib.sha256(json.dumps([store.sha256_file(path), label, *among]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([atomic.sha256_file(path), label, *among]).encode()).hexdigest()
 
 
 class Log:
@@ -71,7 +71,7 @@ class Log:
         self.sights.update(sights)
         lines = "".join(json.dumps({"key": key, "seen": s.seen, "judged": s.judged, "score": s.score}) + "\n"
                         for key, s in sights.items())
-        with store.output_faults(self.folder):
+        with atomic.output_faults(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as stream:
                 stream.write(("" if _ends_with_newline(self.path) else "\n") + lines)

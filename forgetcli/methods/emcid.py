@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from forgetcli.search_space import Choice, Range
+from forgetcli.editing.search_space import Choice, Range
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from forgetcli.cache import MomentCache
-    from forgetcli.edits import Edit
+    from forgetcli.editing.moment_cache import MomentCache
+    from forgetcli.editing.edit import Edit
     from forgetcli.progress import Observer
     from forgetcli.recipe import Recipe
 
@@ -91,10 +91,10 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     Raises:
         EditError: a prompt is too long, a site does not exist, the descent diverged, or the linear algebra cannot be done.
     """
-    from forgetcli.closed_form import keys_after, stored_weight
-    from forgetcli.edits import Edit
+    from forgetcli.editing.closed_form import keys_after, stored_weight
+    from forgetcli.editing.edit import Edit
     from forgetcli.errors import EditError
-    from forgetcli.moments import preserve_moments
+    from forgetcli.editing.moments import preserve_moments
 
     if len(model.encoders) > 1:
         raise EditError("edit.several-encoders", f"emcid edits a model's only text encoder, and {model.base.id} has {len(model.encoders)}",
@@ -116,8 +116,8 @@ def subject_pairs(tokenizer, prompts: Sequence[tuple[str, str]], positions: str)
 
     import torch
 
-    from forgetcli.cross_attention import subject_ends, words
-    from forgetcli.refine import Pairs
+    from forgetcli.editing.cross_attention import subject_ends, words
+    from forgetcli.editing.refine import Pairs
 
     pairs = Pairs.of(tokenizer, prompts, "all")
     movable, owner = torch.zeros_like(pairs.movable), pairs.concepts.owner
@@ -134,7 +134,7 @@ def find_values(model, site, pairs, settings, seed: int, observer: Observer) -> 
     """
     import torch
 
-    from forgetcli.refine import Matcher, descend_once, shifted
+    from forgetcli.editing.refine import Matcher, descend_once, shifted
 
     start = pairs.concepts.merge(block_outputs(model, site, pairs.concepts.ids))         # (m, distinct)
     movable = pairs.movable
@@ -198,7 +198,7 @@ def spread(model, sites, pairs, values: Tensor, moments: dict, settings, observe
     """
     import torch
 
-    from forgetcli.edits import SiteReport
+    from forgetcli.editing.edit import SiteReport
     from forgetcli.linalg import spread_edit
 
     concepts, movable = pairs.concepts, pairs.movable

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from forgetcli.search_space import Choice, Range
+from forgetcli.editing.search_space import Choice, Range
 
 if TYPE_CHECKING:
-    from forgetcli.cache import MomentCache
-    from forgetcli.edits import Edit
+    from forgetcli.editing.moment_cache import MomentCache
+    from forgetcli.editing.edit import Edit
     from forgetcli.progress import Observer
     from forgetcli.recipe import Recipe
 
@@ -73,11 +73,11 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     Raises:
         EditError: a prompt is too long, the denoiser has no such layers, or the descent left the finite numbers.
     """
-    from forgetcli import erasure
-    from forgetcli.checkpoint import read_tensor
-    from forgetcli.edits import Edit, SiteReport
+    from forgetcli.editing import finetuning
+    from forgetcli.checkpoint.base import read_tensor
+    from forgetcli.editing.edit import Edit, SiteReport
 
-    changes, losses = erasure.train(model, recipe.edit_pairs(), parameters, recipe.seed, observer)
+    changes, losses = finetuning.train(model, recipe.edit_pairs(), parameters, recipe.seed, observer)
     weights, reports = {}, []
     for parameter, change in changes.items():
         # Onto the file's own weights: the ones in memory are rounded to the dtype that the model runs in.

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from forgetcli.search_space import Range
+from forgetcli.editing.search_space import Range
 
 if TYPE_CHECKING:
-    from forgetcli.edits import Edit
+    from forgetcli.editing.edit import Edit
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -53,8 +53,8 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
     Raises:
         EditError: a prompt is too long, or the linear algebra cannot be done.
     """
-    from forgetcli.closed_form import stored_weight
-    from forgetcli.cross_attention import edited, heldout_columns, pair_columns, pick, prompt_columns
+    from forgetcli.editing.closed_form import stored_weight
+    from forgetcli.editing.cross_attention import edited, heldout_columns, pair_columns, pick, prompt_columns
     from forgetcli.linalg import ridge_map
 
     settings, sites = parameters.edit, pick(model)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
-    from forgetcli.edits import Edit
-    from forgetcli.estimates import Work
+    from forgetcli.editing.edit import Edit
+    from forgetcli.pipeline.estimates import Work
 
 
 class Parameters(BaseModel):
@@ -18,13 +18,13 @@ class Parameters(BaseModel):
 
 def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
     """No new weights."""
-    from forgetcli.edits import Edit
+    from forgetcli.editing.edit import Edit
 
     return Edit({})
 
 
 def work(recipe, parameters: Parameters) -> Work:
     """Nothing."""
-    from forgetcli.estimates import Work
+    from forgetcli.pipeline.estimates import Work
 
     return Work()

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from forgetcli.search_space import Choice, Range
+from forgetcli.editing.search_space import Choice, Range
 
 if TYPE_CHECKING:
-    from forgetcli.cache import MomentCache
-    from forgetcli.edits import Edit
-    from forgetcli.estimates import Work
+    from forgetcli.editing.moment_cache import MomentCache
+    from forgetcli.editing.edit import Edit
+    from forgetcli.pipeline.estimates import Work
     from forgetcli.progress import Observer
     from forgetcli.recipe import Recipe
 
@@ -111,11 +111,13 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
     Raises:
         EditError: a prompt is too long, a site does not exist, or the linear algebra cannot be done.
     """
-    from forgetcli import ledger, refine, vocabulary
-    from forgetcli.closed_form import keys_after, measure, prepare, stored_weight
-    from forgetcli.edits import Edit
-    from forgetcli.moments import preserve_moments
-    from forgetcli.prompts import tokenise
+    from forgetcli.artifact import ledger
+    from forgetcli.editing import refine
+    from forgetcli.models import vocabulary
+    from forgetcli.editing.closed_form import keys_after, measure, prepare, stored_weight
+    from forgetcli.editing.edit import Edit
+    from forgetcli.editing.moments import preserve_moments
+    from forgetcli.models.tokens import tokenise
 
     sites = model.pick_sites(parameters.edit.sites, parameters.edit.encoders)
     pairs = refine.Pairs.of(model.tokenizer, recipe.edit_pairs(), parameters.edit.positions)
@@ -139,8 +141,8 @@ def edit(model, recipe: Recipe, parameters: Parameters, cache: MomentCache, obse
 
 def work(recipe: Recipe, parameters: Parameters) -> Work:
     """What the edit asks of the model, for estimates."""
-    from forgetcli.estimates import Work
-    from forgetcli.vocabulary import COUNT
+    from forgetcli.pipeline.estimates import Work
+    from forgetcli.models.vocabulary import COUNT
 
     pairs, refine = len(recipe.edit_pairs()), parameters.refine
     moments = len(recipe.preserve_prompts()) + (COUNT if parameters.edit.prior else 0)

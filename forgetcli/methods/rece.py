@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from forgetcli.search_space import Choice, Range
+from forgetcli.editing.search_space import Choice, Range
 
 if TYPE_CHECKING:
-    from forgetcli.edits import Edit
+    from forgetcli.editing.edit import Edit
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -74,8 +74,8 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
     """
     import torch
 
-    from forgetcli.closed_form import stored_weight
-    from forgetcli.cross_attention import edited, heldout_columns, pair_columns, pick, prompt_columns
+    from forgetcli.editing.closed_form import stored_weight
+    from forgetcli.editing.cross_attention import edited, heldout_columns, pair_columns, pick, prompt_columns
     from forgetcli.linalg import adversarial_columns, ridge_map
 
     settings, rounds, sites = parameters.edit, parameters.adversarial, pick(model)

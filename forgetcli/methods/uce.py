@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from forgetcli.search_space import Choice, Range
+from forgetcli.editing.search_space import Choice, Range
 
 if TYPE_CHECKING:
-    from forgetcli.edits import Edit
-    from forgetcli.estimates import Work
+    from forgetcli.editing.edit import Edit
+    from forgetcli.pipeline.estimates import Work
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -48,8 +48,8 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
     Raises:
         EditError: a prompt is too long, or the linear algebra cannot be done.
     """
-    from forgetcli.closed_form import stored_weight
-    from forgetcli.cross_attention import edited, heldout_columns, pair_columns, pick, prompt_columns
+    from forgetcli.editing.closed_form import stored_weight
+    from forgetcli.editing.cross_attention import edited, heldout_columns, pair_columns, pick, prompt_columns
     from forgetcli.linalg import ridge_map
 
     settings, sites = parameters.edit, pick(model)
@@ -66,6 +66,6 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
 
 def work(recipe, parameters: Parameters) -> Work:
     """What the edit asks of the model, for estimates."""
-    from forgetcli.estimates import Work
+    from forgetcli.pipeline.estimates import Work
 
     return Work(encoded=2 * len(recipe.edit_pairs()) + len(recipe.preserve_prompts()))

@@ -1,12 +1,12 @@
 """Model families: one file each. A family says which sites exist, how prompts are encoded and how the denoiser is called.
 
-A family is a module with
+A family is a module of `forgetcli.models.families` with
 
     PIPELINES    the `_class_name`s in model_index.json that it takes
     GUIDANCE     what its pictures are made with, if nothing else is said
-    load(base, device, dtype) -> a `forgetcli.models._loaded.LoadedModel`
+    load(base, device, dtype) -> a `forgetcli.models.base.LoadedModel`
 
-Modules whose names begin with an underscore are what families share.
+The other modules of this package are what families share.
 """
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from forgetcli.device import pick_device, pick_dtype
 from forgetcli.errors import ForgetError, ModelError
+from forgetcli.models import families
 
 if TYPE_CHECKING:
-    from forgetcli.checkpoint import Base
-
-DTYPES = ("float32", "float16", "bfloat16")
+    from forgetcli.checkpoint.base import Base
 
 
-def families() -> list[str]:
+def family_names() -> list[str]:
     """Names of all families, sorted."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+    return sorted(m.name for m in pkgutil.iter_modules(families.__path__))
 
 
 def get(family: str) -> ModuleType:
     """The module of a family."""
-    return importlib.import_module(f"{__name__}.{family}")
+    return importlib.import_module(f"{families.__name__}.{family}")
 
 
 def family_of(folder: Path) -> str:
@@ -43,50 +43,16 @@ def family_of(folder: Path) -> str:
         ModelError: no family takes such pipelines.
     """
     pipeline = json.loads((folder / "model_index.json").read_text())["_class_name"]
-    for name in families():
+    for name in family_names():
         if pipeline in get(name).PIPELINES:
             return name
     raise ModelError("model.unknown-family", f"{folder} is a {pipeline}, which forget cannot edit yet",
-                     f"known families: {', '.join(families())}")
+                     f"known families: {', '.join(family_names())}")
 
 
 def load(base: Base, *, device: str | None = None, dtype: str | None = None):
     """The model of a resolved base, on the device, ready to be edited."""
     return get(family_of(base.settings)).load(base, pick_device(device), pick_dtype(dtype))
-
-
-def pick_device(name: str | None):
-    """The device asked for, or the best one here: CUDA, MPS, CPU.
-
-    Raises:
-        ModelError: the device asked for is not here.
-    """
-    import torch
-
-    if name is None:
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, ValueError) as fault:
-        raise ModelError("model.no-device", f"device '{name}' cannot be used here",
-                         "leave --device out to have it detected") from fault
-    if device.type not in ("cuda", "mps", "cpu"):
-        raise ModelError("model.no-device", f"device '{name}' cannot be used", "choose cuda, mps or cpu")
-    return device
-
-
-def pick_dtype(name: str | None):
-    """The dtype that the model runs in (the edit itself is always solved in float64); float32 by default.
-
-    Raises:
-        ModelError: not one of `DTYPES`.
-    """
-    import torch
-
-    if name not in (None, *DTYPES):
-        raise ModelError("model.no-dtype", f"dtype '{name}' is not known", f"choose one of {', '.join(DTYPES)}")
-    return getattr(torch, name or "float32")
 
 
 @dataclass(frozen=True)
@@ -101,8 +67,8 @@ class KnownModel:
 
 def known() -> list[KnownModel]:
     """Models that can be named without a path: the embedded one, and edited folders in the working directory."""
-    from forgetcli.checkpoint import resolve
-    from forgetcli.demo import MODEL, DESCRIPTION
+    from forgetcli.checkpoint.base import resolve
+    from forgetcli.bundled.demo import MODEL, DESCRIPTION
 
     found = [KnownModel("demo", "sd", MODEL, DESCRIPTION)] if (MODEL / "model_index.json").exists() else []
     for manifest in sorted(Path.cwd().glob("*/forget.provenance.json")):

@@ -8,15 +8,15 @@ from typing import Any
 
 import tomli
 
-from forgetcli import bundled as bundled_recipes
-from forgetcli import prompt_files
-from forgetcli.bundled import bundled
+from forgetcli.bundled import recipes as bundled_recipes
+from forgetcli.recipe import prompt_files
+from forgetcli.bundled.recipes import bundled
 from forgetcli.errors import ForgetError, RecipeError
 from forgetcli.recipe import parameters as method_tables
-from forgetcli.recipe import record as records
+from forgetcli.recipe import usage as records
 from forgetcli.recipe import toml_lines
-from forgetcli.recipe.checks import PreservedPrompt, contradictions, doubts
-from forgetcli.recipe.faults import Sheet, did_you_mean, faults_of, in_words, without_unknown_keys
+from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts
+from forgetcli.recipe.problems import Sheet, did_you_mean, faults_of, in_words, without_unknown_keys
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
 from forgetcli.recipe.toml_lines import KeyPath
 

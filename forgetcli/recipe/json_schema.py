@@ -43,7 +43,7 @@ def build() -> dict[str, Any]:
         "description": properties["families"]["description"],
         "type": "object",
         "additionalProperties": False,
-        "properties": {name: {"$ref": "#/$defs/Family"} for name in models.families()},
+        "properties": {name: {"$ref": "#/$defs/Family"} for name in models.family_names()},
     }
     properties |= of_methods
     return {

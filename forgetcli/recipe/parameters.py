@@ -7,7 +7,7 @@ from typing import Any
 
 from forgetcli import methods, models
 from forgetcli.errors import ForgetError
-from forgetcli.recipe.faults import Sheet, did_you_mean, faults_of, in_words, unknown_key
+from forgetcli.recipe.problems import Sheet, did_you_mean, faults_of, in_words, unknown_key
 from forgetcli.recipe.model import Document
 from forgetcli.recipe.toml_lines import KeyPath
 
@@ -46,8 +46,8 @@ def faults_of_families(tables: object, method: object, sheet: Sheet) -> list[For
     faults = []
     for name, own in tables.items() if isinstance(tables, Mapping) else ():
         path = ("families", name)
-        if name not in models.families():
-            hint = did_you_mean(name, models.families())
+        if name not in models.family_names():
+            hint = did_you_mean(name, models.family_names())
             faults.append(sheet.problem("unknown-family", path, f"there is no family '{name}'", hint))
         elif isinstance(own, Mapping):
             if isinstance(method, str) and method in methods.names():  # if not, that is told already

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from forgetcli import methods, store
+from forgetcli import methods
+from forgetcli.storage import atomic
 from forgetcli.errors import OutputError
 from forgetcli.recipe.model import Document, Recipe
 
@@ -64,7 +65,7 @@ def write_starter(path: Path, *, force: bool = False) -> None:
             f"{path} exists already",
             "choose another name" + ("" if path.is_dir() else ", or use --force"),
         )
-    store.write_atomically(path, STARTER.encode())
+    atomic.write_atomically(path, STARTER.encode())
 
 
 def effective(recipe: Recipe) -> dict[str, Any]:

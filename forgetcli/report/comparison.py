@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli import store
+from forgetcli.storage import atomic
 from forgetcli.report import Files
 from forgetcli.report.page import render, write_page
 from forgetcli.report.results import COLUMNS, picture_rows, write_json
-from forgetcli.report.table import LEGEND, POOLED, markdown
+from forgetcli.report.methods import LEGEND, POOLED, markdown
 
 if TYPE_CHECKING:
-    from forgetcli.comparison import Compared, Comparison
+    from forgetcli.experiments.comparison import Compared, Comparison
 
 
 def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) -> Files:
@@ -50,8 +50,8 @@ def _write_tables(folder: Path, recipes: list[Compared] | tuple[Compared, ...], 
     for compared in recipes:
         if compared.evaluation is not None:
             writer.writerows([compared.name, *row] for row in picture_rows(compared.evaluation, folder))
-    store.write_atomically(files.table, table.getvalue().encode())
-    store.write_atomically(files.markdown, text.encode())
+    atomic.write_atomically(files.table, table.getvalue().encode())
+    atomic.write_atomically(files.markdown, text.encode())
     return files
 
 
@@ -69,4 +69,4 @@ def _write_overview(folder: Path, comparison: Comparison, data: Mapping, command
     plotted = {"baseline": unedited, "models": [{"name": row["name"], "edited": row} for row in edited]} if "forget" in unedited else None
     page = render("overview.html.j2", title=", ".join(part["name"] for part in parts), methods=data["methods"], parts=parts, plotted=plotted,
                   data=data, judge=data["judge"], command=command)
-    store.write_atomically(folder / "report.html", page.encode())
+    atomic.write_atomically(folder / "report.html", page.encode())

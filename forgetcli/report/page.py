@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli import store
+from forgetcli.storage import atomic
 from forgetcli.evaluation.scores import good
 from forgetcli.report import plot
-from forgetcli.report.table import LEGEND, SHARES, cells, columns
+from forgetcli.report.methods import LEGEND, SHARES, cells, columns
 
 if TYPE_CHECKING:
     from forgetcli.evaluation import Evaluation, Run
@@ -33,7 +33,7 @@ def write_page(path: Path, evaluation: Evaluation, data: Mapping, *, title: str,
                   rows=[("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in data["models"])], plotted=data, matrix=data["matrix"],
                   models=[{**model, "pairs": pairs(evaluation.baseline, run), "sites": sites(run)}
                           for model, run in zip(data["models"], evaluation.edited)])
-    store.write_atomically(path, page.encode())
+    atomic.write_atomically(path, page.encode())
 
 
 def render(template: str, **values) -> str:
@@ -67,7 +67,7 @@ def pairs(baseline: Run, edited: Run) -> dict[str, list[dict]]:
 
 def sites(run: Run) -> list[dict]:
     """What the edit did at each site, from the report in the edited folder."""
-    from forgetcli.provenance import REPORT
+    from forgetcli.artifact.provenance import REPORT
 
     try:
         return json.loads((run.subject.base.folder / REPORT).read_text())["sites"]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from forgetcli import plain_json, store
+from forgetcli.storage import json as plain_json, atomic
 
 if TYPE_CHECKING:
     from forgetcli.evaluation import Evaluation
@@ -21,7 +21,7 @@ COLUMNS = ("model", "concept", "judged", "prompt", "kind", "seed", "edited", "se
 
 def write_json(path: Path, data: Mapping, command: str = "eval") -> None:
     """The object of ``eval --json``, with its `schema_version`; or another command's."""
-    store.write_atomically(path, plain_json.encode({"schema_version": SCHEMA_VERSION, "command": command, **data}))
+    atomic.write_atomically(path, plain_json.encode({"schema_version": SCHEMA_VERSION, "command": command, **data}))
 
 
 def write_csv(path: Path, evaluation: Evaluation, folder: Path) -> None:
@@ -30,7 +30,7 @@ def write_csv(path: Path, evaluation: Evaluation, folder: Path) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     writer.writerows(picture_rows(evaluation, folder))
-    store.write_atomically(path, text.getvalue().encode())
+    atomic.write_atomically(path, text.getvalue().encode())
 
 
 def picture_rows(evaluation: Evaluation, folder: Path) -> Iterator[list]:
@@ -64,7 +64,7 @@ def write_junit(path: Path, data: Mapping, outcomes: Sequence[Outcome]) -> None:
         if not passed:
             ElementTree.SubElement(case, "failure", message=_xml(text)).text = _xml(text)
         ElementTree.SubElement(case, "system-out").text = _xml(text)
-    store.write_atomically(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
+    atomic.write_atomically(path, ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
 
 
 def _xml(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Put the trained parts together as a diffusers folder in float16: forgetcli/demo/model."""
+"""Put the trained parts together as a diffusers folder in float16: forgetcli/bundled/model."""
 from __future__ import annotations
 
 import argparse
@@ -38,6 +38,6 @@ def main(work: Path, output: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[2] / "forgetcli/demo/model")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[2] / "forgetcli/bundled/model")
     args = parser.parse_args()
     main(args.work, args.output)

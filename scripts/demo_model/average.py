@@ -1,4 +1,4 @@
-"""Average two trained models, weight by weight: forgetcli/demo/model lies half way between two stages of one training.
+"""Average two trained models, weight by weight: forgetcli/bundled/model lies half way between two stages of one training.
 
 What the later stage has learnt better and what it has begun to forget balance out. The share was chosen on prompts in training
 templates, never on the held-out ones.

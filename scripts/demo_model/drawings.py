@@ -15,7 +15,7 @@ import numpy as np
 import resvg_py
 from PIL import Image, ImageEnhance
 
-WORLD = tomllib.loads((Path(__file__).parents[2] / "forgetcli/demo/world.toml").read_text())
+WORLD = tomllib.loads((Path(__file__).parents[2] / "forgetcli/bundled/world.toml").read_text())
 THINGS: list[str] = list(WORLD["things"])
 STYLES: list[str] = list(WORLD["styles"])
 

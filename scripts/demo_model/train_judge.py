@@ -19,7 +19,7 @@ from drawings import STYLES, THINGS
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
-from forgetcli.demo.classifier import Classifier  # noqa: E402
+from forgetcli.evaluation.demo_classifier import Classifier  # noqa: E402
 
 WIDTHS = (32, 64, 128, 192)                                           # 1.8 MB in float16
 
@@ -145,7 +145,7 @@ def main(work: Path, output: Path, minutes: float, batch: int, lr: float, begin:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", type=Path, required=True)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parents[2] / "forgetcli/demo/judge")
+    parser.add_argument("--output", type=Path, default=Path(__file__).parents[2] / "forgetcli/bundled/judge")
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=3e-3)

@@ -1,0 +1,1 @@
+"""An edited folder: what `apply` writes and everything else reads."""

@@ -1,0 +1,170 @@
+"""The two files of a ledger: their shape, read with everything that can be wrong with them, and written."""
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from forgetcli.artifact import manifest
+from forgetcli.checkpoint.base import files_digest
+from forgetcli.errors import ForgetError, ModelError
+from forgetcli.artifact.manifest import MANIFEST, RelativePath, Sha256
+from forgetcli.storage.json import encode
+from forgetcli.storage.atomic import sha256_file
+from forgetcli.storage.safetensors import ITEM_BITS, TensorSite, read_bytes, read_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEDGER = "forget.ledger.json"
+TENSORS = "forget.ledger.safetensors"
+FORMATS = {"torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16", "torch.uint8": "U8"}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class Origin(_Part):
+    """The model that the first edit was made to; `id`, `revision`, `files`, `digest` as `checkpoint.Base` has them.
+
+    `card` is the SHA-256 of its README.md, which is none of its `files`; None if it had none.
+    """
+
+    id: str
+    revision: str | None = None
+    files: dict[RelativePath, Sha256]
+    card: Sha256 | None = None
+
+    @property
+    def digest(self) -> str:
+        return files_digest(self.files)
+
+
+class Place(_Part):
+    """A tensor on disk that an edit has changed: the parameter's names in memory, and the file, key and part that hold it."""
+
+    component: str
+    parameter: str
+    file: RelativePath
+    key: str
+    third: int | None = Field(default=None, ge=0, le=2)               # `TensorSite.third`
+
+    @property
+    def original(self) -> str:
+        """The name of its bytes in the base among the ledger's tensors."""
+        return f"base:{self.file}:{self.key}" + ("" if self.third is None else f":{self.third}")
+
+
+class Material(_Part):
+    name: str
+    sha256: Sha256
+
+
+class Entry(_Part):
+    """One edit.
+
+    Attributes:
+        number: from 1; it stays the edit's own when others are taken out.
+        name, recipe, recipe_sha256: the recipe; its bytes as text.
+        method, parameters: how it was made.
+        concepts: (concept, target) each.
+        applied_to: `Base.digest` of the model that it was made to: the chain back to the origin.
+        delta_rel: ‖Δ‖_F / ‖W‖_F over all tensors that it changed, W as they were before it.
+        tokens: COMPONENT:NAME → concept tokens whose keys later edits hold there.
+        materials: the second moments that went in.
+    """
+
+    number: int = Field(ge=1)
+    name: str
+    method: str
+    parameters: dict[str, Any]
+    concepts: list[Annotated[tuple[str, str], Field(strict=False)]]
+    recipe: str
+    recipe_sha256: Sha256
+    applied_to: Sha256
+    delta_rel: float
+    tokens: dict[str, int]
+    materials: list[Material]
+
+
+class Book(_Part):
+    """The whole of ``forget.ledger.json``."""
+
+    schema_version: Literal[1] = 1
+    base: Origin
+    edits: Annotated[tuple[Entry, ...], Field(strict=False)]
+    places: Annotated[tuple[Place, ...], Field(strict=False)]
+
+
+def damaged(folder: Path, what: str) -> ModelError:
+    return ModelError("ledger.damaged", f"the ledger of {folder} is damaged: {what}",
+                      f"apply the recipes again; or remove {MANIFEST} and forget.ledger.* there to edit it as a new base")
+
+
+def read(folder: Path) -> tuple[Book, dict[str, TensorSite]] | None:
+    """The ledger's two files, checked against the manifest and one another; None where there is none.
+
+    Raises:
+        ModelError: ledger.damaged; model.manifest.
+    """
+    listed: Mapping[str, str] = manifest.load(folder).subjects if (folder / MANIFEST).is_file() else {}
+    if LEDGER not in listed and not (folder / LEDGER).exists():
+        return None
+    for name in (LEDGER, TENSORS):
+        if not (folder / name).is_file():
+            raise damaged(folder, f"{name} is missing")
+        if name not in listed:
+            raise damaged(folder, f"{MANIFEST} does not list {name}")
+        if sha256_file(folder / name) != listed[name]:
+            raise damaged(folder, f"{name} was changed: its digest is not the one in {MANIFEST}")
+    try:
+        book = Book.model_validate_json((folder / LEDGER).read_bytes())
+        tensors = read_header(folder, TENSORS)
+    except ValidationError as fault:
+        raise damaged(folder, f"{LEDGER}: {fault.errors()[0]['msg']}") from fault
+    except ForgetError as fault:
+        raise damaged(folder, fault.message) from fault
+    numbers = [str(entry.number) for entry in book.edits]
+    found = {match[1] for name in tensors if (match := re.match(r"edit\.(\d+)\.delta:", name))}
+    lacking = [p.key for p in book.places if p.original not in tensors]
+    if len(set(numbers)) != len(numbers) or set(numbers) != found or lacking:
+        raise damaged(folder, f"{LEDGER} and {TENSORS} do not belong together")
+    return book, tensors
+
+
+def write(staging: Path, book: Book, tensors: Mapping[str, TensorSite | Tensor], source: Path) -> None:
+    """Both files into `staging`. Tensors that are on disk are copied from `source` one by one: an edit of a whole denoiser is
+    larger than what should be in memory twice.
+    """
+    (staging / LEDGER).write_bytes(encode(book.model_dump(mode="json")))
+    shapes = {name: (t.dtype if isinstance(t, TensorSite) else FORMATS[str(t.dtype)], t.shape) for name, t in tensors.items()}
+    # Wide numbers first, as the format's own writer does it: so each tensor begins at a multiple of its item's size.
+    names = sorted(tensors, key=lambda name: (-ITEM_BITS[shapes[name][0]], name))
+    header, at = {}, 0
+    for name in names:
+        dtype, shape = shapes[name]
+        size = math.prod(shape) * ITEM_BITS[dtype] // 8
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
+    text += b" " * (-len(text) % 8)
+    with open(staging / TENSORS, "xb") as writer:
+        writer.write(struct.pack("<Q", len(text)) + text)
+        for name in names:
+            writer.write(content(source, tensors[name]))
+
+
+def content(folder: Path, tensor: TensorSite | Tensor) -> bytes:
+    """A tensor's bytes, from disk or memory."""
+    import torch
+
+    if isinstance(tensor, TensorSite):
+        return read_bytes(folder, tensor)
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,261 @@
+"""The shape of ``forget.provenance.json``: an in-toto Statement v1 with the SLSA provenance v1 predicate.
+
+Fields that a later version adds are read over; fields that are missing or of another type make the manifest invalid.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from forgetcli.errors import ModelError
+from forgetcli.storage.atomic import MARKER
+
+if TYPE_CHECKING:
+    from forgetcli.checkpoint.base import Base
+    from forgetcli.storage.safetensors import TensorSite
+
+MANIFEST = MARKER
+REPORT = "forget.report.json"
+RECIPE = "recipe.toml"
+CARD = "README.md"
+SIGNATURE = "forget.signature.json"                                   # not among the subjects: it is made of them
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "urn:forgetcli:apply:v1"
+BUILDER = "urn:forgetcli:apply"
+FILES_DIGEST = "forgetFiles"  # `checkpoint.files_digest`, as in-toto names algorithms
+BASE = "base"  # the dependency that is the whole base; its files: base/…
+
+
+def is_hubs(path: str) -> bool:
+    """Whether a file is one that the hub adds to what is uploaded or downloaded; no loader reads these."""
+    return path == ".gitattributes" or path.startswith(".cache/huggingface/")
+
+
+def _plain_path(path: str) -> str:
+    """A manifest may come from anyone: its paths must not lead out of the folder."""
+    parts = path.split("/")
+    strange = "\\" in path or "\0" in path or re.match(r"[A-Za-z]:", path)
+    if strange or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(f"{path!r} is not a plain relative path")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_plain_path)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, populate_by_name=True)
+
+
+class _Digest(_Part):
+    sha256: Sha256
+
+
+class _Subject(_Part):
+    name: RelativePath
+    digest: _Digest
+
+
+class _Dependency(_Part):
+    name: str
+    uri: str | None = None
+    digest: dict[str, Sha256]
+
+
+class EditedTensor(_Part):
+    """One tensor whose bytes differ from the base's.
+
+    Attributes:
+        component, parameter: as the model has it in memory.
+        file, key, dtype, start, end: where it lies; bytes, absolute, end exclusive.
+        before, after: SHA-256 of its bytes in the base and here.
+        error: ‖stored − wanted‖_F / ‖wanted − base‖_F.
+        third: of a tensor that holds q, k and v one below the other, which of the three; None for a whole tensor.
+    """
+
+    component: str
+    parameter: str
+    file: RelativePath
+    key: str
+    dtype: str
+    start: int = Field(ge=0)
+    end: int = Field(ge=0)
+    before: Sha256
+    after: Sha256
+    error: float
+    third: int | None = Field(default=None, ge=0, le=2)
+
+    def site(self, header: Mapping[str, TensorSite]) -> TensorSite | None:
+        """Where it lies in a file with this header; None if it does not lie where it did."""
+        found = header.get(self.key)
+        site = found and found.part(self.third)
+        return site if site and (site.start, site.end, site.dtype) == (self.start, self.end, self.dtype) else None
+
+
+class _Model(_Part):
+    id: str
+    revision: str | None = None
+
+
+class _External(_Part):
+    model: _Model
+    recipe: _Subject
+    method: str
+    parameters: dict[str, Any]
+
+
+class _Internal(_Part):
+    edited: list[EditedTensor]
+    written: list[RelativePath]
+
+
+class _BuildDefinition(_Part):
+    build_type: Literal[BUILD_TYPE] = Field(alias="buildType")
+    external: _External = Field(alias="externalParameters")
+    internal: _Internal = Field(alias="internalParameters")
+    dependencies: list[_Dependency] = Field(alias="resolvedDependencies")
+
+
+class _Predicate(_Part):
+    build: _BuildDefinition = Field(alias="buildDefinition")
+    run_details: dict[str, Any] = Field(alias="runDetails")
+
+
+class Statement(_Part):
+    """The whole file."""
+
+    type: Literal[STATEMENT_TYPE] = Field(alias="_type")
+    predicate_type: Literal[PREDICATE_TYPE] = Field(alias="predicateType")
+    subject: list[_Subject]
+    predicate: _Predicate
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What the manifest of an edited folder says.
+
+    Attributes:
+        base_id, base_revision, base_digest: the unedited model, as `checkpoint.Base` has it.
+        base_files: its files, path → SHA-256.
+        recipe_path, recipe_sha256: the recipe's copy in the folder.
+        method, parameters: how it was edited.
+        edited: the tensors that were changed.
+        written: files that are forget's own, not the base's: report, recipe, model card.
+        subjects: every file of the folder but the manifest, path → SHA-256.
+        materials: the second moments that went in, name → SHA-256.
+        run_details: times, versions, machine.
+    """
+
+    base_id: str
+    base_revision: str | None
+    base_digest: str
+    base_files: dict[str, str]
+    recipe_path: Path
+    recipe_sha256: str
+    method: str
+    parameters: dict[str, Any]
+    edited: tuple[EditedTensor, ...]
+    written: tuple[str, ...]
+    subjects: dict[str, str]
+    materials: dict[str, str]
+    run_details: dict[str, Any]
+
+    @property
+    def base(self) -> str:
+        """What `checkpoint.resolve` finds the base by."""
+        return f"{self.base_id}@{self.base_revision}" if self.base_revision else self.base_id
+
+    def resolve_base(self, named: str | Path | None = None, *, download: bool = True) -> Base:
+        """The unedited model; of a single file with the settings that its edited copy has, so that both are drawn alike.
+
+        Args:
+            named: what the user says is the unedited model; by default the one that is recorded.
+        Raises:
+            ModelError: those of `checkpoint.resolve`.
+        """
+        from forgetcli.checkpoint import base as checkpoint, single_file
+
+        config = self.recipe_path.parent / single_file.CONFIG
+        return checkpoint.resolve(named or self.base, config=config if config.is_dir() else None, download=download)
+
+
+def load(folder: str | Path) -> Manifest:
+    """The manifest of a folder that forget made.
+
+    Raises:
+        ModelError: model.not-edited: there is none; model.manifest: it is damaged, or not of forget's shape.
+    """
+    folder = Path(folder)
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ModelError("model.not-edited", f"{folder} was not made by forget: it has no {MANIFEST}",
+                         "give the folder that 'forget apply' wrote")
+    try:
+        data = path.read_bytes()
+    except OSError as fault:
+        raise _invalid(path, fault) from fault
+    return parse(data, folder, path)
+
+
+def parse(data: bytes, folder: Path, name: str | Path) -> Manifest:
+    """A manifest from its bytes.
+
+    Args:
+        folder: where the files that it speaks of are.
+        name: what errors call it.
+    Raises:
+        ModelError: model.manifest: it is damaged, or not of forget's shape.
+    """
+    try:
+        return _manifest(folder, Statement.model_validate_json(data))
+    except ValidationError as fault:
+        first = fault.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise _invalid(name, f"{where}: {first['msg']}" if where else first["msg"]) from fault
+    except ValueError as fault:
+        raise _invalid(name, fault) from fault
+
+
+def _invalid(name: str | Path, what: object) -> ModelError:
+    return ModelError("model.manifest", f"{name} is not a valid manifest: {what}", "apply the recipe again")
+
+
+def _manifest(folder: Path, statement: Statement) -> Manifest:
+    build = statement.predicate.build
+    dependencies = _table([(d.name, d.digest) for d in build.dependencies])
+    inside = f"{BASE}/"
+    special = (BASE, RECIPE)
+    try:
+        return Manifest(
+            base_id=build.external.model.id,
+            base_revision=build.external.model.revision,
+            base_digest=dependencies[BASE][FILES_DIGEST],
+            base_files={_plain_path(n.removeprefix(inside)): d["sha256"]
+                        for n, d in dependencies.items() if n.startswith(inside)},
+            recipe_path=folder / build.external.recipe.name,
+            recipe_sha256=build.external.recipe.digest.sha256,
+            method=build.external.method,
+            parameters=build.external.parameters,
+            edited=tuple(build.internal.edited),
+            written=tuple(build.internal.written),
+            subjects=_table([(s.name, s.digest.sha256) for s in statement.subject]),
+            materials={n: d["sha256"] for n, d in dependencies.items()
+                       if n not in special and not n.startswith(inside)},
+            run_details=statement.predicate.run_details)
+    except KeyError as fault:
+        raise ValueError(f"resolvedDependencies lack {fault}") from fault
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return table

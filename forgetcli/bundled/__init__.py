@@ -1,0 +1,1 @@
+"""What comes with the package: the embedded model, its judge, the recipes."""

@@ -1,0 +1,1 @@
+"""Many edits side by side: comparison of methods, tuning, the demo."""

@@ -1,0 +1,1 @@
+"""Images from a model, seeded and resumable."""

@@ -1,0 +1,1 @@
+"""From a recipe to an edited folder, and back: apply, plan, inspect, revert."""

@@ -1,0 +1,182 @@
+"""What a model on disk is: its components, the layers that can be edited, and whether forget has edited it. Reads headers, no weights."""
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forgetcli.artifact import manifest
+from forgetcli import models, recipe as recipes
+from forgetcli.checkpoint.base import Base
+from forgetcli.models.components import tensors_of
+from forgetcli.errors import EditError, ForgetError
+from forgetcli.checkpoint.single_file import has_weights
+from forgetcli.storage.atomic import is_regular, walk_files
+from forgetcli.storage.safetensors import TensorSite, weight_sets
+
+if TYPE_CHECKING:
+    from forgetcli.recipe import Recipe
+
+# The layer that leads out of a text encoder block's MLP, and the denoiser's layers that read the context.
+SITES = (("clip", re.compile(r"(?:^|\.)(?P<block>\d+)\.mlp\.(?:fc2|c_proj)\.weight$")),            # c_proj: OpenCLIP, in single files
+         ("t5", re.compile(r"(?:^|\.)block\.(?P<block>\d+)\..*\.wo\.weight$")),
+         ("cross-attention", re.compile(r"\.attn2\.to_[kv]\.weight$")))
+TEXT_ENCODERS = ("clip", "t5")
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a pipeline.
+
+    Attributes:
+        library, class_name: as model_index.json has them.
+        parameters: their number in the form that loaders read by default; None for what has no weights (a tokenizer).
+        dtypes: how many of them are stored as what: ``F16``.
+        bytes: of those weights; of all files for what has no weights.
+        variants: other forms of the weights that lie beside them: ``fp16``, ``non_ema``.
+    """
+
+    name: str
+    library: str
+    class_name: str
+    parameters: int | None
+    dtypes: Mapping[str, int]
+    bytes: int
+    variants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class EditableSite:
+    """One linear layer that some method can edit.
+
+    Attributes:
+        kind: ``clip`` or ``t5``, a text encoder's block; ``cross-attention``.
+        name: as in a diffusers folder's file, without ``.weight``; of a single file's denoiser, as it has it there.
+        block: number of the text encoder's block; None for cross-attention.
+        shape: (outputs, inputs).
+    """
+
+    kind: str
+    component: str
+    name: str
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    block: int | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A model on disk; `edited` is None for one that forget did not make."""
+
+    model: Mapping[str, str | None]
+    folder: Path
+    family: str | None
+    pipeline: str
+    components: tuple[Component, ...]
+    sites: tuple[EditableSite, ...]
+    edited: Mapping[str, Any] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "folder": str(self.folder)}
+
+    def text_sites(self, blocks: Iterable[int], kinds: Iterable[str] = ("clip",)) -> list[EditableSite]:
+        """The sites of these blocks in every text encoder of these kinds, in order.
+
+        Raises:
+            EditError: edit.no-such-site: there is no such block.
+        """
+        there = [site for site in self.sites if site.kind in tuple(kinds)]
+        known = sorted({site.block for site in there})
+        for block in blocks:
+            if block not in known:
+                raise EditError("edit.no-such-site", f"the text encoder has no block {block}",
+                                f"[edit] sites can be {known[0]} to {known[-1]}" if known else "")
+        return [site for site in there if site.block in set(blocks)]
+
+
+def inspect(base: Base) -> Inspection:
+    """Look at a resolved model.
+
+    Raises:
+        ModelError: a weight file is damaged.
+    """
+    index = json.loads((base.settings / "model_index.json").read_text(encoding="utf-8"))
+    components, sites = [], []
+    for name, entry in index.items():
+        if name.startswith("_") or not isinstance(entry, list) or None in entry or not (base.settings / name).is_dir():
+            continue
+        if base.single and name not in base.single.keys.components and _lacks_weights(base.settings, name):
+            continue
+        component, tensors = _component(base, name, *map(str, entry[:2]))
+        components.append(component)
+        sites += _sites(name, tensors)
+    return Inspection({"id": base.id, "revision": base.revision}, base.folder, _family(base.settings), str(index["_class_name"]),
+                      tuple(components), tuple(sites), _edited(base.folder))
+
+
+def _lacks_weights(settings: Path, name: str) -> bool:
+    return (settings / name / "config.json").is_file() and not has_weights(settings, name)
+
+
+def _component(base: Base, name: str, library: str, class_name: str) -> tuple[Component, dict[str, TensorSite]]:
+    folder, inside = base.settings, base.single is not None and name in base.single.keys.components
+    if not (folder / name / "config.json").is_file():
+        size = sum((folder / name / path).stat().st_size for path in walk_files(folder / name) if is_regular(folder / name / path))
+        return Component(name, library, class_name, None, {}, size), {}
+    tensors = base.single.tensors_of(name) if inside else tensors_of(folder, name)
+    dtypes: dict[str, int] = {}
+    for tensor in tensors.values():
+        dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + math.prod(tensor.shape)
+    variants = () if inside else tuple(dict.fromkeys(form.variant for form in weight_sets(folder, name)[1:] if form.variant))
+    size = sum(tensor.end - tensor.start for tensor in tensors.values())
+    return Component(name, library, class_name, sum(dtypes.values()), dtypes, size, variants), tensors
+
+
+def _sites(component: str, tensors: Mapping[str, TensorSite]) -> list[EditableSite]:
+    found = []
+    for key, tensor in tensors.items():
+        for kind, pattern in SITES:
+            match = pattern.search(key)
+            if match and kind in TEXT_ENCODERS and component.startswith("text_encoder"):
+                block = int(match["block"])
+            elif match and kind == "cross-attention" and component == "unet":
+                block = None
+            else:
+                continue
+            name = key.removesuffix(".weight") if ".resblocks." not in key else f"text_model.encoder.layers.{block}.mlp.fc2"
+            found.append(EditableSite(kind, component, name, tensor.file, tensor.dtype, tensor.shape, block))
+    return sorted(found, key=lambda site: (site.block is None, site.block or 0, site.name))
+
+
+def _family(folder: Path) -> str | None:
+    try:
+        return models.family_of(folder)
+    except ForgetError:                                               # one that cannot be edited yet can still be looked at
+        return None
+
+
+def _edited(folder: Path) -> dict[str, Any] | None:
+    """How forget made this folder, in the manifest's words."""
+    if not (folder / manifest.MANIFEST).is_file():
+        return None
+    try:
+        made = manifest.load(folder)
+    except ForgetError as fault:
+        return {"problem": fault.message}
+    return {"base": made.base, "base_digest": made.base_digest, "method": made.method, "recipe_sha256": made.recipe_sha256,
+            "concepts": [[c.concept, c.target] for c in _concepts(made.recipe_path)],
+            "tensors": [f"{t.component}/{t.parameter}" for t in made.edited],
+            "finished": made.run_details.get("metadata", {}).get("finishedOn")}
+
+
+def _concepts(path: Path) -> Iterator:
+    try:
+        recipe: Recipe = recipes.load(path)
+    except ForgetError:                                               # of a later version, or damaged: verify says so
+        return
+    yield from recipe.concepts

@@ -1,0 +1,142 @@
+"""What a recipe must be beyond its types: its parts must not contradict each other."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from forgetcli.errors import ForgetError
+from forgetcli.recipe.problems import Sheet
+from forgetcli.recipe.model import Document, fill
+from forgetcli.recipe.toml_lines import KeyPath
+
+
+@dataclass(frozen=True)
+class PreservedPrompt:
+    """A prompt to preserve: its key in the recipe, or the ``file:line`` it was read from."""
+
+    prompt: str
+    path: KeyPath
+    file_line: str = ""
+
+
+@dataclass(frozen=True)
+class _Edit:
+    prompt: str
+    target: str
+    path: KeyPath
+    concept: str
+    word: str  # what made the prompt: a word, or the prompt itself
+
+
+def contradictions(document: Document, preserved: list[PreservedPrompt], sheet: Sheet) -> list[ForgetError]:
+    """Every fault that lies between two parts of a recipe."""
+    edits = list(_edits(document))
+    return [
+        *_concepts(document, sheet),
+        *_different_targets(edits, sheet),
+        *_edited_and_preserved(edits, preserved, sheet),
+    ]
+
+
+def doubts(document: Document, sheet: Sheet) -> list[str]:
+    """What is allowed and probably not meant, one line each, with its place."""
+    edits = {_folded(edit.prompt): edit for edit in _edits(document)}
+    found = []
+    for table, kinds in (("concepts", document.concepts), ("retain", document.retain)):
+        for index, item in enumerate(kinds):
+            for kind in ("direct", "indirect"):
+                for number, prompt in enumerate(getattr(item, kind)):
+                    if _folded(prompt) in edits:
+                        place = sheet.place((table, index, kind, number))
+                        found.append(
+                            f"{place}: the evaluation prompt '{prompt}' is also edited: "
+                            f"it does not show what the edit does to prompts it has not seen"
+                        )
+    forgotten = {_folded(word) for concept in document.concepts for word in concept.words}
+    for index, concept in enumerate(document.concepts):
+        if _folded(concept.target) in forgotten - {_folded(word) for word in concept.words}:
+            found.append(
+                f"{sheet.place(('concepts', index, 'target'))}: the target '{concept.target}' is itself to be forgotten"
+            )
+    if document.method in document.methods:
+        found.append(
+            f"{sheet.place(('methods', document.method))}: [methods.{document.method}] is not read: {document.method} is the "
+            f"recipe's own method, which takes its parameters from tables such as [edit] at the top"
+        )
+    return found
+
+
+def _concepts(document: Document, sheet: Sheet) -> Iterator[ForgetError]:
+    seen: dict[str, KeyPath] = {}
+    for index, concept in enumerate(document.concepts):
+        paths: list[KeyPath] = [("concepts", index, "concept")]
+        paths += [("concepts", index, "aliases", number) for number in range(len(concept.aliases))]
+        for word, path in zip(concept.words, paths, strict=True):
+            if _folded(word) == _folded(concept.target):
+                yield sheet.problem(
+                    "conflict",
+                    path,
+                    f"'{word}' is to be forgotten and is its own target",
+                    "the target is what it turns into: something else",
+                )
+            if _folded(word) in seen:
+                yield sheet.problem(
+                    "conflict",
+                    path,
+                    f"'{word}' is to be forgotten twice (first at {sheet.place(seen[_folded(word)])})",
+                    "name it once; further words for it go into its aliases",
+                )
+            seen.setdefault(_folded(word), path)
+
+
+def _different_targets(edits: list[_Edit], sheet: Sheet) -> Iterator[ForgetError]:
+    seen: dict[str, _Edit] = {}
+    for edit in edits:
+        first = seen.setdefault(_folded(edit.prompt), edit)
+        # that two concepts share a word is told by _concepts
+        words_collide = _folded(first.word) == _folded(edit.word) and "prompts" not in (first.path[2], edit.path[2])
+        same_concept = first.path[:2] == edit.path[:2]                # then the first pair counts
+        if _folded(first.target) != _folded(edit.target) and not same_concept and not words_collide:
+            yield sheet.problem(
+                "conflict",
+                edit.path,
+                f"the prompt '{edit.prompt}' is edited for '{first.concept}' and for '{edit.concept}'",
+                "a prompt can turn into one thing only",
+            )
+
+
+def _edited_and_preserved(edits: list[_Edit], preserved: list[PreservedPrompt], sheet: Sheet) -> Iterator[ForgetError]:
+    edited: dict[str, _Edit] = {}
+    for edit in edits:
+        edited.setdefault(_folded(edit.prompt), edit)
+    for kept in preserved:
+        edit = edited.get(_folded(kept.prompt))
+        if edit is not None:
+            message = (
+                f"the prompt '{kept.prompt}' is preserved here, and edited for the concept '{edit.concept}' "
+                f"({sheet.place(edit.path)})"
+            )
+            hint = "a prompt can be preserved or edited, not both: take it out of one of the two"
+            if kept.file_line:
+                yield ForgetError("recipe.conflict", f"{kept.file_line}: {message}", hint)
+            else:
+                yield sheet.problem("conflict", kept.path, message, hint)
+
+
+def _edits(document: Document) -> Iterator[_Edit]:
+    templates = document.prompts.templates
+    for index, concept in enumerate(document.concepts):
+        place: KeyPath = ("concepts", index)
+        for number, word in enumerate(concept.words):
+            path = place + (("concept",) if number == 0 else ("aliases", number - 1))
+            for template in templates:
+                yield _Edit(fill(template, word), fill(template, concept.target), path, concept.concept, word)
+        for number, prompt in enumerate(concept.prompts):
+            yield _Edit(
+                prompt, fill(templates[0], concept.target), place + ("prompts", number), concept.concept, prompt
+            )
+
+
+def _folded(prompt: str) -> str:
+    """What a tokenizer makes no difference of: case, and how much white space there is."""
+    return " ".join(prompt.split()).casefold()

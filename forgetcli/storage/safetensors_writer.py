@@ -1,0 +1,87 @@
+"""Safetensors files written piece by piece: no tensor needs to be in memory, and a model never is.
+
+The safetensors package wants all tensors at once, and gives its files mode 0600 whatever the umask.
+"""
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from forgetcli.errors import ModelError
+from forgetcli.storage.safetensors import ITEM_BITS, TensorSite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK = 8 << 20                                                       # bytes copied at a time
+
+
+@dataclass(frozen=True)
+class Content:
+    """A tensor to be written.
+
+    Attributes:
+        dtype: as safetensors writes it: ``F16``.
+        pieces: gives its bytes, row-major and little-endian, in order.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    pieces: Callable[[], Iterable[bytes]]
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape) * ITEM_BITS[self.dtype] // 8
+
+
+def of_bytes(dtype: str, shape: tuple[int, ...], data: bytes) -> Content:
+    return Content(dtype, shape, lambda: (data,))
+
+
+def of_floats(tensor: Tensor) -> Content:
+    """A tensor's values as float32."""
+    return of_bytes("F32", tuple(tensor.shape), tensor.float().contiguous().numpy().astype("<f4").tobytes())
+
+
+def of_sites(folder: Path, sites: Iterable[TensorSite], shape: tuple[int, ...]) -> Content:
+    """Tensors of files in `folder`, read when they are written, one below the other along the first axis."""
+    sites = tuple(sites)
+
+    def pieces() -> Iterator[bytes]:
+        for site in sites:
+            with open(Path(folder, site.file), "rb") as reader:
+                reader.seek(site.start)
+                left = site.end - site.start
+                while left and (piece := reader.read(min(CHUNK, left))):
+                    left -= len(piece)
+                    yield piece
+
+    return Content(sites[0].dtype, shape, pieces)
+
+
+def write(writer: BinaryIO, tensors: Mapping[str, Content], metadata: Mapping[str, str]) -> None:
+    """Write a whole safetensors file.
+
+    Raises:
+        ModelError: model.changed: a tensor has not as many bytes as its dtype and shape say.
+    """
+    # The widest numbers first, as the safetensors package has it: every tensor then begins at a multiple of its item.
+    ordered = sorted(tensors.items(), key=lambda item: (-ITEM_BITS[item[1].dtype], item[0]))
+    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    at = 0
+    for name, content in ordered:
+        header[name] = {"dtype": content.dtype, "shape": list(content.shape), "data_offsets": [at, at + content.size]}
+        at += content.size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    writer.write(struct.pack("<Q", len(text)) + text)
+    for name, content in ordered:
+        written = sum(writer.write(piece) for piece in content.pieces())
+        if written != content.size:
+            raise ModelError("model.changed",
+                             f"'{name}' has {written} bytes, not {content.size}: the file it comes from was changed meanwhile")
