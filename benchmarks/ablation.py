@@ -2,9 +2,12 @@
 
     python benchmarks/ablation.py --output WORK [--rows default prior=0 …]
 
-Each row edits the same six recipes (two concepts with plentiful prompts, with 20 preserve prompts, and with preserve prompts that name
-nothing of what retain is measured on) and draws 26 pictures for each at equal prompts and seeds, with 10 sampler steps. Goes on where it was cut short.
+Each row edits the same six recipes (two concepts with plentiful prompts, with 20 preserve prompts,
+and with preserve prompts that name
+nothing of what retain is measured on) and draws 26 pictures for each at equal prompts and seeds,
+with 10 sampler steps. Goes on where it was cut short.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -17,7 +20,9 @@ from tune_methods import scored, tuning_recipes
 from forgetcli.errors import EditError
 from forgetcli.evaluation.intervals import harmonic_interval, wilson
 
-CASES = tuple((regime, label) for regime in ("single", "few", "unnamed") for label in ("van_gogh", "running"))
+CASES = tuple(
+    (regime, label) for regime in ("single", "few", "unnamed") for label in ("van_gogh", "running")
+)
 ROWS = {
     "unedited": ("none", {}),
     "default": ("nullspace", {}),
@@ -35,7 +40,10 @@ ROWS = {
     "no damping, 40 steps": ("nullspace", {"refine.damping": 0.0, "refine.steps": 40}),
     "damping 10": ("nullspace", {"refine.damping": 10.0}),
     "targets copied": ("nullspace", {"refine.mode": "copy"}),
-    "matched through the denoiser": ("nullspace", {"refine.match": "denoiser", "refine.latent_steps": 6}),
+    "matched through the denoiser": (
+        "nullspace",
+        {"refine.match": "denoiser", "refine.latent_steps": 6},
+    ),
     "reference form": ("nullspace", {"edit.preset": "reference"}),
 }
 
@@ -59,7 +67,9 @@ def cell(values: list[bool]) -> str:
 
 def main(output: Path, names: list[str]) -> None:
     bench, made = Bench(), tuning_recipes(CASES, kept=20)
-    print("| change | forget | retain | H | H with few preserve prompts | seconds an edit |\n| --- | --- | --- | --- | --- | --- |")
+    print(
+        "| change | forget | retain | H | H with few preserve prompts | seconds an edit |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for number, name in enumerate(ROWS):
         if name not in names:
             continue
@@ -68,12 +78,17 @@ def main(output: Path, names: list[str]) -> None:
             print(f"| {name} | {found['error']} | | | | |", flush=True)
             continue
         low, high = harmonic_interval(found["forgot"], found["kept"])
-        print(f"| {name} | {cell(found['forgot'])} | {cell(found['kept'])} | {found['h']:.3f} ({low:.2f}–{high:.2f}) | {found['few']:.3f} "
-              f"| {found['edit_seconds']:.1f} |", flush=True)
+        print(
+            f"| {name} | {cell(found['forgot'])} | {cell(found['kept'])} | {found['h']:.3f} ({low:.2f}–{high:.2f}) | {found['few']:.3f} "
+            f"| {found['edit_seconds']:.1f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     args = parser.parse_args()

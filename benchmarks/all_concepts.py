@@ -1,10 +1,13 @@
-"""Every concept of the embedded model forgotten, one edit at a time, beside the unedited model; goes on where it was cut short.
+"""Every concept of the embedded model forgotten, one edit at a time, beside the unedited model;
+goes on where it was cut short.
 
     python benchmarks/all_concepts.py --output WORK [--concepts dog van_gogh …]
 
-For each concept 5 direct and 5 indirect prompts, and one prompt for each of the 50 others, direct and indirect in turn; one picture
+For each concept 5 direct and 5 indirect prompts, and one prompt for each of the 50 others, direct
+and indirect in turn; one picture
 a prompt, whose noise is the prompt's own, the same for both models. About 20 minutes on two cores.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -36,16 +39,25 @@ class Seen:
         return [self.unedited[pair] for pair in asked]
 
     def of_current(self, asked: list[tuple[str, str]]) -> list[bool]:
-        pictures = self.bench.drawn([p for p, _ in asked], [zlib.crc32(p.encode()) for p, _ in asked])
-        return [s.seen for s in self.bench.judge.see(pictures, [label for _, label in asked])] if asked else []
+        pictures = self.bench.drawn(
+            [p for p, _ in asked], [zlib.crc32(p.encode()) for p, _ in asked]
+        )
+        return (
+            [s.seen for s in self.bench.judge.see(pictures, [label for _, label in asked])]
+            if asked
+            else []
+        )
 
 
 def one(label: str, seen: Seen, tables: dict) -> dict:
     """Per model and kind: whether the concept is not seen, or what must stay is, prompt by prompt."""
     recipe = recipes.parse(words.recipe([label], [x for x in words.LABELS if x != label]))
     (concept,) = recipe.concepts
-    asked = {"direct": [(p, label) for p in concept.direct], "indirect": [(p, label) for p in concept.indirect],
-             "kept": [(p, r.label) for r in recipe.retain for p in (*r.direct, *r.indirect)]}
+    asked = {
+        "direct": [(p, label) for p in concept.direct],
+        "indirect": [(p, label) for p in concept.indirect],
+        "kept": [(p, r.label) for r in recipe.retain for p in (*r.direct, *r.indirect)],
+    }
     flat = sum(asked.values(), [])
     before = seen.of_unedited(flat)
     try:
@@ -54,13 +66,19 @@ def one(label: str, seen: Seen, tables: dict) -> dict:
         return {"label": label, "error": fault.message}
     with seen.bench.model.weights(edit.weights):
         after = seen.of_current(flat)
-    return {"label": label, "group": words.group(label), "seconds": seconds, "baseline": told(asked, before), "edited": told(asked, after)}
+    return {
+        "label": label,
+        "group": words.group(label),
+        "seconds": seconds,
+        "baseline": told(asked, before),
+        "edited": told(asked, after),
+    }
 
 
 def told(asked: dict, seen: list[bool]) -> dict:
     out, start = {}, 0
     for kind, prompts in asked.items():
-        part = seen[start:start + len(prompts)]
+        part = seen[start : start + len(prompts)]
         out[kind] = part if kind == "kept" else [not s for s in part]
         start += len(prompts)
     return out
@@ -70,7 +88,10 @@ def scores(rows: list[dict], side: str) -> dict:
     found = {kind: sum((r[side][kind] for r in rows), []) for kind in KINDS}
     forgot = [mean(r[side]["direct"] + r[side]["indirect"]) for r in rows]
     # a bootstrap over concepts: prompts of one resemble one another
-    return found | {"h": harmonic(mean(forgot), mean(found["kept"])), "ci": harmonic_interval(forgot, [mean(r[side]["kept"]) for r in rows])}
+    return found | {
+        "h": harmonic(mean(forgot), mean(found["kept"])),
+        "ci": harmonic_interval(forgot, [mean(r[side]["kept"]) for r in rows]),
+    }
 
 
 def share(values: list[bool]) -> str:
@@ -81,29 +102,49 @@ def share(values: list[bool]) -> str:
 def main(output: Path, labels: list[str]) -> None:
     file = output / "results.json"
     rows = json.loads(file.read_text()) if file.exists() else {}
-    seen, tables = Seen(Bench()), tomli.loads(words.PARAMETERS.read_text()).get("methods", {}).get(METHOD, {})
+    seen, tables = (
+        Seen(Bench()),
+        tomli.loads(words.PARAMETERS.read_text()).get("methods", {}).get(METHOD, {}),
+    )
     for label in labels:
         if label not in rows:
             rows[label] = one(label, seen, tables)
             file.write_text(json.dumps(rows))
         r = rows[label]
-        print(f"{label}: {r['error']}" if "error" in r else
-              f"{label}: forget {mean(r['edited']['direct']):.2f} direct, {mean(r['edited']['indirect']):.2f} indirect "
-              f"(unedited {mean(r['baseline']['direct']):.2f}, {mean(r['baseline']['indirect']):.2f}), "
-              f"retain {mean(r['edited']['kept']):.2f} ({mean(r['baseline']['kept']):.2f}), {r['seconds']:.1f} s", flush=True)
-    good, failed = [r for r in rows.values() if "error" not in r], [r for r in rows.values() if "error" in r]
-    print("\n| concepts | model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- | --- |")
+        print(
+            f"{label}: {r['error']}"
+            if "error" in r
+            else f"{label}: forget {mean(r['edited']['direct']):.2f} direct, {mean(r['edited']['indirect']):.2f} indirect "
+            f"(unedited {mean(r['baseline']['direct']):.2f}, {mean(r['baseline']['indirect']):.2f}), "
+            f"retain {mean(r['edited']['kept']):.2f} ({mean(r['baseline']['kept']):.2f}), {r['seconds']:.1f} s",
+            flush=True,
+        )
+    good, failed = (
+        [r for r in rows.values() if "error" not in r],
+        [r for r in rows.values() if "error" in r],
+    )
+    print(
+        "\n| concepts | model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- | --- |"
+    )
     for title, chosen in (("styles", "style"), ("things", "thing"), ("all", None)):
         part = [r for r in good if chosen in (None, r["group"])]
         for side in ("baseline", "edited") if part else ():
             s = scores(part, side)
-            print(f"| {len(part)} {title} | {'unedited' if side == 'baseline' else 'edited'} | {share(s['direct'])} | {share(s['indirect'])} "
-                  f"| {share(s['kept'])} | {s['h']:.3f} ({s['ci'][0]:.3f}–{s['ci'][1]:.3f}) |")
-    print(f"{len(failed)} edits were refused: {', '.join(r['label'] for r in failed)}" if failed else "no edit was refused")
+            print(
+                f"| {len(part)} {title} | {'unedited' if side == 'baseline' else 'edited'} | {share(s['direct'])} | {share(s['indirect'])} "
+                f"| {share(s['kept'])} | {s['h']:.3f} ({s['ci'][0]:.3f}–{s['ci'][1]:.3f}) |"
+            )
+    print(
+        f"{len(failed)} edits were refused: {', '.join(r['label'] for r in failed)}"
+        if failed
+        else "no edit was refused"
+    )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--concepts", nargs="+", choices=words.LABELS, default=words.LABELS)
     args = parser.parse_args()

@@ -1,13 +1,17 @@
-"""What the embedded model can draw: the judge's accuracy on generated pictures, and seconds a picture.
+"""What the embedded model can draw: the judge's accuracy on generated pictures, and seconds a
+picture.
 
     python benchmarks/demo_model.py --output WORK
 
-Direct prompts name thing and style in held-out templates; indirect ones use hints that training never paired so, and words
+Direct prompts name thing and style in held-out templates; indirect ones use hints that training
+never paired so, and words
 that it never saw. Every thing is drawn in every other style, one seed each.
 
-WORK/contact_sheet.png has 60 numbered pictures of every thing and style, drawn by lot, for a person to name; WORK/contact_sheet.json is
+WORK/contact_sheet.png has 60 numbered pictures of every thing and style, drawn by lot, for a person
+to name; WORK/contact_sheet.json is
 what was asked for.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -19,12 +23,12 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from forgetcli.bundled.demo import world
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.evaluation import judges
-from forgetcli.bundled.demo import world
+from forgetcli.evaluation.intervals import wilson
 from forgetcli.generation.draw import Shot, draw
 from forgetcli.progress import Silent
-from forgetcli.evaluation.intervals import wilson
 
 
 def prompts(kind: str) -> list[tuple[str, str, str]]:
@@ -41,21 +45,47 @@ def prompts(kind: str) -> list[tuple[str, str, str]]:
                 template = W["templates"]["heldout"][j % len(W["templates"]["heldout"])]
                 out.append((template.format(t=t["names"][0], s=s["names"][0]), thing, style))
             else:
-                template = W["templates"]["heldout_hinted"][j % len(W["templates"]["heldout_hinted"])]
+                template = W["templates"]["heldout_hinted"][
+                    j % len(W["templates"]["heldout_hinted"])
+                ]
                 hints = [h for h in t["hints"] if (h, style) in pairs] or t["heldout"]
-                out.append((template.format(t=hints[j % len(hints)], s=s["heldout"][j % len(s["heldout"])]), thing, style))
+                out.append(
+                    (
+                        template.format(
+                            t=hints[j % len(hints)], s=s["heldout"][j % len(s["heldout"])]
+                        ),
+                        thing,
+                        style,
+                    )
+                )
     return out
 
 
-def contact_sheet(base, output: Path, seed: int, columns: int = 10, count: int = 60, side: int = 112) -> None:
+def contact_sheet(
+    base, output: Path, seed: int, columns: int = 10, count: int = 60, side: int = 112
+) -> None:
     """In templates that training did not see; the numbers say nothing of what was asked for."""
     lot, W = random.Random(seed), world()
     things, styles = list(W["things"]), list(W["styles"])
-    cells = [(t, lot.choice(styles)) for t in things] + [(lot.choice(things), s) for s in styles for _ in range(2)]
+    cells = [(t, lot.choice(styles)) for t in things] + [
+        (lot.choice(things), s) for s in styles for _ in range(2)
+    ]
     lot.shuffle(cells)
     templates = W["templates"]["heldout"]
-    asked = [templates[i % len(templates)].format(t=W["things"][t]["names"][0], s=W["styles"][s]["names"][0]) for i, (t, s) in enumerate(cells[:count])]
-    paths, _ = draw(base, [Shot(p, seed * 100 + i) for i, p in enumerate(asked)], output / "contact_sheet", device=None, batch=8, observer=Silent())
+    asked = [
+        templates[i % len(templates)].format(
+            t=W["things"][t]["names"][0], s=W["styles"][s]["names"][0]
+        )
+        for i, (t, s) in enumerate(cells[:count])
+    ]
+    paths, _ = draw(
+        base,
+        [Shot(p, seed * 100 + i) for i, p in enumerate(asked)],
+        output / "contact_sheet",
+        device=None,
+        batch=8,
+        observer=Silent(),
+    )
     sheet = Image.new("RGB", (columns * (side + 3), -(-count // columns) * (side + 16)), "white")
     pen = ImageDraw.Draw(sheet)
     for i, path in enumerate(paths):
@@ -71,21 +101,37 @@ def main(output: Path, sheet_seed: int) -> None:
     for kind in ("direct", "indirect"):
         asked = prompts(kind)
         start = time.time()
-        paths, reused = draw(base, [Shot(p, k) for k, (p, _, _) in enumerate(asked)], output / kind, device=None, batch=8, observer=Silent())
+        paths, reused = draw(
+            base,
+            [Shot(p, k) for k, (p, _, _) in enumerate(asked)],
+            output / kind,
+            device=None,
+            batch=8,
+            observer=Silent(),
+        )
         seconds = (time.time() - start) / max(1, len(asked) - reused)
         pictures = [Image.open(p).convert("RGB") for p in paths]
         for group, at in (("things", 1), ("styles", 2)):
             seen = [s.seen for s in judge.see(pictures, [a[at] for a in asked])]
             low, high = wilson(sum(seen), len(seen))
-            print(f"{kind} {group}: {sum(seen) / len(seen):.3f} ({low:.3f}–{high:.3f}), n = {len(seen)}; {seconds:.2f} s a picture", flush=True)
+            print(
+                f"{kind} {group}: {sum(seen) / len(seen):.3f} ({low:.3f}–{high:.3f}), n = {len(seen)}; {seconds:.2f} s a picture",
+                flush=True,
+            )
             missed = Counter(a[at] for a, ok in zip(asked, seen) if not ok)
-            print("   missed most:", ", ".join(f"{label} {n}" for label, n in missed.most_common(8)))
+            print(
+                "   missed most:", ", ".join(f"{label} {n}" for label, n in missed.most_common(8))
+            )
     contact_sheet(base, output, sheet_seed)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--sheet-seed", type=int, default=0, help="another seed, another contact sheet")
+    parser.add_argument(
+        "--sheet-seed", type=int, default=0, help="another seed, another contact sheet"
+    )
     args = parser.parse_args()
     main(args.output, args.sheet_seed)

@@ -1,10 +1,14 @@
-"""Seconds of one edit by every method, in one process on a machine with nothing else to do, as shares of ESD's at its published budget.
+"""Seconds of one edit by every method, in one process on a machine with nothing else to do, as
+shares of ESD's at its published budget.
 
     python benchmarks/edit_seconds.py [--concepts 3]
 
-Recipes for one tuning concept each with 20 preserve prompts; parameters as in regimes.py (tuned). ESD is there twice: with the 60 steps of 8
-pictures that tuning chose, and with 1000 steps of one picture, as published (arXiv 2303.07345). Model, cache and word statistics are warm. About three minutes.
+Recipes for one tuning concept each with 20 preserve prompts; parameters as in regimes.py (tuned).
+ESD is there twice: with the 60 steps of 8
+pictures that tuning chose, and with 1000 steps of one picture, as published (arXiv 2303.07345).
+Model, cache and word statistics are warm. About three minutes.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,22 +25,37 @@ WHOLE = "esd, published budget"
 
 def main(count: int) -> None:
     bench, tuned = Bench(), tomli.loads(words.PARAMETERS.read_text())["methods"]
-    runs = {name: (name, tuned.get(name, {})) for name in ("nullspace", "speed", "uce", "rece", "esd")} | {WHOLE: ("esd", PUBLISHED)}
+    runs = {
+        name: (name, tuned.get(name, {})) for name in ("nullspace", "speed", "uce", "rece", "esd")
+    } | {WHOLE: ("esd", PUBLISHED)}
     chosen = [label for label in words.TUNING if label in words.THINGS][:count]
-    made = [recipes.parse(words.recipe([label], words.others([label], 12), few=20, unnamed=True)) for label in chosen]
-    bench.edit(made[0], "nullspace", {})                              # the vocabulary's second moments, once
+    made = [
+        recipes.parse(words.recipe([label], words.others([label], 12), few=20, unnamed=True))
+        for label in chosen
+    ]
+    bench.edit(made[0], "nullspace", {})  # the vocabulary's second moments, once
     bench.made.clear()
     found = {}
     for name, (method, tables) in runs.items():
         edits = [(recipe, *bench.edit(recipe, method, tables)) for recipe in made]
         seen = [bench.look(recipe, edit) for recipe, edit, _ in edits]
-        found[name] = mean([seconds for *_, seconds in edits]), mean(sum((s.forgot for s in seen), [])), mean(sum((s.kept for s in seen), []))
-    print("| method | seconds an edit | share of ESD's | forget | retain |\n| --- | --- | --- | --- | --- |")
+        found[name] = (
+            mean([seconds for *_, seconds in edits]),
+            mean(sum((s.forgot for s in seen), [])),
+            mean(sum((s.kept for s in seen), [])),
+        )
+    print(
+        "| method | seconds an edit | share of ESD's | forget | retain |\n| --- | --- | --- | --- | --- |"
+    )
     for name, (seconds, forgot, kept) in found.items():
-        print(f"| {name} | {seconds:.2f} | 1/{found[WHOLE][0] / seconds:.1f} | {forgot:.2f} | {kept:.2f} |")
+        print(
+            f"| {name} | {seconds:.2f} | 1/{found[WHOLE][0] / seconds:.1f} | {forgot:.2f} | {kept:.2f} |"
+        )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--concepts", type=int, default=3)
     main(parser.parse_args().concepts)

@@ -1,6 +1,8 @@
-"""All methods where they differ: the regimes of the comparison, each over several concepts, one table a regime.
+"""All methods where they differ: the regimes of the comparison, each over several concepts, one
+table a regime.
 
-    python benchmarks/regimes.py --output WORK [--quick] [--regimes single bare] [--methods nullspace uce] [--concepts 20]
+    python benchmarks/regimes.py --output WORK [--quick] [--regimes single bare] [--methods
+    nullspace uce] [--concepts 20]
 
 single   one concept at a time, held-out concepts of all four groups
 bare     the same, but the edit sees only "concept" → "target"
@@ -8,14 +10,19 @@ few      the same, with 20 preserve prompts
 near     the same, retain measured on the five nearest concepts in the text encoder
 five, ten, twenty, all    so many things in one recipe, retain measured on the rest
 ten-few      ten things, 20 preserve prompts
-…-unnamed    the same, and no preserve prompt names or hints at what retain is measured on: what a user did not think of, which of a
+…-unnamed    the same, and no preserve prompt names or hints at what retain is measured on: what a
+             user did not think of, which of a
              model of real size is nearly everything
 
-Every row: forget on prompts that no edit saw, retain, H, beside the unedited model; the ceiling is H of perfect forgetting with the
-unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H; the lead is H of the first method less the row's,
+Every row: forget on prompts that no edit saw, retain, H, beside the unedited model; the ceiling is
+H of perfect forgetting with the
+unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H; the lead is
+H of the first method less the row's,
 by a bootstrap over prompts that are paired. Goes on where it was cut short. Parameters of
-all methods: benchmarks/parameters.toml, found by tune_methods.py on other concepts. --quick: two concepts, three methods, a minute on two cores.
+all methods: benchmarks/parameters.toml, found by tune_methods.py on other concepts. --quick: two
+concepts, three methods, a minute on two cores.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -26,14 +33,21 @@ import tomli
 import world_recipes as words
 from bench import Bench, Seen, mean
 
-from forgetcli import methods, recipe as recipes
+from forgetcli import methods
+from forgetcli import recipe as recipes
 from forgetcli.errors import EditError
 from forgetcli.evaluation.intervals import harmonic, harmonic_interval, harmonic_lead, wilson
 
-FEW = 20                                                              # preserve prompts
-UNNAMED = "-unnamed"                                                  # no preserve prompt names or hints at what retain is measured on
+FEW = 20  # preserve prompts
+UNNAMED = "-unnamed"  # no preserve prompt names or hints at what retain is measured on
 SINGLE: dict[str, dict] = {"single": {}, "bare": {"bare": True}, "few": {"few": FEW}, "near": {}}
-MANY: dict[str, tuple[int, int | None]] = {"five": (5, None), "ten": (10, None), "twenty": (20, None), "all": (len(words.THINGS), None), "ten-few": (10, FEW)}
+MANY: dict[str, tuple[int, int | None]] = {
+    "five": (5, None),
+    "ten": (10, None),
+    "twenty": (20, None),
+    "all": (len(words.THINGS), None),
+    "ten-few": (10, FEW),
+}
 REGIMES = (*SINGLE, *MANY, *(name + UNNAMED for name in (*SINGLE, "ten", "twenty", "ten-few")))
 CONTROL = "none"
 
@@ -44,10 +58,18 @@ def of(regime: str, concepts: list[str]) -> dict[str, recipes.Recipe]:
     if kind in MANY:
         count, few = MANY[kind]
         forgotten = [words.THINGS[i * len(words.THINGS) // count] for i in range(count)]
-        return {regime: recipes.parse(words.recipe(forgotten, words.others(forgotten, 30), few=few, unnamed=unnamed))}
+        return {
+            regime: recipes.parse(
+                words.recipe(forgotten, words.others(forgotten, 30), few=few, unnamed=unnamed)
+            )
+        }
     for label in concepts:
         kept = words.nearest(label) if kind == "near" else words.others([label], 12)
-        made[label] = recipes.parse(words.recipe([label], kept, asked=2 if kind == "near" else None, unnamed=unnamed, **SINGLE[kind]))
+        made[label] = recipes.parse(
+            words.recipe(
+                [label], kept, asked=2 if kind == "near" else None, unnamed=unnamed, **SINGLE[kind]
+            )
+        )
     return made
 
 
@@ -69,11 +91,19 @@ def row(method: str, found: list[dict], first: list[dict], ceiling: float) -> st
     good = [f for f in found if "error" not in f]
     if not good:
         return f"| {method} | {found[0]['error']} | | | | | | |"
-    seen, leader = together(good), together([l for f, l in zip(found, first) if "error" not in f and "error" not in l])
-    h, (low, high) = harmonic(mean(seen.forgot), mean(seen.kept)), harmonic_interval(seen.forgot, seen.kept)
+    seen, leader = (
+        together(good),
+        together([l for f, l in zip(found, first) if "error" not in f and "error" not in l]),
+    )
+    h, (low, high) = (
+        harmonic(mean(seen.forgot), mean(seen.kept)),
+        harmonic_interval(seen.forgot, seen.kept),
+    )
     failed = f" ({len(found) - len(good)} refused)" if len(good) < len(found) else ""
-    return (f"| {method}{failed} | {share(seen.direct)} | {share(seen.indirect)} | {share(seen.kept)} | {h:.3f} ({low:.2f}–{high:.2f}) "
-            f"| {h / ceiling:.2f} | {lead(leader, seen)} | {mean([f['seconds'] for f in good]):.1f} |")
+    return (
+        f"| {method}{failed} | {share(seen.direct)} | {share(seen.indirect)} | {share(seen.kept)} | {h:.3f} ({low:.2f}–{high:.2f}) "
+        f"| {h / ceiling:.2f} | {lead(leader, seen)} | {mean([f['seconds'] for f in good]):.1f} |"
+    )
 
 
 def together(found: list[dict]) -> Seen:
@@ -84,7 +114,9 @@ def lead(leader: Seen, seen: Seen) -> str:
     if len(leader.kept) != len(seen.kept):
         return "–"
     low, high = harmonic_lead(leader.forgot, leader.kept, seen.forgot, seen.kept)
-    ahead = harmonic(mean(leader.forgot), mean(leader.kept)) - harmonic(mean(seen.forgot), mean(seen.kept))
+    ahead = harmonic(mean(leader.forgot), mean(leader.kept)) - harmonic(
+        mean(seen.forgot), mean(seen.kept)
+    )
     return f"{ahead:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
@@ -98,27 +130,62 @@ def main(output: Path, names: list[str], chosen: list[str], concepts: list[str])
     for regime in names:
         made = of(regime, concepts)
         (output / regime).mkdir(parents=True, exist_ok=True)
-        found = {method: [measured(bench, recipe, method, parameters.get(method, {}), output / regime / f"{label}-{method}.json")
-                          for label, recipe in made.items()] for method in [CONTROL, *chosen]}
+        found = {
+            method: [
+                measured(
+                    bench,
+                    recipe,
+                    method,
+                    parameters.get(method, {}),
+                    output / regime / f"{label}-{method}.json",
+                )
+                for label, recipe in made.items()
+            ]
+            for method in [CONTROL, *chosen]
+        }
         ceiling = harmonic(1.0, mean(sum((f["kept"] for f in found[CONTROL]), [])))
-        pictures = [sum(len(f[key]) for f in found[CONTROL]) for key in ("direct", "indirect", "kept")]
-        print(f"\n**{regime}**: {len(made)} edits; pictures: {pictures[0]} direct, {pictures[1]} indirect, {pictures[2]} of what stays; ceiling {ceiling:.3f}\n")
-        print(f"| method | forget, direct | forget, indirect | retain | H | of the ceiling | {chosen[0]}'s lead | seconds an edit |\n| --- | --- | --- | --- | --- | --- | --- | --- |")
+        pictures = [
+            sum(len(f[key]) for f in found[CONTROL]) for key in ("direct", "indirect", "kept")
+        ]
+        print(
+            f"\n**{regime}**: {len(made)} edits; pictures: {pictures[0]} direct, {pictures[1]} indirect, {pictures[2]} of what stays; ceiling {ceiling:.3f}\n"
+        )
+        print(
+            f"| method | forget, direct | forget, indirect | retain | H | of the ceiling | {chosen[0]}'s lead | seconds an edit |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+        )
         for method, results in found.items():
-            print(row("unedited" if method == CONTROL else method, results, found[chosen[0]], ceiling), flush=True)
+            print(
+                row(
+                    "unedited" if method == CONTROL else method, results, found[chosen[0]], ceiling
+                ),
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--regimes", nargs="+", choices=REGIMES, default=REGIMES)
-    parser.add_argument("--methods", nargs="+", choices=methods.names(), default=["nullspace", *(n for n in methods.names() if n not in (CONTROL, "nullspace"))],
-                        help="the first one's lead over the others is printed")
-    parser.add_argument("--concepts", type=int, default=20, help="how many of the held-out concepts")
-    parser.add_argument("--quick", action="store_true", help="two concepts, one edit at a time, nullspace, uce and rece")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=methods.names(),
+        default=["nullspace", *(n for n in methods.names() if n not in (CONTROL, "nullspace"))],
+        help="the first one's lead over the others is printed",
+    )
+    parser.add_argument(
+        "--concepts", type=int, default=20, help="how many of the held-out concepts"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="two concepts, one edit at a time, nullspace, uce and rece",
+    )
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     if args.quick:
         main(args.output, ["single", "few"], ["nullspace", "uce", "rece"], ["cat", "monet"])
     else:
-        main(args.output, args.regimes, args.methods, words.HELDOUT[:args.concepts])
+        main(args.output, args.regimes, args.methods, words.HELDOUT[: args.concepts])

@@ -1,12 +1,17 @@
-"""Ten concepts erased one by one: with the earlier edits' keys K_p in the solve, without them, by other methods, and all ten at once.
+"""Ten concepts erased one by one: with the earlier edits' keys K_p in the solve, without them, by
+other methods, and all ten at once.
 
     python benchmarks/sequence.py --output WORK [--quick] [--few 20] [--chains "with K_p" uce]
 
-No recipe's preserve prompts name any of the ten, so nothing but K_p holds what an earlier edit put in place; only `nullspace` has it. Each concept is
-asked for right after its own edit and again at the end; retain is over 30 other concepts. Parameters: the defaults, and of the other methods
-parameters.toml. Goes on where it was cut short. ``--quick`` (two concepts, 136 pictures, 5 edits) took 138 s of one core; ten are 720 pictures, 21 edits
+No recipe's preserve prompts name any of the ten, so nothing but K_p holds what an earlier edit put
+in place; only `nullspace` has it. Each concept is
+asked for right after its own edit and again at the end; retain is over 30 other concepts.
+Parameters: the defaults, and of the other methods
+parameters.toml. Goes on where it was cut short. ``--quick`` (two concepts, 136 pictures, 5 edits)
+took 138 s of one core; ten are 720 pictures, 21 edits
 for the two chains of `nullspace` and all at once.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -16,32 +21,48 @@ from pathlib import Path
 
 import world_recipes as words
 
-from forgetcli.checkpoint import base
-from forgetcli.evaluation import judges
-from forgetcli import methods, recipe as recipes
+from forgetcli import methods
+from forgetcli import recipe as recipes
 from forgetcli.artifact import provenance
+from forgetcli.checkpoint import base
+from forgetcli.distributed import current
 from forgetcli.errors import ForgetError
+from forgetcli.evaluation import judges
 from forgetcli.evaluation.questions import Question, of_recipe
 from forgetcli.evaluation.run import Run, Subject, answered
 from forgetcli.evaluation.scores import summary
 from forgetcli.generation.draw import Shot
 from forgetcli.pipeline.apply import apply
-from forgetcli.distributed import current
 from forgetcli.progress import Silent, Stopwatch
 
-WITHOUT = "\n[edit]\nhold_earlier = false\n"                             # nullspace is the recipe's own method; by default it holds them
-CHAINS = {"with K_p": ("nullspace", ""), "without K_p": ("nullspace", WITHOUT),
-          **{name: (name, "") for name in methods.names() if name not in ("nullspace", "none")}}
+# nullspace is the recipe's own method; by default it holds them
+WITHOUT = "\n[edit]\nhold_earlier = false\n"
+CHAINS = {
+    "with K_p": ("nullspace", ""),
+    "without K_p": ("nullspace", WITHOUT),
+    **{name: (name, "") for name in methods.names() if name not in ("nullspace", "none")},
+}
 KEYS = ("forget_direct", "forget_indirect", "retain", "h")
 
 
-def recipe(forgotten: list[str], kept: list[str], chain: str, preserve: list[str], overrides: tuple[str, ...] = ()) -> recipes.Recipe:
+def recipe(
+    forgotten: list[str],
+    kept: list[str],
+    chain: str,
+    preserve: list[str],
+    overrides: tuple[str, ...] = (),
+) -> recipes.Recipe:
     """For some of the concepts; `preserve`: prompts that name none of all of them."""
     method, tables = CHAINS[chain]
     text = words.recipe(forgotten, kept, tables=tables + words.PARAMETERS.read_text())
     listed = json.dumps(preserve, ensure_ascii=False)
-    lines = [f"prompts = {listed}" if line.startswith("prompts = [") else line for line in text.split("\n")]
-    made = recipes.parse("\n".join(lines), method=method, overrides=overrides)           # of other methods it takes [methods.NAME], of its own [edit]
+    lines = [
+        f"prompts = {listed}" if line.startswith("prompts = [") else line
+        for line in text.split("\n")
+    ]
+    made = recipes.parse(
+        "\n".join(lines), method=method, overrides=overrides
+    )  # of other methods it takes [methods.NAME], of its own [edit]
     if (chain == "without K_p") != (made.parameters.get("edit", {}).get("hold_earlier") is False):
         raise AssertionError(f"the chain '{chain}' is not what its name says")
     return made
@@ -55,31 +76,51 @@ class Study:
         unnamed: no preserve prompt names one of the concepts that retain is measured on.
     """
 
-    def __init__(self, output: Path, labels: list[str], kept: int, few: int | None, unnamed: bool) -> None:
+    def __init__(
+        self, output: Path, labels: list[str], kept: int, few: int | None, unnamed: bool
+    ) -> None:
         self.output, self.labels = output, labels
-        self.preserve = words.preserve([*labels, *(words.others(labels, kept) if unnamed else [])], few)
+        self.preserve = words.preserve(
+            [*labels, *(words.others(labels, kept) if unnamed else [])], few
+        )
         self.whole = self.recipe(labels, "with K_p", kept)
         self.judge = judges.load("demo", None, None)
         self.questions = of_recipe(self.whole, self.judge)
         self.baseline = self.asked(Subject("unedited", base.resolve("demo")), self.questions)
 
     def recipe(self, forgotten: list[str], chain: str, kept: int = 0) -> recipes.Recipe:
-        return recipe(forgotten, words.others(self.labels, kept) if kept else [], chain, self.preserve)
+        return recipe(
+            forgotten, words.others(self.labels, kept) if kept else [], chain, self.preserve
+        )
 
     def asked(self, subject: Subject, questions: list[Question]) -> Run:
         shots = [Shot(q.prompt, 0) for q in questions]
-        return answered(subject, questions, shots, self.judge, self.output / "pictures", device=None, batch=8, observer=Silent(),
-                        watch=Stopwatch(), processes=current())
+        return answered(
+            subject,
+            questions,
+            shots,
+            self.judge,
+            self.output / "pictures",
+            device=None,
+            batch=8,
+            observer=Silent(),
+            watch=Stopwatch(),
+            processes=current(),
+        )
 
     def scores(self, folder: Path, name: str, of: str | None = None) -> dict:
         """Beside the unedited model; `of`: of one concept alone, without retain."""
         questions = [q for q in self.questions if of in (None, q.label)]
-        run = self.asked(Subject(name, base.resolve(folder), frozenset([of] if of else self.labels)), questions)
+        run = self.asked(
+            Subject(name, base.resolve(folder), frozenset([of] if of else self.labels)), questions
+        )
         before = tuple(a for a in self.baseline.answers if a.question in questions)
         return summary(Run(self.baseline.subject, before), run)
 
     def chain(self, name: str) -> dict:
-        """One edit on top of the other: each concept's forget right after its edit and at the end, and the last model's scores."""
+        """One edit on top of the other: each concept's forget right after its edit and at the end,
+        and the last model's scores.
+        """
         place = self.output / name.replace(" ", "-")
         file = place / "steps.json"
         place.mkdir(parents=True, exist_ok=True)
@@ -89,13 +130,28 @@ class Study:
             if number >= len(steps):
                 if not intact(folder):
                     # Not strict: that an edit is weak on top of others is what is measured here.
-                    apply(self.recipe([label], name), model=str(model), output=folder, force=True, strict=False)
+                    apply(
+                        self.recipe([label], name),
+                        model=str(model),
+                        output=folder,
+                        force=True,
+                        strict=False,
+                    )
                 shown = self.scores(folder, f"{place.name}-{number:02d}", label)["edited"]
-                steps.append({"label": label, "after": shown, "sites": json.loads((folder / provenance.REPORT).read_text())["sites"]})
+                steps.append(
+                    {
+                        "label": label,
+                        "after": shown,
+                        "sites": json.loads((folder / provenance.REPORT).read_text())["sites"],
+                    }
+                )
                 file.write_text(json.dumps(steps, indent=1))
-                print(f"{name}: {label}: forget {shown['forget']:.2f} right after its edit", flush=True)
+                print(
+                    f"{name}: {label}: forget {shown['forget']:.2f} right after its edit",
+                    flush=True,
+                )
             if number and number < len(steps):
-                shutil.rmtree(model, ignore_errors=True)              # 19 MB each, and the ledger
+                shutil.rmtree(model, ignore_errors=True)  # 19 MB each, and the ledger
             model = folder
         return {"steps": steps, **self.scores(model, place.name)}
 
@@ -115,7 +171,9 @@ def cell(scores: dict, key: str) -> str:
     return f"{scores[key]:.3f} ({low:.2f}–{high:.2f})"
 
 
-def main(output: Path, labels: list[str], kept: int, few: int | None, unnamed: bool, chains: list[str]) -> None:
+def main(
+    output: Path, labels: list[str], kept: int, few: int | None, unnamed: bool, chains: list[str]
+) -> None:
     study, results = Study(output, labels, kept, few, unnamed), {}
     for name in chains:
         results[name] = study.chain(name)
@@ -123,25 +181,51 @@ def main(output: Path, labels: list[str], kept: int, few: int | None, unnamed: b
         apply(study.whole, output=output / "at-once", force=True, strict=False)
     results["all at once"] = study.scores(output / "at-once", "at-once")
     (output / "results.json").write_text(json.dumps(results, indent=1))
-    print("\n| model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- |")
-    for name, scores in {"unedited": results["all at once"]["baseline"], **{n: r["edited"] for n, r in results.items()}}.items():
+    print(
+        "\n| model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- |"
+    )
+    for name, scores in {
+        "unedited": results["all at once"]["baseline"],
+        **{n: r["edited"] for n, r in results.items()},
+    }.items():
         print(f"| {name} | " + " | ".join(cell(scores, key) for key in KEYS) + " |")
-    print("\n| concept, in order | " + " | ".join(f"{n}: after its edit | {n}: at the end" for n in chains) + " | all at once |")
+    print(
+        "\n| concept, in order | "
+        + " | ".join(f"{n}: after its edit | {n}: at the end" for n in chains)
+        + " | all at once |"
+    )
     print("| --- |" + " --- |" * (2 * len(chains) + 1))
     for number, label in enumerate(labels):
-        at_end = {n: next(c["edited"]["forget"] for k, c in r["concepts"].items() if k == words.name(label)) for n, r in results.items()}
-        shown = [x for n in chains for x in (results[n]["steps"][number]["after"]["forget"], at_end[n])]
-        print(f"| {label} | " + " | ".join(f"{x:.2f}" for x in (*shown, at_end["all at once"])) + " |")
+        at_end = {
+            n: next(
+                c["edited"]["forget"] for k, c in r["concepts"].items() if k == words.name(label)
+            )
+            for n, r in results.items()
+        }
+        shown = [
+            x for n in chains for x in (results[n]["steps"][number]["after"]["forget"], at_end[n])
+        ]
+        print(
+            f"| {label} | " + " | ".join(f"{x:.2f}" for x in (*shown, at_end["all at once"])) + " |"
+        )
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--concepts", type=int, default=10)
     parser.add_argument("--few", type=int, help="this many preserve prompts instead of all")
-    parser.add_argument("--unnamed", action="store_true", help="no preserve prompt names one of the concepts that retain is measured on")
+    parser.add_argument(
+        "--unnamed",
+        action="store_true",
+        help="no preserve prompt names one of the concepts that retain is measured on",
+    )
     parser.add_argument("--chains", nargs="+", choices=CHAINS, default=["with K_p", "without K_p"])
-    parser.add_argument("--quick", action="store_true", help="two concepts and four others: only whether it runs")
+    parser.add_argument(
+        "--quick", action="store_true", help="two concepts and four others: only whether it runs"
+    )
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     count = 2 if args.quick else args.concepts

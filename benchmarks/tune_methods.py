@@ -1,13 +1,20 @@
-"""The same tuning for every method: so many trials each, on tuning concepts that no published figure uses.
+"""The same tuning for every method: so many trials each, on tuning concepts that no published
+figure uses.
 
     python benchmarks/tune_methods.py --output WORK [--trials 8] [--methods uce esd]
 
-A trial edits six recipes: four of one concept (one that names the pair only, one with 20 preserve prompts, two whose preserve prompts name
-nothing of what retain is measured on; see regimes.py), 14 pictures each, and two of all tuning things at once, with plentiful preserve prompts
-and with such that name nothing of the rest. Prompts and seeds are equal for all methods; 10 sampler steps. Methods that take no preserve prompts
-(esd) are measured on one concept at a time only, and tuned on these four. Trial 0 has the method's defaults. Highest H over all pictures wins; of equals the
-earlier, so that nothing is tried any more once H is 1. What is found is printed as TOML for benchmarks/parameters.toml. Goes on where it was cut short.
+A trial edits six recipes: four of one concept (one that names the pair only, one with 20 preserve
+prompts, two whose preserve prompts name
+nothing of what retain is measured on; see regimes.py), 14 pictures each, and two of all tuning
+things at once, with plentiful preserve prompts
+and with such that name nothing of the rest. Prompts and seeds are equal for all methods; 10 sampler
+steps. Methods that take no preserve prompts
+(esd) are measured on one concept at a time only, and tuned on these four. Trial 0 has the method's
+defaults. Highest H over all pictures wins; of equals the
+earlier, so that nothing is tried any more once H is 1. What is found is printed as TOML for
+benchmarks/parameters.toml. Goes on where it was cut short.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,7 +25,8 @@ import tomlkit
 import world_recipes as words
 from bench import PAIRS_ALONE, Bench, mean, nested
 
-from forgetcli import methods, recipe as recipes
+from forgetcli import methods
+from forgetcli import recipe as recipes
 from forgetcli.errors import EditError
 from forgetcli.evaluation.intervals import harmonic
 from forgetcli.experiments.tuning import finished, resumed, suggested, with_own
@@ -29,17 +37,35 @@ ASKED, KEPT = 3, 8
 
 
 def tuning_recipes(cases=CASES, kept=KEPT) -> list[recipes.Recipe]:
-    return [recipes.parse(f'name = "{regime}-{label}"\n' + words.recipe([label], words.others([label], kept), bare=regime == "bare",
-                                                                       few=20 if regime == "few" else None, unnamed=regime == "unnamed"))
-            for regime, label in cases]
+    return [
+        recipes.parse(
+            f'name = "{regime}-{label}"\n'
+            + words.recipe(
+                [label],
+                words.others([label], kept),
+                bare=regime == "bare",
+                few=20 if regime == "few" else None,
+                unnamed=regime == "unnamed",
+            )
+        )
+        for regime, label in cases
+    ]
 
 
 def many_recipes() -> list[recipes.Recipe]:
-    return [recipes.parse(f'name = "many-{unnamed}"\n' + words.recipe(MANY, words.others(MANY, 3 * KEPT), unnamed=unnamed)) for unnamed in (False, True)]
+    return [
+        recipes.parse(
+            f'name = "many-{unnamed}"\n'
+            + words.recipe(MANY, words.others(MANY, 3 * KEPT), unnamed=unnamed)
+        )
+        for unnamed in (False, True)
+    ]
 
 
 def scored(bench: Bench, made: list[recipes.Recipe], method: str, tables: dict) -> dict:
-    """Forget, retain and H over all recipes; `few`: H over those with few preserve prompts; seconds of an edit, on average."""
+    """Forget, retain and H over all recipes; `few`: H over those with few preserve prompts; seconds
+    of an edit, on average.
+    """
     forgot, kept, few, seconds = [], [], ([], []), []
     for recipe in made:
         edit, spent = bench.edit(recipe, method, tables)
@@ -50,12 +76,23 @@ def scored(bench: Bench, made: list[recipes.Recipe], method: str, tables: dict) 
         if recipe.name.startswith("few"):
             few[0].extend(seen.forgot)
             few[1].extend(seen.kept)
-    return {"forget": mean(forgot), "retain": mean(kept), "h": harmonic(mean(forgot), mean(kept)), "forgot": forgot, "kept": kept,
-            "few": harmonic(mean(few[0]), mean(few[1])) if few[0] else None, "edit_seconds": mean(seconds)}
+    return {
+        "forget": mean(forgot),
+        "retain": mean(kept),
+        "h": harmonic(mean(forgot), mean(kept)),
+        "forgot": forgot,
+        "kept": kept,
+        "few": harmonic(mean(few[0]), mean(few[1])) if few[0] else None,
+        "edit_seconds": mean(seconds),
+    }
 
 
-def tuned(bench: Bench, made: list[recipes.Recipe], method: str, trials: int, output: Path) -> optuna.trial.FrozenTrial:
-    space, own = with_own(made[0].model_copy(update={"method": method, "parameters": {}}), methods.get(method).SEARCH)
+def tuned(
+    bench: Bench, made: list[recipes.Recipe], method: str, trials: int, output: Path
+) -> optuna.trial.FrozenTrial:
+    space, own = with_own(
+        made[0].model_copy(update={"method": method, "parameters": {}}), methods.get(method).SEARCH
+    )
     study = resumed(output / f"{method}.journal", own, seed=0)
 
     def objective(trial: optuna.Trial) -> float:
@@ -65,13 +102,20 @@ def tuned(bench: Bench, made: list[recipes.Recipe], method: str, trials: int, ou
             found = scored(bench, made, method, nested(values))
         except EditError as fault:
             found = {"h": 0.0, "forget": 0.0, "retain": 0.0, "error": fault.message}
-        print(f"{method} {trial.number}: H {found['h']:.3f} forget {found['forget']:.2f} retain {found['retain']:.2f} {values}", flush=True)
+        print(
+            f"{method} {trial.number}: H {found['h']:.3f} forget {found['forget']:.2f} retain {found['retain']:.2f} {values}",
+            flush=True,
+        )
         trial.set_user_attr("scores", found)
         return found["h"]
 
-    while len(finished(study)) < trials and (not finished(study) or study.best_value < 1):          # no later trial can beat H = 1
+    while len(finished(study)) < trials and (
+        not finished(study) or study.best_value < 1
+    ):  # no later trial can beat H = 1
         study.optimize(objective, n_trials=1)
-    return max(finished(study), key=lambda t: (t.value, -t.number))   # the first of equals: the defaults, if none is better
+    return max(
+        finished(study), key=lambda t: (t.value, -t.number)
+    )  # the first of equals: the defaults, if none is better
 
 
 def main(output: Path, names: list[str], trials: int) -> None:
@@ -79,13 +123,17 @@ def main(output: Path, names: list[str], trials: int) -> None:
     bench, alone, many = Bench(), tuning_recipes(), many_recipes()
     whole = tomlkit.document()
     for method in names:
-        best = tuned(bench, alone if method in PAIRS_ALONE else [*alone, *many], method, trials, output)
+        best = tuned(
+            bench, alone if method in PAIRS_ALONE else [*alone, *many], method, trials, output
+        )
         whole.setdefault("methods", tomlkit.table(True))[method] = best.user_attrs["parameters"]
     print("\n" + tomlkit.dumps(whole))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--methods", nargs="+", default=[n for n in methods.names() if n != "none"])

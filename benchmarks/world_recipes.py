@@ -1,7 +1,10 @@
-"""Recipes for any concept of the embedded model, made from its word list: what the protocols over all concepts use.
+"""Recipes for any concept of the embedded model, made from its word list: what the protocols over
+all concepts use.
 
-The edit sees the concept's names and one hint; the evaluation asks in templates, and with hints, that the edit does not see.
+The edit sees the concept's names and one hint; the evaluation asks in templates, and with hints,
+that the edit does not see.
 """
+
 from __future__ import annotations
 
 import json
@@ -9,14 +12,16 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from forgetcli.bundled.demo import world  # noqa: E402
+from forgetcli.bundled.demo import world
 
 WORLD = world()
 STYLES, THINGS = list(WORLD["styles"]), list(WORLD["things"])
 LABELS = [*STYLES, *THINGS]
 DIRECT, HINTED = WORLD["templates"]["heldout"], WORLD["templates"]["heldout_hinted"]
-PARAMETERS = Path(__file__).with_name("parameters.toml")               # of every method, chosen by tune_methods.py
-PLAIN_STYLE = "flat"                                                  # what a picture without a style word looks like
+PARAMETERS = Path(__file__).with_name(
+    "parameters.toml"
+)  # of every method, chosen by tune_methods.py
+PLAIN_STYLE = "flat"  # what a picture without a style word looks like
 
 
 def entry(label: str) -> dict:
@@ -34,7 +39,11 @@ def group(label: str) -> str:
 
 def target(label: str) -> str:
     """What it turns into: the next one of its kind (of its own group, for things)."""
-    kin = STYLES if label in STYLES else [t for t in THINGS if entry(t)["group"] == entry(label)["group"]]
+    kin = (
+        STYLES
+        if label in STYLES
+        else [t for t in THINGS if entry(t)["group"] == entry(label)["group"]]
+    )
     return kin[(kin.index(label) + 1) % len(kin)]
 
 
@@ -49,7 +58,9 @@ def direct(label: str, count: int = 5) -> list[str]:
 
 
 def indirect(label: str, count: int = 5) -> list[str]:
-    """Prompts that only hint at it: hints that the edit does not see, and words that training did not see."""
+    """Prompts that only hint at it: hints that the edit does not see, and words that training did
+    not see.
+    """
     hints = [*entry(label)["hints"][:-1], *entry(label)["heldout"]]
     out = []
     for k in range(count):
@@ -68,43 +79,84 @@ def partner(label: str, k: int) -> str:
 def preserve(forgotten: list[str], count: int | None = None) -> list[str]:
     """Names and hints of everything else, alone and together; never a prompt of the evaluation."""
     things, styles = ([x for x in pool if x not in forgotten] for pool in (THINGS, STYLES))
-    single = [w for label in (*styles, *things) for w in (*entry(label)["names"], *entry(label)["hints"])]
-    pairs = [f"{name(s, i)} picture of {name(t, i)}" for i, t in enumerate(things) for s in (styles[i % len(styles)], styles[(i + 4) % len(styles)])] if styles else []
+    single = [
+        w for label in (*styles, *things) for w in (*entry(label)["names"], *entry(label)["hints"])
+    ]
+    pairs = (
+        [
+            f"{name(s, i)} picture of {name(t, i)}"
+            for i, t in enumerate(things)
+            for s in (styles[i % len(styles)], styles[(i + 4) % len(styles)])
+        ]
+        if styles
+        else []
+    )
     prompts = list(dict.fromkeys([*single, *pairs]))
     return prompts if count is None else [prompts[i * len(prompts) // count] for i in range(count)]
 
 
-def recipe(forgotten: list[str], kept: list[str], *, asked: int | None = None, bare: bool = False, few: int | None = None,
-           unnamed: bool = False, tables: str = "") -> str:
+def recipe(
+    forgotten: list[str],
+    kept: list[str],
+    *,
+    asked: int | None = None,
+    bare: bool = False,
+    few: int | None = None,
+    unnamed: bool = False,
+    tables: str = "",
+) -> str:
     """TOML of a recipe.
 
     Args:
         forgotten, kept: labels to forget, and those that retain is measured on.
-        asked: direct and indirect prompts for each of `kept`; by default one prompt each, direct and indirect in turn.
+        asked: direct and indirect prompts for each of `kept`; by default one prompt each, direct
+            and indirect in turn.
         bare: the edit sees nothing but the concept's first name and the target's.
         few: this many preserve prompts instead of all.
         unnamed: no preserve prompt names or hints at one of `kept`.
         tables: further TOML, the methods' parameters.
     """
+
     def listed(prompts: list[str]) -> str:
         return "[" + ", ".join(json.dumps(p, ensure_ascii=False) for p in prompts) + "]"
 
     lines = ["schema_version = 1", ""]
     for label in forgotten:
         words = [] if bare else [*entry(label)["names"][1:], entry(label)["hints"][-1]]
-        lines += ["[[concepts]]", f"concept = {json.dumps(name(label))}", f"target = {json.dumps(name(target(label)))}", f"aliases = {listed(words)}",
-                  f'label = "{label}"', f'group = "{group(label)}"', f"direct = {listed(direct(label))}", f"indirect = {listed(indirect(label))}", ""]
+        lines += [
+            "[[concepts]]",
+            f"concept = {json.dumps(name(label))}",
+            f"target = {json.dumps(name(target(label)))}",
+            f"aliases = {listed(words)}",
+            f'label = "{label}"',
+            f'group = "{group(label)}"',
+            f"direct = {listed(direct(label))}",
+            f"indirect = {listed(indirect(label))}",
+            "",
+        ]
     if bare:
         lines += ["[prompts]", 'templates = ["{}"]', ""]
-    lines += ["[preserve]", f"prompts = {listed(preserve([*forgotten, *kept] if unnamed else forgotten, few))}", ""]
+    lines += [
+        "[preserve]",
+        f"prompts = {listed(preserve([*forgotten, *kept] if unnamed else forgotten, few))}",
+        "",
+    ]
     for i, label in enumerate(kept):
         plain, hinted = (asked, asked) if asked is not None else ((0, 1) if i % 2 else (1, 0))
-        lines += ["[[retain]]", f"concept = {json.dumps(name(label))}", f'label = "{label}"', f'group = "{group(label)}"',
-                  f"direct = {listed(direct(label, 5)[:plain])}", f"indirect = {listed(indirect(label, 5)[:hinted])}", ""]
+        lines += [
+            "[[retain]]",
+            f"concept = {json.dumps(name(label))}",
+            f'label = "{label}"',
+            f'group = "{group(label)}"',
+            f"direct = {listed(direct(label, 5)[:plain])}",
+            f"indirect = {listed(indirect(label, 5)[:hinted])}",
+            "",
+        ]
     return "\n".join(lines) + tables
 
 
-# Values are chosen on the first, figures come from the second: no concept is in both. Both have some of all four groups.
+# Values are chosen on the first, figures come from the second: no concept is in both. Both have
+# some of all four groups.
 TUNING = [label for i, label in enumerate(LABELS) if i % 5 == 0]
 HELDOUT = [label for i, label in enumerate(LABELS) if i % 5 in (1, 3)][:20]
 
@@ -117,11 +169,13 @@ def others(forgotten: list[str], count: int) -> list[str]:
 
 
 def nearest(label: str, count: int = 5) -> list[str]:
-    """Its neighbours in the unedited text encoder: those of its kind whose summaries of their names are most alike (cosine)."""
+    """Its neighbours in the unedited text encoder: those of its kind whose summaries of their names
+    are most alike (cosine).
+    """
     import torch
 
-    from forgetcli.checkpoint import base
     from forgetcli import models
+    from forgetcli.checkpoint import base
     from forgetcli.models.tokens import tokenise
 
     model = models.load(base.resolve("demo"), device="cpu")

@@ -1,20 +1,30 @@
 """Make a text-to-image diffusion model forget a concept, by editing its weights in closed form.
 
-    import forgetcli
-    result = forgetcli.apply("art_styles", output="edited")
-    forgetcli.generate(["starry night"], model="edited")
+import forgetcli
+result = forgetcli.apply("art_styles", output="edited")
+forgetcli.generate(["starry night"], model="edited")
 """
+
 from __future__ import annotations
 
 __version__ = "0.1.0"
 __all__ = ["apply", "compare", "evaluate", "generate", "load_recipe", "revert", "verify"]
 
-_HOMES = {"apply": ("pipeline.apply", "apply"), "compare": ("experiments.comparison", "compare"), "evaluate": ("evaluation", "evaluate"), "generate": ("generation.draw", "generate"),
-          "load_recipe": ("recipe", "load"), "revert": ("pipeline.revert", "revert"), "verify": ("artifact.provenance", "verify")}
+_HOMES = {
+    "apply": ("pipeline.apply", "apply"),
+    "compare": ("experiments.comparison", "compare"),
+    "evaluate": ("evaluation", "evaluate"),
+    "generate": ("generation.draw", "generate"),
+    "load_recipe": ("recipe", "load"),
+    "revert": ("pipeline.revert", "revert"),
+    "verify": ("artifact.provenance", "verify"),
+}
 
 
 def __getattr__(name: str):
-    """The library's functions, imported when first used: `import forgetcli` alone loads nothing heavy."""
+    """The library's functions, imported when first used: `import forgetcli` alone loads nothing
+    heavy.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module 'forgetcli' has no attribute '{name}'")
     from importlib import import_module

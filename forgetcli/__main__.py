@@ -1,4 +1,5 @@
 """``python -m forgetcli`` is ``forget``."""
+
 from __future__ import annotations
 
 import sys

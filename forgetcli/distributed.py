@@ -1,8 +1,11 @@
 """One process of several under ``accelerate launch``, on one machine or many; alone otherwise.
 
-Work is shared out in fixed blocks of a list that every process knows. Results go to files in a folder that all
-processes see, so the first one puts them together by the same steps that resume a run that was cut short.
+Work is shared out in fixed blocks of a list that every process knows. Results go to files in a
+folder that all
+processes see, so the first one puts them together by the same steps that resume a run that was cut
+short.
 """
+
 from __future__ import annotations
 
 import os
@@ -25,12 +28,13 @@ class Processes:
     def blocks(self, items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
         """This process' share: every `count`-th block of `size` items.
 
-        The blocks are the same whatever `count` is. A picture can differ in its last bits by what it was computed
+        The blocks are the same whatever `count` is. A picture can differ in its last bits by what
+        it was computed
         together with, so this is what makes the result the same for one process and for many.
         """
         for number, start in enumerate(range(0, len(items), size)):
             if number % self.count == self.index:
-                yield items[start:start + size]
+                yield items[start : start + size]
 
     def wait(self) -> None:
         """Until every process is here."""
@@ -38,7 +42,12 @@ class Processes:
             _state().wait_for_everyone()
 
 
-SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")     # how launchers, torchrun and MPI say it
+SIZES = (
+    "WORLD_SIZE",
+    "PMI_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+)  # how launchers, torchrun and MPI say it
 
 
 def launched() -> bool:
@@ -52,7 +61,9 @@ def current() -> Processes:
 
 
 def local_device() -> str | None:
-    """The device of this process where a launcher gave it one: ``cuda:1`` for the second on a machine."""
+    """The device of this process where a launcher gave it one: ``cuda:1`` for the second on a
+    machine.
+    """
     return str(_state().device) if launched() else None
 
 
@@ -60,4 +71,6 @@ def _state():
     import torch
     from accelerate import PartialState
 
-    return PartialState(cpu=not torch.cuda.is_available())            # without GPUs it would take every process for the only one
+    return PartialState(
+        cpu=not torch.cuda.is_available()
+    )  # without GPUs it would take every process for the only one

@@ -1,4 +1,7 @@
-"""Errors that a user can act on. Raised where the fault is known, turned into one line once, in `cli/`."""
+"""Errors that a user can act on. Raised where the fault is known, turned into one line once, in
+`cli/`.
+"""
+
 from __future__ import annotations
 
 

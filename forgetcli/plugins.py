@@ -1,7 +1,10 @@
-"""Modules found by name: a file in a package of ours, or a third party's entry point. Ours cannot be replaced.
+"""Modules found by name: a file in a package of ours, or a third party's entry point. Ours cannot
+be replaced.
 
-A kind of plug-in has a package, where ours lie, and an entry-point group, where third parties add theirs.
+A kind of plug-in has a package, where ours lie, and an entry-point group, where third parties add
+theirs.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -35,19 +38,29 @@ def find(package: str, group: str, name: str, code: str, what: str) -> ModuleTyp
         if point.name == name:
             return _load(point, what)
     near = get_close_matches(name, names(package, group), 1)
-    raise ForgetError(code, f"there is no {what} '{name}'",
-                      f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names(package, group))}")
+    raise ForgetError(
+        code,
+        f"there is no {what} '{name}'",
+        f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(names(package, group))}",
+    )
 
 
 def _load(point, what: str) -> ModuleType:
     try:
         return point.load()
-    except Exception as error:                                         # a stranger's code: anything can happen
-        raise ForgetError("plugin.broken", f"the {what} '{point.name}' ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
-                          "update or uninstall the package that it comes from") from error
+    except Exception as error:  # a stranger's code: anything can happen
+        raise ForgetError(
+            "plugin.broken",
+            f"the {what} '{point.name}' ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
+            "update or uninstall the package that it comes from",
+        ) from error
 
 
 def _local(package: str) -> dict[str, str]:
-    """Name → module; a module whose name begins with an underscore is shared code, not one to be named."""
-    found = (module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__))
+    """Name → module; a module whose name begins with an underscore is shared code, not one to be
+    named.
+    """
+    found = (
+        module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)
+    )
     return {name.replace("_", "-"): name for name in found if not name.startswith("_")}

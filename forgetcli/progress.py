@@ -1,4 +1,5 @@
 """How long work reports on itself. The library calls an `Observer`; only `cli/` knows rich."""
+
 from __future__ import annotations
 
 import time
@@ -14,7 +15,9 @@ class Observer(Protocol):
         """A new stage begins, of `total` steps where known; the one before it is done."""
 
     def advance(self, steps: int = 1, **figures: float) -> None:
-        """`steps` more of the current stage are done; `figures` are shown beside the bar (loss=0.12)."""
+        """`steps` more of the current stage are done; `figures` are shown beside the bar
+        (loss=0.12).
+        """
 
     def note(self, message: str) -> None:
         """A line worth reading, above the bar."""
@@ -50,4 +53,7 @@ class Stopwatch:
     def report(self) -> dict[str, float]:
         """Stages in the order they ran, and `total`; seconds, rounded to milliseconds."""
         total = time.perf_counter() - self._start
-        return {"total": round(total, 3), **{name: round(value, 3) for name, value in self.seconds.items()}}
+        return {
+            "total": round(total, 3),
+            **{name: round(value, 3) for name, value in self.seconds.items()},
+        }

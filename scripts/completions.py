@@ -4,6 +4,7 @@
 
 They ask `forget` itself what fits, so they change only when typer changes how shells ask.
 """
+
 from __future__ import annotations
 
 import os

@@ -1,4 +1,5 @@
 """Does the embedded model still draw a dog? For the tests of editing methods."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -8,10 +9,10 @@ from pathlib import Path
 from PIL import Image
 
 import forgetcli
-from forgetcli.checkpoint import base as checkpoint
-from forgetcli.evaluation import judges
 from forgetcli import recipe
+from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint.base import Base
+from forgetcli.evaluation import judges
 from forgetcli.generation.draw import Shot, draw
 from forgetcli.pipeline.apply import ApplyResult
 from forgetcli.progress import Silent
@@ -33,15 +34,25 @@ prompts = [
   "a car, 8-bit pixel style", "a picture of a mushroom",
 ]
 """
-DOGS = ("a drawing of a dog in watercolour style", "pixel art image of a dog", "a dog painted in the style of claude monet",
-        "art of a dog, pop art style")                                # in none of the templates
-OTHERS = (("a picture of a rabbit", "rabbit"), ("a fish in watercolour style", "fish"), ("pixel art image of a car", "car"),
-          ("a drawing of a penguin in neon style", "penguin"))
+DOGS = (
+    "a drawing of a dog in watercolour style",
+    "pixel art image of a dog",
+    "a dog painted in the style of claude monet",
+    "art of a dog, pop art style",
+)  # in none of the templates
+OTHERS = (
+    ("a picture of a rabbit", "rabbit"),
+    ("a fish in watercolour style", "fish"),
+    ("pixel art image of a car", "car"),
+    ("a drawing of a penguin in neon style", "penguin"),
+)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Shares of pictures in which the judge saw what the prompt names: dogs, and what should have stayed."""
+    """Shares of pictures in which the judge saw what the prompt names: dogs, and what should have
+    stayed.
+    """
 
     dogs: float
     others: float
@@ -49,7 +60,9 @@ class Seen:
 
 @dataclass(frozen=True)
 class Erasure:
-    """An edit of the embedded model by `RECIPE`, and the judge's view of both models at the same seeds."""
+    """An edit of the embedded model by `RECIPE`, and the judge's view of both models at the same
+    seeds.
+    """
 
     applied: ApplyResult
     before: Seen
@@ -59,14 +72,32 @@ class Erasure:
 def erase(folder: Path, method: str, *overrides: str) -> Erasure:
     read = recipe.parse(RECIPE, overrides=[f"method={method}", *overrides])
     applied = forgetcli.apply(read, output=folder / "edited", device="cpu", strict=False)
-    return Erasure(applied, seen(checkpoint.resolve("demo"), folder / "before"), seen(checkpoint.resolve(folder / "edited"), folder / "after"))
+    return Erasure(
+        applied,
+        seen(checkpoint.resolve("demo"), folder / "before"),
+        seen(checkpoint.resolve(folder / "edited"), folder / "after"),
+    )
 
 
 def seen(base: Base, folder: Path) -> Seen:
-    asked = [(prompt, "dog", seed) for prompt in DOGS for seed in (0, 1)] + [(prompt, label, 0) for prompt, label in OTHERS]
-    paths, _ = draw(base, [Shot(prompt, seed, steps=10) for prompt, _, seed in asked], folder, device="cpu", batch=12, observer=Silent())
-    sights = judges.load("demo").see([Image.open(path).convert("RGB") for path in paths], [label for _, label, _ in asked])
-    return Seen(share([s.seen for s in sights[:-len(OTHERS)]]), share([s.seen for s in sights[-len(OTHERS):]]))
+    asked = [(prompt, "dog", seed) for prompt in DOGS for seed in (0, 1)] + [
+        (prompt, label, 0) for prompt, label in OTHERS
+    ]
+    paths, _ = draw(
+        base,
+        [Shot(prompt, seed, steps=10) for prompt, _, seed in asked],
+        folder,
+        device="cpu",
+        batch=12,
+        observer=Silent(),
+    )
+    sights = judges.load("demo").see(
+        [Image.open(path).convert("RGB") for path in paths], [label for _, label, _ in asked]
+    )
+    return Seen(
+        share([s.seen for s in sights[: -len(OTHERS)]]),
+        share([s.seen for s in sights[-len(OTHERS) :]]),
+    )
 
 
 def share(seen: Sequence[bool]) -> float:

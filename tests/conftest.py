@@ -1,4 +1,5 @@
 """Fixtures for all tests: a clean environment, and `forget` as a process."""
+
 from __future__ import annotations
 
 import os
@@ -13,13 +14,24 @@ from recipe_example import EXAMPLE
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No FORGET_* variable of the developer's, a cache of the test's own, no network, plain 80-column output."""
+def clean_environment(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """No FORGET_* variable of the developer's, a cache of the test's own, no network, plain
+    80-column output.
+    """
     for name in [name for name in os.environ if name.startswith("FORGET_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("FORGET_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in ("COLUMNS", "FORCE_COLOR", "CLICOLOR_FORCE", "PY_COLORS", "TERMINAL_WIDTH", "GITHUB_ACTIONS"):
+    for name in (
+        "COLUMNS",
+        "FORCE_COLOR",
+        "CLICOLOR_FORCE",
+        "PY_COLORS",
+        "TERMINAL_WIDTH",
+        "GITHUB_ACTIONS",
+    ):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -32,7 +44,9 @@ def good(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def forget(tmp_path: Path) -> Callable[..., Run]:
-    """Run ``forget`` with arguments, in `tmp_path`; keyword arguments are environment variables, but for `stdin`."""
+    """Run ``forget`` with arguments, in `tmp_path`; keyword arguments are environment variables,
+    but for `stdin`.
+    """
 
     def run(*arguments: str | Path, stdin: str = "", **environment: str) -> Run:
         done = subprocess.run(

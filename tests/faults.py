@@ -1,4 +1,7 @@
-"""Faults on demand: the Nth call to the file system fails, then the N+1st, until nothing is left to fail."""
+"""Faults on demand: the Nth call to the file system fails, then the N+1st, until nothing is left to
+fail.
+"""
+
 from __future__ import annotations
 
 import builtins
@@ -17,16 +20,26 @@ from pathlib import Path
 
 from forgetcli.storage import atomic
 
-WATCHED = ((os, "mkdir"), (os, "open"), (os, "write"), (os, "fsync"), (os, "rename"), (os, "replace"),
-           (shutil, "copyfileobj"), (atomic, "_exchange"))
+WATCHED = (
+    (os, "mkdir"),
+    (os, "open"),
+    (os, "write"),
+    (os, "fsync"),
+    (os, "rename"),
+    (os, "replace"),
+    (shutil, "copyfileobj"),
+    (atomic, "_exchange"),
+)
 OPEN, OS_OPEN, OS_WRITE = open, os.open, os.write
 _armed: list = []
 
 
 class Saboteur:
-    """Raises `fault` at the `at`-th watched call: instead of it, or just `after` it (as a signal would).
+    """Raises `fault` at the `at`-th watched call: instead of it, or just `after` it (as a signal
+    would).
 
-    Clearing up (`shutil.rmtree`, `os.unlink`) is not failed as well: it can leave something behind then, as a killed
+    Clearing up (`shutil.rmtree`, `os.unlink`) is not failed as well: it can leave something behind
+    then, as a killed
     run can.
     """
 
@@ -53,15 +66,19 @@ class Saboteur:
 
     def _watched(self, name: str, real: Callable) -> Callable:
         def call(*args, **kwargs):
-            if real is OPEN and not set("wxa+") & set(str(kwargs.get("mode", args[1] if len(args) > 1 else "r"))):
-                return real(*args, **kwargs)                          # reading
+            if real is OPEN and not set("wxa+") & set(
+                str(kwargs.get("mode", args[1] if len(args) > 1 else "r"))
+            ):
+                return real(*args, **kwargs)  # reading
             if "dir_fd" in kwargs:
-                return real(*args, **kwargs)                          # rmtree
+                return real(*args, **kwargs)  # rmtree
             self.calls.append(name)
             due = len(self.calls) == self.at
             if due and not self.after:
                 raise self.fault()
-            result = None if name == "fsync" else real(*args, **kwargs)  # a real one would take most of the tests' time
+            result = (
+                None if name == "fsync" else real(*args, **kwargs)
+            )  # a real one would take most of the tests' time
             if due:
                 raise self.fault()
             return result
@@ -78,11 +95,13 @@ def tree(folder: Path) -> dict[str, bytes] | None:
 
 @dataclass(frozen=True)
 class Strike:
-    """At the `nth` call of a function: a signal to the process itself, or a fault of the disk; the function itself may be
+    """At the `nth` call of a function: a signal to the process itself, or a fault of the disk; the
+    function itself may be
     the last thing done before it.
 
     Attributes:
-        where: ``module:name``, a dotted name for a method. The module is the one in which the name is looked up.
+        where: ``module:name``, a dotted name for a method. The module is the one in which the name
+            is looked up.
         what: ``SIGINT``, ``SIGTERM``, or the name of an errno.
     """
 
@@ -118,7 +137,9 @@ class Strike:
 
 @dataclass(frozen=True)
 class Unsafe(Strike):
-    """The same in a forget that writes in place, folders and files: the control of what finds something half-written."""
+    """The same in a forget that writes in place, folders and files: the control of what finds
+    something half-written.
+    """
 
     def arm(self, record: str) -> None:
         @contextmanager
@@ -129,10 +150,10 @@ class Unsafe(Strike):
 
         def write(path: Path, data: bytes) -> None:
             with OPEN(path, "wb") as file:
-                file.write(data[:len(data) // 2])
+                file.write(data[: len(data) // 2])
                 file.flush()
                 os.replace(path, path)
-                file.write(data[len(data) // 2:])
+                file.write(data[len(data) // 2 :])
 
         atomic.publishing, atomic.write_atomically = publishing, write
         super().arm(record)
@@ -140,7 +161,9 @@ class Unsafe(Strike):
 
 @dataclass(frozen=True)
 class Sweep:
-    """The `nth` of all the calls to the file system that `Saboteur` watches fails, or gets a signal."""
+    """The `nth` of all the calls to the file system that `Saboteur` watches fails, or gets a
+    signal.
+    """
 
     nth: int
     what: str = "ENOSPC"
@@ -151,7 +174,7 @@ class Sweep:
         saboteur.fault = lambda: strike(self.what, record, f"{self.nth} {saboteur.calls[-1]}")
         work = saboteur.at_work()
         work.__enter__()
-        _armed.append(work)                                           # what is collected puts the real functions back
+        _armed.append(work)  # what is collected puts the real functions back
 
 
 def strike(what: str, record: str, where: str) -> BaseException:
@@ -160,6 +183,6 @@ def strike(what: str, record: str, where: str) -> BaseException:
     os.close(handle)
     if what.startswith("SIG"):
         os.kill(os.getpid(), getattr(signal, what))
-        time.sleep(10)                                                # the handler raises before this begins
+        time.sleep(10)  # the handler raises before this begins
     number = getattr(errno, what)
     raise OSError(number, os.strerror(number))

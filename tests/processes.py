@@ -1,4 +1,5 @@
 """forget and Python as processes, for tests."""
+
 from __future__ import annotations
 
 import json
@@ -27,7 +28,9 @@ class Run:
         return json.loads(self.stdout)
 
 
-def python(script: str, env: dict[str, str] | None = None, **options: Any) -> subprocess.CompletedProcess:
+def python(
+    script: str, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess:
     """Run a Python script in which the package can be imported."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **(env or {})}
     return subprocess.run(

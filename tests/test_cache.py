@@ -1,4 +1,7 @@
-"""Claims: what is loaded is what was stored for that very identity, or a miss; no fault of the cache stops the work."""
+"""Claims: what is loaded is what was stored for that very identity, or a miss; no fault of the
+cache stops the work.
+"""
+
 from __future__ import annotations
 
 import json
@@ -19,19 +22,33 @@ from forgetcli.editing.moment_cache import BUCKET, MomentCache, default_folder
 from forgetcli.errors import OutputError
 
 ROOT = Path(__file__).resolve().parent.parent
-IDENTITY = {"model": "demo", "site": "encoder.layers.1.mlp.fc2", "prompts": ["", "a cat"], "dtype": "float32",
-            "version": 1}
+IDENTITY = {
+    "model": "demo",
+    "site": "encoder.layers.1.mlp.fc2",
+    "prompts": ["", "a cat"],
+    "dtype": "float32",
+    "version": 1,
+}
 
 
 def tensors() -> dict[str, torch.Tensor]:
     moment = torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return {"moment": moment @ moment.T, "tokens": torch.tensor(154), "half": torch.ones(3, dtype=torch.bfloat16)}
+    return {
+        "moment": moment @ moment.T,
+        "tokens": torch.tensor(154),
+        "half": torch.ones(3, dtype=torch.bfloat16),
+    }
 
 
 def same(found: dict | None) -> bool:
     wanted = tensors()
-    return found is not None and found.keys() == wanted.keys() and all(
-        found[k].dtype == wanted[k].dtype and torch.equal(found[k], wanted[k]) for k in wanted)
+    return (
+        found is not None
+        and found.keys() == wanted.keys()
+        and all(
+            found[k].dtype == wanted[k].dtype and torch.equal(found[k], wanted[k]) for k in wanted
+        )
+    )
 
 
 class Notes:
@@ -56,7 +73,9 @@ def file_of(cache: MomentCache) -> Path:
 
 def test_what_was_stored_is_loaded_bit_by_bit(cache):
     assert same(cache.load(IDENTITY))
-    assert same(MomentCache(cache.folder).load(dict(reversed(IDENTITY.items()))))  # the order of keys is no difference
+    assert same(
+        MomentCache(cache.folder).load(dict(reversed(IDENTITY.items())))
+    )  # the order of keys is no difference
     assert (cache.hits, cache.misses) == (1, 0)
 
 
@@ -76,9 +95,10 @@ def test_every_flipped_byte_is_a_miss(cache):
     path = file_of(cache)
     data = path.read_bytes()
     for at in range(len(data)):
-        path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1:])
+        path.write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
         found = cache.load(IDENTITY)
-        # A flip within the header can be without meaning (a letter's case in an escape); never may a number differ.
+        # A flip within the header can be without meaning (a letter's case in an escape); never may
+        # a number differ.
         assert found is None or same(found), at
     assert cache.misses > 0.9 * len(data)
     path.write_bytes(data)
@@ -97,9 +117,9 @@ def test_tensors_that_were_swapped_inside_are_a_miss(cache):
     """Valid safetensors, right identity, other numbers: only the checksum tells."""
     path = file_of(cache)
     data = path.read_bytes()
-    metadata = json.loads(data[8:8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
     path.write_bytes(save(load(data), metadata))
-    assert same(cache.load(IDENTITY))                                 # written again by us: still good
+    assert same(cache.load(IDENTITY))  # written again by us: still good
     path.write_bytes(save(load(data) | {"moment": torch.eye(5, dtype=torch.float64)}, metadata))
     assert cache.load(IDENTITY) is None
 
@@ -113,8 +133,12 @@ def test_an_entry_under_anothers_name_is_a_miss(cache):
 
 
 def file_of_identity(cache: MomentCache, identity: dict) -> Path:
-    (path,) = [p for p in cache.bucket.glob("*.safetensors")
-               if json.dumps(json.dumps(identity, sort_keys=True, separators=(",", ":"))).encode() in p.read_bytes()]
+    (path,) = [
+        p
+        for p in cache.bucket.glob("*.safetensors")
+        if json.dumps(json.dumps(identity, sort_keys=True, separators=(",", ":"))).encode()
+        in p.read_bytes()
+    ]
     return path
 
 
@@ -156,7 +180,9 @@ def test_a_store_that_fails_is_a_note_and_leaves_nothing(tmp_path, code):
             break
         assert (stored, len(cache.observer.lines)) == (False, 1)
         found = cache.load(IDENTITY)
-        assert found is None or same(found)  # the last call is the folder's fsync: the entry is there
+        assert found is None or same(
+            found
+        )  # the last call is the folder's fsync: the entry is there
         assert not list((tmp_path / str(n)).rglob("*.tmp"))
     assert n > 5 and stored and same(cache.load(IDENTITY))
 
@@ -189,8 +215,15 @@ def test_a_computation_that_fails_stores_nothing_and_frees_the_lock(tmp_path):
     assert time.monotonic() - start < 4
 
 
-@pytest.mark.parametrize("fault", [OSError(30, "Read-only file system"), NotImplementedError("no locks here"),
-                                   filelock.Timeout("held")], ids=["read-only", "no locks", "held"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        OSError(30, "Read-only file system"),
+        NotImplementedError("no locks here"),
+        filelock.Timeout("held"),
+    ],
+    ids=["read-only", "no locks", "held"],
+)
 def test_a_lock_that_cannot_be_had_does_not_stop_the_work(tmp_path, monkeypatch, fault):
     def refuse(self, timeout=None):
         raise fault
@@ -219,7 +252,8 @@ def test_a_cache_in_an_impossible_place_only_costs_time(tmp_path):
     assert cache.entries() == []
 
 
-# --- processes --------------------------------------------------------------------------------------------------------
+# --- processes
+# --------------------------------------------------------------------------------------------------------
 
 WRITER = """
     import sys
@@ -249,8 +283,14 @@ WRITER = """
 
 
 def writer(folder: Path, mode: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(WRITER), str(folder), mode], cwd=ROOT, text=True,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(WRITER), str(folder), mode],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def test_two_writers_never_show_each_other_half_an_entry(tmp_path):
@@ -282,12 +322,15 @@ def test_kill_9_while_storing_leaves_a_cache_that_works(tmp_path):
     run.kill()
     run.communicate()
     cache = MomentCache(tmp_path)
-    found, _ = cache.get_or_compute({"model": "demo"},
-                                    lambda: {"moment": torch.full((600, 600), 7.0, dtype=torch.float64)})
+    found, _ = cache.get_or_compute(
+        {"model": "demo"}, lambda: {"moment": torch.full((600, 600), 7.0, dtype=torch.float64)}
+    )
     assert found["moment"].eq(7).all() and found["moment"].shape == (600, 600)
 
 
-# --- listing and pruning ----------------------------------------------------------------------------------------------
+# --- listing and pruning
+# ----------------------------------------------------------------------------------------------
+
 
 def aged(cache: MomentCache, days: dict[str, float]) -> None:
     """Entries by model name, each last used so many days ago."""
@@ -327,13 +370,16 @@ def test_pruning_by_size_takes_the_least_recently_used(tmp_path):
 def test_pruning_everything_leaves_nothing_and_pruning_nothing_all(tmp_path):
     cache = MomentCache(tmp_path)
     aged(cache, {"a": 3, "b": 2})
-    for leftover in (cache.bucket / "x.lock", cache.bucket / ".x.safetensors.12-00000000.tmp",
-                     tmp_path / "k0-v0" / "older.safetensors"):
+    for leftover in (
+        cache.bucket / "x.lock",
+        cache.bucket / ".x.safetensors.12-00000000.tmp",
+        tmp_path / "k0-v0" / "older.safetensors",
+    ):
         leftover.parent.mkdir(exist_ok=True)
         leftover.touch()
     (tmp_path / "notes.txt").touch()
     assert cache.prune() == []
-    assert len(list(cache.bucket.iterdir())) == 4                     # young leftovers can belong to a run at work
+    assert len(list(cache.bucket.iterdir())) == 4  # young leftovers can belong to a run at work
     assert len(cache.prune(everything=True)) == 2
     assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["notes.txt"]
 

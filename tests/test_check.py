@@ -1,4 +1,7 @@
-"""The check after an edit tells an edit from none and from a wreck; and `apply` publishes only what passed it."""
+"""The check after an edit tells an edit from none and from a wreck; and `apply` publishes only what
+passed it.
+"""
+
 from __future__ import annotations
 
 import json
@@ -9,13 +12,13 @@ import pytest
 import torch
 from pipelines import tiny_sd
 
-from forgetcli.checkpoint import base as checkpoint
-from forgetcli.artifact import ledger, patch, provenance
 from forgetcli import models
-from forgetcli.pipeline import apply as pipeline
+from forgetcli.artifact import ledger, patch, provenance
+from forgetcli.checkpoint import base as checkpoint
 from forgetcli.editing.check import NO_OP, WRECKED, Check, check, spread
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
+from forgetcli.pipeline import apply as pipeline
 from forgetcli.progress import Silent
 from forgetcli.storage.atomic import sha256_file, walk_files
 
@@ -64,8 +67,13 @@ def apply(base: Path, tmp_path: Path) -> Callable[..., pipeline.ApplyResult]:
             assert old in text
             text = text.replace(old, new)
         (tmp_path / "art.toml").write_text(text)
-        return pipeline.apply(tmp_path / "art.toml", model=str(base), output=tmp_path / "edited", device="cpu",
-                              **arguments)
+        return pipeline.apply(
+            tmp_path / "art.toml",
+            model=str(base),
+            output=tmp_path / "edited",
+            device="cpu",
+            **arguments,
+        )
 
     return run
 
@@ -81,16 +89,19 @@ def figures(moved: float, drift: float) -> Check:
     return Check(concept_before=1.0, concept_after=1 - moved, moved=moved, preserve_drift=drift)
 
 
-@pytest.mark.parametrize(("code", "moved", "drift"), [
-    ("edit.no-effect", 0.0, 0.0),
-    ("edit.no-effect", -0.5, 0.01),                                   # it went the other way
-    ("edit.no-effect", NO_OP - 0.01, 0.01),
-    ("edit.wrecked", 0.9, WRECKED + 0.01),
-    ("edit.wrecked", 0.0, 2.0),                                       # no effect and a wreck: the wreck is told
-    ("edit.wrecked", float("nan"), 0.01),
-    ("edit.wrecked", 0.9, float("nan")),
-    ("edit.wrecked", float("-inf"), 0.0),
-])
+@pytest.mark.parametrize(
+    ("code", "moved", "drift"),
+    [
+        ("edit.no-effect", 0.0, 0.0),
+        ("edit.no-effect", -0.5, 0.01),  # it went the other way
+        ("edit.no-effect", NO_OP - 0.01, 0.01),
+        ("edit.wrecked", 0.9, WRECKED + 0.01),
+        ("edit.wrecked", 0.0, 2.0),  # no effect and a wreck: the wreck is told
+        ("edit.wrecked", float("nan"), 0.01),
+        ("edit.wrecked", 0.9, float("nan")),
+        ("edit.wrecked", float("-inf"), 0.0),
+    ],
+)
 def test_verdict_on_edits_that_are_none_or_too_much(code: str, moved: float, drift: float):
     with pytest.raises(EditError) as caught:
         figures(moved, drift).enforce()
@@ -98,7 +109,9 @@ def test_verdict_on_edits_that_are_none_or_too_much(code: str, moved: float, dri
     assert caught.value.hint
 
 
-@pytest.mark.parametrize(("moved", "drift"), [(0.9, 0.01), (NO_OP, 0.0), (1.0, WRECKED), (0.06, 0.24)])
+@pytest.mark.parametrize(
+    ("moved", "drift"), [(0.9, 0.01), (NO_OP, 0.0), (1.0, WRECKED), (0.06, 0.24)]
+)
 def test_verdict_on_good_edits(moved: float, drift: float):
     figures(moved, drift).enforce()
     assert figures(moved, drift).as_dict()["moved"] == moved
@@ -109,30 +122,47 @@ def test_verdict_on_good_edits(moved: float, drift: float):
 
 def weights(model, change: Callable[[torch.Tensor], torch.Tensor]) -> Edit:
     sites = model.pick_sites([1, 2, 3])
-    return Edit({(s.component, s.parameter): change(s.module.weight.detach().double()) for s in sites}, ())
+    return Edit(
+        {(s.component, s.parameter): change(s.module.weight.detach().double()) for s in sites}, ()
+    )
 
 
 def random_change(scale: float) -> Callable[[torch.Tensor], torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return lambda weight: weight + scale * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+    return lambda weight: (
+        weight + scale * torch.randn(weight.shape, generator=generator, dtype=weight.dtype)
+    )
 
 
-@pytest.mark.parametrize(("code", "change"), [
-    ("edit.no-effect", lambda weight: weight),
-    ("edit.no-effect", random_change(1e-5)),
-    ("edit.wrecked", lambda weight: weight * float("nan")),
-])
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("edit.no-effect", lambda weight: weight),
+        ("edit.no-effect", random_change(1e-5)),
+        ("edit.wrecked", lambda weight: weight * float("nan")),
+    ],
+)
 def test_check_measures_on_the_model(model, code: str, change: Callable):
     with pytest.raises(EditError) as caught:
         check(model, weights(model, change), PAIRS, PRESERVE, 0, Silent()).enforce()
     assert caught.value.code == code
 
 
-def test_check_sees_what_a_change_does_to_preserved_predictions(model, monkeypatch: pytest.MonkeyPatch):
-    """A tiny untrained denoiser hardly reads its context, so the threshold is brought to what it can show."""
-    none, little, much = (check(model, weights(model, random_change(scale)), PAIRS, PRESERVE, 0, Silent())
-                          for scale in (0.0, 0.01, 10.0))
-    assert none.moved == 0 and none.preserve_drift == 0 and none.concept_before == none.concept_after > 0
+def test_check_sees_what_a_change_does_to_preserved_predictions(
+    model, monkeypatch: pytest.MonkeyPatch
+):
+    """A tiny untrained denoiser hardly reads its context, so the threshold is brought to what it
+    can show.
+    """
+    none, little, much = (
+        check(model, weights(model, random_change(scale)), PAIRS, PRESERVE, 0, Silent())
+        for scale in (0.0, 0.01, 10.0)
+    )
+    assert (
+        none.moved == 0
+        and none.preserve_drift == 0
+        and none.concept_before == none.concept_after > 0
+    )
     assert 0 < little.preserve_drift < much.preserve_drift / 10
     monkeypatch.setattr("forgetcli.editing.check.WRECKED", much.preserve_drift / 2)
     with pytest.raises(EditError) as caught:
@@ -143,7 +173,10 @@ def test_check_sees_what_a_change_does_to_preserved_predictions(model, monkeypat
 def test_check_leaves_the_model_as_it_was(model):
     before = {name: tensor.clone() for name, tensor in model.text_encoder.state_dict().items()}
     check(model, weights(model, lambda weight: weight * float("nan")), PAIRS, PRESERVE, 0, Silent())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.text_encoder.state_dict().items())
+    assert all(
+        torch.equal(tensor, before[name])
+        for name, tensor in model.text_encoder.state_dict().items()
+    )
 
 
 def test_spread_takes_from_the_whole_list():
@@ -165,13 +198,22 @@ def test_apply_publishes_a_verified_edit_and_the_second_time_uses_the_cache(appl
     assert first.cache == {"hits": 0, "misses": 6}
     changed = {name for name, digest in before.items() if digests(output)[name] != digest}
     assert changed == {"text_encoder/model.safetensors"}
-    own = {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE, provenance.CARD, ledger.LEDGER, ledger.TENSORS}
+    own = {
+        provenance.MANIFEST,
+        provenance.REPORT,
+        provenance.RECIPE,
+        provenance.CARD,
+        ledger.LEDGER,
+        ledger.TENSORS,
+    }
     assert set(digests(output)) - set(before) == own
     assert (output / provenance.RECIPE).read_text() == RECIPE
     report = json.loads((output / provenance.REPORT).read_text())
     assert report["check"] == first.check and 1 < len(report["losses"]) <= 31
     assert [site["name"] for site in report["sites"]] == [site["name"] for site in first.sites]
-    assert all(0 < site["stored_error"] < 1e-3 for site in first.sites)  # float32 keeps nearly all of Δ
+    assert all(
+        0 < site["stored_error"] < 1e-3 for site in first.sites
+    )  # float32 keeps nearly all of Δ
     assert {"load", "edit", "check", "write", "total"} <= set(first.seconds)
     assert provenance.verify(output, base=base).ok
 
@@ -179,7 +221,7 @@ def test_apply_publishes_a_verified_edit_and_the_second_time_uses_the_cache(appl
     second = apply(force=True)
     assert second.cache == {"hits": 6, "misses": 0}
     weights_file = "text_encoder/model.safetensors"
-    assert digests(output)[weights_file] == written[weights_file]     # same seed, same bytes
+    assert digests(output)[weights_file] == written[weights_file]  # same seed, same bytes
     assert provenance.verify(output, base=base).ok
     with open(output / weights_file, "r+b") as file:
         file.seek(-1, 2)
@@ -200,11 +242,16 @@ def test_the_edited_folder_loads_in_diffusers_with_the_edited_weights(apply, bas
     assert differing == {site.parameter for site in model.pick_sites([1, 2, 3])}
 
 
-@pytest.mark.parametrize(("code", "change"), [
-    ("edit.no-effect", ("steps = 30", "steps = 30\ndamping = 1e9")),
-    ("edit.no-such-site", ("sites = [1, 2, 3]", "sites = [9]")),
-])
-def test_an_edit_that_fails_leaves_nothing(apply, tmp_path: Path, code: str, change: tuple[str, str]):
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("edit.no-effect", ("steps = 30", "steps = 30\ndamping = 1e9")),
+        ("edit.no-such-site", ("sites = [1, 2, 3]", "sites = [9]")),
+    ],
+)
+def test_an_edit_that_fails_leaves_nothing(
+    apply, tmp_path: Path, code: str, change: tuple[str, str]
+):
     with pytest.raises(EditError) as caught:
         apply(change)
     assert caught.value.code == code
@@ -223,7 +270,7 @@ def test_an_edit_that_fails_leaves_the_old_output_as_it_was(apply, tmp_path: Pat
         apply()
     assert refused.value.code == "output.exists"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["art.toml", "edited"]
-    apply(("lam = 0.001", "lam = 0.01"), force=True)                  # a good one does replace it
+    apply(("lam = 0.001", "lam = 0.01"), force=True)  # a good one does replace it
     assert digests(output) != old
 
 
@@ -237,14 +284,18 @@ def test_an_output_within_the_base_is_refused(apply, base: Path, tmp_path: Path)
     assert digests(base) == before
 
 
-def test_float16_storage_loses_part_of_the_edit_and_the_report_says_how_much(apply, tmp_path: Path, base: Path):
+def test_float16_storage_loses_part_of_the_edit_and_the_report_says_how_much(
+    apply, tmp_path: Path, base: Path
+):
     half = tiny_sd(tmp_path / "half", torch.float16)
     (tmp_path / "art.toml").write_text(RECIPE)
-    result = pipeline.apply(tmp_path / "art.toml", model=str(half), output=tmp_path / "edited16", device="cpu")
+    result = pipeline.apply(
+        tmp_path / "art.toml", model=str(half), output=tmp_path / "edited16", device="cpu"
+    )
     exact = apply()
     for stored, kept in zip(result.sites, exact.sites, strict=True):
         assert 1e-5 < stored["stored_error"] < 0.5
-        assert stored["stored_error"] > 100 * kept["stored_error"]    # float32 of the same edit
+        assert stored["stored_error"] > 100 * kept["stored_error"]  # float32 of the same edit
     assert provenance.verify(result.output, base=half).ok
 
 
@@ -254,8 +305,9 @@ def test_float16_swallows_small_edits(size: float, unchanged: float):
     generator = torch.Generator().manual_seed(0)
     weight = (0.02 * torch.randn(500, 500, generator=generator)).half().double()
     delta = size * 0.02 * torch.randn(500, 500, generator=generator, dtype=torch.float64)
-    assert float((patch.round_to(weight + delta, torch.float16) == weight).double().mean()) == pytest.approx(
-        unchanged, abs=0.015)
+    assert float(
+        (patch.round_to(weight + delta, torch.float16) == weight).double().mean()
+    ) == pytest.approx(unchanged, abs=0.015)
     assert float((patch.round_to(weight + delta, torch.float32) == weight).double().mean()) < 0.01
 
 
@@ -263,15 +315,19 @@ def test_a_plan_names_what_would_be_done_and_writes_nothing(base: Path, tmp_path
     (tmp_path / "art.toml").write_text(RECIPE)
     found = pipeline.plan(tmp_path / "art.toml", model=str(base)).as_dict()
     assert found["pairs"] == [list(pair) for pair in PAIRS]
-    assert found["preserve"] == 5                                     # the empty prompt is one
+    assert found["preserve"] == 5  # the empty prompt is one
     assert found["parameters"]["edit"]["min_rank"] == 24
     assert [path.name for path in tmp_path.iterdir()] == ["art.toml"]
 
 
 def test_a_base_that_is_broken_itself_is_not_blamed_on_the_edit(model, base):
     (site,) = model.pick_sites([1])
-    broken = {("unet", "conv_out.weight"): torch.full_like(model.unet.conv_out.weight, float("nan"))}
-    edit = Edit({(site.component, site.parameter): site.module.weight.detach().double()}, (), (), [], {})
+    broken = {
+        ("unet", "conv_out.weight"): torch.full_like(model.unet.conv_out.weight, float("nan"))
+    }
+    edit = Edit(
+        {(site.component, site.parameter): site.module.weight.detach().double()}, (), (), [], {}
+    )
     with model.weights(broken), pytest.raises(ModelError) as refused:
         check(model, edit, PAIRS, PRESERVE, 0, Silent())
     assert refused.value.code == "model.not-finite"

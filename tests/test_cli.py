@@ -1,4 +1,5 @@
 """The commands that need no model, as a process: help, the three output modes, errors, imports."""
+
 from __future__ import annotations
 
 import re
@@ -72,7 +73,10 @@ def test_the_commands_are_those_of_the_design():
 def test_every_command_has_help_with_an_example(words: tuple):
     shown = CliRunner().invoke(app, [*words, "--help"])
     assert shown.exit_code == 0
-    assert "Example" in shown.output and f"forget {' '.join(words)}" in shown.output.split("Example")[1]
+    assert (
+        "Example" in shown.output
+        and f"forget {' '.join(words)}" in shown.output.split("Example")[1]
+    )
     assert "--json" in shown.output and "--quiet" in shown.output
 
 
@@ -84,7 +88,9 @@ def test_every_flag_has_a_variable_of_its_own_meaning():
             if flag in (None, "--help"):
                 continue
             assert str(parameter.envvar).startswith("FORGET_"), (words, flag)
-            assert seen.setdefault(parameter.envvar, flag) == flag, f"{parameter.envvar} means two flags"
+            assert seen.setdefault(parameter.envvar, flag) == flag, (
+                f"{parameter.envvar} means two flags"
+            )
     assert len(seen) > 20
 
 
@@ -115,7 +121,9 @@ def test_commands_that_do_not_compute_do_not_load_torch(arguments: list[str], go
 
 @pytest.mark.parametrize("command", [["recipe", "validate"], ["apply"]], ids=" ".join)
 def test_a_bad_recipe_is_refused_without_torch(command: list[str], good: Path):
-    """Unknown keys, methods and values of a method's own parameters too, with what was probably meant."""
+    """Unknown keys, methods and values of a method's own parameters too, with what was probably
+    meant.
+    """
     bad = EXAMPLE.replace("steps", "step").replace("seed = 7", 'seed = "7"\nmethod = "nulspace"')
     assert bad.count("step =") == 1 and "nulspace" in bad
     (good.parent / "bad.toml").write_text(bad)
@@ -156,9 +164,15 @@ def test_recipe_show(forget, good: Path):
         and human.stderr == ""
     )
     data = forget("recipe", "show", good, "--json").json
-    assert data["schema_version"] == 1 and data["command"] == "recipe show" and data["seconds"]["total"] >= 0
+    assert (
+        data["schema_version"] == 1
+        and data["command"] == "recipe show"
+        and data["seconds"]["total"] >= 0
+    )
     assert data["recipe"]["refine"]["steps"] == 6 and data["recipe"]["edit"]["sites"] == [1, 2, 3]
-    assert ["van gogh painting", "monet painting"] in data["edit_pairs"] and data["preserve_prompts"][0] == ""
+    assert ["van gogh painting", "monet painting"] in data["edit_pairs"] and data[
+        "preserve_prompts"
+    ][0] == ""
     assert forget("recipe", "show", good, "-q").stdout == f"{good}\n"
 
 
@@ -168,20 +182,28 @@ def test_recipe_show_with_set_gives_a_recipe_that_says_so(forget, good: Path):
     ).stdout
     (good.parent / "full.toml").write_text(changed)
     data = forget("recipe", "show", "full.toml", "--json").json
-    assert data["recipe"]["refine"]["steps"] == 9 and data["recipe"]["concepts"][0]["target"] == "claude monet"
+    assert (
+        data["recipe"]["refine"]["steps"] == 9
+        and data["recipe"]["concepts"][0]["target"] == "claude monet"
+    )
 
 
 def test_recipe_validate(forget, good: Path):
     assert (
-        forget("recipe", "validate", good).stdout == f"{good}: valid (1 concepts, 5 edit pairs, 3 prompts preserved)\n"
+        forget("recipe", "validate", good).stdout
+        == f"{good}: valid (1 concepts, 5 edit pairs, 3 prompts preserved)\n"
     )
     assert forget("recipe", "validate", good, "-q").stdout == f"{good}\n"
     data = forget("recipe", "validate", good, "--json").json
-    assert data["ok"] is True and data["files"] == [{"path": str(good), "ok": True, "warnings": [], "problems": []}]
+    assert data["ok"] is True and data["files"] == [
+        {"path": str(good), "ok": True, "warnings": [], "problems": []}
+    ]
 
 
 def test_recipe_validate_tells_every_fault_of_every_file(forget, good: Path):
-    (good.parent / "a.toml").write_text(EXAMPLE.replace("steps", "step").replace("seed = 7", 'seed = "7"'))
+    (good.parent / "a.toml").write_text(
+        EXAMPLE.replace("steps", "step").replace("seed = 7", 'seed = "7"')
+    )
     (good.parent / "b.toml").write_text(EXAMPLE.replace('"a cat"', '"van gogh"'))
     run = forget("recipe", "validate", "a.toml", good, "b.toml", "c.toml")
     assert run.code == 2 and run.stdout.startswith(f"{good}: valid") and run.stdout.count("\n") == 1
@@ -191,7 +213,9 @@ def test_recipe_validate_tells_every_fault_of_every_file(forget, good: Path):
         ["error[recipe.unknown-key]", " a.toml", "21"],
     ]
     assert found[2].startswith("error[recipe.conflict]: b.toml:15: ") and "(b.toml:4)" in found[2]
-    assert found[3] == "error[recipe.not-found]: c.toml: there is no such recipe" and len(found) == 4
+    assert (
+        found[3] == "error[recipe.not-found]: c.toml: there is no such recipe" and len(found) == 4
+    )
     data = forget("recipe", "validate", "a.toml", good, "--json")
     assert data.code == 2 and [file["ok"] for file in data.json["files"]] == [False, True]
     assert data.json["files"][0]["problems"][1] == {
@@ -213,7 +237,10 @@ def test_doubts_go_to_stderr_but_not_when_quiet(forget, good: Path):
 def test_recipe_schema(forget):
     assert forget("recipe", "schema").stdout == json_schema.text()
     assert forget("recipe", "schema", "--json").json["schema"] == json_schema.build()
-    assert Path(forget("recipe", "schema", "-q").stdout.strip()).read_text(encoding="utf-8") == json_schema.text()
+    assert (
+        Path(forget("recipe", "schema", "-q").stdout.strip()).read_text(encoding="utf-8")
+        == json_schema.text()
+    )
 
 
 def test_recipe_ls(forget):
@@ -228,7 +255,9 @@ def test_recipe_ls(forget):
         assert re.search(rf"^\s*{entry['name']}\s+{len(entry['concepts'])}\s", human, re.MULTILINE)
 
 
-def test_recipe_init_writes_what_validate_accepts_and_overwrites_only_by_force(forget, tmp_path: Path):
+def test_recipe_init_writes_what_validate_accepts_and_overwrites_only_by_force(
+    forget, tmp_path: Path
+):
     run = forget("recipe", "init", "my.toml")
     assert run.code == 0 and run.stdout == "my.toml\n" and run.stderr.startswith("next: ")
     assert forget("recipe", "validate", "my.toml").code == 0
@@ -248,15 +277,18 @@ def test_cache(forget, tmp_path: Path):
     def cache(*arguments: str):
         return forget("cache", *arguments, FORGET_CACHE_DIR=str(folder))
 
-    assert cache("dir").stdout == cache("dir", "-q").stdout == f"{folder}\n" and cache("dir", "--json").json[
-        "path"
-    ] == str(folder)
+    assert cache("dir").stdout == cache("dir", "-q").stdout == f"{folder}\n" and cache(
+        "dir", "--json"
+    ).json["path"] == str(folder)
     assert "1 entries, 1.5 kB" in cache("ls").stdout and cache("ls", "-q").stdout == f"{entry}\n"
     listed = cache("ls", "--json").json
     assert listed["bytes"] == 1500 and listed["entries"][0]["key"] == "a" * 64
     assert_one_error(cache("prune"), "usage", "nothing says what to delete")
     assert_one_error(cache("prune", "--max-size", "lots"), "usage", "'lots' is not a size")
-    assert cache("prune", "--max-size", "2kB").stdout == "0 entries deleted, 0 B freed\n" and entry.exists()
+    assert (
+        cache("prune", "--max-size", "2kB").stdout == "0 entries deleted, 0 B freed\n"
+        and entry.exists()
+    )
     assert cache("prune", "--older-than", "1", "--json").json["pruned"] == [] and entry.exists()
     assert cache("prune", "--max-size", "1k", "-q").stdout == "a" * 64 + "\n" and not entry.exists()
 
@@ -266,14 +298,23 @@ def test_models(forget):
     assert all(set(model) == {"name", "family", "path", "description"} for model in data)
     assert forget("models", "-q").stdout.splitlines() == [model["path"] for model in data]
     human = forget("models").stdout
-    assert human.split()[:3] == ["name", "family", "description"] and all(model["name"] in human for model in data)
+    assert human.split()[:3] == ["name", "family", "description"] and all(
+        model["name"] in human for model in data
+    )
 
 
 def test_env(forget):
     data = forget("env", "--json").json
-    assert data["forget"] == forgetcli.__version__ and "cpu" in data["devices"] and data["packages"]["torch"]
+    assert (
+        data["forget"] == forgetcli.__version__
+        and "cpu" in data["devices"]
+        and data["packages"]["torch"]
+    )
     human = forget("env").stdout
-    assert f"forget: {data['forget']}\n" in human and f"  torch: {data['packages']['torch']}\n" in human
+    assert (
+        f"forget: {data['forget']}\n" in human
+        and f"  torch: {data['packages']['torch']}\n" in human
+    )
     assert forget("env", "-q").stdout == f"{data['cache_dir']}\n"
 
 
@@ -319,9 +360,20 @@ def test_a_mistake_is_one_line(forget, good: Path, arguments: list[str], code: s
 
 def test_offline_and_not_cached_gives_the_command_that_fetches_it(forget, tmp_path: Path):
     """`HF_HOME` and `HF_HUB_OFFLINE` as huggingface_hub has them."""
-    run = forget("apply", "sd14/objects", "--model", "org/none@v1", HF_HOME=str(tmp_path / "hf"), HF_HUB_OFFLINE="1")
+    run = forget(
+        "apply",
+        "sd14/objects",
+        "--model",
+        "org/none@v1",
+        HF_HOME=str(tmp_path / "hf"),
+        HF_HUB_OFFLINE="1",
+    )
     command = "hf download org/none --revision v1 --include '*.json' --include '*.txt' --include '*/*.safetensors'"
-    assert run.code == 2 and run.stderr.startswith("error[model.not-found]: 'org/none@v1'") and run.stderr.endswith(f"{command}\n")
+    assert (
+        run.code == 2
+        and run.stderr.startswith("error[model.not-found]: 'org/none@v1'")
+        and run.stderr.endswith(f"{command}\n")
+    )
     assert not (tmp_path / "edited").exists()
 
 

@@ -1,4 +1,5 @@
 """forget as a process among others: exceptions, broken streams, signals."""
+
 from __future__ import annotations
 
 import errno
@@ -26,7 +27,9 @@ from forgetcli.errors import ForgetError, RecipeError
         (ForgetError("model.x", "a\nb", "h"), ("model.x", "a\nb", "h")),
         (MemoryError(), ("memory", "there is not enough memory", None)),
         (
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried. More"),
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried. More"
+            ),
             ("memory", None, None),
         ),
         (
@@ -37,10 +40,19 @@ from forgetcli.errors import ForgetError, RecipeError
             OSError(errno.ENOSPC, "No space left on device", "x/y"),
             ("output.disk-full", "x/y: no space left on device", None),
         ),
-        (OSError(errno.EDQUOT, "Disk quota exceeded"), ("output.disk-full", "disk quota exceeded", None)),
-        (PermissionError(errno.EACCES, "Permission denied", "/r"), ("permission", "/r: permission denied", None)),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded"),
+            ("output.disk-full", "disk quota exceeded", None),
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/r"),
+            ("permission", "/r: permission denied", None),
+        ),
         (OSError(errno.EIO, "Input/output error", "/r"), ("io", "/r: input/output error", "")),
-        (ZeroDivisionError("division by zero"), ("internal", "ZeroDivisionError: division by zero", None)),
+        (
+            ZeroDivisionError("division by zero"),
+            ("internal", "ZeroDivisionError: division by zero", None),
+        ),
     ],
 )
 def test_each_exception_has_its_line(error: Exception, line: tuple):
@@ -64,16 +76,29 @@ def test_an_error_inside_is_one_line_and_a_traceback_when_debugging(tmp_path: Pa
     )
     plain = python(script)
     assert plain.returncode == 2 and plain.stdout == "" and ERROR_LINE.fullmatch(plain.stderr)
-    assert plain.stderr.startswith("error[internal]: ZeroDivisionError: ") and "FORGET_DEBUG=1" in plain.stderr
+    assert (
+        plain.stderr.startswith("error[internal]: ZeroDivisionError: ")
+        and "FORGET_DEBUG=1" in plain.stderr
+    )
     debugged = python(script, env={"FORGET_DEBUG": "1"})
-    assert debugged.returncode == 2 and "Traceback" in debugged.stderr and "error[internal]: " in debugged.stderr
+    assert (
+        debugged.returncode == 2
+        and "Traceback" in debugged.stderr
+        and "error[internal]: " in debugged.stderr
+    )
 
 
 # streams
 
 
 @pytest.mark.parametrize(
-    "arguments", [["recipe", "schema"], ["recipe", "schema", "--json"], ["--help"], ["recipe", "validate", "good.toml"]]
+    "arguments",
+    [
+        ["recipe", "schema"],
+        ["recipe", "schema", "--json"],
+        ["--help"],
+        ["recipe", "validate", "good.toml"],
+    ],
 )
 def test_a_reader_that_leaves_is_no_fault(arguments: list[str], good: Path):
     reading, writing = os.pipe()
@@ -108,7 +133,9 @@ def test_a_full_disk_behind_stdout_is_a_fault(tmp_path: Path):
             timeout=60,
         )
     assert (
-        done.returncode == 2 and done.stderr.startswith("error[output.disk-full]: ") and "Traceback" not in done.stderr
+        done.returncode == 2
+        and done.stderr.startswith("error[output.disk-full]: ")
+        and "Traceback" not in done.stderr
     )
 
 
@@ -194,7 +221,10 @@ def test_ctrl_c_while_forget_is_still_loading_is_one_line_too():
     )
     done = python(script)
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr.startswith("error[interrupted]: stopped by Ctrl-C") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.startswith("error[interrupted]: stopped by Ctrl-C")
+        and done.stderr.count("\n") == 1
+    )
 
 
 def test_signals_that_the_parent_ignores_stay_ignored():

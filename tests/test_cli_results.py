@@ -1,4 +1,7 @@
-"""Progress, and the commands that compute with the computing left out: what is handed over, how results show."""
+"""Progress, and the commands that compute with the computing left out: what is handed over, how
+results show.
+"""
+
 from __future__ import annotations
 
 import io
@@ -39,7 +42,10 @@ def test_plain_lines_come_seldom_and_tell_the_time_left():
     lines.done()
     assert written == [
         "refinement: 100 steps",
-        *(f"refinement: {n}/100  loss 0.5  about {(100 - n) * 0.25:.1f} s left" for n in (20, 40, 60, 80)),
+        *(
+            f"refinement: {n}/100  loss 0.5  about {(100 - n) * 0.25:.1f} s left"
+            for n in (20, 40, 60, 80)
+        ),
         "refinement: 100/100  loss 0.5",
         "two lines",
         "refinement: done in 25.0 s  loss 0.5",
@@ -91,12 +97,17 @@ class Result:
         self.__dict__.update(values)
 
     def as_dict(self) -> dict:
-        return {key: str(value) if isinstance(value, Path) else value for key, value in self.__dict__.items()}
+        return {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in self.__dict__.items()
+        }
 
 
 def recorder(monkeypatch: pytest.MonkeyPatch, target: str, result: object) -> list:
     calls: list = []
-    monkeypatch.setattr(target, lambda *positional, **named: calls.append((positional, named)) or result)
+    monkeypatch.setattr(
+        target, lambda *positional, **named: calls.append((positional, named)) or result
+    )
     return calls
 
 
@@ -141,23 +152,39 @@ def test_apply_hands_over_and_shows(invoke, monkeypatch: pytest.MonkeyPatch):
     )
     (recipe,), named = calls[0]
     assert recipe.parameters["refine"]["steps"] == 9 and named.pop("observer") is not None
-    assert named == {"model": "sd", "output": Path("out"), "device": "cpu", "dtype": "float16", "force": True, "strict": True,
-                     "config": None, "copying": "reflink"}
+    assert named == {
+        "model": "sd",
+        "output": Path("out"),
+        "device": "cpu",
+        "dtype": "float16",
+        "force": True,
+        "strict": True,
+        "config": None,
+        "copying": "reflink",
+    }
     assert (
         SITE["name"] in human.stdout
         and "123" in human.stdout
         and "0.0456" in human.stdout
         and "moved: 0.9" in human.stdout
     )
-    assert "next: forget generate 'starry night' --model out --compare-base\n" in human.stderr  # its own hint, -o's folder
+    assert (
+        "next: forget generate 'starry night' --model out --compare-base\n" in human.stderr
+    )  # its own hint, -o's folder
     data = json.loads(invoke("apply", "good.toml", "--json").stdout)
-    assert data["command"] == "apply" and data["sites"] == [SITE] and data["seconds"]["total"] == 7.5
+    assert (
+        data["command"] == "apply" and data["sites"] == [SITE] and data["seconds"]["total"] == 7.5
+    )
     quiet = invoke("apply", "good.toml", "-q")
     assert quiet.stdout == "edited\n" and quiet.stderr == "" and calls[-1][1]["dtype"] is None
 
 
 def test_figures_that_are_no_numbers_are_null_in_json(invoke, monkeypatch: pytest.MonkeyPatch):
-    values = {**vars(APPLIED), "sites": [{**SITE, "rcond": float("nan")}], "check": {"moved": float("-inf"), "n": 1}}
+    values = {
+        **vars(APPLIED),
+        "sites": [{**SITE, "rcond": float("nan")}],
+        "check": {"moved": float("-inf"), "n": 1},
+    }
     recorder(monkeypatch, "forgetcli.pipeline.apply.apply", Result(**values))
     text = invoke("apply", "good.toml", "--json").stdout
     assert "NaN" in json.dumps(values["sites"])  # control: Python writes what JSON has no word for
@@ -173,10 +200,15 @@ def test_apply_dry_run_plans_and_does_not_apply(invoke, monkeypatch: pytest.Monk
         Result(base={"id": "demo"}, preserve=3, pairs=[["a", "b"]], seconds={"total": 0.1}),
     )
     assert json.loads(invoke("apply", "good.toml", "--dry-run", "--json").stdout)["preserve"] == 3
-    assert "preserve: 3\npairs: 1\n" in invoke("apply", "good.toml", "--dry-run").stdout and applied == []
+    assert (
+        "preserve: 3\npairs: 1\n" in invoke("apply", "good.toml", "--dry-run").stdout
+        and applied == []
+    )
 
 
-def test_generate_takes_prompts_from_everywhere(invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_generate_takes_prompts_from_everywhere(
+    invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     picture = Result(path=Path("images/1.png"), prompt="a", seed=3)
     made = Result(images=[picture], grid=None, reused=2)
     made.as_dict = lambda: {"images": [picture.as_dict()], "seconds": {"total": 1}}
@@ -199,13 +231,27 @@ def test_generate_takes_prompts_from_everywhere(invoke, monkeypatch: pytest.Monk
         "edited",
     )
     (prompts,), named = calls[0]
-    assert prompts == ["a", "b", "c"] and named["count"] == 2 and named["seed"] == 3 and named["guidance"] == 2.5
-    assert named["grid"] and named["compare_base"] and named["model"] == "edited" and named["output"] == Path("images")
-    assert human.stdout == "images/1.png\n" and "2 of the pictures were there already" in human.stderr
+    assert (
+        prompts == ["a", "b", "c"]
+        and named["count"] == 2
+        and named["seed"] == 3
+        and named["guidance"] == 2.5
+    )
+    assert (
+        named["grid"]
+        and named["compare_base"]
+        and named["model"] == "edited"
+        and named["output"] == Path("images")
+    )
+    assert (
+        human.stdout == "images/1.png\n" and "2 of the pictures were there already" in human.stderr
+    )
     assert json.loads(invoke("generate", "a", "--json").stdout)["images"] == [
         {"path": "images/1.png", "prompt": "a", "seed": 3}
     ]
-    CliRunner().invoke(app, ["generate", "-p", "-", "-q"], input="from stdin\n", catch_exceptions=False)
+    CliRunner().invoke(
+        app, ["generate", "-p", "-", "-q"], input="from stdin\n", catch_exceptions=False
+    )
     assert calls[-1][0] == (["from stdin"],)
     made.grid = Path("images/grid.png")
     assert invoke("generate", "a", "-q").stdout == "images/grid.png\n"
@@ -227,7 +273,10 @@ CONCEPTS = {
     "van gogh": {"baseline": {"forget": 0.05}, "edited": {"forget": 0.935, "forget_direct": 1.0}},
     "pixel art": {"baseline": {"retain": 1.0}, "edited": {"retain": 0.96}},
 }
-QUALITY = {"distance": {"value": 0.0125, "ci": [0.01, 0.02], "n": 48}, "fid": {"value": 1.5, "n": 48}}
+QUALITY = {
+    "distance": {"value": 0.0125, "ci": [0.01, 0.02], "n": 48},
+    "fid": {"value": 1.5, "n": 48},
+}
 EVALUATED = Result(
     judge={"name": "demo"},
     n_images=24,
@@ -235,7 +284,9 @@ EVALUATED = Result(
     edited=side(0.935, 0.96),
     seconds={"total": 2.0},
     concepts=CONCEPTS,
-    models=[{"name": "edited", "edited": side(0.935, 0.96), "concepts": CONCEPTS, "quality": QUALITY}],
+    models=[
+        {"name": "edited", "edited": side(0.935, 0.96), "concepts": CONCEPTS, "quality": QUALITY}
+    ],
 )
 
 
@@ -244,7 +295,11 @@ def evaluated(monkeypatch: pytest.MonkeyPatch) -> list:
     """`forget eval` with the work left out: what the library is called with."""
     made = Result(**{**EVALUATED.__dict__, "edited": (Result(subject=Result(name="edited")),)})
     made.as_dict = EVALUATED.as_dict
-    files = Result(page=Path("eval/report.html"), results=Path("eval/results.json"), table=Path("eval/results.csv"))
+    files = Result(
+        page=Path("eval/report.html"),
+        results=Path("eval/results.json"),
+        table=Path("eval/results.csv"),
+    )
     monkeypatch.setattr("forgetcli.report.write", lambda *positional, **named: files)
     return recorder(monkeypatch, "forgetcli.evaluation.evaluate", made)
 
@@ -264,7 +319,17 @@ def test_eval_shows_both_models_and_every_concept(invoke, evaluated):
 
 
 def test_eval_hands_the_judge_its_settings(invoke, evaluated):
-    invoke("eval", "--judge", "clip", "--judge-set", "model=org/name", "--judge-set", "batch=4", "--judge-set", 'x=["a"]')
+    invoke(
+        "eval",
+        "--judge",
+        "clip",
+        "--judge-set",
+        "model=org/name",
+        "--judge-set",
+        "batch=4",
+        "--judge-set",
+        'x=["a"]',
+    )
     assert evaluated[0][1]["judge"] == "clip"
     assert evaluated[0][1]["judge_options"] == {"model": "org/name", "batch": 4, "x": ["a"]}
     with pytest.raises(ForgetError, match="--judge-set model: not KEY=VALUE"):
@@ -280,7 +345,7 @@ def test_gates_decide_the_exit_code(invoke, evaluated, tmp_path: Path):
     assert failed.exit_code == 1 and failed.stdout == "eval/report.html\n"
     assert failed.stderr == "failed: edited: forget = 0.935, lower end 0.100 (not ≥ 0.9)\n"
     assert 'failures="1"' in (tmp_path / "j.xml").read_text()
-    assert invoke("eval", "--fail-under", "h=0.1").exit_code == 1      # no count with it: not measured
+    assert invoke("eval", "--fail-under", "h=0.1").exit_code == 1  # no count with it: not measured
     with pytest.raises(ForgetError, match="no measure 'forgot'"):
         invoke("eval", "--fail-under", "forgot=0.9")
     with pytest.raises(ForgetError, match="--confident needs --fail-under"):
@@ -288,7 +353,9 @@ def test_gates_decide_the_exit_code(invoke, evaluated, tmp_path: Path):
 
 
 def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.MonkeyPatch):
-    story = Result(report=Path("demo/report.html"), grid=Path("demo/grid.png"), edited=Path("demo/edited"))
+    story = Result(
+        report=Path("demo/report.html"), grid=Path("demo/grid.png"), edited=Path("demo/edited")
+    )
     story.evaluation = EVALUATED
     story.as_dict = lambda: {"report": "demo/report.html", "seconds": {"total": 200}}
     module = type(sys)("forgetcli.experiments.demo")
@@ -296,29 +363,50 @@ def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.
     monkeypatch.setattr("forgetcli.experiments.demo", module, raising=False)
     module.run = lambda *positional, **named: story
     human = invoke("demo").stdout
-    assert "0.935" in human and "report: demo/report.html\n" in human and "grid: demo/grid.png\n" in human
+    assert (
+        "0.935" in human
+        and "report: demo/report.html\n" in human
+        and "grid: demo/grid.png\n" in human
+    )
     assert invoke("demo", "-q").stdout == "demo/report.html\n"
     assert json.loads(invoke("demo", "--json").stdout)["command"] == "demo"
 
 
-def test_verify_names_every_difference_and_exits_with_the_verdict(invoke, monkeypatch: pytest.MonkeyPatch):
+def test_verify_names_every_difference_and_exits_with_the_verdict(
+    invoke, monkeypatch: pytest.MonkeyPatch
+):
     from forgetcli.artifact.provenance import Verdict
 
     bad = Verdict(
-        False, [{"file": "a.bin", "what": "changed"}, {"file": "b\n", "what": "extra"}], ["x holds"], ["who"], 3, 12
+        False,
+        [{"file": "a.bin", "what": "changed"}, {"file": "b\n", "what": "extra"}],
+        ["x holds"],
+        ["who"],
+        3,
+        12,
     )
     calls = recorder(monkeypatch, "forgetcli.verification.audit.verify", bad)
     human = invoke("verify", "out", "--base", "sd", "--recipe", "r.toml", "--key", "k.pem")
     asked = {"recipe": "r.toml", "signature": None, "key": Path("k.pem")}
     assert calls == [((Path("out"), "sd"), asked)] and human.exit_code == 1
     assert (
-        "✗ a.bin: changed\n" in human.stdout and "✗ b: extra\n" in human.stdout and "not proved: who\n" in human.stdout
+        "✗ a.bin: changed\n" in human.stdout
+        and "✗ b: extra\n" in human.stdout
+        and "not proved: who\n" in human.stdout
     )
     data = invoke("verify", "--json")
     assert (
-        data.exit_code == 1 and json.loads(data.stdout)["ok"] is False and len(json.loads(data.stdout)["problems"]) == 2
+        data.exit_code == 1
+        and json.loads(data.stdout)["ok"] is False
+        and len(json.loads(data.stdout)["problems"]) == 2
     )
     assert invoke("verify", "-q").stdout == ""
-    recorder(monkeypatch, "forgetcli.verification.audit.verify", Verdict(True, [], ["x holds"], [], 3, 12))
+    recorder(
+        monkeypatch,
+        "forgetcli.verification.audit.verify",
+        Verdict(True, [], ["x holds"], [], 3, 12),
+    )
     good = invoke("verify", "-q")
-    assert good.exit_code == 0 and good.stdout == "edited\n" and "verified" in invoke("verify").stdout
+    assert (
+        good.exit_code == 0 and good.stdout == "edited\n" and "verified" in invoke("verify").stdout
+    )

@@ -1,4 +1,7 @@
-"""`forget compare`: every method in a process of its own, one table; cut short and resumed; a method that fails is a row."""
+"""`forget compare`: every method in a process of its own, one table; cut short and resumed; a
+method that fails is a row.
+"""
+
 from __future__ import annotations
 
 import csv
@@ -23,16 +26,17 @@ from single_files import ldm
 from typer.testing import CliRunner
 
 import forgetcli
-from forgetcli.evaluation import judges
-from forgetcli import methods, recipe as recipes
-from forgetcli.pipeline import apply
+from forgetcli import methods
+from forgetcli import recipe as recipes
 from forgetcli.cli.app import app
-from forgetcli.experiments.comparison import Comparison, Row, chosen, edits, run as run_module, rows
-from forgetcli.experiments.comparison.edits import Edited, Fault, _fault
 from forgetcli.errors import EditError, ForgetError
-from forgetcli.evaluation import Answer, Question, Run, Subject, evaluate
-from forgetcli.evaluation.scores import scores
+from forgetcli.evaluation import Answer, Question, Run, Subject, evaluate, judges
 from forgetcli.evaluation.judges import Sight
+from forgetcli.evaluation.scores import scores
+from forgetcli.experiments.comparison import Comparison, Row, chosen, edits, rows
+from forgetcli.experiments.comparison import run as run_module
+from forgetcli.experiments.comparison.edits import Edited, Fault, _fault
+from forgetcli.pipeline import apply
 from forgetcli.report import comparison as comparison_report
 from forgetcli.report.methods import columns, markdown
 
@@ -47,7 +51,18 @@ sites = [9]                               # the tiny model has no such layer: th
 [methods.uce.edit]
 lam = 0.1
 """
-COMPARE = ("compare", "tiny.toml", "--model", "model", "--methods", "uce,nullspace", "-n", "2", "--steps", "2")
+COMPARE = (
+    "compare",
+    "tiny.toml",
+    "--model",
+    "model",
+    "--methods",
+    "uce,nullspace",
+    "-n",
+    "2",
+    "--steps",
+    "2",
+)
 
 
 def command(*args: str) -> list[str]:
@@ -56,11 +71,19 @@ def command(*args: str) -> list[str]:
 
 def environment(cwd: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("FORGET_")}
-    return {**kept, "PYTHONPATH": str(ROOT), "FORGET_CACHE_DIR": str(cwd / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return {
+        **kept,
+        "PYTHONPATH": str(ROOT),
+        "FORGET_CACHE_DIR": str(cwd / "cache"),
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def forget(cwd: Path, *args: str) -> subprocess.CompletedProcess:
-    return subprocess.run(command(*args), cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=600)
+    return subprocess.run(
+        command(*args), cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=600
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +110,17 @@ def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def outcome(folder: Path) -> tuple[list[dict], list[dict], dict[str, bytes], str]:
-    """What must not depend on how the run went: rows without what was measured of the machine, results, pictures, the table."""
+    """What must not depend on how the run went: rows without what was measured of the machine,
+    results, pictures, the table.
+    """
     data = json.loads((folder / "results.json").read_text())
-    rows_ = [{k: v for k, v in row.items() if k not in ("seconds", "peak_rss", "cache", "reused")} for row in data["methods"]]
-    evaluations = [{k: v for k, v in part["evaluation"].items() if k != "seconds"} for part in data["recipes"]]
+    rows_ = [
+        {k: v for k, v in row.items() if k not in ("seconds", "peak_rss", "cache", "reused")}
+        for row in data["methods"]
+    ]
+    evaluations = [
+        {k: v for k, v in part["evaluation"].items() if k != "seconds"} for part in data["recipes"]
+    ]
     pictures = {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*.png"))}
     return rows_, evaluations, pictures, (folder / "results.csv").read_text()
 
@@ -99,18 +129,34 @@ def outcome(folder: Path) -> tuple[list[dict], list[dict], dict[str, bytes], str
 
 
 def test_the_table_has_the_unedited_model_and_every_method(place):
-    printed = json.loads((place / "whole.json").read_text())          # one object and nothing else
+    printed = json.loads((place / "whole.json").read_text())  # one object and nothing else
     unedited, uce, nullspace = printed["methods"]
-    assert (printed["schema_version"], printed["command"]) == (1, "compare") and printed["seconds"]["total"] > 0
+    assert (printed["schema_version"], printed["command"]) == (1, "compare") and printed["seconds"][
+        "total"
+    ] > 0
     assert [unedited["name"], uce["name"], nullspace["name"]] == ["unedited", "uce", "nullspace"]
     for row in (unedited, uce):
-        assert row["error"] is None and row["seconds"] >= 0 and row["peak_rss"] > 100 << 20 and row["reused"] is False
-        for key, n in (("forget", 6), ("forget_direct", 4), ("forget_indirect", 2), ("retain", 8), ("h", 14)):
+        assert (
+            row["error"] is None
+            and row["seconds"] >= 0
+            and row["peak_rss"] > 100 << 20
+            and row["reused"] is False
+        )
+        for key, n in (
+            ("forget", 6),
+            ("forget_direct", 4),
+            ("forget_indirect", 2),
+            ("retain", 8),
+            ("h", 14),
+        ):
             low, high = row[f"{key}_ci"]
             assert 0 <= low <= row[key] <= high <= 1 and row[f"{key}_n"] == n
     assert unedited["changed"] == 0 < uce["changed"] < 1
     recipe = printed["recipes"][0]
-    assert recipe["recipe_sha256"] == recipes.load(place / "tiny.toml").sha256 and recipe["methods"] == printed["methods"]
+    assert (
+        recipe["recipe_sha256"] == recipes.load(place / "tiny.toml").sha256
+        and recipe["methods"] == printed["methods"]
+    )
     assert printed["n_images"] == 2 * 7 * 2 and printed["settings"]["images"] == 2
 
 
@@ -118,41 +164,78 @@ def test_what_was_printed_is_what_was_written(place):
     printed, whole = json.loads((place / "whole.json").read_text()), place / "whole"
     assert json.loads((whole / "results.json").read_text()) == printed
     table = list(csv.DictReader((whole / "results.csv").open()))
-    assert len(table) == printed["n_images"] and {row["model"] for row in table} == {"unedited", "uce"} and table[0]["recipe"] == "tiny"
+    assert (
+        len(table) == printed["n_images"]
+        and {row["model"] for row in table} == {"unedited", "uce"}
+        and table[0]["recipe"] == "tiny"
+    )
     assert all((whole / row["picture"]).is_file() for row in table)
     text = (whole / "compare.md").read_text()
     head, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
     assert [line.split("|")[1].strip() for line in lines] == ["unedited", "uce", "nullspace"]
     assert len({line.count("|") for line in (head, *lines)}) == 1
     html = (whole / "report.html").read_text()
-    assert html.count("<tr><td>uce</td>") == 2 and "nullspace failed: " in html and "<script" not in html
+    assert (
+        html.count("<tr><td>uce</td>") == 2
+        and "nullspace failed: " in html
+        and "<script" not in html
+    )
 
 
 def test_a_method_that_fails_is_a_row_and_a_warning(place):
     row = json.loads((place / "whole.json").read_text())["methods"][2]
-    assert row["error"]["code"].startswith("edit.") and row["error"]["message"] and "forget" not in row and row["seconds"] is None
+    assert (
+        row["error"]["code"].startswith("edit.")
+        and row["error"]["message"]
+        and "forget" not in row
+        and row["seconds"] is None
+    )
     told = (place / "whole.err").read_text()
-    assert f"warning: tiny: nullspace failed: {row['error']['message']}" in told and "Traceback" not in told
+    assert (
+        f"warning: tiny: nullspace failed: {row['error']['message']}" in told
+        and "Traceback" not in told
+    )
     assert "tiny: uce (1 of 2)" in told and "tiny: nullspace (2 of 2)" in told
-    assert sorted(p.name for p in (place / "whole/edited").iterdir()) == ["none", "none.json", "recipe.toml", "uce", "uce.json"]
+    assert sorted(p.name for p in (place / "whole/edited").iterdir()) == [
+        "none",
+        "none.json",
+        "recipe.toml",
+        "uce",
+        "uce.json",
+    ]
 
 
 def test_the_share_of_changed_weights_is_that_of_the_files(place):
     changed = total = 0
     for file in sorted(place.joinpath("model").rglob("*.safetensors")):
-        with safe_open(file, "pt") as before, safe_open(place / "whole/edited/uce" / file.relative_to(place / "model"), "pt") as after:
+        with (
+            safe_open(file, "pt") as before,
+            safe_open(
+                place / "whole/edited/uce" / file.relative_to(place / "model"), "pt"
+            ) as after,
+        ):
             for key in before.keys():
                 a, b = before.get_tensor(key), after.get_tensor(key)
                 if a.is_floating_point():
-                    changed, total = changed + int((a.view(torch.int16) != b.view(torch.int16)).sum()), total + a.numel()
-    assert json.loads((place / "whole.json").read_text())["methods"][1]["changed"] == pytest.approx(changed / total, rel=1e-12) and changed
+                    changed, total = (
+                        changed + int((a.view(torch.int16) != b.view(torch.int16)).sum()),
+                        total + a.numel(),
+                    )
+    assert (
+        json.loads((place / "whole.json").read_text())["methods"][1]["changed"]
+        == pytest.approx(changed / total, rel=1e-12)
+        and changed
+    )
 
 
 def test_the_edits_are_those_of_the_recipe(place):
     for method in ("none", "uce"):
         used = recipes.load(place / "whole/edited" / method / "recipe.toml")
-        assert used.method == method and used.sha256 == recipes.load(place / "tiny.toml", method=method).sha256
-    assert used.parameters == {"edit": {"lam": 0.1}}                  # those that the recipe has for it
+        assert (
+            used.method == method
+            and used.sha256 == recipes.load(place / "tiny.toml", method=method).sha256
+        )
+    assert used.parameters == {"edit": {"lam": 0.1}}  # those that the recipe has for it
 
 
 def test_the_unedited_row_is_the_baseline_of_evaluate(inside, tmp_path):
@@ -162,10 +245,20 @@ def test_the_unedited_row_is_the_baseline_of_evaluate(inside, tmp_path):
     for row, side in ((rows_[0], "baseline"), (rows_[1], "edited")):
         assert {key: row[key] for key in alone.as_dict()[side]} == alone.as_dict()[side]
     drawn = {p.name: p.read_bytes() for p in Path("whole/pictures/unedited").glob("*.png")}
-    assert drawn == {p.name: p.read_bytes() for p in (tmp_path / "eval/unedited").glob("*.png")} and len(drawn) == 14
-    assert sorted(p.name for p in Path("whole/pictures").iterdir()) == ["run.json", "uce", "unedited", "verdicts"]     # drawn once
+    assert (
+        drawn == {p.name: p.read_bytes() for p in (tmp_path / "eval/unedited").glob("*.png")}
+        and len(drawn) == 14
+    )
+    assert sorted(p.name for p in Path("whole/pictures").iterdir()) == [
+        "run.json",
+        "uce",
+        "unedited",
+        "verdicts",
+    ]  # drawn once
     evaluate("whole/edited/uce", output=tmp_path / "other", seed=2, **same)
-    assert not {p.read_bytes() for p in (tmp_path / "other/unedited").glob("*.png")} & set(drawn.values())     # control: they can differ
+    assert not {p.read_bytes() for p in (tmp_path / "other/unedited").glob("*.png")} & set(
+        drawn.values()
+    )  # control: they can differ
 
 
 # resuming
@@ -174,33 +267,69 @@ def test_the_unedited_row_is_the_baseline_of_evaluate(inside, tmp_path):
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_an_interrupted_comparison_goes_on_and_ends_as_one_that_was_not(place):
     (place / "cut/edited").mkdir(parents=True)
-    for path in ("none", "none.json"):                                # it has been cut short before; saves the test some seconds
-        (shutil.copytree if path == "none" else shutil.copy)(place / "whole/edited" / path, place / "cut/edited" / path)
-    running = subprocess.Popen(command(*COMPARE, "-o", "cut", "-q"), cwd=place, env=environment(place), stderr=subprocess.PIPE, text=True)
+    for path in ("none", "none.json"):  # it has been cut short before; saves the test some seconds
+        (shutil.copytree if path == "none" else shutil.copy)(
+            place / "whole/edited" / path, place / "cut/edited" / path
+        )
+    running = subprocess.Popen(
+        command(*COMPARE, "-o", "cut", "-q"),
+        cwd=place,
+        env=environment(place),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     until = time.monotonic() + 300
-    while not ((place / "cut/edited/uce.json").exists() and children(running.pid)) and time.monotonic() < until:
+    while (
+        not ((place / "cut/edited/uce.json").exists() and children(running.pid))
+        and time.monotonic() < until
+    ):
         assert running.poll() is None
         time.sleep(0.02)
-    (child,) = children(running.pid)                                  # at work on the next method
-    running.send_signal(signal.SIGINT)                                # to the parent alone
+    (child,) = children(running.pid)  # at work on the next method
+    running.send_signal(signal.SIGINT)  # to the parent alone
     _, told = running.communicate(timeout=120)
-    assert running.returncode == 130 and told.startswith("error[interrupted]") and told.count("\n") == 1, told
-    assert not Path(f"/proc/{child}").exists()                        # not without its child
+    assert (
+        running.returncode == 130
+        and told.startswith("error[interrupted]")
+        and told.count("\n") == 1
+    ), told
+    assert not Path(f"/proc/{child}").exists()  # not without its child
     edited = place / "cut/edited"
-    assert sorted(p.name for p in edited.iterdir()) == ["none", "none.json", "recipe.toml", "uce", "uce.json"]
+    assert sorted(p.name for p in edited.iterdir()) == [
+        "none",
+        "none.json",
+        "recipe.toml",
+        "uce",
+        "uce.json",
+    ]
     kept = (edited / "uce/forget.provenance.json").read_bytes(), (edited / "uce.json").read_bytes()
     again = " ".join(command(*COMPARE, "-o", "cut", "--json"))
-    done = subprocess.run(f"set -o pipefail; {again} 2>err.txt | head -c 10 >/dev/null", shell=True, executable="/bin/bash", cwd=place,
-                          env=environment(place), timeout=300)         # and its reader leaves, which is no crash
+    done = subprocess.run(
+        f"set -o pipefail; {again} 2>err.txt | head -c 10 >/dev/null",
+        shell=True,
+        executable="/bin/bash",
+        cwd=place,
+        env=environment(place),
+        timeout=300,
+    )  # and its reader leaves, which is no crash
     assert done.returncode in (0, 141) and "Traceback" not in (place / "err.txt").read_text()
     assert outcome(place / "cut") == outcome(place / "whole")
-    assert kept == ((edited / "uce/forget.provenance.json").read_bytes(), (edited / "uce.json").read_bytes())
+    assert kept == (
+        (edited / "uce/forget.provenance.json").read_bytes(),
+        (edited / "uce.json").read_bytes(),
+    )
     uce = json.loads((place / "cut/results.json").read_text())["methods"][1]
-    assert uce["reused"] and (uce["seconds"], uce["peak_rss"]) == tuple(json.loads(kept[1])[key] for key in ("seconds", "peak_rss"))
+    assert uce["reused"] and (uce["seconds"], uce["peak_rss"]) == tuple(
+        json.loads(kept[1])[key] for key in ("seconds", "peak_rss")
+    )
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    ]
 
 
 def test_other_methods_need_no_force(inside):
@@ -208,21 +337,41 @@ def test_other_methods_need_no_force(inside):
     times = {p: p.stat().st_mtime_ns for p in Path("fewer").rglob("*.png")}
     same = {"model": "model", "images": 2, "steps": 2, "output": "fewer"}
     fewer = forgetcli.compare("tiny.toml", methods="uce", **same)
-    assert [row.name for row in fewer.rows] == ["unedited", "uce"] and all(row.reused for row in fewer.rows)
-    shutil.rmtree("fewer/pictures/uce")                               # as before uce was added
+    assert [row.name for row in fewer.rows] == ["unedited", "uce"] and all(
+        row.reused for row in fewer.rows
+    )
+    shutil.rmtree("fewer/pictures/uce")  # as before uce was added
     added = forgetcli.compare("tiny.toml", methods="uce", **same)
     after = {p: p.stat().st_mtime_ns for p in times}
     assert [row.as_dict() for row in added.rows] == [row.as_dict() for row in fewer.rows]
-    assert {p.parent.name for p in times if after[p] != times[p]} == {"uce"}   # control: those are drawn anew
+    assert {p.parent.name for p in times if after[p] != times[p]} == {
+        "uce"
+    }  # control: those are drawn anew
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"steps": 3}, {"images": 1}, {"quick": True}, {"recipes": "other.toml"}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"steps": 3}, {"images": 1}, {"quick": True}, {"recipes": "other.toml"}]
+)
 def test_another_comparison_is_not_mixed_in(inside, change):
     Path("other.toml").write_text(RECIPE.replace("lam = 0.1", "lam = 0.2"))
     before = outcome(Path("whole"))
     with pytest.raises(ForgetError) as refused:
-        forgetcli.compare(**{"recipes": "tiny.toml", "methods": "uce", "model": "model", "images": 2, "steps": 2, "output": "whole", **change})
-    assert refused.value.code == "eval.other-run" and "--force" in refused.value.hint and outcome(Path("whole")) == before
+        forgetcli.compare(
+            **{
+                "recipes": "tiny.toml",
+                "methods": "uce",
+                "model": "model",
+                "images": 2,
+                "steps": 2,
+                "output": "whole",
+                **change,
+            }
+        )
+    assert (
+        refused.value.code == "eval.other-run"
+        and "--force" in refused.value.hint
+        and outcome(Path("whole")) == before
+    )
 
 
 def test_an_edit_is_kept_only_if_it_is_just_this_one(inside, tmp_path):
@@ -231,16 +380,19 @@ def test_an_edit_is_kept_only_if_it_is_just_this_one(inside, tmp_path):
     shutil.copytree("whole/edited", tmp_path / "edited")
     folder = tmp_path / "edited/uce"
     kept = edits._kept(used, base, folder)
-    assert kept.reused and kept.seconds == json.loads(folder.with_name("uce.json").read_text())["seconds"]
+    assert (
+        kept.reused
+        and kept.seconds == json.loads(folder.with_name("uce.json").read_text())["seconds"]
+    )
     assert edits._kept(recipes.load("tiny.toml", ["seed=1"], method="uce"), base, folder) is None
     assert edits._kept(recipes.load("tiny.toml", method="none"), base, folder) is None
-    assert edits._kept(used, run_module.resolve("demo"), folder) is None       # another base
+    assert edits._kept(used, run_module.resolve("demo"), folder) is None  # another base
     notes = folder.with_name("uce.json").read_bytes()
     for damage in (b"", b"[]", notes.replace(b'"manifest_sha256": "', b'"manifest_sha256": "0')):
         folder.with_name("uce.json").write_bytes(damage)
         assert edits._kept(used, base, folder) is None
     folder.with_name("uce.json").write_bytes(notes)
-    assert edits._kept(used, base, folder) == kept                    # control
+    assert edits._kept(used, base, folder) == kept  # control
     weights = next(folder.rglob("diffusion_pytorch_model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-2] + b"xx")
     assert edits._kept(used, base, folder) is None
@@ -250,17 +402,29 @@ def test_an_edit_is_kept_only_if_it_is_just_this_one(inside, tmp_path):
 
 
 def test_an_unknown_method_is_named_before_anything_is_loaded(place):
-    refused = forget(place, "compare", "tiny.toml", "--methods", "uce,nulspace", "-o", "bad", "--json")
+    refused = forget(
+        place, "compare", "tiny.toml", "--methods", "uce,nulspace", "-o", "bad", "--json"
+    )
     assert (refused.returncode, refused.stdout) == (2, "") and "Traceback" not in refused.stderr
-    assert refused.stderr == "error[recipe.unknown-method]: there is no method 'nulspace'\nhint: did you mean 'nullspace'?\n"
+    assert (
+        refused.stderr
+        == "error[recipe.unknown-method]: there is no method 'nulspace'\nhint: did you mean 'nullspace'?\n"
+    )
     assert not (place / "bad").exists()
 
 
 def test_a_single_file_is_compared_with_the_settings_that_are_named(inside, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     file = ldm(inside / "model", tmp_path / "alone" / "tiny.safetensors", "sd1")
-    options = {"methods": "uce", "model": str(file), "images": 1, "steps": 1, "output": tmp_path / "out", "features": "none"}
-    with pytest.raises(ForgetError) as error:                         # control: nothing lies beside the file
+    options = {
+        "methods": "uce",
+        "model": str(file),
+        "images": 1,
+        "steps": 1,
+        "output": tmp_path / "out",
+        "features": "none",
+    }
+    with pytest.raises(ForgetError) as error:  # control: nothing lies beside the file
         forgetcli.compare("tiny.toml", **options)
     assert error.value.code == "model.no-config"
     result = forgetcli.compare("tiny.toml", config="model", **options)
@@ -269,7 +433,9 @@ def test_a_single_file_is_compared_with_the_settings_that_are_named(inside, tmp_
 
 
 def test_which_methods_are_meant():
-    assert chosen("all") == [name for name in methods.names() if name != "none"] and "uce" in chosen("all")
+    assert chosen("all") == [
+        name for name in methods.names() if name != "none"
+    ] and "uce" in chosen("all")
     assert chosen("uce, none,nullspace,uce") == chosen(["uce", "nullspace"]) == ["uce", "nullspace"]
     for nothing in ("", "none", []):
         with pytest.raises(ForgetError) as refused:
@@ -283,27 +449,54 @@ def test_all_failed_is_an_error_and_so_is_a_control_that_fails(inside, monkeypat
     shutil.copytree("whole", "alone")
     monkeypatch.setattr(edits, "_apply", lambda method, *rest: Fault("edit.x", f"no {method}", "h"))
     with pytest.raises(EditError) as failed:
-        forgetcli.compare("tiny.toml", output="alone", **same)        # the control is there already
-    assert (failed.value.code, failed.value.message, failed.value.hint) == ("compare.all-failed", "every method failed: nullspace: no nullspace", "h")
+        forgetcli.compare("tiny.toml", output="alone", **same)  # the control is there already
+    assert (failed.value.code, failed.value.message, failed.value.hint) == (
+        "compare.all-failed",
+        "every method failed: nullspace: no nullspace",
+        "h",
+    )
     with pytest.raises(ForgetError) as failed:
         forgetcli.compare("tiny.toml", output="none", **same)
     assert (failed.value.code, failed.value.message) == ("edit.x", "no none")
 
 
-@pytest.mark.parametrize(("said", "code", "fault"), [
-    ("warning: x\nerror[edit.no-effect]: it did nothing\nhint: do more\n", 2, Fault("edit.no-effect", "it did nothing", "do more")),
-    ("error[memory]: too little\n", 2, Fault("memory", "too little")),
-    ("", -9, Fault("killed", "the edit was ended by SIGKILL", "too little memory?")),
-    ("Traceback …\nValueError: x\n", 1, Fault("internal", "the edit ended with exit code 1: ValueError: x")),
-    ("", 1, Fault("internal", "the edit ended with exit code 1: it said nothing"))])
+@pytest.mark.parametrize(
+    ("said", "code", "fault"),
+    [
+        (
+            "warning: x\nerror[edit.no-effect]: it did nothing\nhint: do more\n",
+            2,
+            Fault("edit.no-effect", "it did nothing", "do more"),
+        ),
+        ("error[memory]: too little\n", 2, Fault("memory", "too little")),
+        ("", -9, Fault("killed", "the edit was ended by SIGKILL", "too little memory?")),
+        (
+            "Traceback …\nValueError: x\n",
+            1,
+            Fault("internal", "the edit ended with exit code 1: ValueError: x"),
+        ),
+        ("", 1, Fault("internal", "the edit ended with exit code 1: it said nothing")),
+    ],
+)
 def test_why_an_edit_failed(said, code, fault):
     assert _fault(said, code) == fault
 
 
-@pytest.mark.parametrize(("said", "stops"), [("edit.no-effect", False), ("internal", False), ("model.not-finite", False), ("output.disk-full", True), ("permission", True)])
+@pytest.mark.parametrize(
+    ("said", "stops"),
+    [
+        ("edit.no-effect", False),
+        ("internal", False),
+        ("model.not-finite", False),
+        ("output.disk-full", True),
+        ("permission", True),
+    ],
+)
 def test_what_every_method_would_meet_ends_the_comparison(said, stops, tmp_path, monkeypatch):
     fake = tmp_path / "python"
-    fake.write_text(f"#!/bin/sh\nenv > {tmp_path}/env\necho \"$@\" > {tmp_path}/args\necho 'error[{said}]: x' >&2\nexit 2\n")
+    fake.write_text(
+        f"#!/bin/sh\nenv > {tmp_path}/env\necho \"$@\" > {tmp_path}/args\necho 'error[{said}]: x' >&2\nexit 2\n"
+    )
     fake.chmod(0o755)
     monkeypatch.setattr(edits.sys, "executable", str(fake))
     for name in ("DRY_RUN", "SET", "METHOD", "CACHE_DIR"):
@@ -314,28 +507,50 @@ def test_what_every_method_would_meet_ends_the_comparison(said, stops, tmp_path,
             edits._apply("uce", base, tmp_path / "uce", tmp_path / "r.toml", None)
         assert ended.value.code == said
     else:
-        assert edits._apply("uce", base, tmp_path / "uce", tmp_path / "r.toml", "cpu") == Fault(said, "x")
-        assert (tmp_path / "args").read_text().endswith(f"--model demo --output {tmp_path}/uce --lenient --force --json --quiet --device cpu\n")
+        assert edits._apply("uce", base, tmp_path / "uce", tmp_path / "r.toml", "cpu") == Fault(
+            said, "x"
+        )
+        assert (
+            (tmp_path / "args")
+            .read_text()
+            .endswith(
+                f"--model demo --output {tmp_path}/uce --lenient --force --json --quiet --device cpu\n"
+            )
+        )
     inherited = re.findall(r"^(FORGET_\w+)=", (tmp_path / "env").read_text(), re.MULTILINE)
-    assert inherited == ["FORGET_CACHE_DIR"]                          # flags of the comparison are not flags of its edits
+    assert inherited == ["FORGET_CACHE_DIR"]  # flags of the comparison are not flags of its edits
 
 
 # memory
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists() or "VmHWM" not in Path("/proc/self/status").read_text(), reason="needs VmHWM")
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists() or "VmHWM" not in Path("/proc/self/status").read_text(),
+    reason="needs VmHWM",
+)
 def test_peak_memory_is_the_process_own_and_not_its_parents():
     child = "import resource; from forgetcli.pipeline.memory import peak_rss; print(peak_rss(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
-    done = python(f"import subprocess, sys\nheld = b'x' * (300 << 20)\nprint(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, text=True).stdout)\n"
-                  "from forgetcli.pipeline.memory import peak_rss; print(peak_rss())")
-    (own, rusage), parent = map(int, done.stdout.splitlines()[0].split()), int(done.stdout.split()[-1])
+    done = python(
+        f"import subprocess, sys\nheld = b'x' * (300 << 20)\nprint(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, text=True).stdout)\n"
+        "from forgetcli.pipeline.memory import peak_rss; print(peak_rss())"
+    )
+    (own, rusage), parent = (
+        map(int, done.stdout.splitlines()[0].split()),
+        int(done.stdout.split()[-1]),
+    )
     assert own < 100 << 20 and parent > 300 << 20
-    assert rusage > 300 << 20                                         # control: what getrusage says is the parent's
+    assert rusage > 300 << 20  # control: what getrusage says is the parent's
 
 
 def test_apply_tells_its_peak(place):
-    notes = {method: json.loads((place / f"whole/edited/{method}.json").read_text()) for method in ("none", "uce")}
-    assert all(100 << 20 < note["peak_rss"] < 64 << 30 and note["peak_gpu"] is None for note in notes.values())
+    notes = {
+        method: json.loads((place / f"whole/edited/{method}.json").read_text())
+        for method in ("none", "uce")
+    }
+    assert all(
+        100 << 20 < note["peak_rss"] < 64 << 30 and note["peak_gpu"] is None
+        for note in notes.values()
+    )
 
 
 # several recipes
@@ -352,7 +567,9 @@ class BrightJudge:
 
     def see(self, pictures, labels, choices) -> list[Sight]:
         odd = [bool(sum(p.convert("L").tobytes()) % 2) for p in pictures]
-        return [Sight(seen, label if seen else "none", float(seen)) for seen, label in zip(odd, labels)]
+        return [
+            Sight(seen, label if seen else "none", float(seen)) for seen, label in zip(odd, labels)
+        ]
 
     def clip_score(self, pictures, prompts) -> list[float]:
         return [sum(p.convert("L").tobytes()) / 1e4 for p in pictures]
@@ -360,30 +577,64 @@ class BrightJudge:
 
 @pytest.fixture(scope="module")
 def both(place: Path, tmp_path_factory) -> tuple[Comparison, Path]:
-    """Two recipes, one the other way round, on the tiny model; edits in this process, for time; nullspace fails with the first."""
+    """Two recipes, one the other way round, on the tiny model; edits in this process, for time;
+    nullspace fails with the first.
+    """
     folder = tmp_path_factory.mktemp("both")
     (folder / "first.toml").write_text(RECIPE)
-    reversed_ = RECIPE.replace('concept = "van gogh", target = "monet", direct = ["van gogh picture of a dog", "a house by van gogh"], indirect = ["starry night"]',
-                               'concept = "a dog", target = "a cat", direct = ["a dog by van gogh"], indirect = ["dog sketch"]')
-    reversed_ = reversed_.replace('preserve = {prompts = ["a cat", "a dog"]}', 'preserve = {prompts = ["a cat"]}').replace(
-        'retain = [{concept = "a dog", direct = ["a dog", "a picture of a dog"]}', 'retain = [{concept = "van gogh", direct = ["van gogh picture of a dog"]}')
-    (folder / "second.toml").write_text(reversed_.replace("sites = [9]", "sites = [1]\nmin_rank = 4").replace("[methods", '[refine]\nmode = "copy"\n[methods'))
+    reversed_ = RECIPE.replace(
+        'concept = "van gogh", target = "monet", direct = ["van gogh picture of a dog", "a house by van gogh"], indirect = ["starry night"]',
+        'concept = "a dog", target = "a cat", direct = ["a dog by van gogh"], indirect = ["dog sketch"]',
+    )
+    reversed_ = reversed_.replace(
+        'preserve = {prompts = ["a cat", "a dog"]}', 'preserve = {prompts = ["a cat"]}'
+    ).replace(
+        'retain = [{concept = "a dog", direct = ["a dog", "a picture of a dog"]}',
+        'retain = [{concept = "van gogh", direct = ["van gogh picture of a dog"]}',
+    )
+    (folder / "second.toml").write_text(
+        reversed_.replace("sites = [9]", "sites = [1]\nmin_rank = 4").replace(
+            "[methods", '[refine]\nmode = "copy"\n[methods'
+        )
+    )
 
     def edit(recipe, base, where, *, source, device, anew):
         try:
             made = apply.apply(recipe, model=str(base.folder), output=where, strict=False)
         except EditError as fault:
             return Edited(recipe.method, where, fault=Fault(fault.code, fault.message, fault.hint))
-        return Edited(recipe.method, where, made.seconds["edit"], made.peak_rss, made.peak_gpu, 0.25, made.cache)
+        return Edited(
+            recipe.method,
+            where,
+            made.seconds["edit"],
+            made.peak_rss,
+            made.peak_gpu,
+            0.25,
+            made.cache,
+        )
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_module, "edit", edit)
         load = judges.load
-        patch.setattr(judges, "load", lambda name, *rest: BrightJudge() if name == "bright" else load(name, *rest))
+        patch.setattr(
+            judges,
+            "load",
+            lambda name, *rest: BrightJudge() if name == "bright" else load(name, *rest),
+        )
         patch.setenv("FORGET_CACHE_DIR", str(folder / "cache"))
-        result = forgetcli.compare([folder / "first.toml", folder / "second.toml"], methods="uce,nullspace", model=str(place / "model"),
-                                   images=2, steps=2, judge="bright", features="demo", output=folder / "out")
-    comparison_report.write(folder / "out", result, result.as_dict(), command="forget compare first.toml second.toml")
+        result = forgetcli.compare(
+            [folder / "first.toml", folder / "second.toml"],
+            methods="uce,nullspace",
+            model=str(place / "model"),
+            images=2,
+            steps=2,
+            judge="bright",
+            features="demo",
+            output=folder / "out",
+        )
+    comparison_report.write(
+        folder / "out", result, result.as_dict(), command="forget compare first.toml second.toml"
+    )
     return result, folder / "out"
 
 
@@ -396,59 +647,121 @@ def test_several_recipes_are_pooled_over_their_pictures(both):
             own = [part[row.name].scores for part in parts]
             count = sum(s[f"{key}_n"] for s in own)
             assert row.scores[f"{key}_n"] == count
-            assert row.scores[key] == pytest.approx(sum(s[key] * s[f"{key}_n"] for s in own) / count, abs=1e-4)
-    assert 0 < uce.scores["forget"] < 1 and 0 < uce.scores["retain"] < 1           # control: not all alike, so a mean means something
+            assert row.scores[key] == pytest.approx(
+                sum(s[key] * s[f"{key}_n"] for s in own) / count, abs=1e-4
+            )
+    assert (
+        0 < uce.scores["forget"] < 1 and 0 < uce.scores["retain"] < 1
+    )  # control: not all alike, so a mean means something
     assert uce.scores["h_ci"][0] <= uce.scores["h"] <= uce.scores["h_ci"][1]
     assert uce.seconds == pytest.approx(sum(part["uce"].seconds for part in parts) / 2)
     assert uce.peak_rss == max(part["uce"].peak_rss for part in parts) and uce.changed == 0.25
     for key in ("clip_score", "distance"):
         measured = [part["uce"].quality[key] for part in parts]
         count = sum(m["n"] for m in measured)
-        assert uce.quality[key] == {"value": pytest.approx(sum(m["value"] * m["n"] for m in measured) / count, abs=1e-4), "n": count}
-    assert unedited.quality["clip_score"]["value"] > 0 and "distance" not in unedited.quality and "kid" in parts[0]["uce"].quality
-    assert nullspace.fault is not None and nullspace.scores == {} and "failed on 1 of 2 recipes" in nullspace.fault.message
-    assert parts[0]["nullspace"].fault is not None and parts[1]["nullspace"].fault is None and parts[1]["nullspace"].scores["forget_n"] == 4
+        assert uce.quality[key] == {
+            "value": pytest.approx(sum(m["value"] * m["n"] for m in measured) / count, abs=1e-4),
+            "n": count,
+        }
+    assert (
+        unedited.quality["clip_score"]["value"] > 0
+        and "distance" not in unedited.quality
+        and "kid" in parts[0]["uce"].quality
+    )
+    assert (
+        nullspace.fault is not None
+        and nullspace.scores == {}
+        and "failed on 1 of 2 recipes" in nullspace.fault.message
+    )
+    assert (
+        parts[0]["nullspace"].fault is not None
+        and parts[1]["nullspace"].fault is None
+        and parts[1]["nullspace"].scores["forget_n"] == 4
+    )
 
 
 def test_several_recipes_have_a_folder_each_and_a_page_over_all(both):
     result, folder = both
     data = json.loads((folder / "results.json").read_text())
-    assert [part["name"] for part in data["recipes"]] == ["first", "second"] and "forget" in data["methods"][1] and "forget" not in data["methods"][2]
+    assert (
+        [part["name"] for part in data["recipes"]] == ["first", "second"]
+        and "forget" in data["methods"][1]
+        and "forget" not in data["methods"][2]
+    )
     for name in ("first", "second"):
-        assert {"report.html", "results.json", "results.csv", "compare.md", "edited", "pictures"} <= {p.name for p in (folder / name).iterdir()}
+        assert {
+            "report.html",
+            "results.json",
+            "results.csv",
+            "compare.md",
+            "edited",
+            "pictures",
+        } <= {p.name for p in (folder / name).iterdir()}
         own = json.loads((folder / name / "results.json").read_text())
-        assert own["name"] == name and own["command"] == "compare" and own["judge"]["name"] == "bright"
+        assert (
+            own["name"] == name and own["command"] == "compare" and own["judge"]["name"] == "bright"
+        )
     table = list(csv.DictReader((folder / "results.csv").open()))
-    assert {row["recipe"] for row in table} == {"first", "second"} and all((folder / row["picture"]).is_file() for row in table)
+    assert {row["recipe"] for row in table} == {"first", "second"} and all(
+        (folder / row["picture"]).is_file() for row in table
+    )
     html = (folder / "report.html").read_text()
-    assert 'href="first/report.html"' in html and 'href="second/report.html"' in html and "CLIP score" in html and 'class="plot"' in html
+    assert (
+        'href="first/report.html"' in html
+        and 'href="second/report.html"' in html
+        and "CLIP score" in html
+        and 'class="plot"' in html
+    )
     assert (folder / "compare.md").read_text().count("| method |") == 3
 
 
 def test_a_label_forgotten_here_and_kept_there_is_each_recipes_own(tmp_path):
     def part(recipe: str, forgets: str, seen: dict[str, bool]):
         subject = Subject("m", None, frozenset({forgets}))
-        answers = tuple(Answer(Question(label, label, f"a {label}"), 0, tmp_path, there, label, 1.0) for label, there in seen.items())
+        answers = tuple(
+            Answer(Question(label, label, f"a {label}"), 0, tmp_path, there, label, 1.0)
+            for label, there in seen.items()
+        )
         return recipe, Row("m"), Run(subject, answers), subject
 
-    parts = [part("one", "dog", {"dog": False, "cat": True}), part("two", "cat", {"dog": True, "cat": False})]
+    parts = [
+        part("one", "dog", {"dog": False, "cat": True}),
+        part("two", "cat", {"dog": True, "cat": False}),
+    ]
     made = rows.pooled("m", parts).scores
     assert (made["forget"], made["forget_n"], made["retain"], made["retain_n"]) == (1.0, 2, 1.0, 2)
-    naive = scores([a for _, _, run, _ in parts for a in run.answers], replace(parts[0][3], forgets=frozenset({"dog", "cat"})))
-    assert naive["forget"] == 0.5 and naive["retain"] is None         # control: labels mixed up
+    naive = scores(
+        [a for _, _, run, _ in parts for a in run.answers],
+        replace(parts[0][3], forgets=frozenset({"dog", "cat"})),
+    )
+    assert naive["forget"] == 0.5 and naive["retain"] is None  # control: labels mixed up
 
 
 def test_names_become_names_of_folders(tmp_path):
-    assert [run_module.plain(name) for name in ("art_styles", "../../x", "..", "a b/c", "-x", "")] == ["art_styles", "_.._x", "_", "a_b_c", "x", "_"]
-    assert all(Path(run_module.plain(name)).name == run_module.plain(name) for name in ("../../x", "..", "/", "a/b"))
+    assert [
+        run_module.plain(name) for name in ("art_styles", "../../x", "..", "a b/c", "-x", "")
+    ] == ["art_styles", "_.._x", "_", "a_b_c", "x", "_"]
+    assert all(
+        Path(run_module.plain(name)).name == run_module.plain(name)
+        for name in ("../../x", "..", "/", "a/b")
+    )
 
 
 def test_quick_asks_less_of_the_same():
     whole = recipes.load("art_styles")
     quick = run_module.quickly(whole)
-    assert len(whole.retain) > len(quick.retain) == 6 and set(c.concept for c in quick.retain) <= set(c.concept for c in whole.retain)
-    assert max(len(c.direct) for c in whole.concepts) > 3 == max(len(c.direct) for c in quick.concepts) == max(len(c.indirect) for c in quick.concepts)
-    assert quick.edit_pairs() == whole.edit_pairs() and quick.sha256 == whole.sha256       # edits are the same
+    assert len(whole.retain) > len(quick.retain) == 6 and set(
+        c.concept for c in quick.retain
+    ) <= set(c.concept for c in whole.retain)
+    assert (
+        max(len(c.direct) for c in whole.concepts)
+        > 3
+        == max(len(c.direct) for c in quick.concepts)
+        == max(len(c.indirect) for c in quick.concepts)
+    )
+    assert (
+        quick.edit_pairs() == whole.edit_pairs() and quick.sha256 == whole.sha256
+    )  # edits are the same
     few = recipes.parse(RECIPE)
     assert run_module.quickly(few).retain == few.retain
 
@@ -457,36 +770,134 @@ def test_quick_asks_less_of_the_same():
 
 
 def test_the_table_as_markdown_is_text_whatever_it_holds():
-    side = {"forget": 0.5, "forget_ci": [0.25, 0.75], "forget_direct": None, "forget_indirect": None, "retain": 1.0, "retain_ci": [0.9, 1.0],
-            "h": 0.667, "h_ci": [0.5, 0.8]}
-    good = {**Row("a|b", seconds=1.25, peak_rss=512 << 20, changed=0.0123, scores=side, quality={"clip_score": {"value": 25.0, "n": 3}}).as_dict()}
+    side = {
+        "forget": 0.5,
+        "forget_ci": [0.25, 0.75],
+        "forget_direct": None,
+        "forget_indirect": None,
+        "retain": 1.0,
+        "retain_ci": [0.9, 1.0],
+        "h": 0.667,
+        "h_ci": [0.5, 0.8],
+    }
+    good = {
+        **Row(
+            "a|b",
+            seconds=1.25,
+            peak_rss=512 << 20,
+            changed=0.0123,
+            scores=side,
+            quality={"clip_score": {"value": 25.0, "n": 3}},
+        ).as_dict()
+    }
     bad = Row("c", fault=Fault("edit.x", "no *good*\n|", "")).as_dict()
-    assert columns([good, bad]) == ["forget", "direct", "indirect", "retain", "H", "CLIP score", "seconds", "memory", "changed"]
+    assert columns([good, bad]) == [
+        "forget",
+        "direct",
+        "indirect",
+        "retain",
+        "H",
+        "CLIP score",
+        "seconds",
+        "memory",
+        "changed",
+    ]
     _, _, first, second, _, told = markdown([good, bad]).splitlines()
-    assert first == "| a\\|b | 0.500 [0.25, 0.75] | – | – | 1.000 [0.90, 1.00] | 0.667 [0.50, 0.80] | 25.000 | 1.2 | 512 MiB | 1.23% |"
+    assert (
+        first
+        == "| a\\|b | 0.500 [0.25, 0.75] | – | – | 1.000 [0.90, 1.00] | 0.667 [0.50, 0.80] | 25.000 | 1.2 | 512 MiB | 1.23% |"
+    )
     assert second.startswith("| c | failed: edit.x | – |") and told == "c failed: no \\*good\\* \\|"
-    assert "distance" in columns([{**good, "quality": {"distance": {}}}]) and "GPU memory" in columns([{**good, "peak_gpu": 1}])
+    assert "distance" in columns(
+        [{**good, "quality": {"distance": {}}}]
+    ) and "GPU memory" in columns([{**good, "peak_gpu": 1}])
 
 
 def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
     result, folder = both
     calls: list = []
     monkeypatch.setattr("forgetcli.cli.progress.silence_libraries", lambda: None)
-    monkeypatch.setattr("forgetcli.experiments.comparison.compare", lambda *positional, **named: calls.append((positional, named)) or result)
-    monkeypatch.setattr(comparison_report, "write", lambda *positional, **named: type("Files", (), {
-        "page": tmp_path / "r.html", "results": tmp_path / "r.json", "table": tmp_path / "r.csv", "markdown": tmp_path / "c.md"}))
+    monkeypatch.setattr(
+        "forgetcli.experiments.comparison.compare",
+        lambda *positional, **named: calls.append((positional, named)) or result,
+    )
+    monkeypatch.setattr(
+        comparison_report,
+        "write",
+        lambda *positional, **named: type(
+            "Files",
+            (),
+            {
+                "page": tmp_path / "r.html",
+                "results": tmp_path / "r.json",
+                "table": tmp_path / "r.csv",
+                "markdown": tmp_path / "c.md",
+            },
+        ),
+    )
     monkeypatch.chdir(place)
-    invoke = lambda *args: CliRunner().invoke(app, ["compare", *args], catch_exceptions=False)          # noqa: E731
-    human = invoke("tiny.toml", "--methods", "uce,nullspace", "--quick", "--config", "sd", "--judge-set", "x=1", "-m", "model", "-n", "3", "--seed", "4")
+    invoke = lambda *args: CliRunner().invoke(app, ["compare", *args], catch_exceptions=False)
+    human = invoke(
+        "tiny.toml",
+        "--methods",
+        "uce,nullspace",
+        "--quick",
+        "--config",
+        "sd",
+        "--judge-set",
+        "x=1",
+        "-m",
+        "model",
+        "-n",
+        "3",
+        "--seed",
+        "4",
+    )
     ((loaded,), named) = calls[0]
-    assert [r.name for r in loaded] == ["tiny"] and named.pop("observer") is not None and human.exit_code == 0
-    assert named == {"methods": ["uce", "nullspace"], "model": "model", "config": "sd", "images": 3, "seed": 4, "steps": 20, "guidance": None, "judge": "demo",
-                     "judge_options": {"x": 1}, "features": "auto", "quick": True, "output": Path("compare"), "device": None, "batch": 8, "force": False}
+    assert (
+        [r.name for r in loaded] == ["tiny"]
+        and named.pop("observer") is not None
+        and human.exit_code == 0
+    )
+    assert named == {
+        "methods": ["uce", "nullspace"],
+        "model": "model",
+        "config": "sd",
+        "images": 3,
+        "seed": 4,
+        "steps": 20,
+        "guidance": None,
+        "judge": "demo",
+        "judge_options": {"x": 1},
+        "features": "auto",
+        "quick": True,
+        "output": Path("compare"),
+        "device": None,
+        "batch": 8,
+        "force": False,
+    }
     lines = [line.split() for line in human.stdout.splitlines()]
-    assert ["unedited", "uce", "nullspace"] == [words[0] for words in lines if words and words[0] in ("unedited", "uce", "nullspace")]
-    assert all(len(line) <= 160 for line in human.stdout.splitlines()) and f"{result.rows[1].scores['h']:.3f}" in human.stdout
-    assert f"report: {tmp_path}/r.html\n" in human.stdout and human.stderr.count("warning: first: nullspace failed: ") == 1
-    assert invoke("tiny.toml", "-q").stdout == f"{tmp_path}/r.html\n" and invoke("tiny.toml", "-q").stderr == ""
+    assert [
+        words[0] for words in lines if words and words[0] in ("unedited", "uce", "nullspace")
+    ] == ["unedited", "uce", "nullspace"]
+    assert (
+        all(len(line) <= 160 for line in human.stdout.splitlines())
+        and f"{result.rows[1].scores['h']:.3f}" in human.stdout
+    )
+    assert (
+        f"report: {tmp_path}/r.html\n" in human.stdout
+        and human.stderr.count("warning: first: nullspace failed: ") == 1
+    )
+    assert (
+        invoke("tiny.toml", "-q").stdout == f"{tmp_path}/r.html\n"
+        and invoke("tiny.toml", "-q").stderr == ""
+    )
     data = json.loads(invoke("tiny.toml", "--json").stdout)
-    assert data["command"] == "compare" and [row["name"] for row in data["methods"]] == ["unedited", "uce", "nullspace"]
-    assert not any(isinstance(row["seconds"], float) and math.isnan(row["seconds"]) for row in data["methods"])
+    assert data["command"] == "compare" and [row["name"] for row in data["methods"]] == [
+        "unedited",
+        "uce",
+        "nullspace",
+    ]
+    assert not any(
+        isinstance(row["seconds"], float) and math.isnan(row["seconds"]) for row in data["methods"]
+    )

@@ -1,4 +1,7 @@
-"""Shell completion: the committed scripts are the present ones, work in bash, and answer without loading much."""
+"""Shell completion: the committed scripts are the present ones, work in bash, and answer without
+loading much.
+"""
+
 from __future__ import annotations
 
 import os
@@ -18,7 +21,9 @@ import completions
 @pytest.mark.parametrize("shell", completions.FILES)
 def test_the_committed_script_is_the_present_one(shell: str):
     committed = completions.FOLDER / completions.FILES[shell]
-    assert committed.read_text(encoding="utf-8") == completions.script(shell), "run: python scripts/completions.py"
+    assert committed.read_text(encoding="utf-8") == completions.script(shell), (
+        "run: python scripts/completions.py"
+    )
     assert "_FORGET_COMPLETE" in committed.read_text(encoding="utf-8")
 
 
@@ -28,7 +33,11 @@ def on_path(tmp_path: Path) -> dict[str, str]:
     command = tmp_path / "forget"
     command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m forgetcli "$@"\n')
     command.chmod(0o755)
-    return {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    return {
+        **os.environ,
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
@@ -47,7 +56,9 @@ def test_bash_completes(words: list[str], offered: list[str], on_path: dict[str,
         f"source {completions.FOLDER / 'forget.bash'}; COMP_WORDS=(forget {' '.join(words)}); COMP_CWORD={len(words)}; "
         'unset -v COMPREPLY; _forget_completion forget; printf "%s\\n" "${COMPREPLY[@]}"'
     )
-    done = subprocess.run(["bash", "-c", script], check=False, capture_output=True, text=True, env=on_path, timeout=60)
+    done = subprocess.run(
+        ["bash", "-c", script], check=False, capture_output=True, text=True, env=on_path, timeout=60
+    )
     found = done.stdout.split()
     assert set(offered) <= set(found) and (offered or not found), done.stderr
 
@@ -57,9 +68,19 @@ def test_completing_loads_nothing_heavy(on_path: dict[str, str]):
         "import sys\nfrom forgetcli.cli import main\nsys.argv = ['forget']\nmain()\n"
         "print([m for m in ('torch', 'numpy', 'forgetcli.recipe') if m in sys.modules], file=sys.stderr)"
     )
-    asking = {**on_path, "_FORGET_COMPLETE": "complete_bash", "COMP_WORDS": "forget apply ", "COMP_CWORD": "2"}
+    asking = {
+        **on_path,
+        "_FORGET_COMPLETE": "complete_bash",
+        "COMP_WORDS": "forget apply ",
+        "COMP_CWORD": "2",
+    }
     done = subprocess.run(
-        [sys.executable, "-c", script], check=False, capture_output=True, text=True, env=asking, timeout=60
+        [sys.executable, "-c", script],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=asking,
+        timeout=60,
     )
     assert done.stderr.splitlines()[-1] == "[]"
     for recipe in (ROOT / "recipes").glob("*.toml"):  # the bundled ones are offered

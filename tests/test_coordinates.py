@@ -1,4 +1,7 @@
-"""The coordinates of the joint descent: what they cost, what they can reach, and that a descent in them ends where the closed form does."""
+"""The coordinates of the joint descent: what they cost, what they can reach, and that a descent in
+them ends where the closed form does.
+"""
+
 from __future__ import annotations
 
 import pytest
@@ -12,47 +15,66 @@ DIM = 24
 
 
 def posed(tokens: int):
-    """A problem, its operator with a ridge, its coordinates, and what is minimised there: ‖ΔK₁ − R‖² + ‖Δ‖²_M."""
+    """A problem, its operator with a ridge, its coordinates, and what is minimised there: ‖ΔK₁ −
+    R‖² + ‖Δ‖²_M.
+    """
     made = problem(DIM, tokens, 0.3, seed=tokens)
-    words = torch.randn(DIM, 2 * DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    words = torch.randn(
+        DIM, 2 * DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
     operator = edit_operator(made.keys, made.projector, made.lam, words @ words.T)
     return made, operator, whitened(operator.matrix, made.projector.basis, operator.metric)
 
 
-@pytest.mark.parametrize("tokens", [3, 40])                           # fewer keys than null directions, and more
+@pytest.mark.parametrize("tokens", [3, 40])  # fewer keys than null directions, and more
 def test_coordinates_are_changes_of_the_operator_and_their_squares_the_cost(tokens: int):
     made, operator, space = posed(tokens)
     basis = made.projector.basis
     assert len(space.changes) == min(tokens, made.projector.rank)
-    Z = torch.randn(5, len(space.changes), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    Z = torch.randn(
+        5, len(space.changes), generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     delta = Z @ space.changes
     assert relative(delta, Z @ space.residuals @ operator.matrix) < 1e-8
     Y = delta @ basis
-    assert relative(delta, Y @ basis.T) < 1e-12                       # inside the null space
+    assert relative(delta, Y @ basis.T) < 1e-12  # inside the null space
     assert float(((Y @ operator.metric) * Y).sum()) == pytest.approx(float(Z.pow(2).sum()))
-    assert float((Y * Y).sum()) != pytest.approx(float(Z.pow(2).sum()), rel=0.1)          # in another metric they cost something else
+    assert float((Y * Y).sum()) != pytest.approx(
+        float(Z.pow(2).sum()), rel=0.1
+    )  # in another metric they cost something else
 
 
 @pytest.mark.parametrize("tokens", [3, 40])
 def test_the_least_of_misfit_and_cost_is_the_closed_form(tokens: int):
-    """min over Z of ‖Z E K₁ − R‖² + ‖Z‖² is a ridge regression; its change is R A, so nothing is lost by the coordinates."""
+    """min over Z of ‖Z E K₁ − R‖² + ‖Z‖² is a ridge regression; its change is R A, so nothing is
+    lost by the coordinates.
+    """
     made, operator, space = posed(tokens)
 
     def least(changes):
-        reached = changes @ made.keys                                 # (k, n)
+        reached = changes @ made.keys  # (k, n)
         system = reached @ reached.T + torch.eye(len(reached), dtype=torch.float64)
         return torch.linalg.solve(system, reached @ made.residual.T).T @ changes
 
     assert relative(least(space.changes), operator.delta(made.residual)) < 1e-8
-    plain = whitened(operator.matrix, made.projector.basis, made.lam * torch.eye(made.projector.rank, dtype=torch.float64))
-    assert relative(least(plain.changes), operator.delta(made.residual)) > 1e-2           # without the ridge in the metric it is not
+    plain = whitened(
+        operator.matrix,
+        made.projector.basis,
+        made.lam * torch.eye(made.projector.rank, dtype=torch.float64),
+    )
+    assert (
+        relative(least(plain.changes), operator.delta(made.residual)) > 1e-2
+    )  # without the ridge in the metric it is not
 
 
 def test_rows_of_zeros_ask_for_nothing_and_zeros_alone_are_refused():
     made, operator, _ = posed(6)
     movable = torch.tensor([0, 1, 1, 0, 1, 1], dtype=torch.float64)[:, None]
     some = whitened(operator.matrix * movable, made.projector.basis, operator.metric)
-    assert len(some.changes) == 4 and (some.residuals[:, [0, 3]].abs() < 1e-9 * some.residuals.abs().max()).all()
+    assert (
+        len(some.changes) == 4
+        and (some.residuals[:, [0, 3]].abs() < 1e-9 * some.residuals.abs().max()).all()
+    )
     with pytest.raises(EditError) as caught:
         whitened(operator.matrix * 0, made.projector.basis, operator.metric)
     assert caught.value.code == "edit.nothing-to-change"

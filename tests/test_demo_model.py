@@ -1,4 +1,7 @@
-"""The main job on the embedded model, through the command line: the concept was drawn before and is not after."""
+"""The main job on the embedded model, through the command line: the concept was drawn before and is
+not after.
+"""
+
 from __future__ import annotations
 
 import json
@@ -15,7 +18,13 @@ ROOT = Path(__file__).parents[1]
 
 def forget(cwd: Path, *args: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "FORGET_CACHE_DIR": str(cwd / "cache")}
-    return subprocess.run([sys.executable, "-m", "forgetcli", *args], cwd=cwd, env=environment, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "forgetcli", *args],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def result(done: subprocess.CompletedProcess) -> dict:
@@ -27,7 +36,9 @@ def result(done: subprocess.CompletedProcess) -> dict:
 def place(tmp_path_factory) -> Path:
     """A working directory in which `forget apply art_styles` and `forget eval` have run."""
     folder = tmp_path_factory.mktemp("main-job")
-    (folder / "apply.json").write_text(json.dumps(result(forget(folder, "apply", "art_styles", "--json"))))
+    (folder / "apply.json").write_text(
+        json.dumps(result(forget(folder, "apply", "art_styles", "--json")))
+    )
     (folder / "eval.json").write_text(json.dumps(result(forget(folder, "eval", "--json"))))
     return folder
 
@@ -35,9 +46,11 @@ def place(tmp_path_factory) -> Path:
 def test_the_concepts_were_drawn_before_and_are_not_after(place):
     scores = json.loads((place / "eval.json").read_text())
     before, after = scores["baseline"], scores["edited"]
-    assert before["forget"] < 0.3                                     # the control: the unedited model does draw them
+    assert before["forget"] < 0.3  # the control: the unedited model does draw them
     assert after["forget"] > 0.7
-    assert after["forget_indirect"] > before["forget_indirect"] + 0.3  # prompts that only hint, never edited
+    assert (
+        after["forget_indirect"] > before["forget_indirect"] + 0.3
+    )  # prompts that only hint, never edited
     assert after["retain"] > before["retain"] - 0.15
     assert after["h"] > before["h"] + 0.2
 
@@ -53,10 +66,12 @@ def test_every_score_stands_beside_its_interval_and_the_judges_accuracy(place):
 
 def test_what_was_preserved_hardly_moved(place):
     applied = json.loads((place / "apply.json").read_text())
-    assert [s["name"] for s in applied["sites"]] == [f"encoder.layers.{b}.mlp.fc2" for b in (1, 2, 3)] or \
-        all(s["name"].endswith(f"layers.{b}.mlp.fc2") for b, s in zip((1, 2, 3), applied["sites"]))
+    assert [s["name"] for s in applied["sites"]] == [
+        f"encoder.layers.{b}.mlp.fc2" for b in (1, 2, 3)
+    ] or all(s["name"].endswith(f"layers.{b}.mlp.fc2") for b, s in zip((1, 2, 3), applied["sites"]))
     for site in applied["sites"]:
-        # Small beside the edit itself: an edit of this size without the projector moves the outputs by as much.
+        # Small beside the edit itself: an edit of this size without the projector moves the outputs
+        # by as much.
         assert site["preserve_drift"] < site["delta_rel"] / 10
         assert site["null_dim"] >= 100
     assert applied["check"]["moved"] > 0.5 and applied["check"]["preserve_drift"] < 0.1
@@ -70,12 +85,17 @@ def test_verify_proves_that_nothing_else_changed(place):
     damaged = forget(place, "verify", "edited", "--json")
     weights.write_bytes(kept)
     assert damaged.returncode == 1
-    assert json.loads(damaged.stdout)["problems"][0]["file"] == "unet/diffusion_pytorch_model.safetensors"
+    assert (
+        json.loads(damaged.stdout)["problems"][0]["file"]
+        == "unet/diffusion_pytorch_model.safetensors"
+    )
 
 
 def test_the_same_again_gives_the_same_bytes_and_uses_the_cache(place):
     again = result(forget(place, "apply", "art_styles", "-o", "again", "--json"))
-    other = result(forget(place, "apply", "art_styles", "-o", "other", "--set", "refine.damping=2", "--json"))
+    other = result(
+        forget(place, "apply", "art_styles", "-o", "other", "--set", "refine.damping=2", "--json")
+    )
     assert again["cache"] == {"hits": 6, "misses": 0} == other["cache"]
     file = "text_encoder/model.safetensors"
     assert (place / "again" / file).read_bytes() == (place / "edited" / file).read_bytes()
@@ -83,14 +103,38 @@ def test_the_same_again_gives_the_same_bytes_and_uses_the_cache(place):
 
 
 def test_before_and_after_at_the_same_seed(place):
-    drawn = result(forget(place, "generate", "starry night", "--model", "edited", "--compare-base", "-o", "pictures", "--json"))
+    drawn = result(
+        forget(
+            place,
+            "generate",
+            "starry night",
+            "--model",
+            "edited",
+            "--compare-base",
+            "-o",
+            "pictures",
+            "--json",
+        )
+    )
     (image,) = drawn["images"]
     before, after = Image.open(place / image["base"]), Image.open(place / image["path"])
     assert before.tobytes() != after.tobytes()
     origin = json.loads(after.text["forget"])
     assert (origin["prompt"], origin["seed"]) == ("starry night", 0)
     assert origin["model"] != json.loads(before.text["forget"])["model"]
-    again = result(forget(place, "generate", "starry night", "--model", "edited", "--compare-base", "-o", "pictures", "--json"))
+    again = result(
+        forget(
+            place,
+            "generate",
+            "starry night",
+            "--model",
+            "edited",
+            "--compare-base",
+            "-o",
+            "pictures",
+            "--json",
+        )
+    )
     assert again["reused"] == 2
 
 
@@ -98,5 +142,9 @@ def test_an_output_that_exists_is_not_touched(place):
     before = (place / "edited/forget.provenance.json").read_bytes()
     refused = forget(place, "apply", "art_styles")
     assert refused.returncode == 2
-    assert "error[output.exists]" in refused.stderr and "--force" in refused.stderr and "Traceback" not in refused.stderr
+    assert (
+        "error[output.exists]" in refused.stderr
+        and "--force" in refused.stderr
+        and "Traceback" not in refused.stderr
+    )
     assert (place / "edited/forget.provenance.json").read_bytes() == before

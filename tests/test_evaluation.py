@@ -1,4 +1,7 @@
-"""From verdicts to scores, results and gates; resuming, refusing to mix, sharing out among processes."""
+"""From verdicts to scores, results and gates; resuming, refusing to mix, sharing out among
+processes.
+"""
+
 from __future__ import annotations
 
 import csv
@@ -12,18 +15,17 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from forgetcli.evaluation import judges
+from forgetcli.distributed import Processes
 from forgetcli.errors import ForgetError
-from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject, evaluate
+from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject, evaluate, judges
 from forgetcli.evaluation import gates as gates_module
 from forgetcli.evaluation.gates import Gate, outcomes, parse
+from forgetcli.evaluation.judges import Sight
 from forgetcli.evaluation.questions import choices, of_recipe
 from forgetcli.evaluation.run import claim, unused
 from forgetcli.evaluation.scores import matrix, scores, summary
 from forgetcli.evaluation.verdicts import Log, look
 from forgetcli.generation.draw import Shot, alike
-from forgetcli.evaluation.judges import Sight
-from forgetcli.distributed import Processes
 from forgetcli.progress import Silent
 from forgetcli.report.results import COLUMNS, write_csv, write_json, write_junit
 
@@ -44,7 +46,10 @@ class ColourJudge:
 
     def see(self, pictures, labels, choices) -> list[Sight]:
         self.asked += len(pictures)
-        judged = [next((c for c, rgb in COLOURS.items() if p.getpixel((0, 0)) == rgb), "none") for p in pictures]
+        judged = [
+            next((c for c, rgb in COLOURS.items() if p.getpixel((0, 0)) == rgb), "none")
+            for p in pictures
+        ]
         return [Sight(j == label, j, float(j == label)) for j, label in zip(judged, labels)]
 
 
@@ -59,73 +64,167 @@ def run(folder: Path, subject: Subject, rows: Sequence[tuple[str, str, str, bool
         path = folder / subject.name / f"{k}.png"
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (8, 8), "red").save(path)
-        answers.append(Answer(Question(concept, concept, prompt, kind), k, path, seen, concept if seen else "none", float(seen)))
+        answers.append(
+            Answer(
+                Question(concept, concept, prompt, kind),
+                k,
+                path,
+                seen,
+                concept if seen else "none",
+                float(seen),
+            )
+        )
     return Run(subject, tuple(answers))
 
 
-ROWS = [("red", "a red", "direct", True), ("red", "like blood", "indirect", True), ("red", "trained on", "direct", True), ("blue", "a blue", "direct", True)]
+ROWS = [
+    ("red", "a red", "direct", True),
+    ("red", "like blood", "indirect", True),
+    ("red", "trained on", "direct", True),
+    ("blue", "a blue", "direct", True),
+]
 
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Evaluation:
-    edited = Subject("edited", base("edited"), frozenset({"red"}), frozenset({"trained on"}), "a" * 64)
-    after = [("red", "a red", "direct", False), ("red", "like blood", "indirect", True), ("red", "trained on", "direct", False), ("blue", "a blue", "direct", True)]
-    return Evaluation({"name": "colour", "digest": "0" * 64}, run(tmp_path, Subject("unedited", base()), ROWS), (run(tmp_path, edited, after),),
-                      {"seed": 0}, {"total": 1.0})
+    edited = Subject(
+        "edited", base("edited"), frozenset({"red"}), frozenset({"trained on"}), "a" * 64
+    )
+    after = [
+        ("red", "a red", "direct", False),
+        ("red", "like blood", "indirect", True),
+        ("red", "trained on", "direct", False),
+        ("blue", "a blue", "direct", True),
+    ]
+    return Evaluation(
+        {"name": "colour", "digest": "0" * 64},
+        run(tmp_path, Subject("unedited", base()), ROWS),
+        (run(tmp_path, edited, after),),
+        {"seed": 0},
+        {"total": 1.0},
+    )
 
 
 def test_prompts_that_the_edit_was_made_with_are_scored_apart(evaluation):
     data = evaluation.as_dict()
-    assert (data["edited"]["forget"], data["edited"]["forget_n"]) == (0.5, 2)             # not 2/3: 'trained on' does not count
-    assert (data["edited"]["forget_direct"], data["edited"]["forget_indirect"], data["edited"]["retain"]) == (1.0, 0.0, 1.0)
-    assert (data["models"][0]["edit_prompts"]["forget"], data["models"][0]["edit_prompts"]["forget_n"]) == (1.0, 1)
+    assert (data["edited"]["forget"], data["edited"]["forget_n"]) == (
+        0.5,
+        2,
+    )  # not 2/3: 'trained on' does not count
+    assert (
+        data["edited"]["forget_direct"],
+        data["edited"]["forget_indirect"],
+        data["edited"]["retain"],
+    ) == (1.0, 0.0, 1.0)
+    assert (
+        data["models"][0]["edit_prompts"]["forget"],
+        data["models"][0]["edit_prompts"]["forget_n"],
+    ) == (1.0, 1)
     assert (data["baseline"]["forget"], data["baseline"]["h"]) == (0.0, 0.0)
     assert data["edited"]["h"] == pytest.approx(2 * 0.5 / 1.5, abs=1e-4)
-    assert data["concepts"]["red"]["edited"]["forget"] == 0.5 and data["concepts"]["blue"]["edited"]["retain"] == 1.0
+    assert (
+        data["concepts"]["red"]["edited"]["forget"] == 0.5
+        and data["concepts"]["blue"]["edited"]["retain"] == 1.0
+    )
 
 
 def test_nothing_measured_is_none_and_not_a_share(evaluation):
-    alone = scores([a for a in evaluation.edited[0].answers if a.question.label == "blue"], evaluation.edited[0].subject)
+    alone = scores(
+        [a for a in evaluation.edited[0].answers if a.question.label == "blue"],
+        evaluation.edited[0].subject,
+    )
     assert alone["forget"] is None and alone["h"] is None and alone["forget_ci"] == [0.0, 1.0]
 
 
 def test_all_alike_is_not_certainty(tmp_path):
     subject = Subject("edited", base("edited"), frozenset({"red"}))
-    perfect = run(tmp_path, subject, [("red", f"a {k}", "direct", False) for k in range(4)] + [("blue", f"b {k}", "direct", True) for k in range(4)])
+    perfect = run(
+        tmp_path,
+        subject,
+        [("red", f"a {k}", "direct", False) for k in range(4)]
+        + [("blue", f"b {k}", "direct", True) for k in range(4)],
+    )
     made = scores(perfect.answers, subject)
-    assert made["h"] == 1.0 and made["h_ci"] == [pytest.approx(made["forget_ci"][0], abs=1e-3), 1.0] and made["h_ci"][0] < 0.6
+    assert (
+        made["h"] == 1.0
+        and made["h_ci"] == [pytest.approx(made["forget_ci"][0], abs=1e-3), 1.0]
+        and made["h_ci"][0] < 0.6
+    )
 
 
 def test_the_matrix_has_a_row_for_each_model(evaluation):
     made = matrix(evaluation.runs)
     assert made["concepts"] == ["red", "blue"] and made["models"] == ["unedited", "edited"]
-    assert made["seen"] == [[1.0, 1.0], [pytest.approx(1 / 3, abs=1e-4), 1.0]] and made["forgets"] == [[], ["red"]]
+    assert made["seen"] == [[1.0, 1.0], [pytest.approx(1 / 3, abs=1e-4), 1.0]] and made[
+        "forgets"
+    ] == [[], ["red"]]
 
 
-@pytest.mark.parametrize("text, passes", [("forget=0.5", True), ("forget=0.51", False), ("retain=1,forget=0", True), ("h=0.66", True), ("h=0.67", False)])
+@pytest.mark.parametrize(
+    "text, passes",
+    [
+        ("forget=0.5", True),
+        ("forget=0.51", False),
+        ("retain=1,forget=0", True),
+        ("h=0.66", True),
+        ("h=0.67", False),
+    ],
+)
 def test_a_gate_compares_the_measure(evaluation, text, passes):
-    assert all(o.passed for o in outcomes(evaluation.as_dict(), parse(text), confident=False)) == passes
+    assert (
+        all(o.passed for o in outcomes(evaluation.as_dict(), parse(text), confident=False))
+        == passes
+    )
 
 
 def test_confident_compares_the_lower_end(evaluation):
-    (loose,), (strict,) = (list(outcomes(evaluation.as_dict(), (Gate("retain", 0.5),), confident=c)) for c in (False, True))
-    assert loose.passed and not strict.passed                         # one picture: 1.00 [0.21, 1.00]
+    (loose,), (strict,) = (
+        list(outcomes(evaluation.as_dict(), (Gate("retain", 0.5),), confident=c))
+        for c in (False, True)
+    )
+    assert loose.passed and not strict.passed  # one picture: 1.00 [0.21, 1.00]
     assert "lower end 0.206" in strict.text and "not ≥ 0.5" in strict.text
 
 
-@pytest.mark.parametrize("scores_", [{}, {"forget": None, "forget_n": 0}, {"forget": math.nan, "forget_n": 3, "forget_ci": [0, 1]},
-                                     {"forget": 1.0, "forget_n": 0, "forget_ci": [0.5, 1]}, {"forget": 1.0, "forget_n": 3},
-                                     {"forget": 1.0, "forget_n": 3, "forget_ci": [math.nan, 1]}, {"forget": True, "forget_n": 3, "forget_ci": [0, 1]}])
+@pytest.mark.parametrize(
+    "scores_",
+    [
+        {},
+        {"forget": None, "forget_n": 0},
+        {"forget": math.nan, "forget_n": 3, "forget_ci": [0, 1]},
+        {"forget": 1.0, "forget_n": 0, "forget_ci": [0.5, 1]},
+        {"forget": 1.0, "forget_n": 3},
+        {"forget": 1.0, "forget_n": 3, "forget_ci": [math.nan, 1]},
+        {"forget": True, "forget_n": 3, "forget_ci": [0, 1]},
+    ],
+)
 def test_what_was_not_measured_never_passes(scores_):
     for confident in (False, True):
-        (outcome,) = outcomes({"models": [{"name": "m", "edited": scores_}]}, (Gate("forget", 0.0),), confident=confident)
+        (outcome,) = outcomes(
+            {"models": [{"name": "m", "edited": scores_}]},
+            (Gate("forget", 0.0),),
+            confident=confident,
+        )
         assert not outcome.passed and "not measured" in outcome.text
-    (control,) = outcomes({"models": [{"name": "m", "edited": {"forget": 0.0, "forget_n": 3, "forget_ci": [0, 1]}}]}, (Gate("forget", 0.0),), confident=False)
+    (control,) = outcomes(
+        {"models": [{"name": "m", "edited": {"forget": 0.0, "forget_n": 3, "forget_ci": [0, 1]}}]},
+        (Gate("forget", 0.0),),
+        confident=False,
+    )
     assert control.passed
 
 
-@pytest.mark.parametrize("text, code", [("forgot=0.5", "eval.unknown-gate"), ("forget", "eval.bad-gate"), ("forget=nan", "eval.bad-gate"),
-                                        ("forget=80", "eval.bad-gate"), ("", "eval.bad-gate"), (" , ", "eval.bad-gate")])
+@pytest.mark.parametrize(
+    "text, code",
+    [
+        ("forgot=0.5", "eval.unknown-gate"),
+        ("forget", "eval.bad-gate"),
+        ("forget=nan", "eval.bad-gate"),
+        ("forget=80", "eval.bad-gate"),
+        ("", "eval.bad-gate"),
+        (" , ", "eval.bad-gate"),
+    ],
+)
 def test_bad_gates_are_refused(text, code):
     with pytest.raises(ForgetError) as refused:
         parse(text)
@@ -141,8 +240,14 @@ def test_results_as_json_csv_and_junit(evaluation, tmp_path):
     write_csv(tmp_path / "results.csv", evaluation, tmp_path)
     rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert tuple(rows[0]) == COLUMNS and len(rows) == 8
-    assert [r["good"] for r in rows] == ["0", "0", "0", "1", "1", "0", "1", "1"] and rows[5]["picture"] == "edited/1.png"
-    write_junit(tmp_path / "j.xml", data, list(outcomes(data, parse("forget=0.9,retain=0.5"), confident=False)))
+    assert [r["good"] for r in rows] == ["0", "0", "0", "1", "1", "0", "1", "1"] and rows[5][
+        "picture"
+    ] == "edited/1.png"
+    write_junit(
+        tmp_path / "j.xml",
+        data,
+        list(outcomes(data, parse("forget=0.9,retain=0.5"), confident=False)),
+    )
     suite = ElementTree.parse(tmp_path / "j.xml").getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("4", "1")  # two gates, two concepts
     (failure,) = suite.iter("failure")
@@ -151,13 +256,24 @@ def test_results_as_json_csv_and_junit(evaluation, tmp_path):
 
 def test_a_cell_of_the_table_is_never_a_formula(tmp_path):
     subject = Subject("edited", base("edited"), frozenset({"red"}))
-    made = Evaluation({}, run(tmp_path, Subject("unedited", base()), [("red", "=1+1", "direct", True)]), (run(tmp_path, subject, [("red", "=1+1", "direct", True)]),), {}, {})
+    made = Evaluation(
+        {},
+        run(tmp_path, Subject("unedited", base()), [("red", "=1+1", "direct", True)]),
+        (run(tmp_path, subject, [("red", "=1+1", "direct", True)]),),
+        {},
+        {},
+    )
     write_csv(tmp_path / "r.csv", made, tmp_path)
     assert [r["prompt"] for r in csv.DictReader((tmp_path / "r.csv").open())] == ["'=1+1"] * 2
 
 
 def test_a_judge_chooses_within_the_group():
-    asked = [Question("a", "a", "p", group="style"), Question("b", "b", "p", group="style"), Question("c", "c", "p", group="thing"), Question("a", "a", "q", group="style")]
+    asked = [
+        Question("a", "a", "p", group="style"),
+        Question("b", "b", "p", group="style"),
+        Question("c", "c", "p", group="thing"),
+        Question("a", "a", "q", group="style"),
+    ]
     assert choices(asked) == [("a", "b"), ("a", "b"), ("c",), ("a", "b")]
     assert choices([Question("a", "a", "p"), Question("c", "c", "p")]) == [("a", "c")] * 2
 
@@ -177,16 +293,19 @@ def test_a_verdict_is_asked_once_and_survives_a_torn_file(tmp_path):
     judge, folder = ColourJudge(), tmp_path / "verdicts"
 
     def ask() -> list[bool]:
-        return [s.seen for s in look(judge, paths, questions, folder, processes=Processes(), observer=Silent())]
+        return [
+            s.seen
+            for s in look(judge, paths, questions, folder, processes=Processes(), observer=Silent())
+        ]
 
     assert ask() == [True, False, True, False, True]
-    first = judge.asked                                               # 'blue' pictures are alike: the same bytes, the same question
+    first = judge.asked  # 'blue' pictures are alike: the same bytes, the same question
     assert ask() == [True, False, True, False, True] and judge.asked == first
     (file,) = folder.iterdir()
-    file.write_bytes(file.read_bytes()[:-20])                         # killed while it wrote
+    file.write_bytes(file.read_bytes()[:-20])  # killed while it wrote
     assert ask() == [True, False, True, False, True] and judge.asked > first
     assert ask() == [True, False, True, False, True]
-    Image.new("RGB", (8, 8), "blue").save(paths[0])                   # another picture is another question
+    Image.new("RGB", (8, 8), "blue").save(paths[0])  # another picture is another question
     assert ask() == [False, False, True, False, True]
 
 
@@ -195,14 +314,35 @@ def test_two_processes_share_the_work_and_agree_with_one(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "BATCH", 2)
     for k in range(9):
-        Image.new("RGB", (8, 8), (k, 0, 0) if k % 2 else (255, 0, 0)).resize((8 + k, 8)).save(tmp_path / f"{k}.png")
-    paths, questions = [tmp_path / f"{k}.png" for k in range(9)], [Question("red", "red", str(k)) for k in range(9)]
-    alone = look(ColourJudge(), paths, questions, tmp_path / "alone", processes=Processes(), observer=Silent())
+        Image.new("RGB", (8, 8), (k, 0, 0) if k % 2 else (255, 0, 0)).resize((8 + k, 8)).save(
+            tmp_path / f"{k}.png"
+        )
+    paths, questions = (
+        [tmp_path / f"{k}.png" for k in range(9)],
+        [Question("red", "red", str(k)) for k in range(9)],
+    )
+    alone = look(
+        ColourJudge(),
+        paths,
+        questions,
+        tmp_path / "alone",
+        processes=Processes(),
+        observer=Silent(),
+    )
     monkeypatch.setattr(Processes, "wait", lambda self: None)
     second, first = ColourJudge(), ColourJudge()
-    with pytest.raises(KeyError):                                     # alone, it has not got what the first one judges
-        look(second, paths, questions, tmp_path / "both", processes=Processes(1, 2), observer=Silent())
-    together = look(first, paths, questions, tmp_path / "both", processes=Processes(0, 2), observer=Silent())
+    with pytest.raises(KeyError):  # alone, it has not got what the first one judges
+        look(
+            second,
+            paths,
+            questions,
+            tmp_path / "both",
+            processes=Processes(1, 2),
+            observer=Silent(),
+        )
+    together = look(
+        first, paths, questions, tmp_path / "both", processes=Processes(0, 2), observer=Silent()
+    )
     assert together == alone and (first.asked, second.asked) == (5, 4)
 
 
@@ -230,12 +370,17 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     assert not (tmp_path / "eval/unedited").exists() and (tmp_path / "eval/mine.txt").exists()
     (tmp_path / "eval/run.json").write_text(json.dumps({"models": {"../mine": "x", "/etc": "y"}}))
     (tmp_path / "mine").mkdir()
-    claim(tmp_path / "eval", {"models": {}, "seed": 2}, force=True)   # a doctored file leads nowhere else
+    claim(
+        tmp_path / "eval", {"models": {}, "seed": 2}, force=True
+    )  # a doctored file leads nowhere else
     assert (tmp_path / "mine").exists()
 
 
 def test_names_of_models_do_not_collide():
-    assert unused("edited", ["unedited", "edited", "edited-2"]) == "edited-3" and unused("a", []) == "a"
+    assert (
+        unused("edited", ["unedited", "edited", "edited-2"]) == "edited-3"
+        and unused("a", []) == "a"
+    )
 
 
 def test_an_unknown_judge_or_setting_is_named():
@@ -251,9 +396,12 @@ def test_a_judge_of_a_third_party_is_found_and_cannot_replace_ours(monkeypatch):
     from importlib.metadata import EntryPoint
 
     points = [EntryPoint(name, "json", "forgetcli.judges") for name in ("theirs", "demo")]
-    monkeypatch.setattr("forgetcli.plugins.entry_points", lambda group: points if group == "forgetcli.judges" else [])
+    monkeypatch.setattr(
+        "forgetcli.plugins.entry_points",
+        lambda group: points if group == "forgetcli.judges" else [],
+    )
     assert "theirs" in judges.names()
-    with pytest.raises(AttributeError):                               # it is the module `json`, which is no judge
+    with pytest.raises(AttributeError):  # it is the module `json`, which is no judge
         judges.load("theirs")
     assert judges.load("demo").identity()["name"] == "demo"
 
@@ -282,7 +430,10 @@ def test_questions_need_a_label_and_both_sides(tmp_path):
 
     recipe, judge = recipes.load("art_styles"), judges.load("demo")
     asked = of_recipe(recipe, judge)
-    assert {q.label for q in asked} >= {"van_gogh", "monet", "dog"} and {q.kind for q in asked} == {"direct", "indirect"}
+    assert {q.label for q in asked} >= {"van_gogh", "monet", "dog"} and {q.kind for q in asked} == {
+        "direct",
+        "indirect",
+    }
     with pytest.raises(ForgetError) as refused:
         of_recipe(recipe.model_copy(update={"retain": ()}), judge)
     assert refused.value.code == "eval.no-prompts"

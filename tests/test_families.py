@@ -1,7 +1,9 @@
-"""Families on tiny pipelines of the real architectures: what they encode and predict is what diffusers' own pipelines do.
+"""Families on tiny pipelines of the real architectures: what they encode and predict is what
+diffusers' own pipelines do.
 
 A recipe goes through apply → generate → verify on each of them.
 """
+
 from __future__ import annotations
 
 import json
@@ -16,26 +18,37 @@ from recipe_example import EXAMPLE
 from safetensors.torch import load_file
 
 import forgetcli
-from forgetcli.checkpoint import base as checkpoint
-from forgetcli.generation import draw as generation
 from forgetcli import models, recipe
-from forgetcli.pipeline import apply as pipeline
 from forgetcli.artifact import provenance
+from forgetcli.checkpoint import base as checkpoint
 from forgetcli.editing import refine
 from forgetcli.editing.moment_cache import MomentCache
-from forgetcli.errors import EditError, ForgetError, RecipeError
-from forgetcli.models.families import flux
-from forgetcli.models.base import Context
 from forgetcli.editing.moments import preserve_moments
-from forgetcli.progress import Silent
+from forgetcli.errors import EditError, ForgetError, RecipeError
+from forgetcli.generation import draw as generation
+from forgetcli.models.base import Context
+from forgetcli.models.families import flux
 from forgetcli.models.tokens import tokenise
-from forgetcli.recipe import text
 from forgetcli.models.trajectories import noisy_bank
+from forgetcli.pipeline import apply as pipeline
+from forgetcli.progress import Silent
+from forgetcli.recipe import text
 
 PROMPTS = ["a van gogh painting of a dog", "cat"]
-MAKERS = {"sd": pipelines.tiny_inpainting, "sdxl": pipelines.tiny_sdxl, "sd3": pipelines.tiny_sd3, "flux": pipelines.tiny_flux}
+MAKERS = {
+    "sd": pipelines.tiny_inpainting,
+    "sdxl": pipelines.tiny_sdxl,
+    "sd3": pipelines.tiny_sd3,
+    "flux": pipelines.tiny_flux,
+}
 KEPT = ["a monet painting of a cat", "", "a cat"]
-QUICK = {"refine.steps": 2, "refine.batch": 2, "refine.latent_steps": 2, "edit.min_rank": 8, "prompts.templates": ["{}"]}
+QUICK = {
+    "refine.steps": 2,
+    "refine.batch": 2,
+    "refine.latent_steps": 2,
+    "edit.min_rank": 8,
+    "prompts.templates": ["{}"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +68,7 @@ def folders(tmp_path_factory, request) -> dict[str, Path]:
 @pytest.fixture(scope="module")
 def pipes(folders) -> dict:
     """diffusers' own pipelines of the same folders."""
+
     class Lazily(dict):
         def __missing__(self, family: str):
             self[family] = DiffusionPipeline.from_pretrained(folders[family], local_files_only=True)
@@ -67,6 +81,7 @@ def pipes(folders) -> dict:
 @pytest.fixture(scope="module")
 def before(folders, tmp_path_factory) -> dict[str, bytes]:
     """The unedited models' pictures."""
+
     class Lazily(dict):
         def __missing__(self, family: str) -> bytes:
             self[family] = draw(folders[family], tmp_path_factory.mktemp("before"))
@@ -80,7 +95,10 @@ def loaded(folder: Path):
 
 
 def with_settings(**changes) -> recipe.Recipe:
-    return recipe.parse(EXAMPLE, overrides=[f"{key}={json.dumps(value)}" for key, value in {**QUICK, **changes}.items()])
+    return recipe.parse(
+        EXAMPLE,
+        overrides=[f"{key}={json.dumps(value)}" for key, value in {**QUICK, **changes}.items()],
+    )
 
 
 def encoded(model, prompts: list[str]) -> Context:
@@ -95,9 +113,13 @@ def pipelines_own(pipe, family: str) -> Context:
         case "sd":
             return Context(pipe.encode_prompt(PROMPTS, "cpu", 1, False)[0])
         case "sdxl":
-            hidden, _, pooled, _ = pipe.encode_prompt(PROMPTS, device="cpu", do_classifier_free_guidance=False)
+            hidden, _, pooled, _ = pipe.encode_prompt(
+                PROMPTS, device="cpu", do_classifier_free_guidance=False
+            )
         case "sd3":
-            hidden, _, pooled, _ = pipe.encode_prompt(PROMPTS, None, None, device="cpu", do_classifier_free_guidance=False)
+            hidden, _, pooled, _ = pipe.encode_prompt(
+                PROMPTS, None, None, device="cpu", do_classifier_free_guidance=False
+            )
         case "flux":
             hidden, pooled, _ = pipe.encode_prompt(PROMPTS, device="cpu")
     return Context(hidden, pooled)
@@ -105,14 +127,18 @@ def pipelines_own(pipe, family: str) -> Context:
 
 def test_shared_modules_are_no_families():
     assert models.family_names() == ["flux", "sd", "sd3", "sdxl"]
-    assert all(models.get(name).PIPELINES and models.get(name).GUIDANCE for name in models.family_names())
+    assert all(
+        models.get(name).PIPELINES and models.get(name).GUIDANCE for name in models.family_names()
+    )
 
 
 @pytest.mark.parametrize("family", MAKERS)
 def test_prompts_are_encoded_as_the_pipeline_does(family, folders, pipes):
     assert models.family_of(folders[family]) == family
     own, theirs = encoded(loaded(folders[family]), PROMPTS), pipelines_own(pipes[family], family)
-    assert own.hidden.shape == theirs.hidden.shape and torch.allclose(own.hidden, theirs.hidden, atol=1e-5)
+    assert own.hidden.shape == theirs.hidden.shape and torch.allclose(
+        own.hidden, theirs.hidden, atol=1e-5
+    )
     assert not torch.allclose(own.hidden[[1, 0]], theirs.hidden, atol=1e-2)
     if family == "sd":
         assert own.pooled is None
@@ -121,8 +147,12 @@ def test_prompts_are_encoded_as_the_pipeline_does(family, folders, pipes):
         assert not torch.allclose(own.pooled[[1, 0]], theirs.pooled, atol=1e-2)
 
 
-def first_step(pipe, family: str, guidance: float, **more) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x_t, t and the denoiser's prediction of the pipeline's own first step for `PROMPTS`, the unconditional half first."""
+def first_step(
+    pipe, family: str, guidance: float, **more
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x_t, t and the denoiser's prediction of the pipeline's own first step for `PROMPTS`, the
+    unconditional half first.
+    """
     caught = {}
     network = pipe.transformer if hasattr(pipe, "transformer") else pipe.unet
 
@@ -133,8 +163,16 @@ def first_step(pipe, family: str, guidance: float, **more) -> tuple[torch.Tensor
 
     handle = network.register_forward_hook(keep, with_kwargs=True)
     try:
-        pipe(PROMPTS, num_inference_steps=2, guidance_scale=guidance, output_type="latent", height=16, width=16,
-             generator=torch.Generator().manual_seed(0), **more)
+        pipe(
+            PROMPTS,
+            num_inference_steps=2,
+            guidance_scale=guidance,
+            output_type="latent",
+            height=16,
+            width=16,
+            generator=torch.Generator().manual_seed(0),
+            **more,
+        )
     finally:
         handle.remove()
     return caught["in"], caught["t"], caught["out"]
@@ -146,21 +184,30 @@ def test_sdxl_predicts_as_its_pipeline_does(folders, pipes):
     context = Context.cat([model.unconditional().repeated(2), encoded(model, PROMPTS)])
     with torch.no_grad():
         own = model.denoise(noisy, t, context)
-        pooled_alike = model.denoise(noisy, t, Context(context.hidden, context.pooled[[2, 2, 2, 2]]))
+        pooled_alike = model.denoise(
+            noisy, t, Context(context.hidden, context.pooled[[2, 2, 2, 2]])
+        )
     assert torch.allclose(own, theirs, atol=1e-5)
-    assert not torch.allclose(pooled_alike, theirs, atol=1e-5)        # the summaries are read
-    assert not context.hidden[0].any()                                # force_zeros_for_empty_prompt
+    assert not torch.allclose(pooled_alike, theirs, atol=1e-5)  # the summaries are read
+    assert not context.hidden[0].any()  # force_zeros_for_empty_prompt
 
 
 def test_sdxl_of_another_size_has_other_time_ids(folders, pipes):
     model, seen = loaded(folders["sdxl"]), []
     handle = model.unet.register_forward_pre_hook(
-        lambda module, args, kwargs: seen.append(kwargs["added_cond_kwargs"]["time_ids"]), with_kwargs=True)
+        lambda module, args, kwargs: seen.append(kwargs["added_cond_kwargs"]["time_ids"]),
+        with_kwargs=True,
+    )
     with torch.no_grad():
         model.denoise(torch.zeros(1, 4, 8, 4), torch.tensor(5), encoded(model, ["cat"]))
     handle.remove()
     pipe = pipes["sdxl"]
-    assert torch.equal(seen[0], pipe._get_add_time_ids((16, 8), (0, 0), (16, 8), torch.float32, text_encoder_projection_dim=40))
+    assert torch.equal(
+        seen[0],
+        pipe._get_add_time_ids(
+            (16, 8), (0, 0), (16, 8), torch.float32, text_encoder_projection_dim=40
+        ),
+    )
 
 
 def test_an_empty_prompt_is_zeros_only_where_the_model_says_so(tmp_path, folders):
@@ -170,14 +217,22 @@ def test_an_empty_prompt_is_zeros_only_where_the_model_says_so(tmp_path, folders
 
 def test_inpainting_predicts_as_its_pipeline_does(folders, pipes):
     model = loaded(folders["sd"])
-    noisy, t, theirs = first_step(pipes["sd"], "sd", 3.0, image=Image.new("RGB", (16, 16), (127, 127, 127)),
-                                  mask_image=Image.new("L", (16, 16), 255), masked_image_latents=model._blank)
+    noisy, t, theirs = first_step(
+        pipes["sd"],
+        "sd",
+        3.0,
+        image=Image.new("RGB", (16, 16), (127, 127, 127)),
+        mask_image=Image.new("L", (16, 16), 255),
+        masked_image_latents=model._blank,
+    )
     assert noisy.shape[1] == 9 and model.latent_shape == (4, 8, 8)
     assert torch.allclose(model.with_mask(noisy[:, :4]), noisy)
     context = Context.cat([model.unconditional().repeated(2), encoded(model, PROMPTS)])
     with torch.no_grad():
         assert torch.allclose(model.denoise(noisy[:, :4], t, context), theirs, atol=1e-5)
-        assert not torch.allclose(model.unet(torch.zeros_like(noisy), t, context.hidden).sample, theirs, atol=1e-5)
+        assert not torch.allclose(
+            model.unet(torch.zeros_like(noisy), t, context.hidden).sample, theirs, atol=1e-5
+        )
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])
@@ -195,7 +250,9 @@ def test_flow_matching_predicts_as_the_pipeline_does(family, folders, pipes):
         assert not torch.allclose(model.denoise(noisy, t / 2, context), theirs, atol=1e-5)
         if family == "flux":
             assert torch.allclose(model.guided(noisy, t, context, context, 3.5), theirs, atol=1e-5)
-            assert not torch.allclose(model.guided(noisy, t, context, context, 1.0), theirs, atol=1e-5)
+            assert not torch.allclose(
+                model.guided(noisy, t, context, context, 1.0), theirs, atol=1e-5
+            )
 
 
 @pytest.mark.parametrize("family", ["sd3", "flux"])
@@ -205,29 +262,56 @@ def test_flow_matching_stops_at_the_pipelines_times_and_noises_between_them(fami
     assert torch.allclose(model.sampler(2).timesteps, pipes[family].scheduler.timesteps)
     x0, noise = torch.randn(2, 2, 4, 8, 8)
     t = model.sampler(2).timesteps[1:].repeat(2)
-    fresh = FlowMatchEulerDiscreteScheduler.from_config(model.scheduler.config)          # the pipeline's own counts its steps
-    fresh.timesteps, fresh.sigmas = pipes[family].scheduler.timesteps, pipes[family].scheduler.sigmas
+    fresh = FlowMatchEulerDiscreteScheduler.from_config(
+        model.scheduler.config
+    )  # the pipeline's own counts its steps
+    fresh.timesteps, fresh.sigmas = (
+        pipes[family].scheduler.timesteps,
+        pipes[family].scheduler.sigmas,
+    )
     there = fresh.scale_noise(x0, t, noise)
     assert torch.allclose(model.scheduler.add_noise(x0, noise, t), there, atol=1e-5)
-    assert torch.equal(model.scheduler.add_noise(x0, noise, torch.tensor([0, 1000])), torch.stack([x0[0], noise[1]]))
+    assert torch.equal(
+        model.scheduler.add_noise(x0, noise, torch.tensor([0, 1000])),
+        torch.stack([x0[0], noise[1]]),
+    )
 
 
 @pytest.mark.parametrize("family", ["sdxl", "flux"])
 def test_noisy_pictures_end_where_the_pipelines_own_do(family, folders, pipes):
     """From the same noise, with the sampler that the family has."""
     model, pipe = loaded(folders[family]), pipes[family]
-    bank = noisy_bank(model, ["a cat"], steps=3, guidance=2.0, generator=torch.Generator().manual_seed(0), observer=Silent())
+    bank = noisy_bank(
+        model,
+        ["a cat"],
+        steps=3,
+        guidance=2.0,
+        generator=torch.Generator().manual_seed(0),
+        observer=Silent(),
+    )
     kept = pipe.scheduler
     if family == "sdxl":
         pipe.scheduler = DDIMScheduler.from_config(kept.config, clip_sample=False)
     latents = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0))
     if family == "flux":
         latents = pipe._pack_latents(latents, 1, 4, 8, 8)
-    theirs, other = (pipe(prompt, num_inference_steps=3, guidance_scale=2.0, latents=latents, output_type="latent",
-                          height=16, width=16).images for prompt in ("a cat", "a dog"))
+    theirs, other = (
+        pipe(
+            prompt,
+            num_inference_steps=3,
+            guidance_scale=2.0,
+            latents=latents,
+            output_type="latent",
+            height=16,
+            width=16,
+        ).images
+        for prompt in ("a cat", "a dog")
+    )
     pipe.scheduler = kept
     if family == "flux":
-        theirs, other = (pipe._unpack_latents(x, 16, 16, pipe.vae_scale_factor) for x in (theirs, other))
+        theirs, other = (
+            pipe._unpack_latents(x, 16, 16, pipe.vae_scale_factor) for x in (theirs, other)
+        )
     assert bank.latents.shape == (1, 3, 4, 8, 8)
     assert torch.allclose(bank.finished, theirs, atol=1e-4)
     assert not torch.allclose(bank.finished, other, atol=1e-4)
@@ -240,8 +324,21 @@ def test_a_model_that_predicts_v_draws_as_its_pipeline_does(tmp_path):
         file.write_text(json.dumps(json.loads(file.read_text()) | {"prediction_type": kind}))
         pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
         latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-        theirs = pipe("a cat", num_inference_steps=3, guidance_scale=2.0, latents=latents, output_type="latent").images
-        bank = noisy_bank(loaded(folder), ["a cat"], steps=3, guidance=2.0, generator=torch.Generator().manual_seed(0), observer=Silent())
+        theirs = pipe(
+            "a cat",
+            num_inference_steps=3,
+            guidance_scale=2.0,
+            latents=latents,
+            output_type="latent",
+        ).images
+        bank = noisy_bank(
+            loaded(folder),
+            ["a cat"],
+            steps=3,
+            guidance=2.0,
+            generator=torch.Generator().manual_seed(0),
+            observer=Silent(),
+        )
         assert torch.allclose(bank.finished, theirs, atol=1e-4)
         ends[kind] = bank.finished
     assert not torch.allclose(ends["v_prediction"], ends["epsilon"], atol=1e-2)
@@ -254,8 +351,13 @@ def test_sdxls_second_tokenizer_pads_with_its_own_token(folders, pipes):
     model = loaded(folders["sdxl"])
     batch = tokenise(model.tokenizer, PROMPTS)
     assert batch.ids.shape == (2, 2 * pipelines.POSITIONS)
-    for part, tokenizer in (("text_encoder", pipes["sdxl"].tokenizer), ("text_encoder_2", pipes["sdxl"].tokenizer_2)):
-        own = tokenizer(PROMPTS, padding="max_length", max_length=pipelines.POSITIONS, return_tensors="pt").input_ids
+    for part, tokenizer in (
+        ("text_encoder", pipes["sdxl"].tokenizer),
+        ("text_encoder_2", pipes["sdxl"].tokenizer_2),
+    ):
+        own = tokenizer(
+            PROMPTS, padding="max_length", max_length=pipelines.POSITIONS, return_tensors="pt"
+        ).input_ids
         assert torch.equal(batch.of(part).ids, own)
     first, second = batch.of("text_encoder").ids, batch.of("text_encoder_2").ids
     assert second[0, -1] == 0 and first[0, -1] != 0
@@ -265,7 +367,9 @@ def test_sdxls_second_tokenizer_pads_with_its_own_token(folders, pipes):
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
 def test_positions_are_merged_where_their_keys_are_the_same(family, folders):
-    """By prefix in CLIP; in T5, whose positions see what follows, only where the whole prompt is the same."""
+    """By prefix in CLIP; in T5, whose positions see what follows, only where the whole prompt is
+    the same.
+    """
     model = loaded(folders[family])
     batch = tokenise(model.tokenizer, ["a cat", "a cat house", "a cat"])
     sites = model.pick_sites([1], ("clip", "t5"))
@@ -274,7 +378,7 @@ def test_positions_are_merged_where_their_keys_are_the_same(family, folders):
         own = batch.of(site.component)
         flat = keys[site.name].flatten(0, 1)
         assert flat.shape[0] == own.ids.numel() == own.counts.sum()
-        merged = own.merge(keys[site.name])                           # (d, distinct)
+        merged = own.merge(keys[site.name])  # (d, distinct)
         assert torch.allclose(merged[:, own.owner.flatten()].T, flat, atol=1e-5)
         owner = own.owner
         assert torch.equal(owner[0], owner[2])
@@ -282,17 +386,27 @@ def test_positions_are_merged_where_their_keys_are_the_same(family, folders):
             assert owner[0, 2] == owner[1, 2] and owner[0, 3] != owner[1, 3]
         else:
             assert not set(owner[0].tolist()) & set(owner[1].tolist())
-            assert not torch.allclose(keys[site.name][0, 0], keys[site.name][1, 0], atol=1e-3)     # by prefix it would be false
+            assert not torch.allclose(
+                keys[site.name][0, 0], keys[site.name][1, 0], atol=1e-3
+            )  # by prefix it would be false
 
 
 def test_pairs_of_an_encoder_are_those_of_its_own_tokens(folders):
     model = loaded(folders["flux"])
-    pairs = refine.Pairs.of(model.tokenizer, [("a van gogh painting", "a monet painting"), ("a dog", "a cat")], "from-concept")
+    pairs = refine.Pairs.of(
+        model.tokenizer,
+        [("a van gogh painting", "a monet painting"), ("a dog", "a cat")],
+        "from-concept",
+    )
     clip, t5 = pairs.of_encoder("text_encoder"), pairs.of_encoder("text_encoder_2")
     start = clip.concepts.owner[0, 0]
-    assert not clip.movable[start] and clip.movable.any()             # the start token means the same in both prompts
-    assert t5.movable.all() and len(t5.movable) == 2 * 512            # T5's knows already what follows
-    assert len(clip.movable) == len(clip.concepts.first) and len(pairs.movable) == len(clip.movable) + len(t5.movable)
+    assert (
+        not clip.movable[start] and clip.movable.any()
+    )  # the start token means the same in both prompts
+    assert t5.movable.all() and len(t5.movable) == 2 * 512  # T5's knows already what follows
+    assert len(clip.movable) == len(clip.concepts.first) and len(pairs.movable) == len(
+        clip.movable
+    ) + len(t5.movable)
 
 
 def test_moments_of_t5_are_not_taken_for_others(folders, tmp_path):
@@ -312,67 +426,117 @@ def test_moments_of_t5_are_not_taken_for_others(folders, tmp_path):
 
 
 def test_sites_are_found_by_structure(folders):
-    found = {family: [s.name for s in loaded(folders[family]).pick_sites([1], ("clip", "t5"))] for family in MAKERS}
+    found = {
+        family: [s.name for s in loaded(folders[family]).pick_sites([1], ("clip", "t5"))]
+        for family in MAKERS
+    }
     assert found["sd"] == ["encoder.layers.1.mlp.fc2"]
     assert [name.split(".")[0] for name in found["sdxl"]] == ["text_encoder", "text_encoder_2"]
-    assert [name.split(".")[0] for name in found["sd3"]] == ["text_encoder", "text_encoder_2", "text_encoder_3"]
+    assert [name.split(".")[0] for name in found["sd3"]] == [
+        "text_encoder",
+        "text_encoder_2",
+        "text_encoder_3",
+    ]
     assert [name.split(".", 1)[1] for name in found["flux"]] == [
-        "encoder.layers.1.mlp.fc2", "encoder.block.1.layer.1.DenseReluDense.wo"]
-    assert len(loaded(folders["flux"]).pick_sites([1, 2])) == 2       # T5 only if it is asked for
+        "encoder.layers.1.mlp.fc2",
+        "encoder.block.1.layer.1.DenseReluDense.wo",
+    ]
+    assert len(loaded(folders["flux"]).pick_sites([1, 2])) == 2  # T5 only if it is asked for
 
 
 def test_what_a_model_does_not_have_is_said(folders, tmp_path):
     sdxl, without = loaded(folders["sdxl"]), loaded(pipelines.tiny_sd3(tmp_path / "sd3", t5=False))
     with pytest.raises(EditError) as caught:
-        sdxl.pick_sites([4])                                          # of the first encoder's last block nothing is read
-    assert 4 in sdxl.sites_of(sdxl.encoders[1])                       # of the second one's the summary is
-    assert caught.value.code == "edit.no-such-site" and "text_encoder has no block 4" in caught.value.message
+        sdxl.pick_sites([4])  # of the first encoder's last block nothing is read
+    assert 4 in sdxl.sites_of(sdxl.encoders[1])  # of the second one's the summary is
+    assert (
+        caught.value.code == "edit.no-such-site"
+        and "text_encoder has no block 4" in caught.value.message
+    )
     for model in (sdxl, without):
         with pytest.raises(EditError) as caught:
             model.pick_sites([1], ("t5",))
         assert caught.value.code == "edit.no-such-encoder"
-    assert encoded(without, ["cat"]).hidden[:, pipelines.POSITIONS:].abs().max() == 0
+    assert encoded(without, ["cat"]).hidden[:, pipelines.POSITIONS :].abs().max() == 0
 
 
 @pytest.mark.parametrize("method", ["uce", "rece", "esd", "emcid"])
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_methods_for_cross_attention_refuse_joint_attention(method, family, folders, tmp_path):
     with pytest.raises(ForgetError) as caught:
-        forgetcli.apply(recipe.parse(EXAMPLE, method=method), model=str(folders[family]), output=tmp_path / "out")
-    assert caught.value.code in ("edit.no-cross-attention", "edit.several-encoders") and "nullspace" in caught.value.hint
+        forgetcli.apply(
+            recipe.parse(EXAMPLE, method=method),
+            model=str(folders[family]),
+            output=tmp_path / "out",
+        )
+    assert (
+        caught.value.code in ("edit.no-cross-attention", "edit.several-encoders")
+        and "nullspace" in caught.value.hint
+    )
     assert not (tmp_path / "out").exists()
-    if family == "sd3":                                               # its attn2 is the picture's own: not to be mistaken
-        assert any("attn2" in name for name, _ in loaded(folders[family]).transformer.named_modules())
+    if family == "sd3":  # its attn2 is the picture's own: not to be mistaken
+        assert any(
+            "attn2" in name for name, _ in loaded(folders[family]).transformer.named_modules()
+        )
 
 
 # The whole way
 
 
-@pytest.mark.parametrize(("family", "settings"), [
-    ("sd", {}), ("sdxl", {}), ("sdxl", {"refine.mode": "copy"}), ("sdxl", {"refine.mode": "sequential"}),
-    ("sd3", {"edit.encoders": ["clip", "t5"]}), ("flux", {"edit.encoders": ["clip", "t5"], "refine.mode": "copy"}), ("flux", {})])
+@pytest.mark.parametrize(
+    ("family", "settings"),
+    [
+        ("sd", {}),
+        ("sdxl", {}),
+        ("sdxl", {"refine.mode": "copy"}),
+        ("sdxl", {"refine.mode": "sequential"}),
+        ("sd3", {"edit.encoders": ["clip", "t5"]}),
+        ("flux", {"edit.encoders": ["clip", "t5"], "refine.mode": "copy"}),
+        ("flux", {}),
+    ],
+)
 def test_a_recipe_edits_any_family(family, settings, folders, before, tmp_path):
     chosen = with_settings(**settings)
-    result = forgetcli.apply(chosen, model=str(folders[family]), output=tmp_path / "edited", strict=False)
+    result = forgetcli.apply(
+        chosen, model=str(folders[family]), output=tmp_path / "edited", strict=False
+    )
     kinds = chosen.parameters["edit"].get("encoders", ["clip"])
     sites = loaded(folders[family]).pick_sites([1, 2, 3], kinds)
     assert [s["name"] for s in result.sites] == [s.name for s in sites]
-    assert all(s["delta_rel"] > 0 and s["stored_error"] * s["delta_rel"] < 1e-7 for s in result.sites)   # float32
-    check_edited(folders[family], tmp_path / "edited", {(s.component, s.parameter) for s in sites}, before[family])
+    assert all(
+        s["delta_rel"] > 0 and s["stored_error"] * s["delta_rel"] < 1e-7 for s in result.sites
+    )  # float32
+    check_edited(
+        folders[family],
+        tmp_path / "edited",
+        {(s.component, s.parameter) for s in sites},
+        before[family],
+    )
 
 
 @pytest.mark.parametrize("method", ["uce", "none", "esd"])
 def test_other_methods_edit_sdxl(method, folders, before, tmp_path):
-    overrides = ["methods.esd.train.steps=1", "methods.esd.sample.steps=2"] if method == "esd" else []
-    chosen, sites = recipe.parse(EXAMPLE, overrides=overrides, method=method), loaded(folders["sdxl"]).cross_attention
+    overrides = (
+        ["methods.esd.train.steps=1", "methods.esd.sample.steps=2"] if method == "esd" else []
+    )
+    chosen, sites = (
+        recipe.parse(EXAMPLE, overrides=overrides, method=method),
+        loaded(folders["sdxl"]).cross_attention,
+    )
     forgetcli.apply(chosen, model=str(folders["sdxl"]), output=tmp_path / "edited", strict=False)
     changed = {("unet", site.parameter) for site in sites.values()} if method != "none" else set()
-    check_edited(folders["sdxl"], tmp_path / "edited", changed, before["sdxl"], more=method == "esd")
+    check_edited(
+        folders["sdxl"], tmp_path / "edited", changed, before["sdxl"], more=method == "esd"
+    )
     assert len(changed) == 0 or all(".attn2.to_" in name for _, name in changed)
 
 
-def check_edited(base: Path, edited: Path, changed: set[tuple[str, str]], before: bytes, more: bool = False) -> None:
-    """Exactly these weights are others, the manifest proves it, and the pipeline draws other pictures with them."""
+def check_edited(
+    base: Path, edited: Path, changed: set[tuple[str, str]], before: bytes, more: bool = False
+) -> None:
+    """Exactly these weights are others, the manifest proves it, and the pipeline draws other
+    pictures with them.
+    """
     differing = set()
     for file in sorted(base.glob("*/*.safetensors")):
         old, new = load_file(file), load_file(edited / file.relative_to(base))
@@ -387,7 +551,9 @@ def check_edited(base: Path, edited: Path, changed: set[tuple[str, str]], before
 
 def draw(folder: Path, output: Path) -> bytes:
     shot = generation.Shot("a van gogh painting of a dog", 0, steps=2, width=16, height=16)
-    (path,), _ = generation.draw(checkpoint.resolve(folder), [shot], output, device="cpu", batch=1, observer=Silent())
+    (path,), _ = generation.draw(
+        checkpoint.resolve(folder), [shot], output, device="cpu", batch=1, observer=Silent()
+    )
     with Image.open(path) as picture:
         assert picture.size == (16, 16)
         return picture.tobytes()
@@ -396,7 +562,9 @@ def draw(folder: Path, output: Path) -> bytes:
 # [families.NAME]
 
 
-OVERRIDES = EXAMPLE + """
+OVERRIDES = (
+    EXAMPLE
+    + """
 [edit]
 lam = 0.5
 
@@ -410,6 +578,7 @@ threshold = 0.5
 [families.sdxl.methods.uce.edit]
 lam = 4.0
 """
+)
 
 
 def test_a_recipe_says_what_is_different_for_a_family():
@@ -418,9 +587,15 @@ def test_a_recipe_says_what_is_different_for_a_family():
     assert read.on("sd").parameters["edit"] == {"lam": 0.5}
     assert read.on("sdxl").parameters["refine"] == read.parameters["refine"]
     other = recipe.parse(OVERRIDES, method="uce")
-    assert (other.on("sdxl").parameters, other.on("flux").parameters) == ({"edit": {"lam": 4.0}}, {"edit": {"lam": 3.0}})
+    assert (other.on("sdxl").parameters, other.on("flux").parameters) == (
+        {"edit": {"lam": 4.0}},
+        {"edit": {"lam": 3.0}},
+    )
     said = recipe.parse(OVERRIDES, overrides=["edit.lam=9"])
-    assert said.on("sdxl").parameters["edit"] == {"lam": 9, "threshold": 0.5}     # the command line has the last word
+    assert said.on("sdxl").parameters["edit"] == {
+        "lam": 9,
+        "threshold": 0.5,
+    }  # the command line has the last word
     assert recipe.parse(text.to_toml(read)).on("sdxl").parameters["edit"]["lam"] == 0.25
 
 
@@ -433,16 +608,27 @@ def test_show_prints_the_recipe_as_it_is_for_a_family(forget, tmp_path):
     plain, own, other = shown(), shown("--family", "sdxl"), shown("--family", "flux")
     assert [r["edit"]["lam"] for r in (plain, own, other)] == [0.5, 0.25, 0.5]
     assert [r["methods"]["uce"]["edit"]["lam"] for r in (plain, own, other)] == [3.0, 4.0, 3.0]
-    assert (own["edit"]["threshold"], own["families"]) == (0.5, {}) and set(plain["families"]) == {"sdxl"}
+    assert (own["edit"]["threshold"], own["families"]) == (0.5, {}) and set(plain["families"]) == {
+        "sdxl"
+    }
     assert shown("--family", "sdxl", "--method", "uce")["edit"]["lam"] == 4.0
     again = recipe.parse(forget("recipe", "show", "r.toml", "--family", "sdxl").stdout)
-    assert again.parameters["edit"]["lam"] == 0.25 == again.on("sdxl").parameters["edit"]["lam"] and not again.families
+    assert (
+        again.parameters["edit"]["lam"] == 0.25 == again.on("sdxl").parameters["edit"]["lam"]
+        and not again.families
+    )
     wrong = forget("recipe", "show", "r.toml", "--family", "sdlx")
-    assert wrong.code == 2 and wrong.stderr.startswith("error[recipe.unknown-family]") and "'sdxl'" in wrong.stderr
+    assert (
+        wrong.code == 2
+        and wrong.stderr.startswith("error[recipe.unknown-family]")
+        and "'sdxl'" in wrong.stderr
+    )
 
 
 def test_faults_of_a_family_have_their_line():
-    bad = OVERRIDES + """
+    bad = (
+        OVERRIDES
+        + """
 [families.sdlx.edit]
 lam = 1.0
 
@@ -456,13 +642,21 @@ erase = "much"
 [families.sd]
 methods = 3
 """
+    )
     with pytest.raises(RecipeError) as caught:
         recipe.parse(bad)
     lines = {number: line for number, line in enumerate(bad.splitlines(), start=1)}
-    told = [(found.code, lines[int(found.message.split(":")[1])], found.hint) for found in caught.value.problems]
+    told = [
+        (found.code, lines[int(found.message.split(":")[1])], found.hint)
+        for found in caught.value.problems
+    ]
     assert [(code, line) for code, line, _ in told] == [
-        ("recipe.unknown-family", "[families.sdlx.edit]"), ("recipe.unknown-key", "lamb = 1.0"),
-        ("recipe.value", "threshold = -1"), ("recipe.type", 'erase = "much"'), ("recipe.type", "methods = 3")]
+        ("recipe.unknown-family", "[families.sdlx.edit]"),
+        ("recipe.unknown-key", "lamb = 1.0"),
+        ("recipe.value", "threshold = -1"),
+        ("recipe.type", 'erase = "much"'),
+        ("recipe.type", "methods = 3"),
+    ]
     assert "'sdxl'" in told[0][2] and "'lam'" in told[1][2]
 
 

@@ -1,4 +1,7 @@
-"""Claims: the full-size benchmark runs in all its stages (shown on a tiny pipeline); an edit loads only the components that a stage needs."""
+"""Claims: the full-size benchmark runs in all its stages (shown on a tiny pipeline); an edit loads
+only the components that a stage needs.
+"""
+
 from __future__ import annotations
 
 import json
@@ -7,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from forgetcli import methods, models
+from forgetcli import recipe as recipes
 from forgetcli.checkpoint import base
-from forgetcli.pipeline import memory, apply
-from forgetcli import methods, models, recipe as recipes
 from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.pipeline import apply, memory
 from forgetcli.progress import Silent
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
@@ -48,14 +52,19 @@ def test_the_pipeline_is_of_the_real_shape(work):
     ids = model.tokenizer(["a photo of a cat", ""], padding="max_length", max_length=77).input_ids
     assert ids[1] == [49406] + [49407] * 76 and ids[0][0] == 49406 and ids[0].index(49407) < 12
     assert model.text_encoder.config.vocab_size == 49408
-    # Hand-counted sums of the published Stable Diffusion 1.4: 859.5 million parameters in the UNet, 123.1 in the text encoder.
+    # Hand-counted sums of the published Stable Diffusion 1.4: 859.5 million parameters in the UNet,
+    # 123.1 in the text encoder.
     import torch
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=32, in_channels=4, out_channels=4, **full_size.REAL["unet"])
-        text = CLIPTextModel(CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **full_size.REAL["text"]))
+        unet = UNet2DConditionModel(
+            sample_size=32, in_channels=4, out_channels=4, **full_size.REAL["unet"]
+        )
+        text = CLIPTextModel(
+            CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **full_size.REAL["text"])
+        )
     assert sum(p.numel() for p in unet.parameters()) == 859_520_964
     assert sum(p.numel() for p in text.parameters()) == 123_060_480
 
@@ -67,21 +76,46 @@ def loaded(monkeypatch) -> list[str]:
     import transformers
 
     seen: list[str] = []
-    for cls in (transformers.CLIPTextModel, diffusers.UNet2DConditionModel, diffusers.AutoencoderKL):
+    for cls in (
+        transformers.CLIPTextModel,
+        diffusers.UNet2DConditionModel,
+        diffusers.AutoencoderKL,
+    ):
         load = cls.from_pretrained.__func__
-        monkeypatch.setattr(cls, "from_pretrained", classmethod(lambda own, *a, load=load, **k: seen.append(own.__name__) or load(own, *a, **k)))
+        monkeypatch.setattr(
+            cls,
+            "from_pretrained",
+            classmethod(
+                lambda own, *a, load=load, **k: seen.append(own.__name__) or load(own, *a, **k)
+            ),
+        )
     return seen
 
 
 def test_only_what_a_stage_needs_is_loaded(work, tmp_path, loaded):
     recipe = recipes.load(work / "recipe.toml", ["refine.mode=copy"])
     model = models.load(base.resolve(work / "base"), device="cpu")
-    assert loaded == []                                               # opened, nothing read
+    assert loaded == []  # opened, nothing read
     method = methods.get(recipe.method)
-    method.edit(model, recipe, method.Parameters.model_validate(recipe.parameters), MomentCache(tmp_path / "cache"), Silent())
-    assert loaded == ["CLIPTextModel"]                                # without refinement the edit has no use for the denoiser
+    method.edit(
+        model,
+        recipe,
+        method.Parameters.model_validate(recipe.parameters),
+        MomentCache(tmp_path / "cache"),
+        Silent(),
+    )
+    assert loaded == ["CLIPTextModel"]  # without refinement the edit has no use for the denoiser
     loaded.clear()
-    apply.apply(work / "recipe.toml", model=str(work / "base"), output=tmp_path / "edited", device="cpu", strict=False)
-    assert loaded == ["CLIPTextModel", "UNet2DConditionModel"]        # no VAE and no safety checker, though the base has them
+    apply.apply(
+        work / "recipe.toml",
+        model=str(work / "base"),
+        output=tmp_path / "edited",
+        device="cpu",
+        strict=False,
+    )
+    assert loaded == [
+        "CLIPTextModel",
+        "UNet2DConditionModel",
+    ]  # no VAE and no safety checker, though the base has them
     _ = model.vae
-    assert loaded[-1] == "AutoencoderKL"                              # control: it would have been seen
+    assert loaded[-1] == "AutoencoderKL"  # control: it would have been seen

@@ -1,4 +1,7 @@
-"""Claims: a picture says what made it, depends on nothing else, and is drawn once; a run that has drawn part goes on from there."""
+"""Claims: a picture says what made it, depends on nothing else, and is drawn once; a run that has
+drawn part goes on from there.
+"""
+
 from __future__ import annotations
 
 import hashlib
@@ -26,7 +29,18 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def draw(model: Path, tmp_path: Path):
     def run(prompts=PROMPTS, **options):
-        return generate(prompts, **{"model": model, "output": tmp_path / "images", "steps": 2, "batch": 2, "device": "cpu", **options})
+        return generate(
+            prompts,
+            **{
+                "model": model,
+                "output": tmp_path / "images",
+                "steps": 2,
+                "batch": 2,
+                "device": "cpu",
+                **options,
+            },
+        )
+
     return run
 
 
@@ -34,7 +48,9 @@ def draw(model: Path, tmp_path: Path):
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures are computed, call by call."""
     sizes, real = [], Sampler.__call__
-    monkeypatch.setattr(Sampler, "__call__", lambda self, shots: sizes.append(len(shots)) or real(self, shots))
+    monkeypatch.setattr(
+        Sampler, "__call__", lambda self, shots: sizes.append(len(shots)) or real(self, shots)
+    )
     return sizes
 
 
@@ -44,12 +60,22 @@ def contents(result) -> list[bytes]:
 
 def test_a_png_says_what_made_it(draw, model: Path):
     result = draw(count=2, seed=7, guidance=3.0)
-    assert [(i.prompt, i.seed) for i in result.images] == [(prompt, seed) for prompt in PROMPTS for seed in (7, 8)]
+    assert [(i.prompt, i.seed) for i in result.images] == [
+        (prompt, seed) for prompt in PROMPTS for seed in (7, 8)
+    ]
     digest = base.resolve(model).digest
     for picture in result.images:
         said = json.loads(Image.open(picture.path).text[METADATA])
-        assert said == {"prompt": picture.prompt, "seed": picture.seed, "model": digest, "steps": 2, "guidance": 3.0}
-    with open(model / "vae/config.json", "a") as file:                # the control: the digest is of the very model
+        assert said == {
+            "prompt": picture.prompt,
+            "seed": picture.seed,
+            "model": digest,
+            "steps": 2,
+            "guidance": 3.0,
+        }
+    with open(
+        model / "vae/config.json", "a"
+    ) as file:  # the control: the digest is of the very model
         file.write(" ")
     try:
         assert base.resolve(model).digest != digest
@@ -60,30 +86,39 @@ def test_a_png_says_what_made_it(draw, model: Path):
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(draw, tmp_path: Path):
     first = contents(draw())
     assert contents(draw(output=tmp_path / "again")) == first
-    pixels = [hashlib.sha256(Image.open(p.path).tobytes()).digest() for p in (*draw().images, *draw(output=tmp_path / "other", seed=1).images)]
-    assert len(set(pixels)) == 6                                      # prompts and seeds: each picture is another
+    pixels = [
+        hashlib.sha256(Image.open(p.path).tobytes()).digest()
+        for p in (*draw().images, *draw(output=tmp_path / "other", seed=1).images)
+    ]
+    assert len(set(pixels)) == 6  # prompts and seeds: each picture is another
 
 
 def test_what_is_there_is_kept_and_the_rest_is_drawn(draw, counted: list[int]):
     whole = draw()
     first, numbers = contents(whole), [p.path.stat().st_ino for p in whole.images]
     assert counted == [2, 1] and whole.reused == 0
-    assert draw().reused == 3 and counted == [2, 1]                   # nothing was computed
+    assert draw().reused == 3 and counted == [2, 1]  # nothing was computed
     whole.images[2].path.unlink()
     again = draw()
     assert (again.reused, counted) == (2, [2, 1, 1]) and contents(again) == first
-    assert [p.path.stat().st_ino for p in again.images][:2] == numbers[:2]                   # not written again
+    assert [p.path.stat().st_ino for p in again.images][:2] == numbers[:2]  # not written again
     torn = whole.images[0].path
     torn.write_bytes(first[0][:-30])
-    assert draw().reused == 2 and contents(whole) == first            # its block is computed anew, to the same bytes
-    assert draw(PROMPTS[:1] + ["starry night"]).reused == 1           # another list goes on from what both have
+    assert (
+        draw().reused == 2 and contents(whole) == first
+    )  # its block is computed anew, to the same bytes
+    assert (
+        draw(PROMPTS[:1] + ["starry night"]).reused == 1
+    )  # another list goes on from what both have
 
 
 @pytest.mark.parametrize("other", [{"steps": 3}, {"guidance": 2.0}, {"seed": 1}])
 def test_other_settings_are_other_pictures(draw, other: dict):
     first = draw()
     assert draw(**other).reused == 0
-    assert draw().reused == 3 and all(picture.path.exists() for picture in first.images)     # and the old ones stay
+    assert draw().reused == 3 and all(
+        picture.path.exists() for picture in first.images
+    )  # and the old ones stay
 
 
 def test_another_model_is_another_picture(draw, tmp_path: Path):
@@ -103,11 +138,17 @@ def test_a_grid_has_a_row_for_each_prompt(draw):
 
 def test_nothing_is_drawn_beside_a_base_that_there_is_not(draw, counted: list[int], tmp_path: Path):
     with pytest.raises(ForgetError) as caught:
-        draw(compare_base=True)                                       # not an edited folder
-    assert caught.value.code == "model.not-edited" and counted == [] and not (tmp_path / "images").exists()
+        draw(compare_base=True)  # not an edited folder
+    assert (
+        caught.value.code == "model.not-edited"
+        and counted == []
+        and not (tmp_path / "images").exists()
+    )
 
 
-def test_a_model_that_cannot_be_loaded_leaves_no_folder(draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_model_that_cannot_be_loaded_leaves_no_folder(
+    draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     with pytest.raises(ForgetError) as caught:
         draw(device="tpu")
     assert caught.value.code == "model.no-device" and not (tmp_path / "images").exists()
@@ -129,7 +170,11 @@ def test_a_device_with_little_memory_draws_in_halves(draw, monkeypatch: pytest.M
     for picture in draw(batch=1).images:
         picture.path.unlink()
     assert contents(draw(batch=3)) == whole and tried == [3, 1, 2, 1, 1]
-    monkeypatch.setattr(Sampler, "__call__", lambda self, shots: (_ for _ in ()).throw(RuntimeError("CUDA out of memory.")))
+    monkeypatch.setattr(
+        Sampler,
+        "__call__",
+        lambda self, shots: (_ for _ in ()).throw(RuntimeError("CUDA out of memory.")),
+    )
     with pytest.raises(ForgetError) as caught:
         draw(seed=5)
     assert caught.value.code == "generate.out-of-memory"

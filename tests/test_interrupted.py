@@ -1,7 +1,10 @@
-"""Ctrl-C and SIGTERM in every stage of `apply` and `eval`: the exit code, one line, and nothing half-written.
+"""Ctrl-C and SIGTERM in every stage of `apply` and `eval`: the exit code, one line, and nothing
+half-written.
 
-Most commands are forked from a process that has torch loaded (`forked`); a hook in them sends the signal at an exact place.
+Most commands are forked from a process that has torch loaded (`forked`); a hook in them sends the
+signal at an exact place.
 """
+
 from __future__ import annotations
 
 import os
@@ -19,7 +22,18 @@ import pytest
 from faults import Strike, Unsafe, tree
 from forked import Forks, Told, forks
 from processes import ROOT
-from tiny_runs import EVAL, PROMPTS, WEIGHTS, apply, assert_kept, assert_resumed, furnish, hidden, pictures, stages
+from tiny_runs import (
+    EVAL,
+    PROMPTS,
+    WEIGHTS,
+    apply,
+    assert_kept,
+    assert_resumed,
+    furnish,
+    hidden,
+    pictures,
+    stages,
+)
 
 CODES = {"SIGINT": (130, "Ctrl-C"), "SIGTERM": (143, "SIGTERM"), "SIGHUP": (129, "SIGHUP")}
 
@@ -41,21 +55,35 @@ def assert_interrupted(run: Told, what: str = "SIGINT") -> None:
     *progress, last = run.stderr.splitlines()
     assert (run.code, run.stdout) == (code, ""), run.stderr
     assert last == f"error[interrupted]: stopped by {name}; nothing is left half-written"
-    assert not [line for line in progress if re.search(r"error|hint|Traceback|Exception|  File", line)]
+    assert not [
+        line for line in progress if re.search(r"error|hint|Traceback|Exception|  File", line)
+    ]
 
 
 # apply
 
-APPLY_STAGES = {                                                      # where the signal comes; the stages begun by then
+APPLY_STAGES = {  # where the signal comes; the stages begun by then
     "loading": (Strike("forgetcli.models:load"), []),
     "loading the encoder": (Strike("forgetcli.models.components:network", after=True), []),
-    "second moments": (Strike("forgetcli.models.families.sd:StableDiffusion.keys", after=True), ["second moments of preserve prompts"]),
+    "second moments": (
+        Strike("forgetcli.models.families.sd:StableDiffusion.keys", after=True),
+        ["second moments of preserve prompts"],
+    ),
     "keeping them": (Strike("os:replace"), ["second moments of preserve prompts"]),
-    "null space": (Strike("forgetcli.editing.closed_form:null_projector", nth=2, after=True), ["null space"]),
-    "noisy pictures": (Strike("forgetcli.models.families.sd:StableDiffusion.denoise", nth=2), ["noisy pictures"]),
+    "null space": (
+        Strike("forgetcli.editing.closed_form:null_projector", nth=2, after=True),
+        ["null space"],
+    ),
+    "noisy pictures": (
+        Strike("forgetcli.models.families.sd:StableDiffusion.denoise", nth=2),
+        ["noisy pictures"],
+    ),
     "refinement": (Strike("forgetcli.editing.refine:descend_all", nth=3), ["refinement"]),
     "its backward pass": (Strike("torch:Tensor.backward", nth=2), ["refinement"]),
-    "check": (Strike("forgetcli.editing.check:noisy_bank", after=True), ["refinement", "noisy pictures"]),
+    "check": (
+        Strike("forgetcli.editing.check:noisy_bank", after=True),
+        ["refinement", "noisy pictures"],
+    ),
     "copying": (Strike("forgetcli.storage.copying:copy_file", nth=4, after=True), ["writing"]),
     "within a copy": (Strike("shutil:copyfileobj", nth=2), ["writing"]),
     "patching": (Strike("forgetcli.artifact.patch:sync_file"), ["writing"]),
@@ -65,7 +93,7 @@ APPLY_STAGES = {                                                      # where th
     "syncing": (Strike("forgetcli.storage.atomic:sync_folder", nth=4), ["writing"]),
     "renaming": (Strike("forgetcli.storage.atomic:_put_in_place"), ["writing"]),
 }
-PUBLISHED = {                                                         # the output is the new one by then
+PUBLISHED = {  # the output is the new one by then
     "renamed": Strike("forgetcli.storage.atomic:_put_in_place", after=True),
     "clearing": Strike("shutil:rmtree"),
     "within it": Strike("os:unlink", nth=3, after=True),
@@ -79,27 +107,42 @@ def furnished(place: Path, folder: Path, before: str) -> dict[str, bytes] | None
     return tree(folder / "edited")
 
 
-@pytest.mark.parametrize(("stage", "before"), [*((stage, "old") for stage in APPLY_STAGES),
-                                               *((stage, "absent") for stage in ("loading", "refinement", "copying", "renaming"))])
-def test_apply_leaves_what_there_was(forget: Forks, place: Path, tmp_path: Path, stage: str, before: str):
+@pytest.mark.parametrize(
+    ("stage", "before"),
+    [
+        *((stage, "old") for stage in APPLY_STAGES),
+        *((stage, "absent") for stage in ("loading", "refinement", "copying", "renaming")),
+    ],
+)
+def test_apply_leaves_what_there_was(
+    forget: Forks, place: Path, tmp_path: Path, stage: str, before: str
+):
     strike, begun = APPLY_STAGES[stage]
     old = furnished(place, tmp_path, before)
-    run = forget(tmp_path, *apply(place, "--force"), strike=strike, FORGET_CACHE_DIR=str(tmp_path / "cache"))
+    run = forget(
+        tmp_path, *apply(place, "--force"), strike=strike, FORGET_CACHE_DIR=str(tmp_path / "cache")
+    )
     assert run.struck == f"{strike.where}\n"
-    assert stages(run.stderr)[-len(begun):] == begun if begun else stages(run.stderr) == []
+    assert stages(run.stderr)[-len(begun) :] == begun if begun else stages(run.stderr) == []
     assert_interrupted(run)
     assert_untouched(tmp_path, old)
 
 
 def assert_untouched(folder: Path, old: dict[str, bytes] | None) -> None:
-    """The output is absent or byte for byte the old one, and but for the cache nothing else is there."""
+    """The output is absent or byte for byte the old one, and but for the cache nothing else is
+    there.
+    """
     assert tree(folder / "edited") == old
     assert {path.name for path in folder.iterdir()} <= {"cache", *(["edited"] if old else [])}
     assert hidden(folder) == []
 
 
-@pytest.mark.parametrize(("moment", "before"), [*((moment, "old") for moment in PUBLISHED), ("renamed", "absent")])
-def test_apply_is_complete_once_it_is_renamed(forget: Forks, place: Path, tmp_path: Path, moment: str, before: str):
+@pytest.mark.parametrize(
+    ("moment", "before"), [*((moment, "old") for moment in PUBLISHED), ("renamed", "absent")]
+)
+def test_apply_is_complete_once_it_is_renamed(
+    forget: Forks, place: Path, tmp_path: Path, moment: str, before: str
+):
     furnished(place, tmp_path, before)
     run = forget(tmp_path, *apply(place, "--force"), strike=PUBLISHED[moment])
     assert run.struck
@@ -109,11 +152,19 @@ def test_apply_is_complete_once_it_is_renamed(forget: Forks, place: Path, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["edited"]
 
 
-@pytest.mark.parametrize(("what", "stage"), [("SIGTERM", "refinement"), ("SIGTERM", "patching"), ("SIGHUP", "copying")])
-def test_apply_takes_sigterm_as_ctrl_c(forget: Forks, place: Path, tmp_path: Path, what: str, stage: str):
+@pytest.mark.parametrize(
+    ("what", "stage"), [("SIGTERM", "refinement"), ("SIGTERM", "patching"), ("SIGHUP", "copying")]
+)
+def test_apply_takes_sigterm_as_ctrl_c(
+    forget: Forks, place: Path, tmp_path: Path, what: str, stage: str
+):
     strike, _ = APPLY_STAGES[stage]
     old = furnished(place, tmp_path, "old")
-    run = forget(tmp_path, *apply(place, "--force"), strike=Strike(strike.where, what, strike.nth, strike.after))
+    run = forget(
+        tmp_path,
+        *apply(place, "--force"),
+        strike=Strike(strike.where, what, strike.nth, strike.after),
+    )
     assert run.struck
     assert_interrupted(run, what)
     assert_untouched(tmp_path, old)
@@ -129,7 +180,9 @@ def test_parents_that_were_made_go_as_well(forget: Forks, place: Path, tmp_path:
 def test_building_in_place_would_be_caught(forget: Forks, place: Path, tmp_path: Path):
     """The control: the same signal, the same check, and a writer that does not build aside."""
     old = furnished(place, tmp_path, "old")
-    run = forget(tmp_path, *apply(place, "--force"), strike=Unsafe(*APPLY_STAGES["copying"][0].fields))
+    run = forget(
+        tmp_path, *apply(place, "--force"), strike=Unsafe(*APPLY_STAGES["copying"][0].fields)
+    )
     assert run.struck
     assert_interrupted(run)
     with pytest.raises(AssertionError):
@@ -138,7 +191,9 @@ def test_building_in_place_would_be_caught(forget: Forks, place: Path, tmp_path:
 
 def test_a_signal_that_never_comes_would_be_noticed(forget: Forks, place: Path, tmp_path: Path):
     """The control: a place that is not reached."""
-    run = forget(tmp_path, *apply(place), strike=Strike("forgetcli.editing.refine:descend_all", nth=9))
+    run = forget(
+        tmp_path, *apply(place), strike=Strike("forgetcli.editing.refine:descend_all", nth=9)
+    )
     assert run.struck is None and run.code == 0
     with pytest.raises(AssertionError):
         assert_interrupted(run)
@@ -146,19 +201,29 @@ def test_a_signal_that_never_comes_would_be_noticed(forget: Forks, place: Path, 
 
 def test_a_terminal_gets_its_cursor_back(forget: Forks, place: Path, tmp_path: Path):
     master, slave = pty.openpty()
-    run = forget(tmp_path, *apply(place), strike=APPLY_STAGES["refinement"][0], stderr=Path(os.ttyname(slave)))
+    run = forget(
+        tmp_path,
+        *apply(place),
+        strike=APPLY_STAGES["refinement"][0],
+        stderr=Path(os.ttyname(slave)),
+    )
     os.close(slave)
     shown = drained(master).decode()
     assert run.struck and run.code == 130 and list(tmp_path.iterdir()) == []
     assert "refinement" in shown and "Traceback" not in shown
     assert shown.count("error[interrupted]") == 1 and "stopped by Ctrl-C" in shown.splitlines()[-1]
-    assert 0 < shown.rindex("\x1b[?25l") < shown.rindex("\x1b[?25h") < shown.index("error[interrupted]")
+    assert (
+        0
+        < shown.rindex("\x1b[?25l")
+        < shown.rindex("\x1b[?25h")
+        < shown.index("error[interrupted]")
+    )
 
 
 def drained(terminal: int) -> bytes:
     """All that was written to it; closes it."""
     parts = []
-    with suppress(OSError):                                           # how its end is told
+    with suppress(OSError):  # how its end is told
         while part := os.read(terminal, 1 << 16):
             parts.append(part)
     os.close(terminal)
@@ -173,15 +238,24 @@ def test_ctrl_c_while_python_shuts_down_is_no_traceback(forget: Forks, tmp_path:
 
 # eval
 
-EVAL_STAGES = {                                                       # where the signal comes; pictures that are there by then
+EVAL_STAGES = {  # where the signal comes; pictures that are there by then
     "loading the judge": (Strike("forgetcli.evaluation.judges:load", after=True), 0),
     "loading": (Strike("forgetcli.evaluation.run:subjects", after=True), 0),
     "claiming the folder": (Strike("forgetcli.evaluation.run:claim", after=True), 0),
-    "pictures of the unedited model": (Strike("forgetcli.generation.draw:png_bytes", nth=2, after=True), 1),
+    "pictures of the unedited model": (
+        Strike("forgetcli.generation.draw:png_bytes", nth=2, after=True),
+        1,
+    ),
     "writing one": (Strike("os:replace", nth=4), 2),
     "judging": (Strike("forgetcli.evaluation.judges.demo:DemoJudge.see", after=True), PROMPTS),
-    "pictures of the edited model": (Strike("forgetcli.generation.draw:png_bytes", nth=PROMPTS + 4), PROMPTS + 3),
-    "writing down what was judged": (Strike("os:fsync", nth=2 * (2 + 2 * PROMPTS) + 2), 2 * PROMPTS),
+    "pictures of the edited model": (
+        Strike("forgetcli.generation.draw:png_bytes", nth=PROMPTS + 4),
+        PROMPTS + 3,
+    ),
+    "writing down what was judged": (
+        Strike("os:fsync", nth=2 * (2 + 2 * PROMPTS) + 2),
+        2 * PROMPTS,
+    ),
     "quality": (Strike("forgetcli.evaluation.features.demo:DemoFeatures.distances"), 2 * PROMPTS),
     "report": (Strike("forgetcli.report:write"), 2 * PROMPTS),
     "within the report": (Strike("forgetcli.report.page:write_page"), 2 * PROMPTS),
@@ -194,7 +268,9 @@ def start(place: Path, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("stage", EVAL_STAGES)
-def test_eval_keeps_its_pictures_and_goes_on(forget: Forks, place: Path, tmp_path: Path, stage: str):
+def test_eval_keeps_its_pictures_and_goes_on(
+    forget: Forks, place: Path, tmp_path: Path, stage: str
+):
     strike, made = EVAL_STAGES[stage]
     whole = start(place, tmp_path)
     run = forget(tmp_path, *EVAL, strike=strike)
@@ -207,14 +283,18 @@ def test_eval_keeps_its_pictures_and_goes_on(forget: Forks, place: Path, tmp_pat
 
 def test_eval_takes_sigterm_as_ctrl_c(forget: Forks, place: Path, tmp_path: Path):
     whole = start(place, tmp_path)
-    run = forget(tmp_path, *EVAL, strike=Strike("forgetcli.generation.draw:png_bytes", "SIGTERM", nth=3))
+    run = forget(
+        tmp_path, *EVAL, strike=Strike("forgetcli.generation.draw:png_bytes", "SIGTERM", nth=3)
+    )
     assert run.struck
     assert_interrupted(run, "SIGTERM")
     assert_kept(tmp_path / "eval", whole, 2)
     assert_resumed(forget, tmp_path, whole)
 
 
-def test_a_report_that_was_there_stays_until_the_new_one_is(forget: Forks, place: Path, tmp_path: Path):
+def test_a_report_that_was_there_stays_until_the_new_one_is(
+    forget: Forks, place: Path, tmp_path: Path
+):
     start(place, tmp_path)
     shutil.copytree(place / "eval", tmp_path / "eval")
     before = tree(tmp_path / "eval")
@@ -236,9 +316,22 @@ def test_writing_in_place_would_be_caught(forget: Forks, place: Path, tmp_path: 
 
 # generate
 
-GENERATE = ("generate", "a cat", "a dog by monet", "starry night", "--model", "edited", "--compare-base", "--steps", "2", "--batch", "2",
-            "-o", "images")
-GENERATE_STAGES = {                                                   # where the signal comes; pictures that are there by then
+GENERATE = (
+    "generate",
+    "a cat",
+    "a dog by monet",
+    "starry night",
+    "--model",
+    "edited",
+    "--compare-base",
+    "--steps",
+    "2",
+    "--batch",
+    "2",
+    "-o",
+    "images",
+)
+GENERATE_STAGES = {  # where the signal comes; pictures that are there by then
     "loading": (Strike("forgetcli.generation.draw:Sampler.__init__", after=True), 0),
     "drawing": (Strike("forgetcli.generation.draw:Sampler.__call__", nth=2), 2),
     "writing one": (Strike("os:replace", nth=2), 1),
@@ -259,7 +352,9 @@ def drawn(forget: Forks, place: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.mark.parametrize("stage", GENERATE_STAGES)
-def test_generate_keeps_its_pictures_and_goes_on(forget: Forks, place: Path, drawn: Path, tmp_path: Path, stage: str):
+def test_generate_keeps_its_pictures_and_goes_on(
+    forget: Forks, place: Path, drawn: Path, tmp_path: Path, stage: str
+):
     strike, made = GENERATE_STAGES[stage]
     start(place, tmp_path)
     run = forget(tmp_path, *GENERATE, strike=strike)
@@ -283,7 +378,7 @@ def test_drawing_in_place_would_be_caught(forget: Forks, place: Path, drawn: Pat
 # demo
 
 DEMO = ("demo", "--recipe", "tiny.toml", "-o", "demo")
-DEMO_STAGES = {                                                       # where the signal comes; whether the edited model is there by then
+DEMO_STAGES = {  # where the signal comes; whether the edited model is there by then
     "edit": (Strike("forgetcli.editing.refine:descend_all", nth=3), False),
     "pictures": (Strike("forgetcli.generation.draw:png_bytes", nth=3), True),
     "report": (Strike("forgetcli.report.page:write_page"), True),
@@ -292,9 +387,13 @@ DEMO_STAGES = {                                                       # where th
 
 
 @pytest.mark.parametrize("stage", DEMO_STAGES)
-def test_demo_is_told_again_from_the_start_of_what_is_missing(forget: Forks, place: Path, tmp_path: Path, stage: str):
+def test_demo_is_told_again_from_the_start_of_what_is_missing(
+    forget: Forks, place: Path, tmp_path: Path, stage: str
+):
     strike, edited = DEMO_STAGES[stage]
-    (tmp_path / "tiny.toml").write_text(f'model = "{place / "sd"}"\n' + (place / "art.toml").read_text())
+    (tmp_path / "tiny.toml").write_text(
+        f'model = "{place / "sd"}"\n' + (place / "art.toml").read_text()
+    )
     run = forget(tmp_path, *DEMO, strike=strike)
     assert run.struck
     assert_interrupted(run)
@@ -302,7 +401,7 @@ def test_demo_is_told_again_from_the_start_of_what_is_missing(forget: Forks, pla
     assert not (tmp_path / "demo/before_after.png").exists()
     if edited:
         assert forget(tmp_path, "verify", "demo/edited").code == 0
-    if stage == "sheet":                                              # the second run goes through all of it: once is enough
+    if stage == "sheet":  # the second run goes through all of it: once is enough
         done = forget(tmp_path, *DEMO, "-q")
         assert (done.code, done.stdout) == (0, "demo/report.html\n"), done.stderr
         assert (tmp_path / "demo/before_after.png").read_bytes().startswith(b"\x89PNG")
@@ -313,10 +412,21 @@ def test_demo_is_told_again_from_the_start_of_what_is_missing(forget: Forks, pla
 
 def test_a_process_of_its_own_gets_ctrl_c_from_outside(place: Path, tmp_path: Path):
     old = furnished(place, tmp_path, "old")
-    command = [sys.executable, "-m", "forgetcli", *map(str, apply(place, "--force", "--set", "refine.steps=100000"))]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
-                               env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))      # shells' background jobs ignore it
+    command = [
+        sys.executable,
+        "-m",
+        "forgetcli",
+        *map(str, apply(place, "--force", "--set", "refine.steps=100000")),
+    ]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # shells' background jobs ignore it
     told = ""
     while "refinement: 100000 steps\n" not in told:
         line = process.stderr.readline()

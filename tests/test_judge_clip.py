@@ -1,4 +1,7 @@
-"""The judge `clip` on a tiny CLIP of the real architecture, against transformers' own joint forward pass."""
+"""The judge `clip` on a tiny CLIP of the real architecture, against transformers' own joint forward
+pass.
+"""
+
 from __future__ import annotations
 
 import json
@@ -11,12 +14,16 @@ import torch
 from judge_models import pictures, tiny_clip, tiny_llava
 from safetensors.torch import load_file, save_file
 
-from forgetcli.evaluation import judges
 from forgetcli.errors import ForgetError
+from forgetcli.evaluation import judges
 from forgetcli.evaluation.pretrained import find
 
 ANIMALS = ("cat", "dog", "house")
-STYLES = ("van gogh", "monet", "a starry night by van gogh")         # of different lengths: padded in a batch
+STYLES = (
+    "van gogh",
+    "monet",
+    "a starry night by van gogh",
+)  # of different lengths: padded in a batch
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +36,9 @@ def judge(folder: Path, **options):
 
 
 def embeddings(folder: Path, picture, text: str):
-    """One picture and one text through the whole model: (unit features of the picture, of the text, cosine × scale)."""
+    """One picture and one text through the whole model: (unit features of the picture, of the text,
+    cosine × scale).
+    """
     from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
     tokens = CLIPTokenizer.from_pretrained(folder)(text, return_tensors="pt")
@@ -54,12 +63,16 @@ def code_of(call) -> str:
 def test_a_score_is_the_softmax_over_the_alternatives_of_the_models_own_logits(folder):
     shown, asked = pictures(3), ("cat", "monet", "van gogh")
     among = (ANIMALS, STYLES, STYLES)
-    for picture, label, names, sight in zip(shown, asked, among, judge(folder).see(shown, asked, among)):
-        chances = softmax({name: embeddings(folder, picture, f"a picture of {name}")[2] for name in names})
+    for picture, label, names, sight in zip(
+        shown, asked, among, judge(folder).see(shown, asked, among)
+    ):
+        chances = softmax(
+            {name: embeddings(folder, picture, f"a picture of {name}")[2] for name in names}
+        )
         assert sight.score == pytest.approx(chances[label], abs=1e-5)
         assert sight.judged == max(chances, key=chances.get)
         assert sight.seen == (sight.judged == label)
-        assert max(chances.values()) - min(chances.values()) > 0.05   # the control: they do differ
+        assert max(chances.values()) - min(chances.values()) > 0.05  # the control: they do differ
 
 
 def test_of_the_alternatives_exactly_one_is_seen(folder):
@@ -85,7 +98,9 @@ def test_several_templates_are_averaged_as_unit_vectors(folder):
     [sight] = judge(folder, templates="|".join(templates)).see([picture], ["cat"], [ANIMALS])
     logits = {}
     for name in ANIMALS:
-        pairs = [embeddings(folder, picture, template.replace("{}", name)) for template in templates]
+        pairs = [
+            embeddings(folder, picture, template.replace("{}", name)) for template in templates
+        ]
         mean = (pairs[0][1] + pairs[1][1]) / 2
         logits[name] = float(pairs[0][0] @ mean / mean.norm()) * math.exp(2.0)
     assert sight.score == pytest.approx(softmax(logits)["cat"], abs=1e-5)
@@ -95,22 +110,35 @@ def test_several_templates_are_averaged_as_unit_vectors(folder):
 def test_clip_score_is_a_hundred_times_the_cosine_and_never_negative(folder):
     shown = pictures(4)
     prompts = ("a cat", "a painting of a house by van gogh", "a cat", "starry night")
-    cosines = [float(a @ b) for a, b, _ in (embeddings(folder, p, t) for p, t in zip(shown, prompts))]
-    assert min(cosines) < 0 < max(cosines)                            # else half of the claim is not tested
-    assert judge(folder).clip_score(shown, prompts) == pytest.approx([100 * max(c, 0) for c in cosines], abs=1e-3)
-    assert judge(folder, batch=3).clip_score(shown, prompts) == pytest.approx([100 * max(c, 0) for c in cosines], abs=1e-3)
+    cosines = [
+        float(a @ b) for a, b, _ in (embeddings(folder, p, t) for p, t in zip(shown, prompts))
+    ]
+    assert min(cosines) < 0 < max(cosines)  # else half of the claim is not tested
+    assert judge(folder).clip_score(shown, prompts) == pytest.approx(
+        [100 * max(c, 0) for c in cosines], abs=1e-3
+    )
+    assert judge(folder, batch=3).clip_score(shown, prompts) == pytest.approx(
+        [100 * max(c, 0) for c in cosines], abs=1e-3
+    )
 
 
 def test_a_long_prompt_is_cut_off_and_a_long_label_refused(folder):
     shown = pictures(1)
-    long = " ".join(["cat"] * 22)                                     # with the two ends, the 24 tokens that there are
-    assert judge(folder).clip_score(shown, [long + " dog"]) == judge(folder).clip_score(shown, [long])
-    assert code_of(lambda: judge(folder).see(shown, [long], [(long, "dog")])) == "judge.label-too-long"
+    long = " ".join(["cat"] * 22)  # with the two ends, the 24 tokens that there are
+    assert judge(folder).clip_score(shown, [long + " dog"]) == judge(folder).clip_score(
+        shown, [long]
+    )
+    assert (
+        code_of(lambda: judge(folder).see(shown, [long], [(long, "dog")])) == "judge.label-too-long"
+    )
 
 
 def test_a_concept_without_alternatives_is_an_error(folder):
     for choices in ([("cat",)], [()], None):
-        assert code_of(lambda: judge(folder).see(pictures(1), ["cat"], choices)) == "judge.nothing-to-compare"
+        assert (
+            code_of(lambda: judge(folder).see(pictures(1), ["cat"], choices))
+            == "judge.nothing-to-compare"
+        )
     assert len(judge(folder).see(pictures(1), ["cat"], [("cat", "dog")])) == 1
 
 
@@ -126,20 +154,36 @@ def test_the_identity_is_of_the_content_not_of_the_place(folder, tmp_path):
     assert json.loads(json.dumps(first)) == first
     copied = Path(shutil.copytree(folder, tmp_path / "copy"))
     assert identity(copied) == first
-    (copied / "preprocessor_config.json").write_text((copied / "preprocessor_config.json").read_text().replace("0.48145466", "0.5"))
+    (copied / "preprocessor_config.json").write_text(
+        (copied / "preprocessor_config.json").read_text().replace("0.48145466", "0.5")
+    )
     assert identity(copied) == first | {"config_digest": identity(copied)["config_digest"]} != first
     assert identity(tiny_clip(tmp_path / "other", seed=1))["digest"] != first["digest"]
     assert judge(folder, templates="{}").identity()["templates"] == ["{}"]
 
 
-@pytest.mark.parametrize("damage, code", [
-    (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "model.pickle"),
-    (lambda f: (f / "config.json").unlink(), "model.not-a-model"),
-    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "model.damaged"),
-    (lambda f: _without(f / "model.safetensors", "visual_projection.weight"), "model.damaged"),  # transformers makes one up
-    (lambda f: (f / "vocab.json").unlink(), "model.not-a-model"),      # … and a tokenizer to which all words are the same
-    (lambda f: (f / "preprocessor_config.json").write_text("{"), "model.unreadable"),
-])
+@pytest.mark.parametrize(
+    "damage, code",
+    [
+        (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "model.pickle"),
+        (lambda f: (f / "config.json").unlink(), "model.not-a-model"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(
+                (f / "model.safetensors").read_bytes()[:-9]
+            ),
+            "model.damaged",
+        ),
+        (
+            lambda f: _without(f / "model.safetensors", "visual_projection.weight"),
+            "model.damaged",
+        ),  # transformers makes one up
+        (
+            lambda f: (f / "vocab.json").unlink(),
+            "model.not-a-model",
+        ),  # … and a tokenizer to which all words are the same
+        (lambda f: (f / "preprocessor_config.json").write_text("{"), "model.unreadable"),
+    ],
+)
 def test_a_damaged_model_is_one_clear_error(folder, tmp_path, damage, code):
     copied = Path(shutil.copytree(folder, tmp_path / "copy"))
     damage(copied)
@@ -166,11 +210,15 @@ def test_a_package_that_a_model_needs_is_named(folder):
     class Processor:
         @staticmethod
         def from_pretrained(*_, **__):
-            raise ImportError("\nVideoProcessor requires the Torchvision library but it was not found. Check out\nthe page")
+            raise ImportError(
+                "\nVideoProcessor requires the Torchvision library but it was not found. Check out\nthe page"
+            )
 
     with pytest.raises(ForgetError) as caught:
         find(str(folder)).part("processor", Processor)
-    assert caught.value.message.endswith("VideoProcessor requires the Torchvision library but it was not found")
+    assert caught.value.message.endswith(
+        "VideoProcessor requires the Torchvision library but it was not found"
+    )
     assert caught.value.hint == "pip install torchvision"
 
 
@@ -196,7 +244,9 @@ class TestHub:
         assert "hf download openai/clip-vit-large-patch14 --include" in caught.value.hint
         assert code_of(lambda: judge(Path("/no/such/folder"))) == "model.not-found"
 
-    def test_a_cached_model_is_used_without_network_and_its_commit_recorded(self, folder, cache, monkeypatch):
+    def test_a_cached_model_is_used_without_network_and_its_commit_recorded(
+        self, folder, cache, monkeypatch
+    ):
         from huggingface_hub import HfApi, constants
 
         def called(*_, **__):
@@ -213,4 +263,7 @@ class TestHub:
             found = judges.load("clip", "cpu", {"model": "org/tiny"}).identity()
         assert (found["model"], found["revision"]) == ("org/tiny", commit)
         assert found["digest"] == judge(folder).identity()["digest"]
-        assert code_of(lambda: judges.load("clip", "cpu", {"model": "org/tiny", "revision": "v2"})) == "model.not-found"
+        assert (
+            code_of(lambda: judges.load("clip", "cpu", {"model": "org/tiny", "revision": "v2"}))
+            == "model.not-found"
+        )

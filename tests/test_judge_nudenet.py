@@ -1,4 +1,7 @@
-"""The judge `nudenet` with the package's real weights, and on detections made up for the thresholds."""
+"""The judge `nudenet` with the package's real weights, and on detections made up for the
+thresholds.
+"""
+
 from __future__ import annotations
 
 import json
@@ -8,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
-from forgetcli.evaluation import judges
 from forgetcli.errors import ForgetError
+from forgetcli.evaluation import judges
 
 nudenet = pytest.importorskip("nudenet")
 
@@ -50,7 +53,10 @@ class Detector:
     """Answers with these detections, whatever it is shown."""
 
     def __init__(self, *found: tuple[str, float]) -> None:
-        self.found, self.shown = [{"class": c, "score": s, "box": [0, 0, 1, 1]} for c, s in found], []
+        self.found, self.shown = (
+            [{"class": c, "score": s, "box": [0, 0, 1, 1]} for c, s in found],
+            [],
+        )
 
     def detect_batch(self, pictures, batch_size):
         self.shown.append(len(pictures))
@@ -65,37 +71,58 @@ def code_of(call) -> str:
 
 
 def test_pictures_with_nothing_in_them_are_not_nude(judge):
-    shown = [noise(), Image.new("RGB", (50, 80), (200, 170, 150)), Image.new("RGBA", (33, 20)), Image.new("L", (10, 10), 255)]
+    shown = [
+        noise(),
+        Image.new("RGB", (50, 80), (200, 170, 150)),
+        Image.new("RGBA", (33, 20)),
+        Image.new("L", (10, 10), 255),
+    ]
     for sight in judge.see(shown, ["nudity"] * 4):
         assert (sight.seen, sight.judged, sight.score) == (False, "none", 0.0)
 
 
 def test_the_real_detector_sees_what_is_listed_and_nothing_else(judge):
-    [sight] = judges.load("nudenet", options={"classes": "FACE_FEMALE, FACE_MALE"}).see([drawn_face()], ["nudity"])
+    [sight] = judges.load("nudenet", options={"classes": "FACE_FEMALE, FACE_MALE"}).see(
+        [drawn_face()], ["nudity"]
+    )
     assert (sight.seen, sight.judged) == (True, "FACE_FEMALE") and sight.score > 0.6
-    assert not judge.see([drawn_face()], ["nudity"])[0].seen          # a face is not nudity
+    assert not judge.see([drawn_face()], ["nudity"])[0].seen  # a face is not nudity
 
 
 def test_a_picture_is_judged_as_the_package_judges_its_file(judge, tmp_path):
-    """With red and blue exchanged, which is easily done, the same picture has another score, if only a little."""
+    """With red and blue exchanged, which is easily done, the same picture has another score, if
+    only a little.
+    """
     drawn_face().save(tmp_path / "face.png")
     [expected] = nudenet.NudeDetector().detect(str(tmp_path / "face.png"))
     faces = judges.load("nudenet", options={"classes": ["FACE_FEMALE"], "batch": 2})
     exchanged = Image.merge("RGB", drawn_face().split()[::-1])
     shown, other, third = faces.see([drawn_face(), exchanged, drawn_face()], ["nudity"] * 3)
     assert shown.score == pytest.approx(expected["score"], abs=1e-5)
-    assert third.score == pytest.approx(shown.score, abs=1e-5)        # in another batch
+    assert third.score == pytest.approx(shown.score, abs=1e-5)  # in another batch
     assert abs(other.score - shown.score) > 1e-4
 
 
-@pytest.mark.parametrize("found, seen, judged, score", [
-    ([], False, "none", 0.0),
-    ([("FACE_FEMALE", 0.99), ("BELLY_EXPOSED", 0.95)], False, "none", 0.0),              # not listed
-    ([("BUTTOCKS_EXPOSED", 0.5999)], False, "none", 0.5999),
-    ([("BUTTOCKS_EXPOSED", 0.6)], True, "BUTTOCKS_EXPOSED", 0.6),
-    ([("BUTTOCKS_EXPOSED", 0.7), ("FACE_MALE", 0.9), ("FEMALE_BREAST_EXPOSED", 0.8), ("ANUS_EXPOSED", 0.3)],
-     True, "FEMALE_BREAST_EXPOSED", 0.8),
-])
+@pytest.mark.parametrize(
+    "found, seen, judged, score",
+    [
+        ([], False, "none", 0.0),
+        ([("FACE_FEMALE", 0.99), ("BELLY_EXPOSED", 0.95)], False, "none", 0.0),  # not listed
+        ([("BUTTOCKS_EXPOSED", 0.5999)], False, "none", 0.5999),
+        ([("BUTTOCKS_EXPOSED", 0.6)], True, "BUTTOCKS_EXPOSED", 0.6),
+        (
+            [
+                ("BUTTOCKS_EXPOSED", 0.7),
+                ("FACE_MALE", 0.9),
+                ("FEMALE_BREAST_EXPOSED", 0.8),
+                ("ANUS_EXPOSED", 0.3),
+            ],
+            True,
+            "FEMALE_BREAST_EXPOSED",
+            0.8,
+        ),
+    ],
+)
 def test_the_highest_listed_class_decides(judge, monkeypatch, found, seen, judged, score):
     monkeypatch.setattr(judge, "detector", Detector(*found))
     [sight] = judge.see([noise()], ["nudity"])
@@ -103,8 +130,12 @@ def test_the_highest_listed_class_decides(judge, monkeypatch, found, seen, judge
 
 
 def test_classes_and_threshold_are_settings(monkeypatch):
-    other = judges.load("nudenet", options={"classes": "BELLY_EXPOSED", "threshold": "0.75", "batch": 2})
-    monkeypatch.setattr(other, "detector", detector := Detector(("BELLY_EXPOSED", 0.7), ("BUTTOCKS_EXPOSED", 0.9)))
+    other = judges.load(
+        "nudenet", options={"classes": "BELLY_EXPOSED", "threshold": "0.75", "batch": 2}
+    )
+    monkeypatch.setattr(
+        other, "detector", detector := Detector(("BELLY_EXPOSED", 0.7), ("BUTTOCKS_EXPOSED", 0.9))
+    )
     assert not any(s.seen for s in other.see([noise()] * 5, ["nudity"] * 5))
     assert detector.shown == [2, 2, 1]
     assert (other.identity()["classes"], other.identity()["threshold"]) == (["BELLY_EXPOSED"], 0.75)
@@ -121,7 +152,10 @@ def test_the_class_list_is_the_packages():
 def test_settings_that_cannot_be_are_errors():
     with pytest.raises(ForgetError) as caught:
         judges.load("nudenet", options={"classes": "EXPOSED_BREAST_F"})
-    assert (caught.value.code, caught.value.hint) == ("judge.unknown-class", "did you mean 'FEMALE_BREAST_EXPOSED'?")
+    assert (caught.value.code, caught.value.hint) == (
+        "judge.unknown-class",
+        "did you mean 'FEMALE_BREAST_EXPOSED'?",
+    )
     assert code_of(lambda: judges.load("nudenet", options={"classes": []})) == "judge.bad-option"
     assert code_of(lambda: judges.load("nudenet", options={"threshold": 0})) == "judge.bad-option"
 
@@ -150,4 +184,7 @@ def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "nudenet", None)
     with pytest.raises(ForgetError) as caught:
         judges.load("nudenet")
-    assert (caught.value.code, caught.value.hint) == ("judge.not-installed", "pip install 'forgetcli[nudenet]'")
+    assert (caught.value.code, caught.value.hint) == (
+        "judge.not-installed",
+        "pip install 'forgetcli[nudenet]'",
+    )

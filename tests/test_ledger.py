@@ -1,4 +1,7 @@
-"""Claims: edits add up in a ledger; each can be taken out, to the bit; later ones hold what earlier ones put in place."""
+"""Claims: edits add up in a ledger; each can be taken out, to the bit; later ones hold what earlier
+ones put in place.
+"""
+
 from __future__ import annotations
 
 import errno
@@ -13,24 +16,25 @@ from faults import Saboteur, tree
 from pipelines import tiny_sd
 from typer.testing import CliRunner
 
-from forgetcli.artifact import card, ledger, patch, provenance
-from forgetcli.checkpoint import base
 from forgetcli import models, recipe
-from forgetcli.pipeline import apply as pipeline, revert
+from forgetcli.artifact import card, ledger, patch, provenance
 from forgetcli.artifact.patch import encode
+from forgetcli.checkpoint import base
 from forgetcli.cli.app import app
 from forgetcli.editing.edit import Edit, Keys
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.linalg import Moment
-from forgetcli.progress import Silent
 from forgetcli.models.tokens import tokenise
+from forgetcli.pipeline import apply as pipeline
+from forgetcli.pipeline import revert
+from forgetcli.progress import Silent
 from forgetcli.storage.safetensors import read_header, read_tensor
 
 WEIGHTS = "text_encoder/model.safetensors"
 SITE = ("text_encoder", "encoder.layers.1.mlp.fc2.weight")
 DEEPER = ("text_encoder", "encoder.layers.2.mlp.fc2.weight")
 OWN = {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE, ledger.LEDGER, ledger.TENSORS}
-CARD = provenance.CARD                                                # forget's own in an edited folder, the base's in one without edits
+CARD = provenance.CARD  # forget's own in an edited folder, the base's in one without edits
 OF_BASE = "---\nlicense: mit\n---\nthe base's own card\n"
 TEXT = """\
 name = "{name}"
@@ -60,9 +64,14 @@ lam = 0.5
 """
 
 
-def written(name: str, concept: str, target: str, method: str | None = None, **changes: object) -> recipe.Recipe:
-    return recipe.parse(TEXT.format(name=name, concept=concept, target=target), method=method,
-                        overrides=[f"{key.replace('__', '.')}={value}" for key, value in changes.items()])
+def written(
+    name: str, concept: str, target: str, method: str | None = None, **changes: object
+) -> recipe.Recipe:
+    return recipe.parse(
+        TEXT.format(name=name, concept=concept, target=target),
+        method=method,
+        overrides=[f"{key.replace('__', '.')}={value}" for key, value in changes.items()],
+    )
 
 
 FIRST, SECOND = ("first", "van gogh", "monet"), ("second", "starry night", "a house")
@@ -70,7 +79,9 @@ FIRST, SECOND = ("first", "van gogh", "monet"), ("second", "starry night", "a ho
 
 @dataclass(frozen=True)
 class Sequence:
-    """sd → one (null space) → two (null space) → three (uce); `free`: two again, which does not hold the first edit."""
+    """sd → one (null space) → two (null space) → three (uce); `free`: two again, which does not
+    hold the first edit.
+    """
 
     sd: Path
     one: Path
@@ -80,7 +91,9 @@ class Sequence:
 
 
 def apply(what: recipe.Recipe, model: Path, output: Path, **options) -> Path:
-    return pipeline.apply(what, model=str(model), output=output, device="cpu", strict=False, **options).output
+    return pipeline.apply(
+        what, model=str(model), output=output, device="cpu", strict=False, **options
+    ).output
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +104,13 @@ def sequence(tmp_path_factory) -> Sequence:
     one = apply(written(*FIRST), sd, place / "one")
     two = apply(written(*SECOND), one, place / "two")
     three = apply(written("third", "dog", "cat", "uce"), two, place / "three")
-    return Sequence(sd, one, two, three, apply(written(*SECOND, edit__hold_earlier="false"), one, place / "free"))
+    return Sequence(
+        sd,
+        one,
+        two,
+        three,
+        apply(written(*SECOND, edit__hold_earlier="false"), one, place / "free"),
+    )
 
 
 @pytest.fixture
@@ -128,16 +147,28 @@ def code_of(call, *arguments, **options) -> str:
 
 def test_every_edit_adds_to_the_ledger_and_the_weights_are_the_rounded_sum(sequence):
     book = ledger.load(sequence.three).book
-    assert [(e.number, e.name, e.method) for e in book.edits] == [(1, "first", "nullspace"), (2, "second", "nullspace"), (3, "third", "uce")]
-    assert [list(e.concepts) for e in book.edits] == [[("van gogh", "monet")], [("starry night", "a house")], [("dog", "cat")]]
-    assert [e.recipe for e in book.edits] == [(f / "recipe.toml").read_text() for f in (sequence.one, sequence.two, sequence.three)]
+    assert [(e.number, e.name, e.method) for e in book.edits] == [
+        (1, "first", "nullspace"),
+        (2, "second", "nullspace"),
+        (3, "third", "uce"),
+    ]
+    assert [list(e.concepts) for e in book.edits] == [
+        [("van gogh", "monet")],
+        [("starry night", "a house")],
+        [("dog", "cat")],
+    ]
+    assert [e.recipe for e in book.edits] == [
+        (f / "recipe.toml").read_text() for f in (sequence.one, sequence.two, sequence.three)
+    ]
     assert book.base.digest == base.resolve(sequence.sd).digest == book.edits[0].applied_to
     assert book.edits[1].applied_to == base.resolve(sequence.one).digest
     W, d1, d2 = stored(sequence.sd).double(), delta(sequence.two, 1), delta(sequence.two, 2)
     assert torch.equal(stored(sequence.two), patch.round_to(W + d1 + d2, torch.float16))
     assert torch.equal(stored(sequence.one), patch.round_to(W + d1, torch.float16))
     twice = patch.round_to(stored(sequence.one).double() + d2, torch.float16)
-    assert not torch.equal(stored(sequence.two), twice)               # rounding does not add up from edit to edit
+    assert not torch.equal(
+        stored(sequence.two), twice
+    )  # rounding does not add up from edit to edit
     assert {p.component for p in book.places} == {"text_encoder", "unet"}
     for folder in (sequence.one, sequence.two, sequence.three):
         assert provenance.verify(folder).ok
@@ -146,7 +177,9 @@ def test_every_edit_adds_to_the_ledger_and_the_weights_are_the_rounded_sum(seque
     assert number == 1
 
 
-def test_changes_are_kept_much_finer_than_the_weights_and_exactly_beside_wide_ones(sequence, tmp_path):
+def test_changes_are_kept_much_finer_than_the_weights_and_exactly_beside_wide_ones(
+    sequence, tmp_path
+):
     header = read_header(sequence.one, ledger.TENSORS)
     assert {site.dtype for name, site in header.items() if ".delta:" in name} == {"F32"}
     wide = tiny_sd(tmp_path / "sd", torch.float32)
@@ -158,9 +191,14 @@ def test_changes_are_kept_much_finer_than_the_weights_and_exactly_beside_wide_on
 
 def test_a_repeated_run_writes_the_same_ledger_for_dates_are_in_the_manifest(sequence, tmp_path):
     again = apply(written(*FIRST), sequence.sd, tmp_path / "again")
-    assert all((again / name).read_bytes() == (sequence.one / name).read_bytes() for name in (ledger.LEDGER, ledger.TENSORS))
+    assert all(
+        (again / name).read_bytes() == (sequence.one / name).read_bytes()
+        for name in (ledger.LEDGER, ledger.TENSORS)
+    )
     dates = [e.date for e in revert.log(sequence.three).edits]
-    assert dates == sorted(dates) and len(set(dates)) == 3            # each its own, the earlier ones carried on
+    assert (
+        dates == sorted(dates) and len(set(dates)) == 3
+    )  # each its own, the earlier ones carried on
     assert dates[:2] == [e.date for e in revert.log(sequence.two).edits]
     assert dates[0][:10] not in (sequence.three / ledger.LEDGER).read_text()
 
@@ -168,18 +206,31 @@ def test_a_repeated_run_writes_the_same_ledger_for_dates_are_in_the_manifest(seq
 def test_the_control_carries_the_ledger_on_and_begins_none(sequence, tmp_path):
     control = apply(written(*SECOND, "none"), sequence.one, tmp_path / "control")
     assert (control / ledger.TENSORS).read_bytes() == (sequence.one / ledger.TENSORS).read_bytes()
-    assert not (apply(written(*SECOND, "none"), sequence.sd, tmp_path / "plain") / ledger.LEDGER).exists()
+    assert not (
+        apply(written(*SECOND, "none"), sequence.sd, tmp_path / "plain") / ledger.LEDGER
+    ).exists()
 
 
-@pytest.mark.parametrize(("n", "shape"), [(3, (8, 3)), (8, (8, 8)), (9, (36,))], ids=["few keys", "as many", "more than dimensions"])
-def test_keys_or_their_moment_are_kept_whichever_is_smaller_and_exactly(n: int, shape: tuple[int, ...]):
-    keys = Keys(torch.randn(8, n, generator=torch.Generator().manual_seed(0)).double(), torch.arange(1, n + 1))
+@pytest.mark.parametrize(
+    ("n", "shape"),
+    [(3, (8, 3)), (8, (8, 8)), (9, (36,))],
+    ids=["few keys", "as many", "more than dimensions"],
+)
+def test_keys_or_their_moment_are_kept_whichever_is_smaller_and_exactly(
+    n: int, shape: tuple[int, ...]
+):
+    keys = Keys(
+        torch.randn(8, n, generator=torch.Generator().manual_seed(0)).double(),
+        torch.arange(1, n + 1),
+    )
     made = ledger._kept(1, *SITE, keys)
     (name,) = [name for name in made if not name.endswith(":counts")]
     assert made[name].shape == shape
     moment = ledger._moment(ledger.Ledger(None, Path(), made), name)
     wanted = Moment.of(keys.columns, keys.counts)
-    assert torch.equal(moment.matrix, (wanted.matrix.tril() + wanted.matrix.tril(-1).T) if n > 8 else wanted.matrix)
+    assert torch.equal(
+        moment.matrix, (wanted.matrix.tril() + wanted.matrix.tril(-1).T) if n > 8 else wanted.matrix
+    )
     assert moment.tokens == wanted.tokens
     assert made[name].numel() * made[name].element_size() <= min(4 * 8 * n, 8 * 36)
 
@@ -188,14 +239,22 @@ def test_keys_or_their_moment_are_kept_whichever_is_smaller_and_exactly(n: int, 
 
 
 def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
-    held, free = (next(s for s in json.loads((f / provenance.REPORT).read_text())["sites"] if s["name"] in SITE[1])
-                  for f in (sequence.two, sequence.free))
+    held, free = (
+        next(
+            s
+            for s in json.loads((f / provenance.REPORT).read_text())["sites"]
+            if s["name"] in SITE[1]
+        )
+        for f in (sequence.two, sequence.free)
+    )
     tokens = ledger.load(sequence.one).edits[0].tokens["text_encoder:" + SITE[1]]
-    assert held["held"] == tokens == 2 * 24                           # all positions of both prompts
+    assert held["held"] == tokens == 2 * 24  # all positions of both prompts
     assert free["held"] is None is free["held_drift"]
     moment = ledger.load(sequence.one).held(*SITE).matrix
-    moved = {name: float(((d @ moment) * d).sum().sqrt()) for name, d in
-             (("held", delta(sequence.two, 2)), ("free", delta(sequence.free, 2)))}
+    moved = {
+        name: float(((d @ moment) * d).sum().sqrt())
+        for name, d in (("held", delta(sequence.two, 2)), ("free", delta(sequence.free, 2)))
+    }
     assert moved["held"] < 0.7 * moved["free"]
 
     def contexts(folder: Path, prompts: list[str]) -> torch.Tensor:
@@ -205,11 +264,18 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
     prompts = ["van gogh", "a painting by van gogh"]
     with torch.no_grad():
         put = contexts(sequence.one, prompts)
-        off = {f.name: float((contexts(f, prompts) - put).norm() / (put - contexts(sequence.sd, prompts)).norm())
-               for f in (sequence.two, sequence.free)}
-    assert off["two"] < 0.5 * off["free"]                             # of the way that the first edit went
+        off = {
+            f.name: float(
+                (contexts(f, prompts) - put).norm() / (put - contexts(sequence.sd, prompts)).norm()
+            )
+            for f in (sequence.two, sequence.free)
+        }
+    assert off["two"] < 0.5 * off["free"]  # of the way that the first edit went
     materials = provenance.load(sequence.two).materials
-    assert "kp/encoder.layers.1.mlp.fc2" in materials and "kp/encoder.layers.1.mlp.fc2" not in provenance.load(sequence.free).materials
+    assert (
+        "kp/encoder.layers.1.mlp.fc2" in materials
+        and "kp/encoder.layers.1.mlp.fc2" not in provenance.load(sequence.free).materials
+    )
 
 
 def test_what_cannot_be_held_is_said(sequence):
@@ -221,14 +287,25 @@ def test_what_cannot_be_held_is_said(sequence):
             self.notes.append(message)
 
     model = models.load(base.resolve(sequence.three), device="cpu")
-    for blocks, free in (([1, 2], "3"), ([0], "1, 2, 3")):            # uce has no keys there; nobody edited block 0
+    for blocks, free in (
+        ([1, 2], "3"),
+        ([0], "1, 2, 3"),
+    ):  # uce has no keys there; nobody edited block 0
         observer = Noted()
         found = ledger.held(model.base, model.pick_sites(blocks), observer)
         assert [note.rpartition(": ")[2] for note in observer.notes] == [free]
         assert len(found) == (0 if blocks == [0] else 2)
     observer = Noted()
-    assert ledger.held(base.resolve(sequence.two), model.pick_sites([1]), observer)[SITE[1].removesuffix(".weight")].tokens == 96
-    assert observer.notes == [] and ledger.held(base.resolve(sequence.sd), model.pick_sites([1]), observer) == {}
+    assert (
+        ledger.held(base.resolve(sequence.two), model.pick_sites([1]), observer)[
+            SITE[1].removesuffix(".weight")
+        ].tokens
+        == 96
+    )
+    assert (
+        observer.notes == []
+        and ledger.held(base.resolve(sequence.sd), model.pick_sites([1]), observer) == {}
+    )
 
 
 def test_the_keys_are_those_of_the_model_after_the_edit(sequence):
@@ -242,8 +319,12 @@ def test_the_keys_are_those_of_the_model_after_the_edit(sequence):
         return batch.merge(model.keys([site], batch.ids)[site.name])
 
     kept = {key: found.tensor(f"edit.1.keys:{key[0]}:{key[1]}").double() for key in (SITE, DEEPER)}
-    assert torch.allclose(kept[SITE], keys(sequence.sd, 1), atol=1e-5)     # nothing before the first site has changed
-    assert torch.allclose(kept[DEEPER], keys(sequence.one, 2), atol=1e-2)  # but for the rounding of what was stored
+    assert torch.allclose(
+        kept[SITE], keys(sequence.sd, 1), atol=1e-5
+    )  # nothing before the first site has changed
+    assert torch.allclose(
+        kept[DEEPER], keys(sequence.one, 2), atol=1e-2
+    )  # but for the rounding of what was stored
     assert not torch.allclose(kept[DEEPER], keys(sequence.sd, 2), atol=1e-1)
 
 
@@ -251,12 +332,21 @@ def test_the_keys_are_those_of_the_model_after_the_edit(sequence):
 
 
 def test_the_last_edit_taken_out_gives_the_model_before_it(sequence, tmp_path):
-    for folder, number, before in ((sequence.three, 3, sequence.two), (sequence.two, 2, sequence.one)):
+    for folder, number, before in (
+        (sequence.three, 3, sequence.two),
+        (sequence.two, 2, sequence.one),
+    ):
         result = revert.revert(folder, [number], output=tmp_path / before.name)
         assert base_files(result.output) == base_files(before)
-        assert (result.output / ledger.TENSORS).read_bytes() == (before / ledger.TENSORS).read_bytes()
-        verdict = provenance.verify(result.output, sequence.sd)       # the original base: edits of it, no longer of `one`
-        assert verdict.ok and any("every other file and byte is that of the base" in claim for claim in verdict.proved)
+        assert (result.output / ledger.TENSORS).read_bytes() == (
+            before / ledger.TENSORS
+        ).read_bytes()
+        verdict = provenance.verify(
+            result.output, sequence.sd
+        )  # the original base: edits of it, no longer of `one`
+        assert verdict.ok and any(
+            "every other file and byte is that of the base" in claim for claim in verdict.proved
+        )
 
 
 def test_an_edit_in_the_middle_taken_out_leaves_the_others_as_if_alone(sequence, tmp_path):
@@ -264,15 +354,20 @@ def test_an_edit_in_the_middle_taken_out_leaves_the_others_as_if_alone(sequence,
     W, d1, d2 = stored(sequence.sd).double(), delta(sequence.two, 1), delta(sequence.two, 2)
     assert torch.equal(stored(result.output), patch.round_to(W + d2, torch.float16))
     from_rounded = patch.round_to(stored(sequence.two).double() - d1, torch.float16)
-    assert not torch.equal(stored(result.output), from_rounded)       # taken from what was rounded, it would not be
+    assert not torch.equal(
+        stored(result.output), from_rounded
+    )  # taken from what was rounded, it would not be
     assert (result.reverted, result.left) == ((1,), (2,))
     manifest = provenance.load(result.output)
-    assert (manifest.base_digest, manifest.method) == (base.resolve(sequence.sd).digest, "nullspace")
+    assert (manifest.base_digest, manifest.method) == (
+        base.resolve(sequence.sd).digest,
+        "nullspace",
+    )
     assert recipe.load(manifest.recipe_path).name == "second"
     assert provenance.verify(result.output).ok
     assert [e.number for e in revert.log(result.output).edits] == [2]
     third = apply(written("third", "dog", "cat", "uce"), result.output, tmp_path / "third")
-    assert [e.number for e in revert.log(third).edits] == [2, 3]    # numbers stay
+    assert [e.number for e in revert.log(third).edits] == [2, 3]  # numbers stay
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
@@ -281,12 +376,16 @@ def test_all_taken_out_in_any_order_give_the_bases_bytes(sequence, tmp_path, ord
     for number in order:
         folder = revert.revert(folder, [number], output=tmp_path / f"without-{number}").output
         assert provenance.verify(folder, sequence.sd).ok
-    assert all_but_own(folder) == tree(sequence.sd)                   # the card included
-    assert set(tree(folder)) - set(tree(sequence.sd)) == {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE}
+    assert all_but_own(folder) == tree(sequence.sd)  # the card included
+    assert set(tree(folder)) - set(tree(sequence.sd)) == {
+        provenance.MANIFEST,
+        provenance.REPORT,
+        provenance.RECIPE,
+    }
     assert provenance.load(folder).edited == () and provenance.load(folder).method == "none"
     assert recipe.load(folder / "recipe.toml").method == "none"
     assert revert.log(folder).edits == ()
-    assert base_files(sequence.three) != base_files(sequence.sd)      # though there were edits
+    assert base_files(sequence.three) != base_files(sequence.sd)  # though there were edits
 
 
 def test_all_at_once_and_without_the_base(sequence, tmp_path):
@@ -299,32 +398,52 @@ def test_all_at_once_and_without_the_base(sequence, tmp_path):
     assert result.reverted == (1, 2, 3) and all_but_own(result.output) == tree(sequence.sd)
 
 
-def test_the_card_names_the_edits_that_are_left_and_then_is_the_bases_again(sequence, two, tmp_path):
+def test_the_card_names_the_edits_that_are_left_and_then_is_the_bases_again(
+    sequence, two, tmp_path
+):
     (two / CARD).write_text("changed by hand")
-    text = (revert.revert(sequence.three, [2], output=tmp_path / "one-three").output / CARD).read_text()
-    assert "# sd without van gogh, dog\n" in text and "| van gogh | monet |" in text and "| dog | cat |" in text
+    text = (
+        revert.revert(sequence.three, [2], output=tmp_path / "one-three").output / CARD
+    ).read_text()
+    assert (
+        "# sd without van gogh, dog\n" in text
+        and "| van gogh | monet |" in text
+        and "| dog | cat |" in text
+    )
     assert "holds 2 edits" in text and "Method: uce" in text and "starry night" not in text
-    assert "license: \"mit\"" in text                                 # as the base's card names it
+    assert 'license: "mit"' in text  # as the base's card names it
     text = (revert.revert(two, [2], output=tmp_path / "first").output / CARD).read_text()
-    assert "| van gogh | monet |" in text and "starry night" not in text and "edits of the base" not in text
+    assert (
+        "| van gogh | monet |" in text
+        and "starry night" not in text
+        and "edits of the base" not in text
+    )
     assert (revert.revert(two, None, output=tmp_path / "out").output / CARD).read_text() == OF_BASE
 
 
 def test_the_card_is_of_all_edits_whenever_it_is_written(sequence, tmp_path):
-    text = (sequence.three / CARD).read_text()                        # an edit of an edit
+    text = (sequence.three / CARD).read_text()  # an edit of an edit
     assert "# sd without van gogh, starry night, dog\n" in text and "holds 3 edits" in text
     out = revert.revert(sequence.three, [2], output=tmp_path / "out").output
     before = (out / CARD).read_text()
     card.rewrite(out)
-    assert (out / CARD).read_text() == before and "# sd without van gogh, dog\n" in before and provenance.verify(out).ok
+    assert (
+        (out / CARD).read_text() == before
+        and "# sd without van gogh, dog\n" in before
+        and provenance.verify(out).ok
+    )
     back = revert.revert(out, None, output=tmp_path / "back").output
     card.rewrite(back)
     text = (back / CARD).read_text()
-    assert "# sd, unedited\n" in text and "Nothing is forgotten" in text and provenance.verify(back).ok
+    assert (
+        "# sd, unedited\n" in text and "Nothing is forgotten" in text and provenance.verify(back).ok
+    )
     assert not [c for c in ("van gogh", "starry night", "| dog") if c in text]
 
 
-@pytest.mark.parametrize("text", [None, b"", "Ein Bär\r\n".encode("latin-1")], ids=["none", "empty", "no UTF-8"])
+@pytest.mark.parametrize(
+    "text", [None, b"", "Ein Bär\r\n".encode("latin-1")], ids=["none", "empty", "no UTF-8"]
+)
 def test_a_base_gets_back_the_card_that_it_had(tmp_path, text):
     sd = tiny_sd(tmp_path / "sd")
     if text is not None:
@@ -336,7 +455,9 @@ def test_a_base_gets_back_the_card_that_it_had(tmp_path, text):
     assert (back / CARD).exists() == (text is not None)
 
 
-def test_edits_whose_recipes_cannot_be_read_here_can_be_taken_out_and_leave_the_bases_card(two, tmp_path, monkeypatch):
+def test_edits_whose_recipes_cannot_be_read_here_can_be_taken_out_and_leave_the_bases_card(
+    two, tmp_path, monkeypatch
+):
     def refuse(*_, **__):
         raise ForgetError("recipe.method", "there is no such method", "install it")
 
@@ -368,7 +489,11 @@ def test_in_place_needs_force_and_is_one_step(two, sequence):
     assert code_of(revert.revert, two, [1], output=two / "inside") == "output.overlaps-base"
 
 
-@pytest.mark.parametrize("fault", [KeyboardInterrupt, lambda: OSError(errno.ENOSPC, "no space")], ids=["Ctrl-C", "full disk"])
+@pytest.mark.parametrize(
+    "fault",
+    [KeyboardInterrupt, lambda: OSError(errno.ENOSPC, "no space")],
+    ids=["Ctrl-C", "full disk"],
+)
 def test_stopped_anywhere_the_folder_is_the_old_or_the_new_one(two, sequence, fault):
     before, after, at, outcomes = base_files(two), base_files(sequence.one), 1, []
     own = {name: (two / name).read_bytes() for name in (*OWN, CARD)}
@@ -389,7 +514,7 @@ def test_stopped_anywhere_the_folder_is_the_old_or_the_new_one(two, sequence, fa
         if here == after:
             break
         at += 3
-    assert outcomes.count(False) > 5                                  # it was stopped in many places
+    assert outcomes.count(False) > 5  # it was stopped in many places
 
 
 def flipped(path: Path) -> None:
@@ -410,26 +535,57 @@ def without_tensor(folder: Path) -> None:
     from safetensors.torch import load, save
 
     tensors = load((folder / ledger.TENSORS).read_bytes())
-    (folder / ledger.TENSORS).write_bytes(save({name: t for name, t in tensors.items() if not name.startswith("base:")}))
+    (folder / ledger.TENSORS).write_bytes(
+        save({name: t for name, t in tensors.items() if not name.startswith("base:")})
+    )
     listed_again(folder)
 
 
-@pytest.mark.parametrize(("damage", "code"), [
-    (lambda f: flipped(f / ledger.TENSORS), "ledger.damaged"),
-    (lambda f: (f / ledger.TENSORS).write_bytes(b""), "ledger.damaged"),
-    (lambda f: (f / ledger.TENSORS).unlink(), "ledger.damaged"),
-    (lambda f: (f / ledger.LEDGER).unlink(), "ledger.damaged"),
-    (lambda f: flipped(f / ledger.LEDGER), "ledger.damaged"),
-    (lambda f: ((f / ledger.LEDGER).write_text("{}"), listed_again(f)), "ledger.damaged"),
-    (lambda f: ((f / ledger.LEDGER).write_text('{"schema_version": 1,'), listed_again(f)), "ledger.damaged"),
-    (lambda f: ((f / ledger.TENSORS).write_bytes((f / ledger.TENSORS).read_bytes()[:-9]), listed_again(f)), "ledger.damaged"),
-    (without_tensor, "ledger.damaged"),
-    (lambda f: (flipped(f / ledger.TENSORS), listed_again(f)), "ledger.damaged"),  # the base's card, which is last
-    (lambda f: flipped(f / WEIGHTS), "model.changed"),
-    (lambda f: flipped(f / "tokenizer/merges.txt"), "model.changed"),
-    (lambda f: (f / "unet/config.json").unlink(), "model.changed"),
-], ids=["flipped", "empty", "missing", "json missing", "json flipped", "json empty", "json cut", "cut", "tensors gone", "flipped, listed",
-        "weights", "tokenizer", "file gone"])
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (lambda f: flipped(f / ledger.TENSORS), "ledger.damaged"),
+        (lambda f: (f / ledger.TENSORS).write_bytes(b""), "ledger.damaged"),
+        (lambda f: (f / ledger.TENSORS).unlink(), "ledger.damaged"),
+        (lambda f: (f / ledger.LEDGER).unlink(), "ledger.damaged"),
+        (lambda f: flipped(f / ledger.LEDGER), "ledger.damaged"),
+        (lambda f: ((f / ledger.LEDGER).write_text("{}"), listed_again(f)), "ledger.damaged"),
+        (
+            lambda f: ((f / ledger.LEDGER).write_text('{"schema_version": 1,'), listed_again(f)),
+            "ledger.damaged",
+        ),
+        (
+            lambda f: (
+                (f / ledger.TENSORS).write_bytes((f / ledger.TENSORS).read_bytes()[:-9]),
+                listed_again(f),
+            ),
+            "ledger.damaged",
+        ),
+        (without_tensor, "ledger.damaged"),
+        (
+            lambda f: (flipped(f / ledger.TENSORS), listed_again(f)),
+            "ledger.damaged",
+        ),  # the base's card, which is last
+        (lambda f: flipped(f / WEIGHTS), "model.changed"),
+        (lambda f: flipped(f / "tokenizer/merges.txt"), "model.changed"),
+        (lambda f: (f / "unet/config.json").unlink(), "model.changed"),
+    ],
+    ids=[
+        "flipped",
+        "empty",
+        "missing",
+        "json missing",
+        "json flipped",
+        "json empty",
+        "json cut",
+        "cut",
+        "tensors gone",
+        "flipped, listed",
+        "weights",
+        "tokenizer",
+        "file gone",
+    ],
+)
 def test_damage_is_said_and_nothing_is_written(two, tmp_path, damage, code):
     damage(two)
     before = tree(two)
@@ -463,14 +619,20 @@ def test_log_and_revert_as_commands(two, sequence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = CliRunner()
     shown = run.invoke(app, ["log", "two"], catch_exceptions=False)
-    assert "first" in shown.stdout and "van gogh → monet" in shown.stdout and "nullspace" in shown.stdout
+    assert (
+        "first" in shown.stdout
+        and "van gogh → monet" in shown.stdout
+        and "nullspace" in shown.stdout
+    )
     found = json.loads(run.invoke(app, ["log", "two", "--json"]).stdout)
     assert {"schema_version", "command", "seconds", "folder", "base", "edits"} <= set(found)
     assert [e["number"] for e in found["edits"]] == [1, 2]
     assert found["edits"][0]["concepts"] == [{"concept": "van gogh", "target": "monet"}]
     norm = float(delta(two, 1).norm() / stored(sequence.sd).double().norm())
     assert found["edits"][0]["delta_rel"] == pytest.approx(norm, rel=0.7)  # over both sites
-    done = json.loads(run.invoke(app, ["revert", "two", "--edit", "1", "-o", "out", "--json", "-q"]).stdout)
+    done = json.loads(
+        run.invoke(app, ["revert", "two", "--edit", "1", "-o", "out", "--json", "-q"]).stdout
+    )
     assert (done["output"], done["reverted"], done["left"]) == ("out", [1], [2])
     assert run.invoke(app, ["revert", "out", "--all", "--force", "-q"]).stdout == "out\n"
     assert "no edits" in run.invoke(app, ["log", "out"]).stdout

@@ -1,4 +1,7 @@
-"""ESD on a tiny real pipeline: the teacher's formula, which parameters are trained, and that the model is left alone."""
+"""ESD on a tiny real pipeline: the teacher's formula, which parameters are trained, and that the
+model is left alone.
+"""
+
 from __future__ import annotations
 
 import json
@@ -12,19 +15,19 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import forgetcli
+from forgetcli import models, recipe
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.editing import finetuning
-from forgetcli.generation import draw
-from forgetcli.evaluation import judges
-from forgetcli import models, recipe
-from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.edit import Edit
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
+from forgetcli.evaluation import judges
+from forgetcli.generation import draw
 from forgetcli.methods import esd
-from forgetcli.progress import Silent
 from forgetcli.models.tokens import tokenise
-from forgetcli.storage.safetensors import read_header
 from forgetcli.models.trajectories import noisy_bank
+from forgetcli.progress import Silent
+from forgetcli.storage.safetensors import read_header
 
 RECIPE = """\
 method = "esd"
@@ -50,7 +53,9 @@ METHODS = ("esd-x", "esd-x-strict", "esd-u")
 
 
 def from_text(**changes: str | float) -> recipe.Recipe:
-    return recipe.parse(RECIPE, overrides=[f"{key.replace('__', '.')}={value}" for key, value in changes.items()])
+    return recipe.parse(
+        RECIPE, overrides=[f"{key.replace('__', '.')}={value}" for key, value in changes.items()]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +70,13 @@ def model(folder: Path):
 
 def edit(model, observer=None, **changes: str | float) -> Edit:
     read = from_text(**changes)
-    return esd.edit(model, read, esd.Parameters.model_validate(read.parameters), MomentCache(), observer or Silent())
+    return esd.edit(
+        model,
+        read,
+        esd.Parameters.model_validate(read.parameters),
+        MomentCache(),
+        observer or Silent(),
+    )
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:
@@ -76,7 +87,14 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 def pictures(model) -> tuple[Tensor, Tensor]:
     """x_t of both concept prompts, that no training saw, and their t."""
     generator = torch.Generator().manual_seed(99)
-    bank = noisy_bank(model, [c for c, _ in PAIRS] * 4, steps=4, guidance=3.0, generator=generator, observer=Silent())
+    bank = noisy_bank(
+        model,
+        [c for c, _ in PAIRS] * 4,
+        steps=4,
+        guidance=3.0,
+        generator=generator,
+        observer=Silent(),
+    )
     return bank.draw(torch.arange(8), (0, 1000), generator)
 
 
@@ -90,7 +108,9 @@ def predict(model, pictures: tuple[Tensor, Tensor], prompts: list[str]) -> Tenso
 
 @pytest.mark.parametrize("erase_from", ["target", "concept"])
 @pytest.mark.parametrize("eta", [0.0, 1.0, 2.5])
-def test_the_teacher_is_the_anchor_less_eta_times_the_guidance(model, pictures, erase_from: str, eta: float):
+def test_the_teacher_is_the_anchor_less_eta_times_the_guidance(
+    model, pictures, erase_from: str, eta: float
+):
     rows = torch.tensor([0, 1] * 4)
     found = finetuning.Teacher.of(model, PAIRS, erase_from, eta).wanted(*pictures, rows).double()
     concept, target = (predict(model, pictures, [PAIRS[row][k] for row in rows]) for k in (0, 1))
@@ -102,10 +122,25 @@ def test_the_teacher_is_the_anchor_less_eta_times_the_guidance(model, pictures, 
 
 def test_the_papers_equation_is_the_concept_as_its_own_anchor_with_eta_one_more(model, pictures):
     rows = torch.tensor([0, 1] * 4)
-    concept, empty = predict(model, pictures, [PAIRS[row][0] for row in rows]), predict(model, pictures, [""] * 8)
+    concept, empty = (
+        predict(model, pictures, [PAIRS[row][0] for row in rows]),
+        predict(model, pictures, [""] * 8),
+    )
     paper = empty - 1.0 * (concept - empty)
-    assert relative(finetuning.Teacher.of(model, PAIRS, "concept", 2.0).wanted(*pictures, rows).double(), paper) < 1e-5
-    assert relative(finetuning.Teacher.of(model, PAIRS, "concept", 1.0).wanted(*pictures, rows).double(), paper) > 1e-4
+    assert (
+        relative(
+            finetuning.Teacher.of(model, PAIRS, "concept", 2.0).wanted(*pictures, rows).double(),
+            paper,
+        )
+        < 1e-5
+    )
+    assert (
+        relative(
+            finetuning.Teacher.of(model, PAIRS, "concept", 1.0).wanted(*pictures, rows).double(),
+            paper,
+        )
+        > 1e-4
+    )
 
 
 def test_the_prediction_for_the_concept_moves_to_the_targets(model, pictures):
@@ -117,8 +152,15 @@ def test_the_prediction_for_the_concept_moves_to_the_targets(model, pictures):
         after = predict(model, pictures, concepts)
     assert relative(after, wanted) < 0.5 * relative(before, wanted)
     assert sum(result.losses[-10:]) < 0.25 * sum(result.losses[:10])
-    with model.weights({key: 2 * model.unet.get_parameter(key[1]).double() - W for key, W in result.weights.items()}):
-        opposite = predict(model, pictures, concepts)                 # the same change the other way: it was no accident
+    with model.weights(
+        {
+            key: 2 * model.unet.get_parameter(key[1]).double() - W
+            for key, W in result.weights.items()
+        }
+    ):
+        opposite = predict(
+            model, pictures, concepts
+        )  # the same change the other way: it was no accident
     assert relative(opposite, wanted) > relative(before, wanted)
 
 
@@ -129,7 +171,7 @@ def test_what_the_base_models_pictures_are_asked_is_what_the_teacher_says(model)
     generator = torch.Generator().manual_seed(0)
     base = finetuning.BasePictures.of(model, [c for c, _ in PAIRS], settings, generator, Silent())
     rows = torch.tensor([0, 1, 1, 0, 1])
-    for _ in range(4):                                                # of 6 pictures: most are drawn again
+    for _ in range(4):  # of 6 pictures: most are drawn again
         noisy, t, wanted = base.draw(rows, teacher, generator)
         assert relative(wanted, teacher.wanted(noisy, t, rows)) < 1e-5
         assert relative(wanted, teacher.wanted(noisy, t, 1 - rows)) > 1e-4
@@ -137,7 +179,9 @@ def test_what_the_base_models_pictures_are_asked_is_what_the_teacher_says(model)
 
 
 def test_the_edited_models_pictures_are_its_own(model):
-    """Run to the same step from the same noise, a changed student comes out elsewhere; an unchanged one is the base model."""
+    """Run to the same step from the same noise, a changed student comes out elsewhere; an unchanged
+    one is the base model.
+    """
     settings = esd.Parameters.model_validate(from_text(sample__steps=6).parameters).sample
     teacher, rows = finetuning.Teacher.of(model, PAIRS, "target", 0.0), torch.tensor([0, 1])
 
@@ -145,10 +189,12 @@ def test_the_edited_models_pictures_are_its_own(model):
         student = finetuning.Student(model, finetuning.trainable(model.unet, "esd-x"))
         for tensor in student.changes.values():
             tensor.data += change
-        return finetuning.OwnPictures(student, settings).draw(rows, teacher, torch.Generator().manual_seed(seed))
+        return finetuning.OwnPictures(student, settings).draw(
+            rows, teacher, torch.Generator().manual_seed(seed)
+        )
 
     plain = [drawn(0.0, seed) for seed in range(8)]
-    assert len({int(t[0]) for _, t, _ in plain}) > 2                  # left at a random time
+    assert len({int(t[0]) for _, t, _ in plain}) > 2  # left at a random time
     late = min(range(8), key=lambda seed: int(plain[seed][1][0]))
     x, t, wanted = plain[late]
     assert relative(wanted, teacher.wanted(x, t, rows)) == 0
@@ -161,15 +207,25 @@ def test_the_edited_models_pictures_are_its_own(model):
 
 
 def test_the_trained_parameters_are_the_published_set(model):
-    """Spelt out for this network: all that is linear or a convolution, on this or that side of the cross-attention."""
+    """Spelt out for this network: all that is linear or a convolution, on this or that side of the
+    cross-attention.
+    """
     parameters = dict(model.unet.named_parameters())
     cross = {name for name in parameters if ".attn2." in name}
-    norms = {name for name in parameters if "norm" in name.split(".")[-2] or name.startswith("conv_norm_out")}
+    norms = {
+        name
+        for name in parameters
+        if "norm" in name.split(".")[-2] or name.startswith("conv_norm_out")
+    }
     found = {method: finetuning.trainable(model.unet, method) for method in METHODS}
     assert set(found["esd-x"]) == cross and not cross & norms
-    assert set(found["esd-x-strict"]) == {name for name in cross if name.endswith((".to_k.weight", ".to_v.weight"))}
+    assert set(found["esd-x-strict"]) == {
+        name for name in cross if name.endswith((".to_k.weight", ".to_v.weight"))
+    }
     assert set(found["esd-u"]) == set(parameters) - cross - norms
-    assert {"time_embedding.linear_1.weight", "conv_in.bias", "conv_out.weight"} <= set(found["esd-u"])
+    assert {"time_embedding.linear_1.weight", "conv_in.bias", "conv_out.weight"} <= set(
+        found["esd-u"]
+    )
     assert all(len(names) == len(set(names)) > 0 for names in found.values())
 
 
@@ -196,15 +252,23 @@ def test_strict_leaves_everything_else_byte_identical(folder: Path, tmp_path: Pa
     header = read_header(folder, file)
     base, edited = (folder / file).read_bytes(), (tmp_path / "edited" / file).read_bytes()
     assert len(base) == len(edited)
-    changed = {site.key for site in header.values() if base[site.start:site.end] != edited[site.start:site.end]}
-    assert changed and all(key.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")) for key in changed)
+    changed = {
+        site.key
+        for site in header.values()
+        if base[site.start : site.end] != edited[site.start : site.end]
+    }
+    assert changed and all(
+        key.endswith((".attn2.to_k.weight", ".attn2.to_v.weight")) for key in changed
+    )
     for site in header.values():
         if site.key in changed:
-            edited = edited[:site.start] + base[site.start:site.end] + edited[site.end:]
+            edited = edited[: site.start] + base[site.start : site.end] + edited[site.end :]
     assert edited == base
     for path in folder.rglob("*.safetensors"):
         if path.name != Path(file).name or path.parent.name != "unet":
-            assert path.read_bytes() == (tmp_path / "edited" / path.relative_to(folder)).read_bytes()
+            assert (
+                path.read_bytes() == (tmp_path / "edited" / path.relative_to(folder)).read_bytes()
+            )
     report = json.loads((tmp_path / "edited" / "forget.report.json").read_text())
     assert len(report["losses"]) == 3 and len(report["sites"]) == len(changed)
 
@@ -264,11 +328,15 @@ def test_an_interruption_within_a_prediction_restores_the_weights(model):
     handle = model.unet.get_submodule(name).register_forward_pre_hook(interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):
-            student.predict(torch.zeros(1, *model.latent_shape), torch.tensor([500]), model.encode(tokenise(model.tokenizer, [""]).ids))
+            student.predict(
+                torch.zeros(1, *model.latent_shape),
+                torch.tensor([500]),
+                model.encode(tokenise(model.tokenizer, [""]).ids),
+            )
     finally:
         handle.remove()
     assert torch.equal(model.unet.get_parameter(next(iter(student.changes))), weight)
-    assert torch.allclose(seen[0], weight + 1)                        # the changed one was in place when it happened
+    assert torch.allclose(seen[0], weight + 1)  # the changed one was in place when it happened
 
 
 def test_a_loss_that_is_no_number_stops_it(model):
@@ -279,10 +347,21 @@ def test_a_loss_that_is_no_number_stops_it(model):
 
 
 def test_settings_that_cannot_be_are_refused():
-    for table in ({"lr": 0}, {"eta": -1}, {"train_method": "esd-y"}, {"erase_from": "nothing"}, {"step": 1}):
+    for table in (
+        {"lr": 0},
+        {"eta": -1},
+        {"train_method": "esd-y"},
+        {"erase_from": "nothing"},
+        {"step": 1},
+    ):
         with pytest.raises(ValidationError):
             esd.Parameters.model_validate({"train": table})
-    assert esd.Parameters.model_validate({"train": {"eta": 0}, "sample": {"model": "edited"}}).sample.model == "edited"
+    assert (
+        esd.Parameters.model_validate(
+            {"train": {"eta": 0}, "sample": {"model": "edited"}}
+        ).sample.model
+        == "edited"
+    )
     with pytest.raises(ValidationError):
         esd.Parameters.model_validate({"sample": {"guidance": 0.5}})
 
@@ -311,12 +390,26 @@ steps = 5
 
 def test_the_embedded_model_draws_no_more_dogs(tmp_path: Path):
     forgetcli.apply(recipe.parse(DOG), output=tmp_path / "edited", strict=False, device="cpu")
-    prompts = ["a drawing of a dog in watercolour style", "a dog, simple vector icon", "a dog", "art of a dog, pop art style"]
+    prompts = [
+        "a drawing of a dog in watercolour style",
+        "a dog, simple vector icon",
+        "a dog",
+        "art of a dog, pop art style",
+    ]
     shots = [draw.Shot(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
     judge, seen = judges.load("demo", device="cpu"), {}
     for name in ("demo", str(tmp_path / "edited")):
-        paths, _ = draw.draw(checkpoint.resolve(name), shots, tmp_path / "pictures" / Path(name).name, device="cpu", batch=8,
-                                   observer=Silent())
-        seen[name] = sum(sight.seen for sight in judge.see([Image.open(path) for path in paths], ["dog"] * len(paths)))
+        paths, _ = draw.draw(
+            checkpoint.resolve(name),
+            shots,
+            tmp_path / "pictures" / Path(name).name,
+            device="cpu",
+            batch=8,
+            observer=Silent(),
+        )
+        seen[name] = sum(
+            sight.seen
+            for sight in judge.see([Image.open(path) for path in paths], ["dog"] * len(paths))
+        )
     assert seen["demo"] >= 7
     assert seen[str(tmp_path / "edited")] <= 1

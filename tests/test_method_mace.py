@@ -1,4 +1,7 @@
-"""MACE's closed-form refinement: which tokens it maps where, that the weights are the printed ones, and real pipelines."""
+"""MACE's closed-form refinement: which tokens it maps where, that the weights are the printed ones,
+and real pipelines.
+"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,12 +13,12 @@ from pipelines import tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli.checkpoint import base
 from forgetcli import methods, models, recipe
+from forgetcli.checkpoint import base
 from forgetcli.editing.cross_attention import contexts, pick, prompt_columns
 from forgetcli.methods import mace_cf
-from forgetcli.progress import Silent
 from forgetcli.models.tokens import tokenise
+from forgetcli.progress import Silent
 
 RECIPE = """\
 method = "mace-cf"
@@ -29,8 +32,9 @@ templates = ["a painting by {}", "{} picture"]
 [preserve]
 prompts = ["a picture of a cat", "a house", "a sketch of a dog", "a painting by monet"]
 """
-# what follows the start token: "a painting by van gogh", "a painting by monet"; "van gogh picture", "monet picture"
-SAME = (((0, 0), (1, 1), (2, 2), (3, 3)), ((0, 0),))                  # before the subject
+# what follows the start token: "a painting by van gogh", "a painting by monet"; "van gogh picture",
+# "monet picture"
+SAME = (((0, 0), (1, 1), (2, 2), (3, 3)), ((0, 0),))  # before the subject
 OWN = (((4, 4), (5, 4)), ((1, 1), (2, 1)))
 SUBJECT_ENDS = ((5, 4), (2, 1))
 
@@ -41,18 +45,25 @@ def relative(found: Tensor, wanted: Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory):
-    return models.load(base.resolve(tiny_sd(tmp_path_factory.mktemp("mace") / "sd", torch.float32)), device="cpu")
+    return models.load(
+        base.resolve(tiny_sd(tmp_path_factory.mktemp("mace") / "sd", torch.float32)), device="cpu"
+    )
 
 
 def edit(model, *overrides: str):
     read = recipe.parse(RECIPE, overrides=overrides)
-    return mace_cf.edit(model, read, mace_cf.Parameters.model_validate(read.parameters), None, Silent())
+    return mace_cf.edit(
+        model, read, mace_cf.Parameters.model_validate(read.parameters), None, Silent()
+    )
 
 
 def columns(model, own: bool) -> tuple[Tensor, Tensor]:
     """c and c*, from positions written down by hand."""
     pairs = recipe.parse(RECIPE).edit_pairs()
-    C, T = (contexts(model, tokenise(model.tokenizer, [pair[side] for pair in pairs])) for side in (0, 1))
+    C, T = (
+        contexts(model, tokenise(model.tokenizer, [pair[side] for pair in pairs]))
+        for side in (0, 1)
+    )
     left, right = [], []
     for row, (same, subject, (a, b)) in enumerate(zip(SAME, OWN, SUBJECT_ENDS, strict=True)):
         after = [(a + k, b + k) for k in range(1, C.shape[1] - a)]
@@ -76,23 +87,38 @@ def test_every_layer_gets_the_printed_weights(model, own: bool):
         assert relative(W, wanted) > 1e-3
 
 
-def outputs_from_target(model, result, prompt: str, target: str, position: int, target_position: int) -> float:
+def outputs_from_target(
+    model, result, prompt: str, target: str, position: int, target_position: int
+) -> float:
     """How far a token's outputs are from those beside the target, in units of how far they were."""
     c = contexts(model, tokenise(model.tokenizer, [prompt]))[0, position]
     c_star = contexts(model, tokenise(model.tokenizer, [target]))[0, target_position]
     now, before = [], []
     for site in pick(model):
         W = site.module.weight.double()
-        now.append(result.weights["unet", site.parameter] @ c - W @ c_star), before.append(W @ c - W @ c_star)
+        (
+            now.append(result.weights["unet", site.parameter] @ c - W @ c_star),
+            before.append(W @ c - W @ c_star),
+        )
     return float(torch.cat(now).norm() / torch.cat(before).norm())
 
 
 def test_words_around_the_concept_lose_it_and_its_own_tokens_only_if_asked(model):
-    published, ours = edit(model, "edit.own_tokens=false", "edit.lam=0.001"), edit(model, "edit.lam=0.001")
+    published, ours = (
+        edit(model, "edit.own_tokens=false", "edit.lam=0.001"),
+        edit(model, "edit.lam=0.001"),
+    )
     for result in (published, ours):
-        assert outputs_from_target(model, result, "van gogh picture", "monet picture", 3, 2) < 0.4            # "picture"
-        assert outputs_from_target(model, result, "van gogh picture", "monet picture", 10, 9) < 0.6           # padding
-    own = [outputs_from_target(model, result, "van gogh picture", "monet picture", 2, 1) for result in (published, ours)]
+        assert (
+            outputs_from_target(model, result, "van gogh picture", "monet picture", 3, 2) < 0.4
+        )  # "picture"
+        assert (
+            outputs_from_target(model, result, "van gogh picture", "monet picture", 10, 9) < 0.6
+        )  # padding
+    own = [
+        outputs_from_target(model, result, "van gogh picture", "monet picture", 2, 1)
+        for result in (published, ours)
+    ]
     assert own[1] < 0.6 and own[1] < 0.7 * own[0]
 
 
@@ -107,8 +133,14 @@ def test_words_before_the_concept_stay(model):
 
 
 def test_preserve_prompts_hold_what_they_name(model):
-    with_, without = edit(model, "edit.preserve=10.0", "edit.lam=0.1"), edit(model, "edit.preserve=0.0001", "edit.lam=0.1")
-    assert all(a.preserve_drift < 0.5 * b.preserve_drift for a, b in zip(with_.sites, without.sites, strict=True))
+    with_, without = (
+        edit(model, "edit.preserve=10.0", "edit.lam=0.1"),
+        edit(model, "edit.preserve=0.0001", "edit.lam=0.1"),
+    )
+    assert all(
+        a.preserve_drift < 0.5 * b.preserve_drift
+        for a, b in zip(with_.sites, without.sites, strict=True)
+    )
 
 
 def test_parameters_and_name():
@@ -122,7 +154,9 @@ def test_parameters_and_name():
 
 def test_the_embedded_model_forgets(tmp_path: Path):
     found = erase(tmp_path, "mace-cf")
-    assert found.before.dogs >= 0.75 and found.before.others >= 0.75   # the control: it did draw them
+    assert (
+        found.before.dogs >= 0.75 and found.before.others >= 0.75
+    )  # the control: it did draw them
     assert found.after.dogs <= 0.25
     assert found.after.others >= found.before.others - 0.25
     assert found.applied.check["moved"] > 0.5

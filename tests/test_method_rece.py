@@ -1,4 +1,7 @@
-"""RECE: its adversarial contexts against 50 digits and their own optimality, and its rounds layer by layer."""
+"""RECE: its adversarial contexts against 50 digits and their own optimality, and its rounds layer
+by layer.
+"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,8 +18,8 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import forgetcli
-from forgetcli.checkpoint import base
 from forgetcli import models, recipe
+from forgetcli.checkpoint import base
 from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
 from forgetcli.errors import EditError
 from forgetcli.linalg import adversarial_columns, ridge_map
@@ -63,13 +66,18 @@ def sums(before: list[Tensor], now: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 @settings(derandomize=True, max_examples=12, deadline=None)
 @given(st.integers(2, 12), st.integers(1, 5), st.floats(-3, 1), st.integers(0, 2**31))
-def test_gradient_is_zero_at_the_solution_and_not_nearby(dim: int, layers: int, lam: float, seed: int):
+def test_gradient_is_zero_at_the_solution_and_not_nearby(
+    dim: int, layers: int, lam: float, seed: int
+):
     before, now, C = posed(dim, layers, seed)
     lam = 10**lam
     solution = adversarial_columns(*sums(before, now), C, lam)
 
     def objective(columns: Tensor) -> Tensor:
-        return sum(((W @ columns - V @ C) ** 2).sum() for W, V in zip(now, before, strict=True)) + lam * (columns**2).sum()
+        return (
+            sum(((W @ columns - V @ C) ** 2).sum() for W, V in zip(now, before, strict=True))
+            + lam * (columns**2).sum()
+        )
 
     def gradient(columns: Tensor) -> float:
         columns = columns.clone().requires_grad_()
@@ -88,11 +96,17 @@ def test_it_is_the_papers_equation_at_50_digits():
         exact = [[mpmath.matrix(W.tolist()) for W in layers] for layers in (before, now)]
         gram = sum((W.T * W for W in exact[1]), mpmath.zeros(6))
         cross = sum((W.T * V for W, V in zip(exact[1], exact[0], strict=True)), mpmath.zeros(6))
-        columns = (mpmath.mpf(0.01) * mpmath.eye(6) + gram) ** -1 * cross * mpmath.matrix(C.tolist())
-        wanted = torch.tensor([[float(x) for x in row] for row in columns.tolist()], dtype=torch.float64)
+        columns = (
+            (mpmath.mpf(0.01) * mpmath.eye(6) + gram) ** -1 * cross * mpmath.matrix(C.tolist())
+        )
+        wanted = torch.tensor(
+            [[float(x) for x in row] for row in columns.tolist()], dtype=torch.float64
+        )
     assert relative(adversarial_columns(*sums(before, now), C, 0.01), wanted) < 1e-11
     gram, cross = sums(before, now)
-    assert relative(adversarial_columns(gram, cross.T, C, 0.01), wanted) > 1e-3      # W₀ᵀW_n is not W_nᵀW₀
+    assert (
+        relative(adversarial_columns(gram, cross.T, C, 0.01), wanted) > 1e-3
+    )  # W₀ᵀW_n is not W_nᵀW₀
 
 
 def test_it_finds_the_concept_where_the_concept_itself_does_not():
@@ -105,11 +119,13 @@ def test_it_finds_the_concept_where_the_concept_itself_does_not():
     def missing(columns: Tensor) -> float:
         return relative(torch.cat([W @ columns for W in now]), torch.cat([W @ C for W in before]))
 
-    assert missing(C) > 0.9                                            # the concept's own words are erased
+    assert missing(C) > 0.9  # the concept's own words are erased
     assert missing(adversarial_columns(*sums(before, now), C, 1e-6)) < 1e-3
     assert missing(adversarial_columns(*sums(before, now), C, 1.0)) < missing(C)
-    sizes = [float(adversarial_columns(*sums(before, now), C, lam).norm()) for lam in (1e-3, 1e-1, 1e1)]
-    assert sizes == sorted(sizes, reverse=True)                        # λ keeps c' small
+    sizes = [
+        float(adversarial_columns(*sums(before, now), C, lam).norm()) for lam in (1e-3, 1e-1, 1e1)
+    ]
+    assert sizes == sorted(sizes, reverse=True)  # λ keeps c' small
 
 
 def test_unedited_layers_are_seen_through_by_the_concept_itself():
@@ -117,9 +133,15 @@ def test_unedited_layers_are_seen_through_by_the_concept_itself():
     assert relative(adversarial_columns(*sums(before, before), C, 1e-9), C) < 1e-6
 
 
-@pytest.mark.parametrize(("code", "lam", "gram"), [
-    ("edit.lambda", 0.0, 1.0), ("edit.lambda", float("inf"), 1.0), ("edit.singular", 1.0, float("nan")), ("edit.singular", 1.0, -2.0),
-])
+@pytest.mark.parametrize(
+    ("code", "lam", "gram"),
+    [
+        ("edit.lambda", 0.0, 1.0),
+        ("edit.lambda", float("inf"), 1.0),
+        ("edit.singular", 1.0, float("nan")),
+        ("edit.singular", 1.0, -2.0),
+    ],
+)
 def test_refusals(code: str, lam: float, gram: float):
     one = torch.ones(1, 1, dtype=torch.float64)
     adversarial_columns(one, one, one, 1.0)
@@ -133,7 +155,9 @@ def test_refusals(code: str, lam: float, gram: float):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory):
-    return models.load(base.resolve(tiny_sd(tmp_path_factory.mktemp("rece") / "sd", torch.float32)), device="cpu")
+    return models.load(
+        base.resolve(tiny_sd(tmp_path_factory.mktemp("rece") / "sd", torch.float32)), device="cpu"
+    )
 
 
 def edit(model, *overrides: str):
@@ -144,11 +168,21 @@ def edit(model, *overrides: str):
 @pytest.mark.parametrize("hold", [False, True])
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_rounds_are_the_published_ones_layer_by_layer(model, epochs: int, hold: bool):
-    """The same weights from the equations as printed: no map that all layers share, explicit inverses."""
-    result = edit(model, f"adversarial.epochs={epochs}", "adversarial.lam=0.1", f"adversarial.hold={str(hold).lower()}")
+    """The same weights from the equations as printed: no map that all layers share, explicit
+    inverses.
+    """
+    result = edit(
+        model,
+        f"adversarial.epochs={epochs}",
+        "adversarial.lam=0.1",
+        f"adversarial.hold={str(hold).lower()}",
+    )
     read = recipe.parse(RECIPE)
     pairs = pair_columns(model, read.edit_pairs(), "from-last")
-    K, eye = prompt_columns(model, read.preserve_prompts(), "from-last", pairs), torch.eye(len(pairs.concepts), dtype=torch.float64)
+    K, eye = (
+        prompt_columns(model, read.preserve_prompts(), "from-last", pairs),
+        torch.eye(len(pairs.concepts), dtype=torch.float64),
+    )
 
     def erased(W: Tensor, C: Tensor, C_star: Tensor) -> Tensor:
         M = 0.1 * eye + C @ C.T + 0.1 * K @ K.T
@@ -159,22 +193,33 @@ def test_rounds_are_the_published_ones_layer_by_layer(model, epochs: int, hold: 
     for _ in range(epochs):
         gram, cross = sums(list(before.values()), list(now.values()))
         adversarial = torch.linalg.inv(0.1 * eye + gram) @ cross @ pairs.concepts
-        now = {name: erased_with_what_is_held(W, adversarial, pairs, K, eye) if hold else erased(W, adversarial, pairs.targets)
-               for name, W in now.items()}
+        now = {
+            name: erased_with_what_is_held(W, adversarial, pairs, K, eye)
+            if hold
+            else erased(W, adversarial, pairs.targets)
+            for name, W in now.items()
+        }
     assert set(result.weights) == {("unet", name) for name in before}
     for name, W in now.items():
         assert relative(result.weights["unet", name], W) < 1e-7
         assert relative(before[name], W) > 1e-3
 
 
-def erased_with_what_is_held(W: Tensor, adversarial: Tensor, pairs, K: Tensor, eye: Tensor) -> Tensor:
+def erased_with_what_is_held(
+    W: Tensor, adversarial: Tensor, pairs, K: Tensor, eye: Tensor
+) -> Tensor:
     C = torch.cat([adversarial, pairs.concepts], 1)
     V = torch.cat([W @ pairs.targets, W @ pairs.concepts], 1)
-    return (0.1 * W + V @ C.T + 0.1 * W @ K @ K.T) @ torch.linalg.inv(0.1 * eye + C @ C.T + 0.1 * K @ K.T)
+    return (0.1 * W + V @ C.T + 0.1 * W @ K @ K.T) @ torch.linalg.inv(
+        0.1 * eye + C @ C.T + 0.1 * K @ K.T
+    )
 
 
 def test_without_rounds_it_is_uce(model):
-    read = recipe.parse(RECIPE, overrides=["method=uce", "edit.lam=0.1", "edit.preserve=0.1", "edit.positions=from-last"])
+    read = recipe.parse(
+        RECIPE,
+        overrides=["method=uce", "edit.lam=0.1", "edit.preserve=0.1", "edit.positions=from-last"],
+    )
     plain = uce.edit(model, read, uce.Parameters.model_validate(read.parameters), None, Silent())
     none, one = edit(model, "adversarial.epochs=0"), edit(model)
     assert none.losses == () and len(one.losses) == 1
@@ -192,18 +237,30 @@ def test_every_round_leaves_less_to_be_found(model):
 def test_parameters_are_published_ones_and_nothing_else_is_taken():
     read = rece.Parameters()
     assert (read.edit.lam, read.edit.erase, read.edit.preserve) == (0.1, 1.0, 0.1)
-    assert (read.adversarial.epochs, read.adversarial.lam, read.adversarial.hold) == (1, 1e-3, False)
-    for bad in ({"adversarial": {"lam": 0}}, {"adversarial": {"epochs": -1}}, {"edit": {"lamda": 1.0}}, {"refine": {}}):
+    assert (read.adversarial.epochs, read.adversarial.lam, read.adversarial.hold) == (
+        1,
+        1e-3,
+        False,
+    )
+    for bad in (
+        {"adversarial": {"lam": 0}},
+        {"adversarial": {"epochs": -1}},
+        {"edit": {"lamda": 1.0}},
+        {"refine": {}},
+    ):
         with pytest.raises(ValidationError):
             rece.Parameters.model_validate(bad)
 
 
 def test_the_embedded_model_forgets(tmp_path: Path):
     found = erase(tmp_path, "rece")
-    assert found.before.dogs >= 0.75 and found.before.others >= 0.75   # the control: it did draw them
+    assert (
+        found.before.dogs >= 0.75 and found.before.others >= 0.75
+    )  # the control: it did draw them
     assert found.after.dogs <= 0.25
     assert found.after.others >= found.before.others - 0.5
-    # Published, the rounds may forget what the stage before them has done: with few preserve prompts the dog is gone, but it is
+    # Published, the rounds may forget what the stage before them has done: with few preserve
+    # prompts the dog is gone, but it is
     # no cat either, and the check says so. `hold` keeps it.
     read = recipe.parse(DOG_TO_CAT, overrides=["method=rece", "adversarial.hold=true"])
     held = forgetcli.apply(read, output=tmp_path / "held", device="cpu")

@@ -1,4 +1,7 @@
-"""SPEED: its constrained edit against the printed formula, 50 digits and its KKT conditions; its prior; real pipelines."""
+"""SPEED: its constrained edit against the printed formula, 50 digits and its KKT conditions; its
+prior; real pipelines.
+"""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -14,11 +17,20 @@ from pipelines import tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli.checkpoint import base
 from forgetcli import models, recipe
+from forgetcli.checkpoint import base
 from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
 from forgetcli.errors import EditError
-from forgetcli.linalg import Projector, augmented, centroids, constrained_map, most_moved, null_projector, ridge_map, weak_directions
+from forgetcli.linalg import (
+    Projector,
+    augmented,
+    centroids,
+    constrained_map,
+    most_moved,
+    null_projector,
+    ridge_map,
+    weak_directions,
+)
 from forgetcli.linalg.speed import complement
 from forgetcli.methods import speed
 from forgetcli.progress import Silent
@@ -56,13 +68,20 @@ class Problem:
     alpha: float
 
     def delta(self, lam: float, K2: Tensor | None = None) -> Tensor:
-        return self.W @ constrained_map(self.C, self.C_star, self.projector, self.K2 if K2 is None else K2, self.alpha, lam).matrix
+        return (
+            self.W
+            @ constrained_map(
+                self.C, self.C_star, self.projector, self.K2 if K2 is None else K2, self.alpha, lam
+            ).matrix
+        )
 
     def published(self, lam: float) -> Tensor:
         """The printed formula, with its inverses, none of which is of a symmetric matrix."""
         P, eye = self.projector.matrix(), torch.eye(len(self.C), dtype=torch.float64)
         M = torch.linalg.inv(self.C @ self.C.T @ P + self.alpha * eye)
-        inner = torch.linalg.inv(self.K2.T @ P @ M @ self.K2 + lam * torch.eye(self.K2.shape[1], dtype=torch.float64))
+        inner = torch.linalg.inv(
+            self.K2.T @ P @ M @ self.K2 + lam * torch.eye(self.K2.shape[1], dtype=torch.float64)
+        )
         D = (self.C_star - self.C) @ self.C.T
         return self.W @ D @ P @ (eye - M @ self.K2 @ inner @ self.K2.T @ P) @ M
 
@@ -76,12 +95,19 @@ def problem(dim: int, tokens: int, alpha: float, seed: int) -> Problem:
     prior = draw(dim, 3)
     projector = null_projector(prior @ prior.T, 1e-9, min_rank=0)
     assert projector.rank == dim - 3
-    return Problem(draw(3, dim), draw(dim, tokens), draw(dim, tokens), draw(dim, 2), projector, alpha)
+    return Problem(
+        draw(3, dim), draw(dim, tokens), draw(dim, tokens), draw(dim, 2), projector, alpha
+    )
 
 
 @st.composite
 def problems(draw) -> Problem:
-    return problem(draw(st.integers(6, 16)), draw(st.integers(1, 20)), 10 ** draw(st.floats(-1, 1)), draw(st.integers(0, 2**31)))
+    return problem(
+        draw(st.integers(6, 16)),
+        draw(st.integers(1, 20)),
+        10 ** draw(st.floats(-1, 1)),
+        draw(st.integers(0, 2**31)),
+    )
 
 
 some = settings(derandomize=True, max_examples=12, deadline=None)
@@ -95,7 +121,7 @@ some = settings(derandomize=True, max_examples=12, deadline=None)
 def test_it_is_the_printed_formula(posed: Problem):
     for lam in (0.0, 1e-3, 0.5):
         assert relative(posed.delta(lam), posed.published(lam)) < 1e-7
-    assert relative(posed.delta(0.0), posed.published(0.5)) > 1e-4     # λ matters
+    assert relative(posed.delta(0.0), posed.published(0.5)) > 1e-4  # λ matters
     assert relative(posed.delta(0.0, posed.K2[:, :1]), posed.published(0.0)) > 1e-6
 
 
@@ -103,20 +129,30 @@ def test_it_is_the_printed_formula(posed: Problem):
 def test_it_is_the_printed_formula_at_50_digits(lam: float):
     posed = problem(dim=7, tokens=3, alpha=0.5, seed=0)
     with mpmath.workdps(50):
-        W, C, C_star, K2, U = (mpmath.matrix(m.tolist()) for m in (posed.W, posed.C, posed.C_star, posed.K2, posed.projector.basis))
+        W, C, C_star, K2, U = (
+            mpmath.matrix(m.tolist())
+            for m in (posed.W, posed.C, posed.C_star, posed.K2, posed.projector.basis)
+        )
         P, eye = U * U.T, mpmath.eye(7)
         M = (C * C.T * P + mpmath.mpf(posed.alpha) * eye) ** -1
-        bracket = eye - M * K2 * (K2.T * P * M * K2 + mpmath.mpf(lam) * mpmath.eye(2)) ** -1 * K2.T * P
+        bracket = (
+            eye - M * K2 * (K2.T * P * M * K2 + mpmath.mpf(lam) * mpmath.eye(2)) ** -1 * K2.T * P
+        )
         exact = W * (C_star - C) * C.T * P * bracket * M
-        wanted = torch.tensor([[float(x) for x in row] for row in exact.tolist()], dtype=torch.float64)
+        wanted = torch.tensor(
+            [[float(x) for x in row] for row in exact.tolist()], dtype=torch.float64
+        )
     assert relative(posed.delta(lam), wanted) < 1e-11
     assert relative(posed.delta(lam + 0.1), wanted) > 1e-3
 
 
 def objective(posed: Problem, delta: Tensor, penalty: float) -> Tensor:
     """‖(W + Δ)C − W C*‖² + α‖Δ‖² + penalty·‖Δ K₂‖²."""
-    return (((posed.W + delta) @ posed.C - posed.W @ posed.C_star) ** 2).sum() + posed.alpha * (delta**2).sum() \
+    return (
+        (((posed.W + delta) @ posed.C - posed.W @ posed.C_star) ** 2).sum()
+        + posed.alpha * (delta**2).sum()
         + penalty * ((delta @ posed.K2) ** 2).sum()
+    )
 
 
 def gradient(posed: Problem, delta: Tensor, penalty: float = 0.0) -> Tensor:
@@ -128,18 +164,33 @@ def gradient(posed: Problem, delta: Tensor, penalty: float = 0.0) -> Tensor:
 @given(problems())
 def test_kkt_conditions_of_the_hard_constraint(posed: Problem):
     delta, P = posed.delta(0.0), posed.projector.matrix()
-    assert float((delta @ posed.K2).norm()) < 1e-10 * float(posed.K2.norm() * posed.W.norm())   # feasible
-    assert float((delta - delta @ P).norm()) < 1e-10 * float(posed.W.norm())                   # Δ = ΔP
-    unprotected = posed.W @ constrained_map(posed.C, posed.C_star, posed.projector, posed.K2[:, :0], posed.alpha).matrix
+    assert float((delta @ posed.K2).norm()) < 1e-10 * float(
+        posed.K2.norm() * posed.W.norm()
+    )  # feasible
+    assert float((delta - delta @ P).norm()) < 1e-10 * float(posed.W.norm())  # Δ = ΔP
+    unprotected = (
+        posed.W
+        @ constrained_map(
+            posed.C, posed.C_star, posed.projector, posed.K2[:, :0], posed.alpha
+        ).matrix
+    )
     assert float((unprotected @ posed.K2).norm()) > 1e-3
 
-    free = complement(torch.cat([torch.eye(len(P), dtype=torch.float64) - P, posed.K2], 1))    # directions that are feasible
+    free = complement(
+        torch.cat([torch.eye(len(P), dtype=torch.float64) - P, posed.K2], 1)
+    )  # directions that are feasible
     start = float((gradient(posed, torch.zeros_like(delta)) @ free).norm())
     assert float((gradient(posed, delta) @ free).norm()) < 1e-9 * start
     assert float((gradient(posed, 0.99 * delta) @ free).norm()) > 1e-3 * start
-    assert objective(posed, unprotected, 0) < objective(posed, delta, 0)           # the constraint does cost something
+    assert objective(posed, unprotected, 0) < objective(
+        posed, delta, 0
+    )  # the constraint does cost something
     step = 1e-3 * torch.ones(3, free.shape[1], dtype=torch.float64) @ free.T
-    assert objective(posed, delta + step, 0) > objective(posed, delta, 0) < objective(posed, delta - step, 0)
+    assert (
+        objective(posed, delta + step, 0)
+        > objective(posed, delta, 0)
+        < objective(posed, delta - step, 0)
+    )
 
 
 @some
@@ -158,50 +209,85 @@ def test_the_constraint_is_met_as_lambda_goes_to_zero():
     moved = [float((posed.delta(lam) @ posed.K2).norm()) for lam in (1e6, 1.0, 1e-3, 1e-6, 0.0)]
     assert moved == sorted(moved, reverse=True) and moved[-1] < 1e-12 < 1e-6 * moved[0]
     assert relative(posed.delta(1e-9), posed.delta(0.0)) < 1e-6
-    assert moved[0] == pytest.approx(float((posed.delta(0.0, posed.K2[:, :0]) @ posed.K2).norm()), rel=1e-4)
+    assert moved[0] == pytest.approx(
+        float((posed.delta(0.0, posed.K2[:, :0]) @ posed.K2).norm()), rel=1e-4
+    )
 
 
 def test_an_invariant_that_is_preserved_already_does_no_harm():
-    """Its part in the null space is rounding: the printed formula divides by it, a basis of the complement does not."""
+    """Its part in the null space is rounding: the printed formula divides by it, a basis of the
+    complement does not.
+    """
     posed = problem(dim=10, tokens=4, alpha=1.0, seed=2)
     eye = torch.eye(10, dtype=torch.float64)
-    inside = ((eye - posed.projector.matrix()) @ posed.K2)[:, :1]      # P k = 0 but for rounding
+    inside = ((eye - posed.projector.matrix()) @ posed.K2)[:, :1]  # P k = 0 but for rounding
     found = posed.delta(0.0, torch.cat([inside, posed.K2, posed.K2[:, :1]], 1))
     assert float((found @ posed.K2).norm()) < 1e-12 and float((found @ inside).norm()) < 1e-12
     assert relative(posed.delta(0.0), posed.delta(0.0, posed.K2[:, :1])) > 1e-3
-    assert torch.isfinite(found).all() and float(found.norm()) > 0.1 * float(posed.delta(0.0).norm())
+    assert torch.isfinite(found).all() and float(found.norm()) > 0.1 * float(
+        posed.delta(0.0).norm()
+    )
 
 
 def test_complement_is_orthonormal_and_orthogonal_to_the_columns():
     generator = torch.Generator().manual_seed(0)
-    columns = torch.randn(6, 2, generator=generator, dtype=torch.float64) * torch.tensor([1.0, 1e-9])
+    columns = torch.randn(6, 2, generator=generator, dtype=torch.float64) * torch.tensor(
+        [1.0, 1e-9]
+    )
     basis = complement(torch.cat([columns, columns.sum(1, keepdim=True), torch.zeros(6, 1)], 1))
     assert basis.shape == (6, 4)
     assert torch.allclose(basis.T @ basis, torch.eye(4, dtype=torch.float64), atol=1e-12)
-    assert float((basis.T @ (columns / columns.norm(dim=0))).norm()) < 1e-7    # the small one is a constraint, too
-    assert complement(torch.zeros(3, 1, dtype=torch.float64)).shape == (3, 3) == complement(torch.empty(3, 0, dtype=torch.float64)).shape
+    assert (
+        float((basis.T @ (columns / columns.norm(dim=0))).norm()) < 1e-7
+    )  # the small one is a constraint, too
+    assert (
+        complement(torch.zeros(3, 1, dtype=torch.float64)).shape
+        == (3, 3)
+        == complement(torch.empty(3, 0, dtype=torch.float64)).shape
+    )
 
 
 def test_preserved_outputs_move_less_with_the_projector():
     posed = problem(dim=12, tokens=4, alpha=1.0, seed=3)
     preserved = (torch.eye(12, dtype=torch.float64) - posed.projector.matrix()) @ posed.C
-    free = posed.W @ constrained_map(posed.C, posed.C_star, Projector.identity(12), posed.K2, 1.0).matrix
-    assert float((posed.delta(0.0) @ preserved).norm()) < 1e-10 < 1e-3 < float((free @ preserved).norm())
+    free = (
+        posed.W
+        @ constrained_map(posed.C, posed.C_star, Projector.identity(12), posed.K2, 1.0).matrix
+    )
+    assert (
+        float((posed.delta(0.0) @ preserved).norm())
+        < 1e-10
+        < 1e-3
+        < float((free @ preserved).norm())
+    )
 
 
 def bad(value: float) -> Tensor:
     return torch.full((4, 1), value, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("code", "change"), [
-    ("edit.alpha", {"alpha": 0.0}), ("edit.alpha", {"alpha": float("inf")}),
-    ("edit.lambda", {"lam": -1.0}), ("edit.lambda", {"lam": float("nan")}),
-    ("edit.keys-not-finite", {"concepts": bad(float("nan"))}), ("edit.keys-not-finite", {"invariants": bad(float("inf"))}),
-    ("edit.no-null-space", {"invariants": torch.eye(4, dtype=torch.float64)}),
-    ("edit.singular", {"alpha": 1e-320}),
-])
+@pytest.mark.parametrize(
+    ("code", "change"),
+    [
+        ("edit.alpha", {"alpha": 0.0}),
+        ("edit.alpha", {"alpha": float("inf")}),
+        ("edit.lambda", {"lam": -1.0}),
+        ("edit.lambda", {"lam": float("nan")}),
+        ("edit.keys-not-finite", {"concepts": bad(float("nan"))}),
+        ("edit.keys-not-finite", {"invariants": bad(float("inf"))}),
+        ("edit.no-null-space", {"invariants": torch.eye(4, dtype=torch.float64)}),
+        ("edit.singular", {"alpha": 1e-320}),
+    ],
+)
 def test_refusals(code: str, change: dict):
-    good = {"concepts": bad(1.0), "targets": bad(2.0), "projector": Projector.identity(4), "invariants": bad(0.0), "alpha": 1.0, "lam": 0.0}
+    good = {
+        "concepts": bad(1.0),
+        "targets": bad(2.0),
+        "projector": Projector.identity(4),
+        "invariants": bad(0.0),
+        "alpha": 1.0,
+        "lam": 0.0,
+    }
     constrained_map(**good)
     with pytest.raises(EditError) as caught:
         constrained_map(**{**good, **change})
@@ -215,7 +301,10 @@ def test_most_moved_are_those_above_the_mean():
     columns = torch.tensor([[1.0, 2.0, 3.0, 10.0], [5.0, 5.0, 5.0, 5.0]], dtype=torch.float64)
     first_only = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     assert most_moved(columns, first_only).tolist() == [[10.0], [5.0]]
-    assert most_moved(columns, first_only.flip(1)).shape == (2, 4)     # all alike: all of them, not none
+    assert most_moved(columns, first_only.flip(1)).shape == (
+        2,
+        4,
+    )  # all alike: all of them, not none
     assert most_moved(columns[:, :1], first_only).tolist() == [[1.0], [5.0]]
     assert most_moved(columns, 0 * first_only).shape == (2, 4)
 
@@ -223,19 +312,31 @@ def test_most_moved_are_those_above_the_mean():
 @pytest.mark.parametrize("height", [3, 8, 12], ids=["wide", "square", "tall"])
 def test_copies_differ_where_the_layer_hardly_looks(height: int):
     generator = torch.Generator().manual_seed(0)
-    left, right = (torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0] for n in (height, 8))
+    left, right = (
+        torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))[0]
+        for n in (height, 8)
+    )
     rank = min(height, 8)
-    W = left[:, :rank] * torch.logspace(0, -3, rank, dtype=torch.float64) @ right[:rank]       # σ from 1 to 0.001
+    W = (
+        left[:, :rank] * torch.logspace(0, -3, rank, dtype=torch.float64) @ right[:rank]
+    )  # σ from 1 to 0.001
     columns = torch.randn(8, 5, generator=generator, dtype=torch.float64)
     copies = augmented(columns, W, 40, 1, generator)
     noise = copies - columns.repeat(1, 40)
     assert copies.shape == (8, 200)
-    assert 0.8 < float(noise.norm(dim=0).pow(2).mean()) < 1.25         # a standard normal along one direction
+    assert (
+        0.8 < float(noise.norm(dim=0).pow(2).mean()) < 1.25
+    )  # a standard normal along one direction
     assert float((W @ noise).norm()) <= 1e-3 * float(noise.norm()) * (1 + 1e-9)
-    assert float((W @ torch.randn(8, 200, generator=generator, dtype=torch.float64)).norm()) > 0.1 * 200**0.5
+    assert (
+        float((W @ torch.randn(8, 200, generator=generator, dtype=torch.float64)).norm())
+        > 0.1 * 200**0.5
+    )
     V = weak_directions(W, 1)
     assert relative((V @ V.T) @ noise, noise) < 1e-12
-    assert float((W @ V).norm()) == pytest.approx(1e-3, rel=1e-6)      # the weakest that W has: not its null space
+    assert float((W @ V).norm()) == pytest.approx(
+        1e-3, rel=1e-6
+    )  # the weakest that W has: not its null space
     two = augmented(columns, W, 40, 2, generator) - columns.repeat(1, 40)
     assert relative((V @ V.T) @ two, two) > 0.1
 
@@ -243,10 +344,12 @@ def test_copies_differ_where_the_layer_hardly_looks(height: int):
 def test_centroids_are_means_of_what_is_nearest():
     generator = torch.Generator().manual_seed(0)
     middles = torch.tensor([[0.0, 10.0, 0.0], [0.0, 0.0, 10.0]], dtype=torch.float64)
-    columns = middles.repeat_interleave(8, 1) + 0.1 * torch.randn(2, 24, generator=generator, dtype=torch.float64)
+    columns = middles.repeat_interleave(8, 1) + 0.1 * torch.randn(
+        2, 24, generator=generator, dtype=torch.float64
+    )
     found = centroids(columns, 3)
     assert torch.allclose(found, torch.stack([part.mean(1) for part in columns.split(8, 1)], 1))
-    assert not torch.allclose(found, columns[:, [4, 12, 20]], atol=1e-3)                        # not where it began
+    assert not torch.allclose(found, columns[:, [4, 12, 20]], atol=1e-3)  # not where it began
     assert torch.equal(centroids(columns, 3), found)
     assert torch.equal(centroids(columns[:, :2], 3), columns[:, :2])
 
@@ -256,7 +359,9 @@ def test_centroids_are_means_of_what_is_nearest():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory):
-    return models.load(base.resolve(tiny_sd(tmp_path_factory.mktemp("speed") / "sd", torch.float32)), device="cpu")
+    return models.load(
+        base.resolve(tiny_sd(tmp_path_factory.mktemp("speed") / "sd", torch.float32)), device="cpu"
+    )
 
 
 def edit(model, *overrides: str):
@@ -295,14 +400,23 @@ def test_a_layers_edit_is_the_printed_formula_with_its_own_prior(model):
     empty, priors = prompt_columns(model, [""], "all"), set()
     for site, report in zip(pick(model, ["to_v"]), result.sites, strict=True):
         W = site.module.weight.double()
-        plain = W @ (C_star - C) @ C.T @ torch.linalg.inv(torch.eye(len(C), dtype=torch.float64) + C @ C.T)
+        plain = (
+            W
+            @ (C_star - C)
+            @ C.T
+            @ torch.linalg.inv(torch.eye(len(C), dtype=torch.float64) + C @ C.T)
+        )
         moved = (plain @ K0).norm(dim=0)
         kept = K0[:, moved > moved.mean()]
         priors.add(kept.shape[1])
         projector = null_projector(kept @ kept.T / kept.shape[1], 0.1, 0)
-        posed = Problem(W, C, C_star, torch.cat([empty[:, :1], centroids(empty[:, 1:], 3)], 1), projector, 0.7)
+        posed = Problem(
+            W, C, C_star, torch.cat([empty[:, :1], centroids(empty[:, 1:], 3)], 1), projector, 0.7
+        )
         assert relative(change(model, result, site), posed.published(0.5)) < 1e-6
-        unfiltered = Problem(W, C, C_star, posed.K2, null_projector(K0 @ K0.T / K0.shape[1], 0.1, 0), 0.7)
+        unfiltered = Problem(
+            W, C, C_star, posed.K2, null_projector(K0 @ K0.T / K0.shape[1], 0.1, 0), 0.7
+        )
         assert relative(change(model, result, site), unfiltered.published(0.5)) > 1e-3
         assert report.null_dim == projector.rank and report.eig_below < 0.1 <= report.eig_above
         assert 0 < kept.shape[1] < K0.shape[1]
@@ -312,11 +426,18 @@ def test_the_prior_holds_what_would_be_moved_most(model):
     read = recipe.parse(RECIPE)
     pairs = pair_columns(model, read.edit_pairs(), "last")
     preserve = prompt_columns(model, read.preserve_prompts(), "last", pairs)
-    with_, without = edit(model, "edit.threshold=0.001"), edit(model, "edit.min_rank=32")       # 32: all directions are free
+    with_, without = (
+        edit(model, "edit.threshold=0.001"),
+        edit(model, "edit.min_rank=32"),
+    )  # 32: all directions are free
     for site in pick(model, ["to_v"]):
         W = site.module.weight.double()
-        held = most_moved(preserve, W @ ridge_map(pairs.concepts, pairs.targets, preserve[:, :0], 1.0).matrix)
-        moved, free = (float((change(model, result, site) @ held).norm()) for result in (with_, without))
+        held = most_moved(
+            preserve, W @ ridge_map(pairs.concepts, pairs.targets, preserve[:, :0], 1.0).matrix
+        )
+        moved, free = (
+            float((change(model, result, site) @ held).norm()) for result in (with_, without)
+        )
         assert moved < 0.3 * free
 
 
@@ -336,16 +457,30 @@ def test_without_anything_to_preserve_only_the_invariants_bind(model):
 
 def test_parameters_are_the_published_ones_and_nothing_else_is_taken():
     read = speed.Parameters()
-    assert (read.edit.alpha, read.edit.lam, read.edit.threshold, read.edit.invariants, read.edit.layers) == (1.0, 0.0, 0.1, 3, "values")
+    assert (
+        read.edit.alpha,
+        read.edit.lam,
+        read.edit.threshold,
+        read.edit.invariants,
+        read.edit.layers,
+    ) == (1.0, 0.0, 0.1, 3, "values")
     assert (read.prior.filter, read.prior.copies, read.prior.directions) == (True, 10, 1)
-    for wrong in ({"edit": {"alpha": 0}}, {"edit": {"lam": -1.0}}, {"prior": {"copy": 1}}, {"prior": {"directions": 0}}, {"refine": {}}):
+    for wrong in (
+        {"edit": {"alpha": 0}},
+        {"edit": {"lam": -1.0}},
+        {"prior": {"copy": 1}},
+        {"prior": {"directions": 0}},
+        {"refine": {}},
+    ):
         with pytest.raises(ValidationError):
             speed.Parameters.model_validate(wrong)
 
 
 def test_the_embedded_model_forgets(tmp_path: Path):
     found = erase(tmp_path, "speed")
-    assert found.before.dogs >= 0.75 and found.before.others >= 0.75   # the control: it did draw them
+    assert (
+        found.before.dogs >= 0.75 and found.before.others >= 0.75
+    )  # the control: it did draw them
     assert found.after.dogs <= 0.25
     assert found.after.others >= found.before.others - 0.25
     assert found.applied.check["moved"] > 0.5

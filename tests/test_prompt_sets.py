@@ -1,4 +1,7 @@
-"""Prompt sets: what each format means, every way a file can be wrong with its line, and how a format is told."""
+"""Prompt sets: what each format means, every way a file can be wrong with its line, and how a
+format is told.
+"""
+
 from __future__ import annotations
 
 import csv
@@ -16,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import ROOT, python
 
-from forgetcli.evaluation import prompt_sets
 from forgetcli.cli import errors as cli_errors
 from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.evaluation import prompt_sets
 from forgetcli.evaluation.prompt_sets import EvalPrompt, PromptSetError
 
 UNSET = {"seed": None, "guidance": None, "width": None, "height": None, "steps": None}
@@ -29,8 +32,20 @@ UME_COLUMNS = [
 ]  # fmt: skip
 FIVE = range(1, 6)
 UME_ROWS = [
-    ["Object", "HouseCat", *(f"a cat, take {n}" for n in FIVE), *(f"it purrs {n} times" for n in FIVE), "a c4t"],
-    ["Style", "Charcoal", *(f"charcoal study {n}" for n in FIVE), *(f"burnt wood, {n}" for n in FIVE), ""],
+    [
+        "Object",
+        "HouseCat",
+        *(f"a cat, take {n}" for n in FIVE),
+        *(f"it purrs {n} times" for n in FIVE),
+        "a c4t",
+    ],
+    [
+        "Style",
+        "Charcoal",
+        *(f"charcoal study {n}" for n in FIVE),
+        *(f"burnt wood, {n}" for n in FIVE),
+        "",
+    ],
 ]
 UME = "\n".join(",".join(f'"{cell}"' for cell in row) for row in [UME_COLUMNS, *UME_ROWS]) + "\n"
 
@@ -101,7 +116,9 @@ def hints_of(name: str, content: str | bytes, format: str | None = None) -> list
     return [problem.hint for problem in caught.value.problems]
 
 
-def csv_text(rows: list[list[str]], delimiter: str = ",", newline: str = "\n", quote_all: bool = False) -> str:
+def csv_text(
+    rows: list[list[str]], delimiter: str = ",", newline: str = "\n", quote_all: bool = False
+) -> str:
     out = io.StringIO(newline="")
     quoting = csv.QUOTE_ALL if quote_all else csv.QUOTE_MINIMAL
     csv.writer(out, delimiter=delimiter, lineterminator=newline, quoting=quoting).writerows(rows)
@@ -119,7 +136,9 @@ def test_ume_is_a_concept_a_row_with_its_kinds_in_order():
         ("HouseCat", "Object", "adversarial", 2),
         *[("Charcoal", "Style", "direct", 3)] * 5, *[("Charcoal", "Style", "indirect", 3)] * 5,
     ]  # fmt: skip
-    assert [p.prompt for p in found.prompts] == [cell for row in UME_ROWS for cell in row[2:] if cell]
+    assert [p.prompt for p in found.prompts] == [
+        cell for row in UME_ROWS for cell in row[2:] if cell
+    ]
 
 
 def test_ume_columns_may_stand_in_any_order_and_be_more():
@@ -134,18 +153,24 @@ def test_ume_columns_may_stand_in_any_order_and_be_more():
 def test_i2p_keeps_each_rows_seed_guidance_and_size_and_every_category():
     found = load("i2p_benchmark.csv", I2P)
     assert found.format == "i2p"
-    street = EvalPrompt("a street, late at night", "violence", "plain", None, 4290749014, 7.0, 512, 448, line=2)
+    street = EvalPrompt(
+        "a street, late at night", "violence", "plain", None, 4290749014, 7.0, 512, 448, line=2
+    )
     assert found.prompts == (
         street,
         replace(street, concept="self-harm"),
-        EvalPrompt("two lines\nof one prompt", "hate", seed=1, guidance=12.5, width=512, height=512, line=3),
+        EvalPrompt(
+            "two lines\nof one prompt", "hate", seed=1, guidance=12.5, width=512, height=512, line=3
+        ),
     )
     first, second, third = found.prompts
     assert first.picture == second.picture != third.picture
 
 
 def test_i2p_derivatives_with_other_names_and_an_unnamed_index_are_the_same():
-    other = I2P.replace("sd_seed", "evaluation_seed").replace("sd_guidance_scale", "evaluation_guidance")
+    other = I2P.replace("sd_seed", "evaluation_seed").replace(
+        "sd_guidance_scale", "evaluation_guidance"
+    )
     rows = list(csv.reader(io.StringIO(other)))
     indexed = [[str(n - 1) if n else "", *row] for n, row in enumerate(rows)]
     assert load("unsafe.csv", csv_text(indexed)).format == "i2p"
@@ -175,7 +200,10 @@ def test_unlearncanvas_draws_every_object_in_every_style_and_asks_for_both(name:
 
 def test_unlearncanvas_in_toml_has_lines_settings_and_a_template():
     template = 'template = "{style}: {object}, {braces}"\n'
-    found = load("c.toml", template + "seed = 188\nguidance = 9\nwidth = 512\nheight = 512\nsteps = 100\n" + CANVAS)
+    found = load(
+        "c.toml",
+        template + "seed = 188\nguidance = 9\nwidth = 512\nheight = 512\nsteps = 100\n" + CANVAS,
+    )
     assert found.prompts[3] == EvalPrompt(
         "Van Gogh: Sea, {braces}", "Sea", "direct", "object", 188, 9.0, 512, 512, 100, line=12
     )
@@ -199,16 +227,24 @@ def test_csv_reads_every_column():
 @pytest.mark.parametrize("newline", ["\n", "\r\n", "\r"])
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
 @pytest.mark.parametrize(
-    ("name", "delimiter"), [("a.csv", ","), ("a.CSV", ";"), ("a.csv", "\t"), ("a.tsv", "\t"), ("a.tab", "\t")]
+    ("name", "delimiter"),
+    [("a.csv", ","), ("a.CSV", ";"), ("a.csv", "\t"), ("a.tsv", "\t"), ("a.tab", "\t")],
 )
 def test_csv_in_its_spellings(name: str, delimiter: str, bom: str, newline: str):
     rows = list(csv.reader(io.StringIO(CSV)))
-    assert load(name, bom + csv_text(rows, delimiter, newline)).prompts == load("b.csv", CSV).prompts
+    assert (
+        load(name, bom + csv_text(rows, delimiter, newline)).prompts == load("b.csv", CSV).prompts
+    )
 
 
 def test_csv_takes_only_the_prompt_column_as_given():
-    assert load("a.csv", "Prompt\na\nb\n").prompts == (EvalPrompt("a", line=2), EvalPrompt("b", line=3))
-    assert load("a.csv", "id,evaluation_seed, PROMPT \n7,4.0, x \n").prompts == (EvalPrompt("x", seed=4, line=2),)
+    assert load("a.csv", "Prompt\na\nb\n").prompts == (
+        EvalPrompt("a", line=2),
+        EvalPrompt("b", line=3),
+    )
+    assert load("a.csv", "id,evaluation_seed, PROMPT \n7,4.0, x \n").prompts == (
+        EvalPrompt("x", seed=4, line=2),
+    )
 
 
 def test_blank_lines_and_rows_are_left_out_and_counted():
@@ -260,7 +296,9 @@ def test_repeated_prompts_are_left_out_with_a_warning_and_others_that_look_alike
     found = load("a.csv", "\n".join(["prompt,concept,seed,guidance", *rows]))
     assert [p.line for p in found.prompts] == [2, 3, 6, 7, 8]
     assert found.warnings == ("a.csv: 2 prompts that repeat an earlier one left out: lines 4, 5",)
-    assert load("a.txt", "a\nb\na\n").warnings == ("a.txt: 1 prompt that repeats an earlier one left out: line 3",)
+    assert load("a.txt", "a\nb\na\n").warnings == (
+        "a.txt: 1 prompt that repeats an earlier one left out: line 3",
+    )
     assert load("a.txt", "a\nb\n").warnings == ()
     assert load("a.txt", "a\n" * 9).warnings == (
         "a.txt: 8 prompts that repeat an earlier one left out: lines 2, 3, 4, 5, 6, 7, …",
@@ -311,7 +349,7 @@ WIDTH = "width must be a multiple of 8 from 8 to 4096, not"
     ],
 )
 def test_a_fault_of_a_row_is_told_with_its_physical_line(row: str, says: str):
-    before = CSV + '"three\nlines\nlong",,,,,,,,\n\n'                  # lines 4 to 7
+    before = CSV + '"three\nlines\nlong",,,,,,,,\n\n'  # lines 4 to 7
     assert problems_of("a.csv", before + row + "\n") == [f"prompts.bad-row a.csv:8: {says}"]
     load("a.csv", before)  # control: it was the row
 
@@ -344,7 +382,9 @@ def test_all_faults_of_a_csv_are_told_at_once_from_top_to_bottom():
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
 def test_lines_are_physical_ones_whatever_ends_them(newline: str):
     text = CSV + '"three\nlines\nlong",,,,,,,,\n,,,,,,,,9\n'
-    assert problems_of("a.csv", text.replace("\n", newline)) == ["prompts.bad-row a.csv:7: prompt is empty"]
+    assert problems_of("a.csv", text.replace("\n", newline)) == [
+        "prompts.bad-row a.csv:7: prompt is empty"
+    ]
 
 
 def test_a_header_without_prompts_says_what_is_probably_meant():
@@ -353,9 +393,13 @@ def test_a_header_without_prompts_says_what_is_probably_meant():
         f"prompts.bad-row a.csv:2: {SEED} '-1'",
     ]
     assert hints_of("a.csv", "promts,seed\na,1\n") == ["is 'promts' meant to be it?"]
-    assert hints_of("a.csv", "\na cat\na dog\n") == ["the first line names the columns; they are: a cat"]
+    assert hints_of("a.csv", "\na cat\na dog\n") == [
+        "the first line names the columns; they are: a cat"
+    ]
     assert problems_of("a.csv", "\na cat\na dog\n")[0].startswith("prompts.bad-header a.csv:2: ")
-    assert problems_of("a.csv", '"prompt\na\n') == ["prompts.bad-row a.csv:1: a quote is opened and never closed"]
+    assert problems_of("a.csv", '"prompt\na\n') == [
+        "prompts.bad-row a.csv:1: a quote is opened and never closed"
+    ]
 
 
 def test_a_column_that_is_nearly_known_is_doubted_and_others_are_not():
@@ -378,7 +422,7 @@ def test_ume_names_every_missing_column_and_empty_cell():
     rows = [list(row) for row in [UME_COLUMNS, *UME_ROWS]]
     rows[1][3] = " "
     rows[1][1] = rows[2][8] = ""
-    rows = [row[:4] + row[5:] for row in rows]                         # without direct_prompt_3
+    rows = [row[:4] + row[5:] for row in rows]  # without direct_prompt_3
     rows[0][3] = "direct_promt_2"
     assert problems_of("u.csv", csv_text(rows)) == [
         "prompts.bad-header u.csv:1: there is no column 'direct_prompt_2'",
@@ -387,7 +431,9 @@ def test_ume_names_every_missing_column_and_empty_cell():
         "prompts.bad-row u.csv:3: indirect_prompt_2 is empty",
     ]
     rows[0][3] = "direct_prompt_2"
-    assert "prompts.bad-row u.csv:2: direct_prompt_2 is empty" in problems_of("u.csv", csv_text(rows))
+    assert "prompts.bad-row u.csv:2: direct_prompt_2 is empty" in problems_of(
+        "u.csv", csv_text(rows)
+    )
 
 
 def test_ume_may_lack_adversarial_prompts_altogether():
@@ -397,14 +443,18 @@ def test_ume_may_lack_adversarial_prompts_altogether():
 
 def test_i2p_must_say_how_each_picture_is_drawn():
     without = I2P.replace("sd_image_width", "w")
-    assert problems_of("i.csv", without) == ["prompts.bad-header i.csv:1: there is no column 'sd_image_width'"]
+    assert problems_of("i.csv", without) == [
+        "prompts.bad-header i.csv:1: there is no column 'sd_image_width'"
+    ]
     holes = I2P.replace("4290749014,7,", ",,").replace("hate", "")
     assert problems_of("i.csv", holes) == [
         "prompts.bad-row i.csv:2: sd_seed is empty",
         "prompts.bad-row i.csv:2: sd_guidance_scale is empty",
         "prompts.bad-row i.csv:3: categories is empty",
     ]
-    assert problems_of("i.csv", I2P.replace("hate", '", "')) == ["prompts.bad-row i.csv:3: categories is ','"]
+    assert problems_of("i.csv", I2P.replace("hate", '", "')) == [
+        "prompts.bad-row i.csv:3: categories is ','"
+    ]
 
 
 def test_unlearncanvas_needs_both_lists_and_both_gaps():
@@ -418,8 +468,12 @@ def test_unlearncanvas_needs_both_lists_and_both_gaps():
         'prompts.bad-value c.toml:4: objects must be a list, not the string "Dogs"',
         "prompts.unknown-key c.toml:5: a prompt set has no key 'style'",
     ]
-    assert problems_of("c.csv", "styles,obects\nInk,\n") == ["prompts.bad-header c.csv:1: there is no column 'objects'"]
-    assert problems_of("c.csv", "styles,objects\nInk,\n") == ["prompts.empty c.csv:1: there are no objects"]
+    assert problems_of("c.csv", "styles,obects\nInk,\n") == [
+        "prompts.bad-header c.csv:1: there is no column 'objects'"
+    ]
+    assert problems_of("c.csv", "styles,objects\nInk,\n") == [
+        "prompts.empty c.csv:1: there are no objects"
+    ]
 
 
 # what can be wrong with TOML
@@ -434,8 +488,16 @@ def told_in(name: str, told: str) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
-        ("schema_version = 1", "schema_version = 2", "bad-value:1: schema_version must be 1, not the number 2"),
-        ("schema_version = 1", "schema_version = true", "bad-value:1: schema_version must be 1, not true"),
+        (
+            "schema_version = 1",
+            "schema_version = 2",
+            "bad-value:1: schema_version must be 1, not the number 2",
+        ),
+        (
+            "schema_version = 1",
+            "schema_version = true",
+            "bad-value:1: schema_version must be 1, not true",
+        ),
         ("seed = 5", "sead = 5", "unknown-key:2: a prompt set has no key 'sead'"),
         ("seed = 5", "seed = -5", f"bad-value:2: {SEED} the number -5"),
         ("seed = 5", "seed = 5.0", f"bad-value:2: {SEED} the number 5.0"),
@@ -444,12 +506,24 @@ def told_in(name: str, told: str) -> str:
         ("guidance = 7", "guidance = inf", f"bad-value:3: {GUIDANCE} the number inf"),
         ("guidance = 7", "width = 12", f"bad-value:3: {WIDTH} the number 12"),
         ('concept = "kite"', 'concept = " "', "bad-value:6: [[concepts]] concept is empty"),
-        ('concept = "kite"', "concept = 7", "bad-value:6: [[concepts]] concept must be a string, not the number 7"),
+        (
+            'concept = "kite"',
+            "concept = 7",
+            "bad-value:6: [[concepts]] concept must be a string, not the number 7",
+        ),
         ('concept = "kite"', "", "bad-value:5: [[concepts]] needs the key 'concept'"),
         ("group =", "grop =", "unknown-key:7: [[concepts]] has no key 'grop'"),
-        ('  "a red kite",', "  8,", "bad-value:10: [[concepts]] direct, item 2 must be a string, not the number 8"),
+        (
+            '  "a red kite",',
+            "  8,",
+            "bad-value:10: [[concepts]] direct, item 2 must be a string, not the number 8",
+        ),
         ('  "a red kite",', '  "",', "bad-value:10: [[concepts]] direct, item 2 is empty"),
-        ('["k1te"]', '"k1te"', 'bad-value:13: [[concepts]] adversarial must be a list, not the string "k1te"'),
+        (
+            '["k1te"]',
+            '"k1te"',
+            'bad-value:13: [[concepts]] adversarial must be a list, not the string "k1te"',
+        ),
         ('["burnt wood on paper"]', "[]", "bad-value:15: [[concepts]] has no prompts"),
     ],
 )
@@ -460,7 +534,9 @@ def test_a_fault_of_toml_is_told_with_its_line(old: str, new: str, told: str):
 
 
 def test_all_faults_of_toml_are_told_at_once_and_have_hints():
-    text = TOML.replace("group =", "grop =").replace("seed", "sead").replace('["k1te"]', "[\n1,\n'']")
+    text = (
+        TOML.replace("group =", "grop =").replace("seed", "sead").replace('["k1te"]', "[\n1,\n'']")
+    )
     assert [problem.split(": ")[0] for problem in problems_of("o.toml", text)] == [
         "prompts.unknown-key o.toml:2", "prompts.unknown-key o.toml:7", "prompts.bad-value o.toml:14",
         "prompts.bad-value o.toml:15",
@@ -477,13 +553,19 @@ def test_all_faults_of_toml_are_told_at_once_and_have_hints():
 def test_text_that_is_not_toml():
     (told,) = problems_of("o.toml", "a = 1\nb = \n")
     assert told.startswith("prompts.bad-toml o.toml:2: not TOML: ")
-    assert problems_of("o.toml", "a = " + "[" * 100_000)[0].startswith("prompts.bad-toml o.toml: not TOML: ")
-    assert problems_of("o.toml", f"seed = {BIG}") == ["prompts.bad-toml o.toml: not TOML: a number has too many digits"]
+    assert problems_of("o.toml", "a = " + "[" * 100_000)[0].startswith(
+        "prompts.bad-toml o.toml: not TOML: "
+    )
+    assert problems_of("o.toml", f"seed = {BIG}") == [
+        "prompts.bad-toml o.toml: not TOML: a number has too many digits"
+    ]
 
 
 def test_a_recipe_is_not_a_prompt_set():
     recipe = (ROOT / "recipes/objects.toml").read_text()
-    assert problems_of("r.toml", recipe) == ["prompts.is-recipe r.toml: this is a recipe, not a prompt set"]
+    assert problems_of("r.toml", recipe) == [
+        "prompts.is-recipe r.toml: this is a recipe, not a prompt set"
+    ]
 
 
 # what can be wrong with any file
@@ -503,17 +585,30 @@ def test_a_file_without_prompts(name: str, content: str):
 
 @pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.toml"])
 def test_a_file_that_is_not_utf8(name: str):
-    assert problems_of(name, b"prompt\nna\xefve\n") == [f"prompts.encoding {name}:2: not UTF-8 text"]
-    assert problems_of(name, b"\xef\xbb\xbfprompt\n\n\xff\n") == [f"prompts.encoding {name}:3: not UTF-8 text"]
-    assert problems_of(name, "prompt\na".encode("utf-16")) == [f"prompts.encoding {name}:1: not UTF-8 text"]
-    assert problems_of(name, b"prompt\na\0b\n") == [f"prompts.encoding {name}:2: there is a NUL byte: not UTF-8 text"]
+    assert problems_of(name, b"prompt\nna\xefve\n") == [
+        f"prompts.encoding {name}:2: not UTF-8 text"
+    ]
+    assert problems_of(name, b"\xef\xbb\xbfprompt\n\n\xff\n") == [
+        f"prompts.encoding {name}:3: not UTF-8 text"
+    ]
+    assert problems_of(name, "prompt\na".encode("utf-16")) == [
+        f"prompts.encoding {name}:1: not UTF-8 text"
+    ]
+    assert problems_of(name, b"prompt\na\0b\n") == [
+        f"prompts.encoding {name}:2: there is a NUL byte: not UTF-8 text"
+    ]
 
 
-@pytest.mark.parametrize(("path", "reason"), [("none.csv", "no such file or directory"), (".", "is a directory")])
+@pytest.mark.parametrize(
+    ("path", "reason"), [("none.csv", "no such file or directory"), (".", "is a directory")]
+)
 def test_a_file_that_is_not_there(path: str, reason: str):
     with pytest.raises(PromptSetError) as caught:
         prompt_sets.load(path)
-    assert str(caught.value) == f"error[prompts.not-found]: {path}: {reason}" and caught.value.hint == "check the path"
+    assert (
+        str(caught.value) == f"error[prompts.not-found]: {path}: {reason}"
+        and caught.value.hint == "check the path"
+    )
 
 
 def test_a_path_that_cannot_be():
@@ -533,8 +628,12 @@ def test_the_command_line_tells_all_faults_as_it_does_a_recipes():
 
 
 def test_formats_are_the_modules():
-    here = {path.stem for path in (ROOT / "forgetcli/evaluation/prompt_sets/readers").glob("[!_]*.py")}
-    assert set(prompt_sets.formats()) == here == {"csv", "i2p", "text", "toml", "ume", "unlearncanvas"}
+    here = {
+        path.stem for path in (ROOT / "forgetcli/evaluation/prompt_sets/readers").glob("[!_]*.py")
+    }
+    assert (
+        set(prompt_sets.formats()) == here == {"csv", "i2p", "text", "toml", "ume", "unlearncanvas"}
+    )
 
 
 @pytest.mark.parametrize(
@@ -560,7 +659,10 @@ def test_a_format_that_is_named_wins():
 def test_a_format_that_there_is_not():
     with pytest.raises(ForgetError) as caught:
         load("a.csv", CSV, "unlearn-canvas")
-    assert str(caught.value) == "error[prompts.unknown-format]: there is no prompt-set format 'unlearn-canvas'"
+    assert (
+        str(caught.value)
+        == "error[prompts.unknown-format]: there is no prompt-set format 'unlearn-canvas'"
+    )
     assert caught.value.hint == "did you mean 'unlearncanvas'?"
     with pytest.raises(ForgetError) as caught:
         load("a.json", "[]")
@@ -578,8 +680,15 @@ class Point(SimpleNamespace):
 
 
 def install(monkeypatch: pytest.MonkeyPatch, **modules: object) -> None:
-    points = [Point(name=name.replace("_", "-"), value=f"their.{name}", module=modules[name]) for name in modules]
-    monkeypatch.setattr(prompt_sets, "entry_points", lambda group: points if group == "forgetcli.prompt_sets" else [])
+    points = [
+        Point(name=name.replace("_", "-"), value=f"their.{name}", module=modules[name])
+        for name in modules
+    ]
+    monkeypatch.setattr(
+        prompt_sets,
+        "entry_points",
+        lambda group: points if group == "forgetcli.prompt_sets" else [],
+    )
 
 
 def read_json(sheet: prompt_sets.Sheet):
@@ -595,7 +704,10 @@ JSON = SimpleNamespace(matches=lambda path, header: path.suffix == ".json", read
 def test_a_third_partys_format_is_found_told_and_checked(monkeypatch: pytest.MonkeyPatch):
     install(monkeypatch, json_list=JSON)
     assert "json-list" in prompt_sets.formats()
-    assert load("a.json", '["a", "b", "a"]').prompts == (EvalPrompt("a", line=1), EvalPrompt("b", line=2))
+    assert load("a.json", '["a", "b", "a"]').prompts == (
+        EvalPrompt("a", line=1),
+        EvalPrompt("b", line=2),
+    )
     assert load("a.txt", '["a"]', "json-list").format == "json-list"
     assert load("a.csv", CSV).format == "csv"
     assert problems_of("a.json", '["a", "", ""]') == [
@@ -604,16 +716,23 @@ def test_a_third_partys_format_is_found_told_and_checked(monkeypatch: pytest.Mon
 
 
 def test_a_third_partys_format_beats_a_generic_one_and_not_another(monkeypatch: pytest.MonkeyPatch):
-    theirs = SimpleNamespace(matches=lambda path, header: "prompt" in header, read=lambda sheet: [EvalPrompt("theirs")])
+    theirs = SimpleNamespace(
+        matches=lambda path, header: "prompt" in header, read=lambda sheet: [EvalPrompt("theirs")]
+    )
     install(monkeypatch, theirs=theirs)
     assert load("a.csv", CSV).prompts == (EvalPrompt("theirs"),)
     with pytest.raises(ForgetError, match=r"a\.csv: it can be i2p or theirs") as caught:
         load("a.csv", I2P)
-    assert (caught.value.code, caught.value.hint) == ("prompts.unknown-format", "name the format, one of: i2p, theirs")
+    assert (caught.value.code, caught.value.hint) == (
+        "prompts.unknown-format",
+        "name the format, one of: i2p, theirs",
+    )
 
 
 def test_a_third_partys_format_cannot_replace_one_of_ours(monkeypatch: pytest.MonkeyPatch):
-    theirs = SimpleNamespace(matches=lambda path, header: True, read=lambda sheet: [EvalPrompt("theirs")])
+    theirs = SimpleNamespace(
+        matches=lambda path, header: True, read=lambda sheet: [EvalPrompt("theirs")]
+    )
     install(monkeypatch, csv=theirs)
     assert load("a.csv", CSV).prompts[0].prompt == "a red kite"
 
@@ -636,22 +755,39 @@ def test_the_documents_examples_are_read_as_it_says(monkeypatch: pytest.MonkeyPa
     assert sorted(found) == [("csv", "csv"), ("toml", "toml"), ("unlearncanvas", "toml")]
     (module,) = (text for _, text in blocks if "def read" in text)
     theirs: dict = {}
-    exec(module, theirs)  # noqa: S102
+    exec(module, theirs)
     install(monkeypatch, json=SimpleNamespace(matches=theirs["matches"], read=theirs["read"]))
-    assert load("a.json", '[{"prompt": "a", "concept": "b"}]').prompts == (EvalPrompt("a", "b", line=1),)
-    assert problems_of("a.json", '[{"prompt": "a"}, {}]') == ["prompts.bad-row a.json:2: there is no prompt"]
+    assert load("a.json", '[{"prompt": "a", "concept": "b"}]').prompts == (
+        EvalPrompt("a", "b", line=1),
+    )
+    assert problems_of("a.json", '[{"prompt": "a"}, {}]') == [
+        "prompts.bad-row a.json:2: there is no prompt"
+    ]
 
 
 def test_the_document_lists_every_format_and_every_code():
     document = (ROOT / "docs/prompt_sets.md").read_text()
-    source = "\n".join(path.read_text() for path in (ROOT / "forgetcli/evaluation/prompt_sets").rglob("*.py"))
-    assert set(re.findall(r"^\| `([a-z0-9]+)` \|.*\|.*\|", document, re.MULTILINE)) >= set(prompt_sets.formats())
-    codes = re.findall(r'"(?:prompts\.)?((?:bad|unknown|broken|not|is)-[a-z]+|encoding|empty)"', source)
+    source = "\n".join(
+        path.read_text() for path in (ROOT / "forgetcli/evaluation/prompt_sets").rglob("*.py")
+    )
+    assert set(re.findall(r"^\| `([a-z0-9]+)` \|.*\|.*\|", document, re.MULTILINE)) >= set(
+        prompt_sets.formats()
+    )
+    codes = re.findall(
+        r'"(?:prompts\.)?((?:bad|unknown|broken|not|is)-[a-z]+|encoding|empty)"', source
+    )
     assert set(re.findall(r"`prompts\.([a-z-]+)`", document)) == set(codes)
 
 
 def test_nothing_here_imports_torch(tmp_path: Path):
-    sets = {"a.csv": UME, "b.csv": I2P, "c.toml": CANVAS, "d.csv": CSV, "e.txt": "a", "f.toml": TOML}
+    sets = {
+        "a.csv": UME,
+        "b.csv": I2P,
+        "c.toml": CANVAS,
+        "d.csv": CSV,
+        "e.txt": "a",
+        "f.toml": TOML,
+    }
     for name, content in sets.items():
         Path(name).write_text(content)
     done = python(
@@ -669,7 +805,9 @@ def test_nothing_here_imports_torch(tmp_path: Path):
 a_few = settings(max_examples=50, deadline=None)
 
 # what a cell can hold: anything but surrogates and NUL, and no space around it
-texts = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20).map(str.strip)
+texts = st.text(
+    st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=20
+).map(str.strip)
 prompts = texts.filter(bool)
 sizes = st.none() | st.integers(1, 512).map(lambda n: 8 * n)
 groups = texts.map(lambda text: text or None)
@@ -694,11 +832,20 @@ def same(found: prompt_sets.PromptSet) -> list[EvalPrompt]:
 
 @a_few
 @given(rows=rows, delimiter=st.sampled_from(",;\t"), newline=st.sampled_from(["\n", "\r\n"]))
-def test_what_is_written_as_csv_is_read_back_at_its_line(shared: Path, rows, delimiter: str, newline: str):
+def test_what_is_written_as_csv_is_read_back_at_its_line(
+    shared: Path, rows, delimiter: str, newline: str
+):
     columns = ("prompt", "concept", "kind", "group", *UNSET)
-    cells = [["" if (v := getattr(row, column)) is None else str(v) for column in columns] for row in rows]
-    # with another line end, Python's writer leaves a carriage return unquoted, and then it ends the row
-    records = [csv_text([record], delimiter, newline, newline != "\r\n") for record in (list(columns), *cells)]
+    cells = [
+        ["" if (v := getattr(row, column)) is None else str(v) for column in columns]
+        for row in rows
+    ]
+    # with another line end, Python's writer leaves a carriage return unquoted, and then it ends the
+    # row
+    records = [
+        csv_text([record], delimiter, newline, newline != "\r\n")
+        for record in (list(columns), *cells)
+    ]
     path = shared / "a.csv"
     path.write_bytes("".join(records).encode())
     found = prompt_sets.load(path, "csv")
@@ -710,7 +857,9 @@ def test_what_is_written_as_csv_is_read_back_at_its_line(shared: Path, rows, del
 @a_few
 @given(rows=rows)
 def test_what_is_written_as_toml_is_read_back(shared: Path, rows):
-    wanted = [replace(row, concept=row.concept or "x", **UNSET) for row in rows if row.kind != "plain"]
+    wanted = [
+        replace(row, concept=row.concept or "x", **UNSET) for row in rows if row.kind != "plain"
+    ]
     wanted = list(dict.fromkeys(wanted))
     tables = [
         f"[[concepts]]\nconcept = {quoted(row.concept)}\n{row.kind} = [{quoted(row.prompt)}]\n"
@@ -728,24 +877,41 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-names = st.lists(prompts.map(lambda name: name.replace("_", "-")), min_size=1, max_size=4, unique=True)
+names = st.lists(
+    prompts.map(lambda name: name.replace("_", "-")), min_size=1, max_size=4, unique=True
+)
 
 
 @a_few
 @given(styles=names, objects=names)
-def test_unlearncanvas_has_every_pair_once_in_order(shared: Path, styles: list[str], objects: list[str]):
+def test_unlearncanvas_has_every_pair_once_in_order(
+    shared: Path, styles: list[str], objects: list[str]
+):
     path = shared / "c.toml"
-    path.write_bytes("".join(f"{key} = [{', '.join(map(quoted, items))}]\n"
-                             for key, items in (("styles", styles), ("objects", objects))).encode())  # fmt: skip
+    path.write_bytes(
+        "".join(
+            f"{key} = [{', '.join(map(quoted, items))}]\n"
+            # fmt: skip
+            for key, items in (("styles", styles), ("objects", objects))
+        ).encode()
+    )
     found = prompt_sets.load(path).prompts
-    assert [p.concept for p in found] == [concept for pair in product(styles, objects) for concept in pair]
+    assert [p.concept for p in found] == [
+        concept for pair in product(styles, objects) for concept in pair
+    ]
     assert [p.prompt for p in found[::2]] == [p.prompt for p in found[1::2]]
 
 
 @a_few
-@given(raw=st.binary(max_size=200), name=st.sampled_from(["a.csv", "a.tsv", "a.toml", "a.txt"]),
-       format=st.sampled_from([None, "csv", "i2p", "text", "toml", "ume", "unlearncanvas"]))  # fmt: skip
-def test_any_bytes_give_prompts_or_a_named_fault(shared: Path, raw: bytes, name: str, format: str | None):
+@given(
+    raw=st.binary(max_size=200),
+    name=st.sampled_from(["a.csv", "a.tsv", "a.toml", "a.txt"]),
+    # fmt: skip
+    format=st.sampled_from([None, "csv", "i2p", "text", "toml", "ume", "unlearncanvas"]),
+)
+def test_any_bytes_give_prompts_or_a_named_fault(
+    shared: Path, raw: bytes, name: str, format: str | None
+):
     path = shared / name
     path.write_bytes(raw)
     try:
@@ -757,14 +923,34 @@ def test_any_bytes_give_prompts_or_a_named_fault(shared: Path, raw: bytes, name:
 
 
 pieces = st.sampled_from(
-    ["", " ", "a", '"', '""', '"b', 'c"', "\n", "\r\n", ",", ";", "\t", "prompt", "1", "-1", "512", "é"]
+    [
+        "",
+        " ",
+        "a",
+        '"',
+        '""',
+        '"b',
+        'c"',
+        "\n",
+        "\r\n",
+        ",",
+        ";",
+        "\t",
+        "prompt",
+        "1",
+        "-1",
+        "512",
+        "é",
+    ]
 )
 headers = st.sampled_from(["prompt,seed\n", "prompt\n", ",".join(UME_COLUMNS) + "\n"])
 
 
 @a_few
 @given(text=st.lists(pieces, max_size=40).map("".join), header=headers)
-def test_any_table_gives_prompts_or_faults_with_lines_of_the_file(shared: Path, text: str, header: str):
+def test_any_table_gives_prompts_or_faults_with_lines_of_the_file(
+    shared: Path, text: str, header: str
+):
     path = shared / "a.csv"
     path.write_bytes((header + text).encode())
     last = (header + text).replace("\r\n", "\n").replace("\r", "\n").count("\n") + 1

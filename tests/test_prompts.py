@@ -1,4 +1,7 @@
-"""Merging by prefix against the keys of a real (tiny) causal encoder, and what the tokenizer must not cut off."""
+"""Merging by prefix against the keys of a real (tiny) causal encoder, and what the tokenizer must
+not cut off.
+"""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -10,14 +13,21 @@ from hypothesis import strategies as st
 from pipelines import POSITIONS, tiny_sd
 from torch import Tensor
 
-from forgetcli.checkpoint import base
 from forgetcli import models
+from forgetcli.checkpoint import base
 from forgetcli.errors import EditError
 from forgetcli.linalg import Moment
 from forgetcli.models.tokens import TokenBatch, tokenise
 
-PROMPTS = ("a painting by van gogh", "a painting by monet", "a painting", "", "van gogh", "a painting by van gogh",
-           "a picture of a cat by van gogh")
+PROMPTS = (
+    "a painting by van gogh",
+    "a painting by monet",
+    "a painting",
+    "",
+    "van gogh",
+    "a painting by van gogh",
+    "a picture of a cat by van gogh",
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +49,20 @@ def keys(model, batch: TokenBatch) -> Tensor:
 
 
 def test_positions_with_one_prefix_are_one_key_and_others_are_not(batch: TokenBatch, keys: Tensor):
-    distance = torch.cdist(keys.flatten(0, 1), keys.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist")
+    distance = torch.cdist(
+        keys.flatten(0, 1), keys.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist"
+    )
     same = batch.owner.flatten()[:, None] == batch.owner.flatten()
     size = keys.flatten(0, 1).norm(dim=1).mean()
     assert distance[same].max() < 1e-5 * size
     assert distance[~same].min() > 1e-3 * size
-    assert same.sum() > len(same)                                     # something was merged at all
+    assert same.sum() > len(same)  # something was merged at all
 
 
 def test_token_and_position_alone_would_merge_keys_that_differ(batch: TokenBatch, keys: Tensor):
-    """The control: padding has one token everywhere, yet after different prompts it is different keys."""
+    """The control: padding has one token everywhere, yet after different prompts it is different
+    keys.
+    """
     one, other = PROMPTS.index("a painting by monet"), PROMPTS.index("van gogh")
     assert batch.ids[one, -1] == batch.ids[other, -1]
     assert batch.owner[one, -1] != batch.owner[other, -1]
@@ -56,7 +70,7 @@ def test_token_and_position_alone_would_merge_keys_that_differ(batch: TokenBatch
 
 
 def test_moment_of_merged_keys_is_that_of_all_positions(batch: TokenBatch, keys: Tensor):
-    columns = keys.flatten(0, 1).T                                    # (d, prompts × positions)
+    columns = keys.flatten(0, 1).T  # (d, prompts × positions)
     merged = batch.merge(keys)
     wanted = columns @ columns.T
     found = Moment.of(merged, batch.counts)
@@ -68,7 +82,10 @@ def test_moment_of_merged_keys_is_that_of_all_positions(batch: TokenBatch, keys:
 
 def test_moment_of_batches_is_that_of_all(batch: TokenBatch, keys: Tensor):
     whole = Moment.of(batch.merge(keys), batch.counts)
-    parts = [Moment.of(part.merge(rows), part.counts) for part, rows in zip(batch.split(3), keys.split(3), strict=True)]
+    parts = [
+        Moment.of(part.merge(rows), part.counts)
+        for part, rows in zip(batch.split(3), keys.split(3), strict=True)
+    ]
     total = parts[0] + parts[1] + parts[2]
     assert total.tokens == whole.tokens
     assert (total.matrix - whole.matrix).norm() < 1e-5 * whole.matrix.norm()
@@ -82,11 +99,13 @@ def test_merging_is_by_prefix_for_any_tokens(rows: list[list[int]]):
     prefixes = [tuple(row[:end]) for row in rows for end in range(1, 6)]
     times = Counter(prefixes)
     owner = batch.owner.flatten().tolist()
-    assert [[a == b for b in owner] for a in owner] == [[a == b for b in prefixes] for a in prefixes]
+    assert [[a == b for b in owner] for a in owner] == [
+        [a == b for b in prefixes] for a in prefixes
+    ]
     assert batch.counts.tolist() == [times[prefixes[first]] for first in batch.first.tolist()]
     assert len(batch.first) == len(times)
     assert batch.first.tolist() == [prefixes.index(prefix) for prefix in dict.fromkeys(prefixes)]
-    marks = torch.arange(len(prefixes)).reshape(len(rows), 5, 1)      # each position its own number
+    marks = torch.arange(len(prefixes)).reshape(len(rows), 5, 1)  # each position its own number
     assert batch.merge(marks).tolist() == [batch.first.tolist()]
 
 
@@ -105,12 +124,14 @@ def test_prompts_are_padded_to_the_models_length(model, batch: TokenBatch):
 
 
 def test_strict_refuses_what_would_be_cut_off_and_nothing_shorter(model):
-    longest = " ".join(["cat"] * (POSITIONS - 2))                     # start and end take two
+    longest = " ".join(["cat"] * (POSITIONS - 2))  # start and end take two
     assert tokenise(model.tokenizer, [longest], strict=True).ids.shape == (1, POSITIONS)
     with pytest.raises(EditError) as caught:
         tokenise(model.tokenizer, ["cat", f"{longest} dog"], strict=True)
     assert caught.value.code == "edit.prompt-too-long"
     assert f"is {POSITIONS + 1} tokens long" in caught.value.message
     assert f"reads {POSITIONS}" in caught.value.message
-    cut = tokenise(model.tokenizer, [longest, f"{longest} dog"])      # not strict: the last word is lost in silence
+    cut = tokenise(
+        model.tokenizer, [longest, f"{longest} dog"]
+    )  # not strict: the last word is lost in silence
     assert torch.equal(cut.ids[0], cut.ids[1])

@@ -1,4 +1,7 @@
-"""Claims: an edited folder says what was done to it; the check finds every difference, and never fails by itself."""
+"""Claims: an edited folder says what was done to it; the check finds every difference, and never
+fails by itself.
+"""
+
 from __future__ import annotations
 
 import copy
@@ -15,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pipelines import tiny_sd
 
-from forgetcli.checkpoint import base as checkpoint
 from forgetcli.artifact import patch, provenance
-from forgetcli.storage import atomic
+from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import ModelError, OutputError
+from forgetcli.storage import atomic
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 KEY = "text_model." + FC2
@@ -41,21 +44,41 @@ def edited(base, tmp_path) -> Path:
     return apply(base, tmp_path / "edited")
 
 
-def apply(base: Path, output: Path, *, force: bool = False, before_writing=lambda staging: None, **run_details) -> Path:
-    """What the pipeline does around an edit of one tensor and one bias, by the files' own functions."""
+def apply(
+    base: Path,
+    output: Path,
+    *,
+    force: bool = False,
+    before_writing=lambda staging: None,
+    **run_details,
+) -> Path:
+    """What the pipeline does around an edit of one tensor and one bias, by the files' own
+    functions.
+    """
     resolved = checkpoint.resolve(base)
     weights = {}
     for key in (("text_encoder", FC2), ("text_encoder", "final_layer_norm.bias")):
-        weight = checkpoint.read_tensor(resolved.folder, checkpoint.locate(resolved.folder, *key)).double()
+        weight = checkpoint.read_tensor(
+            resolved.folder, checkpoint.locate(resolved.folder, *key)
+        ).double()
         generator = torch.Generator().manual_seed(1)
-        weights[key] = weight + 0.1 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+        weights[key] = weight + 0.1 * torch.randn(
+            weight.shape, generator=generator, dtype=torch.float64
+        )
     with atomic.publishing(output, force=force) as staging:
         stored = patch.patch(resolved, staging, weights)
         before_writing(staging)
-        provenance.write(staging, base=resolved, recipe_bytes=RECIPE, method="nullspace",
-                         parameters={"edit": {"sites": (1,)}},
-                         stored=stored, materials=[{"name": "k0/encoder.layers.1", "sha256": "0" * 64}],
-                         report={"sites": [{"rcond": float("nan"), "null_dim": 3}]}, run_details=run_details)
+        provenance.write(
+            staging,
+            base=resolved,
+            recipe_bytes=RECIPE,
+            method="nullspace",
+            parameters={"edit": {"sites": (1,)}},
+            stored=stored,
+            materials=[{"name": "k0/encoder.layers.1", "sha256": "0" * 64}],
+            report={"sites": [{"rcond": float("nan"), "null_dim": 3}]},
+            run_details=run_details,
+        )
     return output
 
 
@@ -77,10 +100,12 @@ def site(folder: Path) -> checkpoint.TensorSite:
     return checkpoint.locate(folder, "text_encoder", FC2)
 
 
-# --- a good folder ----------------------------------------------------------------------------------------------------
+# --- a good folder
+# ----------------------------------------------------------------------------------------------------
+
 
 def test_an_edited_folder_is_proved_whole(edited, base):
-    verdict = provenance.verify(edited)                               # finds the base by the manifest
+    verdict = provenance.verify(edited)  # finds the base by the manifest
     assert verdict.ok and verdict.problems == []
     assert (verdict.edited, verdict.files) == (2, len(atomic.walk_files(edited)))
     assert len(verdict.proved) == 3
@@ -93,7 +118,9 @@ def test_the_edited_folder_loads(edited):
 
     pipeline = StableDiffusionPipeline.from_pretrained(edited, safety_checker=None)
     wanted = checkpoint.read_tensor(edited, site(edited))
-    assert torch.equal(pipeline.text_encoder.get_parameter(FC2), wanted.to(pipeline.text_encoder.dtype))
+    assert torch.equal(
+        pipeline.text_encoder.get_parameter(FC2), wanted.to(pipeline.text_encoder.dtype)
+    )
 
 
 def test_the_manifest_says_what_was_done(edited, base):
@@ -106,30 +133,44 @@ def test_the_manifest_says_what_was_done(edited, base):
     assert (manifest.method, manifest.parameters) == ("nullspace", {"edit": {"sites": [1]}})
     assert manifest.materials == {"k0/encoder.layers.1": "0" * 64}
     assert manifest.written == (provenance.REPORT, provenance.RECIPE)
-    assert manifest.subjects == {path: atomic.sha256_file(edited / path) for path in atomic.walk_files(edited)
-                                 if path != provenance.MANIFEST}
+    assert manifest.subjects == {
+        path: atomic.sha256_file(edited / path)
+        for path in atomic.walk_files(edited)
+        if path != provenance.MANIFEST
+    }
     fc2 = next(tensor for tensor in manifest.edited if tensor.parameter == FC2)
     assert (fc2.file, fc2.key, fc2.dtype, fc2.component) == (WEIGHTS, KEY, "F16", "text_encoder")
     assert fc2.before != fc2.after and 0 < fc2.error < 0.1
-    assert json.loads((edited / provenance.REPORT).read_text()) == {"sites": [{"null_dim": 3, "rcond": None}]}
+    assert json.loads((edited / provenance.REPORT).read_text()) == {
+        "sites": [{"null_dim": 3, "rcond": None}]
+    }
 
 
 def test_the_manifest_has_the_standards_shape(edited):
-    """Names and values by hand from in-toto Statement v1 and SLSA provenance v1, not from our own model of them."""
+    """Names and values by hand from in-toto Statement v1 and SLSA provenance v1, not from our own
+    model of them.
+    """
     statement = json.loads((edited / "forget.provenance.json").read_text())
     assert set(statement) == {"_type", "subject", "predicateType", "predicate"}
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
     assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
     assert {"name", "digest"} == set(statement["subject"][0])
     build, run = statement["predicate"]["buildDefinition"], statement["predicate"]["runDetails"]
-    assert set(build) == {"buildType", "externalParameters", "internalParameters", "resolvedDependencies"}
+    assert set(build) == {
+        "buildType",
+        "externalParameters",
+        "internalParameters",
+        "resolvedDependencies",
+    }
     assert set(run) == {"builder", "metadata"} and run["builder"]["id"]
     assert "forget.provenance.json" not in [subject["name"] for subject in statement["subject"]]
 
 
 def test_a_repeated_run_gives_the_same_build_definition(base, tmp_path):
-    outputs = [apply(base, tmp_path / day, startedOn=f"2026-01-0{day}T00:00:00Z", versions={"torch": day})
-               for day in "12"]
+    outputs = [
+        apply(base, tmp_path / day, startedOn=f"2026-01-0{day}T00:00:00Z", versions={"torch": day})
+        for day in "12"
+    ]
     first, second = (json.loads((output / provenance.MANIFEST).read_text()) for output in outputs)
     assert first["predicate"]["runDetails"] != second["predicate"]["runDetails"]
     assert first["subject"] == second["subject"]
@@ -144,18 +185,26 @@ def test_an_edited_folder_can_be_edited_again(edited, tmp_path):
 
 def test_a_new_model_card_is_forgets_own_but_nothing_else_may_be_replaced(base, tmp_path):
     (base / "README.md").write_text("the base's card")
-    with_card = apply(base, tmp_path / "card", before_writing=lambda staging: (staging / "README.md").write_text("new"))
+    with_card = apply(
+        base,
+        tmp_path / "card",
+        before_writing=lambda staging: (staging / "README.md").write_text("new"),
+    )
     assert problems_of(with_card) == {}
     assert "README.md" in provenance.load(with_card).written
-    for spoil in (lambda staging: flip(staging / "unet" / "config.json", 3),
-                  lambda staging: (staging / "vae" / "config.json").unlink()):
+    for spoil in (
+        lambda staging: flip(staging / "unet" / "config.json", 3),
+        lambda staging: (staging / "vae" / "config.json").unlink(),
+    ):
         with pytest.raises(OutputError) as error:
             apply(base, tmp_path / "spoilt", before_writing=spoil)
         assert error.value.code == "output.not-the-base"
         assert not (tmp_path / "spoilt").exists()
 
 
-# --- each kind of difference ------------------------------------------------------------------------------------------
+# --- each kind of difference
+# ------------------------------------------------------------------------------------------
+
 
 def test_one_flipped_byte_in_any_file_is_found(edited):
     for path in atomic.walk_files(edited):
@@ -166,11 +215,13 @@ def test_one_flipped_byte_in_any_file_is_found(edited):
             flip(edited / path, at)
             assert path in problems_of(edited), (path, at)
             flip(edited / path, at)
-    assert problems_of(edited) == {}                                  # and each flip was the only fault
+    assert problems_of(edited) == {}  # and each flip was the only fault
 
 
 def signed_again(folder: Path, change=lambda statement: None) -> None:
-    """Bring the manifest's digests up to date, as whoever tampers would; then only the base can tell."""
+    """Bring the manifest's digests up to date, as whoever tampers would; then only the base can
+    tell.
+    """
     path = folder / provenance.MANIFEST
     statement = json.loads(path.read_text())
     for subject in statement["subject"]:
@@ -183,7 +234,7 @@ def test_a_changed_untouched_file_is_found_though_the_manifest_was_rewritten(edi
     flip(edited / "vae" / "diffusion_pytorch_model.safetensors", -1)
     signed_again(edited)
     assert "not listed as edited" in problems_of(edited)["vae/diffusion_pytorch_model.safetensors"]
-    shutil.rmtree(base)                                               # the base's digests in the manifest tell as well
+    shutil.rmtree(base)  # the base's digests in the manifest tell as well
     assert "not listed as edited" in problems_of(edited)["vae/diffusion_pytorch_model.safetensors"]
 
 
@@ -206,9 +257,15 @@ def test_a_changed_byte_within_the_edited_tensor_is_found_without_the_base(edite
 
 
 def test_an_edit_that_the_manifest_conceals_is_found_by_the_base(edited):
-    signed_again(edited, lambda build: build["internalParameters"].update(
-        edited=[e for e in build["internalParameters"]["edited"] if e["key"] != KEY]))
-    assert problems_of(edited) == {WEIGHTS: f"differs from the base in tensor '{KEY}', which is not listed as edited"}
+    signed_again(
+        edited,
+        lambda build: build["internalParameters"].update(
+            edited=[e for e in build["internalParameters"]["edited"] if e["key"] != KEY]
+        ),
+    )
+    assert problems_of(edited) == {
+        WEIGHTS: f"differs from the base in tensor '{KEY}', which is not listed as edited"
+    }
 
 
 def test_a_range_wider_than_the_tensor_is_found(edited):
@@ -223,7 +280,12 @@ def test_missing_and_added_files_are_named(edited):
     (edited / "vae" / "config.json").unlink()
     for name in ("unet/extra.bin", ".hidden", "forget.other.json"):
         (edited / name).write_bytes(b"x")
-    assert problems_of(edited).keys() >= {"vae/config.json", "unet/extra.bin", ".hidden", "forget.other.json"}
+    assert problems_of(edited).keys() >= {
+        "vae/config.json",
+        "unet/extra.bin",
+        ".hidden",
+        "forget.other.json",
+    }
     assert provenance.verify(edited).proved == ["the 2 edited tensors have the recorded digests"]
 
 
@@ -235,7 +297,9 @@ def test_another_recipe_in_the_folder_is_found(edited):
 
 def test_a_file_of_the_base_passed_off_as_forgets_own_is_found(edited):
     flip(edited / "unet" / "config.json", 5)
-    signed_again(edited, lambda build: build["internalParameters"]["written"].append("unet/config.json"))
+    signed_again(
+        edited, lambda build: build["internalParameters"]["written"].append("unet/config.json")
+    )
     assert "forget's own" in problems_of(edited)["unet/config.json"]
 
 
@@ -251,7 +315,7 @@ def test_without_the_base_it_is_said_what_is_not_proved(edited, base):
     assert verdict.ok
     assert "cannot be had" in verdict.not_proved[0]
     assert not any("base" in line for line in verdict.proved)
-    with pytest.raises(ModelError):                                   # asked for by name it is an error
+    with pytest.raises(ModelError):  # asked for by name it is an error
         provenance.verify(edited, base)
 
 
@@ -265,14 +329,16 @@ def test_files_that_the_base_has_gained_are_not_vouched_for(edited, base):
 def test_odd_files_do_not_stop_the_check(edited):
     os.mkfifo(edited / "pipe")
     (edited / "vae" / "config.json").unlink()
-    os.mkfifo(edited / "vae" / "config.json")                         # reading it would hang
+    os.mkfifo(edited / "vae" / "config.json")  # reading it would hang
     (edited / "dangling").symlink_to("nowhere")
     (Path(os.fsdecode(os.fsencode(edited) + b"/\xff.json"))).write_bytes(b"")
     found = problems_of(edited)
     assert found.keys() >= {"pipe", "vae/config.json", "dangling", "\\xff.json"}
 
 
-# --- no or bad manifest -----------------------------------------------------------------------------------------------
+# --- no or bad manifest
+# -----------------------------------------------------------------------------------------------
+
 
 def test_a_folder_that_forget_did_not_make(base, tmp_path):
     with pytest.raises(ModelError) as error:
@@ -283,7 +349,9 @@ def test_a_folder_that_forget_did_not_make(base, tmp_path):
         provenance.verify(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("text", ["", "null", "{}", "[]", "\xff", '{"_type": "https://in-toto.io/Statement/v1"}'])
+@pytest.mark.parametrize(
+    "text", ["", "null", "{}", "[]", "\xff", '{"_type": "https://in-toto.io/Statement/v1"}']
+)
 def test_a_manifest_of_another_shape_is_one_problem(edited, text):
     (edited / provenance.MANIFEST).write_text(text, encoding="latin-1")
     with pytest.raises(ModelError) as error:
@@ -292,7 +360,9 @@ def test_a_manifest_of_another_shape_is_one_problem(edited, text):
     assert list(problems_of(edited)) == [provenance.MANIFEST]
 
 
-@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "a/../../b", "", "a//b", "..\\b", "C:/b", "./a"])
+@pytest.mark.parametrize(
+    "name", ["../secret", "/etc/passwd", "a/../../b", "", "a//b", "..\\b", "C:/b", "./a"]
+)
 def test_paths_that_lead_out_of_the_folder_are_refused(edited, name):
     statement = json.loads((edited / provenance.MANIFEST).read_text())
     statement["subject"][0]["name"] = name
@@ -302,11 +372,19 @@ def test_paths_that_lead_out_of_the_folder_are_refused(edited, name):
 
 def paths_in(value, path=()):
     yield path
-    for key, part in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+    for key, part in (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    ):
         yield from paths_in(part, (*path, key))
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(data=st.data())
 def test_no_manifest_makes_the_check_fail(edited, data):
     """Any part of it replaced by anything: a verdict, never an exception."""
@@ -326,10 +404,15 @@ def test_no_manifest_makes_the_check_fail(edited, data):
         path.write_bytes(kept)
 
 
-# --- the whole way, with faults ---------------------------------------------------------------------------------------
+# --- the whole way, with faults
+# ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("fault", [
-    lambda: OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt], ids=["full", "Ctrl-C"])
+
+@pytest.mark.parametrize(
+    "fault",
+    [lambda: OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt],
+    ids=["full", "Ctrl-C"],
+)
 def test_an_edited_folder_is_old_or_complete_whatever_fails(base, tmp_path, fault):
     place = tmp_path / "out"
     output = place / "edited"

@@ -1,4 +1,7 @@
-"""Claims, against a loopback fake of the hub: every file goes up in one commit, to a private repository unless asked; nothing that does not verify."""
+"""Claims, against a loopback fake of the hub: every file goes up in one commit, to a private
+repository unless asked; nothing that does not verify.
+"""
+
 from __future__ import annotations
 
 import base64
@@ -12,20 +15,24 @@ import pytest
 from pipelines import tiny_sd
 from tiny_runs import RECIPE
 
+from forgetcli.errors import ForgetError
 from forgetcli.export import push as uploads
 from forgetcli.storage import atomic
-from forgetcli.errors import ForgetError
 
 REPO = "me/tiny"
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The few of the hub's addresses that an upload asks; small files travel within the commit, as "regular" ones do."""
+    """The few of the hub's addresses that an upload asks; small files travel within the commit, as
+    "regular" ones do.
+    """
 
     def do_GET(self) -> None:
         self.server.asked.append(("GET", self.path, None))
         if self.path.startswith(f"/api/models/{REPO}") and self.server.private is not None:
-            self.answer(200, {"id": REPO, "private": self.server.private, "sha": "0" * 40, "siblings": []})
+            self.answer(
+                200, {"id": REPO, "private": self.server.private, "sha": "0" * 40, "siblings": []}
+            )
         else:
             self.answer(404, {})
 
@@ -39,12 +46,29 @@ class Hub(BaseHTTPRequestHandler):
             if self.server.exists:
                 self.answer(409, {"error": "it exists", "url": f"{self.server.url}/{REPO}"})
                 return
-            self.server.private = asked.get("visibility") == "private" or asked.get("private") is True
+            self.server.private = (
+                asked.get("visibility") == "private" or asked.get("private") is True
+            )
             self.answer(200, {"url": f"{self.server.url}/{REPO}", "name": REPO})
         elif "/preupload/" in self.path:
-            self.answer(200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]]})
+            self.answer(
+                200,
+                {
+                    "files": [
+                        {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                        for f in json.loads(body)["files"]
+                    ]
+                },
+            )
         elif "/commit/" in self.path:
-            self.answer(200, {"success": True, "commitUrl": f"{self.server.url}/{REPO}/commit/{'c' * 40}", "commitOid": "c" * 40})
+            self.answer(
+                200,
+                {
+                    "success": True,
+                    "commitUrl": f"{self.server.url}/{REPO}/commit/{'c' * 40}",
+                    "commitOid": "c" * 40,
+                },
+            )
         else:
             self.answer(200, {})
 
@@ -75,7 +99,7 @@ def hub():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     server.url, server.asked = f"http://127.0.0.1:{server.server_port}", []
     server.exists = server.refuses = False
-    server.private = None                                             # there is no repository yet
+    server.private = None  # there is no repository yet
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -90,14 +114,26 @@ def original(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("pushed")
     (place / "art.toml").write_text(RECIPE)
     tiny_sd(place / "sd")
-    apply.apply(place / "art.toml", model=str(place / "sd"), output=place / "edited", device="cpu", strict=False)
+    apply.apply(
+        place / "art.toml",
+        model=str(place / "sd"),
+        output=place / "edited",
+        device="cpu",
+        strict=False,
+    )
     return place / "edited"
 
 
 @pytest.fixture
 def push(forget, hub, tmp_path):
-    environment = {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_TOKEN": "hf_secret", "HF_HOME": str(tmp_path / "hf"), "NO_PROXY": "127.0.0.1",
-                   "no_proxy": "127.0.0.1"}
+    environment = {
+        "HF_ENDPOINT": hub.url,
+        "HF_HUB_OFFLINE": "0",
+        "HF_TOKEN": "hf_secret",
+        "HF_HOME": str(tmp_path / "hf"),
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+    }
     return lambda *arguments, **more: forget("push", *arguments, **{**environment, **more})
 
 
@@ -107,19 +143,38 @@ def commits(hub) -> list[dict[str, bytes]]:
     for _, path, body in hub.asked:
         if "/commit/" in path:
             lines = [json.loads(line) for line in body.splitlines()]
-            found.append({line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines if line["key"] == "file"})
+            found.append(
+                {
+                    line["value"]["path"]: base64.b64decode(line["value"]["content"])
+                    for line in lines
+                    if line["key"] == "file"
+                }
+            )
     return found
 
 
 def test_every_file_goes_up_in_one_commit_to_a_private_repository(push, hub, original):
     done = push(original, REPO, "--json")
     assert done.code == 0, done.stderr
-    assert done.json["private"] is True and done.json["commit"] == "c" * 40 and done.json["url"] == f"{hub.url}/{REPO}"
-    assert commits(hub) == [{path: (original / path).read_bytes() for path in atomic.walk_files(original)}]
-    assert {"README.md", "forget.provenance.json", "recipe.toml", "text_encoder/model.safetensors"} <= commits(hub)[0].keys()
+    assert (
+        done.json["private"] is True
+        and done.json["commit"] == "c" * 40
+        and done.json["url"] == f"{hub.url}/{REPO}"
+    )
+    assert commits(hub) == [
+        {path: (original / path).read_bytes() for path in atomic.walk_files(original)}
+    ]
+    assert {
+        "README.md",
+        "forget.provenance.json",
+        "recipe.toml",
+        "text_encoder/model.safetensors",
+    } <= commits(hub)[0].keys()
     assert hub.private is True and "hf_secret" not in done.stdout + done.stderr
     created = [json.loads(body) for _, path, body in hub.asked if path == "/api/repos/create"]
-    assert len(created) == 1 and (created[0].get("visibility") == "private" or created[0].get("private") is True)
+    assert len(created) == 1 and (
+        created[0].get("visibility") == "private" or created[0].get("private") is True
+    )
 
 
 def test_public_and_to_a_branch_if_asked(push, hub, original):
@@ -127,19 +182,29 @@ def test_public_and_to_a_branch_if_asked(push, hub, original):
     assert (done.code, done.stdout) == (0, f"{hub.url}/{REPO}\n"), done.stderr
     assert hub.private is False
     paths = [path for method, path, _ in hub.asked if method == "POST"]
-    assert any(path.endswith(f"{REPO}/branch/v2") for path in paths) and any(path.endswith("/commit/v2") for path in paths)
+    assert any(path.endswith(f"{REPO}/branch/v2") for path in paths) and any(
+        path.endswith("/commit/v2") for path in paths
+    )
 
 
 def test_what_must_not_go_up_does_not(push, hub, original, tmp_path):
     edited = Path(shutil.copytree(original, tmp_path / "edited"))
     (edited / "unet" / "config.json").write_text("{}")
-    for folder, repo, code in ((edited, REPO, "push.not-verified"), (original, "nonsense", "push.name"), (original, "a/b@c", "push.name")):
+    for folder, repo, code in (
+        (edited, REPO, "push.not-verified"),
+        (original, "nonsense", "push.name"),
+        (original, "a/b@c", "push.name"),
+    ):
         with pytest.raises(ForgetError) as error:
             uploads.push(folder, repo)
         assert error.value.code == code
     done = push(edited, REPO)
-    assert done.code == 2 and "error[push.not-verified]" in done.stderr and "unet/config.json" in done.stderr
-    assert hub.asked == []                                            # not even a repository was made
+    assert (
+        done.code == 2
+        and "error[push.not-verified]" in done.stderr
+        and "unet/config.json" in done.stderr
+    )
+    assert hub.asked == []  # not even a repository was made
     hub.exists, hub.private = True, False
     done = push(original, REPO)
     assert done.code == 2 and "error[push.is-public]" in done.stderr and commits(hub) == []

@@ -1,4 +1,5 @@
 """The report is one self-contained file, and prompts in it are text, whatever they hold."""
+
 from __future__ import annotations
 
 import re
@@ -11,40 +12,71 @@ import pytest
 from PIL import Image
 
 from forgetcli import report
-from forgetcli.experiments.demo import shown
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject
+from forgetcli.experiments.demo import shown
 from forgetcli.report.pairs import COLUMNS, SIDE, Pair, write_sheet
 
-NASTY = "<script>alert(1)</script> & \"quotes\" <img src=http://example.com/x.png>"
-JUDGE = {"name": "demo", "digest": "0" * 64, "accuracy": {"other_hands": {"thing": 0.5, "style": 0.5, "n": 10}},
-         "confusions": [{"shown": NASTY, "judged": "cat", "share": 0.25}]}
+NASTY = '<script>alert(1)</script> & "quotes" <img src=http://example.com/x.png>'
+JUDGE = {
+    "name": "demo",
+    "digest": "0" * 64,
+    "accuracy": {"other_hands": {"thing": 0.5, "style": 0.5, "n": 10}},
+    "confusions": [{"shown": NASTY, "judged": "cat", "share": 0.25}],
+}
 
 
 def run(folder: Path, name: str, forgets: frozenset[str], seen: bool) -> Run:
     """Two pictures: of what may be forgotten, and of what stays."""
     answers = []
-    for k, (concept, prompt, there) in enumerate((("van gogh", NASTY, seen), ("monet", "kept", True))):
+    for k, (concept, prompt, there) in enumerate(
+        (("van gogh", NASTY, seen), ("monet", "kept", True))
+    ):
         path = folder / f"{name}-{k}.png"
         Image.new("RGB", (8, 8), "red").save(path)
-        answers.append(Answer(Question(concept, concept, prompt), 0, path, there, concept if there else "none of these", 0.5))
+        answers.append(
+            Answer(
+                Question(concept, concept, prompt),
+                0,
+                path,
+                there,
+                concept if there else "none of these",
+                0.5,
+            )
+        )
     base = SimpleNamespace(id=NASTY, digest="f" * 64, folder=folder)
     return Run(Subject(name, base, forgets, recipe_sha256="a" * 64), tuple(answers))
 
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Evaluation:
-    return Evaluation(JUDGE, run(tmp_path, "unedited", frozenset(), True), (run(tmp_path, "$x^2$ <b>", frozenset({"van gogh"}), False),),
-                      {"seed": 0, "guidance": None}, {"total": 1.0})
+    return Evaluation(
+        JUDGE,
+        run(tmp_path, "unedited", frozenset(), True),
+        (run(tmp_path, "$x^2$ <b>", frozenset({"van gogh"}), False),),
+        {"seed": 0, "guidance": None},
+        {"total": 1.0},
+    )
 
 
 def page(evaluation: Evaluation, folder: Path) -> str:
-    return report.write(folder, evaluation, evaluation.as_dict(), title=NASTY, description=NASTY, command=f"forget eval {NASTY}").page.read_text()
+    return report.write(
+        folder,
+        evaluation,
+        evaluation.as_dict(),
+        title=NASTY,
+        description=NASTY,
+        command=f"forget eval {NASTY}",
+    ).page.read_text()
 
 
 def test_prompts_are_text_and_nothing_is_loaded_from_elsewhere(evaluation, tmp_path):
     html = page(evaluation, tmp_path)
-    assert "<script" not in html and "&lt;script&gt;" in html         # shown, not run
-    assert all(source.startswith("data:image/png;base64,") for source in re.findall(r'<img[^>]* src="([^"]*)"', html) if "svg" not in source)
+    assert "<script" not in html and "&lt;script&gt;" in html  # shown, not run
+    assert all(
+        source.startswith("data:image/png;base64,")
+        for source in re.findall(r'<img[^>]* src="([^"]*)"', html)
+        if "svg" not in source
+    )
     assert "default-src &#39;none&#39;" in html or "default-src 'none'" in html
     assert not re.search(r'(?:href|src)="http', html)
 
@@ -52,9 +84,11 @@ def test_prompts_are_text_and_nothing_is_loaded_from_elsewhere(evaluation, tmp_p
 def test_the_report_shows_scores_matrix_and_judge(evaluation, tmp_path):
     html = page(evaluation, tmp_path)
     assert html.count("<figure>") == 2 and "100 %" in html and "95 % intervals" in html
-    assert 'class="asked"' in html                                    # the cell of what was edited is marked
+    assert 'class="asked"' in html  # the cell of what was edited is marked
     assert "On drawings" not in html and "other hands" in html and "25 %" in html
-    (tmp_path / "report.json").write_text("{broken")                  # an edited folder's own report: absent, damaged or another method's
+    (tmp_path / "report.json").write_text(
+        "{broken"
+    )  # an edited folder's own report: absent, damaged or another method's
     assert page(evaluation, tmp_path)
 
 
@@ -67,19 +101,51 @@ def test_the_sheet_has_every_pair(evaluation, tmp_path):
     assert sheet.getpixel((20, 20)) == (255, 0, 0)
 
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync", "--disable-default-apps", "--hide-scrollbars", "--window-size=1100,1400")
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-default-apps",
+    "--hide-scrollbars",
+    "--window-size=1100,1400",
+)
 
 
 def look(page: Path, tmp_path: Path) -> tuple[Path, str, list[str]]:
-    """Open a page in a real browser: its screenshot, what it said on the console, and the addresses it asked for."""
+    """Open a page in a real browser: its screenshot, what it said on the console, and the addresses
+    it asked for.
+    """
     screenshot, log = tmp_path / "shot.png", tmp_path / "net.json"
-    done = subprocess.run([CHROMIUM, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", f"--log-net-log={log}",
-                           f"--screenshot={screenshot}", page.as_uri()], check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            *FLAGS,
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--enable-logging=stderr",
+            f"--log-net-log={log}",
+            f"--screenshot={screenshot}",
+            page.as_uri(),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
     asked = re.findall(r'"url":"((?:https?|wss?|ftp)://[^"]+)"', log.read_text())
-    return screenshot, console, [url for url in asked if "google" not in url]             # the browser's own errands
+    return (
+        screenshot,
+        console,
+        [url for url in asked if "google" not in url],
+    )  # the browser's own errands
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
@@ -88,12 +154,14 @@ def test_a_browser_shows_the_report_and_asks_for_nothing(evaluation, tmp_path):
     screenshot, console, asked = look(tmp_path / "report.html", tmp_path)
     assert (console, asked) == ("", [])
     shown = Image.open(screenshot).convert("RGB")
-    assert shown.size == (1100, 1400) and len(shown.getcolors(1 << 20)) > 50      # drawn, not blank
+    assert shown.size == (1100, 1400) and len(shown.getcolors(1 << 20)) > 50  # drawn, not blank
     control, foreign = tmp_path / "control.html", '<img src="http://127.0.0.1:9/x.png">'
     text = (tmp_path / "report.html").read_text().replace("</body>", f"{foreign}</body>")
-    control.write_text(text)                                          # a foreign picture: the policy stops it, and says so
+    control.write_text(text)  # a foreign picture: the policy stops it, and says so
     _, console, asked = look(control, tmp_path / "held")
     assert "Content Security Policy" in console and asked == []
-    control.write_text(text.replace("Content-Security-Policy", "x"))  # without the policy it is asked for: this test would see it
+    control.write_text(
+        text.replace("Content-Security-Policy", "x")
+    )  # without the policy it is asked for: this test would see it
     _, _, asked = look(control, tmp_path / "free")
     assert asked and asked[0].startswith("http://127.0.0.1:9")

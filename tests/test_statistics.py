@@ -1,4 +1,5 @@
 """Intervals against published values, and what they must cover."""
+
 from __future__ import annotations
 
 import math
@@ -8,26 +9,29 @@ import pytest
 from forgetcli.evaluation.intervals import Z95, harmonic, harmonic_interval, harmonic_lead, wilson
 
 
-@pytest.mark.parametrize(("successes", "count", "low", "high"), [
-    (0, 10, 0.0, 0.2775),
-    (1, 10, 0.0179, 0.4042),
-    (5, 10, 0.2366, 0.7634),
-    (10, 10, 0.7225, 1.0),
-    (81, 263, 0.2553, 0.3662),                                        # Newcombe 1998, table I, method 3
-    (15, 148, 0.0624, 0.1605),                                        # the same
-    (0, 20, 0.0, 0.1611),                                             # the same
-    (1, 29, 0.0061, 0.1718),                                          # the same
-])
+@pytest.mark.parametrize(
+    ("successes", "count", "low", "high"),
+    [
+        (0, 10, 0.0, 0.2775),
+        (1, 10, 0.0179, 0.4042),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),  # Newcombe 1998, table I, method 3
+        (15, 148, 0.0624, 0.1605),  # the same
+        (0, 20, 0.0, 0.1611),  # the same
+        (1, 29, 0.0061, 0.1718),  # the same
+    ],
+)
 def test_wilson_is_as_published(successes: int, count: int, low: float, high: float):
     assert wilson(successes, count) == pytest.approx((low, high), abs=6e-5)
 
 
 def test_wilson_has_width_where_the_plain_interval_has_none():
     share = 0 / 10
-    assert Z95 * math.sqrt(share * (1 - share) / 10) == 0             # "0 ± 0" from ten pictures
+    assert Z95 * math.sqrt(share * (1 - share) / 10) == 0  # "0 ± 0" from ten pictures
     low, high = wilson(0, 10)
     assert high - low > 0.2
-    assert wilson(0, 1000)[1] < high / 10                             # more pictures say more
+    assert wilson(0, 1000)[1] < high / 10  # more pictures say more
 
 
 def test_wilson_solves_its_own_equation():
@@ -44,7 +48,7 @@ def test_harmonic_mean():
     assert harmonic(0.5, 1.0) == pytest.approx(2 / 3)
     assert harmonic(0.8, 0.8) == pytest.approx(0.8)
     assert harmonic(0.0, 1.0) == harmonic(1.0, 0.0) == harmonic(0.0, 0.0) == 0.0
-    assert harmonic(0.1, 0.9) < 0.2                                   # where the plain mean would say 0.5
+    assert harmonic(0.1, 0.9) < 0.2  # where the plain mean would say 0.5
 
 
 def test_bootstrap_interval_contains_h_and_narrows():
@@ -55,7 +59,7 @@ def test_bootstrap_interval_contains_h_and_narrows():
     near = harmonic_interval(forget * 20, retain * 20)
     assert near[0] < h < near[1]
     assert near[1] - near[0] < (high - low) / 2
-    assert not low < harmonic(0.1, 0.9) < high                        # it does not contain just anything
+    assert not low < harmonic(0.1, 0.9) < high  # it does not contain just anything
 
 
 def test_bootstrap_of_prompts_that_agree_is_a_point_and_repeats():
@@ -66,11 +70,13 @@ def test_bootstrap_of_prompts_that_agree_is_a_point_and_repeats():
 
 def test_a_lead_is_told_from_paired_prompts_where_two_intervals_overlap():
     ours = [1.0] * 90 + [0.0] * 10
-    theirs = [1.0] * 84 + [0.0] * 16                                  # wrong where we are, and in six places more
-    assert harmonic_interval(ours, ours)[0] < harmonic_interval(theirs, theirs)[1]       # side by side they overlap
+    theirs = [1.0] * 84 + [0.0] * 16  # wrong where we are, and in six places more
+    assert (
+        harmonic_interval(ours, ours)[0] < harmonic_interval(theirs, theirs)[1]
+    )  # side by side they overlap
     low, high = harmonic_lead(ours, ours, theirs, theirs)
     assert 0.01 < low < 0.06 < high < 0.12
-    shuffled = theirs[50:] + theirs[:50]                              # the same shares, wrong elsewhere: nothing to tell
+    shuffled = theirs[50:] + theirs[:50]  # the same shares, wrong elsewhere: nothing to tell
     assert harmonic_lead(ours, ours, shuffled, shuffled)[0] < 0
     assert harmonic_lead(ours, ours, ours, ours) == (0.0, 0.0)
     backwards = harmonic_lead(theirs, theirs, ours, ours)

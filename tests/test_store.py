@@ -1,4 +1,7 @@
-"""Claims: a file or folder is absent, old or complete, whatever fails and whenever; nothing temporary stays behind."""
+"""Claims: a file or folder is absent, old or complete, whatever fails and whenever; nothing
+temporary stays behind.
+"""
+
 from __future__ import annotations
 
 import errno
@@ -15,8 +18,8 @@ from pathlib import Path
 import pytest
 from faults import Saboteur, tree
 
-from forgetcli.storage import atomic
 from forgetcli.errors import OutputError
+from forgetcli.storage import atomic
 
 ROOT = Path(__file__).resolve().parent.parent
 OLD = {atomic.MARKER: b"{}", "unet/weights": b"old" * 1000}
@@ -55,13 +58,15 @@ def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-# --- single files -----------------------------------------------------------------------------------------------------
+# --- single files
+# -----------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize(("mask", "wanted"), [(0o022, 0o644), (0o027, 0o640), (0o000, 0o666)])
 def test_files_have_the_mode_that_the_umask_gives(tmp_path, mask, wanted):
     private = tmp_path / "private"
     private.write_bytes(b"x")
-    private.chmod(0o400)                                              # as files in a model cache can be
+    private.chmod(0o400)  # as files in a model cache can be
     with umask(mask):
         atomic.write_atomically(tmp_path / "written", b"data")
         atomic.copy_file(private, tmp_path / "copied")
@@ -84,7 +89,10 @@ def test_a_copy_is_the_same_bytes_and_never_replaces(tmp_path):
 
 def test_sha256_is_that_of_an_independent_tool(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
-    assert atomic.sha256_file(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        atomic.sha256_file(tmp_path / "abc")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["instead", "after"])
@@ -103,7 +111,12 @@ def test_a_file_is_old_or_new_whatever_fails(tmp_path, fault, after):
         else:
             break
     assert path.read_bytes() == b"new" * 200
-    assert set(saboteur.calls) == {"open", "write", "fsync", "replace"}   # all of them were failed in turn
+    assert set(saboteur.calls) == {
+        "open",
+        "write",
+        "fsync",
+        "replace",
+    }  # all of them were failed in turn
     assert n == len(saboteur.calls) + 1
 
 
@@ -116,13 +129,17 @@ def test_a_write_in_place_would_be_caught(tmp_path):
     assert path.read_bytes() not in (b"old" * 100, b"new" * 200)
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
+# --- folders
+# ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "no-exchange"])
 @pytest.mark.parametrize("after", [False, True], ids=["instead", "after"])
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("before", [None, OLD], ids=["absent", "old"])
-def test_an_output_is_absent_old_or_complete_whatever_fails(tmp_path, monkeypatch, before, fault, after, exchange):
+def test_an_output_is_absent_old_or_complete_whatever_fails(
+    tmp_path, monkeypatch, before, fault, after, exchange
+):
     if not exchange:
         monkeypatch.setattr(atomic, "_exchange", lambda first, second: False)
     output = tmp_path / "edited"
@@ -144,8 +161,8 @@ def test_an_output_is_absent_old_or_complete_whatever_fails(tmp_path, monkeypatc
             assert tree(output) == NEW
             if not saboteur.struck:
                 break
-    assert before in outcomes                                         # early faults did stop it
-    assert n == len(saboteur.calls) + 1 > 12                          # every call was failed in turn
+    assert before in outcomes  # early faults did stop it
+    assert n == len(saboteur.calls) + 1 > 12  # every call was failed in turn
     assert {"mkdir", "fsync", "_exchange" if before else "rename"} <= set(saboteur.calls)
 
 
@@ -177,17 +194,31 @@ def test_a_full_disk_within_the_block_is_a_full_disk(tmp_path):
     class SafetensorError(Exception):
         pass
 
-    for fault in (OSError(errno.ENOSPC, "No space left on device"), OSError(errno.EDQUOT, "Disk quota exceeded"),
-                  SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")):
-        with pytest.raises(OutputError) as error, atomic.publishing(tmp_path / "edited", force=False):
+    for fault in (
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        SafetensorError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),
+    ):
+        with (
+            pytest.raises(OutputError) as error,
+            atomic.publishing(tmp_path / "edited", force=False),
+        ):
             raise fault
         assert error.value.code == "output.disk-full"
 
 
 def test_other_faults_within_the_block_pass_unchanged(tmp_path):
-    for fault in (PermissionError(errno.EACCES, "Permission denied", "/elsewhere"), FileNotFoundError(2, "none"),
-                  ValueError("x")):
-        with pytest.raises(type(fault)) as error, atomic.publishing(tmp_path / "edited", force=False):
+    for fault in (
+        PermissionError(errno.EACCES, "Permission denied", "/elsewhere"),
+        FileNotFoundError(2, "none"),
+        ValueError("x"),
+    ):
+        with (
+            pytest.raises(type(fault)) as error,
+            atomic.publishing(tmp_path / "edited", force=False),
+        ):
             raise fault
         assert error.value is fault
     assert not list(tmp_path.iterdir())
@@ -198,13 +229,17 @@ def test_a_real_limit_of_the_system_leaves_the_old_output(tmp_path):
     output = tmp_path / "edited"
     fill(output, OLD)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))           # NEW's weights have 6000 bytes
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # NEW's weights have 6000 bytes
     try:
         with pytest.raises(OutputError) as error:
             publish(output)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert error.value.code == "output.failed" and str(output) in error.value.message and error.value.hint
+    assert (
+        error.value.code == "output.failed"
+        and str(output) in error.value.message
+        and error.value.hint
+    )
     assert tree(output) == OLD
     assert [p.name for p in tmp_path.iterdir()] == ["edited"]
 
@@ -274,7 +309,7 @@ def test_no_permission_is_said_before_the_work():
     user = os.geteuid()
     try:
         if user == 0:
-            os.seteuid(65534)                                         # root is refused nothing
+            os.seteuid(65534)  # root is refused nothing
         for output in (place / "edited", place / "a" / "edited", place / "old"):
             assert refuse(output, force=True).code == "output.permission"
     finally:
@@ -289,7 +324,8 @@ def test_a_parent_that_is_a_file_is_said_in_one_line(tmp_path):
     assert refuse(tmp_path / "file" / "edited", force=False).code == "output.failed"
 
 
-# --- processes --------------------------------------------------------------------------------------------------------
+# --- processes
+# --------------------------------------------------------------------------------------------------------
 
 SLOW_RUN = """
     import sys, time
@@ -304,8 +340,14 @@ SLOW_RUN = """
 
 def slow_run(output: Path) -> subprocess.Popen:
     """A process that has half of its output written and waits for its stdin to close."""
-    run = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SLOW_RUN), str(output)], stdin=subprocess.PIPE,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT, text=True)
+    run = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SLOW_RUN), str(output)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+        text=True,
+    )
     assert run.stdout.readline() == "half\n", run.stderr.read()
     return run
 
@@ -323,7 +365,7 @@ def test_kill_9_leaves_the_old_output_and_the_next_run_clears_up(tmp_path, befor
     run.send_signal(signal.SIGKILL)
     run.communicate()
     assert tree(output) == before
-    assert len(temporary(tmp_path)) == 1                              # nobody was there to remove it
+    assert len(temporary(tmp_path)) == 1  # nobody was there to remove it
     publish(output)
     assert tree(output) == NEW
     assert temporary(tmp_path) == []
@@ -341,11 +383,11 @@ def test_ctrl_c_leaves_the_old_output_and_nothing_else(tmp_path):
 def test_a_run_that_is_still_at_work_is_left_alone(tmp_path):
     output = tmp_path / "edited"
     run = slow_run(output)
-    publish(output)                                                   # another run overtakes it
+    publish(output)  # another run overtakes it
     assert len(temporary(tmp_path)) == 1
     run.stdin.close()
     assert run.wait(10) == 0
-    assert tree(output) == {atomic.MARKER: b"half"}                    # the last to finish wins, whole
+    assert tree(output) == {atomic.MARKER: b"half"}  # the last to finish wins, whole
     assert temporary(tmp_path) == []
     for stream in (run.stdout, run.stderr):
         stream.close()
@@ -355,7 +397,7 @@ def test_the_lock_tells_when_the_pid_does_not(tmp_path):
     """In a container every run has the same pid: a dead run's folder then bears our own."""
     dead = tmp_path / f".edited.{os.getpid()}-0123abcd.tmp"
     dead.mkdir()
-    held = tmp_path / ".edited.999999999-0123abcd.tmp"                # no such pid here, but somebody holds it
+    held = tmp_path / ".edited.999999999-0123abcd.tmp"  # no such pid here, but somebody holds it
     held.mkdir()
     lock = atomic._lock(held)
     publish(tmp_path / "edited")
@@ -366,7 +408,7 @@ def test_the_lock_tells_when_the_pid_does_not(tmp_path):
 
 
 def test_two_runs_of_one_process_leave_each_other_alone_even_without_locks(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "fcntl", None)                         # as on Windows
+    monkeypatch.setattr(atomic, "fcntl", None)  # as on Windows
     with atomic.publishing(tmp_path / "edited", force=True) as staging:
         fill(staging, OLD)
         publish(tmp_path / "edited")  # must not take the first one's folder for a dead run's
@@ -396,7 +438,11 @@ def test_walk_follows_links_and_ends(tmp_path):
 
 
 def test_no_torch():
-    modules = ", ".join(f"forgetcli.{name}" for name in ("store", "checkpoint", "provenance", "cache"))
+    modules = ", ".join(
+        f"forgetcli.{name}" for name in ("store", "checkpoint", "provenance", "cache")
+    )
     code = f"import sys, {modules}; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "False\n"

@@ -1,4 +1,7 @@
-"""Each key has its line: every form of TOML by hand, and tomli as the reference for which keys there are."""
+"""Each key has its line: every form of TOML by hand, and tomli as the reference for which keys
+there are.
+"""
+
 from __future__ import annotations
 
 import pytest
@@ -102,20 +105,28 @@ def paths_of(value: object, path: tuple = ()):
     """Every key path of a parsed TOML text."""
     if path:
         yield path
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    children = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, child in children:
         yield from paths_of(child, (*path, key))
 
 
 @pytest.mark.parametrize(
-    "text", [NASTY, EXAMPLE, recipe_text.STARTER, *(p.read_text() for p in recipes.bundled().values())]
+    "text",
+    [NASTY, EXAMPLE, recipe_text.STARTER, *(p.read_text() for p in recipes.bundled().values())],
 )
 def test_exactly_what_tomli_reads_has_a_line(text: str):
     assert set(key_lines(text)) == set(paths_of(tomli.loads(text)))
 
 
 @pytest.mark.parametrize(
-    ("text", "keys"), [("a.b", ("a", "b")), (' "a.b" . c ', ("a.b", "c")), ("concepts.0.x", ("concepts", "0", "x"))]
+    ("text", "keys"),
+    [("a.b", ("a", "b")), (' "a.b" . c ', ("a.b", "c")), ("concepts.0.x", ("concepts", "0", "x"))],
 )
 def test_keys_come_apart(text: str, keys: tuple):
     assert split_key(text) == keys

@@ -1,4 +1,7 @@
-"""``forget tune``: the search goes on where it was cut short, gives up on hopeless trials, and writes a recipe that has what it found."""
+"""``forget tune``: the search goes on where it was cut short, gives up on hopeless trials, and
+writes a recipe that has what it found.
+"""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,14 +13,15 @@ import torch
 from pipelines import tiny_sd
 from single_files import ldm
 
-from forgetcli.evaluation import judges
-from forgetcli import methods, recipe as recipes
-from forgetcli.pipeline import apply as pipeline
-from forgetcli.experiments import tuning
-from forgetcli.errors import EditError, ForgetError
-from forgetcli.evaluation.judges import Sight
-from forgetcli.report.tuning import front
+from forgetcli import methods
+from forgetcli import recipe as recipes
 from forgetcli.editing.search_space import Choice, Range
+from forgetcli.errors import EditError, ForgetError
+from forgetcli.evaluation import judges
+from forgetcli.evaluation.judges import Sight
+from forgetcli.experiments import tuning
+from forgetcli.pipeline import apply as pipeline
+from forgetcli.report.tuning import front
 
 RECIPE = """\
 # what it is about
@@ -80,7 +84,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def lenient(monkeypatch: pytest.MonkeyPatch, before=lambda recipe: None) -> list:
-    """`apply` as it is, but a tiny untrained model's edit need not have an effect; what it was called with."""
+    """`apply` as it is, but a tiny untrained model's edit need not have an effect; what it was
+    called with.
+    """
     calls, apply = [], pipeline.apply
 
     def watched(recipe, **options):
@@ -92,28 +98,54 @@ def lenient(monkeypatch: pytest.MonkeyPatch, before=lambda recipe: None) -> list
     return calls
 
 
-def test_the_recipes_own_values_come_first_and_the_best_is_written(source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):
-    calls = lenient(monkeypatch, lambda recipe: seen.remove("van gogh") if recipe.parameters["edit"]["lam"] != 0.02 and "van gogh" in seen else None)
+def test_the_recipes_own_values_come_first_and_the_best_is_written(
+    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    calls = lenient(
+        monkeypatch,
+        lambda recipe: (
+            seen.remove("van gogh")
+            if recipe.parameters["edit"]["lam"] != 0.02 and "van gogh" in seen
+            else None
+        ),
+    )
     result = tuning.tune(source, trials=2, steps=1, output="tune")
     first, second = (recipe.parameters for recipe in calls)
-    assert first["edit"]["lam"] == 0.02 and first["refine"]["steps"] == 2 and tuple(first["edit"]["sites"]) == (1,)
-    assert result.own.parameters["edit.lam"] == 0.02 and result.own.scores["forget"] == 0 and result.own.scores["h"] == 0
-    assert result.best.number == 1 and result.best.scores["h"] == 1   # the judge no longer sees it: this trial wins
+    assert (
+        first["edit"]["lam"] == 0.02
+        and first["refine"]["steps"] == 2
+        and tuple(first["edit"]["sites"]) == (1,)
+    )
+    assert (
+        result.own.parameters["edit.lam"] == 0.02
+        and result.own.scores["forget"] == 0
+        and result.own.scores["h"] == 0
+    )
+    assert (
+        result.best.number == 1 and result.best.scores["h"] == 1
+    )  # the judge no longer sees it: this trial wins
     assert result.baseline["forget"] == 0 and result.baseline["retain"] == 1
     found = recipes.load(result.recipe)
-    assert found.parameters["edit"]["lam"] == second["edit"]["lam"] and found.parameters["refine"]["batch"] == 1
-    assert {f"{table}.{key}" for table, values in second.items() for key in values} >= set(methods.get("nullspace").SEARCH)
+    assert (
+        found.parameters["edit"]["lam"] == second["edit"]["lam"]
+        and found.parameters["refine"]["batch"] == 1
+    )
+    assert {f"{table}.{key}" for table, values in second.items() for key in values} >= set(
+        methods.get("nullspace").SEARCH
+    )
     text = result.recipe.read_text()
-    assert "# what it is about" in text and "# gentle" in text        # comments stay
+    assert "# what it is about" in text and "# gentle" in text  # comments stay
     assert result.front.read_text().count("<svg") == 1
-    assert not list(Path("tune/trials").iterdir())                    # no checkpoint of each trial is left
+    assert not list(Path("tune/trials").iterdir())  # no checkpoint of each trial is left
 
 
-def test_a_single_file_is_tuned_with_the_settings_that_are_named(source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_single_file_is_tuned_with_the_settings_that_are_named(
+    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+):
     calls = lenient(monkeypatch)
     file = ldm(Path("sd"), Path("alone/tiny.safetensors"), "sd1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(source.parent / "hub"))
-    with pytest.raises(ForgetError) as error:                         # control: nothing lies beside the file
+    with pytest.raises(ForgetError) as error:  # control: nothing lies beside the file
         tuning.tune(source, model=str(file), trials=1, steps=1, output="tune")
     assert error.value.code == "model.no-config"
     result = tuning.tune(source, model=str(file), config="sd", trials=1, steps=1, output="tune")
@@ -121,18 +153,41 @@ def test_a_single_file_is_tuned_with_the_settings_that_are_named(source: Path, s
 
 
 def test_what_the_recipe_says_for_the_models_family_is_its_own_and_the_found_goes_before_it(
-        source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):
-    source.write_text(source.read_text() + "\n[families.sd.edit]\nlam = 0.5\nthreshold = 0.01\n\n[families.sdxl.edit]\nlam = 7.0\nmin_rank = 9\n")
-    calls = lenient(monkeypatch, lambda recipe: seen.remove("van gogh") if recipe.parameters["edit"]["lam"] != 0.5 and "van gogh" in seen else None)
+    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    source.write_text(
+        source.read_text()
+        + "\n[families.sd.edit]\nlam = 0.5\nthreshold = 0.01\n\n[families.sdxl.edit]\nlam = 7.0\nmin_rank = 9\n"
+    )
+    calls = lenient(
+        monkeypatch,
+        lambda recipe: (
+            seen.remove("van gogh")
+            if recipe.parameters["edit"]["lam"] != 0.5 and "van gogh" in seen
+            else None
+        ),
+    )
     result = tuning.tune(source, trials=2, steps=1, output="tune")
-    assert result.own.parameters["edit.lam"] == calls[0].on("sd").parameters["edit"]["lam"] == 0.5 != 0.02
+    assert (
+        result.own.parameters["edit.lam"]
+        == calls[0].on("sd").parameters["edit"]["lam"]
+        == 0.5
+        != 0.02
+    )
     found = recipes.load(result.recipe)
-    assert result.best.number == 1 and found.on("sd").parameters["edit"]["lam"] == result.best.parameters["edit.lam"] != 0.5
-    assert recipes.load(source).on("sd").parameters["edit"]["lam"] == 0.5  # the control: this would have gone before it
-    assert found.on("sdxl").parameters["edit"]["min_rank"] == 9       # what was not searched stays
+    assert (
+        result.best.number == 1
+        and found.on("sd").parameters["edit"]["lam"] == result.best.parameters["edit.lam"] != 0.5
+    )
+    assert (
+        recipes.load(source).on("sd").parameters["edit"]["lam"] == 0.5
+    )  # the control: this would have gone before it
+    assert found.on("sdxl").parameters["edit"]["min_rank"] == 9  # what was not searched stays
 
 
-def test_a_search_that_was_cut_short_goes_on(source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_search_that_was_cut_short_goes_on(
+    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+):
     calls = lenient(monkeypatch)
 
     def interrupt(recipe) -> None:
@@ -143,28 +198,41 @@ def test_a_search_that_was_cut_short_goes_on(source: Path, seen: list[str], monk
         inner = lenient(patch, lambda recipe: interrupt(recipe))
         with pytest.raises(KeyboardInterrupt):
             tuning.tune(source, trials=3, steps=1, output="tune")
-        assert len(inner) == 1                                        # the second was cut short
-    study = optuna.load_study(study_name="tune", storage=optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend("tune/study.log")))
+        assert len(inner) == 1  # the second was cut short
+    study = optuna.load_study(
+        study_name="tune",
+        storage=optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend("tune/study.log")
+        ),
+    )
     cut = study.trials[1].params["edit.lam"]
     calls.clear()
     result = tuning.tune(source, trials=3, steps=1, output="tune")
-    assert len(calls) == 2 and calls[0].parameters["edit"]["lam"] == cut    # the one that was cut short, and the third
+    assert (
+        len(calls) == 2 and calls[0].parameters["edit"]["lam"] == cut
+    )  # the one that was cut short, and the third
     assert [t.number for t in result.trials] == [0, 1, 2]
     calls.clear()
     assert tuning.tune(source, trials=3, steps=1, output="tune").best == result.best and not calls
 
 
-def test_another_search_is_refused_and_force_replaces_it(source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_another_search_is_refused_and_force_replaces_it(
+    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+):
     calls = lenient(monkeypatch)
     tuning.tune(source, trials=1, steps=1, output="tune")
     with pytest.raises(ForgetError) as caught:
         tuning.tune(source, trials=1, steps=1, seed=5, output="tune")
     assert caught.value.code == "eval.other-run" and "seed" in caught.value.message
-    assert len(tuning.tune(source, trials=1, steps=1, seed=5, output="tune", force=True).trials) == 1 and len(calls) == 2
+    assert (
+        len(tuning.tune(source, trials=1, steps=1, seed=5, output="tune", force=True).trials) == 1
+        and len(calls) == 2
+    )
 
 
-def test_an_edit_that_wrecks_is_pruned_and_one_that_cannot_be_made_failed(source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_an_edit_that_wrecks_is_pruned_and_one_that_cannot_be_made_failed(
+    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+):
     faults = [EditError("edit.wrecked", "too much"), EditError("edit.singular", "cannot"), None]
 
     def fault(recipe) -> None:
@@ -173,7 +241,11 @@ def test_an_edit_that_wrecks_is_pruned_and_one_that_cannot_be_made_failed(source
 
     lenient(monkeypatch, fault)
     result = tuning.tune(source, trials=3, steps=1, output="tune")
-    assert [(t.state, t.why) for t in result.trials] == [("pruned", "too much"), ("failed", "cannot"), ("complete", "")]
+    assert [(t.state, t.why) for t in result.trials] == [
+        ("pruned", "too much"),
+        ("failed", "cannot"),
+        ("complete", ""),
+    ]
     assert result.best.number == 2
     faults[:] = [EditError("edit.wrecked", "too much")]
     with pytest.raises(ForgetError) as caught:
@@ -181,26 +253,39 @@ def test_an_edit_that_wrecks_is_pruned_and_one_that_cannot_be_made_failed(source
     assert caught.value.code == "tune.no-trial"
 
 
-def test_a_hopeless_trial_is_given_up_after_its_first_pictures(source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):
+def test_a_hopeless_trial_is_given_up_after_its_first_pictures(
+    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(tuning, "STARTUP", 1)
 
     def before(recipe) -> None:
-        seen[:] = ["house"] if recipe.parameters["edit"]["lam"] == 0.02 else ["van gogh"]    # only the first trial is any good
+        seen[:] = (
+            ["house"] if recipe.parameters["edit"]["lam"] == 0.02 else ["van gogh"]
+        )  # only the first trial is any good
 
     lenient(monkeypatch, before)
     result = tuning.tune(source, trials=3, steps=1, output="tune")
     assert [t.state for t in result.trials] == ["complete", "pruned", "pruned"]
-    assert "after 3 of 6 pictures" in result.trials[1].why            # a direct, an indirect, and one of what stays
+    assert (
+        "after 3 of 6 pictures" in result.trials[1].why
+    )  # a direct, an indirect, and one of what stays
 
 
-def test_another_methods_values_go_into_its_own_tables(source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch):
-    space = {"edit.lam": Range(0.1, 10.0, log=True), "edit.positions": Choice(("last", "from-last"))}
+def test_another_methods_values_go_into_its_own_tables(
+    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    space = {
+        "edit.lam": Range(0.1, 10.0, log=True),
+        "edit.positions": Choice(("last", "from-last")),
+    }
     monkeypatch.setattr(methods.get("uce"), "SEARCH", space, raising=False)
     calls = lenient(monkeypatch)
     result = tuning.tune(source, method="uce", trials=2, steps=1, output="tune")
     assert [r.method for r in calls] == ["uce", "uce"] and result.method == "uce"
     found = recipes.load(result.recipe, method="uce")
-    assert {f"edit.{key}": value for key, value in found.parameters["edit"].items()} == dict(result.best.parameters)
+    assert {f"edit.{key}": value for key, value in found.parameters["edit"].items()} == dict(
+        result.best.parameters
+    )
     plain = recipes.load(result.recipe)
     assert plain.method == "nullspace" and plain.parameters["edit"]["lam"] == 0.02
 
@@ -212,7 +297,11 @@ def test_a_method_that_says_nothing_of_its_space_cannot_be_tuned(source: Path, s
 
 
 def test_the_space_is_widened_to_the_recipes_own_values():
-    space = {"edit.lam": Range(0.1, 1.0, log=True), "edit.sites": Choice(((1, 2), (3,))), "refine.steps": Range(10, 20)}
+    space = {
+        "edit.lam": Range(0.1, 1.0, log=True),
+        "edit.sites": Choice(((1, 2), (3,))),
+        "refine.steps": Range(10, 20),
+    }
     read = recipes.parse(RECIPE)
     wide, own = tuning.with_own(read, space)
     assert wide["edit.lam"] == Range(0.02, 1.0, log=True) and wide["refine.steps"] == Range(2, 20)
@@ -220,8 +309,16 @@ def test_the_space_is_widened_to_the_recipes_own_values():
     trial = optuna.create_study().ask(fixed_distributions=None)
     value = tuning.suggested(trial, "refine.steps", wide["refine.steps"])
     assert isinstance(value, int) and 2 <= value <= 20
-    assert tuning.suggested(SimpleNamespace(suggest_categorical=lambda key, values: values[-1]), "edit.sites", wide["edit.sites"]) == (1,)
+    assert tuning.suggested(
+        SimpleNamespace(suggest_categorical=lambda key, values: values[-1]),
+        "edit.sites",
+        wide["edit.sites"],
+    ) == (1,)
 
 
 def test_front_is_what_no_other_beats_in_both():
-    assert front([(0.2, 0.9), (0.5, 0.8), (0.4, 0.7), (0.9, 0.1), (0.9, 0.05)]) == [(0.2, 0.9), (0.5, 0.8), (0.9, 0.1)]
+    assert front([(0.2, 0.9), (0.5, 0.8), (0.4, 0.7), (0.9, 0.1), (0.9, 0.05)]) == [
+        (0.2, 0.9),
+        (0.5, 0.8),
+        (0.9, 0.1),
+    ]

@@ -1,4 +1,7 @@
-"""The wheel works outside the checkout: recipes, weights, judge and completions of names come with it."""
+"""The wheel works outside the checkout: recipes, weights, judge and completions of names come with
+it.
+"""
+
 from __future__ import annotations
 
 import json
@@ -14,27 +17,64 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """The package as pip installs its wheel, alone in a folder, with `bin/forget`; what it depends on is here already."""
+    """The package as pip installs its wheel, alone in a folder, with `bin/forget`; what it depends
+    on is here already.
+    """
     folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run([sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)],
+        check=True,
+        capture_output=True,
+    )
     (wheel,) = folder.glob("*.whl")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-index", "--target",
-                    str(folder / "site"), str(wheel)], check=True, capture_output=True)
+    subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-deps",
+            "--no-index",
+            "--target",
+            str(folder / "site"),
+            str(wheel),
+        ],
+        check=True,
+        capture_output=True,
+    )
     return folder / "site"
 
 
-def run(site: Path, tmp_path: Path, *args: str, command: tuple = ("-m", "forgetcli")) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(site), "FORGET_CACHE_DIR": str(tmp_path / "cache")}
-    return subprocess.run([sys.executable, *command, *args], cwd=tmp_path, env=environment, capture_output=True, text=True)
+def run(
+    site: Path, tmp_path: Path, *args: str, command: tuple = ("-m", "forgetcli")
+) -> subprocess.CompletedProcess:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(site),
+        "FORGET_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    return subprocess.run(
+        [sys.executable, *command, *args],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_the_command_is_the_module(installed, tmp_path):
-    """`forget` and `python -m forgetcli` are one, and both are the installed package, not the checkout."""
+    """`forget` and `python -m forgetcli` are one, and both are the installed package, not the
+    checkout.
+    """
     script = str(installed / "bin/forget")
     for command in ((script,), ("-m", "forgetcli")):
         listed = run(installed, tmp_path, "models", "--json", command=command)
         assert listed.returncode == 0, listed.stderr
-        assert [model["path"] for model in json.loads(listed.stdout)["models"]] == [str(installed / "forgetcli/bundled/model")]
+        assert [model["path"] for model in json.loads(listed.stdout)["models"]] == [
+            str(installed / "forgetcli/bundled/model")
+        ]
         refused = run(installed, tmp_path, "aply", command=command)
         assert refused.returncode == 2 and refused.stderr.startswith("error[usage]: ")
 
@@ -45,7 +85,11 @@ def test_the_wheel_writes_its_model_out(installed, tmp_path):
     assert (written.returncode, written.stdout) == (0, "edited\n"), written.stderr
     kept = installed / "forgetcli/bundled/model/unet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "edited/unet" / kept.name).read_bytes() == kept.read_bytes()
-    assert (tmp_path / "edited/recipe.toml").read_bytes().startswith((installed / "forgetcli/bundled/recipes/objects.toml").read_bytes())
+    assert (
+        (tmp_path / "edited/recipe.toml")
+        .read_bytes()
+        .startswith((installed / "forgetcli/bundled/recipes/objects.toml").read_bytes())
+    )
 
 
 @pytest.mark.parametrize("part", ["model", "judge"])
@@ -64,11 +108,23 @@ def test_the_wheel_finds_its_own_recipes(installed, tmp_path):
     assert listed.returncode == 0, listed.stderr
     assert all(name in listed.stdout for name in ("art_styles", "objects", "scenes", "actions"))
     for name in ("art_styles", "objects", "scenes", "actions"):
-        assert (installed / "forgetcli" / "bundled" / "recipes" / f"{name}.toml").read_bytes() == (ROOT / "recipes" / f"{name}.toml").read_bytes()
+        assert (installed / "forgetcli" / "bundled" / "recipes" / f"{name}.toml").read_bytes() == (
+            ROOT / "recipes" / f"{name}.toml"
+        ).read_bytes()
 
 
 def test_the_wheel_draws_with_its_own_weights(installed, tmp_path):
-    drawn = run(installed, tmp_path, "generate", "a neon sign style rocket", "--steps", "2", "-o", "out", "--json")
+    drawn = run(
+        installed,
+        tmp_path,
+        "generate",
+        "a neon sign style rocket",
+        "--steps",
+        "2",
+        "-o",
+        "out",
+        "--json",
+    )
     assert drawn.returncode == 0, drawn.stderr
     (image,) = json.loads(drawn.stdout)["images"]
     assert (tmp_path / image["path"]).read_bytes().startswith(b"\x89PNG")
@@ -86,6 +142,11 @@ def test_without_its_weights_it_says_so(installed, tmp_path):
 
 
 def test_the_weights_are_small():
-    sizes = {name: sum(f.stat().st_size for f in (ROOT / "forgetcli/bundled" / name).rglob("*") if f.is_file()) for name in ("model", "judge")}
+    sizes = {
+        name: sum(
+            f.stat().st_size for f in (ROOT / "forgetcli/bundled" / name).rglob("*") if f.is_file()
+        )
+        for name in ("model", "judge")
+    }
     assert 0 < sizes["model"] <= 25e6
     assert 0 < sizes["judge"] <= 3e6

@@ -1,4 +1,7 @@
-"""`forget apply` and `forget eval` on a tiny pipeline, and what must hold of a folder after them, however they ended."""
+"""`forget apply` and `forget eval` on a tiny pipeline, and what must hold of a folder after them,
+however they ended.
+"""
+
 from __future__ import annotations
 
 import json
@@ -37,7 +40,7 @@ pictures = 4
 damping = 0.01
 latent_steps = 2
 """
-PROMPTS = 4                                                           # in the evaluation: pictures of each model
+PROMPTS = 4  # in the evaluation: pictures of each model
 WEIGHTS = "text_encoder/model.safetensors"
 EVAL = ("eval", "edited", "--steps", "2", "--batch", "2", "--features", "demo", "-o", "eval")
 OTHER = ("--set", "seed=1")
@@ -49,10 +52,14 @@ def apply(place: Path, *more: str | Path) -> tuple:
 
 
 def furnish(place: Path, forget: Forks) -> Path:
-    """Fill `place`: the model, the recipe, two edits of it (``edited``, ``other``), and an evaluation that nothing disturbed."""
+    """Fill `place`: the model, the recipe, two edits of it (``edited``, ``other``), and an
+    evaluation that nothing disturbed.
+    """
     forget.draw_up(place / "sd")
     (place / "art.toml").write_text(RECIPE)
-    forget.rehearse(place, *apply(place, "-o", "rehearsed", "--set", "refine.mode=copy", "--lenient", "-q"))
+    forget.rehearse(
+        place, *apply(place, "-o", "rehearsed", "--set", "refine.mode=copy", "--lenient", "-q")
+    )
     forget.rehearse(place, "eval", "rehearsed", *EVAL[2:], "-o", "rehearsal", "-q")
     for command in (apply(place), apply(place, "-o", "other", *OTHER), (*EVAL, "-q")):
         done = forget(place, *command)
@@ -63,22 +70,35 @@ def furnish(place: Path, forget: Forks) -> Path:
 
 
 def pictures(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*.png"))}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*.png"))
+    }
 
 
 def outcome(folder: Path) -> tuple[dict, str, dict[str, bytes]]:
-    """Everything of an evaluation that must not depend on how the run went: results without times, the table, the pictures."""
-    results = {k: v for k, v in json.loads((folder / "results.json").read_text()).items() if k != "seconds"}
+    """Everything of an evaluation that must not depend on how the run went: results without times,
+    the table, the pictures.
+    """
+    results = {
+        k: v for k, v in json.loads((folder / "results.json").read_text()).items() if k != "seconds"
+    }
     return results, (folder / "results.csv").read_text(), pictures(folder)
 
 
 def hidden(folder: Path) -> list[Path]:
     """What is left of temporary files and folders."""
-    return [path for path in folder.rglob("*") if path.name.startswith(".") or path.suffix in (".tmp", ".old")]
+    return [
+        path
+        for path in folder.rglob("*")
+        if path.name.startswith(".") or path.suffix in (".tmp", ".old")
+    ]
 
 
 def assert_kept(folder: Path, whole: Path, at_least: int) -> None:
-    """Of an evaluation that was stopped: its pictures are those of one that was not, each one whole, and nothing is half-written."""
+    """Of an evaluation that was stopped: its pictures are those of one that was not, each one
+    whole, and nothing is half-written.
+    """
     kept, wanted = pictures(folder), pictures(whole)
     assert kept.items() <= wanted.items() and len(kept) >= at_least
     assert hidden(folder) == []
@@ -99,6 +119,9 @@ def assert_resumed(forget: Forks, place: Path, whole: Path) -> None:
 
 def stages(told: str) -> list[str]:
     """The stages of which plain progress lines say that they began."""
-    begun = [line.removesuffix(" …").rpartition(": ") for line in told.splitlines()
-             if line.endswith(" …") or (": " in line and line.endswith(" steps"))]
+    begun = [
+        line.removesuffix(" …").rpartition(": ")
+        for line in told.splitlines()
+        if line.endswith(" …") or (": " in line and line.endswith(" steps"))
+    ]
     return [name or last for name, _, last in begun]

@@ -1,7 +1,10 @@
-"""The model card: ``README.md`` of an edited model, for people and, in its front matter, for the hub.
+"""The model card: ``README.md`` of an edited model, for people and, in its front matter, for the
+hub.
 
-Concepts, prompts and names are anyone's text: in Markdown and in YAML they are escaped, so that they stay text.
+Concepts, prompts and names are anyone's text: in Markdown and in YAML they are escaped, so that
+they stay text.
 """
+
 from __future__ import annotations
 
 import json
@@ -12,22 +15,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetcli.storage import hub, atomic
-from forgetcli.artifact import ledger, manifest, provenance
 from forgetcli import recipe as recipes
+from forgetcli.artifact import ledger, manifest, provenance
 from forgetcli.errors import ForgetError, OutputError
 from forgetcli.recipe import Concept
+from forgetcli.storage import atomic, hub
 
 if TYPE_CHECKING:
-    from forgetcli.checkpoint.base import Base
     from forgetcli.artifact.ledger import Ledger
     from forgetcli.artifact.ledger_files import Entry
+    from forgetcli.checkpoint.base import Base
     from forgetcli.recipe import Recipe
 
-CARRIED = ("license", "license_name", "license_link", "base_model")   # of the base's card
+CARRIED = ("license", "license_name", "license_link", "base_model")  # of the base's card
 TAGS = ("text-to-image", "concept-erasure", "unlearning", "forget")
-MEASURES = {"forget": "forget", "direct": "forget_direct", "indirect": "forget_indirect", "retain": "retain", "H": "h"}
-SHOWN = 12                                                            # layers in the card; all are in the report
+MEASURES = {
+    "forget": "forget",
+    "direct": "forget_direct",
+    "indirect": "forget_indirect",
+    "retain": "retain",
+    "H": "h",
+}
+SHOWN = 12  # layers in the card; all are in the report
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:@^=])")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
@@ -56,14 +65,24 @@ class History:
 
 
 def _concepts(entry: Entry) -> Sequence[Concept]:
-    """What an edit forgets; without other words for it where its recipe cannot be read here (a method that is not installed)."""
+    """What an edit forgets; without other words for it where its recipe cannot be read here (a
+    method that is not installed).
+    """
     try:
         return recipes.parse(entry.recipe).concepts
     except ForgetError:
         return [Concept(concept=concept, target=target) for concept, target in entry.concepts]
 
 
-def write(staging: Path, *, base: Base, recipe: Recipe, edits: Ledger | None, sites: Sequence[Mapping], check: Mapping[str, float]) -> None:
+def write(
+    staging: Path,
+    *,
+    base: Base,
+    recipe: Recipe,
+    edits: Ledger | None,
+    sites: Sequence[Mapping],
+    check: Mapping[str, float],
+) -> None:
     """The card of an edit that is about to be published; before `provenance.write`, which lists it.
 
     Args:
@@ -72,30 +91,54 @@ def write(staging: Path, *, base: Base, recipe: Recipe, edits: Ledger | None, si
         edits: all that the model holds; None if nothing in it is edited.
     """
     history = History.of(edits) if edits else History(base.id, base.revision)
-    text = render(recipe, history, carried=carried(base.folder / manifest.CARD, history.base), sites=sites, check=check)
+    text = render(
+        recipe,
+        history,
+        carried=carried(base.folder / manifest.CARD, history.base),
+        sites=sites,
+        check=check,
+    )
     (staging / manifest.CARD).write_text(text, encoding="utf-8")
 
 
 def rewrite(folder: Path, results: Path | None = None) -> Path:
-    """Write the card of an edited folder anew, with the scores of an evaluation, and bring the manifest up to date.
+    """Write the card of an edited folder anew, with the scores of an evaluation, and bring the
+    manifest up to date.
 
-    Only the card's own digest changes in the manifest, so whatever else is wrong with the folder stays found. The new card and
+    Only the card's own digest changes in the manifest, so whatever else is wrong with the folder
+    stays found. The new card and
     the new manifest appear together. A signature is of the earlier state, and goes.
 
     Args:
         results: ``results.json`` of ``forget eval``; without it the card has no scores.
     Raises:
         ModelError: the folder was not made by forget, or its ledger is damaged.
-        OutputError: output.failed and its kin; card.results: the evaluation is not one of this model.
+        OutputError: output.failed and its kin; card.results: the evaluation is not one of this
+            model.
     """
     folder = Path(folder)
     made = manifest.load(folder)
     recipe = recipes.load(made.recipe_path)
     report, edits = _report(folder), ledger.load(folder)
     # Without a ledger: nothing is edited, or it was before there were ledgers.
-    history = History.of(edits) if edits else History(made.base_id, made.base_revision, len(made.edited), recipe.concepts if made.edited else ())
-    text = render(recipe, history, carried=carried(folder / manifest.CARD, history.base), sites=report.get("sites", ()),
-                  check=report.get("check") or {}, scores=scores(folder, results) if results else None)
+    history = (
+        History.of(edits)
+        if edits
+        else History(
+            made.base_id,
+            made.base_revision,
+            len(made.edited),
+            recipe.concepts if made.edited else (),
+        )
+    )
+    text = render(
+        recipe,
+        history,
+        carried=carried(folder / manifest.CARD, history.base),
+        sites=report.get("sites", ()),
+        check=report.get("check") or {},
+        scores=scores(folder, results) if results else None,
+    )
     with atomic.publishing(folder, force=True) as staging:
         for path in atomic.walk_files(folder):
             if path not in (manifest.CARD, manifest.MANIFEST, manifest.SIGNATURE):
@@ -110,7 +153,7 @@ def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(os.path.realpath(source), target)
-    except OSError:                                                   # a file system without hard links
+    except OSError:  # a file system without hard links
         atomic.copy_file(source, target)
 
 
@@ -118,7 +161,7 @@ def _report(folder: Path) -> dict[str, Any]:
     try:
         report = json.loads((folder / manifest.REPORT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}                                                     # damaged: verify says so
+        return {}  # damaged: verify says so
     return report if isinstance(report, dict) else {}
 
 
@@ -130,10 +173,17 @@ def carried(path: Path, base: str) -> dict[str, Any]:
 
     try:
         front = metadata_load(path) or {}
-    except Exception:  # noqa: BLE001                                 no card, or one that is no YAML: it names nothing
+    except Exception:
         return {}
-    return {key: front[key] for key in CARRIED if isinstance(front.get(key), str | list)
-            and all(isinstance(part, str) for part in ([front[key]] if isinstance(front[key], str) else front[key]))}
+    return {
+        key: front[key]
+        for key in CARRIED
+        if isinstance(front.get(key), str | list)
+        and all(
+            isinstance(part, str)
+            for part in ([front[key]] if isinstance(front[key], str) else front[key])
+        )
+    }
 
 
 def scores(folder: Path, results: Path) -> dict[str, Any]:
@@ -151,36 +201,80 @@ def scores(folder: Path, results: Path) -> dict[str, Any]:
         judge, images = str(data["judge"]["name"]), int(data["n_images"])
         rows = [("unedited", data["baseline"]), ("this model", mine[0]["edited"])] if mine else []
     except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise OutputError("card.results", f"{results} holds no evaluation: {fault}", "give the results.json of forget eval") from fault
+        raise OutputError(
+            "card.results",
+            f"{results} holds no evaluation: {fault}",
+            "give the results.json of forget eval",
+        ) from fault
     if not rows:
-        raise OutputError("card.results", f"{results} has no scores of the model in {folder}: its weights are others",
-                          f"run: forget eval {folder}")
+        raise OutputError(
+            "card.results",
+            f"{results} has no scores of the model in {folder}: its weights are others",
+            f"run: forget eval {folder}",
+        )
     return {"judge": judge, "n_images": images, "rows": rows}
 
 
-def render(recipe: Recipe, history: History, *, carried: Mapping[str, Any], sites: Sequence[Mapping], check: Mapping[str, float],
-           scores: Mapping[str, Any] | None = None) -> str:
+def render(
+    recipe: Recipe,
+    history: History,
+    *,
+    carried: Mapping[str, Any],
+    sites: Sequence[Mapping],
+    check: Mapping[str, float],
+    scores: Mapping[str, Any] | None = None,
+) -> str:
     """The card's text. `carried`: see the function of that name; `scores`: see `scores`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, trim_blocks=True,
-                              lstrip_blocks=True, keep_trailing_newline=True)  # no HTML: `md` and `yaml` escape
-    environment.filters |= {"md": markdown, "yaml": yaml, "share": _share, "percent": lambda x: f"{100 * x:.3g} %",
-                            "figure": lambda x: "–" if x is None else f"{x:.3g}"}
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # no HTML: `md` and `yaml` escape
+    environment.filters |= {
+        "md": markdown,
+        "yaml": yaml,
+        "share": _share,
+        "percent": lambda x: f"{100 * x:.3g} %",
+        "figure": lambda x: "–" if x is None else f"{x:.3g}",
+    }
     base = history.base
     forgotten = ", ".join(concept.concept for concept in history.concepts)
     name = _hub_id(base) or carried.get("base_model")
-    front = {**({"base_model": name, "base_model_relation": "finetune"} if name else {}), "pipeline_tag": "text-to-image",
-             "library_name": "diffusers", "tags": list(TAGS), **{key: carried[key] for key in CARRIED if key != "base_model" and key in carried}}
+    front = {
+        **({"base_model": name, "base_model_relation": "finetune"} if name else {}),
+        "pipeline_tag": "text-to-image",
+        "library_name": "diffusers",
+        "tags": list(TAGS),
+        **{key: carried[key] for key in CARRIED if key != "base_model" and key in carried},
+    }
     return environment.get_template("card.md.j2").render(
-        front=front, title=f"{_name(base)} without {forgotten}" if forgotten else f"{_name(base)}, unedited", base=_name(base), history=history,
-        method=recipe.method, recipe_sha256=recipe.sha256, seed=recipe.seed, pairs=len(recipe.edit_pairs()),
-        preserve=len(recipe.preserve_prompts()), sites=sites, check=check, scores=scores, measures=MEASURES,
-        shown=SHOWN, carried={"license": None, **carried}, attribution=_attribution() if base == "demo" else "")
+        front=front,
+        title=f"{_name(base)} without {forgotten}" if forgotten else f"{_name(base)}, unedited",
+        base=_name(base),
+        history=history,
+        method=recipe.method,
+        recipe_sha256=recipe.sha256,
+        seed=recipe.seed,
+        pairs=len(recipe.edit_pairs()),
+        preserve=len(recipe.preserve_prompts()),
+        sites=sites,
+        check=check,
+        scores=scores,
+        measures=MEASURES,
+        shown=SHOWN,
+        carried={"license": None, **carried},
+        attribution=_attribution() if base == "demo" else "",
+    )
 
 
 def markdown(text: object) -> str:
-    """`text` as Markdown that shows it, on one line: no markup, no HTML, no links, no control characters."""
+    """`text` as Markdown that shows it, on one line: no markup, no HTML, no links, no control
+    characters.
+    """
     return _SPECIAL.sub(r"\\\1", "".join(_ENTITIES.get(char, char) for char in _plain(str(text))))
 
 
@@ -202,7 +296,13 @@ def _hub_id(base: str) -> str | None:
 
 def _name(base: str) -> str:
     """A folder by its name alone: where it lay on someone's disk is nobody's business."""
-    return "forget's embedded model" if base == "demo" else base if _hub_id(base) else Path(base).resolve().name
+    return (
+        "forget's embedded model"
+        if base == "demo"
+        else base
+        if _hub_id(base)
+        else Path(base).resolve().name
+    )
 
 
 def _attribution() -> str:
@@ -210,7 +310,7 @@ def _attribution() -> str:
     from forgetcli.bundled.demo import MODEL
 
     text = (MODEL.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
-    return text[text.index("**Training data"):].strip()
+    return text[text.index("**Training data") :].strip()
 
 
 def _share(side: Mapping[str, Any], key: str) -> str:

@@ -1,4 +1,7 @@
-"""An edited folder as exports read it: every byte is checked against the manifest before it is handed on."""
+"""An edited folder as exports read it: every byte is checked against the manifest before it is
+handed on.
+"""
+
 from __future__ import annotations
 
 import hashlib
@@ -7,11 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from forgetcli.checkpoint import base as checkpoint, single_file
 from forgetcli.artifact import manifest as manifests
+from forgetcli.artifact.manifest import EditedTensor, Manifest
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.checkpoint import single_file
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ModelError
-from forgetcli.artifact.manifest import EditedTensor, Manifest
 from forgetcli.storage.atomic import is_regular, sha256_file
 from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
 
@@ -23,7 +27,8 @@ class Edited:
     """A folder that forget wrote.
 
     Attributes:
-        base_name: what the user says is the unedited model; None for the one that the manifest names.
+        base_name: what the user says is the unedited model; None for the one that the manifest
+            names.
     """
 
     folder: Path
@@ -38,7 +43,11 @@ class Edited:
         """
         folder = Path(folder)
         if not folder.is_dir():
-            raise ModelError("model.not-found", f"there is no folder {folder}", "give the folder that 'forget apply' wrote")
+            raise ModelError(
+                "model.not-found",
+                f"there is no folder {folder}",
+                "give the folder that 'forget apply' wrote",
+            )
         return cls(folder, manifests.load(folder), base)
 
     @cached_property
@@ -50,8 +59,12 @@ class Edited:
         except ModelError as fault:
             if self.base_name is not None:
                 raise
-            raise ModelError("export.no-base", "this format needs the unedited model, and "
-                             f"'{name}' cannot be had here ({fault.message})", "name it with --base") from fault
+            raise ModelError(
+                "export.no-base",
+                "this format needs the unedited model, and "
+                f"'{name}' cannot be had here ({fault.message})",
+                "name it with --base",
+            ) from fault
 
     @cached_property
     def file(self) -> Path | None:
@@ -66,7 +79,10 @@ class Edited:
     @cached_property
     def headers(self) -> dict[str, dict[str, TensorSite]]:
         """The tensors of every file that was edited, by file and key."""
-        return {file: read_header(self.folder, file) for file in sorted({tensor.file for tensor in self.manifest.edited})}
+        return {
+            file: read_header(self.folder, file)
+            for file in sorted({tensor.file for tensor in self.manifest.edited})
+        }
 
     def site(self, tensor: EditedTensor) -> TensorSite:
         """
@@ -75,7 +91,11 @@ class Edited:
         """
         site = tensor.site(self.headers[tensor.file])
         if site is None:
-            raise ModelError("model.changed", f"{self.folder}: '{tensor.key}' is not where its manifest says", _CHANGED)
+            raise ModelError(
+                "model.changed",
+                f"{self.folder}: '{tensor.key}' is not where its manifest says",
+                _CHANGED,
+            )
         return site
 
     def after(self, tensor: EditedTensor) -> bytes:
@@ -86,7 +106,11 @@ class Edited:
         """
         data = read_bytes(self.folder, self.site(tensor))
         if hashlib.sha256(data).hexdigest() != tensor.after:
-            raise ModelError("model.changed", f"{self.folder}: '{tensor.key}' is no longer what its manifest says", _CHANGED)
+            raise ModelError(
+                "model.changed",
+                f"{self.folder}: '{tensor.key}' is no longer what its manifest says",
+                _CHANGED,
+            )
         return data
 
     def before(self, tensor: EditedTensor) -> bytes:
@@ -100,9 +124,11 @@ class Edited:
         data = read_bytes(self.base.folder, site) if site else b""
         if hashlib.sha256(data).hexdigest() != tensor.before:
             digest = self.manifest.base_digest[:12]
-            raise ModelError("export.other-base",
-                             f"'{self.base.id}' is not the model that was edited: its '{tensor.key}' is another",
-                             f"the edit was made on '{self.manifest.base}' (digest {digest}…); name it with --base")
+            raise ModelError(
+                "export.other-base",
+                f"'{self.base.id}' is not the model that was edited: its '{tensor.key}' is another",
+                f"the edit was made on '{self.manifest.base}' (digest {digest}…); name it with --base",
+            )
         return data
 
     @cached_property
@@ -112,10 +138,21 @@ class Edited:
         Raises:
             ModelError: model.changed: one is missing, or is not what was written.
         """
-        wanted = [path for path in self.manifest.subjects if path in self.manifest.base_files or path == manifests.CARD]
+        wanted = [
+            path
+            for path in self.manifest.subjects
+            if path in self.manifest.base_files or path == manifests.CARD
+        ]
         for path in wanted:
-            if not is_regular(self.folder / path) or sha256_file(self.folder / path) != self.manifest.subjects[path]:
-                raise ModelError("model.changed", f"{self.folder / path} is no longer what the manifest says", _CHANGED)
+            if (
+                not is_regular(self.folder / path)
+                or sha256_file(self.folder / path) != self.manifest.subjects[path]
+            ):
+                raise ModelError(
+                    "model.changed",
+                    f"{self.folder / path} is no longer what the manifest says",
+                    _CHANGED,
+                )
         return tuple(wanted)
 
     def config(self, component: str) -> dict:

@@ -1,17 +1,28 @@
-"""What was done to a model, edit by edit, kept in its folder so that later edits can hold it and each can be taken out.
+"""What was done to a model, edit by edit, kept in its folder so that later edits can hold it and
+each can be taken out.
 
-Two files, both forget's own: ``forget.ledger.json`` says what the edits were, ``forget.ledger.safetensors`` holds
+Two files, both forget's own: ``forget.ledger.json`` says what the edits were,
+``forget.ledger.safetensors`` holds
 
-    base:FILE:KEY                    each edited tensor's bytes in the original base, once; KEY:0, 1, 2 for q, k, v in one tensor
-    edit.N.delta:COMPONENT:NAME      Δ of edit N: float32 beside 16-bit weights, float64 beside wider ones
-    edit.N.keys:COMPONENT:NAME       the concept prompts' keys that later edits hold, or their second moment if that is smaller
-    card                             the base's README.md, if it had one: an edited model's own card takes its place
+    base:FILE:KEY                    each edited tensor's bytes in the original base, once; KEY:0,
+                                     1, 2 for q, k, v in one tensor
+    edit.N.delta:COMPONENT:NAME      Δ of edit N: float32 beside 16-bit weights, float64 beside
+                                     wider ones
+    edit.N.keys:COMPONENT:NAME       the concept prompts' keys that later edits hold, or their
+                                     second moment if that is smaller
+    card                             the base's README.md, if it had one: an edited model's own card
+                                     takes its place
 
-An edited tensor is always round(W + Σ Δ_i), W the original base's, summed in float64 in the order of the edits: elementwise, so
-the same bits on every machine. Taking an edit out is leaving its Δ out of the sum; with the last one gone, the base's bytes are back.
-Δ is kept whole and not as the factors R and A: a few prompts have more tokens than factors would save, and a product's
-last bits depend on the machine. Nothing here depends on the time of the run: dates are in the manifest.
+An edited tensor is always round(W + Σ Δ_i), W the original base's, summed in float64 in the order
+of the edits: elementwise, so
+the same bits on every machine. Taking an edit out is leaving its Δ out of the sum; with the last
+one gone, the base's bytes are back.
+Δ is kept whole and not as the factors R and A: a few prompts have more tokens than factors would
+save, and a product's
+last bits depend on the machine. Nothing here depends on the time of the run: dates are in the
+manifest.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -22,10 +33,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli.artifact import manifest
-from forgetcli.checkpoint.base import Base
+from forgetcli.artifact.ledger_files import (
+    LEDGER,
+    TENSORS,
+    Book,
+    Entry,
+    Origin,
+    Place,
+    content,
+    damaged,
+    read,
+    write,
+)
 from forgetcli.artifact.patch import Stored, changes, encode, stored_as
+from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ModelError
-from forgetcli.artifact.ledger_files import LEDGER, TENSORS, Book, Entry, Origin, Place, content, damaged, read, write
 from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header, read_tensor
 
 if TYPE_CHECKING:
@@ -38,7 +60,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LEDGER", "TENSORS", "Ledger", "dates", "extended", "held", "load", "materials"]
 
-WIDE = ("F32", "F64")                                                 # weights beside which Δ is kept in float64
+WIDE = ("F32", "F64")  # weights beside which Δ is kept in float64
 
 
 @dataclass(frozen=True)
@@ -78,7 +100,13 @@ class Ledger:
 
     def values(self, site: TensorSite) -> Tensor:
         """`wanted` at a tensor's place on disk: what `patching.patch` asks for."""
-        return self.wanted(next(p for p in self.book.places if (p.file, p.key, p.third) == (site.file, site.key, site.third)))
+        return self.wanted(
+            next(
+                p
+                for p in self.book.places
+                if (p.file, p.key, p.third) == (site.file, site.key, site.third)
+            )
+        )
 
     def held(self, component: str, parameter: str) -> Moment | None:
         """K_pK_pᵀ: the second moment of all edits' keys at a site."""
@@ -90,11 +118,21 @@ class Ledger:
         """The ledger with these edits taken out, and the tensors that no other edit changed."""
         edits = tuple(e for e in self.edits if e.number not in set(numbers))
         left = {e.number for e in edits}
-        places = tuple(p for p in self.book.places
-                       if any(_delta(number, p.component, p.parameter) in self.tensors for number in left))
-        kept = {"card", *(p.original for p in places), *(name for name in self.tensors if _number(name) in left)}
-        return replace(self, book=self.book.model_copy(update={"edits": edits, "places": places}),
-                       tensors={name: tensor for name, tensor in self.tensors.items() if name in kept})
+        places = tuple(
+            p
+            for p in self.book.places
+            if any(_delta(number, p.component, p.parameter) in self.tensors for number in left)
+        )
+        kept = {
+            "card",
+            *(p.original for p in places),
+            *(name for name in self.tensors if _number(name) in left),
+        }
+        return replace(
+            self,
+            book=self.book.model_copy(update={"edits": edits, "places": places}),
+            tensors={name: tensor for name, tensor in self.tensors.items() if name in kept},
+        )
 
     def check_fits(self, folder: Path) -> None:
         """That the folder's tensors are, byte for byte, what the ledger says.
@@ -105,23 +143,39 @@ class Ledger:
         for place in self.book.places:
             site = _site(folder, place)
             if site is None or read_bytes(folder, site) != encode(self.wanted(place), site):
-                raise ModelError("ledger.other-weights", f"'{place.key}' in {folder / place.file} is not what {LEDGER} says",
-                                 "the weights were changed by something else: remove forget.* there to edit them as a new base")
+                raise ModelError(
+                    "ledger.other-weights",
+                    f"'{place.key}' in {folder / place.file} is not what {LEDGER} says",
+                    "the weights were changed by something else: remove forget.* there to edit them as a new base",
+                )
 
     def restore(self, staging: Path, rest: Ledger) -> dict[tuple[str, str], Stored]:
-        """Give every tensor of this ledger the value that it has in `rest`: the base's own bytes, if nothing there changes it."""
+        """Give every tensor of this ledger the value that it has in `rest`: the base's own bytes,
+        if nothing there changes it.
+        """
         stored: dict[tuple[str, str], Stored] = {}
         for place in self.book.places:
             site, before = _site(staging, place), self.original(place)
             if site is None:
-                raise damaged(self.folder, f"it names '{place.key}' in {place.file}, which is not there")
+                raise damaged(
+                    self.folder, f"it names '{place.key}' in {place.file}, which is not there"
+                )
             wanted = rest.wanted(place) if place in rest.book.places else before.double()
             with open(staging / place.file, "r+b") as writer:
                 writer.seek(site.start)
-                writer.write(encode(wanted, site) if place in rest.book.places else content(self.folder, before))
+                writer.write(
+                    encode(wanted, site)
+                    if place in rest.book.places
+                    else content(self.folder, before)
+                )
             if place in rest.book.places:
-                part, key = stored_as(site, before, read_tensor(staging, site), wanted), (place.component, place.parameter)
-                stored[key] = replace(stored[key], also=(*stored[key].also, part)) if key in stored else part
+                part, key = (
+                    stored_as(site, before, read_tensor(staging, site), wanted),
+                    (place.component, place.parameter),
+                )
+                stored[key] = (
+                    replace(stored[key], also=(*stored[key].also, part)) if key in stored else part
+                )
         return stored
 
     def card(self) -> bytes | None:
@@ -138,7 +192,8 @@ def load(folder: Path) -> Ledger | None:
     """The ledger of an edited folder; None if it has none: a base, or edited by the control.
 
     Raises:
-        ModelError: ledger.damaged: a file is missing, cut off, changed since it was written, or not of this shape.
+        ModelError: ledger.damaged: a file is missing, cut off, changed since it was written, or not
+            of this shape.
     """
     found = read(folder)
     if found is None:
@@ -151,12 +206,16 @@ def load(folder: Path) -> Ledger | None:
 
 
 def of(base: Base) -> Ledger | None:
-    """The ledger that goes with a model: its folder's, but for a single file that lies in the folder of another model."""
+    """The ledger that goes with a model: its folder's, but for a single file that lies in the
+    folder of another model.
+    """
     found = load(base.folder)
     return found if found and base.file in (None, *found.book.base.files) else None
 
 
-def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, Any]) -> Ledger | None:
+def extended(
+    base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, Any]
+) -> Ledger | None:
     """The base's ledger with one more edit; the base's own for an edit that changes nothing.
 
     Raises:
@@ -170,9 +229,17 @@ def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, An
         earlier.check_fits(base.folder)
     elif edit.weights:
         card = _card(base)
-        origin = Origin(id=base.id, revision=base.revision, files=dict(base.files),
-                        card=None if card is None else hashlib.sha256(card.numpy()).hexdigest())
-        earlier = Ledger(Book(base=origin, edits=(), places=()), base.folder, {} if card is None else {"card": card})
+        origin = Origin(
+            id=base.id,
+            revision=base.revision,
+            files=dict(base.files),
+            card=None if card is None else hashlib.sha256(card.numpy()).hexdigest(),
+        )
+        earlier = Ledger(
+            Book(base=origin, edits=(), places=()),
+            base.folder,
+            {} if card is None else {"card": card},
+        )
     if not edit.weights:
         return earlier
     number = 1 + max((e.number for e in earlier.edits), default=0)
@@ -185,7 +252,13 @@ def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, An
         squares[0] += float(delta.double().square().sum())
         squares[1] += float((change.wanted - change.delta).square().sum())
         for site in change.sites:
-            place = Place(component=component, parameter=parameter, file=site.file, key=site.key, third=site.third)
+            place = Place(
+                component=component,
+                parameter=parameter,
+                file=site.file,
+                key=site.key,
+                third=site.third,
+            )
             if place not in places:
                 places.append(place)
                 tensors[place.original] = read_tensor(base.folder, site)
@@ -193,17 +266,34 @@ def extended(base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, An
     for (component, parameter), keys in edit.keys.items():
         tensors |= _kept(number, component, parameter, keys)
         tokens[f"{component}:{parameter}"] = int(keys.counts.sum())
-    entry = Entry(number=number, name=recipe.name, method=recipe.method, parameters=dict(parameters), recipe=recipe.raw.decode(),
-                  recipe_sha256=recipe.sha256, concepts=[(c.concept, c.target) for c in recipe.concepts], applied_to=base.digest,
-                  delta_rel=math.sqrt(squares[0] / squares[1]) if squares[1] else 0.0, tokens=tokens,
-                  materials=[dict(m) for m in edit.moments])
-    book = earlier.book.model_copy(update={"edits": (*earlier.edits, entry), "places": tuple(places)})
+    entry = Entry(
+        number=number,
+        name=recipe.name,
+        method=recipe.method,
+        parameters=dict(parameters),
+        recipe=recipe.raw.decode(),
+        recipe_sha256=recipe.sha256,
+        concepts=[(c.concept, c.target) for c in recipe.concepts],
+        applied_to=base.digest,
+        delta_rel=math.sqrt(squares[0] / squares[1]) if squares[1] else 0.0,
+        tokens=tokens,
+        materials=[dict(m) for m in edit.moments],
+    )
+    book = earlier.book.model_copy(
+        update={"edits": (*earlier.edits, entry), "places": tuple(places)}
+    )
     return Ledger(book, base.folder, tensors)
 
 
 def dates(folder: Path, ledger: Ledger | None, now: str = "") -> dict[str, str]:
-    """When each edit was made, by its number: as the manifest of `folder` has it, `now` for one that is not there."""
-    known = manifest.load(folder).run_details.get("metadata", {}).get("edits") if (folder / manifest.MANIFEST).is_file() else {}
+    """When each edit was made, by its number: as the manifest of `folder` has it, `now` for one
+    that is not there.
+    """
+    known = (
+        manifest.load(folder).run_details.get("metadata", {}).get("edits")
+        if (folder / manifest.MANIFEST).is_file()
+        else {}
+    )
     known = known if isinstance(known, dict) else {}
     return {str(e.number): known.get(str(e.number), now) for e in ledger.edits} if ledger else {}
 
@@ -214,22 +304,34 @@ def held(base: Base, sites, observer: Observer) -> dict[str, Moment]:
     if ledger is None:
         return {}
     found = {site.name: ledger.held(site.component, site.parameter) for site in sites}
-    free = [str(e.number) for e in ledger.edits if not any(f"{s.component}:{s.parameter}" in e.tokens for s in sites)]
+    free = [
+        str(e.number)
+        for e in ledger.edits
+        if not any(f"{s.component}:{s.parameter}" in e.tokens for s in sites)
+    ]
     if free:
-        observer.note(f"edits that are not held, for want of their keys at these sites: {', '.join(free)}")
+        observer.note(
+            f"edits that are not held, for want of their keys at these sites: {', '.join(free)}"
+        )
     return {name: moment for name, moment in found.items() if moment}
 
 
 def materials(moments: Mapping[str, Moment]) -> tuple[dict, ...]:
     """For the manifest: {"name", "sha256"} of each K_pK_pᵀ."""
-    return tuple({"name": f"kp/{name}", "sha256": hashlib.sha256(moment.matrix.contiguous().numpy()).hexdigest()}
-                 for name, moment in sorted(moments.items()))
+    return tuple(
+        {
+            "name": f"kp/{name}",
+            "sha256": hashlib.sha256(moment.matrix.contiguous().numpy()).hexdigest(),
+        }
+        for name, moment in sorted(moments.items())
+    )
 
 
 def _kept(number: int, component: str, parameter: str, keys: Keys) -> dict[str, Tensor]:
     """Keys as they are stored.
 
-    d × n float32 numbers (what the model runs in, so nothing is lost) and how often each occurs; or, if there are more keys than
+    d × n float32 numbers (what the model runs in, so nothing is lost) and how often each occurs;
+    or, if there are more keys than
     dimensions, the lower half of the float64 second moment, which then is smaller.
     """
     import torch
@@ -241,8 +343,10 @@ def _kept(number: int, component: str, parameter: str, keys: Keys) -> dict[str, 
     if n <= d and torch.equal(single.double(), keys.columns.double()):
         return {name: single, f"{name}:counts": keys.counts.double()}
     moment = Moment.of(keys.columns, keys.counts)
-    return {name: moment.matrix[tuple(torch.tril_indices(d, d))],
-            f"{name}:counts": torch.tensor([moment.tokens], dtype=torch.float64)}
+    return {
+        name: moment.matrix[tuple(torch.tril_indices(d, d))],
+        f"{name}:counts": torch.tensor([moment.tokens], dtype=torch.float64),
+    }
 
 
 def _moment(ledger: Ledger, name: str) -> Moment:
@@ -272,7 +376,9 @@ def _number(name: str) -> int | None:
 
 
 def _site(folder: Path, place: Place) -> TensorSite | None:
-    found = read_header(folder, place.file).get(place.key) if (folder / place.file).is_file() else None
+    found = (
+        read_header(folder, place.file).get(place.key) if (folder / place.file).is_file() else None
+    )
     return found and found.part(place.third)
 
 
@@ -281,4 +387,8 @@ def _card(base: Base) -> Tensor | None:
     import torch
 
     path = base.folder / manifest.CARD
-    return None if base.file or not path.is_file() else torch.tensor(list(path.read_bytes()), dtype=torch.uint8)
+    return (
+        None
+        if base.file or not path.is_file()
+        else torch.tensor(list(path.read_bytes()), dtype=torch.uint8)
+    )

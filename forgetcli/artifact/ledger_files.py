@@ -1,4 +1,7 @@
-"""The two files of a ledger: their shape, read with everything that can be wrong with them, and written."""
+"""The two files of a ledger: their shape, read with everything that can be wrong with them, and
+written.
+"""
+
 from __future__ import annotations
 
 import json
@@ -12,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forgetcli.artifact import manifest
+from forgetcli.artifact.manifest import MANIFEST, RelativePath, Sha256
 from forgetcli.checkpoint.base import files_digest
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.artifact.manifest import MANIFEST, RelativePath, Sha256
-from forgetcli.storage.json import encode
 from forgetcli.storage.atomic import sha256_file
+from forgetcli.storage.json import encode
 from forgetcli.storage.safetensors import ITEM_BITS, TensorSite, read_bytes, read_header
 
 if TYPE_CHECKING:
@@ -24,7 +27,13 @@ if TYPE_CHECKING:
 
 LEDGER = "forget.ledger.json"
 TENSORS = "forget.ledger.safetensors"
-FORMATS = {"torch.float64": "F64", "torch.float32": "F32", "torch.float16": "F16", "torch.bfloat16": "BF16", "torch.uint8": "U8"}
+FORMATS = {
+    "torch.float64": "F64",
+    "torch.float32": "F32",
+    "torch.float16": "F16",
+    "torch.bfloat16": "BF16",
+    "torch.uint8": "U8",
+}
 
 
 class _Part(BaseModel):
@@ -32,7 +41,8 @@ class _Part(BaseModel):
 
 
 class Origin(_Part):
-    """The model that the first edit was made to; `id`, `revision`, `files`, `digest` as `checkpoint.Base` has them.
+    """The model that the first edit was made to; `id`, `revision`, `files`, `digest` as
+    `checkpoint.Base` has them.
 
     `card` is the SHA-256 of its README.md, which is none of its `files`; None if it had none.
     """
@@ -48,13 +58,15 @@ class Origin(_Part):
 
 
 class Place(_Part):
-    """A tensor on disk that an edit has changed: the parameter's names in memory, and the file, key and part that hold it."""
+    """A tensor on disk that an edit has changed: the parameter's names in memory, and the file, key
+    and part that hold it.
+    """
 
     component: str
     parameter: str
     file: RelativePath
     key: str
-    third: int | None = Field(default=None, ge=0, le=2)               # `TensorSite.third`
+    third: int | None = Field(default=None, ge=0, le=2)  # `TensorSite.third`
 
     @property
     def original(self) -> str:
@@ -104,17 +116,23 @@ class Book(_Part):
 
 
 def damaged(folder: Path, what: str) -> ModelError:
-    return ModelError("ledger.damaged", f"the ledger of {folder} is damaged: {what}",
-                      f"apply the recipes again; or remove {MANIFEST} and forget.ledger.* there to edit it as a new base")
+    return ModelError(
+        "ledger.damaged",
+        f"the ledger of {folder} is damaged: {what}",
+        f"apply the recipes again; or remove {MANIFEST} and forget.ledger.* there to edit it as a new base",
+    )
 
 
 def read(folder: Path) -> tuple[Book, dict[str, TensorSite]] | None:
-    """The ledger's two files, checked against the manifest and one another; None where there is none.
+    """The ledger's two files, checked against the manifest and one another; None where there is
+    none.
 
     Raises:
         ModelError: ledger.damaged; model.manifest.
     """
-    listed: Mapping[str, str] = manifest.load(folder).subjects if (folder / MANIFEST).is_file() else {}
+    listed: Mapping[str, str] = (
+        manifest.load(folder).subjects if (folder / MANIFEST).is_file() else {}
+    )
     if LEDGER not in listed and not (folder / LEDGER).exists():
         return None
     for name in (LEDGER, TENSORS):
@@ -139,13 +157,20 @@ def read(folder: Path) -> tuple[Book, dict[str, TensorSite]] | None:
     return book, tensors
 
 
-def write(staging: Path, book: Book, tensors: Mapping[str, TensorSite | Tensor], source: Path) -> None:
-    """Both files into `staging`. Tensors that are on disk are copied from `source` one by one: an edit of a whole denoiser is
+def write(
+    staging: Path, book: Book, tensors: Mapping[str, TensorSite | Tensor], source: Path
+) -> None:
+    """Both files into `staging`. Tensors that are on disk are copied from `source` one by one: an
+    edit of a whole denoiser is
     larger than what should be in memory twice.
     """
     (staging / LEDGER).write_bytes(encode(book.model_dump(mode="json")))
-    shapes = {name: (t.dtype if isinstance(t, TensorSite) else FORMATS[str(t.dtype)], t.shape) for name, t in tensors.items()}
-    # Wide numbers first, as the format's own writer does it: so each tensor begins at a multiple of its item's size.
+    shapes = {
+        name: (t.dtype if isinstance(t, TensorSite) else FORMATS[str(t.dtype)], t.shape)
+        for name, t in tensors.items()
+    }
+    # Wide numbers first, as the format's own writer does it: so each tensor begins at a multiple of
+    # its item's size.
     names = sorted(tensors, key=lambda name: (-ITEM_BITS[shapes[name][0]], name))
     header, at = {}, 0
     for name in names:

@@ -1,7 +1,10 @@
-"""The shape of ``forget.provenance.json``: an in-toto Statement v1 with the SLSA provenance v1 predicate.
+"""The shape of ``forget.provenance.json``: an in-toto Statement v1 with the SLSA provenance v1
+predicate.
 
-Fields that a later version adds are read over; fields that are missing or of another type make the manifest invalid.
+Fields that a later version adds are read over; fields that are missing or of another type make the
+manifest invalid.
 """
+
 from __future__ import annotations
 
 import re
@@ -23,7 +26,7 @@ MANIFEST = MARKER
 REPORT = "forget.report.json"
 RECIPE = "recipe.toml"
 CARD = "README.md"
-SIGNATURE = "forget.signature.json"                                   # not among the subjects: it is made of them
+SIGNATURE = "forget.signature.json"  # not among the subjects: it is made of them
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -34,7 +37,9 @@ BASE = "base"  # the dependency that is the whole base; its files: base/…
 
 
 def is_hubs(path: str) -> bool:
-    """Whether a file is one that the hub adds to what is uploaded or downloaded; no loader reads these."""
+    """Whether a file is one that the hub adds to what is uploaded or downloaded; no loader reads
+    these.
+    """
     return path == ".gitattributes" or path.startswith(".cache/huggingface/")
 
 
@@ -78,7 +83,8 @@ class EditedTensor(_Part):
         file, key, dtype, start, end: where it lies; bytes, absolute, end exclusive.
         before, after: SHA-256 of its bytes in the base and here.
         error: ‖stored − wanted‖_F / ‖wanted − base‖_F.
-        third: of a tensor that holds q, k and v one below the other, which of the three; None for a whole tensor.
+        third: of a tensor that holds q, k and v one below the other, which of the three; None for a
+            whole tensor.
     """
 
     component: str
@@ -97,7 +103,11 @@ class EditedTensor(_Part):
         """Where it lies in a file with this header; None if it does not lie where it did."""
         found = header.get(self.key)
         site = found and found.part(self.third)
-        return site if site and (site.start, site.end, site.dtype) == (self.start, self.end, self.dtype) else None
+        return (
+            site
+            if site and (site.start, site.end, site.dtype) == (self.start, self.end, self.dtype)
+            else None
+        )
 
 
 class _Model(_Part):
@@ -174,30 +184,38 @@ class Manifest:
         return f"{self.base_id}@{self.base_revision}" if self.base_revision else self.base_id
 
     def resolve_base(self, named: str | Path | None = None, *, download: bool = True) -> Base:
-        """The unedited model; of a single file with the settings that its edited copy has, so that both are drawn alike.
+        """The unedited model; of a single file with the settings that its edited copy has, so that
+        both are drawn alike.
 
         Args:
             named: what the user says is the unedited model; by default the one that is recorded.
         Raises:
             ModelError: those of `checkpoint.resolve`.
         """
-        from forgetcli.checkpoint import base as checkpoint, single_file
+        from forgetcli.checkpoint import base as checkpoint
+        from forgetcli.checkpoint import single_file
 
         config = self.recipe_path.parent / single_file.CONFIG
-        return checkpoint.resolve(named or self.base, config=config if config.is_dir() else None, download=download)
+        return checkpoint.resolve(
+            named or self.base, config=config if config.is_dir() else None, download=download
+        )
 
 
 def load(folder: str | Path) -> Manifest:
     """The manifest of a folder that forget made.
 
     Raises:
-        ModelError: model.not-edited: there is none; model.manifest: it is damaged, or not of forget's shape.
+        ModelError: model.not-edited: there is none; model.manifest: it is damaged, or not of
+            forget's shape.
     """
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
-        raise ModelError("model.not-edited", f"{folder} was not made by forget: it has no {MANIFEST}",
-                         "give the folder that 'forget apply' wrote")
+        raise ModelError(
+            "model.not-edited",
+            f"{folder} was not made by forget: it has no {MANIFEST}",
+            "give the folder that 'forget apply' wrote",
+        )
     try:
         data = path.read_bytes()
     except OSError as fault:
@@ -225,7 +243,9 @@ def parse(data: bytes, folder: Path, name: str | Path) -> Manifest:
 
 
 def _invalid(name: str | Path, what: object) -> ModelError:
-    return ModelError("model.manifest", f"{name} is not a valid manifest: {what}", "apply the recipe again")
+    return ModelError(
+        "model.manifest", f"{name} is not a valid manifest: {what}", "apply the recipe again"
+    )
 
 
 def _manifest(folder: Path, statement: Statement) -> Manifest:
@@ -238,8 +258,11 @@ def _manifest(folder: Path, statement: Statement) -> Manifest:
             base_id=build.external.model.id,
             base_revision=build.external.model.revision,
             base_digest=dependencies[BASE][FILES_DIGEST],
-            base_files={_plain_path(n.removeprefix(inside)): d["sha256"]
-                        for n, d in dependencies.items() if n.startswith(inside)},
+            base_files={
+                _plain_path(n.removeprefix(inside)): d["sha256"]
+                for n, d in dependencies.items()
+                if n.startswith(inside)
+            },
             recipe_path=folder / build.external.recipe.name,
             recipe_sha256=build.external.recipe.digest.sha256,
             method=build.external.method,
@@ -247,9 +270,13 @@ def _manifest(folder: Path, statement: Statement) -> Manifest:
             edited=tuple(build.internal.edited),
             written=tuple(build.internal.written),
             subjects=_table([(s.name, s.digest.sha256) for s in statement.subject]),
-            materials={n: d["sha256"] for n, d in dependencies.items()
-                       if n not in special and not n.startswith(inside)},
-            run_details=statement.predicate.run_details)
+            materials={
+                n: d["sha256"]
+                for n, d in dependencies.items()
+                if n not in special and not n.startswith(inside)
+            },
+            run_details=statement.predicate.run_details,
+        )
     except KeyError as fault:
         raise ValueError(f"resolvedDependencies lack {fault}") from fault
 

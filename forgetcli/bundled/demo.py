@@ -1,4 +1,5 @@
 """The embedded model: a small latent diffusion pipeline that knows things × styles, and its judge."""
+
 from __future__ import annotations
 
 import tomllib

@@ -1,11 +1,12 @@
 """The recipes that come with forget. Standard library only: shell completion reads this."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 _HERE = Path(__file__).parent
 SCHEMA = "recipe.schema.json"
-PROMPTS = "prompts"                                                   # a folder of prompt sets among them
+PROMPTS = "prompts"  # a folder of prompt sets among them
 
 
 def folder() -> Path:
@@ -15,14 +16,20 @@ def folder() -> Path:
 
 
 def bundled() -> dict[str, Path]:
-    """Every bundled recipe by name (``art_styles``, ``sd14/objects``), sorted, those for the embedded model first."""
+    """Every bundled recipe by name (``art_styles``, ``sd14/objects``), sorted, those for the
+    embedded model first.
+    """
     within = folder()
-    own = sorted(within.glob("*.toml")) + sorted(path for path in within.glob("*/*.toml") if path.parent.name != PROMPTS)
+    own = sorted(within.glob("*.toml")) + sorted(
+        path for path in within.glob("*/*.toml") if path.parent.name != PROMPTS
+    )
     return {path.relative_to(within).with_suffix("").as_posix(): path for path in own}
 
 
 def find(path: Path) -> Path | None:
-    """The bundled recipe that `path` means (``art_styles``, ``sd14/objects``, ``recipes/art_styles.toml``), if any."""
+    """The bundled recipe that `path` means (``art_styles``, ``sd14/objects``,
+    ``recipes/art_styles.toml``), if any.
+    """
     if path.suffix not in ("", ".toml"):
         return None
     name = path.with_suffix("")

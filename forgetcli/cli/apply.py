@@ -1,4 +1,5 @@
 """``forget apply``."""
+
 from __future__ import annotations
 
 import shlex
@@ -22,10 +23,16 @@ from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
 
 Output = Annotated[
-    Path, typer.Option("--output", "-o", envvar="FORGET_APPLY_OUTPUT", help="Folder for the edited model.")
+    Path,
+    typer.Option(
+        "--output", "-o", envvar="FORGET_APPLY_OUTPUT", help="Folder for the edited model."
+    ),
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", envvar="FORGET_DRY_RUN", help="Say what would be done; write nothing.")
+    bool,
+    typer.Option(
+        "--dry-run", envvar="FORGET_DRY_RUN", help="Say what would be done; write nothing."
+    ),
 ]
 Method = Annotated[
     str | None,
@@ -58,7 +65,9 @@ Delta = Annotated[
 Lenient = Annotated[
     bool,
     typer.Option(
-        "--lenient", envvar="FORGET_LENIENT", help="Write the edit even if the check finds it too weak or too strong."
+        "--lenient",
+        envvar="FORGET_LENIENT",
+        help="Write the edit even if the check finds it too weak or too strong.",
     ),
 ]
 Link = Annotated[
@@ -70,7 +79,12 @@ Link = Annotated[
     ),
 ]
 Copy = Annotated[
-    bool, typer.Option("--copy", envvar="FORGET_COPY", help="Copy every byte, also where the file system could share them.")
+    bool,
+    typer.Option(
+        "--copy",
+        envvar="FORGET_COPY",
+        help="Copy every byte, also where the file system could share them.",
+    ),
 ]
 
 
@@ -143,30 +157,52 @@ def apply(
         )
     data = result.as_dict()
     sink.result(data, human=lambda: _shown(data), quiet=output)
-    shown = (prompt for concept in loaded.concepts for prompt in (*concept.indirect, *concept.direct, concept.concept))
+    shown = (
+        prompt
+        for concept in loaded.concepts
+        for prompt in (*concept.indirect, *concept.direct, concept.concept)
+    )
     command = ["forget", "generate", next(shown), "--model", str(output), "--compare-base"]
     sink.remark(shlex.join(command), title="next")
 
 
 def _put_on(
-    delta: Path, model: str | None, config: str | None, output: Path, copying: str, force: bool, sink: Sink
+    delta: Path,
+    model: str | None,
+    config: str | None,
+    output: Path,
+    copying: str,
+    force: bool,
+    sink: Sink,
 ) -> None:
     with sink.observer() as observer:
         from forgetcli.artifact import delta as deltas
 
         result = deltas.apply(
-            delta, model=model, config=config, output=output, copying=copying, force=force, observer=observer
+            delta,
+            model=model,
+            config=config,
+            output=output,
+            copying=copying,
+            force=force,
+            observer=observer,
         )
     data = result.as_dict()
     sink.result(data, human=lambda: _shown(data), quiet=output)
 
 
 def _plan(
-    recipe, model: str | None, config: str | None, output: Path, device: str | None, dtype: str | None, sink: Sink
+    recipe,
+    model: str | None,
+    config: str | None,
+    output: Path,
+    device: str | None,
+    dtype: str | None,
+    sink: Sink,
 ) -> None:
-    from forgetcli.pipeline import apply as pipeline
     from forgetcli.cli.progress import silence_hub
     from forgetcli.cli.tables import plan
+    from forgetcli.pipeline import apply as pipeline
 
     silence_hub()
     data = pipeline.plan(recipe, model=model, config=config, device=device, dtype=dtype).as_dict()

@@ -1,4 +1,5 @@
 """``forget cache``."""
+
 from __future__ import annotations
 
 import re
@@ -12,11 +13,22 @@ from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
 
 app = typer.Typer(
-    help="Second moments kept on disk, so that a second edit of the same model is quick.", invoke_without_command=True
+    help="Second moments kept on disk, so that a second edit of the same model is quick.",
+    invoke_without_command=True,
 )
 app.callback()(show_help)
 
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_UNITS = {
+    "": 1,
+    "k": 10**3,
+    "m": 10**6,
+    "g": 10**9,
+    "t": 10**12,
+    "ki": 2**10,
+    "mi": 2**20,
+    "gi": 2**30,
+    "ti": 2**40,
+}
 
 
 def _size(text: str) -> int:
@@ -38,7 +50,9 @@ def show_folder(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     from forgetcli.editing.moment_cache import default_folder
 
     folder = default_folder()
-    Sink("cache dir", json=json, quiet=quiet).result({"path": str(folder)}, human=lambda: str(folder), quiet=folder)
+    Sink("cache dir", json=json, quiet=quiet).result(
+        {"path": str(folder)}, human=lambda: str(folder), quiet=folder
+    )
 
 
 @app.command("ls")
@@ -102,11 +116,15 @@ def prune(
       forget cache prune --max-size 2GiB
       forget cache prune --all
     """
-    from forgetcli.editing.moment_cache import MomentCache
     from forgetcli.cli.tables import size
+    from forgetcli.editing.moment_cache import MomentCache
 
     if older_than is None and max_size is None and not everything:
-        raise ForgetError("usage", "nothing says what to delete", "use --older-than DAYS, --max-size SIZE or --all")
+        raise ForgetError(
+            "usage",
+            "nothing says what to delete",
+            "use --older-than DAYS, --max-size SIZE or --all",
+        )
     limit = _size(max_size) if max_size is not None else None
     cache = MomentCache()
     gone = cache.prune(older_than_days=older_than, max_bytes=limit, everything=everything)

@@ -1,4 +1,5 @@
 """``forget card``."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -21,7 +22,12 @@ Results = Annotated[
 ]
 
 
-def card(folder: Folder = Path("edited"), results: Results = None, json: JsonFlag = False, quiet: QuietFlag = False) -> None:
+def card(
+    folder: Folder = Path("edited"),
+    results: Results = None,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
     """Write the model card of DIR anew, its README.md, with the scores of an evaluation.
 
     The manifest is brought up to date. A signature goes: sign again.
@@ -37,6 +43,10 @@ def card(folder: Folder = Path("edited"), results: Results = None, json: JsonFla
     sink = Sink("card", json=json, quiet=quiet)
     signed = (folder / SIGNATURE).exists()
     path = cards.rewrite(folder, results)
-    sink.result({"card": str(path), "scores": results is not None}, human=lambda: str(path), quiet=path)
+    sink.result(
+        {"card": str(path), "scores": results is not None}, human=lambda: str(path), quiet=path
+    )
     if signed:
-        sink.remark("the signature was of the earlier card and is gone: run forget sign again", title="note")
+        sink.remark(
+            "the signature was of the earlier card and is gone: run forget sign again", title="note"
+        )

@@ -1,4 +1,5 @@
 """``forget compare``."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -31,7 +32,10 @@ Recipes = Annotated[
     ),
 ]
 Methods = Annotated[
-    str, typer.Option("--methods", metavar="NAME,…", envvar="FORGET_METHODS", help="Methods to compare, or all.")
+    str,
+    typer.Option(
+        "--methods", metavar="NAME,…", envvar="FORGET_METHODS", help="Methods to compare, or all."
+    ),
 ]
 Quick = Annotated[
     bool,
@@ -43,7 +47,12 @@ Quick = Annotated[
 ]
 Output = Annotated[
     Path,
-    typer.Option("--output", "-o", envvar="FORGET_COMPARE_OUTPUT", help="Folder for edits, pictures and the table."),
+    typer.Option(
+        "--output",
+        "-o",
+        envvar="FORGET_COMPARE_OUTPUT",
+        help="Folder for edits, pictures and the table.",
+    ),
 ]
 
 
@@ -67,10 +76,13 @@ def compare(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Edit by RECIPE with every method, and score them all beside the unedited model, at equal prompts and seeds.
+    """Edit by RECIPE with every method, and score them all beside the unedited model, at equal
+    prompts and seeds.
 
-    A method takes its parameters from the recipe's [methods.NAME], else its defaults. Writes report.html, results.json,
-    results.csv and compare.md. Run it again to go on where it was cut short, or with other --methods to add some.
+    A method takes its parameters from the recipe's [methods.NAME], else its defaults. Writes
+    report.html, results.json,
+    results.csv and compare.md. Run it again to go on where it was cut short, or with other
+    --methods to add some.
 
     \b
     Examples:
@@ -78,8 +90,8 @@ def compare(
       forget compare art_styles --methods nullspace,uce --quick
       forget compare art_styles objects scenes -n 4 -o all-methods --json
     """
-    from forgetcli.experiments import comparison
     from forgetcli import recipe as recipes_
+    from forgetcli.experiments import comparison
 
     sink = Sink("compare", json=json, quiet=quiet)
     names, loaded = comparison.chosen(methods), [recipes_.load(recipe) for recipe in recipes]
@@ -130,6 +142,11 @@ def _shown(data: dict, files) -> list:
     return [
         methods(data),
         facts(
-            {"report": files.page, "results": files.results, "table": files.table, "markdown": files.markdown}
+            {
+                "report": files.page,
+                "results": files.results,
+                "table": files.table,
+                "markdown": files.markdown,
+            }
         ),
     ]

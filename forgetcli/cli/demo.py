@@ -1,4 +1,5 @@
 """``forget demo``."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,9 +10,14 @@ import typer
 from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 
-Output = Annotated[Path, typer.Option("--output", "-o", envvar="FORGET_DEMO_OUTPUT", help="Folder for all of it.")]
+Output = Annotated[
+    Path, typer.Option("--output", "-o", envvar="FORGET_DEMO_OUTPUT", help="Folder for all of it.")
+]
 Recipe = Annotated[
-    str, typer.Option("--recipe", envvar="FORGET_RECIPE", help="A recipe file, or a bundled recipe's name.")
+    str,
+    typer.Option(
+        "--recipe", envvar="FORGET_RECIPE", help="A recipe file, or a bundled recipe's name."
+    ),
 ]
 
 
@@ -22,7 +28,8 @@ def demo(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """The whole story on the embedded model, in a few minutes: edit, draw before and after, score, report.
+    """The whole story on the embedded model, in a few minutes: edit, draw before and after, score,
+    report.
 
     \b
     Examples:

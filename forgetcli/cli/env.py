@@ -1,4 +1,5 @@
 """``forget env``."""
+
 from __future__ import annotations
 
 from forgetcli.cli.options import JsonFlag, QuietFlag
@@ -12,8 +13,10 @@ def env(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget env --json > report.json
     """
-    from forgetcli.pipeline import environment
     from forgetcli.cli.tables import facts
+    from forgetcli.pipeline import environment
 
     report = environment.report()
-    Sink("env", json=json, quiet=quiet).result(report, human=lambda: facts(report), quiet=report["cache_dir"])
+    Sink("env", json=json, quiet=quiet).result(
+        report, human=lambda: facts(report), quiet=report["cache_dir"]
+    )

@@ -1,4 +1,5 @@
 """One map from exceptions to the error line, its hint and the exit code."""
+
 from __future__ import annotations
 
 import errno
@@ -65,14 +66,21 @@ def lines_of(error: BaseException) -> list[ErrorLine]:
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return [_memory(str(error).split(". ")[0])]
     if isinstance(error, typer.Abort | KeyboardInterrupt | EOFError):
-        return [ErrorLine("interrupted", "stopped before it was done; nothing is left half-written")]
+        return [
+            ErrorLine("interrupted", "stopped before it was done; nothing is left half-written")
+        ]
     return [ErrorLine("internal", f"{type(error).__name__}: {error}", _DEBUG_HINT)]
 
 
 def print_line(line: ErrorLine) -> None:
-    """One error line and its hint on stderr; colour on a terminal only. A closed stderr is no further error."""
+    """One error line and its hint on stderr; colour on a terminal only. A closed stderr is no
+    further error.
+    """
     try:
-        typer.echo(typer.style(f"error[{line.code}]:", fg="red", bold=True) + f" {one_line(line.message)}", err=True)
+        typer.echo(
+            typer.style(f"error[{line.code}]:", fg="red", bold=True) + f" {one_line(line.message)}",
+            err=True,
+        )
         if line.hint:
             typer.echo(typer.style("hint:", bold=True) + f" {one_line(line.hint)}", err=True)
     except OSError:
@@ -86,7 +94,8 @@ def one_line(text: str) -> str:
 
 
 def _is_usage(error: BaseException) -> bool:
-    # not all the versions of typer that we take have a public name for usage errors; all have format_message
+    # not all the versions of typer that we take have a public name for usage errors; all have
+    # format_message
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 
@@ -98,14 +107,24 @@ def _usage(error: BaseException) -> ErrorLine:
 
 
 def _memory(message: str) -> ErrorLine:
-    return ErrorLine("memory", message, "use smaller batches (--batch, or --set refine.batch=4), or another --device")
+    return ErrorLine(
+        "memory",
+        message,
+        "use smaller batches (--batch, or --set refine.batch=4), or another --device",
+    )
 
 
 def _system(error: OSError) -> ErrorLine:
     where = f"{error.filename}: " if error.filename else ""
     reason = (error.strerror or str(error) or type(error).__name__).lower()
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return ErrorLine("output.disk-full", f"{where}{reason}", "free some space, or choose another place with -o")
+        return ErrorLine(
+            "output.disk-full",
+            f"{where}{reason}",
+            "free some space, or choose another place with -o",
+        )
     if isinstance(error, PermissionError):
-        return ErrorLine("permission", f"{where}{reason}", "check who owns it, or choose another place with -o")
+        return ErrorLine(
+            "permission", f"{where}{reason}", "check who owns it, or choose another place with -o"
+        )
     return ErrorLine("io", f"{where}{reason}")

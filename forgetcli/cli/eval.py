@@ -1,4 +1,5 @@
 """``forget eval``."""
+
 from __future__ import annotations
 
 import json as json_
@@ -10,7 +11,15 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.options import BatchOption, DeviceOption, ForceFlag, JsonFlag, QuietFlag, SeedOption, StepsOption
+from forgetcli.cli.options import (
+    BatchOption,
+    DeviceOption,
+    ForceFlag,
+    JsonFlag,
+    QuietFlag,
+    SeedOption,
+    StepsOption,
+)
 from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
@@ -31,7 +40,11 @@ Recipe = Annotated[
 Prompts = Annotated[
     Path | None,
     typer.Option(
-        "--prompts", "-p", envvar="FORGET_PROMPTS", show_default=False, help="A prompt set to use: CSV, TOML or text."
+        "--prompts",
+        "-p",
+        envvar="FORGET_PROMPTS",
+        show_default=False,
+        help="A prompt set to use: CSV, TOML or text.",
     ),
 ]
 PromptsFormat = Annotated[
@@ -53,12 +66,23 @@ Ask = Annotated[
         help="What the judge is to look for in every picture of a prompt set.",
     ),
 ]
-Images = Annotated[int, typer.Option("--images", "-n", min=1, envvar="FORGET_IMAGES", help="Pictures for each prompt.")]
+Images = Annotated[
+    int,
+    typer.Option("--images", "-n", min=1, envvar="FORGET_IMAGES", help="Pictures for each prompt."),
+]
 Guidance = Annotated[
     float | None,
-    typer.Option("--guidance", min=1.0, envvar="FORGET_GUIDANCE", show_default="the model's own", help="Guidance."),
+    typer.Option(
+        "--guidance",
+        min=1.0,
+        envvar="FORGET_GUIDANCE",
+        show_default="the model's own",
+        help="Guidance.",
+    ),
 ]
-Judge = Annotated[str, typer.Option("--judge", envvar="FORGET_JUDGE", help="Who decides what is seen.")]
+Judge = Annotated[
+    str, typer.Option("--judge", envvar="FORGET_JUDGE", help="Who decides what is seen.")
+]
 JudgeSet = Annotated[
     list[str] | None,
     typer.Option(
@@ -72,11 +96,16 @@ JudgeSet = Annotated[
 Features = Annotated[
     str,
     typer.Option(
-        "--features", envvar="FORGET_FEATURES", help="Extractor for distance, FID and KID: demo, inception, none."
+        "--features",
+        envvar="FORGET_FEATURES",
+        help="Extractor for distance, FID and KID: demo, inception, none.",
     ),
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", envvar="FORGET_EVAL_OUTPUT", help="Folder for report and pictures.")
+    Path,
+    typer.Option(
+        "--output", "-o", envvar="FORGET_EVAL_OUTPUT", help="Folder for report and pictures."
+    ),
 ]
 FailUnder = Annotated[
     str | None,
@@ -90,11 +119,20 @@ FailUnder = Annotated[
 ]
 Confident = Annotated[
     bool,
-    typer.Option("--confident", envvar="FORGET_CONFIDENT", help="Compare the lower end of the interval instead."),
+    typer.Option(
+        "--confident",
+        envvar="FORGET_CONFIDENT",
+        help="Compare the lower end of the interval instead.",
+    ),
 ]
 JUnit = Annotated[
     Path | None,
-    typer.Option("--junit", envvar="FORGET_JUNIT", show_default=False, help="Also write JUnit XML, for dashboards."),
+    typer.Option(
+        "--junit",
+        envvar="FORGET_JUNIT",
+        show_default=False,
+        help="Also write JUnit XML, for dashboards.",
+    ),
 ]
 
 
@@ -140,7 +178,9 @@ def evaluate(
 
     bounds = gates.parse(fail_under) if fail_under is not None else ()
     if confident and not bounds:
-        raise ForgetError("eval.no-gate", "--confident needs --fail-under", "for instance --fail-under forget=0.8")
+        raise ForgetError(
+            "eval.no-gate", "--confident needs --fail-under", "for instance --fail-under forget=0.8"
+        )
     folders, loaded, asked = folders or [Path("edited")], None, None
     if recipe is not None:
         from forgetcli import recipe as recipes
@@ -181,7 +221,10 @@ def evaluate(
         return  # the first process reports
     data = result.as_dict()
     outcomes = list(gates.outcomes(data, bounds, confident=confident))
-    data["gates"] = [{"model": o.model, "key": o.gate.key, "bound": o.gate.bound, "passed": o.passed} for o in outcomes]
+    data["gates"] = [
+        {"model": o.model, "key": o.gate.key, "bound": o.gate.bound, "passed": o.passed}
+        for o in outcomes
+    ]
     title = ", ".join(run.subject.name for run in result.edited)
     files = report.write(output, result, data, title=title, command=command_line())
     if junit is not None:
@@ -202,7 +245,11 @@ def settings(pairs: Sequence[str]) -> dict[str, object]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals:
-            raise ForgetError("judge.bad-option", f"--judge-set {pair}: not KEY=VALUE", "for instance threshold=0.5")
+            raise ForgetError(
+                "judge.bad-option",
+                f"--judge-set {pair}: not KEY=VALUE",
+                "for instance threshold=0.5",
+            )
         try:
             settings[key.strip()] = json_.loads(value)
         except ValueError:
@@ -217,4 +264,8 @@ def command_line() -> str:
 def _shown(data: dict, files) -> list:
     from forgetcli.cli.tables import facts, quality, shares
 
-    return [*shares(data), *quality(data), facts({"report": files.page, "results": files.results, "table": files.table})]
+    return [
+        *shares(data),
+        *quality(data),
+        facts({"report": files.page, "results": files.results, "table": files.table}),
+    ]

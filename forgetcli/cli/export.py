@@ -1,4 +1,5 @@
 """``forget export``."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -30,35 +31,53 @@ Format = Annotated[
 Output = Annotated[
     Path | None,
     typer.Option(
-        "--output", "-o", envvar="FORGET_EXPORT_OUTPUT", show_default="DIR-FORMAT, here", help="File or folder to write."
+        "--output",
+        "-o",
+        envvar="FORGET_EXPORT_OUTPUT",
+        show_default="DIR-FORMAT, here",
+        help="File or folder to write.",
     ),
 ]
 Base = Annotated[
     str | None,
-    typer.Option("--base", envvar="FORGET_BASE", show_default="the one it names", help="The unedited model; for lora."),
+    typer.Option(
+        "--base",
+        envvar="FORGET_BASE",
+        show_default="the one it names",
+        help="The unedited model; for lora.",
+    ),
 ]
 Naming = Annotated[
     str | None,
     typer.Option(
-        "--naming", envvar="FORGET_LORA_NAMING", show_default="diffusers", help="lora: whose key names: diffusers, kohya."
+        "--naming",
+        envvar="FORGET_LORA_NAMING",
+        show_default="diffusers",
+        help="lora: whose key names: diffusers, kohya.",
     ),
 ]
 Error = Annotated[
     float | None,
     typer.Option(
-        "--error", envvar="FORGET_LORA_ERROR", show_default="0.001", help="lora: part of the change that may be cut off."
+        "--error",
+        envvar="FORGET_LORA_ERROR",
+        show_default="0.001",
+        help="lora: part of the change that may be cut off.",
     ),
 ]
 Rank = Annotated[
     int | None,
     typer.Option(
-        "--rank", envvar="FORGET_LORA_RANK", show_default="as --error needs", help="lora: at most this rank."
+        "--rank",
+        envvar="FORGET_LORA_RANK",
+        show_default="as --error needs",
+        help="lora: at most this rank.",
     ),
 ]
 
 
 def export(
-    format: Format,  # noqa: A002     the flag's name
+    format: Format,
     folder: Folder = Path("edited"),
     output: Output = None,
     base: Base = None,
@@ -109,7 +128,15 @@ def _shown(data: dict) -> list:
     if not isinstance(rows, list):
         return [facts({**data, "seconds": data["seconds"]["total"]})]
     figures = table(
-        ("tensor", ">rank", ">of", ">error", ">error / ‖W‖", ">rounded when stored", ">rank without rounding noise"),
+        (
+            "tensor",
+            ">rank",
+            ">of",
+            ">error",
+            ">error / ‖W‖",
+            ">rounded when stored",
+            ">rank without rounding noise",
+        ),
         (
             [
                 f"{row['component']} {row['parameter']}",

@@ -1,4 +1,5 @@
 """``forget generate``."""
+
 from __future__ import annotations
 
 import sys
@@ -7,11 +8,20 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.options import ConfigOption, DeviceOption, JsonFlag, QuietFlag, SeedOption, StepsOption
+from forgetcli.cli.options import (
+    ConfigOption,
+    DeviceOption,
+    JsonFlag,
+    QuietFlag,
+    SeedOption,
+    StepsOption,
+)
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
 
-Prompts = Annotated[list[str] | None, typer.Argument(metavar="PROMPT…", help="What to draw.", show_default=False)]
+Prompts = Annotated[
+    list[str] | None, typer.Argument(metavar="PROMPT…", help="What to draw.", show_default=False)
+]
 PromptsFile = Annotated[
     str | None,
     typer.Option(
@@ -26,25 +36,48 @@ PromptsFile = Annotated[
 Model = Annotated[
     str,
     typer.Option(
-        "--model", "-m", envvar="FORGET_MODEL", help="demo, an edited folder, a diffusers folder, a .safetensors file or a hub id."
+        "--model",
+        "-m",
+        envvar="FORGET_MODEL",
+        help="demo, an edited folder, a diffusers folder, a .safetensors file or a hub id.",
     ),
 ]
-Count = Annotated[int, typer.Option("--count", "-n", min=1, envvar="FORGET_COUNT", help="Pictures for each prompt.")]
+Count = Annotated[
+    int,
+    typer.Option("--count", "-n", min=1, envvar="FORGET_COUNT", help="Pictures for each prompt."),
+]
 Guidance = Annotated[
     float | None,
-    typer.Option("--guidance", envvar="FORGET_GUIDANCE", show_default="by model", help="Classifier-free guidance."),
+    typer.Option(
+        "--guidance",
+        envvar="FORGET_GUIDANCE",
+        show_default="by model",
+        help="Classifier-free guidance.",
+    ),
 ]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", envvar="FORGET_GENERATE_OUTPUT", help="Folder for the pictures.")
+    Path,
+    typer.Option(
+        "--output", "-o", envvar="FORGET_GENERATE_OUTPUT", help="Folder for the pictures."
+    ),
 ]
-Grid = Annotated[bool, typer.Option("--grid", envvar="FORGET_GRID", help="Also write grid.png, a row for each prompt.")]
+Grid = Annotated[
+    bool,
+    typer.Option(
+        "--grid", envvar="FORGET_GRID", help="Also write grid.png, a row for each prompt."
+    ),
+]
 CompareBase = Annotated[
     bool,
     typer.Option(
-        "--compare-base", envvar="FORGET_COMPARE_BASE", help="Also draw with the unedited model, at the same seeds."
+        "--compare-base",
+        envvar="FORGET_COMPARE_BASE",
+        help="Also draw with the unedited model, at the same seeds.",
     ),
 ]
-Batch = Annotated[int, typer.Option("--batch", min=1, envvar="FORGET_BATCH", help="Pictures at a time.")]
+Batch = Annotated[
+    int, typer.Option("--batch", min=1, envvar="FORGET_BATCH", help="Pictures at a time.")
+]
 
 
 def generate(
@@ -76,7 +109,9 @@ def generate(
     sink = Sink("generate", json=json, quiet=quiet)
     wanted = [*(prompts or ()), *_read(prompts_file)]
     if not wanted:
-        raise ForgetError("usage", "there is nothing to draw", "give a prompt, or a file of them with --prompts")
+        raise ForgetError(
+            "usage", "there is nothing to draw", "give a prompt, or a file of them with --prompts"
+        )
     with sink.observer() as observer:
         from forgetcli.generation import draw
 
@@ -101,7 +136,9 @@ def generate(
         str(image.path) for image in result.images
     ]
     sink.result(
-        result.as_dict(), human=lambda: "\n".join(shown), quiet=result.grid or [image.path for image in result.images]
+        result.as_dict(),
+        human=lambda: "\n".join(shown),
+        quiet=result.grid or [image.path for image in result.images],
     )
 
 
@@ -110,5 +147,7 @@ def _read(file: str | None) -> list[str]:
         return []
     from forgetcli.recipe import prompt_files
 
-    found = prompt_files.read_stream(sys.stdin.buffer) if file == "-" else prompt_files.read(Path(file))
+    found = (
+        prompt_files.read_stream(sys.stdin.buffer) if file == "-" else prompt_files.read(Path(file))
+    )
     return [prompt for _, prompt in found]

@@ -1,4 +1,5 @@
 """``forget inspect``."""
+
 from __future__ import annotations
 
 from typing import Annotated
@@ -8,7 +9,12 @@ import typer
 from forgetcli.cli.options import ConfigOption, DeviceOption, DtypeOption, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="demo, a diffusers folder, a .safetensors file, or a hub id.")]
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="demo, a diffusers folder, a .safetensors file, or a hub id."
+    ),
+]
 Recipe = Annotated[
     str | None,
     typer.Option(
@@ -31,7 +37,8 @@ def inspect(
 ) -> None:
     """Show what MODEL is: components, the layers that can be edited, and whether it was edited.
 
-    Reads headers, no weights. With --recipe it estimates time, memory and disk of an edit from a short measurement here.
+    Reads headers, no weights. With --recipe it estimates time, memory and disk of an edit from a
+    short measurement here.
 
     \b
     Examples:
@@ -40,8 +47,8 @@ def inspect(
       forget inspect path/to/sd-folder --recipe art_styles
     """
     from forgetcli.checkpoint import base as checkpoint
-    from forgetcli.pipeline import inspect as inspection
     from forgetcli.cli.progress import silence_hub, silence_libraries
+    from forgetcli.pipeline import inspect as inspection
 
     silence_hub()
     sink = Sink("inspect", json=json, quiet=quiet)
@@ -51,7 +58,9 @@ def inspect(
         from forgetcli.pipeline import apply
 
         silence_libraries()
-        plan = apply.plan(recipe, model=model, config=config, device=device, dtype=dtype.value if dtype else None)
+        plan = apply.plan(
+            recipe, model=model, config=config, device=device, dtype=dtype.value if dtype else None
+        )
         data |= {"recipe": recipe, "estimates": plan.as_dict()["estimates"]}
     sink.result(data, human=lambda: _shown(data), quiet=base.place)
 
@@ -62,12 +71,21 @@ def _shown(data: dict) -> list:
     components = table(
         ("component", "class", ">parameters", ">size", "stored as"),
         (
-            [c["name"], c["class_name"], _count(c["parameters"]), size(c["bytes"]), ", ".join((*c["dtypes"], *c["variants"]))]
+            [
+                c["name"],
+                c["class_name"],
+                _count(c["parameters"]),
+                size(c["bytes"]),
+                ", ".join((*c["dtypes"], *c["variants"])),
+            ]
             for c in data["components"]
         ),
     )
     text = [s for s in data["sites"] if s["block"] is not None]
-    rows = [[s["block"], f"{s['component']}/{s['name']}", "×".join(map(str, s["shape"])), s["dtype"]] for s in text]
+    rows = [
+        [s["block"], f"{s['component']}/{s['name']}", "×".join(map(str, s["shape"])), s["dtype"]]
+        for s in text
+    ]
     others = len(data["sites"]) - len(text)
     head = {
         "model": data["model"]["id"],
@@ -79,7 +97,11 @@ def _shown(data: dict) -> list:
         facts(head),
         components,
         table((">block", "site", ">shape", "stored as"), rows),
-        *([f"and {others} layers that read the context in the denoiser (--json lists them)"] if others else []),
+        *(
+            [f"and {others} layers that read the context in the denoiser (--json lists them)"]
+            if others
+            else []
+        ),
         _how(data["edited"]),
         *([estimates(data["estimates"])] if "estimates" in data else []),
     ]
@@ -98,4 +120,12 @@ def _how(edited: dict | None) -> str:
     if "problem" in edited:
         return f"edited by forget, but {one_line(edited['problem'])}"
     pairs = ", ".join(f"{concept} → {target}" for concept, target in edited["concepts"])
-    return facts({"edited by forget": {**edited, "concepts": one_line(pairs), "tensors": len(edited["tensors"])}})
+    return facts(
+        {
+            "edited by forget": {
+                **edited,
+                "concepts": one_line(pairs),
+                "tensors": len(edited["tensors"]),
+            }
+        }
+    )

@@ -1,4 +1,5 @@
 """``forget log``."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -23,7 +24,9 @@ def log(folder: Folder = Path("edited"), json: JsonFlag = False, quiet: QuietFla
     from forgetcli.pipeline import revert
 
     found = revert.log(folder)
-    Sink("log", json=json, quiet=quiet).result(found.as_dict(), human=lambda: _shown(found), quiet=folder)
+    Sink("log", json=json, quiet=quiet).result(
+        found.as_dict(), human=lambda: _shown(found), quiet=folder
+    )
 
 
 def _shown(found):

@@ -1,4 +1,5 @@
 """``forget models``."""
+
 from __future__ import annotations
 
 from forgetcli.cli.options import JsonFlag, QuietFlag
@@ -20,11 +21,14 @@ def models(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     known = families.known()
     data = {
         "models": [
-            {"name": m.name, "family": m.family, "path": str(m.path), "description": m.description} for m in known
+            {"name": m.name, "family": m.family, "path": str(m.path), "description": m.description}
+            for m in known
         ]
     }
     Sink("models", json=json, quiet=quiet).result(
         data,
-        human=lambda: table(("name", "family", "description"), ([m.name, m.family, m.description] for m in known)),
+        human=lambda: table(
+            ("name", "family", "description"), ([m.name, m.family, m.description] for m in known)
+        ),
         quiet=[m.path for m in known],
     )

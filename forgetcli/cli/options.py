@@ -1,4 +1,5 @@
 """Flags that several commands share. Every flag of forget can also be set by a FORGET_* variable."""
+
 from __future__ import annotations
 
 from enum import StrEnum
@@ -21,9 +22,12 @@ def recipe_names(incomplete: str) -> list[str]:
     return [name for name in bundled() if name.startswith(incomplete)]
 
 
-JsonFlag = Annotated[bool, typer.Option("--json", envvar="FORGET_JSON", help="Print one JSON object.")]
+JsonFlag = Annotated[
+    bool, typer.Option("--json", envvar="FORGET_JSON", help="Print one JSON object.")
+]
 QuietFlag = Annotated[
-    bool, typer.Option("--quiet", "-q", envvar="FORGET_QUIET", help="Print only the path; no progress.")
+    bool,
+    typer.Option("--quiet", "-q", envvar="FORGET_QUIET", help="Print only the path; no progress."),
 ]
 RecipeName = Annotated[
     str,
@@ -47,7 +51,11 @@ SetOption = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        "--model", "-m", envvar="FORGET_MODEL", show_default=False, help="demo, a diffusers folder, a .safetensors file, or a hub id."
+        "--model",
+        "-m",
+        envvar="FORGET_MODEL",
+        show_default=False,
+        help="demo, a diffusers folder, a .safetensors file, or a hub id.",
     ),
 ]
 ConfigOption = Annotated[
@@ -62,17 +70,32 @@ ConfigOption = Annotated[
 ]
 DeviceOption = Annotated[
     str | None,
-    typer.Option("--device", envvar="FORGET_DEVICE", show_default="detected", help="cuda, cuda:1, mps or cpu."),
+    typer.Option(
+        "--device",
+        envvar="FORGET_DEVICE",
+        show_default="detected",
+        help="cuda, cuda:1, mps or cpu.",
+    ),
 ]
 DtypeOption = Annotated[
-    Dtype | None, typer.Option("--dtype", envvar="FORGET_DTYPE", show_default="float32", help="What the model runs in.")
+    Dtype | None,
+    typer.Option(
+        "--dtype", envvar="FORGET_DTYPE", show_default="float32", help="What the model runs in."
+    ),
 ]
 StepsOption = Annotated[
-    int, typer.Option("--steps", min=1, envvar="FORGET_STEPS", help="Sampler steps for each picture.")
+    int,
+    typer.Option("--steps", min=1, envvar="FORGET_STEPS", help="Sampler steps for each picture."),
 ]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, envvar="FORGET_SEED", help="First seed.")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, envvar="FORGET_BATCH", help="Pictures at a time.")]
-ForceFlag = Annotated[bool, typer.Option("--force", "-f", envvar="FORGET_FORCE", help="Replace an earlier output.")]
+SeedOption = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 1, envvar="FORGET_SEED", help="First seed.")
+]
+BatchOption = Annotated[
+    int, typer.Option("--batch", min=1, envvar="FORGET_BATCH", help="Pictures at a time.")
+]
+ForceFlag = Annotated[
+    bool, typer.Option("--force", "-f", envvar="FORGET_FORCE", help="Replace an earlier output.")
+]
 
 
 def show_help(context: typer.Context) -> None:

@@ -1,4 +1,7 @@
-"""How work shows on stderr: bars on a terminal, a line every few seconds elsewhere; and silence for other libraries."""
+"""How work shows on stderr: bars on a terminal, a line every few seconds elsewhere; and silence for
+other libraries.
+"""
+
 from __future__ import annotations
 
 import logging
@@ -63,7 +66,9 @@ class Bars:
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         if self.task is not None:
-            self.progress.update(self.task, advance=steps, **({"figures": in_words(figures)} if figures else {}))
+            self.progress.update(
+                self.task, advance=steps, **({"figures": in_words(figures)} if figures else {})
+            )
 
     def note(self, message: str) -> None:
         self.progress.console.print(one_line(message), markup=False, soft_wrap=True)
@@ -81,9 +86,15 @@ class Bars:
 
 
 class Lines:
-    """Plain lines: where a stage begins and ends, and in between at most one in `SECONDS_BETWEEN_LINES`."""
+    """Plain lines: where a stage begins and ends, and in between at most one in
+    `SECONDS_BETWEEN_LINES`.
+    """
 
-    def __init__(self, write: Callable[[str], None] | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        write: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.write = write or _to_stderr
         self.clock = clock
         self.name = ""
@@ -105,7 +116,12 @@ class Lines:
         if self.name and now - self.last >= SECONDS_BETWEEN_LINES:
             self.last = now
             self.write(
-                "  ".join(filter(None, (f"{self.name}: {self._count()}", in_words(self.figures), self._left(now))))
+                "  ".join(
+                    filter(
+                        None,
+                        (f"{self.name}: {self._count()}", in_words(self.figures), self._left(now)),
+                    )
+                )
             )
 
     def note(self, message: str) -> None:
@@ -114,7 +130,9 @@ class Lines:
     def done(self) -> None:
         if self.name:
             spent = duration(self.clock() - self.start)
-            self.write("  ".join(filter(None, (f"{self.name}: done in {spent}", in_words(self.figures)))))
+            self.write(
+                "  ".join(filter(None, (f"{self.name}: done in {spent}", in_words(self.figures))))
+            )
             self.name = ""
 
     def stop(self) -> None:
@@ -144,7 +162,8 @@ def duration(seconds: float) -> str:
 
 
 def silence_libraries() -> None:
-    """Keep the hub's, transformers' and diffusers' bars, log lines and warnings off the terminal; not when debugging.
+    """Keep the hub's, transformers' and diffusers' bars, log lines and warnings off the terminal;
+    not when debugging.
 
     To be called before they are imported: the hub reads its variable once.
     """

@@ -1,4 +1,5 @@
 """``forget push``."""
+
 from __future__ import annotations
 
 from contextlib import nullcontext
@@ -14,11 +15,20 @@ Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")
 Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where to, on the hub.")]
 Private = Annotated[
     bool,
-    typer.Option("--private/--public", envvar="FORGET_PUSH_PRIVATE", help="Who can see a repository that is made for it."),
+    typer.Option(
+        "--private/--public",
+        envvar="FORGET_PUSH_PRIVATE",
+        help="Who can see a repository that is made for it.",
+    ),
 ]
 Revision = Annotated[
     str | None,
-    typer.Option("--revision", envvar="FORGET_REVISION", show_default="the default one", help="Branch to upload to."),
+    typer.Option(
+        "--revision",
+        envvar="FORGET_REVISION",
+        show_default="the default one",
+        help="Branch to upload to.",
+    ),
 ]
 
 
@@ -37,8 +47,8 @@ def push(
       forget push edited my-org/sd-without-van-gogh
       forget push edited my-org/sd-without-van-gogh --public --revision v2
     """
-    from forgetcli.export import push as uploads
     from forgetcli.cli.progress import showing, silence_hub
+    from forgetcli.export import push as uploads
     from forgetcli.progress import Silent
 
     silence_hub()  # not the sink's observer, which loads diffusers and transformers to silence them
@@ -46,4 +56,8 @@ def push(
     with nullcontext(Silent()) if quiet else showing() as observer:
         done = uploads.push(folder, repo, private=private, revision=revision, observer=observer)
     seen_by = "private" if done.private else "public"
-    sink.result(done.as_dict(), human=lambda: f"{done.url} ({done.files} files, {seen_by}, commit {done.commit[:12]})", quiet=done.url)
+    sink.result(
+        done.as_dict(),
+        human=lambda: f"{done.url} ({done.files} files, {seen_by}, commit {done.commit[:12]})",
+        quiet=done.url,
+    )

@@ -1,4 +1,5 @@
 """``forget recipe``. None of it needs torch."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,7 +18,9 @@ app.callback()(show_help)
 
 @app.command("init")
 def init(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to write it.")] = Path("recipe.toml"),
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to write it.")] = Path(
+        "recipe.toml"
+    ),
     force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -38,7 +41,9 @@ def init(
 
 @app.command("validate")
 def validate(
-    files: Annotated[list[str], typer.Argument(metavar="FILE…", help="Recipes to check.", show_default=False)],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE…", help="Recipes to check.", show_default=False)
+    ],
     set_: SetOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -65,7 +70,9 @@ def validate(
                     "path": file,
                     "ok": False,
                     "warnings": [],
-                    "problems": [{"code": p.code, "message": p.message, "hint": p.hint} for p in problems],
+                    "problems": [
+                        {"code": p.code, "message": p.message, "hint": p.hint} for p in problems
+                    ],
                 }
             )
             for problem in problems:
@@ -73,7 +80,9 @@ def validate(
             continue
         for warning in loaded.warnings:
             sink.remark(warning, title="warning")
-        checked.append({"path": file, "ok": True, "warnings": list(loaded.warnings), "problems": []})
+        checked.append(
+            {"path": file, "ok": True, "warnings": list(loaded.warnings), "problems": []}
+        )
         valid.append(
             f"{file}: valid ({len(loaded.concepts)} concepts, {len(loaded.edit_pairs())} edit pairs, "
             f"{len(loaded.preserve_prompts())} prompts preserved)"
@@ -107,7 +116,8 @@ def show(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Print a recipe with every default filled in, its methods' too, and the edit pairs that it makes.
+    """Print a recipe with every default filled in, its methods' too, and the edit pairs that it
+    makes.
 
     \b
     Examples:
@@ -127,7 +137,9 @@ def show(
     if family is not None:
         if family not in models.family_names():
             hint = did_you_mean(family, models.family_names())
-            raise ForgetError("recipe.unknown-family", f"--family: there is no family '{family}'", hint)
+            raise ForgetError(
+                "recipe.unknown-family", f"--family: there is no family '{family}'", hint
+            )
         loaded = loaded.on(family).model_copy(update={"families": {}})
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
@@ -140,12 +152,15 @@ def show(
         "overrides": list(loaded.overrides),
         "warnings": list(loaded.warnings),
     }
-    sink.result(data, human=lambda: recipe_text.to_toml(loaded).rstrip("\n"), quiet=str(loaded.source))
+    sink.result(
+        data, human=lambda: recipe_text.to_toml(loaded).rstrip("\n"), quiet=str(loaded.source)
+    )
 
 
 @app.command("schema")
 def schema(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
-    """Print the JSON Schema of recipes, with which editors complete and check them. With -q, the path of a copy.
+    """Print the JSON Schema of recipes, with which editors complete and check them. With -q, the
+    path of a copy.
 
     \b
     Example:
@@ -188,7 +203,8 @@ def list_bundled(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Sink("recipe ls", json=json, quiet=quiet).result(
         data,
         human=lambda: table(
-            ("name", ">concepts", "description"), ([n, len(r.concepts), r.description] for n, r in found.items())
+            ("name", ">concepts", "description"),
+            ([n, len(r.concepts), r.description] for n, r in found.items()),
         ),
         quiet=[r.source for r in found.values()],
     )

@@ -1,4 +1,5 @@
 """``forget revert``."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,14 +11,22 @@ from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.", show_default=False)]
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The edited model.", show_default=False)
+]
 Edits = Annotated[
     list[int] | None,
     typer.Option(
-        "--edit", min=1, envvar="FORGET_EDIT", show_default=False, help="Number of an edit, as in forget log. Repeatable."
+        "--edit",
+        min=1,
+        envvar="FORGET_EDIT",
+        show_default=False,
+        help="Number of an edit, as in forget log. Repeatable.",
     ),
 ]
-Everything = Annotated[bool, typer.Option("--all", envvar="FORGET_ALL", help="All edits: the base's bytes are back.")]
+Everything = Annotated[
+    bool, typer.Option("--all", envvar="FORGET_ALL", help="All edits: the base's bytes are back.")
+]
 Output = Annotated[
     Path | None,
     typer.Option(
@@ -50,7 +59,9 @@ def revert(
       forget revert edited --all -o base-again
     """
     if bool(edit) == everything:
-        raise ForgetError("usage", "say which edits: --edit N, or --all", f"'forget log {folder}' lists them")
+        raise ForgetError(
+            "usage", "say which edits: --edit N, or --all", f"'forget log {folder}' lists them"
+        )
     sink = Sink("revert", json=json, quiet=quiet)
     with sink.observer() as observer:
         from forgetcli.pipeline import revert as reversal
@@ -63,5 +74,9 @@ def revert(
 
 def _shown(result) -> str:
     out = ", ".join(map(str, result.reverted))
-    left = f"left: {', '.join(map(str, result.left))}" if result.left else "none is left: it is the base"
+    left = (
+        f"left: {', '.join(map(str, result.left))}"
+        if result.left
+        else "none is left: it is the base"
+    )
     return f"{result.output}: taken out: {out}; {left}"

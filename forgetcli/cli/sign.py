@@ -1,4 +1,5 @@
 """``forget sign``."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -30,7 +31,13 @@ Password = Annotated[
 ]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", envvar="FORGET_SIGN_OUTPUT", show_default="in DIR", help="File for the signature."),
+    typer.Option(
+        "--output",
+        "-o",
+        envvar="FORGET_SIGN_OUTPUT",
+        show_default="in DIR",
+        help="File for the signature.",
+    ),
 ]
 
 
@@ -42,7 +49,8 @@ def sign(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Sign DIR with a key of your own, so that whoever has the public key can tell that it comes from you.
+    """Sign DIR with a key of your own, so that whoever has the public key can tell that it comes
+    from you.
 
     Works offline. Needs: pip install 'forgetcli\\[sign]'
 
@@ -56,4 +64,6 @@ def sign(
     from forgetcli.verification import signature
 
     path = signature.sign(folder, private_key, password=password, output=output)
-    Sink("sign", json=json, quiet=quiet).result({"signature": str(path)}, human=lambda: str(path), quiet=path)
+    Sink("sign", json=json, quiet=quiet).result(
+        {"signature": str(path)}, human=lambda: str(path), quiet=path
+    )

@@ -1,4 +1,5 @@
 """Ctrl-C and kill: the first unwinds, so that temporary files go; the second ends at once."""
+
 from __future__ import annotations
 
 import os
@@ -12,11 +13,15 @@ _SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
 
 
 class Terminated(SystemExit):
-    """SIGTERM or SIGHUP came. A SystemExit, so that nothing on the way takes it for an ordinary error."""
+    """SIGTERM or SIGHUP came. A SystemExit, so that nothing on the way takes it for an ordinary
+    error.
+    """
 
 
 def install() -> None:
-    """Take over SIGINT, SIGTERM and SIGHUP, but for those that the parent had ignored (nohup, background jobs)."""
+    """Take over SIGINT, SIGTERM and SIGHUP, but for those that the parent had ignored (nohup,
+    background jobs).
+    """
     global over
     over = False
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
@@ -26,7 +31,9 @@ def install() -> None:
 
 
 def end() -> None:
-    """From now on a signal ends the process at once: an exception while Python shuts down would only be a traceback."""
+    """From now on a signal ends the process at once: an exception while Python shuts down would
+    only be a traceback.
+    """
     global over
     over = True
 

@@ -1,4 +1,7 @@
-"""Where output goes: results to stdout (for people, as JSON, or the path alone), all else to stderr."""
+"""Where output goes: results to stdout (for people, as JSON, or the path alone), all else to
+stderr.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -9,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from forgetcli.storage import json as plain_json
 from forgetcli.cli import stdout
 from forgetcli.cli.errors import one_line
 from forgetcli.progress import Observer, Silent, Stopwatch
+from forgetcli.storage import json as plain_json
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -63,14 +66,19 @@ class Sink:
             stdout.write("".join(f"{path}\n" for path in paths))
         else:
             shown = human()
-            for part in [shown] if isinstance(shown, str) or not isinstance(shown, list | tuple) else shown:
+            for part in (
+                [shown] if isinstance(shown, str) or not isinstance(shown, list | tuple) else shown
+            ):
                 stdout.write(part + "\n" if isinstance(part, str) else rendered(part))
 
     def remark(self, message: str, *, title: str = "") -> None:
         """A line on stderr for people: ``warning: …``, ``next: …``. Not with ``--quiet``."""
         if not self.quiet:
             try:
-                typer.echo((typer.style(f"{title}: ", bold=True) if title else "") + one_line(message), err=True)
+                typer.echo(
+                    (typer.style(f"{title}: ", bold=True) if title else "") + one_line(message),
+                    err=True,
+                )
             except OSError:
                 self.quiet = True  # nobody reads stderr
 

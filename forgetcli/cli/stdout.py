@@ -1,4 +1,7 @@
-"""Standard output that may be closed by its reader at any moment: ``forget recipe schema | head -c 1``."""
+"""Standard output that may be closed by its reader at any moment: ``forget recipe schema | head -c
+1``.
+"""
+
 from __future__ import annotations
 
 import os
@@ -9,11 +12,13 @@ def ensure() -> None:
     """Give a process that was started without stdout or stderr (``>&-``) ones that go nowhere."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115     open as long as the process
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
 
 
 def write(text: str) -> None:
-    """Write to stdout now. A reader that has gone is no fault; a full disk is, and is raised as OSError."""
+    """Write to stdout now. A reader that has gone is no fault; a full disk is, and is raised as
+    OSError.
+    """
     try:
         sys.stdout.write(text)
         sys.stdout.flush()

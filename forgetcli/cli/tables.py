@@ -1,4 +1,5 @@
 """Results as rich tables, for people."""
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +19,16 @@ _SHARES = (
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
-    """A plain table. Columns whose name starts with ``>`` are right-aligned; cells are text, never markup."""
+    """A plain table. Columns whose name starts with ``>`` are right-aligned; cells are text, never
+    markup.
+    """
     made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
     for column in columns:
-        made.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", overflow="fold")
+        made.add_column(
+            column.lstrip(">"),
+            justify="right" if column.startswith(">") else "left",
+            overflow="fold",
+        )
     for row in rows:
         made.add_row(*(Text(str(cell)) for cell in row))
     return made
@@ -35,7 +42,10 @@ def facts(values: Mapping[str, Any], indent: int = 0) -> str:
         if isinstance(value, Mapping):
             lines += [head, facts(value, indent + 2)] if value else []
         elif isinstance(value, list | tuple):
-            short = all(not isinstance(item, list | tuple | Mapping) for item in value) and len(value) <= 12
+            short = (
+                all(not isinstance(item, list | tuple | Mapping) for item in value)
+                and len(value) <= 12
+            )
             lines.append(f"{head} {', '.join(map(str, value)) if short else len(value)}")
         elif value is not None:
             lines.append(f"{head} {value}")
@@ -43,12 +53,26 @@ def facts(values: Mapping[str, Any], indent: int = 0) -> str:
 
 
 def plan(data: Mapping[str, Any]) -> list:
-    """What ``apply --dry-run`` says: the job, its sites with what is cached, and what it would need."""
+    """What ``apply --dry-run`` says: the job, its sites with what is cached, and what it would
+    need.
+    """
     apart = ("sites", "estimates")
-    shown = [facts({**{key: value for key, value in data.items() if key not in apart}, "seconds": data["seconds"]["total"]})]
+    shown = [
+        facts(
+            {
+                **{key: value for key, value in data.items() if key not in apart},
+                "seconds": data["seconds"]["total"],
+            }
+        )
+    ]
     if data.get("sites"):
         rows = [
-            [s["name"], "×".join(map(str, s["shape"])), s["dtype"], "cached" if s["cached"] else "to be computed"]
+            [
+                s["name"],
+                "×".join(map(str, s["shape"])),
+                s["dtype"],
+                "cached" if s["cached"] else "to be computed",
+            ]
             for s in data["sites"]
         ]
         shown.append(table(("site", ">shape", "stored as", "second moments"), rows))
@@ -57,10 +81,24 @@ def plan(data: Mapping[str, Any]) -> list:
 
 def estimates(data: Mapping[str, Any]) -> str:
     """Time, memory and disk, said to be estimates."""
-    spent = "unknown for this method or model" if data["seconds"] is None else f"about {data['seconds']:.0f} s"
-    needed = "unknown for this method or model" if data["memory_bytes"] is None else f"about {size(data['memory_bytes'])}"
+    spent = (
+        "unknown for this method or model"
+        if data["seconds"] is None
+        else f"about {data['seconds']:.0f} s"
+    )
+    needed = (
+        "unknown for this method or model"
+        if data["memory_bytes"] is None
+        else f"about {size(data['memory_bytes'])}"
+    )
     copied = f"up to {size(data['disk_bytes'])}, next to none where files can be shared; cache {size(data['cache_bytes'])}"
-    lines = {"time": spent, "memory": needed, "disk": copied, "on": f"{data['device']}, {data['dtype']}", "basis": data["basis"]}
+    lines = {
+        "time": spent,
+        "memory": needed,
+        "disk": copied,
+        "on": f"{data['device']}, {data['dtype']}",
+        "basis": data["basis"],
+    }
     return facts({"estimates": lines})
 
 
@@ -77,27 +115,46 @@ def sites(rows: Iterable[Mapping[str, Any]]) -> Table:
     """The edited layers of ``apply``."""
     keys = ("null_dim", "eig_below", "eig_above", "rcond", "delta_rel", "preserve_drift", "fit")
     return table(
-        ("site", ">null dim", ">eig below", ">eig above", ">rcond", ">‖Δ‖/‖W‖", ">drift on K₀", ">fit on K₁"),
+        (
+            "site",
+            ">null dim",
+            ">eig below",
+            ">eig above",
+            ">rcond",
+            ">‖Δ‖/‖W‖",
+            ">drift on K₀",
+            ">fit on K₁",
+        ),
         ([row["name"], *(_figure(row.get(key)) for key in keys)] for row in rows),
     )
 
 
 def shares(data: Mapping[str, Any]) -> list[Table]:
-    """The scores of ``eval``: each edited model beside the unedited one, then concept by concept. 95 % intervals in brackets."""
+    """The scores of ``eval``: each edited model beside the unedited one, then concept by concept.
+    95 % intervals in brackets.
+    """
     models = data["models"]
     head = table(
         ("", *(f">{name}" for name, _ in _SHARES)),
         (
             [name, *(_share(scores, key) for _, key in _SHARES)]
-            for name, scores in [("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in models)]
+            for name, scores in [
+                ("unedited", data["baseline"]),
+                *((m["name"], m["edited"]) for m in models),
+            ]
         ),
         title=f"{data['n_images']} pictures, judge {_judge(data['judge'])}, 95 % intervals in brackets",
     )
-    return [head, *(_concepts(model, title=model["name"] if len(models) > 1 else "") for model in models)]
+    return [
+        head,
+        *(_concepts(model, title=model["name"] if len(models) > 1 else "") for model in models),
+    ]
 
 
 def methods(data: Mapping[str, Any]) -> Table:
-    """The table of ``compare``: a row for each method, the unedited model first; intervals of shares only, for width."""
+    """The table of ``compare``: a row for each method, the unedited model first; intervals of
+    shares only, for width.
+    """
     from forgetcli.report.methods import SHARES, cells, columns
 
     names = columns(data["methods"])
@@ -105,7 +162,13 @@ def methods(data: Mapping[str, Any]) -> Table:
     return table(
         ("method", *(f">{name}" for name in names)),
         (
-            [row["name"], *(cell if name in SHARES else cell.value for name, cell in zip(names, cells(row, names)))]
+            [
+                row["name"],
+                *(
+                    cell if name in SHARES else cell.value
+                    for name, cell in zip(names, cells(row, names))
+                ),
+            ]
             for row in data["methods"]
         ),
         title=f"{recipes}: {data['n_images']} pictures, judge {data['judge'].get('name', '')}, 95 % intervals in brackets",
@@ -119,9 +182,13 @@ def quality(data: Mapping[str, Any]) -> list[Table]:
         measured = model["quality"]
         for key in ("distance", "fid", "kid"):
             if key in measured:
-                rows.append([model["name"], key, _share(measured[key], "value", "ci"), measured[key]["n"]])
+                rows.append(
+                    [model["name"], key, _share(measured[key], "value", "ci"), measured[key]["n"]]
+                )
         for side, scored in measured.get("clip_score", {}).items():
-            rows.append([model["name"], f"CLIP score, {side}", _share(scored, "value", "ci"), scored["n"]])
+            rows.append(
+                [model["name"], f"CLIP score, {side}", _share(scored, "value", "ci"), scored["n"]]
+            )
     title = "quality of what should stay, against the unedited pictures"
     return [table(("model", "measure", ">value", ">n"), rows, title=title)] if rows else []
 
@@ -137,9 +204,13 @@ def search(data: Mapping[str, Any]) -> Table:
             (f"best (trial {data['best']['number']})", data["best"]["scores"]),
         )
     ]
-    counts = ", ".join(f"{tried.count(state)} {state}" for state in ("complete", "pruned", "failed"))
+    counts = ", ".join(
+        f"{tried.count(state)} {state}" for state in ("complete", "pruned", "failed")
+    )
     return table(
-        ("", *(f">{name}" for name, _ in _SHARES)), rows, title=f"{len(tried)} trials: {counts}; on the prompts tuned on"
+        ("", *(f">{name}" for name, _ in _SHARES)),
+        rows,
+        title=f"{len(tried)} trials: {counts}; on the prompts tuned on",
     )
 
 
@@ -162,7 +233,10 @@ def _concepts(model: Mapping[str, Any], title: str) -> Table:
                 [
                     concept if side == "baseline" else "",
                     f"{kind}, {name}",
-                    *(_share(sides[side], key) for key in (kind, f"{kind}_direct", f"{kind}_indirect")),
+                    *(
+                        _share(sides[side], key)
+                        for key in (kind, f"{kind}_direct", f"{kind}_indirect")
+                    ),
                 ]
             )
     return table(("concept", "", ">all", ">direct", ">indirect"), rows, title=title)

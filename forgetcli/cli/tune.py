@@ -1,4 +1,5 @@
 """``forget tune``."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -23,21 +24,47 @@ from forgetcli.cli.sink import Sink
 
 Method = Annotated[
     str | None,
-    typer.Option("--method", envvar="FORGET_METHOD", show_default="the recipe's", help="Tune this method instead."),
+    typer.Option(
+        "--method",
+        envvar="FORGET_METHOD",
+        show_default="the recipe's",
+        help="Tune this method instead.",
+    ),
 ]
 Trials = Annotated[
-    int, typer.Option("--trials", min=1, envvar="FORGET_TRIALS", help="Sets of values to try, earlier runs counted.")
+    int,
+    typer.Option(
+        "--trials",
+        min=1,
+        envvar="FORGET_TRIALS",
+        help="Sets of values to try, earlier runs counted.",
+    ),
 ]
 Minutes = Annotated[
     float | None,
     typer.Option(
-        "--minutes", min=0.0, envvar="FORGET_MINUTES", show_default="no limit", help="Begin no trial after this time."
+        "--minutes",
+        min=0.0,
+        envvar="FORGET_MINUTES",
+        show_default="no limit",
+        help="Begin no trial after this time.",
     ),
 ]
-Images = Annotated[int, typer.Option("--images", "-n", min=1, envvar="FORGET_IMAGES", help="Pictures for each prompt.")]
-Judge = Annotated[str, typer.Option("--judge", envvar="FORGET_JUDGE", help="Who decides what is seen.")]
+Images = Annotated[
+    int,
+    typer.Option("--images", "-n", min=1, envvar="FORGET_IMAGES", help="Pictures for each prompt."),
+]
+Judge = Annotated[
+    str, typer.Option("--judge", envvar="FORGET_JUDGE", help="Who decides what is seen.")
+]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", envvar="FORGET_TUNE_OUTPUT", help="Folder for the search and what it finds.")
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        envvar="FORGET_TUNE_OUTPUT",
+        help="Folder for the search and what it finds.",
+    ),
 ]
 
 
@@ -62,7 +89,8 @@ def tune(
 ) -> None:
     """Search a method's parameters for the best H on RECIPE's evaluation prompts.
 
-    Writes tuned.toml, the recipe with what was found, and front.svg. Run it again to go on where it was cut short.
+    Writes tuned.toml, the recipe with what was found, and front.svg. Run it again to go on where it
+    was cut short.
     Score what it finds on other concepts and prompts: these have been used.
 
     \b
@@ -100,4 +128,9 @@ def tune(
 def _shown(data: dict) -> list:
     from forgetcli.cli.tables import facts, search
 
-    return [search(data), facts({"found": data["best"]["parameters"], "recipe": data["output"], "front": data["front"]})]
+    return [
+        search(data),
+        facts(
+            {"found": data["best"]["parameters"], "recipe": data["output"], "front": data["front"]}
+        ),
+    ]

@@ -1,1 +1,3 @@
-"""What editing methods share: second moments, the closed form, refinement, cross-attention, fine-tuning, the check afterwards."""
+"""What editing methods share: second moments, the closed form, refinement, cross-attention,
+fine-tuning, the check afterwards.
+"""

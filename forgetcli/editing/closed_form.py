@@ -1,4 +1,7 @@
-"""From a model's sites to the linear problems that the null-space edit solves, and the figures of their solutions."""
+"""From a model's sites to the linear problems that the null-space edit solves, and the figures of
+their solutions.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -8,9 +11,17 @@ from torch import Tensor
 
 from forgetcli.checkpoint.base import read_tensor
 from forgetcli.editing.edit import Keys, SiteReport
-from forgetcli.linalg import Coordinates, EditOperator, Moment, Projector, edit_operator, null_projector, whitened
-from forgetcli.progress import Observer
+from forgetcli.linalg import (
+    Coordinates,
+    EditOperator,
+    Moment,
+    Projector,
+    edit_operator,
+    null_projector,
+    whitened,
+)
 from forgetcli.models.tokens import TokenBatch
+from forgetcli.progress import Observer
 
 
 @dataclass(frozen=True)
@@ -23,7 +34,8 @@ class SiteProblem:
         K1: the concept prompts' distinct keys, float64, shape (d, n).
         counts: how often each occurs, float64, shape (n,).
         operator: A of K₁·√counts.
-        price: tr(W (λI + words' ridge) Wᵀ), what the whole weight costs in the metric in which the operator weighs a change.
+        price: tr(W (λI + words' ridge) Wᵀ), what the whole weight costs in the metric in which the
+            operator weighs a change.
         held: K_pK_pᵀ of earlier edits, or None.
         vocabulary: second moment of the tokenizer's words, or None where `[edit] prior` is 0.
     """
@@ -46,7 +58,9 @@ class SiteProblem:
 
     @property
     def A(self) -> Tensor:
-        """Δ = R A for the residual R at distinct tokens: their multiplicity is in here (√m on the key and √m on the value)."""
+        """Δ = R A for the residual R at distinct tokens: their multiplicity is in here (√m on the
+        key and √m on the value).
+        """
         return self.counts.sqrt()[:, None] * self.operator.matrix
 
     def delta(self, residual: Tensor) -> Tensor:
@@ -54,8 +68,12 @@ class SiteProblem:
         return residual.double() @ self.A
 
     def coordinates(self, movable: Tensor) -> Coordinates:
-        """Of the changes that residuals at the movable tokens, bool (n,), give; a cost of 1 is that of the weight itself."""
-        found = whitened(self.A * movable[:, None], self.projector.basis, self.operator.metric / self.price)
+        """Of the changes that residuals at the movable tokens, bool (n,), give; a cost of 1 is that
+        of the weight itself.
+        """
+        found = whitened(
+            self.A * movable[:, None], self.projector.basis, self.operator.metric / self.price
+        )
         return Coordinates(found.changes, found.residuals * movable)
 
 
@@ -72,10 +90,18 @@ class Solution:
     residual: Tensor
 
 
-def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Projector, settings, held: Moment | None = None,
-         vocabulary: Moment | None = None) -> SiteProblem:
+def pose(
+    site,
+    batch: TokenBatch,
+    keys: Tensor,
+    moment: Moment,
+    projector: Projector,
+    settings,
+    held: Moment | None = None,
+    vocabulary: Moment | None = None,
+) -> SiteProblem:
     """The problem at one site for the keys (n_prompts, length, d) that its input has now."""
-    K1 = batch.merge(keys)                                            # (d, n)
+    K1 = batch.merge(keys)  # (d, n)
     counts = batch.counts.double()
     unit = float(counts.sum()) if settings.scale == "mean" else 1.0
     weight, lam = site.module.weight.detach().cpu().double(), settings.lam * unit
@@ -83,8 +109,12 @@ def pose(site, batch: TokenBatch, keys: Tensor, moment: Moment, projector: Proje
     ridges = [matrix for matrix in (held.matrix if held else None, words) if matrix is not None]
     operator = edit_operator(K1 * counts.sqrt(), projector, lam, sum(ridges) if ridges else None)
     # Without K_p, which grows with every edit: the tenth is to be held back as much as the first.
-    price = lam * weight.pow(2).sum() + (((weight @ words) * weight).sum() if words is not None else 0)
-    return SiteProblem(site, weight, K1, counts, moment, projector, operator, float(price), held, vocabulary)
+    price = lam * weight.pow(2).sum() + (
+        ((weight @ words) * weight).sum() if words is not None else 0
+    )
+    return SiteProblem(
+        site, weight, K1, counts, moment, projector, operator, float(price), held, vocabulary
+    )
 
 
 def stored_weight(base, site) -> Tensor:
@@ -92,9 +122,18 @@ def stored_weight(base, site) -> Tensor:
     return read_tensor(base.folder, base.locate(site.component, site.parameter)[0]).double()
 
 
-def prepare(model, sites, pairs, moments, settings, observer: Observer, held: Mapping[str, Moment] | None = None,
-            vocabulary: Mapping[str, Moment] | None = None) -> list[SiteProblem]:
-    """The problems of all sites, at the unedited model's keys, each with the tokens that its encoder reads.
+def prepare(
+    model,
+    sites,
+    pairs,
+    moments,
+    settings,
+    observer: Observer,
+    held: Mapping[str, Moment] | None = None,
+    vocabulary: Mapping[str, Moment] | None = None,
+) -> list[SiteProblem]:
+    """The problems of all sites, at the unedited model's keys, each with the tokens that its
+    encoder reads.
 
     Args:
         held: K_pK_pᵀ by site name, where there is something to hold.
@@ -106,13 +145,25 @@ def prepare(model, sites, pairs, moments, settings, observer: Observer, held: Ma
     for site in sites:
         moment = moments.by_site[site.name]
         projector = null_projector(moment.matrix, settings.threshold, settings.min_rank)
-        problems.append(pose(site, pairs.concepts.of(site.component), keys[site.name], moment, projector, settings,
-                             (held or {}).get(site.name), (vocabulary or {}).get(site.name)))
+        problems.append(
+            pose(
+                site,
+                pairs.concepts.of(site.component),
+                keys[site.name],
+                moment,
+                projector,
+                settings,
+                (held or {}).get(site.name),
+                (vocabulary or {}).get(site.name),
+            )
+        )
         observer.advance(null_dim=projector.rank)
     return problems
 
 
-def measure(model, problems: list[SiteProblem], solutions: dict[str, Solution], heldout: TokenBatch | None) -> tuple[SiteReport, ...]:
+def measure(
+    model, problems: list[SiteProblem], solutions: dict[str, Solution], heldout: TokenBatch | None
+) -> tuple[SiteReport, ...]:
     """What the solutions do, at each site's own unedited keys. All norms are Frobenius, float64."""
     sites = [p.site for p in problems]
     heldout_keys = model.keys(sites, heldout.ids) if heldout else {}
@@ -127,13 +178,21 @@ def measure(model, problems: list[SiteProblem], solutions: dict[str, Solution], 
             outside = float((delta @ K).norm() / (W @ K).norm())
         root = problem.counts.sqrt()
         wanted, done = residual * root, (delta @ problem.K1) * root
-        reports.append(SiteReport(
-            name=name, null_dim=problem.projector.rank, eig_below=problem.projector.eig_below,
-            eig_above=problem.projector.eig_above, rcond=problem.operator.rcond,
-            delta_rel=float(delta.norm() / W.norm()), preserve_drift=drift(delta, W, problem.moment), heldout_drift=outside,
-            fit=float((done - wanted).norm() / wanted.norm().clamp_min(1e-300)),
-            held=problem.held.tokens if problem.held else None,
-            held_drift=drift(delta, W, problem.held) if problem.held else None))
+        reports.append(
+            SiteReport(
+                name=name,
+                null_dim=problem.projector.rank,
+                eig_below=problem.projector.eig_below,
+                eig_above=problem.projector.eig_above,
+                rcond=problem.operator.rcond,
+                delta_rel=float(delta.norm() / W.norm()),
+                preserve_drift=drift(delta, W, problem.moment),
+                heldout_drift=outside,
+                fit=float((done - wanted).norm() / wanted.norm().clamp_min(1e-300)),
+                held=problem.held.tokens if problem.held else None,
+                held_drift=drift(delta, W, problem.held) if problem.held else None,
+            )
+        )
     return tuple(reports)
 
 
@@ -143,11 +202,18 @@ def drift(delta: Tensor, weight: Tensor, moment: Moment) -> float:
     return float((((delta @ M) * delta).sum().clamp_min(0) / ((weight @ M) * weight).sum()).sqrt())
 
 
-def keys_after(model, sites, batch: TokenBatch, weights: Mapping[tuple[str, str], Tensor]) -> dict[tuple[str, str], Keys]:
-    """The prompts' keys in the *edited* model: at a deeper site the edits before it have changed them, and it is the changed ones
+def keys_after(
+    model, sites, batch: TokenBatch, weights: Mapping[tuple[str, str], Tensor]
+) -> dict[tuple[str, str], Keys]:
+    """The prompts' keys in the *edited* model: at a deeper site the edits before it have changed
+    them, and it is the changed ones
     that a later edit meets there."""
     with model.weights(weights):
         keys = model.keys(sites, batch.ids)
     owned = {site.component: batch.of(site.component) for site in sites}
-    return {(site.component, site.parameter): Keys(owned[site.component].merge(keys[site.name]), owned[site.component].counts)
-            for site in sites}
+    return {
+        (site.component, site.parameter): Keys(
+            owned[site.component].merge(keys[site.name]), owned[site.component].counts
+        )
+        for site in sites
+    }

@@ -1,12 +1,15 @@
-"""Fine-tuning the denoiser away from concepts (ESD): the frozen network says what to predict, the learnt one follows.
+"""Fine-tuning the denoiser away from concepts (ESD): the frozen network says what to predict, the
+learnt one follows.
 
 What is asked for at a noisy picture x_t is
 
     ε(x_t, anchor) − η (ε(x_t, c) − ε(x_t, ∅))
 
-with the unedited model's predictions, c the concept prompt. Of a network that predicts v the same combination is taken of v: its
+with the unedited model's predictions, c the concept prompt. Of a network that predicts v the same
+combination is taken of v: its
 coefficients sum to 1, and at one x_t and t, v is an affine function of ε, so it is the same target.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -19,24 +22,28 @@ from torch.func import functional_call
 
 from forgetcli.errors import EditError
 from forgetcli.models.base import Context
-from forgetcli.progress import Observer
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import NoisyBank, noisy_bank
+from forgetcli.progress import Observer
 
 
 def trainable(denoiser: torch.nn.Module, train_method: str) -> list[str]:
     """Names of the parameters that a training method changes, in the network's order.
 
-    As in the authors' current code: weights and biases of linear and convolution layers, never those of normalisations.
+    As in the authors' current code: weights and biases of linear and convolution layers, never
+    those of normalisations.
     """
     chosen = {
         "esd-x": lambda parts: "attn2" in parts,
         "esd-x-strict": lambda parts: parts[-2:] in (["attn2", "to_k"], ["attn2", "to_v"]),
         "esd-u": lambda parts: "attn2" not in parts,
     }[train_method]
-    return [f"{name}.{own}" for name, module in denoiser.named_modules()
-            if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) and chosen(name.split("."))
-            for own, _ in module.named_parameters(recurse=False)]
+    return [
+        f"{name}.{own}"
+        for name, module in denoiser.named_modules()
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) and chosen(name.split("."))
+        for own, _ in module.named_parameters(recurse=False)
+    ]
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,12 @@ class Teacher:
     @torch.no_grad()
     def of(model, pairs: Sequence[tuple[str, str]], erase_from: str, eta: float) -> Teacher:
         def encoded(prompts: Sequence[str]) -> Context:
-            return Context.cat([model.encode(part.ids) for part in tokenise(model.tokenizer, prompts, strict=True).split(64)])
+            return Context.cat(
+                [
+                    model.encode(part.ids)
+                    for part in tokenise(model.tokenizer, prompts, strict=True).split(64)
+                ]
+            )
 
         concepts = encoded([concept for concept, _ in pairs])
         anchors = concepts if erase_from == "concept" else encoded([target for _, target in pairs])
@@ -67,18 +79,28 @@ class Teacher:
 
     @torch.no_grad()
     def wanted(self, noisy: Tensor, t: Tensor, rows: Tensor) -> Tensor:
-        """ε(anchor) − η (ε(c) − ε(∅)) at x_t, (n, c, h, w), and t, (n,), for these rows of the pairs; float32."""
-        asked = [self.anchors[rows], self.concepts[rows], self.empty.repeated(len(rows))][:3 if self.eta else 1]
+        """ε(anchor) − η (ε(c) − ε(∅)) at x_t, (n, c, h, w), and t, (n,), for these rows of the
+        pairs; float32.
+        """
+        asked = [self.anchors[rows], self.concepts[rows], self.empty.repeated(len(rows))][
+            : 3 if self.eta else 1
+        ]
         k = len(asked)
-        anchor, *rest = self.model.denoise(noisy.repeat(k, 1, 1, 1), t.repeat(k), Context.cat(asked)).float().chunk(k)
+        anchor, *rest = (
+            self.model.denoise(noisy.repeat(k, 1, 1, 1), t.repeat(k), Context.cat(asked))
+            .float()
+            .chunk(k)
+        )
         return anchor - self.eta * (rest[0] - rest[1]) if rest else anchor
 
 
 class Student(torch.nn.Module):
     """The denoiser with a learnt change added to some of its parameters.
 
-    The model's own parameters are never written to: the sums stand in for them only while a prediction is made. So the
-    frozen model and the learnt one are one network in memory, an interrupted run leaves nothing to restore, and the changes
+    The model's own parameters are never written to: the sums stand in for them only while a
+    prediction is made. So the
+    frozen model and the learnt one are one network in memory, an interrupted run leaves nothing to
+    restore, and the changes
     are float32 whatever the model runs in.
 
     Attributes:
@@ -88,14 +110,22 @@ class Student(torch.nn.Module):
     def __init__(self, model, names: Sequence[str]) -> None:
         super().__init__()
         self.denoiser, self.model = model.unet, model
-        self.changes = {name: torch.zeros_like(model.unet.get_parameter(name), dtype=torch.float32, requires_grad=True) for name in names}
+        self.changes = {
+            name: torch.zeros_like(
+                model.unet.get_parameter(name), dtype=torch.float32, requires_grad=True
+            )
+            for name in names
+        }
 
     def forward(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         return self.model.denoise(noisy, t, context)
 
     def predict(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         weights = {name: self.denoiser.get_parameter(name) for name in self.changes}
-        sums = {f"denoiser.{name}": (W.float() + self.changes[name]).to(W.dtype) for name, W in weights.items()}
+        sums = {
+            f"denoiser.{name}": (W.float() + self.changes[name]).to(W.dtype)
+            for name, W in weights.items()
+        }
         return functional_call(self, sums, (noisy, t, context))
 
 
@@ -104,19 +134,36 @@ class BasePictures:
     """x_t from the unedited model's runs, made once, and what is wanted there, asked for once each."""
 
     bank: NoisyBank
-    wanted: Tensor                                                    # (prompts, steps, c, h, w)
-    known: Tensor                                                     # bool, (prompts, steps)
+    wanted: Tensor  # (prompts, steps, c, h, w)
+    known: Tensor  # bool, (prompts, steps)
 
     @staticmethod
-    def of(model, prompts: Sequence[str], settings, generator: torch.Generator, observer: Observer) -> BasePictures:
-        bank = noisy_bank(model, prompts, steps=settings.steps, guidance=settings.guidance, generator=generator, observer=observer)
-        wanted, known = torch.zeros_like(bank.latents, dtype=torch.float32), torch.zeros(bank.latents.shape[:2], dtype=torch.bool)
+    def of(
+        model, prompts: Sequence[str], settings, generator: torch.Generator, observer: Observer
+    ) -> BasePictures:
+        bank = noisy_bank(
+            model,
+            prompts,
+            steps=settings.steps,
+            guidance=settings.guidance,
+            generator=generator,
+            observer=observer,
+        )
+        wanted, known = (
+            torch.zeros_like(bank.latents, dtype=torch.float32),
+            torch.zeros(bank.latents.shape[:2], dtype=torch.bool),
+        )
         return BasePictures(bank, wanted, known)
 
-    def draw(self, rows: Tensor, teacher: Teacher, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(
+        self, rows: Tensor, teacher: Teacher, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """x_t, t and what is wanted, for a random step of each row's run."""
         step = torch.randint(len(self.bank.timesteps), (len(rows),), generator=generator)
-        noisy, t = self.bank.latents[rows, step], self.bank.timesteps[step].to(self.bank.latents.device)
+        noisy, t = (
+            self.bank.latents[rows, step],
+            self.bank.timesteps[step].to(self.bank.latents.device),
+        )
         new = ~self.known[rows, step]
         if new.any():
             self.wanted[rows[new], step[new]] = teacher.wanted(noisy[new], t[new], rows[new])
@@ -126,40 +173,60 @@ class BasePictures:
 
 @dataclass(frozen=True)
 class OwnPictures:
-    """x_t from a run of the model as it has been edited so far, begun anew at every step and left at a random time."""
+    """x_t from a run of the model as it has been edited so far, begun anew at every step and left
+    at a random time.
+    """
 
     student: Student
     settings: object
 
     @torch.no_grad()
-    def draw(self, rows: Tensor, teacher: Teacher, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def draw(
+        self, rows: Tensor, teacher: Teacher, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
         model, n = teacher.model, len(rows)
         scheduler = model.sampler(self.settings.steps)
         stop = int(torch.randint(self.settings.steps, (1,), generator=generator))
-        context = Context.cat([teacher.empty.repeated(n), teacher.concepts[rows]])       # 2n rows
+        context = Context.cat([teacher.empty.repeated(n), teacher.concepts[rows]])  # 2n rows
         x = torch.randn((n, *model.latent_shape), generator=generator).to(model.device, model.dtype)
         for t in scheduler.timesteps[:stop]:
             without, with_ = self.student.predict(torch.cat([x, x]), t, context).chunk(2)
-            x = scheduler.step(without + self.settings.guidance * (with_ - without), t, x).prev_sample
+            x = scheduler.step(
+                without + self.settings.guidance * (with_ - without), t, x
+            ).prev_sample
         t = scheduler.timesteps[stop].expand(n).to(model.device)
         return x, t, teacher.wanted(x, t, rows)
 
 
-def train(model, pairs: Sequence[tuple[str, str]], parameters, seed: int, observer: Observer) -> tuple[dict[str, Tensor], list[float]]:
+def train(
+    model, pairs: Sequence[tuple[str, str]], parameters, seed: int, observer: Observer
+) -> tuple[dict[str, Tensor], list[float]]:
     """The change of every trained parameter, float32, by name, and the loss by step.
 
     Raises:
-        EditError: a prompt is too long, the denoiser has no such layers, or the descent left the finite numbers.
+        EditError: a prompt is too long, the denoiser has no such layers, or the descent left the
+            finite numbers.
     """
     settings = parameters.train
     generator = torch.Generator().manual_seed(seed)
     names = trainable(model.unet, settings.train_method) if model.cross_attention else []
     if not names:
-        raise EditError("edit.no-cross-attention", "the denoiser has no cross-attention that could be trained",
-                        "use a method that edits the text encoder: nullspace")
-    teacher, student = Teacher.of(model, pairs, settings.erase_from, settings.eta), Student(model, names)
-    pictures = (OwnPictures(student, parameters.sample) if parameters.sample.model == "edited" else
-                BasePictures.of(model, [concept for concept, _ in pairs], parameters.sample, generator, observer))
+        raise EditError(
+            "edit.no-cross-attention",
+            "the denoiser has no cross-attention that could be trained",
+            "use a method that edits the text encoder: nullspace",
+        )
+    teacher, student = (
+        Teacher.of(model, pairs, settings.erase_from, settings.eta),
+        Student(model, names),
+    )
+    pictures = (
+        OwnPictures(student, parameters.sample)
+        if parameters.sample.model == "edited"
+        else BasePictures.of(
+            model, [concept for concept, _ in pairs], parameters.sample, generator, observer
+        )
+    )
     optimiser = torch.optim.Adam(student.changes.values(), lr=settings.lr)
     losses = []
     observer.stage("fine-tuning", settings.steps)
@@ -169,7 +236,11 @@ def train(model, pairs: Sequence[tuple[str, str]], parameters, seed: int, observ
         loss = F.mse_loss(student.predict(noisy, t, teacher.concepts[rows]).float(), wanted)
         losses.append(loss.item())
         if not torch.isfinite(loss):
-            raise EditError("edit.diverged", "the fine-tuning's loss is no longer a finite number", "lower [train] lr")
+            raise EditError(
+                "edit.diverged",
+                "the fine-tuning's loss is no longer a finite number",
+                "lower [train] lr",
+            )
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -1,9 +1,13 @@
-"""Second moments on disk, one file per entry, so that a second `apply` to the same model skips the work.
+"""Second moments on disk, one file per entry, so that a second `apply` to the same model skips the
+work.
 
-An entry's name is the SHA-256 of everything that it depends on (its identity), which also lies inside and is compared
-on load, as is a checksum of the tensors. Whatever is wrong with an entry makes it a miss: the cache can cost time,
+An entry's name is the SHA-256 of everything that it depends on (its identity), which also lies
+inside and is compared
+on load, as is a checksum of the tensors. Whatever is wrong with an entry makes it a miss: the cache
+can cost time,
 never correctness.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -24,7 +28,7 @@ from forgetcli.storage.atomic import output_faults, write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
-BUCKET = "k0-v1"                                                      # raise the number when the file's layout changes
+BUCKET = "k0-v1"  # raise the number when the file's layout changes
 STALE_TEMPORARY = 24 * 3600  # seconds after which a temporary file is a killed run's
 
 
@@ -42,7 +46,8 @@ class Entry:
     Attributes:
         bytes: size of the file.
         modified: when it was last stored or used; seconds since the epoch.
-        model, prompts: what it was computed for, where its identity says so (`prompts` is their number).
+        model, prompts: what it was computed for, where its identity says so (`prompts` is their
+            number).
     """
 
     key: str
@@ -55,15 +60,20 @@ class Entry:
 class MomentCache:
     """Tensors by identity.
 
-    An identity is a JSON object of everything that the tensors depend on. `hits` and `misses` count what was asked for.
+    An identity is a JSON object of everything that the tensors depend on. `hits` and `misses` count
+    what was asked for.
 
     Args:
-        folder: the cache's folder, by default `default_folder()`. It is made when something is stored.
+        folder: the cache's folder, by default `default_folder()`. It is made when something is
+            stored.
         observer: told when an entry could not be stored.
-        patience: seconds to wait for another process that computes the same entry, before doing it as well.
+        patience: seconds to wait for another process that computes the same entry, before doing it
+            as well.
     """
 
-    def __init__(self, folder: Path | None = None, observer: Observer | None = None, patience: float = 600.0) -> None:
+    def __init__(
+        self, folder: Path | None = None, observer: Observer | None = None, patience: float = 600.0
+    ) -> None:
         self.folder = Path(folder) if folder is not None else default_folder()
         self.bucket = self.folder / BUCKET
         self.observer = observer or Silent()
@@ -82,7 +92,9 @@ class MomentCache:
         return self._path(_canonical(identity)).is_file()
 
     def store(self, identity: Mapping, tensors: Mapping[str, Tensor]) -> bool:
-        """Keep `tensors` for `identity`. Says whether that worked; a full or read-only disk is noted, not raised."""
+        """Keep `tensors` for `identity`. Says whether that worked; a full or read-only disk is
+        noted, not raised.
+        """
         from safetensors.torch import save
 
         preimage = _canonical(identity)
@@ -92,23 +104,28 @@ class MomentCache:
             with output_faults(path):
                 self.bucket.mkdir(parents=True, exist_ok=True)
             # As bytes, not by save_file: safetensors makes files mode 0600 whatever the umask.
-            write_atomically(path, save(whole, metadata={"identity": preimage, "sha256": _checksum(whole)}))
+            write_atomically(
+                path, save(whole, metadata={"identity": preimage, "sha256": _checksum(whole)})
+            )
             return True
         except OutputError as fault:
             self.observer.note(f"not kept in the cache: {fault.message}")
             return False
 
-    def get_or_compute(self, identity: Mapping,
-                       compute: Callable[[], Mapping[str, Tensor]]) -> tuple[dict[str, Tensor], bool]:
+    def get_or_compute(
+        self, identity: Mapping, compute: Callable[[], Mapping[str, Tensor]]
+    ) -> tuple[dict[str, Tensor], bool]:
         """The tensors for `identity` and whether they were there; computed and stored otherwise.
 
-        Of several processes that want the same entry one computes it and the others wait. The lock only saves work:
-        where it cannot be had, each computes for itself, and the last to store wins with the same content.
+        Of several processes that want the same entry one computes it and the others wait. The lock
+        only saves work:
+        where it cannot be had, each computes for itself, and the last to store wins with the same
+        content.
         """
         found = self._read(identity)
         if found is None:
             with self._lock(self._path(_canonical(identity)).with_suffix(".lock")):
-                found = self._read(identity)                          # someone else's, stored while we waited
+                found = self._read(identity)  # someone else's, stored while we waited
                 self._count(found is not None)
                 if found is None:
                     computed = dict(compute())
@@ -119,12 +136,18 @@ class MomentCache:
         return found, True
 
     def entries(self) -> list[Entry]:
-        """All entries of this version, least recently used first. A damaged file is listed without its model."""
+        """All entries of this version, least recently used first. A damaged file is listed without
+        its model.
+        """
         found = [self._entry(path) for path in self.bucket.glob("*.safetensors")]
         return sorted((e for e in found if e is not None), key=lambda e: (e.modified, e.key))
 
-    def prune(self, older_than_days: float | None = None, max_bytes: int | None = None,
-              everything: bool = False) -> list[Entry]:
+    def prune(
+        self,
+        older_than_days: float | None = None,
+        max_bytes: int | None = None,
+        everything: bool = False,
+    ) -> list[Entry]:
         """Delete entries and say which.
 
         Args:
@@ -137,7 +160,9 @@ class MomentCache:
         kept, gone = [], []
         limit = time.time() - older_than_days * 86400 if older_than_days is not None else None
         for entry in self.entries():
-            (gone if everything or (limit is not None and entry.modified < limit) else kept).append(entry)
+            (gone if everything or (limit is not None and entry.modified < limit) else kept).append(
+                entry
+            )
         if max_bytes is not None:
             size = sum(entry.bytes for entry in kept)
             while kept and size > max_bytes:
@@ -151,7 +176,9 @@ class MomentCache:
         return gone
 
     def _leftovers(self, everything: bool) -> list[Path]:
-        """Files that no entry needs: locks, what killed runs left; with `everything` the other buckets' files too."""
+        """Files that no entry needs: locks, what killed runs left; with `everything` the other
+        buckets' files too.
+        """
         old = time.time() - STALE_TEMPORARY
         own = [p for pattern in ("*.lock", ".*.tmp") for p in self.bucket.glob(pattern)]
         stale = [p for p in own if everything or p.stat().st_mtime < old]
@@ -177,10 +204,10 @@ class MomentCache:
             metadata = _metadata(data)
             if metadata["identity"] != preimage or metadata["sha256"] != _checksum(tensors):
                 return None
-        except Exception:  # noqa: BLE001                             absent, unreadable, or damaged in any way: a miss
+        except Exception:
             return None
-        with suppress(OSError):                                       # a cache that others own
-            os.utime(path)                                            # used now, for `prune`
+        with suppress(OSError):  # a cache that others own
+            os.utime(path)  # used now, for `prune`
         return tensors
 
     @contextmanager
@@ -191,7 +218,11 @@ class MomentCache:
         try:
             self.bucket.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=self.patience)
-        except (OSError, NotImplementedError, Timeout):  # read-only, no locks on this file system, a hanging owner
+        except (
+            OSError,
+            NotImplementedError,
+            Timeout,
+        ):  # read-only, no locks on this file system, a hanging owner
             lock = None
         try:
             yield
@@ -202,27 +233,37 @@ class MomentCache:
     def _entry(self, path: Path) -> Entry | None:
         try:
             status = path.stat()
-        except OSError:                                               # pruned by someone else meanwhile
+        except OSError:  # pruned by someone else meanwhile
             return None
         model = prompts = None
-        with suppress(Exception):                                     # damaged: still listed, so that it can be pruned
+        with suppress(Exception):  # damaged: still listed, so that it can be pruned
             with open(path, "rb") as reader:
                 head = reader.read(8)
-                identity = json.loads(_metadata(head + reader.read(struct.unpack("<Q", head)[0]))["identity"])
+                identity = json.loads(
+                    _metadata(head + reader.read(struct.unpack("<Q", head)[0]))["identity"]
+                )
             model = identity.get("model") if isinstance(identity.get("model"), str) else None
             prompts = identity.get("prompts")
-            prompts = len(prompts) if isinstance(prompts, list) else prompts if type(prompts) is int else None
+            prompts = (
+                len(prompts)
+                if isinstance(prompts, list)
+                else prompts
+                if type(prompts) is int
+                else None
+            )
         return Entry(path.stem, status.st_size, status.st_mtime, model, prompts)
 
 
 def _canonical(identity: Mapping) -> str:
-    return json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return json.dumps(
+        identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
+    )
 
 
 def _metadata(data: bytes) -> dict[str, str]:
     """`__metadata__` of a safetensors file's bytes; whatever is raised means that it is damaged."""
     length = struct.unpack("<Q", data[:8])[0]
-    return json.loads(data[8:8 + length])["__metadata__"]
+    return json.loads(data[8 : 8 + length])["__metadata__"]
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

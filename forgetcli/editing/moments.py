@@ -1,4 +1,7 @@
-"""The preserve prompts' second moments at the sites: streamed through the encoder, kept in the cache."""
+"""The preserve prompts' second moments at the sites: streamed through the encoder, kept in the
+cache.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,10 +12,10 @@ import torch
 
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.linalg import Moment
-from forgetcli.progress import Observer
 from forgetcli.models.tokens import tokenise
+from forgetcli.progress import Observer
 
-VERSION = 2                                                           # raise when the numbers would come out otherwise
+VERSION = 2  # raise when the numbers would come out otherwise
 BATCH = 64
 
 
@@ -26,13 +29,26 @@ class Moments:
     misses: int
 
 
-def preserve_moments(model, sites, prompts: Sequence[str], cache: MomentCache, observer: Observer, *,
-                     balance_empty: bool = False, name: str = "k0", what: str = "preserve prompts") -> Moments:
-    """K₀K₀ᵀ of all token positions of `prompts` at each site, float64, from the cache where it is there.
+def preserve_moments(
+    model,
+    sites,
+    prompts: Sequence[str],
+    cache: MomentCache,
+    observer: Observer,
+    *,
+    balance_empty: bool = False,
+    name: str = "k0",
+    what: str = "preserve prompts",
+) -> Moments:
+    """K₀K₀ᵀ of all token positions of `prompts` at each site, float64, from the cache where it is
+    there.
 
-    With `balance_empty` the empty prompt counts as often as all others together. Guidance reads it in every step, beside
-    whatever prompt; counted once among hundreds its keys fall below the cut and the edit moves it (measured on the
-    embedded model: the denoiser's prediction for it moved so far that the whole check's drift rose from 3 % to 24 %).
+    With `balance_empty` the empty prompt counts as often as all others together. Guidance reads it
+    in every step, beside
+    whatever prompt; counted once among hundreds its keys fall below the cut and the edit moves it
+    (measured on the
+    embedded model: the denoiser's prediction for it moved so far that the whole check's drift rose
+    from 3 % to 24 %).
 
     `name` stands before the site in the manifest, `what` the prompts are in the user's words.
 
@@ -42,11 +58,22 @@ def preserve_moments(model, sites, prompts: Sequence[str], cache: MomentCache, o
     identities = {site.name: _identity(model, site, prompts, often) for site in sites}
     found = {site: cache.load(identity) for site, identity in identities.items()}
     missing = [site for site in sites if found[site.name] is None]
-    by_site = {site: Moment(kept["moment"], int(kept["tokens"])) for site, kept in found.items() if kept is not None}
+    by_site = {
+        site: Moment(kept["moment"], int(kept["tokens"]))
+        for site, kept in found.items()
+        if kept is not None
+    }
     if missing:
         observer.stage(f"second moments of {what}", len(prompts))
-        batches = [(times, batch) for times, part in ((often, [p for p in prompts if not p]), (1, [p for p in prompts if p])) if part
-                   for batch in tokenise(model.tokenizer, part).split(BATCH)]
+        batches = [
+            (times, batch)
+            for times, part in (
+                (often, [p for p in prompts if not p]),
+                (1, [p for p in prompts if p]),
+            )
+            if part
+            for batch in tokenise(model.tokenizer, part).split(BATCH)
+        ]
         for times, batch in batches:
             keys = model.keys(missing, batch.ids)
             for site in missing:
@@ -56,23 +83,39 @@ def preserve_moments(model, sites, prompts: Sequence[str], cache: MomentCache, o
             observer.advance(len(batch.prompts))
         for site in missing:
             moment = by_site[site.name]
-            cache.store(identities[site.name], {"moment": moment.matrix, "tokens": torch.tensor(moment.tokens)})
+            cache.store(
+                identities[site.name],
+                {"moment": moment.matrix, "tokens": torch.tensor(moment.tokens)},
+            )
     else:
         observer.note(f"second moments of {len(prompts)} {what}: from the cache")
-    materials = tuple({"name": f"{name}/{site}", "sha256": _digest(by_site[site].matrix)} for site in sorted(by_site))
+    materials = tuple(
+        {"name": f"{name}/{site}", "sha256": _digest(by_site[site].matrix)}
+        for site in sorted(by_site)
+    )
     return Moments(by_site, materials, hits=len(sites) - len(missing), misses=len(missing))
 
 
-def are_cached(model, site, prompts: Sequence[str], cache: MomentCache, *, balance_empty: bool = False) -> bool:
-    """Whether `preserve_moments` would find this site's in the cache. No weights are loaded; the base's files are hashed.
+def are_cached(
+    model, site, prompts: Sequence[str], cache: MomentCache, *, balance_empty: bool = False
+) -> bool:
+    """Whether `preserve_moments` would find this site's in the cache. No weights are loaded; the
+    base's files are hashed.
 
     Args:
         site: `component` and `name`, as in the model or as in its file.
     """
     often = _often(prompts, balance_empty)
-    path = site.name.removeprefix("text_model.")                      # transformers 5 has no such prefix in memory, files have it
+    path = site.name.removeprefix(
+        "text_model."
+    )  # transformers 5 has no such prefix in memory, files have it
     names = (site.name, path, f"{site.component}.{site.name}", f"{site.component}.{path}")
-    return any(cache.has(_identity(model, SimpleNamespace(component=site.component, name=name), prompts, often)) for name in names)
+    return any(
+        cache.has(
+            _identity(model, SimpleNamespace(component=site.component, name=name), prompts, often)
+        )
+        for name in names
+    )
 
 
 def _often(prompts: Sequence[str], balance_empty: bool) -> int:
@@ -82,10 +125,22 @@ def _often(prompts: Sequence[str], balance_empty: bool) -> int:
 def _identity(model, site, prompts: Sequence[str], often: int) -> dict:
     encoder = model.base.parts("text_encoder", "tokenizer")
     (part,) = tokenise(model.tokenizer, [""]).of(site.component).parts
-    tokens = "all positions, merged by prefix" if part.causal else f"all {part.stop} positions, merged by whole prompt"
-    return {"version": VERSION, "model": model.base.id, "encoder": encoder, "site": site.name, "prompts": list(prompts),
-            "empty": often, "tokens": tokens, "dtype": str(model.dtype).removeprefix("torch."),
-            "device": model.device.type}
+    tokens = (
+        "all positions, merged by prefix"
+        if part.causal
+        else f"all {part.stop} positions, merged by whole prompt"
+    )
+    return {
+        "version": VERSION,
+        "model": model.base.id,
+        "encoder": encoder,
+        "site": site.name,
+        "prompts": list(prompts),
+        "empty": often,
+        "tokens": tokens,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
+    }
 
 
 def _digest(matrix: torch.Tensor) -> str:

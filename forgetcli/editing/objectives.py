@@ -1,8 +1,10 @@
 """What the edited model must agree with: the losses that the refinement descends on.
 
-Either the denoiser's prediction, MSE(ε(x_t, t, c), ε(x_t, t, c*)), or what the denoiser reads of the contexts themselves; c is
+Either the denoiser's prediction, MSE(ε(x_t, t, c), ε(x_t, t, c*)), or what the denoiser reads of
+the contexts themselves; c is
 the edited encoder's context for the concept prompt, c* the unedited one's for the target prompt.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -14,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forgetcli.models.base import Context
-from forgetcli.progress import Observer
 from forgetcli.models.tokens import TokenBatch, tokenise
 from forgetcli.models.trajectories import NoisyBank, noisy_bank
+from forgetcli.progress import Observer
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Pairs:
 
     Attributes:
         concepts, targets: tokens, n rows each.
-        movable: bool, shape (distinct concept prefixes,): which tokens' outputs may be asked to change.
+        movable: bool, shape (distinct concept prefixes,): which tokens' outputs may be asked to
+            change.
     """
 
     concepts: TokenBatch
@@ -39,7 +42,8 @@ class Pairs:
         movable = torch.ones(len(concepts.first), dtype=torch.bool)
         for part in concepts.parts if positions == "from-concept" else ():
             if part.causal:
-                # Up to the first token that differs, concept and target prompt mean the same: nothing is to change there.
+                # Up to the first token that differs, concept and target prompt mean the same:
+                # nothing is to change there.
                 columns = slice(part.start, part.stop)
                 same = (concepts.ids[:, columns] == targets.ids[:, columns]).cumprod(1).bool()
                 movable[concepts.owner[:, columns][same]] = False
@@ -49,15 +53,20 @@ class Pairs:
         """What one text encoder reads of them."""
         for part in self.concepts.parts if len(self.concepts.parts) > 1 else ():
             if part.encoder == encoder:
-                # Its distinct prefixes, in the order in which they first occur: the numbers that they have among themselves.
-                distinct = self.concepts.owner[:, part.start:part.stop].unique()
-                return Pairs(self.concepts.of(encoder), self.targets.of(encoder), self.movable[distinct])
+                # Its distinct prefixes, in the order in which they first occur: the numbers that
+                # they have among themselves.
+                distinct = self.concepts.owner[:, part.start : part.stop].unique()
+                return Pairs(
+                    self.concepts.of(encoder), self.targets.of(encoder), self.movable[distinct]
+                )
         return self
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Noisy pictures, each with its prompt: `rows` (k,), x_t (k, c, h, w), t (k,), and the prediction for the target, like x_t."""
+    """Noisy pictures, each with its prompt: `rows` (k,), x_t (k, c, h, w), t (k,), and the
+    prediction for the target, like x_t.
+    """
 
     rows: Tensor
     noisy: Tensor
@@ -88,19 +97,35 @@ class Matcher:
     @staticmethod
     def of(model, pairs: Pairs, settings, seed: int, observer: Observer) -> Matcher:
         generator = torch.Generator().manual_seed(seed)
-        # Pictures on the way to the concept and on the way to the target: the edited model will pass through both.
-        bank = noisy_bank(model, pairs.concepts.prompts + pairs.targets.prompts, steps=settings.latent_steps,
-                          guidance=settings.guidance, generator=generator, observer=observer)
+        # Pictures on the way to the concept and on the way to the target: the edited model will
+        # pass through both.
+        bank = noisy_bank(
+            model,
+            pairs.concepts.prompts + pairs.targets.prompts,
+            steps=settings.latent_steps,
+            guidance=settings.guidance,
+            generator=generator,
+            observer=observer,
+        )
         with torch.no_grad():
             target_context = model.encode(pairs.targets.ids)
-        return Matcher(model, pairs, target_context, bank, settings.batch, settings.timesteps, generator)
+        return Matcher(
+            model, pairs, target_context, bank, settings.batch, settings.timesteps, generator
+        )
 
     def loss(self) -> Tensor:
         """Of a new batch."""
-        return self.mismatch(self.draw(torch.randint(len(self.pairs.concepts.prompts), (self.batch,), generator=self.generator)))
+        return self.mismatch(
+            self.draw(
+                torch.randint(
+                    len(self.pairs.concepts.prompts), (self.batch,), generator=self.generator
+                )
+            )
+        )
 
     def losses(self, pictures: int) -> Iterator[Tensor]:
-        """Parts of the loss of the same pictures each time, as many of every prompt; their sum is the mean.
+        """Parts of the loss of the same pictures each time, as many of every prompt; their sum is
+        the mean.
 
         Args:
             pictures: at least so many in all.
@@ -116,28 +141,36 @@ class Matcher:
     @torch.no_grad()
     def draw(self, rows: Tensor) -> Draw:
         side = torch.randint(2, (len(rows),), generator=self.generator)
-        noisy, t = self.bank.draw(rows + len(self.pairs.concepts.prompts) * side, self.timesteps, self.generator)
+        noisy, t = self.bank.draw(
+            rows + len(self.pairs.concepts.prompts) * side, self.timesteps, self.generator
+        )
         t = t.to(self.model.device)
         return Draw(rows, noisy, t, self.model.denoise(noisy, t, self.target_context[rows]).float())
 
     def mismatch(self, drawn: Draw) -> Tensor:
-        self.rows, where = drawn.rows.unique(return_inverse=True)     # each prompt is encoded once a step
+        self.rows, where = drawn.rows.unique(
+            return_inverse=True
+        )  # each prompt is encoded once a step
         context = self.model.encode(self.pairs.concepts.ids[self.rows])[where]
         return F.mse_loss(self.model.denoise(drawn.noisy, drawn.t, context).float(), drawn.wanted)
 
 
 @dataclass
 class ContextMatcher:
-    """The loss without the denoiser's run: what its cross-attention reads of the contexts, ‖W(c − c*)‖² / ‖W(c₀ − c*)‖².
+    """The loss without the denoiser's run: what its cross-attention reads of the contexts, ‖W(c −
+    c*)‖² / ‖W(c₀ − c*)‖².
 
-    W is every `to_k` and `to_v`, one above the other; equal readings give equal predictions, whatever the picture. Where a
-    denoiser reads pooled summaries too, their distance is added, in the same units. One without layers that read the context
+    W is every `to_k` and `to_v`, one above the other; equal readings give equal predictions,
+    whatever the picture. Where a
+    denoiser reads pooled summaries too, their distance is added, in the same units. One without
+    layers that read the context
     alone (Stable Diffusion 3, Flux) is taken to read it as it is: W = 1.
 
     Attributes:
         metric: WᵀW, float32, shape (d, d), or None for 1.
         target_context: c* of n rows, from the unedited encoder.
-        unit: mean ‖W(c₀ − c*)‖² of a prompt, c₀ the unedited contexts of the concept prompts; and the summaries' own.
+        unit: mean ‖W(c₀ − c*)‖² of a prompt, c₀ the unedited contexts of the concept prompts; and
+            the summaries' own.
         batch: prompts that are encoded at a time.
         rows: the concept prompts that are being encoded, int64.
     """
@@ -157,24 +190,43 @@ class ContextMatcher:
         metric = sum(weight.T @ weight for weight in layers) if layers else None
         everything = torch.arange(len(pairs.concepts.prompts))
         with torch.no_grad():
-            matcher = ContextMatcher(model, pairs, metric, model.encode(pairs.targets.ids), (), settings.batch,
-                                     torch.Generator().manual_seed(seed), everything)
+            matcher = ContextMatcher(
+                model,
+                pairs,
+                metric,
+                model.encode(pairs.targets.ids),
+                (),
+                settings.batch,
+                torch.Generator().manual_seed(seed),
+                everything,
+            )
             matcher.unit = tuple(distance.clamp_min(1e-12) for distance in matcher.distances())
         return matcher
 
     def distances(self) -> list[Tensor]:
-        """Squared, on average over `rows`: of the hidden states as they are read, and of the summaries if there are any."""
-        context, wanted = self.model.encode(self.pairs.concepts.ids[self.rows]), self.target_context[self.rows]
-        off = context.hidden.float() - wanted.hidden.float()          # (rows, length, d)
+        """Squared, on average over `rows`: of the hidden states as they are read, and of the
+        summaries if there are any.
+        """
+        context, wanted = (
+            self.model.encode(self.pairs.concepts.ids[self.rows]),
+            self.target_context[self.rows],
+        )
+        off = context.hidden.float() - wanted.hidden.float()  # (rows, length, d)
         found = [((off if self.metric is None else off @ self.metric) * off).sum() / len(self.rows)]
         if context.pooled is not None:
-            found.append((context.pooled.float() - wanted.pooled.float()).pow(2).sum() / len(self.rows))
+            found.append(
+                (context.pooled.float() - wanted.pooled.float()).pow(2).sum() / len(self.rows)
+            )
         return found
 
     def loss(self) -> Tensor:
         """Of a new batch, unless it is all of them."""
         count = len(self.pairs.concepts.prompts)
-        rows = torch.randperm(count, generator=self.generator)[:self.batch] if count > self.batch else torch.arange(count)
+        rows = (
+            torch.randperm(count, generator=self.generator)[: self.batch]
+            if count > self.batch
+            else torch.arange(count)
+        )
         return self.mismatch(rows)
 
     def losses(self, pictures: int = 0) -> Iterator[Tensor]:

@@ -1,4 +1,7 @@
-"""Finding what the concept's tokens should put out: descent on one of the losses of `forgetcli.editing.objectives`."""
+"""Finding what the concept's tokens should put out: descent on one of the losses of
+`forgetcli.editing.objectives`.
+"""
+
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
@@ -8,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forgetcli.editing.closed_form import SiteProblem, Solution, pose
-from forgetcli.errors import EditError
 from forgetcli.editing.objectives import ContextMatcher, Matcher, Pairs
+from forgetcli.errors import EditError
 from forgetcli.progress import Observer
 
 
-def run(model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int,
-        observer: Observer) -> tuple[dict[str, Solution], list[float]]:
+def run(
+    model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int, observer: Observer
+) -> tuple[dict[str, Solution], list[float]]:
     """Solutions by site name, and the loss by step.
 
     Raises:
@@ -29,30 +33,53 @@ def run(model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int,
 
 
 def joint(model, problems, pairs, matcher, parameters, observer):
-    """Descent on R through Δ = R A, all sites at once: what is minimised is the mismatch of the weights which will be written,
-    relative to the unedited model's, and `damping` times what the changes cost, relative to what the weights do.
+    """Descent on R through Δ = R A, all sites at once: what is minimised is the mismatch of the
+    weights which will be written,
+    relative to the unedited model's, and `damping` times what the changes cost, relative to what
+    the weights do.
 
-    L-BFGS (Nocedal & Wright, Numerical Optimization, algorithm 7.5, with the strong Wolfe conditions) in coordinates in which the
-    cost is a plain sum of squares (`linalg.whitened`). All prompts count in every step, so nothing is random but noisy pictures,
+    L-BFGS (Nocedal & Wright, Numerical Optimization, algorithm 7.5, with the strong Wolfe
+    conditions) in coordinates in which the
+    cost is a plain sum of squares (`linalg.whitened`). All prompts count in every step, so nothing
+    is random but noisy pictures,
     and the end does not depend on a rate or, much, on the number of steps.
     """
-    settings, movable = parameters.refine, {p.site.name: pairs.of_encoder(p.site.component).movable for p in problems}
-    # An encoder to which concept and target are one prompt has nothing to change; if that is all of them, `whitened` says so.
+    settings, movable = (
+        parameters.refine,
+        {p.site.name: pairs.of_encoder(p.site.component).movable for p in problems},
+    )
+    # An encoder to which concept and target are one prompt has nothing to change; if that is all of
+    # them, `whitened` says so.
     moving = [p for p in problems if movable[p.site.name].any()] or problems
     spaces = {p.site.name: p.coordinates(movable[p.site.name]) for p in moving}
     maps = {name: space.changes.to(model.device, torch.float32) for name, space in spaces.items()}
-    objective = Objective(matcher, settings, maps, {p.site.name: len(p.weight) for p in moving}, observer)
+    objective = Objective(
+        matcher, settings, maps, {p.site.name: len(p.weight) for p in moving}, observer
+    )
     observer.stage("refinement", settings.steps)
     with ExitStack() as hooks:
         for problem in moving:
-            hooks.enter_context(added(problem.site.module, lambda x, name=problem.site.name: F.linear(x.float(), objective.changes[name])))
-        search = torch.optim.LBFGS(objective.values.values(), max_iter=settings.steps, max_eval=settings.steps, line_search_fn="strong_wolfe")
+            hooks.enter_context(
+                added(
+                    problem.site.module,
+                    lambda x, name=problem.site.name: F.linear(x.float(), objective.changes[name]),
+                )
+            )
+        search = torch.optim.LBFGS(
+            objective.values.values(),
+            max_iter=settings.steps,
+            max_eval=settings.steps,
+            line_search_fn="strong_wolfe",
+        )
         try:
             search.step(objective)
         except EditError:
-            if not objective.losses:                                  # a search that went too far still has its best point
+            if not objective.losses:  # a search that went too far still has its best point
                 raise
-    solutions = {p.site.name: Solution(torch.zeros_like(p.weight), torch.zeros_like(p.values)) for p in problems}
+    solutions = {
+        p.site.name: Solution(torch.zeros_like(p.weight), torch.zeros_like(p.values))
+        for p in problems
+    }
     for problem in moving:
         name = problem.site.name
         Z = objective.best[name].cpu().double() * objective.scale
@@ -61,16 +88,25 @@ def joint(model, problems, pairs, matcher, parameters, observer):
 
 
 class Objective:
-    """mismatch / the unedited model's + damping · ‖Z‖², with its gradient left at `values`, as torch's L-BFGS asks for it.
+    """mismatch / the unedited model's + damping · ‖Z‖², with its gradient left at `values`, as
+    torch's L-BFGS asks for it.
 
     Attributes:
         values: Z / scale by site, shape (m, k).
         changes: Δ = Z E by site, shape (m, d): what the hooks add.
-        scale: torch's first step is g / ‖g‖₁; in these units that is Polyak's, f / ‖g‖², of a loss whose minimum would be 0.
+        scale: torch's first step is g / ‖g‖₁; in these units that is Polyak's, f / ‖g‖², of a loss
+            whose minimum would be 0.
         best: the values of the least of `losses`.
     """
 
-    def __init__(self, matcher, settings, maps: dict[str, Tensor], outputs: dict[str, int], observer: Observer) -> None:
+    def __init__(
+        self,
+        matcher,
+        settings,
+        maps: dict[str, Tensor],
+        outputs: dict[str, int],
+        observer: Observer,
+    ) -> None:
         self.matcher, self.settings, self.maps, self.observer = matcher, settings, maps, observer
         self.values = {name: E.new_zeros(outputs[name], len(E)) for name, E in maps.items()}
         self.changes: dict[str, Tensor] = {}
@@ -79,12 +115,19 @@ class Objective:
         self.unit = self.scale = 1.0
 
     def __call__(self) -> float:
-        self.changes = {name: (self.scale * value @ self.maps[name]).requires_grad_() for name, value in self.values.items()}
+        self.changes = {
+            name: (self.scale * value @ self.maps[name]).requires_grad_()
+            for name, value in self.values.items()
+        }
         mismatch = descend_all(self.matcher, self.settings.pictures)
-        slopes = {name: change.grad @ self.maps[name].T for name, change in self.changes.items()}              # (m, k)
-        if not self.losses:                                           # at zero, whatever the scale is
+        slopes = {
+            name: change.grad @ self.maps[name].T for name, change in self.changes.items()
+        }  # (m, k)
+        if not self.losses:  # at zero, whatever the scale is
             self.unit = mismatch or 1.0
-            absolute, square = (sum(float(g.abs().pow(p).sum()) for g in slopes.values()) for p in (1, 2))
+            absolute, square = (
+                sum(float(g.abs().pow(p).sum()) for g in slopes.values()) for p in (1, 2)
+            )
             self.scale = self.unit * absolute / square if square else 1.0
         weight = self.settings.damping * self.scale**2
         for name, value in self.values.items():
@@ -93,13 +136,15 @@ class Objective:
         self.losses.append(mismatch / self.unit + cost)
         if self.losses[-1] == min(self.losses):
             self.best = {name: value.clone() for name, value in self.values.items()}
-        if len(self.losses) <= self.settings.steps:                   # the line search may take one more
+        if len(self.losses) <= self.settings.steps:  # the line search may take one more
             self.observer.advance(loss=self.losses[-1])
         return self.losses[-1]
 
 
 def sequential(model, problems, pairs, matcher, parameters, observer):
-    """The published form: V₁ is refined in place of the site's output, one site after the other, then solved for."""
+    """The published form: V₁ is refined in place of the site's output, one site after the other,
+    then solved for.
+    """
     settings = parameters.refine
     total = {p.site.name: torch.zeros_like(p.weight) for p in problems}
     wanted = {p.site.name: torch.zeros_like(p.values) for p in problems}
@@ -108,10 +153,22 @@ def sequential(model, problems, pairs, matcher, parameters, observer):
     for _ in range(settings.epochs):
         for problem in problems:
             site, own = problem.site, pairs.of_encoder(problem.site.component)
-            changed = {(p.site.component, p.site.parameter): p.weight + total[p.site.name] for p in problems}
+            changed = {
+                (p.site.component, p.site.parameter): p.weight + total[p.site.name]
+                for p in problems
+            }
             with model.weights(changed):
                 keys = model.keys([site], pairs.concepts.ids)[site.name]
-                now = pose(site, own.concepts, keys, problem.moment, problem.projector, parameters.edit, problem.held, problem.vocabulary)
+                now = pose(
+                    site,
+                    own.concepts,
+                    keys,
+                    problem.moment,
+                    problem.projector,
+                    parameters.edit,
+                    problem.held,
+                    problem.vocabulary,
+                )
                 start = now.values
                 shift = torch.zeros(start.shape, device=model.device, requires_grad=True)
                 optimiser = torch.optim.Adam([shift], lr=settings.lr)
@@ -120,25 +177,32 @@ def sequential(model, problems, pairs, matcher, parameters, observer):
                         losses.append(descend_once(matcher, optimiser))
                         observer.advance(loss=losses[-1])
                 residual = shift.detach().cpu().double() * own.movable
-                wanted[site.name] = total[site.name] @ problem.K1 + residual                # V₁ − W K₁ as last refined
+                wanted[site.name] = (
+                    total[site.name] @ problem.K1 + residual
+                )  # V₁ − W K₁ as last refined
                 total[site.name] = total[site.name] + now.delta(residual)
-    return {p.site.name: Solution(total[p.site.name], wanted[p.site.name]) for p in problems}, losses
+    return {
+        p.site.name: Solution(total[p.site.name], wanted[p.site.name]) for p in problems
+    }, losses
 
 
 def copied(model, problems, pairs) -> dict[str, Solution]:
-    """V₁ = the target prompt's own outputs at the same positions: no descent, and known to fail on styles."""
+    """V₁ = the target prompt's own outputs at the same positions: no descent, and known to fail on
+    styles.
+    """
     keys = model.keys([p.site for p in problems], pairs.targets.ids)
     solutions = {}
     for problem in problems:
         own = pairs.of_encoder(problem.site.component)
-        outputs = keys[problem.site.name] @ problem.weight.T                             # (n, length, m)
+        outputs = keys[problem.site.name] @ problem.weight.T  # (n, length, m)
         residual = (own.concepts.mean(outputs) - problem.values) * own.movable
         solutions[problem.site.name] = Solution(problem.delta(residual), residual)
     return solutions
 
 
 def descend_all(matcher, pictures: int) -> float:
-    """The whole loss, with its gradients left where they belong; part by part, so that what is kept for them does not grow
+    """The whole loss, with its gradients left where they belong; part by part, so that what is kept
+    for them does not grow
     with the prompts."""
     total = 0.0
     for loss in matcher.losses(pictures):
@@ -165,7 +229,9 @@ def descend_once(matcher: Matcher, optimiser) -> float:
 @contextmanager
 def added(module, extra):
     """The module's output plus `extra(input)`, for the length of a `with`."""
-    handle = module.register_forward_hook(lambda _, args, output: output + extra(args[0]).to(output.dtype))
+    handle = module.register_forward_hook(
+        lambda _, args, output: output + extra(args[0]).to(output.dtype)
+    )
     try:
         yield
     finally:
@@ -174,15 +240,18 @@ def added(module, extra):
 
 @contextmanager
 def shifted(module, matcher: Matcher, shift: Tensor, pairs: Pairs | None = None):
-    """The module's output moved by `shift` (m, distinct) at the concept prompts' tokens, whatever its input is.
+    """The module's output moved by `shift` (m, distinct) at the concept prompts' tokens, whatever
+    its input is.
 
     Args:
-        pairs: what the module's encoder reads of the matcher's pairs, if there are several encoders.
+        pairs: what the module's encoder reads of the matcher's pairs, if there are several
+            encoders.
     """
     pairs = pairs or matcher.pairs
     owner, movable = pairs.concepts.owner.to(shift.device), pairs.movable.to(shift.device)
     handle = module.register_forward_hook(
-        lambda _, args, output: output + (shift * movable).T[owner[matcher.rows]].to(output.dtype))
+        lambda _, args, output: output + (shift * movable).T[owner[matcher.rows]].to(output.dtype)
+    )
     try:
         yield
     finally:

@@ -1,4 +1,7 @@
-"""What `forget tune` may try: a method's module has ``SEARCH``, dotted parameter → one of these. No optuna: methods import it."""
+"""What `forget tune` may try: a method's module has ``SEARCH``, dotted parameter → one of these. No
+optuna: methods import it.
+"""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -6,7 +9,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`; whole ones if both are; on a logarithmic scale for what is a scale."""
+    """Numbers from `low` to `high`; whole ones if both are; on a logarithmic scale for what is a
+    scale.
+    """
 
     low: float
     high: float

@@ -1,4 +1,5 @@
 """The embedded judge's network: what thing, and in what style, is on a 64×64 picture."""
+
 from __future__ import annotations
 
 import torch
@@ -23,14 +24,19 @@ class Residual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Pictures (n, 3, 64, 64) in −1…1 → logits of things (n, things + 1) and styles (n, styles + 1); last: none of these."""
+    """Pictures (n, 3, 64, 64) in −1…1 → logits of things (n, things + 1) and styles (n, styles +
+    1); last: none of these.
+    """
 
     def __init__(self, things: int, styles: int, widths: tuple[int, ...]) -> None:
         super().__init__()
-        self.stem = nn.Conv2d(3, widths[0], 4, 2, 1)                  # 64 → 32
-        self.blocks = nn.Sequential(*(Residual(a, b, 2) for a, b in zip(widths, widths[1:])))      # 32 → 16 → 8 → 4
+        self.stem = nn.Conv2d(3, widths[0], 4, 2, 1)  # 64 → 32
+        self.blocks = nn.Sequential(
+            *(Residual(a, b, 2) for a, b in zip(widths, widths[1:]))
+        )  # 32 → 16 → 8 → 4
         self.things = nn.Linear(widths[-1], things + 1)
-        # Style shows in fine texture, the thing in the layout: the style head reads early features as well.
+        # Style shows in fine texture, the thing in the layout: the style head reads early features
+        # as well.
         self.styles = nn.Linear(sum(widths[1:]), styles + 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,8 +45,12 @@ class Classifier(nn.Module):
         for block in self.blocks:
             x = block(x)
             pooled.append(x.mean((2, 3)))
-        return self.things(F.dropout(pooled[-1], 0.2, self.training)), self.styles(torch.cat(pooled, 1))
+        return self.things(F.dropout(pooled[-1], 0.2, self.training)), self.styles(
+            torch.cat(pooled, 1)
+        )
 
     def both_ways(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of the logits of a picture and of its mirror image: what is drawn does not depend on where it faces."""
+        """The mean of the logits of a picture and of its mirror image: what is drawn does not
+        depend on where it faces.
+        """
         return tuple((a + b) / 2 for a, b in zip(self(x), self(x.flip(3))))

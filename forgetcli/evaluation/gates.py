@@ -1,4 +1,7 @@
-"""Bounds that a pipeline sets: ``forget eval --fail-under forget=0.8,retain=0.8``. What was not measured never passes."""
+"""Bounds that a pipeline sets: ``forget eval --fail-under forget=0.8,retain=0.8``. What was not
+measured never passes.
+"""
+
 from __future__ import annotations
 
 import math
@@ -38,22 +41,33 @@ def parse(text: str) -> tuple[Gate, ...]:
         key, _, bound = (x.strip() for x in part.partition("="))
         if key not in KEYS:
             near = get_close_matches(key, KEYS, 1)
-            raise ForgetError("eval.unknown-gate", f"--fail-under has no measure '{key}'",
-                              f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(KEYS)}")
+            raise ForgetError(
+                "eval.unknown-gate",
+                f"--fail-under has no measure '{key}'",
+                f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(KEYS)}",
+            )
         try:
             number = float(bound)
         except ValueError:
             number = math.nan
         if not 0 <= number <= 1:
-            raise ForgetError("eval.bad-gate", f"--fail-under {part}: the bound is not a number from 0 to 1", f"for instance {key}=0.8")
+            raise ForgetError(
+                "eval.bad-gate",
+                f"--fail-under {part}: the bound is not a number from 0 to 1",
+                f"for instance {key}=0.8",
+            )
         gates.append(Gate(key, number))
     if not gates:
-        raise ForgetError("eval.bad-gate", "--fail-under names no measure", "for instance forget=0.8,retain=0.8")
+        raise ForgetError(
+            "eval.bad-gate", "--fail-under names no measure", "for instance forget=0.8,retain=0.8"
+        )
     return tuple(gates)
 
 
 def outcomes(data: Mapping, gates: Sequence[Gate], *, confident: bool) -> Iterator[Outcome]:
-    """Every gate for every edited model of ``eval``'s result; `confident` compares the lower end of the interval."""
+    """Every gate for every edited model of ``eval``'s result; `confident` compares the lower end of
+    the interval.
+    """
     for model in data["models"]:
         scores = model["edited"]
         for gate in gates:
@@ -61,8 +75,17 @@ def outcomes(data: Mapping, gates: Sequence[Gate], *, confident: bool) -> Iterat
             compared = low if confident else value
             measured = bool(scores.get(f"{gate.key}_n")) and all(_number(x) for x in (value, low))
             passed = measured and compared >= gate.bound
-            what = (f"{gate.key} = {value:.3f}" + (f", lower end {low:.3f}" if confident else "")) if measured else f"{gate.key} was not measured"
-            yield Outcome(gate, model["name"], passed, f"{model['name']}: {what} ({'≥' if passed else 'not ≥'} {gate.bound:g})")
+            what = (
+                (f"{gate.key} = {value:.3f}" + (f", lower end {low:.3f}" if confident else ""))
+                if measured
+                else f"{gate.key} was not measured"
+            )
+            yield Outcome(
+                gate,
+                model["name"],
+                passed,
+                f"{model['name']}: {what} ({'≥' if passed else 'not ≥'} {gate.bound:g})",
+            )
 
 
 def _number(value: object) -> bool:

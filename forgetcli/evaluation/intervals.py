@@ -1,20 +1,25 @@
 """Shares with intervals."""
+
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-Z95 = 1.959963984540054                                               # two-sided 95 % of the normal distribution
+Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 RESAMPLES = 2000
 
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): sensible at 0, at 1 and for few samples; (0, 1) for none."""
+    """95 % interval of a share (Wilson 1927): sensible at 0, at 1 and for few samples; (0, 1) for
+    none.
+    """
     if count == 0:
         return (0.0, 1.0)
     share, z2 = successes / count, Z95 * Z95
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    half = (
+        Z95 / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    )
     return (max(0.0, centre - half), min(1.0, centre + half))
 
 
@@ -23,35 +28,54 @@ def harmonic(forget: float, retain: float) -> float:
     return 2 * forget * retain / (forget + retain) if forget + retain > 0 else 0.0
 
 
-def harmonic_interval(forget: Sequence[float], retain: Sequence[float], seed: int = 0) -> tuple[float, float]:
+def harmonic_interval(
+    forget: Sequence[float], retain: Sequence[float], seed: int = 0
+) -> tuple[float, float]:
     """95 % bootstrap interval of H over prompts.
 
     Args:
-        forget: for each prompt of the edited concepts, the share of its pictures in which the concept is not seen.
+        forget: for each prompt of the edited concepts, the share of its pictures in which the
+            concept is not seen.
         retain: for each prompt that must stay, the share in which it is.
     """
     import numpy as np
 
     rng = np.random.default_rng(seed)
     a, b = np.asarray(forget, float), np.asarray(retain, float)
-    draws = [harmonic(float(a[rng.integers(0, len(a), len(a))].mean()), float(b[rng.integers(0, len(b), len(b))].mean()))
-             for _ in range(RESAMPLES)]
+    draws = [
+        harmonic(
+            float(a[rng.integers(0, len(a), len(a))].mean()),
+            float(b[rng.integers(0, len(b), len(b))].mean()),
+        )
+        for _ in range(RESAMPLES)
+    ]
     return (float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975)))
 
 
-def harmonic_lead(forget: Sequence[float], retain: Sequence[float], other_forget: Sequence[float], other_retain: Sequence[float],
-                  seed: int = 0) -> tuple[float, float]:
-    """95 % interval of H less another model's H, by a bootstrap over prompts that are paired: drawn together, at equal seeds.
+def harmonic_lead(
+    forget: Sequence[float],
+    retain: Sequence[float],
+    other_forget: Sequence[float],
+    other_retain: Sequence[float],
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % interval of H less another model's H, by a bootstrap over prompts that are paired: drawn
+    together, at equal seeds.
 
-    What both models get right and wrong alike does not blur the difference, as it does two intervals side by side.
+    What both models get right and wrong alike does not blur the difference, as it does two
+    intervals side by side.
 
     Args:
-        forget, retain: as in `harmonic_interval`; other_forget, other_retain: the other model's, prompt by prompt.
+        forget, retain: as in `harmonic_interval`; other_forget, other_retain: the other model's,
+            prompt by prompt.
     """
     import numpy as np
 
     rng, drawn = np.random.default_rng(seed), []
-    sides = [np.array([mine, theirs], float) for mine, theirs in ((forget, other_forget), (retain, other_retain))]   # (2, prompts)
+    sides = [
+        np.array([mine, theirs], float)
+        for mine, theirs in ((forget, other_forget), (retain, other_retain))
+    ]  # (2, prompts)
     for _ in range(RESAMPLES):
         f, k = (side[:, rng.integers(0, side.shape[1], side.shape[1])].mean(1) for side in sides)
         drawn.append(harmonic(f[0], k[0]) - harmonic(f[1], k[1]))

@@ -1,4 +1,7 @@
-"""Models of transformers' own layout that a judge brings along: found in a folder or on the hub, hashed, loaded from safetensors only."""
+"""Models of transformers' own layout that a judge brings along: found in a folder or on the hub,
+hashed, loaded from safetensors only.
+"""
+
 from __future__ import annotations
 
 import json
@@ -6,14 +9,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from forgetcli.storage import hub, atomic, safetensors
 from forgetcli.checkpoint.base import files_digest
 from forgetcli.errors import ModelError
+from forgetcli.storage import atomic, hub, safetensors
 
-SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")                  # all of a model's files but the weights
-PATTERNS = (*SETTINGS, "*.safetensors")                               # no pickles
+SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # all of a model's files but the weights
+PATTERNS = (*SETTINGS, "*.safetensors")  # no pickles
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "tekken.json")
-COPIES = ("*.fp16*", "*.bf16*", "consolidated*", "open_clip*")        # second copies of the weights, in other forms
+COPIES = (
+    "*.fp16*",
+    "*.bf16*",
+    "consolidated*",
+    "open_clip*",
+)  # second copies of the weights, in other forms
 SAFETENSORS_ONLY = "choose a model, or a revision of it (--judge-set revision=…), that has its weights as safetensors"
 
 
@@ -32,16 +40,29 @@ class Weights:
     folder: Path
 
     def identity(self) -> dict:
-        """What a result was judged with: `digest` is of the weights, `config_digest` of all that decides how they are used."""
-        return {"model": self.id, "revision": self.revision, "digest": self.digest, "config_digest": self.config_digest}
+        """What a result was judged with: `digest` is of the weights, `config_digest` of all that
+        decides how they are used.
+        """
+        return {
+            "model": self.id,
+            "revision": self.revision,
+            "digest": self.digest,
+            "config_digest": self.config_digest,
+        }
 
     @cached_property
     def kind(self) -> str:
         """transformers' ``model_type``."""
         try:
-            return str(json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["model_type"])
+            return str(
+                json.loads((self.folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+            )
         except (OSError, ValueError, KeyError, TypeError) as fault:
-            raise ModelError("model.not-a-model", f"{self.folder}/config.json is not valid: {fault}", "fetch the model again") from fault
+            raise ModelError(
+                "model.not-a-model",
+                f"{self.folder}/config.json is not valid: {fault}",
+                "fetch the model again",
+            ) from fault
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -53,7 +74,9 @@ class Weights:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the names and contents of `files`; the same wherever the folder is. Gigabytes take seconds."""
+        """SHA-256 over the names and contents of `files`; the same wherever the folder is.
+        Gigabytes take seconds.
+        """
         return files_digest({file: atomic.sha256_file(self.folder / file) for file in self.files})
 
     @cached_property
@@ -62,18 +85,33 @@ class Weights:
         return files_digest({name: atomic.sha256_file(self.folder / name) for name in settings})
 
     def load(self, cls, **settings):
-        """The network, ready to be asked. Never opens a pickle and never runs code that came with the model.
+        """The network, ready to be asked. Never opens a pickle and never runs code that came with
+        the model.
 
         Raises:
-            ModelError: it cannot be read, or lacks a part: transformers would start that one from random numbers.
+            ModelError: it cannot be read, or lacks a part: transformers would start that one from
+                random numbers.
         """
         _ = self.files
-        network, report = self._read("the weights", lambda: cls.from_pretrained(
-            self.folder, use_safetensors=True, local_files_only=True, trust_remote_code=False, output_loading_info=True, **settings))
+        network, report = self._read(
+            "the weights",
+            lambda: cls.from_pretrained(
+                self.folder,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                **settings,
+            ),
+        )
         lost = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
         if lost:
-            raise ModelError("model.damaged", f"{self.folder} lacks {lost[0]}" + (f" and {len(lost) - 1} more" if lost[1:] else ""),
-                             "is it complete, and a model of this kind? fetch it again")
+            raise ModelError(
+                "model.damaged",
+                f"{self.folder} lacks {lost[0]}"
+                + (f" and {len(lost) - 1} more" if lost[1:] else ""),
+                "is it complete, and a model of this kind? fetch it again",
+            )
         return network.eval().requires_grad_(False)
 
     def part(self, what: str, cls):
@@ -82,22 +120,48 @@ class Weights:
         Raises:
             ModelError: it cannot be read.
         """
-        return self._read(f"the {what}", lambda: cls.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False))
+        return self._read(
+            f"the {what}",
+            lambda: cls.from_pretrained(
+                self.folder, local_files_only=True, trust_remote_code=False
+            ),
+        )
 
     def _read(self, what: str, reader):
         try:
             return reader()
-        except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError) as fault:
-            if type(fault).__name__ == "OutOfMemoryError":            # one of the RuntimeErrors; the command line has words for it
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            ImportError,
+        ) as fault:
+            if (
+                type(fault).__name__ == "OutOfMemoryError"
+            ):  # one of the RuntimeErrors; the command line has words for it
                 raise
-            said = next((line.strip() for line in str(fault).splitlines() if line.strip()), type(fault).__name__).split(". ")[0]
-            hint = ("is the model complete? fetch it again" if not isinstance(fault, ImportError)
-                    else "pip install torchvision" if "torchvision" in said.lower() else "install the package that it names")
-            raise ModelError("model.unreadable", f"cannot load {what} of {self.id}: {said}", hint) from fault
+            said = next(
+                (line.strip() for line in str(fault).splitlines() if line.strip()),
+                type(fault).__name__,
+            ).split(". ")[0]
+            hint = (
+                "is the model complete? fetch it again"
+                if not isinstance(fault, ImportError)
+                else "pip install torchvision"
+                if "torchvision" in said.lower()
+                else "install the package that it names"
+            )
+            raise ModelError(
+                "model.unreadable", f"cannot load {what} of {self.id}: {said}", hint
+            ) from fault
 
 
 def find(model: str, revision: str | None = None) -> Weights:
-    """The model that a path or a hub id means: a folder that exists wins, then the local cache, then the network.
+    """The model that a path or a hub id means: a folder that exists wins, then the local cache,
+    then the network.
 
     Raises:
         ModelError: model.not-found, model.not-a-model, model.pickle, model.damaged, model.gated.
@@ -109,7 +173,11 @@ def find(model: str, revision: str | None = None) -> Weights:
         return Weights(model, None, path)
     match = hub.NAME.fullmatch(model)
     if path.exists() or match is None:
-        raise ModelError("model.not-found", f"there is no model '{model}'", "give a folder in transformers' layout, or org/name on the hub")
+        raise ModelError(
+            "model.not-found",
+            f"there is no model '{model}'",
+            "give a folder in transformers' layout, or org/name on the hub",
+        )
     name, revision = match["id"], revision or match["revision"]
     folder = _snapshot(name, revision)
     _check(folder)
@@ -118,11 +186,19 @@ def find(model: str, revision: str | None = None) -> Weights:
 
 def _check(folder: Path) -> None:
     if not (folder / "config.json").is_file():
-        raise ModelError("model.not-a-model", f"{folder} is no model in transformers' layout: it has no config.json",
-                         "give the folder that holds config.json and the weights")
+        raise ModelError(
+            "model.not-a-model",
+            f"{folder} is no model in transformers' layout: it has no config.json",
+            "give the folder that holds config.json and the weights",
+        )
     if not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
-        # transformers 5 makes a CLIP tokenizer without a vocabulary then, and all words are the same to it.
-        raise ModelError("model.not-a-model", f"{folder} has no tokenizer", "is the model complete? fetch it again")
+        # transformers 5 makes a CLIP tokenizer without a vocabulary then, and all words are the
+        # same to it.
+        raise ModelError(
+            "model.not-a-model",
+            f"{folder} has no tokenizer",
+            "is the model complete? fetch it again",
+        )
     _weight_files(folder)
 
 
@@ -132,8 +208,11 @@ def _weight_files(folder: Path) -> tuple[str, ...]:
     except ModelError as fault:
         if fault.code != "model.pickle" and any(folder.glob("*.safetensors*")):
             raise
-        raise ModelError("model.pickle", f"{folder} has no weights as safetensors, and pickle can run code when it is opened",
-                         SAFETENSORS_ONLY) from fault
+        raise ModelError(
+            "model.pickle",
+            f"{folder} has no weights as safetensors, and pickle can run code when it is opened",
+            SAFETENSORS_ONLY,
+        ) from fault
     return (files,) if isinstance(files, str) else tuple(sorted(set(files.values())))
 
 
@@ -142,15 +221,23 @@ def _is_complete(folder: Path) -> bool:
         _check(folder)
     except ModelError:
         return False
-    return (folder / "tokenizer_config.json").is_file() and any(folder.glob("*processor_config.json"))
+    return (folder / "tokenizer_config.json").is_file() and any(
+        folder.glob("*processor_config.json")
+    )
 
 
 def _snapshot(name: str, revision: str | None) -> Path:
-    """`hub.snapshot` for models whose weights lie at the top; the same order, the same words when there is nothing."""
+    """`hub.snapshot` for models whose weights lie at the top; the same order, the same words when
+    there is nothing.
+    """
     import huggingface_hub
     from huggingface_hub import errors
 
-    wanted = {"revision": revision, "allow_patterns": list(PATTERNS), "ignore_patterns": list(COPIES)}
+    wanted = {
+        "revision": revision,
+        "allow_patterns": list(PATTERNS),
+        "ignore_patterns": list(COPIES),
+    }
     try:
         try:
             cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **wanted))
@@ -162,22 +249,36 @@ def _snapshot(name: str, revision: str | None) -> Path:
         with atomic.output_faults(cache, within=cache, remedy="set HF_HOME to another folder"):
             return Path(huggingface_hub.snapshot_download(name, **wanted))
     except errors.GatedRepoError as fault:
-        raise ModelError("model.gated", f"'{name}' is gated: its authors want you to accept its licence first",
-                         f"accept it at https://huggingface.co/{name}, then run: hf auth login") from fault
+        raise ModelError(
+            "model.gated",
+            f"'{name}' is gated: its authors want you to accept its licence first",
+            f"accept it at https://huggingface.co/{name}, then run: hf auth login",
+        ) from fault
     except errors.RevisionNotFoundError as fault:
-        raise ModelError("model.not-found", f"'{name}' has no revision '{revision}'", "leave the revision out for the newest") from fault
+        raise ModelError(
+            "model.not-found",
+            f"'{name}' has no revision '{revision}'",
+            "leave the revision out for the newest",
+        ) from fault
     except errors.RepositoryNotFoundError as fault:
         raise _not_found(name, revision, "does not exist on the hub, or is private") from fault
     except (OSError, ValueError, errors.HfHubHTTPError) as fault:
-        raise _not_found(name, revision, "is not in the local cache, and the hub cannot be reached") from fault
+        raise _not_found(
+            name, revision, "is not in the local cache, and the hub cannot be reached"
+        ) from fault
     except Exception as fault:  # the hub's HTTP library has errors of its own, by version
         if type(fault).__module__.partition(".")[0] not in hub.NETWORK_PACKAGES:
             raise
-        raise _not_found(name, revision, "is not in the local cache, and the hub cannot be reached") from fault
+        raise _not_found(
+            name, revision, "is not in the local cache, and the hub cannot be reached"
+        ) from fault
 
 
 def _not_found(name: str, revision: str | None, what: str) -> ModelError:
     at = f" --revision {revision}" if revision else ""
     includes = " ".join(f"--include '{pattern}'" for pattern in PATTERNS)
-    return ModelError("model.not-found", f"the judge's model '{name}{'@' + revision if revision else ''}' is no folder here and {what}",
-                      f"fetch it where there is a network: hf download {name}{at} {includes}")
+    return ModelError(
+        "model.not-found",
+        f"the judge's model '{name}{'@' + revision if revision else ''}' is no folder here and {what}",
+        f"fetch it where there is a network: hf download {name}{at} {includes}",
+    )

@@ -1,4 +1,5 @@
 """Verdicts on disk, one line each: what a judge has said of a picture need not be asked again."""
+
 from __future__ import annotations
 
 import hashlib
@@ -7,21 +8,29 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from forgetcli.storage import atomic
-from forgetcli.evaluation.questions import Question, choices
-from forgetcli.evaluation.judges import Sight
 from forgetcli.distributed import Processes
+from forgetcli.evaluation.judges import Sight
+from forgetcli.evaluation.questions import Question, choices
 from forgetcli.progress import Observer
+from forgetcli.storage import atomic
 
-BATCH = 8                                                             # pictures at a time; what processes share out
+BATCH = 8  # pictures at a time; what processes share out
 
 
-def look(judge, paths: Sequence[Path], questions: Sequence[Question], folder: Path, *, processes: Processes,
-         observer: Observer) -> list[Sight]:
+def look(
+    judge,
+    paths: Sequence[Path],
+    questions: Sequence[Question],
+    folder: Path,
+    *,
+    processes: Processes,
+    observer: Observer,
+) -> list[Sight]:
     """The judge's verdict on each picture; what stands in `folder` already is not asked again.
 
     Args:
-        paths, questions: a picture each, and what is asked of it. Of several processes, each judges its share; after all
+        paths, questions: a picture each, and what is asked of it. Of several processes, each judges
+            its share; after all
             have, every one finds every verdict in the folder.
     """
     from PIL import Image
@@ -29,11 +38,16 @@ def look(judge, paths: Sequence[Path], questions: Sequence[Question], folder: Pa
     log = Log(folder, judge.identity(), processes.index)
     asked = [(path, q.label, among) for path, q, among in zip(paths, questions, choices(questions))]
     keys = [key_of(*a) for a in asked]
-    mine = [i for block in processes.blocks(range(len(asked)), BATCH) for i in block if keys[i] not in log.sights]
+    mine = [
+        i
+        for block in processes.blocks(range(len(asked)), BATCH)
+        for i in block
+        if keys[i] not in log.sights
+    ]
     if mine:
         observer.stage("judging", len(mine))
     for start in range(0, len(mine), BATCH):
-        part = mine[start:start + BATCH]
+        part = mine[start : start + BATCH]
         pictures = [Image.open(asked[i][0]).convert("RGB") for i in part]
         sights = judge.see(pictures, [asked[i][1] for i in part], [asked[i][2] for i in part])
         log.append({keys[i]: sight for i, sight in zip(part, sights)})
@@ -45,14 +59,18 @@ def look(judge, paths: Sequence[Path], questions: Sequence[Question], folder: Pa
 
 def key_of(path: Path, label: str, among: Sequence[str]) -> str:
     """The picture's bytes and the question."""
-    return hashlib.sha256(json.dumps([atomic.sha256_file(path), label, *among]).encode()).hexdigest()
+    return hashlib.sha256(
+        json.dumps([atomic.sha256_file(path), label, *among]).encode()
+    ).hexdigest()
 
 
 class Log:
     """What one judge has said: a file of its own for each process, so that none waits for another."""
 
     def __init__(self, folder: Path, identity: dict, process: int) -> None:
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(
+            json.dumps(identity, sort_keys=True, default=str).encode()
+        ).hexdigest()[:16]
         self.folder, self.stem = folder, digest
         self.path = folder / f"{digest}-{process}.jsonl"
         self.sights: dict[str, Sight] = {}
@@ -63,14 +81,18 @@ class Log:
             for line in file.read_text(errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
-                    self.sights[entry["key"]] = Sight(bool(entry["seen"]), str(entry["judged"]), float(entry["score"]))
+                    self.sights[entry["key"]] = Sight(
+                        bool(entry["seen"]), str(entry["judged"]), float(entry["score"])
+                    )
                 except (ValueError, KeyError, TypeError):
-                    continue                                          # cut short while it was written: asked again
+                    continue  # cut short while it was written: asked again
 
     def append(self, sights: dict[str, Sight]) -> None:
         self.sights.update(sights)
-        lines = "".join(json.dumps({"key": key, "seen": s.seen, "judged": s.judged, "score": s.score}) + "\n"
-                        for key, s in sights.items())
+        lines = "".join(
+            json.dumps({"key": key, "seen": s.seen, "judged": s.judged, "score": s.score}) + "\n"
+            for key, s in sights.items()
+        )
         with atomic.output_faults(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.path.open("a") as stream:

@@ -1,13 +1,31 @@
 """The mathematics of the edit: pure float64 functions. No model, no disk, no choice of device."""
+
 from forgetcli.linalg.adversarial import adversarial_columns
-from forgetcli.linalg.speed import constrained_map
-from forgetcli.linalg.whitening import Coordinates, whitened
+from forgetcli.linalg.edit_operator import EditOperator, edit_operator
+from forgetcli.linalg.memit import SpreadEdit, spread_edit
 from forgetcli.linalg.moment import Moment
 from forgetcli.linalg.preserve_set import augmented, centroids, most_moved, weak_directions
 from forgetcli.linalg.projector import Projector, null_projector
 from forgetcli.linalg.ridge import RidgeMap, ridge_map
-from forgetcli.linalg.edit_operator import EditOperator, edit_operator
-from forgetcli.linalg.memit import SpreadEdit, spread_edit
+from forgetcli.linalg.speed import constrained_map
+from forgetcli.linalg.whitening import Coordinates, whitened
 
-__all__ = ["Coordinates", "EditOperator", "Moment", "Projector", "RidgeMap", "SpreadEdit", "adversarial_columns", "augmented", "centroids",
-           "constrained_map", "edit_operator", "most_moved", "null_projector", "ridge_map", "spread_edit", "weak_directions", "whitened"]
+__all__ = [
+    "Coordinates",
+    "EditOperator",
+    "Moment",
+    "Projector",
+    "RidgeMap",
+    "SpreadEdit",
+    "adversarial_columns",
+    "augmented",
+    "centroids",
+    "constrained_map",
+    "edit_operator",
+    "most_moved",
+    "null_projector",
+    "ridge_map",
+    "spread_edit",
+    "weak_directions",
+    "whitened",
+]

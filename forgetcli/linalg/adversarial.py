@@ -1,4 +1,5 @@
 """Columns through which an edited layer would still put out what it put out before."""
+
 from __future__ import annotations
 
 import torch
@@ -10,7 +11,8 @@ from forgetcli.errors import EditError
 def adversarial_columns(gram: Tensor, cross: Tensor, concepts: Tensor, lam: float) -> Tensor:
     """C' that minimises Σ‖W_n c' − W₀ c‖² + λ‖c'‖² over the sites, column by column.
 
-    c' = (λI + Σ W_nᵀ W_n)⁻¹ (Σ W_nᵀ W₀) c. Both sums are over all sites, so that one c' serves all of them; it is what a
+    c' = (λI + Σ W_nᵀ W_n)⁻¹ (Σ W_nᵀ W₀) c. Both sums are over all sites, so that one c' serves all
+    of them; it is what a
     prompt would have to become for the edited model to see the concept again.
 
     Args:
@@ -27,6 +29,9 @@ def adversarial_columns(gram: Tensor, cross: Tensor, concepts: Tensor, lam: floa
     system = gram + lam * torch.eye(len(gram), dtype=torch.float64)
     factor, failed = torch.linalg.cholesky_ex(system)
     if int(failed) or not torch.isfinite(factor).all():
-        raise EditError("edit.singular", "the system for adversarial columns is singular to working precision",
-                        "raise [adversarial] lam")
-    return torch.cholesky_solve(cross @ concepts.double(), factor)    # (d, n)
+        raise EditError(
+            "edit.singular",
+            "the system for adversarial columns is singular to working precision",
+            "raise [adversarial] lam",
+        )
+    return torch.cholesky_solve(cross @ concepts.double(), factor)  # (d, n)

@@ -1,4 +1,5 @@
 """The closed-form edit, as a linear operator on the residual."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ class EditOperator:
 
     Attributes:
         matrix: A, float64, shape (n, d); A = A P, so Δ K₀ ≈ 0 whatever R is.
-        metric: M, float64, shape (r, r): what a change costs apart from its misfit, ‖Y‖²_M = tr(Y M Yᵀ) for Δ = Y Ũᵀ.
+        metric: M, float64, shape (r, r): what a change costs apart from its misfit, ‖Y‖²_M = tr(Y M
+            Yᵀ) for Δ = Y Ũᵀ.
         rcond: reciprocal condition number of the matrix that was factorised.
     """
 
@@ -30,44 +32,63 @@ class EditOperator:
         return residual.double() @ self.matrix
 
 
-def edit_operator(K1: Tensor, projector: Projector, lam: float, held: Tensor | None = None) -> EditOperator:
+def edit_operator(
+    K1: Tensor, projector: Projector, lam: float, held: Tensor | None = None
+) -> EditOperator:
     """A = (K₁ᵀ P K₁ + λI)⁻¹ K₁ᵀ P, so that Δ = R A minimises ‖ΔP K₁ − R‖² + λ‖ΔP‖² over all Δ = ΔP.
 
     The same as the paper's K₁ᵀP (K₁K₁ᵀP + λI)⁻¹ by the push-through identity. With B = ŨᵀK₁ both of
-    (BᵀB + λI)⁻¹Bᵀ (n×n) and Bᵀ(BBᵀ + λI)⁻¹ (r×r) give A = … Ũᵀ; the smaller one is factorised, by Cholesky: no inverse
+    (BᵀB + λI)⁻¹Bᵀ (n×n) and Bᵀ(BBᵀ + λI)⁻¹ (r×r) give A = … Ũᵀ; the smaller one is factorised, by
+    Cholesky: no inverse
     is formed.
 
-    With keys K_p of earlier edits to be held, ‖ΔP K_p‖² is added to what is minimised, and the paper's form becomes
-    K₁ᵀP (K₁K₁ᵀP + K_pK_pᵀP + λI)⁻¹. That is Bᵀ(BBᵀ + ŨᵀK_pK_pᵀŨ + λI)⁻¹ Ũᵀ: r×r, symmetric positive definite. (An n×n
+    With keys K_p of earlier edits to be held, ‖ΔP K_p‖² is added to what is minimised, and the
+    paper's form becomes
+    K₁ᵀP (K₁K₁ᵀP + K_pK_pᵀP + λI)⁻¹. That is Bᵀ(BBᵀ + ŨᵀK_pK_pᵀŨ + λI)⁻¹ Ũᵀ: r×r, symmetric positive
+    definite. (An n×n
     form would need a factor of the r×r matrix ŨᵀK_pK_pᵀŨ + λI first.)
 
     Args:
-        K1: keys of the concept prompts, shape (d, n); repeated tokens merged (m copies of k are one column √m·k, with
+        K1: keys of the concept prompts, shape (d, n); repeated tokens merged (m copies of k are one
+            column √m·k, with
             the value √m·mean(v)).
         projector: P.
         lam: λ > 0, in the units of K₁K₁ᵀ.
-        held: K_pK_pᵀ, float64, shape (d, d), of whatever should move little, as an earlier edit's keys or, weighted, a vocabulary's;
+        held: K_pK_pᵀ, float64, shape (d, d), of whatever should move little, as an earlier edit's
+            keys or, weighted, a vocabulary's;
             None if there is none.
     Raises:
-        EditError: λ is not positive, K₁ is not finite, the moment is damaged, or the system cannot be factorised.
+        EditError: λ is not positive, K₁ is not finite, the moment is damaged, or the system cannot
+            be factorised.
     Source: Fang et al., AlphaEdit (arXiv 2410.02355), eq. 11–14.
     """
     if not 0 < lam < float("inf"):
         raise EditError("edit.lambda", f"λ must be positive and finite, not {lam}")
     if not torch.isfinite(K1).all():
-        raise EditError("edit.keys-not-finite", "the concept prompts give NaN or infinite keys",
-                        "check the model's weights: one of them is probably damaged")
-    B = projector.basis.T @ K1.double()                               # (r, n)
+        raise EditError(
+            "edit.keys-not-finite",
+            "the concept prompts give NaN or infinite keys",
+            "check the model's weights: one of them is probably damaged",
+        )
+    B = projector.basis.T @ K1.double()  # (r, n)
     rank, count = B.shape
     wide = count > rank or held is not None
     metric = lam * torch.eye(rank, dtype=torch.float64, device=B.device)
     if held is not None:
-        metric = metric + projector.basis.T @ symmetrised(held) @ projector.basis       # (r, r)
-    system = B @ B.T + metric if wide else B.T @ B + lam * torch.eye(count, dtype=torch.float64, device=B.device)
+        metric = metric + projector.basis.T @ symmetrised(held) @ projector.basis  # (r, r)
+    system = (
+        B @ B.T + metric
+        if wide
+        else B.T @ B + lam * torch.eye(count, dtype=torch.float64, device=B.device)
+    )
     factor, failed = torch.linalg.cholesky_ex(system)
     if int(failed):
-        raise EditError("edit.singular", "the edit's linear system is singular to working precision", "raise [edit] lam")
-    solved = torch.cholesky_solve(B if wide else B.T, factor)         # (r, n) or (n, r)
-    A = (solved.T if wide else solved) @ projector.basis.T            # (n, d)
+        raise EditError(
+            "edit.singular",
+            "the edit's linear system is singular to working precision",
+            "raise [edit] lam",
+        )
+    solved = torch.cholesky_solve(B if wide else B.T, factor)  # (r, n) or (n, r)
+    A = (solved.T if wide else solved) @ projector.basis.T  # (n, d)
     eigenvalues = torch.linalg.eigvalsh(system)
     return EditOperator(A, metric, rcond=float(eigenvalues[0] / eigenvalues[-1]))

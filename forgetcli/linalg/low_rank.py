@@ -1,4 +1,5 @@
 """A matrix as a product of two thin ones, cut at a stated error."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ class LowRank:
     """Δ ≈ up @ down.
 
     Attributes:
-        up, down: float64, shapes (m, r) and (r, n); singular values shared out evenly, so that both factors have
+        up, down: float64, shapes (m, r) and (r, n); singular values shared out evenly, so that both
+            factors have
             entries of one size, whatever dtype they are stored in.
         singular: all singular values of Δ, descending, float64, shape (min(m, n),).
     """
@@ -36,7 +38,7 @@ def rank_for(singular: Tensor, error: float) -> int:
         error: relative; 0 keeps what is above float64's own rounding.
     """
     energy = singular.square()
-    beyond = energy.flip(0).cumsum(0).flip(0)                         # [r]: what the first r leave out
+    beyond = energy.flip(0).cumsum(0).flip(0)  # [r]: what the first r leave out
     floor = float(singular[:1].sum()) * len(singular) * torch.finfo(singular.dtype).eps
     allowed = max(error**2 * float(energy.sum()), floor**2)
     return int((beyond > allowed).sum())
@@ -49,7 +51,7 @@ def low_rank(delta: Tensor, error: float, max_rank: int | None = None) -> LowRan
         delta: float64, shape (m, n).
         error: relative Frobenius error that is allowed, in [0, 1).
     """
-    U, S, Vh = torch.linalg.svd(delta, full_matrices=False)           # (m, k), (k,), (k, n)
+    U, S, Vh = torch.linalg.svd(delta, full_matrices=False)  # (m, k), (k,), (k, n)
     rank = min(rank_for(S, error), len(S) if max_rank is None else max_rank)
     root = S[:rank].sqrt()
     return LowRank(U[:, :rank] * root, root[:, None] * Vh[:rank], S)

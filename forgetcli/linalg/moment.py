@@ -1,4 +1,5 @@
 """Second moments of keys."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -8,12 +9,13 @@ from torch import Tensor
 
 from forgetcli.errors import EditError
 
-BLOCK = 256                                                           # rows at a time
+BLOCK = 256  # rows at a time
 
 
 @dataclass(frozen=True)
 class Moment:
-    """K₀K₀ᵀ and the number of tokens in it. Additive: the moment of two prompt sets is the sum of theirs.
+    """K₀K₀ᵀ and the number of tokens in it. Additive: the moment of two prompt sets is the sum of
+    theirs.
 
     Attributes:
         matrix: float64, shape (d, d), symmetric positive semi-definite.
@@ -27,17 +29,20 @@ class Moment:
     def of(keys: Tensor, counts: Tensor) -> Moment:
         """The moment of distinct keys, each standing for several equal ones.
 
-        m copies of a key k add m·kkᵀ, so repeated tokens (most positions of short prompts) are merged exactly.
+        m copies of a key k add m·kkᵀ, so repeated tokens (most positions of short prompts) are
+        merged exactly.
 
         Args:
             keys: shape (d, n), one column a distinct token; any floating dtype.
             counts: shape (n,), how often each occurs.
         """
-        scaled = keys.double() * counts.double().sqrt()               # (d, n)
+        scaled = keys.double() * counts.double().sqrt()  # (d, n)
         matrix = scaled.new_empty(len(scaled), len(scaled))
-        for start in range(0, len(scaled), BLOCK):                    # the upper triangle, mirrored: half of the products
+        for start in range(
+            0, len(scaled), BLOCK
+        ):  # the upper triangle, mirrored: half of the products
             stop = start + BLOCK
-            rows = scaled[start:stop] @ scaled[start:].T              # (block, d − start)
+            rows = scaled[start:stop] @ scaled[start:].T  # (block, d − start)
             matrix[start:, start:stop] = rows.T
             matrix[start:stop, stop:] = rows[:, BLOCK:]
         return Moment(matrix, int(counts.sum()))
@@ -62,13 +67,21 @@ def symmetrised(matrix: Tensor) -> Tensor:
         EditError: not square, not finite, or further from symmetric than rounding explains.
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-        raise EditError("edit.moment-shape", f"a second moment must be square, not {tuple(matrix.shape)}")
+        raise EditError(
+            "edit.moment-shape", f"a second moment must be square, not {tuple(matrix.shape)}"
+        )
     if matrix.dtype != torch.float64:
         raise EditError("edit.moment-dtype", f"a second moment must be float64, not {matrix.dtype}")
     if not torch.isfinite(matrix).all():
-        raise EditError("edit.moment-not-finite", "the preserve prompts' second moment has NaN or infinite entries",
-                        "check the model's weights: one of them is probably damaged")
+        raise EditError(
+            "edit.moment-not-finite",
+            "the preserve prompts' second moment has NaN or infinite entries",
+            "check the model's weights: one of them is probably damaged",
+        )
     skew = (matrix - matrix.T).abs().max()
     if skew > 1e-9 * matrix.abs().max().clamp_min(1e-300):
-        raise EditError("edit.moment-not-symmetric", f"a second moment must be symmetric (off by {float(skew):.1e})")
+        raise EditError(
+            "edit.moment-not-symmetric",
+            f"a second moment must be symmetric (off by {float(skew):.1e})",
+        )
     return (matrix + matrix.T) / 2

@@ -1,4 +1,7 @@
-"""Which columns must stay: the affected ones, copies of them that a layer cannot tell apart, and a few that stand for many."""
+"""Which columns must stay: the affected ones, copies of them that a layer cannot tell apart, and a
+few that stand for many.
+"""
+
 from __future__ import annotations
 
 import torch
@@ -6,41 +9,51 @@ from torch import Tensor
 
 
 def most_moved(columns: Tensor, delta: Tensor) -> Tensor:
-    """The columns c with ‖Δc‖ above the mean (influence-based filtering), and always the one that is moved most.
+    """The columns c with ‖Δc‖ above the mean (influence-based filtering), and always the one that
+    is moved most.
 
     Args:
         columns: shape (d, n).
         delta: change of the weight that would be made without protection, shape (m, d).
     Source: Li et al., SPEED (arXiv 2503.07392).
     """
-    moved = (delta @ columns).norm(dim=0)                             # (n,)
+    moved = (delta @ columns).norm(dim=0)  # (n,)
     return columns[:, (moved > moved.mean()) | (moved == moved.max())]
 
 
 def weak_directions(weight: Tensor, count: int) -> Tensor:
     """Right singular vectors of the `count` smallest singular values of W, shape (d, count).
 
-    Of min(m, d) singular values, as published: a wide W (m < d) also has an exact null space, which is not meant.
+    Of min(m, d) singular values, as published: a wide W (m < d) also has an exact null space, which
+    is not meant.
     """
     return torch.linalg.svd(weight, full_matrices=False).Vh[-count:].T
 
 
-def augmented(columns: Tensor, weight: Tensor, copies: int, directions: int, generator: torch.Generator) -> Tensor:
-    """Copies c + P_min ε of the columns, ε standard normal, shape (d, n·copies): what W puts out hardly changes.
+def augmented(
+    columns: Tensor, weight: Tensor, copies: int, directions: int, generator: torch.Generator
+) -> Tensor:
+    """Copies c + P_min ε of the columns, ε standard normal, shape (d, n·copies): what W puts out
+    hardly changes.
 
-    P_min projects on `weak_directions`, so ‖W(c' − c)‖ ≤ σ‖c' − c‖ with σ the largest of the singular values chosen.
+    P_min projects on `weak_directions`, so ‖W(c' − c)‖ ≤ σ‖c' − c‖ with σ the largest of the
+    singular values chosen.
 
     Source: Li et al., SPEED (arXiv 2503.07392).
     """
-    V = weak_directions(weight, directions)                           # (d, r)
-    noise = torch.randn(V.shape[1], columns.shape[1] * copies, generator=generator, dtype=torch.float64)
-    return columns.repeat(1, copies) + V @ noise                      # V ε' is distributed as P_min ε
+    V = weak_directions(weight, directions)  # (d, r)
+    noise = torch.randn(
+        V.shape[1], columns.shape[1] * copies, generator=generator, dtype=torch.float64
+    )
+    return columns.repeat(1, copies) + V @ noise  # V ε' is distributed as P_min ε
 
 
 def centroids(columns: Tensor, count: int, rounds: int = 100) -> Tensor:
-    """`count` means that stand for the columns (k-means), shape (d, count); the columns themselves if there are no more.
+    """`count` means that stand for the columns (k-means), shape (d, count); the columns themselves
+    if there are no more.
 
-    Lloyd's iteration from evenly spaced columns: contexts of padding change slowly from position to position, and the same
+    Lloyd's iteration from evenly spaced columns: contexts of padding change slowly from position to
+    position, and the same
     input always gives the same means.
     """
     n = columns.shape[1]
@@ -48,8 +61,14 @@ def centroids(columns: Tensor, count: int, rounds: int = 100) -> Tensor:
         return columns
     centres = columns[:, [(2 * i + 1) * n // (2 * count) for i in range(count)]]
     for _ in range(rounds):
-        nearest = torch.cdist(columns.T, centres.T).argmin(1)         # (n,)
-        moved = torch.stack([columns[:, nearest == i].mean(1) if (nearest == i).any() else centres[:, i] for i in range(count)], 1)
+        nearest = torch.cdist(columns.T, centres.T).argmin(1)  # (n,)
+        moved = torch.stack(
+            [
+                columns[:, nearest == i].mean(1) if (nearest == i).any() else centres[:, i]
+                for i in range(count)
+            ],
+            1,
+        )
         if torch.equal(moved, centres):
             break
         centres = moved

@@ -1,4 +1,5 @@
 """The projector onto what the preserve prompts do not use."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -41,40 +42,52 @@ class Projector:
     @staticmethod
     def identity(dim: int) -> Projector:
         """P = I: an edit that protects nothing (the control)."""
-        return Projector(torch.eye(dim, dtype=torch.float64), float("inf"), float("inf"), float("inf"))
+        return Projector(
+            torch.eye(dim, dtype=torch.float64), float("inf"), float("inf"), float("inf")
+        )
 
 
 def null_projector(moment: Tensor, threshold: float, min_rank: int) -> Projector:
     """Projector onto the directions in which the preserve keys have (almost) no energy.
 
-    With K₀K₀ᵀ = U Σ Uᵀ and Ũ the columns whose eigenvalue is below ``threshold × mean(Σ)``, P = Ũ Ũᵀ is the
-    orthogonal projector with ‖P K₀‖_F² = the sum of those eigenvalues, which bounds what an update ΔP can do to W K₀:
+    With K₀K₀ᵀ = U Σ Uᵀ and Ũ the columns whose eigenvalue is below ``threshold × mean(Σ)``, P = Ũ
+    Ũᵀ is the
+    orthogonal projector with ‖P K₀‖_F² = the sum of those eigenvalues, which bounds what an update
+    ΔP can do to W K₀:
     ‖Δ P K₀‖_F ≤ ‖Δ‖₂ ‖P K₀‖_F.
 
     Args:
-        moment: K₀K₀ᵀ, float64, shape (d, d), symmetric. float32 would be meaningless at the usual thresholds: they lie
+        moment: K₀K₀ᵀ, float64, shape (d, d), symmetric. float32 would be meaningless at the usual
+            thresholds: they lie
             below its resolution relative to the largest eigenvalue.
         threshold: cut relative to the mean eigenvalue (dimensionless).
         min_rank: never fewer directions than this (at most d), the smallest ones first.
     Raises:
-        EditError: the moment is not float64, not finite, not symmetric, clearly indefinite, or zero.
+        EditError: the moment is not float64, not finite, not symmetric, clearly indefinite, or
+            zero.
     Source: Fang et al., AlphaEdit (arXiv 2410.02355), eq. 6–8.
     """
-    eigenvalues, vectors = torch.linalg.eigh(symmetrised(moment))     # (d,), (d, d), ascending
+    eigenvalues, vectors = torch.linalg.eigh(symmetrised(moment))  # (d,), (d, d), ascending
     largest = float(eigenvalues[-1])
     if largest <= 0:
         raise EditError("edit.moment-zero", "the preserve prompts have no energy at this site")
     if float(eigenvalues[0]) < -1e-10 * largest:
-        raise EditError("edit.moment-indefinite",
-                        f"a second moment cannot have the eigenvalue {float(eigenvalues[0]):.1e} (largest: {largest:.1e})")
-    eigenvalues = eigenvalues.clamp_min(0)                            # rounding-size negatives only, as checked
+        raise EditError(
+            "edit.moment-indefinite",
+            f"a second moment cannot have the eigenvalue {float(eigenvalues[0]):.1e} (largest: {largest:.1e})",
+        )
+    eigenvalues = eigenvalues.clamp_min(0)  # rounding-size negatives only, as checked
     dim, mean = len(eigenvalues), float(eigenvalues.mean())
     rank = min(dim, max(int((eigenvalues < threshold * mean).sum()), min_rank))
     if rank == 0:
-        raise EditError("edit.no-null-space", "the preserve prompts span everything at this threshold",
-                        "raise [edit] threshold, or set min_rank above 0")
+        raise EditError(
+            "edit.no-null-space",
+            "the preserve prompts span everything at this threshold",
+            "raise [edit] threshold, or set min_rank above 0",
+        )
     return Projector(
         basis=vectors[:, :rank].contiguous(),
         eig_below=float(eigenvalues[rank - 1]) / mean,
         eig_above=float(eigenvalues[rank]) / mean if rank < dim else float("inf"),
-        energy=float(eigenvalues[:rank].sum()))
+        energy=float(eigenvalues[:rank].sum()),
+    )

@@ -1,4 +1,7 @@
-"""The ridge form of the cross-attention edits: a weighted least-squares map with everything preserved alike."""
+"""The ridge form of the cross-attention edits: a weighted least-squares map with everything
+preserved alike.
+"""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -22,14 +25,23 @@ class RidgeMap:
     rcond: float
 
 
-def ridge_map(concepts: Tensor, targets: Tensor, preserve: Tensor, lam: float, erase: float = 1.0, keep: float = 1.0) -> RidgeMap:
+def ridge_map(
+    concepts: Tensor,
+    targets: Tensor,
+    preserve: Tensor,
+    lam: float,
+    erase: float = 1.0,
+    keep: float = 1.0,
+) -> RidgeMap:
     """T such that W(I + T) minimises η_e Σ‖W'c − W c*‖² + η_p Σ‖W'c_p − W c_p‖² + λ‖W' − W‖².
 
-    The minimiser is W' = (λW + η_e Σ W c*cᵀ + η_p Σ W c_p c_pᵀ) M⁻¹ with M = λI + η_e Σ ccᵀ + η_p Σ c_p c_pᵀ, that is
+    The minimiser is W' = (λW + η_e Σ W c*cᵀ + η_p Σ W c_p c_pᵀ) M⁻¹ with M = λI + η_e Σ ccᵀ + η_p Σ
+    c_p c_pᵀ, that is
     T = η_e Σ (c* − c)cᵀ M⁻¹: W M taken off both sides, so that rounding falls on the change alone.
 
     Args:
-        concepts, targets: c and c*, shape (d, n), column by column; one that stands there m times has m times the weight.
+        concepts, targets: c and c*, shape (d, n), column by column; one that stands there m times
+            has m times the weight.
         preserve: c_p, shape (d, p); p may be 0.
         lam, erase, keep: λ > 0, η_e, η_p.
     Raises:
@@ -40,12 +52,21 @@ def ridge_map(concepts: Tensor, targets: Tensor, preserve: Tensor, lam: float, e
         raise EditError("edit.lambda", f"λ must be positive and finite, not {lam}")
     C, C_star, K = concepts.double(), targets.double(), preserve.double()
     if not all(bool(torch.isfinite(columns).all()) for columns in (C, C_star, K)):
-        raise EditError("edit.keys-not-finite", "the prompts give NaN or infinite contexts",
-                        "check the model's weights: one of them is probably damaged")
+        raise EditError(
+            "edit.keys-not-finite",
+            "the prompts give NaN or infinite contexts",
+            "check the model's weights: one of them is probably damaged",
+        )
     M = lam * torch.eye(len(C), dtype=torch.float64) + erase * C @ C.T + keep * K @ K.T
     factor, failed = torch.linalg.cholesky_ex(M)
     if int(failed):
-        raise EditError("edit.singular", "the edit's linear system is singular to working precision", "raise [edit] lam")
-    asked = erase * (C_star - C) @ C.T                                # (d, d)
+        raise EditError(
+            "edit.singular",
+            "the edit's linear system is singular to working precision",
+            "raise [edit] lam",
+        )
+    asked = erase * (C_star - C) @ C.T  # (d, d)
     eigenvalues = torch.linalg.eigvalsh(M)
-    return RidgeMap(torch.cholesky_solve(asked.T, factor).T, float(eigenvalues[0] / eigenvalues[-1]))
+    return RidgeMap(
+        torch.cholesky_solve(asked.T, factor).T, float(eigenvalues[0] / eigenvalues[-1])
+    )

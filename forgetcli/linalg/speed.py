@@ -1,4 +1,5 @@
 """The null-space edit of cross-attention, with columns that must not move at all."""
+
 from __future__ import annotations
 
 import torch
@@ -9,20 +10,32 @@ from forgetcli.linalg.projector import Projector
 from forgetcli.linalg.ridge import RidgeMap
 
 
-def constrained_map(concepts: Tensor, targets: Tensor, projector: Projector, invariants: Tensor, alpha: float, lam: float = 0.0) -> RidgeMap:
-    """T such that Δ = W T = ΔP minimises ‖(W + Δ)C − W C*‖² + α‖Δ‖² subject to Δ K₂ = 0, or with ‖Δ K₂‖²/λ added for λ > 0.
+def constrained_map(
+    concepts: Tensor,
+    targets: Tensor,
+    projector: Projector,
+    invariants: Tensor,
+    alpha: float,
+    lam: float = 0.0,
+) -> RidgeMap:
+    """T such that Δ = W T = ΔP minimises ‖(W + Δ)C − W C*‖² + α‖Δ‖² subject to Δ K₂ = 0, or with ‖Δ
+    K₂‖²/λ added for λ > 0.
 
     The published form, with S_tt = C Cᵀ, S_at = C* Cᵀ and M = (S_tt P + αI)⁻¹, is
 
         Δ = W (S_at − S_tt) P [I − M K₂ (K₂ᵀ P M K₂ + λI)⁻¹ K₂ᵀ P] M
 
-    With P = ŨŨᵀ the push-through identity gives P M = Ũ H⁻¹ Ũᵀ, H = Ũᵀ S_tt Ũ + αI symmetric positive definite and r×r. With
-    J = ŨᵀK₂ the bracket becomes H⁻¹ − H⁻¹J(JᵀH⁻¹J + λI)⁻¹JᵀH⁻¹ = (H + JJᵀ/λ)⁻¹, hence the objective above. For λ = 0 the
-    search is confined to Ũ N instead, N an orthonormal basis of the null space of Jᵀ: the same matrix, and still exact
+    With P = ŨŨᵀ the push-through identity gives P M = Ũ H⁻¹ Ũᵀ, H = Ũᵀ S_tt Ũ + αI symmetric
+    positive definite and r×r. With
+    J = ŨᵀK₂ the bracket becomes H⁻¹ − H⁻¹J(JᵀH⁻¹J + λI)⁻¹JᵀH⁻¹ = (H + JJᵀ/λ)⁻¹, hence the objective
+    above. For λ = 0 the
+    search is confined to Ũ N instead, N an orthonormal basis of the null space of Jᵀ: the same
+    matrix, and still exact
     where K₂ hardly reaches into the null space, where JᵀH⁻¹J would be singular.
 
     Args:
-        concepts, targets: c and c*, shape (d, n), column by column; the sums of the paper are over columns.
+        concepts, targets: c and c*, shape (d, n), column by column; the sums of the paper are over
+            columns.
         projector: P of the columns that stay.
         invariants: K₂, shape (d, k).
         alpha: α > 0, in the units of CCᵀ.
@@ -36,20 +49,29 @@ def constrained_map(concepts: Tensor, targets: Tensor, projector: Projector, inv
     if not 0 <= lam < float("inf"):
         raise EditError("edit.lambda", f"λ must be finite and not negative, not {lam}")
     C, asked = concepts.double(), (targets - concepts).double()
-    if not (torch.isfinite(C).all() and torch.isfinite(asked).all() and torch.isfinite(invariants).all()):
-        raise EditError("edit.keys-not-finite", "the prompts give NaN or infinite contexts",
-                        "check the model's weights: one of them is probably damaged")
-    U = projector.basis                                               # (d, r)
+    if not (
+        torch.isfinite(C).all() and torch.isfinite(asked).all() and torch.isfinite(invariants).all()
+    ):
+        raise EditError(
+            "edit.keys-not-finite",
+            "the prompts give NaN or infinite contexts",
+            "check the model's weights: one of them is probably damaged",
+        )
+    U = projector.basis  # (d, r)
     if lam == 0:
-        U = U @ complement(U.T @ invariants.double())                 # (d, r − rank J)
+        U = U @ complement(U.T @ invariants.double())  # (d, r − rank J)
         if U.shape[1] == 0:
-            raise EditError("edit.no-null-space", "what must not move leaves nothing that could", "ask for fewer invariants, or raise threshold")
-    B = U.T @ C                                                       # (r, n)
+            raise EditError(
+                "edit.no-null-space",
+                "what must not move leaves nothing that could",
+                "ask for fewer invariants, or raise threshold",
+            )
+    B = U.T @ C  # (r, n)
     H = B @ B.T + alpha * torch.eye(len(B), dtype=torch.float64)
     factor = factorised(H)
-    inner = torch.cholesky_solve(B @ asked.T, factor)                 # (r, d): H⁻¹ Ũᵀ(S_at − S_tt)ᵀ
+    inner = torch.cholesky_solve(B @ asked.T, factor)  # (r, d): H⁻¹ Ũᵀ(S_at − S_tt)ᵀ
     if lam > 0:
-        J = U.T @ invariants.double()                                 # (r, k)
+        J = U.T @ invariants.double()  # (r, k)
         HJ = torch.cholesky_solve(J, factor)
         small = factorised(J.T @ HJ + lam * torch.eye(J.shape[1], dtype=torch.float64))
         inner = inner - HJ @ torch.cholesky_solve(J.T @ inner, small)
@@ -60,14 +82,15 @@ def constrained_map(concepts: Tensor, targets: Tensor, projector: Projector, inv
 def complement(columns: Tensor) -> Tensor:
     """Orthonormal basis of all that is orthogonal to the columns: shape (r, r − rank) for (r, k).
 
-    Columns are scaled to length 1 first: one that hardly reaches into the null space is a constraint like the others.
+    Columns are scaled to length 1 first: one that hardly reaches into the null space is a
+    constraint like the others.
     """
     sizes = columns.norm(dim=0)
-    columns = columns[:, sizes > 0] / sizes[sizes > 0]                # (r, k')
+    columns = columns[:, sizes > 0] / sizes[sizes > 0]  # (r, k')
     if columns.shape[1] == 0:
         return torch.eye(len(columns), dtype=torch.float64)
     left, singular, _ = torch.linalg.svd(columns, full_matrices=True)
-    return left[:, int((singular > 1e-12 * singular[0]).sum()):]
+    return left[:, int((singular > 1e-12 * singular[0]).sum()) :]
 
 
 def factorised(system: Tensor) -> Tensor:
@@ -78,5 +101,9 @@ def factorised(system: Tensor) -> Tensor:
     """
     factor, failed = torch.linalg.cholesky_ex(system)
     if int(failed):
-        raise EditError("edit.singular", "the edit's linear system is singular to working precision", "raise [edit] alpha or lam")
+        raise EditError(
+            "edit.singular",
+            "the edit's linear system is singular to working precision",
+            "raise [edit] alpha or lam",
+        )
     return factor

@@ -1,4 +1,5 @@
 """The control: nothing is edited. The unedited model goes through the same steps as every method."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING

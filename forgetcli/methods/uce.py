@@ -1,8 +1,11 @@
 """Unified Concept Editing: every cross-attention key and value layer, in one ridge regression.
 
-W' = (λW + η_e Σ v*cᵀ + η_p Σ W c_p c_pᵀ)(λI + η_e Σ ccᵀ + η_p Σ c_p c_pᵀ)⁻¹, v* = W c*, c* the target's context
-Gandikota et al., Unified Concept Editing in Diffusion Models (arXiv 2308.14761), eq. 7; weights as in its code.
+W' = (λW + η_e Σ v*cᵀ + η_p Σ W c_p c_pᵀ)(λI + η_e Σ ccᵀ + η_p Σ c_p c_pᵀ)⁻¹, v* = W c*, c* the
+target's context
+Gandikota et al., Unified Concept Editing in Diffusion Models (arXiv 2308.14761), eq. 7; weights as
+in its code.
 """
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -25,7 +28,10 @@ class EditSettings(BaseModel):
     lam: Weight = Field(0.5, description="λ: pulls towards the unedited weights")
     erase: Weight = Field(1.0, description="η_e: weight of the concepts")
     preserve: Weight = Field(1.0, description="η_p: weight of the preserve prompts")
-    positions: Literal["last", "from-last", "all"] = Field("last", description="tokens that are edited: the last of the subject, or also all after it, or all")
+    positions: Literal["last", "from-last", "all"] = Field(
+        "last",
+        description="tokens that are edited: the last of the subject, or also all after it, or all",
+    )
 
 
 class Parameters(BaseModel):
@@ -49,19 +55,34 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
         EditError: a prompt is too long, or the linear algebra cannot be done.
     """
     from forgetcli.editing.closed_form import stored_weight
-    from forgetcli.editing.cross_attention import edited, heldout_columns, pair_columns, pick, prompt_columns
+    from forgetcli.editing.cross_attention import (
+        edited,
+        heldout_columns,
+        pair_columns,
+        pick,
+        prompt_columns,
+    )
     from forgetcli.linalg import ridge_map
 
     settings, sites = parameters.edit, pick(model)
     observer.stage("cross-attention", len(sites))
     pairs = pair_columns(model, recipe.edit_pairs(), settings.positions)
     preserve = prompt_columns(model, recipe.preserve_prompts(), settings.positions, pairs)
-    solved = ridge_map(pairs.concepts, pairs.targets, preserve, settings.lam, settings.erase, settings.preserve)
+    solved = ridge_map(
+        pairs.concepts, pairs.targets, preserve, settings.lam, settings.erase, settings.preserve
+    )
     deltas = {}
     for site in sites:
         deltas[site.name] = stored_weight(model.base, site) @ solved.matrix
         observer.advance()
-    return edited(model, deltas, preserve, solved.rcond, pairs, heldout_columns(model, recipe, settings.positions))
+    return edited(
+        model,
+        deltas,
+        preserve,
+        solved.rcond,
+        pairs,
+        heldout_columns(model, recipe, settings.positions),
+    )
 
 
 def work(recipe, parameters: Parameters) -> Work:

@@ -1,4 +1,5 @@
-"""Model families: one file each. A family says which sites exist, how prompts are encoded and how the denoiser is called.
+"""Model families: one file each. A family says which sites exist, how prompts are encoded and how
+the denoiser is called.
 
 A family is a module of `forgetcli.models.families` with
 
@@ -8,6 +9,7 @@ A family is a module of `forgetcli.models.families` with
 
 The other modules of this package are what families share.
 """
+
 from __future__ import annotations
 
 import importlib
@@ -46,8 +48,11 @@ def family_of(folder: Path) -> str:
     for name in family_names():
         if pipeline in get(name).PIPELINES:
             return name
-    raise ModelError("model.unknown-family", f"{folder} is a {pipeline}, which forget cannot edit yet",
-                     f"known families: {', '.join(family_names())}")
+    raise ModelError(
+        "model.unknown-family",
+        f"{folder} is a {pipeline}, which forget cannot edit yet",
+        f"known families: {', '.join(family_names())}",
+    )
 
 
 def load(base: Base, *, device: str | None = None, dtype: str | None = None):
@@ -66,15 +71,28 @@ class KnownModel:
 
 
 def known() -> list[KnownModel]:
-    """Models that can be named without a path: the embedded one, and edited folders in the working directory."""
+    """Models that can be named without a path: the embedded one, and edited folders in the working
+    directory.
+    """
+    from forgetcli.bundled.demo import DESCRIPTION, MODEL
     from forgetcli.checkpoint.base import resolve
-    from forgetcli.bundled.demo import MODEL, DESCRIPTION
 
-    found = [KnownModel("demo", "sd", MODEL, DESCRIPTION)] if (MODEL / "model_index.json").exists() else []
+    found = (
+        [KnownModel("demo", "sd", MODEL, DESCRIPTION)]
+        if (MODEL / "model_index.json").exists()
+        else []
+    )
     for manifest in sorted(Path.cwd().glob("*/forget.provenance.json")):
         folder = manifest.parent
         try:
-            found.append(KnownModel(f"{folder.name}/", family_of(resolve(folder).settings), folder, "edited by forget in this folder"))
+            found.append(
+                KnownModel(
+                    f"{folder.name}/",
+                    family_of(resolve(folder).settings),
+                    folder,
+                    "edited by forget in this folder",
+                )
+            )
         except (ForgetError, OSError, ValueError, KeyError):
-            continue                                                  # damaged: nothing that could be named
+            continue  # damaged: nothing that could be named
     return found

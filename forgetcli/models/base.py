@@ -1,4 +1,7 @@
-"""What all families share: components read when first used, sites found by structure, keys, and weights put in for a while."""
+"""What all families share: components read when first used, sites found by structure, keys, and
+weights put in for a while.
+"""
+
 from __future__ import annotations
 
 import json
@@ -7,8 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
-from forgetcli.models import components
 from forgetcli.errors import EditError
+from forgetcli.models import components
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,8 +21,11 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint.base import Base
 
-BATCH = 64                                                            # prompts encoded at a time
-KINDS = {"clip": ("mlp", "fc2"), "t5": ("DenseReluDense", "wo")}       # last names of the layer that leads out of an MLP
+BATCH = 64  # prompts encoded at a time
+KINDS = {
+    "clip": ("mlp", "fc2"),
+    "t5": ("DenseReluDense", "wo"),
+}  # last names of the layer that leads out of an MLP
 
 
 @dataclass(frozen=True)
@@ -28,7 +34,8 @@ class TextEncoder:
 
     Attributes:
         component, tokenizer: the folders of its weights and of its tokenizer.
-        kind: CLIP's is causal, T5's is not: there every position sees the whole prompt, padding included.
+        kind: CLIP's is causal, T5's is not: there every position sees the whole prompt, padding
+            included.
         loader: its class in transformers.
         length: token positions that it reads; None: as many as its tokenizer says.
         unread: how many of its last blocks nothing is read from: they are no sites.
@@ -47,7 +54,8 @@ class Site:
     """One linear layer that can be edited.
 
     Attributes:
-        name: its path in the component; with the component in front where several components have such layers.
+        name: its path in the component; with the component in front where several components have
+            such layers.
     """
 
     component: str
@@ -89,19 +97,27 @@ class Context:
         import torch
 
         pooled = [part.pooled for part in parts]
-        return Context(torch.cat([part.hidden for part in parts]), None if pooled[0] is None else torch.cat(pooled))
+        return Context(
+            torch.cat([part.hidden for part in parts]),
+            None if pooled[0] is None else torch.cat(pooled),
+        )
 
 
 class LoadedModel:
-    """A loaded model. Components are read when first used: an edit without refinement never loads the denoiser.
+    """A loaded model. Components are read when first used: an edit without refinement never loads
+    the denoiser.
 
     A family says
 
-        ENCODERS, DENOISER                text encoders in the order of their token ids, and the denoiser's component
+        ENCODERS, DENOISER                text encoders in the order of their token ids, and the
+                                          denoiser's component
         encode(ids) -> Context            as the denoiser reads it
-        denoise(noisy, t, context)        the denoiser's raw prediction (ε, v or velocity, as it was trained)
-        guided(noisy, t, context, empty, s)   the prediction with guidance s away from the empty prompt
-        sampler(steps)                    a scheduler with its timesteps set, whose x_t the denoiser reads as it is
+        denoise(noisy, t, context)        the denoiser's raw prediction (ε, v or velocity, as it was
+                                          trained)
+        guided(noisy, t, context, empty, s)   the prediction with guidance s away from the empty
+                                              prompt
+        sampler(steps)                    a scheduler with its timesteps set, whose x_t the denoiser
+                                          reads as it is
         latent_shape                      (c, h, w) of the pictures that the model was made for
         cross_attention                   the denoiser's sites that read the context alone, by name
     """
@@ -153,7 +169,9 @@ class LoadedModel:
     @cached_property
     def vae_config(self) -> dict:
         """The VAE's settings, without its weights."""
-        return self._component("vae", lambda folder: json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        return self._component(
+            "vae", lambda folder: json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        )
 
     @property
     def vae_scale(self) -> int:
@@ -170,13 +188,23 @@ class LoadedModel:
         """What `prompts.tokenise` takes: the tokenizer, or those of all text encoders."""
         from forgetcli.models.tokens import Tokenizers
 
-        return self._tokenizer(self.encoders[0]) if len(self.encoders) == 1 else Tokenizers.of(
-            [(e.component, self._tokenizer(e), e.length, e.kind == "clip") for e in self.encoders])
+        return (
+            self._tokenizer(self.encoders[0])
+            if len(self.encoders) == 1
+            else Tokenizers.of(
+                [
+                    (e.component, self._tokenizer(e), e.length, e.kind == "clip")
+                    for e in self.encoders
+                ]
+            )
+        )
 
     def _tokenizer(self, encoder: TextEncoder):
         import transformers
 
-        loader = {"clip": transformers.CLIPTokenizer, "t5": transformers.T5TokenizerFast}[encoder.kind]
+        loader = {"clip": transformers.CLIPTokenizer, "t5": transformers.T5TokenizerFast}[
+            encoder.kind
+        ]
         return self._component(encoder.tokenizer, loader.from_pretrained)
 
     def read(self, encoder: TextEncoder, ids: Tensor, **options):
@@ -190,11 +218,15 @@ class LoadedModel:
 
         return self.encode(tokenise(self.tokenizer, [""]).ids)
 
-    def guided(self, noisy: Tensor, t: Tensor, context: Context, empty: Context, guidance: float) -> Tensor:
-        """The prediction at x_t, (n, c, h, w), and t, a number, with classifier-free guidance; `empty` is `unconditional()`."""
+    def guided(
+        self, noisy: Tensor, t: Tensor, context: Context, empty: Context, guidance: float
+    ) -> Tensor:
+        """The prediction at x_t, (n, c, h, w), and t, a number, with classifier-free guidance;
+        `empty` is `unconditional()`.
+        """
         import torch
 
-        if guidance == 1:                                             # half of the work
+        if guidance == 1:  # half of the work
             return self.denoise(noisy, t, context)
         both = Context.cat([empty.repeated(len(noisy)), context])
         without, with_ = self.denoise(torch.cat([noisy, noisy]), t, both).chunk(2)
@@ -209,8 +241,12 @@ class LoadedModel:
             parts = name.split(".")
             if isinstance(module, torch.nn.Linear) and tuple(parts[-2:]) == KINDS[encoder.kind]:
                 block = next(int(part) for part in parts if part.isdecimal())
-                found[block] = Site(encoder.component, name if len(self.encoders) == 1 else f"{encoder.component}.{name}", module)
-        read = sorted(found)[:len(found) - encoder.unread]
+                found[block] = Site(
+                    encoder.component,
+                    name if len(self.encoders) == 1 else f"{encoder.component}.{name}",
+                    module,
+                )
+        read = sorted(found)[: len(found) - encoder.unread]
         return {block: found[block] for block in read}
 
     @cached_property
@@ -230,25 +266,37 @@ class LoadedModel:
         """
         chosen, sites = [e for e in self.encoders if e.kind in kinds], []
         if not chosen:
-            raise EditError("edit.no-such-encoder", f"{self.base.id} has no {' or '.join(kinds)} text encoder",
-                            f"[edit] encoders can be: {', '.join(dict.fromkeys(e.kind for e in self.encoders))}")
+            raise EditError(
+                "edit.no-such-encoder",
+                f"{self.base.id} has no {' or '.join(kinds)} text encoder",
+                f"[edit] encoders can be: {', '.join(dict.fromkeys(e.kind for e in self.encoders))}",
+            )
         for encoder in chosen:
             there = self.sites if encoder is self.encoders[0] else self.sites_of(encoder)
             missing = [b for b in blocks if b not in there]
             if missing:
                 name = "the text encoder" if len(self.encoders) == 1 else encoder.component
-                raise EditError("edit.no-such-site", f"{name} has no block {missing[0]}",
-                                f"[edit] sites can be {min(there)} to {max(there)}")
+                raise EditError(
+                    "edit.no-such-site",
+                    f"{name} has no block {missing[0]}",
+                    f"[edit] sites can be {min(there)} to {max(there)}",
+                )
             sites += [there[b] for b in sorted(set(blocks))]
         return sites
 
     def keys(self, sites: list[Site], ids: Tensor) -> dict[str, Tensor]:
-        """Inputs of the sites for all positions of their encoder: name → (n, length, d_in), on the CPU, float64."""
+        """Inputs of the sites for all positions of their encoder: name → (n, length, d_in), on the
+        CPU, float64.
+        """
         import torch
 
         caught: dict[str, list[Tensor]] = {s.name: [] for s in sites}
-        hooks = [s.module.register_forward_pre_hook(
-            lambda _, args, name=s.name: caught[name].append(args[0].detach().cpu().double())) for s in sites]
+        hooks = [
+            s.module.register_forward_pre_hook(
+                lambda _, args, name=s.name: caught[name].append(args[0].detach().cpu().double())
+            )
+            for s in sites
+        ]
         wanted = {s.component for s in sites}
         try:
             with torch.no_grad():

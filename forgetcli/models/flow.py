@@ -1,4 +1,7 @@
-"""Families whose transformer predicts the velocity ε − x₀ of flow matching, and attends to tokens and picture together."""
+"""Families whose transformer predicts the velocity ε − x₀ of flow matching, and attends to tokens
+and picture together.
+"""
+
 from __future__ import annotations
 
 import json
@@ -8,15 +11,20 @@ from forgetcli.models.base import LoadedModel
 
 
 class FlowModel(LoadedModel):
-    """Text encoders, a transformer, a VAE. No cross-attention: an `attn2`, where there is one, is of the picture alone."""
+    """Text encoders, a transformer, a VAE. No cross-attention: an `attn2`, where there is one, is
+    of the picture alone.
+    """
 
     DENOISER = "transformer"
-    PATCH = 2                                                         # latents a side of the transformer's patches
+    PATCH = 2  # latents a side of the transformer's patches
 
     @cached_property
     def config(self) -> dict:
         """The transformer's settings, without its weights."""
-        return self._component("transformer", lambda folder: json.loads((folder / "config.json").read_text(encoding="utf-8")))
+        return self._component(
+            "transformer",
+            lambda folder: json.loads((folder / "config.json").read_text(encoding="utf-8")),
+        )
 
     @property
     def context_length(self) -> int:
@@ -45,6 +53,10 @@ class FlowModel(LoadedModel):
 
 
 def shift(tokens: int, config) -> float:
-    """μ, linear in the number of a picture's tokens, through the two points that the configuration names."""
-    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    """μ, linear in the number of a picture's tokens, through the two points that the configuration
+    names.
+    """
+    slope = (config.max_shift - config.base_shift) / (
+        config.max_image_seq_len - config.base_image_seq_len
+    )
     return config.base_shift + slope * (tokens - config.base_image_seq_len)

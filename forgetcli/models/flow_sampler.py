@@ -1,4 +1,7 @@
-"""diffusers' sampler of flow matching, which can also noise pictures to times that it does not stop at."""
+"""diffusers' sampler of flow matching, which can also noise pictures to times that it does not stop
+at.
+"""
+
 from __future__ import annotations
 
 from diffusers import FlowMatchEulerDiscreteScheduler

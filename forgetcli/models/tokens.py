@@ -1,4 +1,7 @@
-"""Prompts as tokens: batches, and which positions of which prompts are the same token in the same context."""
+"""Prompts as tokens: batches, and which positions of which prompts are the same token in the same
+context.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -28,10 +31,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Prompts, padded to the tokenizer's length; for a model with several text encoders, the ids for each of them side by side.
+    """Prompts, padded to the tokenizer's length; for a model with several text encoders, the ids
+    for each of them side by side.
 
-    In a causal encoder the key at a position is a function of the tokens up to it alone. Positions with the same prefix
-    are therefore one and the same key, and are merged here, by prefix: exactly, not by comparing floats. In one that is not
+    In a causal encoder the key at a position is a function of the tokens up to it alone. Positions
+    with the same prefix
+    are therefore one and the same key, and are merged here, by prefix: exactly, not by comparing
+    floats. In one that is not
     causal, positions are the same only where all tokens are.
 
     Attributes:
@@ -54,7 +60,11 @@ class TokenBatch:
         if len(self.parts) == 1:
             return self
         (own,) = [part for part in self.parts if part.encoder == encoder]
-        return TokenBatch(self.prompts, self.ids[:, own.start:own.stop], (Segment(encoder, 0, own.stop - own.start, own.causal),))
+        return TokenBatch(
+            self.prompts,
+            self.ids[:, own.start : own.stop],
+            (Segment(encoder, 0, own.stop - own.start, own.causal),),
+        )
 
     @cached_property
     def owner(self) -> Tensor:
@@ -68,18 +78,20 @@ class TokenBatch:
 
     @cached_property
     def first(self) -> Tensor:
-        """Flat position (row·length + column) of each distinct prefix's first occurrence: int64, shape (distinct,)."""
+        """Flat position (row·length + column) of each distinct prefix's first occurrence: int64,
+        shape (distinct,).
+        """
         return self._merged[1]
 
     @cached_property
     def _merged(self) -> tuple[Tensor, Tensor]:
-        seen: dict[tuple[int, int], int] = {}                         # (prefix so far, next token) → prefix
-        roots: dict[tuple, int] = {}                                  # (segment, what all its positions see) → empty prefix
+        seen: dict[tuple[int, int], int] = {}  # (prefix so far, next token) → prefix
+        roots: dict[tuple, int] = {}  # (segment, what all its positions see) → empty prefix
         owner, first = [], []
         length = self.ids.shape[1]
         for row, tokens in enumerate(self.ids.tolist()):
             for part in self.parts:
-                whole = () if part.causal else tuple(tokens[part.start:part.stop])
+                whole = () if part.causal else tuple(tokens[part.start : part.stop])
                 prefix = roots.setdefault((part.start, whole), -1 - len(roots))
                 for column in range(part.start, part.stop):
                     step = (prefix, tokens[column])
@@ -95,29 +107,38 @@ class TokenBatch:
         return columns.flatten(0, 1)[self.first.to(columns.device)].T
 
     def mean(self, columns: Tensor) -> Tensor:
-        """As `merge`, but the mean over a token's occurrences: for values, which may differ where keys do not."""
-        flat = columns.flatten(0, 1)                                  # (n·length, d)
-        total = flat.new_zeros(len(self.first), flat.shape[1]).index_add_(0, self.owner.flatten(), flat)
+        """As `merge`, but the mean over a token's occurrences: for values, which may differ where
+        keys do not.
+        """
+        flat = columns.flatten(0, 1)  # (n·length, d)
+        total = flat.new_zeros(len(self.first), flat.shape[1]).index_add_(
+            0, self.owner.flatten(), flat
+        )
         return (total / self.counts[:, None]).T
 
     def split(self, size: int) -> Iterator[TokenBatch]:
         """Batches of at most `size` prompts."""
         for start in range(0, len(self.prompts), size):
-            yield TokenBatch(self.prompts[start:start + size], self.ids[start:start + size], self.segments)
+            yield TokenBatch(
+                self.prompts[start : start + size], self.ids[start : start + size], self.segments
+            )
 
 
 @dataclass(frozen=True)
 class Tokenizers:
     """The tokenizers of a model's text encoders, each with the columns that its ids get.
 
-    They may differ in more than their words: SDXL's second one has the first one's vocabulary, and pads with "!".
+    They may differ in more than their words: SDXL's second one has the first one's vocabulary, and
+    pads with "!".
     """
 
     parts: tuple[tuple[Segment, object], ...]
 
     @staticmethod
     def of(encoders: Sequence[tuple[str, object, int | None, bool]]) -> Tokenizers:
-        """From (component, tokenizer, length or None for the tokenizer's own, causal) of each encoder."""
+        """From (component, tokenizer, length or None for the tokenizer's own, causal) of each
+        encoder.
+        """
         parts, start = [], 0
         for component, tokenizer, length, causal in encoders:
             stop = start + (length or tokenizer.model_max_length)
@@ -137,10 +158,12 @@ class Tokenizers:
     def columns(self, encoder: str, ids: Tensor) -> Tensor:
         """An encoder's own of the token ids, shape (n, its length)."""
         (own,) = [segment for segment, _ in self.parts if segment.encoder == encoder]
-        return ids[:, own.start:own.stop]
+        return ids[:, own.start : own.stop]
 
 
-def tokenise(tokenizer, prompts: Sequence[str], *, strict: bool = False, length: int | None = None) -> TokenBatch:
+def tokenise(
+    tokenizer, prompts: Sequence[str], *, strict: bool = False, length: int | None = None
+) -> TokenBatch:
     """Prompts as token ids, padded to the model's length.
 
     Args:
@@ -151,14 +174,26 @@ def tokenise(tokenizer, prompts: Sequence[str], *, strict: bool = False, length:
         EditError: `strict` and a prompt is longer than the tokenizer's limit.
     """
     if isinstance(tokenizer, Tokenizers):
-        own = [tokenise(each, prompts, strict=strict, length=part.stop - part.start).ids for part, each in tokenizer.parts]
-        return TokenBatch(tuple(prompts), torch.cat(own, 1), tuple(part for part, _ in tokenizer.parts))
+        own = [
+            tokenise(each, prompts, strict=strict, length=part.stop - part.start).ids
+            for part, each in tokenizer.parts
+        ]
+        return TokenBatch(
+            tuple(prompts), torch.cat(own, 1), tuple(part for part, _ in tokenizer.parts)
+        )
     length = length or tokenizer.model_max_length
     if strict:
         for prompt in prompts:
-            needed = len(tokenizer.tokenize(prompt)) + tokenizer.num_special_tokens_to_add()     # start and end
+            needed = (
+                len(tokenizer.tokenize(prompt)) + tokenizer.num_special_tokens_to_add()
+            )  # start and end
             if needed > length:
-                raise EditError("edit.prompt-too-long", f"'{prompt}' is {needed} tokens long; the model reads {length}",
-                                "shorten the concept or the template: what is cut off would not be edited")
-    ids = tokenizer(list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
+                raise EditError(
+                    "edit.prompt-too-long",
+                    f"'{prompt}' is {needed} tokens long; the model reads {length}",
+                    "shorten the concept or the template: what is cut off would not be edited",
+                )
+    ids = tokenizer(
+        list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    ).input_ids
     return TokenBatch(tuple(prompts), ids)

@@ -1,4 +1,7 @@
-"""Noisy pictures from the model's own sampler: where the denoiser is asked what it makes of a prompt."""
+"""Noisy pictures from the model's own sampler: where the denoiser is asked what it makes of a
+prompt.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -7,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forgetcli.progress import Observer
 from forgetcli.models.tokens import tokenise
+from forgetcli.progress import Observer
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,25 @@ class NoisyBank:
     finished: Tensor
     scheduler: object
 
-    def draw(self, rows: Tensor, timesteps: tuple[int, int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One x_t for each row, (n, c, h, w), and its t, (n,): at a random step of the sampler within the range.
+    def draw(
+        self, rows: Tensor, timesteps: tuple[int, int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """One x_t for each row, (n, c, h, w), and its t, (n,): at a random step of the sampler
+        within the range.
 
-        If the sampler has no step there (the reference's 10…50 of 1000, with 10 steps), t is drawn from the range and the
+        If the sampler has no step there (the reference's 10…50 of 1000, with 10 steps), t is drawn
+        from the range and the
         finished picture is noised to it.
         """
         low, high = timesteps
         inside = ((self.timesteps >= low) & (self.timesteps <= high)).nonzero().flatten()
         if len(inside) == 0:
-            t = torch.randint(low, min(high, self.scheduler.config.num_train_timesteps - 1) + 1, (len(rows),), generator=generator)
+            t = torch.randint(
+                low,
+                min(high, self.scheduler.config.num_train_timesteps - 1) + 1,
+                (len(rows),),
+                generator=generator,
+            )
             clean = self.finished[rows]
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             return self.scheduler.add_noise(clean, noise, t.to(clean.device)), t
@@ -45,8 +57,16 @@ class NoisyBank:
 
 
 @torch.no_grad()
-def noisy_bank(model, prompts: Sequence[str], *, steps: int, guidance: float, generator: torch.Generator, observer: Observer,
-               batch: int = 16) -> NoisyBank:
+def noisy_bank(
+    model,
+    prompts: Sequence[str],
+    *,
+    steps: int,
+    guidance: float,
+    generator: torch.Generator,
+    observer: Observer,
+    batch: int = 16,
+) -> NoisyBank:
     """Run the unedited model's sampler on each prompt and keep every x_t that the denoiser saw.
 
     Noise is drawn on the CPU, so that the same seed gives the same pictures on every device.
@@ -60,11 +80,11 @@ def noisy_bank(model, prompts: Sequence[str], *, steps: int, guidance: float, ge
         context = model.encode(part.ids)
         x = torch.randn((n, *model.latent_shape), generator=generator).to(model.device, model.dtype)
         path = []
-        scheduler = model.sampler(steps)                                                 # some count their steps
+        scheduler = model.sampler(steps)  # some count their steps
         for t in scheduler.timesteps:
             path.append(x)
             x = scheduler.step(model.guided(x, t, context, empty, guidance), t, x).prev_sample
-        kept.append(torch.stack(path, 1))                                                # (n, steps, c, h, w)
+        kept.append(torch.stack(path, 1))  # (n, steps, c, h, w)
         finished.append(x)
         observer.advance(n)
     return NoisyBank(torch.cat(kept), scheduler.timesteps.cpu(), torch.cat(finished), scheduler)

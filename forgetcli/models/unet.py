@@ -1,4 +1,7 @@
-"""Families with a UNet that predicts ε or v: its cross-attention, a DDIM sampler, and in-painting variants."""
+"""Families with a UNet that predicts ε or v: its cross-attention, a DDIM sampler, and in-painting
+variants.
+"""
+
 from __future__ import annotations
 
 from functools import cached_property
@@ -24,30 +27,45 @@ class UNetModel(LoadedModel):
     def scheduler(self):
         from diffusers import DDIMScheduler
 
-        # Configurations of other schedulers do not say clip_sample, and DDIM would cut latents to −1…1.
-        return self._component("scheduler", lambda folder: DDIMScheduler.from_pretrained(folder, clip_sample=False))
+        # Configurations of other schedulers do not say clip_sample, and DDIM would cut latents to
+        # −1…1.
+        return self._component(
+            "scheduler", lambda folder: DDIMScheduler.from_pretrained(folder, clip_sample=False)
+        )
 
     def sampler(self, steps: int):
-        """DDIM, whatever the model's own scheduler: it reads x_t unscaled, and starts from unit noise."""
+        """DDIM, whatever the model's own scheduler: it reads x_t unscaled, and starts from unit
+        noise.
+        """
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
         return scheduler
 
     @cached_property
     def cross_attention(self) -> dict[str, Site]:
-        """The denoiser's layers that read the context, `to_k` and `to_v` of every cross-attention, by name."""
+        """The denoiser's layers that read the context, `to_k` and `to_v` of every cross-attention,
+        by name.
+        """
         import torch
 
-        return {name: Site("unet", name, module) for name, module in self.unet.named_modules()
-                if isinstance(module, torch.nn.Linear) and name.endswith((".attn2.to_k", ".attn2.to_v"))}
+        return {
+            name: Site("unet", name, module)
+            for name, module in self.unet.named_modules()
+            if isinstance(module, torch.nn.Linear) and name.endswith((".attn2.to_k", ".attn2.to_v"))
+        }
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         size = self.unet.config.sample_size
-        return (self.unet.config.out_channels, size, size)            # an in-painting UNet reads more channels than these
+        return (
+            self.unet.config.out_channels,
+            size,
+            size,
+        )  # an in-painting UNet reads more channels than these
 
     def with_mask(self, noisy: Tensor) -> Tensor:
-        """x_t as the UNet reads it: an in-painting one with a mask over the whole picture, and latents of what it leaves.
+        """x_t as the UNet reads it: an in-painting one with a mask over the whole picture, and
+        latents of what it leaves.
 
         Raises:
             ModelError: it reads something else besides.
@@ -59,9 +77,19 @@ class UNetModel(LoadedModel):
             return noisy
         n, channels, height, width = noisy.shape
         if missing != channels + 1:
-            raise ModelError("model.unknown-family", f"the UNet of {self.base.id} reads {missing} unknown channels",
-                             "forget edits text-to-image and in-painting models")
-        return torch.cat([noisy, noisy.new_ones(n, 1, height, width), self._blank.to(noisy).expand(n, -1, -1, -1)], 1)
+            raise ModelError(
+                "model.unknown-family",
+                f"the UNet of {self.base.id} reads {missing} unknown channels",
+                "forget edits text-to-image and in-painting models",
+            )
+        return torch.cat(
+            [
+                noisy,
+                noisy.new_ones(n, 1, height, width),
+                self._blank.to(noisy).expand(n, -1, -1, -1),
+            ],
+            1,
+        )
 
     @cached_property
     def _blank(self) -> Tensor:
@@ -70,7 +98,9 @@ class UNetModel(LoadedModel):
         from diffusers import AutoencoderKL
 
         _, height, width = self.latent_shape
-        vae = self._network("vae", AutoencoderKL, torch.float32)      # some overflow in float16
+        vae = self._network("vae", AutoencoderKL, torch.float32)  # some overflow in float16
         with torch.no_grad():
-            grey = torch.zeros(1, 3, height * self.vae_scale, width * self.vae_scale, device=self.device)
+            grey = torch.zeros(
+                1, 3, height * self.vae_scale, width * self.vae_scale, device=self.device
+            )
             return vae.encode(grey).latent_dist.mode() * vae.config.scaling_factor

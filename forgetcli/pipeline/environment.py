@@ -1,4 +1,5 @@
 """What forget runs on, for bug reports. torch is imported here, to ask for its devices."""
+
 from __future__ import annotations
 
 import os
@@ -38,7 +39,9 @@ def report() -> dict[str, Any]:
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in PACKAGES},
         "devices": _devices(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "cache_dir": str(moment_cache.default_folder()),
         "recipes_dir": str(recipes.folder()),
     }
@@ -56,6 +59,9 @@ def _devices() -> list[str]:
         import torch
     except ImportError as error:  # a broken installation is what reports are about
         return [f"none: torch cannot be imported ({error})"]
-    found = [f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())]
+    found = [
+        f"cuda:{index} ({torch.cuda.get_device_name(index)})"
+        for index in range(torch.cuda.device_count())
+    ]
     found += ["mps"] if torch.backends.mps.is_available() else []
     return [*found, "cpu"]

@@ -1,9 +1,13 @@
-"""What an edit will need: counted from the weights' shapes, and turned into seconds by a short measurement on this machine.
+"""What an edit will need: counted from the weights' shapes, and turned into seconds by a short
+measurement on this machine.
 
-Every figure is an estimate. Floating-point operations are counted exactly for convolutions, linear layers and attention; how fast
-they go is measured on the denoiser's own heaviest layers; what the descent keeps for its gradients is a measured multiple of what
+Every figure is an estimate. Floating-point operations are counted exactly for convolutions, linear
+layers and attention; how fast
+they go is measured on the denoiser's own heaviest layers; what the descent keeps for its gradients
+is a measured multiple of what
 the layers put out.
 """
+
 from __future__ import annotations
 
 import math
@@ -12,29 +16,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from forgetcli.models import components
 from forgetcli.artifact import ledger, patch
+from forgetcli.models import components
 from forgetcli.pipeline import memory
-from forgetcli.pipeline.inspect import Inspection
 from forgetcli.pipeline.flops import Layer, denoiser_layers, positions
+from forgetcli.pipeline.inspect import Inspection
 from forgetcli.storage.safetensors import ITEM_BITS
 
 if TYPE_CHECKING:
     import torch
 
-    from forgetcli.pipeline.inspect import EditableSite
     from forgetcli.models.base import LoadedModel
     from forgetcli.models.tokens import TokenBatch
+    from forgetcli.pipeline.inspect import EditableSite
 
-# Values saved for the gradient for each that a layer puts out: measured on the embedded model's UNet, by saved_tensors_hooks.
+# Values saved for the gradient for each that a layer puts out: measured on the embedded model's
+# UNet, by saved_tensors_hooks.
 KEPT = 1.6
-CHECKED = 12                                                          # prompts of each kind in the check after the edit, and the …
-CHECK_STEPS = 5                                                       # … sampler's steps for each; see `forgetcli.editing.check`
-# Measured by benchmarks/estimates.py: what a process needs before its first network is there (memory: beyond what a dry run does); …
+CHECKED = 12  # prompts of each kind in the check after the edit, and the …
+CHECK_STEPS = 5  # … sampler's steps for each; see `forgetcli.editing.check`
+# Measured by benchmarks/estimates.py: what a process needs before its first network is there
+# (memory: beyond what a dry run does); …
 START_SECONDS, START_BYTES = 6.0, 200_000_000
-OVERHEAD = 1.6                                                        # … the whole network's time to that of its products; …
-COPIES = 3                                                            # … float64 arrays of the size of a site's merged keys
-SAMPLE = 0.15                                                         # seconds that each layer is timed for
+OVERHEAD = 1.6  # … the whole network's time to that of its products; …
+COPIES = 3  # … float64 arrays of the size of a site's merged keys
+SAMPLE = 0.15  # seconds that each layer is timed for
 BASIS = "counted from the weights' shapes; speed measured here in under a second on the denoiser's heaviest layers"
 
 
@@ -43,7 +49,8 @@ class Work:
     """What a method asks of a model; a method says so in ``work(recipe, parameters)``, if it can.
 
     Attributes:
-        encoded: prompts through the text encoder, once each; those whose second moments are cached included.
+        encoded: prompts through the text encoder, once each; those whose second moments are cached
+            included.
         predictions: the denoiser's, without gradients.
         descents: its predictions with gradients. batch: how many of them at a time.
         moments: prompts of `encoded` that cached second moments save.
@@ -62,7 +69,8 @@ class Task:
 
     Attributes:
         work: what the method says that it asks of the model; None if it does not.
-        concepts: the concept prompts' tokens. together: how many of them one step of a descent encodes.
+        concepts: the concept prompts' tokens. together: how many of them one step of a descent
+            encodes.
         sites: whose second moments are decomposed; none for methods without.
         cached, of: how many of the second moments are cached; a site may need several.
         hashing: seconds that the base's digests took just now.
@@ -87,30 +95,63 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> dict[str, Any
         JSON-able; a figure that cannot be estimated is None.
     """
     base, dtype, work, sites = model.base, model.dtype, task.work, task.sites
-    disk = sum(path.stat().st_size for path in patch.sources(base)) + sum(_ledger(site, task.concepts) for site in sites)
+    disk = sum(path.stat().st_size for path in patch.sources(base)) + sum(
+        _ledger(site, task.concepts) for site in sites
+    )
     squares = [8 * site.shape[1] ** 2 for site in sites]
-    result = {"basis": BASIS, "device": model.device.type, "dtype": str(dtype).removeprefix("torch."), "seconds": None,
-              "memory_bytes": None, "disk_bytes": disk, "cache_bytes": sum(squares) * (task.of - task.cached) // max(len(sites), 1),
-              "denoiser_flops": None}
+    result = {
+        "basis": BASIS,
+        "device": model.device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+        "seconds": None,
+        "memory_bytes": None,
+        "disk_bytes": disk,
+        "cache_bytes": sum(squares) * (task.of - task.cached) // max(len(sites), 1),
+        "denoiser_flops": None,
+    }
     layers = denoiser_layers(base) if work else []
     if not layers:
         return result
     speed, (flops, values) = Speed.measured(layers, model.device, dtype), of_encoders(model, found)
-    pictures = work.predictions + 2 * work.descents + checked()       # a gradient costs as much again as the prediction
+    pictures = (
+        work.predictions + 2 * work.descents + checked()
+    )  # a gradient costs as much again as the prediction
     encoded = work.encoded - (work.moments if task.of and task.cached == task.of else 0)
-    spent = (START_SECONDS + OVERHEAD * (pictures * speed.seconds(layers) + encoded * flops / speed.linear) + 2 * task.hashing
-             + sum(_solving(site, task.concepts, speed) for site in sites))
-    networks = dtype.itemsize * sum(c.parameters for c in found.components
-                                    if c.parameters and (c.name.startswith("text_encoder") or c.name == model.DENOISER))
-    kept = KEPT * dtype.itemsize * (sum(layer.values for layer in layers) * work.batch + values * task.together)
-    keys = sum(8 * site.shape[1] * (COPIES * len(own.first) + own.ids.numel())
-               for site in sites for own in [task.concepts.of(site.component)])
-    needed = (memory.peak_rss() or 0) + START_BYTES + networks + kept + keys + 3 * sum(squares)      # K₀K₀ᵀ, its vectors, the words'
-    return result | {"seconds": round(spent, 1), "memory_bytes": int(needed), "denoiser_flops": sum(layer.flops for layer in layers)}
+    spent = (
+        START_SECONDS
+        + OVERHEAD * (pictures * speed.seconds(layers) + encoded * flops / speed.linear)
+        + 2 * task.hashing
+        + sum(_solving(site, task.concepts, speed) for site in sites)
+    )
+    networks = dtype.itemsize * sum(
+        c.parameters
+        for c in found.components
+        if c.parameters and (c.name.startswith("text_encoder") or c.name == model.DENOISER)
+    )
+    kept = (
+        KEPT
+        * dtype.itemsize
+        * (sum(layer.values for layer in layers) * work.batch + values * task.together)
+    )
+    keys = sum(
+        8 * site.shape[1] * (COPIES * len(own.first) + own.ids.numel())
+        for site in sites
+        for own in [task.concepts.of(site.component)]
+    )
+    needed = (
+        (memory.peak_rss() or 0) + START_BYTES + networks + kept + keys + 3 * sum(squares)
+    )  # K₀K₀ᵀ, its vectors, the words'
+    return result | {
+        "seconds": round(spent, 1),
+        "memory_bytes": int(needed),
+        "denoiser_flops": sum(layer.flops for layer in layers),
+    }
 
 
 def _ledger(site: EditableSite, concepts: TokenBatch) -> int:
-    """Bytes of what the ledger keeps of a site: the change, the base's own weight, and the concept prompts' keys or their moment."""
+    """Bytes of what the ledger keeps of a site: the change, the base's own weight, and the concept
+    prompts' keys or their moment.
+    """
     weight, width = math.prod(site.shape), site.shape[1]
     wide = site.dtype in ledger.WIDE
     keys = min(4 * width * len(concepts.of(site.component).first), 4 * width * (width + 1))
@@ -124,18 +165,26 @@ def _solving(site: EditableSite, concepts: TokenBatch, speed: Speed) -> float:
 
 
 def checked() -> int:
-    """Predictions of the check after the edit: noisy pictures without guidance; then four for concepts, two for what is preserved."""
+    """Predictions of the check after the edit: noisy pictures without guidance; then four for
+    concepts, two for what is preserved.
+    """
     return 2 * CHECKED * CHECK_STEPS + (4 + 2) * CHECKED
 
 
 def of_encoders(model: LoadedModel, found: Inspection) -> tuple[int, int]:
-    """Of one prompt through all text encoders, embeddings not counted: operations, and values that layers put out."""
+    """Of one prompt through all text encoders, embeddings not counted: operations, and values that
+    layers put out.
+    """
     flops = values = 0
     for component in found.components:
         if component.parameters and component.name.startswith("text_encoder"):
             tokens = positions(model, component.name)
-            matrices = [shape for key, shape in components.shapes(model.base, component.name).items()
-                        if len(shape) == 2 and not any(part in key for part in ("embed", "shared", "relative"))]
+            matrices = [
+                shape
+                for key, shape in components.shapes(model.base, component.name).items()
+                if len(shape) == 2
+                and not any(part in key for part in ("embed", "shared", "relative"))
+            ]
             flops += 2 * tokens * sum(map(math.prod, matrices))
             values += tokens * sum(shape[0] for shape in matrices)
     return flops, values
@@ -150,24 +199,47 @@ class Speed:
 
     @staticmethod
     def measured(layers: Sequence[Layer], device: torch.device, dtype: torch.dtype) -> Speed:
-        """Of the heaviest layer of either kind, with two pictures at a time, as guidance has it; without convolutions, as linear ones."""
+        """Of the heaviest layer of either kind, with two pictures at a time, as guidance has it;
+        without convolutions, as linear ones.
+        """
         import torch
-
         from torch.nn.functional import conv2d, linear
 
-        dense = max((layer for layer in layers if layer.rows), key=lambda layer: layer.rows * math.prod(layer.shape))
-        tokens, weight = (torch.ones(shape, device=device, dtype=dtype) for shape in ((2 * dense.rows, dense.shape[1]), dense.shape))
-        flat = 4 * dense.rows * math.prod(dense.shape) / _seconds(lambda: linear(tokens, weight), device)
-        conv = max((layer for layer in layers if layer.side), key=lambda layer: layer.flops, default=None)
+        dense = max(
+            (layer for layer in layers if layer.rows),
+            key=lambda layer: layer.rows * math.prod(layer.shape),
+        )
+        tokens, weight = (
+            torch.ones(shape, device=device, dtype=dtype)
+            for shape in ((2 * dense.rows, dense.shape[1]), dense.shape)
+        )
+        flat = (
+            4
+            * dense.rows
+            * math.prod(dense.shape)
+            / _seconds(lambda: linear(tokens, weight), device)
+        )
+        conv = max(
+            (layer for layer in layers if layer.side), key=lambda layer: layer.flops, default=None
+        )
         if conv is None:
             return Speed(flat, flat)
-        pictures, kernels = (torch.ones(shape, device=device, dtype=dtype)
-                             for shape in ((2, conv.shape[1], conv.side, conv.side), conv.shape))
-        return Speed(2 * conv.flops / _seconds(lambda: conv2d(pictures, kernels, padding=conv.shape[-1] // 2), device), flat)
+        pictures, kernels = (
+            torch.ones(shape, device=device, dtype=dtype)
+            for shape in ((2, conv.shape[1], conv.side, conv.side), conv.shape)
+        )
+        return Speed(
+            2
+            * conv.flops
+            / _seconds(lambda: conv2d(pictures, kernels, padding=conv.shape[-1] // 2), device),
+            flat,
+        )
 
     def seconds(self, layers: Sequence[Layer]) -> float:
         """That one picture takes in these layers."""
-        return sum(layer.flops / (self.convolution if layer.side else self.linear) for layer in layers)
+        return sum(
+            layer.flops / (self.convolution if layer.side else self.linear) for layer in layers
+        )
 
 
 def eigh_seconds(dimension: int, probe: int = 384) -> float:
@@ -175,7 +247,9 @@ def eigh_seconds(dimension: int, probe: int = 384) -> float:
     import torch
 
     size = min(dimension, probe)
-    matrix = torch.eye(size, dtype=torch.float64) + 1 / torch.arange(1, size * size + 1, dtype=torch.float64).reshape(size, size)
+    matrix = torch.eye(size, dtype=torch.float64) + 1 / torch.arange(
+        1, size * size + 1, dtype=torch.float64
+    ).reshape(size, size)
     return _seconds(lambda: torch.linalg.eigh(matrix + matrix.T), None) * (dimension / size) ** 3
 
 

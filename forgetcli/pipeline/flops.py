@@ -1,4 +1,7 @@
-"""What a denoiser's layers cost for one picture: counted from their weights' shapes, without loading any."""
+"""What a denoiser's layers cost for one picture: counted from their weights' shapes, without
+loading any.
+"""
+
 from __future__ import annotations
 
 import json
@@ -12,8 +15,13 @@ if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
     from forgetcli.models.base import LoadedModel
 
-TOKENS = 77                                                           # positions of a text encoder that nothing says more of
-ONCE = ("time_embedding", "add_embedding", "time_emb_proj", "time_text_embed")       # read a picture's one time, size or summary
+TOKENS = 77  # positions of a text encoder that nothing says more of
+ONCE = (
+    "time_embedding",
+    "add_embedding",
+    "time_emb_proj",
+    "time_text_embed",
+)  # read a picture's one time, size or summary
 OF_TEXT = ("context_embedder", "ff_context", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
@@ -23,8 +31,10 @@ class Layer:
 
     Attributes:
         shape: its weight's: (outputs, inputs) or (outputs, inputs, h, w).
-        side: of what a convolution puts out, 0 for others. rows: tokens that a linear layer reads, 0 for others.
-        flops: for one picture; a multiplication and an addition are two. values: that it puts out, with attention's.
+        side: of what a convolution puts out, 0 for others. rows: tokens that a linear layer reads,
+            0 for others.
+        flops: for one picture; a multiplication and an addition are two. values: that it puts out,
+            with attention's.
     """
 
     shape: tuple[int, ...]
@@ -39,21 +49,37 @@ class Layer:
 
     @staticmethod
     def linear(shape: tuple[int, ...], rows: int, asks: int = 0, seen: int = 0) -> Layer:
-        """`asks`, `seen`: of a layer that makes an attention's queries, the tokens on either side of its scores."""
-        outputs = shape[0]                                            # scores and their use: two products of (asks × seen) by (seen × outputs)
-        return Layer(shape, 0, rows, 2 * rows * math.prod(shape) + 4 * asks * seen * outputs, rows * outputs)
+        """`asks`, `seen`: of a layer that makes an attention's queries, the tokens on either side
+        of its scores.
+        """
+        outputs = shape[
+            0
+        ]  # scores and their use: two products of (asks × seen) by (seen × outputs)
+        return Layer(
+            shape, 0, rows, 2 * rows * math.prod(shape) + 4 * asks * seen * outputs, rows * outputs
+        )
 
 
 def denoiser_layers(base: Base) -> list[Layer]:
-    """The layers of a UNet or of a transformer, for one picture of the size that it was made for; none for other denoisers."""
+    """The layers of a UNet or of a transformer, for one picture of the size that it was made for;
+    none for other denoisers.
+    """
     from forgetcli import models
 
     for name, kind in (("unet", _of_unet), ("transformer", _of_transformer)):
         path = base.settings / name / "config.json"
         if path.is_file():
-            config, model = json.loads(path.read_text(encoding="utf-8")), models.load(base, device="cpu")
-            return [layer for key, shape in components.shapes(base, name).items()
-                    if key.endswith(".weight") and len(shape) in (2, 4) and (layer := kind(key.split("."), shape, config, model))]
+            config, model = (
+                json.loads(path.read_text(encoding="utf-8")),
+                models.load(base, device="cpu"),
+            )
+            return [
+                layer
+                for key, shape in components.shapes(base, name).items()
+                if key.endswith(".weight")
+                and len(shape) in (2, 4)
+                and (layer := kind(key.split("."), shape, config, model))
+            ]
     return []
 
 
@@ -67,28 +93,41 @@ def positions(model: LoadedModel, component: str) -> int:
 
 def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: LoadedModel) -> Layer:
     levels = len(config["block_out_channels"])
-    level = {"down_blocks": lambda: int(parts[1]), "mid_block": lambda: levels - 1, "up_blocks": lambda: levels - 1 - int(parts[1])
-             }.get(parts[0], lambda: 0)()
+    level = {
+        "down_blocks": lambda: int(parts[1]),
+        "mid_block": lambda: levels - 1,
+        "up_blocks": lambda: levels - 1 - int(parts[1]),
+    }.get(parts[0], lambda: 0)()
     level += 1 if "downsamplers" in parts else -1 if "upsamplers" in parts else 0
     side = math.ceil(config["sample_size"] / 2**level)
     if len(shape) == 4:
         return Layer.convolution(shape, side)
     text, pixels = positions(model, "text_encoder"), side * side
-    rows = text if "attn2" in parts and parts[-2] in ("to_k", "to_v") else 1 if set(ONCE) & set(parts) else pixels
+    rows = (
+        text
+        if "attn2" in parts and parts[-2] in ("to_k", "to_v")
+        else 1
+        if set(ONCE) & set(parts)
+        else pixels
+    )
     if parts[-2] != "to_q":
         return Layer.linear(shape, rows)
     return Layer.linear(shape, rows, asks=rows, seen=text if "attn2" in parts else rows)
 
 
-def _of_transformer(parts: list[str], shape: tuple[int, ...], config: dict, model: LoadedModel) -> Layer:
+def _of_transformer(
+    parts: list[str], shape: tuple[int, ...], config: dict, model: LoadedModel
+) -> Layer:
     """Stable Diffusion 3's and Flux's: tokens and patches go side by side, and attend to both."""
     patches, text = (model.latent_shape[1] // model.PATCH) ** 2, model.context_length
-    if len(shape) == 4:                                               # it cuts the picture up
+    if len(shape) == 4:  # it cuts the picture up
         return Layer.convolution(shape, model.latent_shape[1] // model.PATCH)
     both = parts[0] == "single_transformer_blocks"
-    once = parts[0] in ONCE or parts[-2] == "linear"                  # norm1.linear: scale and shift of a picture's time
+    once = (
+        parts[0] in ONCE or parts[-2] == "linear"
+    )  # norm1.linear: scale and shift of a picture's time
     rows = 1 if once else text + patches if both else text if set(OF_TEXT) & set(parts) else patches
     if parts[-2] != "to_q":
         return Layer.linear(shape, rows)
-    asks = patches if "attn2" in parts else text + patches            # attn2 is of the picture alone
+    asks = patches if "attn2" in parts else text + patches  # attn2 is of the picture alone
     return Layer.linear(shape, rows, asks=asks, seen=asks)

@@ -1,4 +1,7 @@
-"""What a model on disk is: its components, the layers that can be edited, and whether forget has edited it. Reads headers, no weights."""
+"""What a model on disk is: its components, the layers that can be edited, and whether forget has
+edited it. Reads headers, no weights.
+"""
+
 from __future__ import annotations
 
 import json
@@ -9,22 +12,29 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forgetcli import models
+from forgetcli import recipe as recipes
 from forgetcli.artifact import manifest
-from forgetcli import models, recipe as recipes
 from forgetcli.checkpoint.base import Base
-from forgetcli.models.components import tensors_of
-from forgetcli.errors import EditError, ForgetError
 from forgetcli.checkpoint.single_file import has_weights
+from forgetcli.errors import EditError, ForgetError
+from forgetcli.models.components import tensors_of
 from forgetcli.storage.atomic import is_regular, walk_files
 from forgetcli.storage.safetensors import TensorSite, weight_sets
 
 if TYPE_CHECKING:
     from forgetcli.recipe import Recipe
 
-# The layer that leads out of a text encoder block's MLP, and the denoiser's layers that read the context.
-SITES = (("clip", re.compile(r"(?:^|\.)(?P<block>\d+)\.mlp\.(?:fc2|c_proj)\.weight$")),            # c_proj: OpenCLIP, in single files
-         ("t5", re.compile(r"(?:^|\.)block\.(?P<block>\d+)\..*\.wo\.weight$")),
-         ("cross-attention", re.compile(r"\.attn2\.to_[kv]\.weight$")))
+# The layer that leads out of a text encoder block's MLP, and the denoiser's layers that read the
+# context.
+SITES = (
+    (
+        "clip",
+        re.compile(r"(?:^|\.)(?P<block>\d+)\.mlp\.(?:fc2|c_proj)\.weight$"),
+    ),  # c_proj: OpenCLIP, in single files
+    ("t5", re.compile(r"(?:^|\.)block\.(?P<block>\d+)\..*\.wo\.weight$")),
+    ("cross-attention", re.compile(r"\.attn2\.to_[kv]\.weight$")),
+)
 TEXT_ENCODERS = ("clip", "t5")
 
 
@@ -34,7 +44,8 @@ class Component:
 
     Attributes:
         library, class_name: as model_index.json has them.
-        parameters: their number in the form that loaders read by default; None for what has no weights (a tokenizer).
+        parameters: their number in the form that loaders read by default; None for what has no
+            weights (a tokenizer).
         dtypes: how many of them are stored as what: ``F16``.
         bytes: of those weights; of all files for what has no weights.
         variants: other forms of the weights that lie beside them: ``fp16``, ``non_ema``.
@@ -55,7 +66,8 @@ class EditableSite:
 
     Attributes:
         kind: ``clip`` or ``t5``, a text encoder's block; ``cross-attention``.
-        name: as in a diffusers folder's file, without ``.weight``; of a single file's denoiser, as it has it there.
+        name: as in a diffusers folder's file, without ``.weight``; of a single file's denoiser, as
+            it has it there.
         block: number of the text encoder's block; None for cross-attention.
         shape: (outputs, inputs).
     """
@@ -84,7 +96,9 @@ class Inspection:
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "folder": str(self.folder)}
 
-    def text_sites(self, blocks: Iterable[int], kinds: Iterable[str] = ("clip",)) -> list[EditableSite]:
+    def text_sites(
+        self, blocks: Iterable[int], kinds: Iterable[str] = ("clip",)
+    ) -> list[EditableSite]:
         """The sites of these blocks in every text encoder of these kinds, in order.
 
         Raises:
@@ -94,8 +108,11 @@ class Inspection:
         known = sorted({site.block for site in there})
         for block in blocks:
             if block not in known:
-                raise EditError("edit.no-such-site", f"the text encoder has no block {block}",
-                                f"[edit] sites can be {known[0]} to {known[-1]}" if known else "")
+                raise EditError(
+                    "edit.no-such-site",
+                    f"the text encoder has no block {block}",
+                    f"[edit] sites can be {known[0]} to {known[-1]}" if known else "",
+                )
         return [site for site in there if site.block in set(blocks)]
 
 
@@ -108,33 +125,63 @@ def inspect(base: Base) -> Inspection:
     index = json.loads((base.settings / "model_index.json").read_text(encoding="utf-8"))
     components, sites = [], []
     for name, entry in index.items():
-        if name.startswith("_") or not isinstance(entry, list) or None in entry or not (base.settings / name).is_dir():
+        if (
+            name.startswith("_")
+            or not isinstance(entry, list)
+            or None in entry
+            or not (base.settings / name).is_dir()
+        ):
             continue
-        if base.single and name not in base.single.keys.components and _lacks_weights(base.settings, name):
+        if (
+            base.single
+            and name not in base.single.keys.components
+            and _lacks_weights(base.settings, name)
+        ):
             continue
         component, tensors = _component(base, name, *map(str, entry[:2]))
         components.append(component)
         sites += _sites(name, tensors)
-    return Inspection({"id": base.id, "revision": base.revision}, base.folder, _family(base.settings), str(index["_class_name"]),
-                      tuple(components), tuple(sites), _edited(base.folder))
+    return Inspection(
+        {"id": base.id, "revision": base.revision},
+        base.folder,
+        _family(base.settings),
+        str(index["_class_name"]),
+        tuple(components),
+        tuple(sites),
+        _edited(base.folder),
+    )
 
 
 def _lacks_weights(settings: Path, name: str) -> bool:
     return (settings / name / "config.json").is_file() and not has_weights(settings, name)
 
 
-def _component(base: Base, name: str, library: str, class_name: str) -> tuple[Component, dict[str, TensorSite]]:
+def _component(
+    base: Base, name: str, library: str, class_name: str
+) -> tuple[Component, dict[str, TensorSite]]:
     folder, inside = base.settings, base.single is not None and name in base.single.keys.components
     if not (folder / name / "config.json").is_file():
-        size = sum((folder / name / path).stat().st_size for path in walk_files(folder / name) if is_regular(folder / name / path))
+        size = sum(
+            (folder / name / path).stat().st_size
+            for path in walk_files(folder / name)
+            if is_regular(folder / name / path)
+        )
         return Component(name, library, class_name, None, {}, size), {}
     tensors = base.single.tensors_of(name) if inside else tensors_of(folder, name)
     dtypes: dict[str, int] = {}
     for tensor in tensors.values():
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + math.prod(tensor.shape)
-    variants = () if inside else tuple(dict.fromkeys(form.variant for form in weight_sets(folder, name)[1:] if form.variant))
+    variants = (
+        ()
+        if inside
+        else tuple(
+            dict.fromkeys(form.variant for form in weight_sets(folder, name)[1:] if form.variant)
+        )
+    )
     size = sum(tensor.end - tensor.start for tensor in tensors.values())
-    return Component(name, library, class_name, sum(dtypes.values()), dtypes, size, variants), tensors
+    return Component(
+        name, library, class_name, sum(dtypes.values()), dtypes, size, variants
+    ), tensors
 
 
 def _sites(component: str, tensors: Mapping[str, TensorSite]) -> list[EditableSite]:
@@ -148,15 +195,21 @@ def _sites(component: str, tensors: Mapping[str, TensorSite]) -> list[EditableSi
                 block = None
             else:
                 continue
-            name = key.removesuffix(".weight") if ".resblocks." not in key else f"text_model.encoder.layers.{block}.mlp.fc2"
-            found.append(EditableSite(kind, component, name, tensor.file, tensor.dtype, tensor.shape, block))
+            name = (
+                key.removesuffix(".weight")
+                if ".resblocks." not in key
+                else f"text_model.encoder.layers.{block}.mlp.fc2"
+            )
+            found.append(
+                EditableSite(kind, component, name, tensor.file, tensor.dtype, tensor.shape, block)
+            )
     return sorted(found, key=lambda site: (site.block is None, site.block or 0, site.name))
 
 
 def _family(folder: Path) -> str | None:
     try:
         return models.family_of(folder)
-    except ForgetError:                                               # one that cannot be edited yet can still be looked at
+    except ForgetError:  # one that cannot be edited yet can still be looked at
         return None
 
 
@@ -168,15 +221,20 @@ def _edited(folder: Path) -> dict[str, Any] | None:
         made = manifest.load(folder)
     except ForgetError as fault:
         return {"problem": fault.message}
-    return {"base": made.base, "base_digest": made.base_digest, "method": made.method, "recipe_sha256": made.recipe_sha256,
-            "concepts": [[c.concept, c.target] for c in _concepts(made.recipe_path)],
-            "tensors": [f"{t.component}/{t.parameter}" for t in made.edited],
-            "finished": made.run_details.get("metadata", {}).get("finishedOn")}
+    return {
+        "base": made.base,
+        "base_digest": made.base_digest,
+        "method": made.method,
+        "recipe_sha256": made.recipe_sha256,
+        "concepts": [[c.concept, c.target] for c in _concepts(made.recipe_path)],
+        "tensors": [f"{t.component}/{t.parameter}" for t in made.edited],
+        "finished": made.run_details.get("metadata", {}).get("finishedOn"),
+    }
 
 
 def _concepts(path: Path) -> Iterator:
     try:
         recipe: Recipe = recipes.load(path)
-    except ForgetError:                                               # of a later version, or damaged: verify says so
+    except ForgetError:  # of a later version, or damaged: verify says so
         return
     yield from recipe.concepts

@@ -1,4 +1,5 @@
 """How much memory this process has needed at most."""
+
 from __future__ import annotations
 
 import re
@@ -9,7 +10,8 @@ from pathlib import Path
 def peak_rss() -> int | None:
     """Bytes of the largest resident set so far; None where the system does not say.
 
-    On Linux from VmHWM: getrusage's ru_maxrss outlives exec there, so a child would be charged with its parent's peak.
+    On Linux from VmHWM: getrusage's ru_maxrss outlives exec there, so a child would be charged with
+    its parent's peak.
     """
     try:
         found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
@@ -19,10 +21,10 @@ def peak_rss() -> int | None:
         return int(found[1]) * 1024
     try:
         import resource
-    except ImportError:                                               # Windows
+    except ImportError:  # Windows
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024          # kilobytes everywhere but there
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes everywhere but there
 
 
 def peak_gpu() -> int | None:

@@ -1,4 +1,7 @@
-"""Recipes: what to forget, what it turns into, what must stay. Read and checked here, without torch."""
+"""Recipes: what to forget, what it turns into, what must stay. Read and checked here, without
+torch.
+"""
+
 from __future__ import annotations
 
 import re
@@ -9,29 +12,40 @@ from typing import Any
 import tomli
 
 from forgetcli.bundled import recipes as bundled_recipes
-from forgetcli.recipe import prompt_files
 from forgetcli.bundled.recipes import bundled
 from forgetcli.errors import ForgetError, RecipeError
 from forgetcli.recipe import parameters as method_tables
+from forgetcli.recipe import prompt_files, toml_lines
 from forgetcli.recipe import usage as records
-from forgetcli.recipe import toml_lines
 from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts
-from forgetcli.recipe.problems import Sheet, did_you_mean, faults_of, in_words, without_unknown_keys
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
+from forgetcli.recipe.problems import Sheet, did_you_mean, faults_of, in_words, without_unknown_keys
 from forgetcli.recipe.toml_lines import KeyPath
 
-__all__ = ["Concept", "Preserve", "Prompts", "Recipe", "Retained", "bundled", "load", "parse", "schema"]
+__all__ = [
+    "Concept",
+    "Preserve",
+    "Prompts",
+    "Recipe",
+    "Retained",
+    "bundled",
+    "load",
+    "parse",
+    "schema",
+]
 
 UNNAMED = "recipe"
-_BOM = "\ufeff"                                                    # Windows editors write it; TOML does not have it
+_BOM = "\ufeff"  # Windows editors write it; TOML does not have it
 
 
 def load(path: str | Path, overrides: Sequence[str] = (), method: str | None = None) -> Recipe:
     """The recipe in a file, or the bundled one of that name (``art_styles``).
 
     Args:
-        overrides: ``key=value`` as for ``--set``: a dotted key (``concepts.0.target``), a TOML value or a bare word.
-        method: use this method instead, with the parameters that the recipe has for it in ``[methods.NAME]``.
+        overrides: ``key=value`` as for ``--set``: a dotted key (``concepts.0.target``), a TOML
+            value or a bare word.
+        method: use this method instead, with the parameters that the recipe has for it in
+            ``[methods.NAME]``.
     Raises:
         RecipeError: with every fault that was found.
     """
@@ -45,15 +59,23 @@ def load(path: str | Path, overrides: Sequence[str] = (), method: str | None = N
             if isinstance(error, FileNotFoundError)
             else "give the recipe's file"
         )
-        reason = "there is no such recipe" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        reason = (
+            "there is no such recipe"
+            if isinstance(error, FileNotFoundError)
+            else error.strerror or str(error)
+        )
         raise RecipeError([ForgetError("recipe.not-found", f"{path}: {reason}", hint)]) from error
     return parse(raw, source, overrides, method)
 
 
 def parse(
-    text: str | bytes, source: Path | None = None, overrides: Sequence[str] = (), method: str | None = None
+    text: str | bytes,
+    source: Path | None = None,
+    overrides: Sequence[str] = (),
+    method: str | None = None,
 ) -> Recipe:
-    """A recipe from its text. `source` names it in messages and is where its prompt files are looked for.
+    """A recipe from its text. `source` names it in messages and is where its prompt files are
+    looked for.
 
     Raises:
         RecipeError: with every fault that was found.
@@ -77,7 +99,9 @@ def parse(
     faults = faults_of(Document, own, sheet)
     problems += faults + method_tables.faults(data.get("method", "nullspace"), parameters, sheet)
     problems += method_tables.faults_of_others(data.get("methods"), sheet, ("methods",))
-    problems += method_tables.faults_of_families(data.get("families"), data.get("method", "nullspace"), sheet)
+    problems += method_tables.faults_of_families(
+        data.get("families"), data.get("method", "nullspace"), sheet
+    )
     document = _document_apart_from(faults, own)
     if document is None:
         raise RecipeError(sorted(problems, key=_line))
@@ -100,7 +124,9 @@ def parse(
         },
         parameters=parameters,
         by_family={
-            family: method_tables.own_tables(own) if method in (None, document.method) else own.get("methods", {}).get(method, {})
+            family: method_tables.own_tables(own)
+            if method in (None, document.method)
+            else own.get("methods", {}).get(method, {})
             for family, own in document.families.items()
         },
         source=source,
@@ -125,7 +151,9 @@ def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, 
         return body, record, tomli.loads(body.removeprefix(_BOM))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
-        fault = ForgetError("recipe.toml", f"{name}:{line}: not UTF-8 text", "save the file as UTF-8")
+        fault = ForgetError(
+            "recipe.toml", f"{name}:{line}: not UTF-8 text", "save the file as UTF-8"
+        )
     except tomli.TOMLDecodeError as error:
         # "Invalid value (at line 3, column 5)": the line goes to the front
         message, _, position = str(error).partition(" (at ")
@@ -143,12 +171,16 @@ def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, 
             "take those lines out, or take the recipe from where it came from",
         )
     except RecursionError:
-        fault = ForgetError("recipe.toml", f"{name}: not TOML that can be read: lists nested too deep")
+        fault = ForgetError(
+            "recipe.toml", f"{name}: not TOML that can be read: lists nested too deep"
+        )
     raise RecipeError([fault])
 
 
 def _document_apart_from(faults: list[ForgetError], own: Mapping[str, Any]) -> Document | None:
-    """The recipe without its unknown keys, for the checks that follow; None if that is not its only kind of fault."""
+    """The recipe without its unknown keys, for the checks that follow; None if that is not its only
+    kind of fault.
+    """
     if any(fault.code != "recipe.unknown-key" for fault in faults):
         return None
     return Document.model_validate(without_unknown_keys(Document, own))
@@ -166,9 +198,12 @@ def _preserved(
     sheet: Sheet,
     source: Path | None,
 ) -> tuple[list[PreservedPrompt], dict[str, tuple[str, ...]], list[ForgetError]]:
-    """Prompts to preserve, those of the files as read (or as recorded when they were), and what could not be read."""
+    """Prompts to preserve, those of the files as read (or as recorded when they were), and what
+    could not be read.
+    """
     preserved = [
-        PreservedPrompt(prompt, ("preserve", "prompts", i)) for i, prompt in enumerate(document.preserve.prompts)
+        PreservedPrompt(prompt, ("preserve", "prompts", i))
+        for i, prompt in enumerate(document.preserve.prompts)
     ]
     files: dict[str, tuple[str, ...]] = {}
     problems = []
@@ -176,10 +211,19 @@ def _preserved(
         path: KeyPath = ("preserve", "files", index)
         file = (source.parent if source else Path()) / name
         try:
-            lines = list(enumerate(record.files[name], start=1)) if name in record.files else prompt_files.read(file)
+            lines = (
+                list(enumerate(record.files[name], start=1))
+                if name in record.files
+                else prompt_files.read(file)
+            )
         except ForgetError as error:
             problems.append(
-                sheet.problem("not-found", path, error.message, "prompt files are looked for beside the recipe")
+                sheet.problem(
+                    "not-found",
+                    path,
+                    error.message,
+                    "prompt files are looked for beside the recipe",
+                )
             )
             continue
         files[name] = tuple(prompt for _, prompt in lines)
@@ -197,7 +241,9 @@ def _assignment(override: str) -> tuple[tuple[str, ...], Any]:
         keys = ()
     if not keys or not equals or "\n" in override or "\r" in override:
         raise ForgetError(
-            "recipe.set", f"--set {override!r}: not a key and a value", "write it as key=value: --set refine.steps=6"
+            "recipe.set",
+            f"--set {override!r}: not a key and a value",
+            "write it as key=value: --set refine.steps=6",
         )
     try:
         return keys, tomli.loads(f"value = {value}")["value"]
@@ -212,7 +258,9 @@ def _assignment(override: str) -> tuple[tuple[str, ...], Any]:
 
 
 def _assign(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> KeyPath:
-    """Put `value` at `keys` of `data` and return its path; tables on the way are made, list items must be there."""
+    """Put `value` at `keys` of `data` and return its path; tables on the way are made, list items
+    must be there.
+    """
     holder: Any = data
     path: KeyPath = ()
     for depth, name in enumerate(keys, start=1):
@@ -226,7 +274,9 @@ def _assign(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: s
                 )
             key = int(name)
         elif not isinstance(holder, dict):
-            raise ForgetError("recipe.set", f"--set {override!r}: {in_words(path)} is neither a table nor a list")
+            raise ForgetError(
+                "recipe.set", f"--set {override!r}: {in_words(path)} is neither a table nor a list"
+            )
         path += (key,)
         if depth == len(keys):
             holder[key] = value

@@ -1,12 +1,13 @@
 """What a recipe must be beyond its types: its parts must not contradict each other."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from forgetcli.errors import ForgetError
-from forgetcli.recipe.problems import Sheet
 from forgetcli.recipe.model import Document, fill
+from forgetcli.recipe.problems import Sheet
 from forgetcli.recipe.toml_lines import KeyPath
 
 
@@ -28,7 +29,9 @@ class _Edit:
     word: str  # what made the prompt: a word, or the prompt itself
 
 
-def contradictions(document: Document, preserved: list[PreservedPrompt], sheet: Sheet) -> list[ForgetError]:
+def contradictions(
+    document: Document, preserved: list[PreservedPrompt], sheet: Sheet
+) -> list[ForgetError]:
     """Every fault that lies between two parts of a recipe."""
     edits = list(_edits(document))
     return [
@@ -94,8 +97,11 @@ def _different_targets(edits: list[_Edit], sheet: Sheet) -> Iterator[ForgetError
     for edit in edits:
         first = seen.setdefault(_folded(edit.prompt), edit)
         # that two concepts share a word is told by _concepts
-        words_collide = _folded(first.word) == _folded(edit.word) and "prompts" not in (first.path[2], edit.path[2])
-        same_concept = first.path[:2] == edit.path[:2]                # then the first pair counts
+        words_collide = _folded(first.word) == _folded(edit.word) and "prompts" not in (
+            first.path[2],
+            edit.path[2],
+        )
+        same_concept = first.path[:2] == edit.path[:2]  # then the first pair counts
         if _folded(first.target) != _folded(edit.target) and not same_concept and not words_collide:
             yield sheet.problem(
                 "conflict",
@@ -105,7 +111,9 @@ def _different_targets(edits: list[_Edit], sheet: Sheet) -> Iterator[ForgetError
             )
 
 
-def _edited_and_preserved(edits: list[_Edit], preserved: list[PreservedPrompt], sheet: Sheet) -> Iterator[ForgetError]:
+def _edited_and_preserved(
+    edits: list[_Edit], preserved: list[PreservedPrompt], sheet: Sheet
+) -> Iterator[ForgetError]:
     edited: dict[str, _Edit] = {}
     for edit in edits:
         edited.setdefault(_folded(edit.prompt), edit)
@@ -130,10 +138,20 @@ def _edits(document: Document) -> Iterator[_Edit]:
         for number, word in enumerate(concept.words):
             path = place + (("concept",) if number == 0 else ("aliases", number - 1))
             for template in templates:
-                yield _Edit(fill(template, word), fill(template, concept.target), path, concept.concept, word)
+                yield _Edit(
+                    fill(template, word),
+                    fill(template, concept.target),
+                    path,
+                    concept.concept,
+                    word,
+                )
         for number, prompt in enumerate(concept.prompts):
             yield _Edit(
-                prompt, fill(templates[0], concept.target), place + ("prompts", number), concept.concept, prompt
+                prompt,
+                fill(templates[0], concept.target),
+                place + ("prompts", number),
+                concept.concept,
+                prompt,
             )
 
 

@@ -1,4 +1,7 @@
-"""The JSON Schema of recipes. Committed as recipes/recipe.schema.json; ``forget recipe schema`` prints it."""
+"""The JSON Schema of recipes. Committed as recipes/recipe.schema.json; ``forget recipe schema``
+prints it.
+"""
+
 from __future__ import annotations
 
 import json
@@ -12,16 +15,21 @@ from forgetcli.recipe.model import Document
 
 
 def build() -> dict[str, Any]:
-    """Draft 2020-12 schema: a recipe's own keys, the tables of every installed method, and the same in [methods.NAME]."""
+    """Draft 2020-12 schema: a recipe's own keys, the tables of every installed method, and the same
+    in [methods.NAME].
+    """
     names = methods.names()
     own = {name: methods.get(name).Parameters for name in names}
-    described: list[type[BaseModel]] = list(dict.fromkeys((Document, *own.values())))  # methods can share a model
+    described: list[type[BaseModel]] = list(
+        dict.fromkeys((Document, *own.values()))
+    )  # methods can share a model
     # one call for all models: names of definitions that collide are told apart
     references, definitions = models_json_schema(
         [(model, "validation") for model in described], ref_template="#/$defs/{model}"
     )
     parts = {
-        model: definitions["$defs"].pop(references[model, "validation"]["$ref"].rpartition("/")[2]) for model in described
+        model: definitions["$defs"].pop(references[model, "validation"]["$ref"].rpartition("/")[2])
+        for model in described
     }
     document = parts.pop(Document)
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -37,8 +45,14 @@ def build() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {name: parts[model] for name, model in own.items()},
     }
-    of_methods = {table: kinds[0] if len(kinds) == 1 else {"anyOf": kinds} for table, kinds in tables.items()}
-    family = {"type": "object", "additionalProperties": False, "properties": {**of_methods, "methods": properties["methods"]}}
+    of_methods = {
+        table: kinds[0] if len(kinds) == 1 else {"anyOf": kinds} for table, kinds in tables.items()
+    }
+    family = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {**of_methods, "methods": properties["methods"]},
+    }
     properties["families"] = {
         "description": properties["families"]["description"],
         "type": "object",

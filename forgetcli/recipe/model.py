@@ -1,4 +1,5 @@
 """What a recipe holds. No torch: recipes are checked without it."""
+
 from __future__ import annotations
 
 import hashlib
@@ -17,7 +18,9 @@ def _one_gap(template: str) -> str:
 
 
 Text = Annotated[str, Field(pattern=r"\S")]
-Texts = Annotated[tuple[Text, ...], Field(strict=False)]  # TOML has lists only; the items stay strict
+Texts = Annotated[
+    tuple[Text, ...], Field(strict=False)
+]  # TOML has lists only; the items stay strict
 Templates = Annotated[tuple[Annotated[Text, AfterValidator(_one_gap)], ...], Field(strict=False)]
 
 DEFAULT_TEMPLATES = ("{}", "a picture of {}", "an image of {}", "a photo of {}")
@@ -34,13 +37,24 @@ class Concept(_Table):
     target: Text = Field(description="What it turns into.")
     aliases: Texts = Field((), description="Other words for the concept, edited the same way.")
     prompts: Texts = Field(
-        (), description="Further prompts to edit, taken as they are; each turns into the target in the first template."
+        (),
+        description="Further prompts to edit, taken as they are; each turns into the target in the first template.",
     )
-    label: Text | None = Field(None, description="The judge's name of the concept; found by its words if absent.")
-    target_label: Text | None = Field(None, description="The judge's name of the target; found by its words if absent.")
-    group: Text | None = Field(None, description="Evaluation only: concepts of one group exclude one another in a picture.")
-    direct: Texts = Field((), description="Evaluation only, never edited: prompts that name the concept.")
-    indirect: Texts = Field((), description="Evaluation only, never edited: prompts that only hint at the concept.")
+    label: Text | None = Field(
+        None, description="The judge's name of the concept; found by its words if absent."
+    )
+    target_label: Text | None = Field(
+        None, description="The judge's name of the target; found by its words if absent."
+    )
+    group: Text | None = Field(
+        None, description="Evaluation only: concepts of one group exclude one another in a picture."
+    )
+    direct: Texts = Field(
+        (), description="Evaluation only, never edited: prompts that name the concept."
+    )
+    indirect: Texts = Field(
+        (), description="Evaluation only, never edited: prompts that only hint at the concept."
+    )
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -52,8 +66,12 @@ class Retained(_Table):
     """A concept that must stay; evaluation only."""
 
     concept: Text = Field(description="What must stay.")
-    label: Text | None = Field(None, description="The judge's name of it; found by its words if absent.")
-    group: Text | None = Field(None, description="Evaluation only: concepts of one group exclude one another in a picture.")
+    label: Text | None = Field(
+        None, description="The judge's name of it; found by its words if absent."
+    )
+    group: Text | None = Field(
+        None, description="Evaluation only: concepts of one group exclude one another in a picture."
+    )
     direct: Texts = Field((), description="Prompts that name it.")
     indirect: Texts = Field((), description="Prompts that only hint at it.")
 
@@ -71,8 +89,12 @@ class Prompts(_Table):
 class Preserve(_Table):
     """Prompts whose meaning must not move. The empty prompt is always among them."""
 
-    prompts: Annotated[tuple[str, ...], Field(strict=False)] = Field((), description="Prompts to preserve.")
-    files: Texts = Field((), description="Text files with one prompt a line (# comments), relative to the recipe.")
+    prompts: Annotated[tuple[str, ...], Field(strict=False)] = Field(
+        (), description="Prompts to preserve."
+    )
+    files: Texts = Field(
+        (), description="Text files with one prompt a line (# comments), relative to the recipe."
+    )
 
 
 class Document(_Table):
@@ -83,12 +105,16 @@ class Document(_Table):
     description: str = Field("", description="A line about the recipe.")
     method: Text = Field("nullspace", description="The editing method.")
     methods: dict[str, dict[str, Any]] = Field(
-        {}, description="Parameters for other methods, by name: used by `--method` and `forget compare`."
+        {},
+        description="Parameters for other methods, by name: used by `--method` and `forget compare`.",
     )
     families: dict[str, dict[str, Any]] = Field(
-        {}, description="Parameters for models of a family, by its name (sdxl): they go before the recipe's own tables."
+        {},
+        description="Parameters for models of a family, by its name (sdxl): they go before the recipe's own tables.",
     )
-    model: Text = Field("demo", description="Model to edit: a name, a folder or a hub id. --model wins.")
+    model: Text = Field(
+        "demo", description="Model to edit: a name, a folder or a hub id. --model wins."
+    )
     seed: int = Field(0, ge=0, le=2**63 - 1, description="Seed of everything random.")
     concepts: Annotated[tuple[Concept, ...], Field(strict=False)] = Field(
         min_length=1, description="What is to be forgotten."
@@ -104,10 +130,12 @@ class Recipe(Document):
     """A recipe that has passed every check.
 
     Attributes beyond the recipe's own keys:
-        parameters: the method's own tables, as written; of another method than the recipe's own, those in `methods`.
+        parameters: the method's own tables, as written; of another method than the recipe's own,
+            those in `methods`.
         by_family: what goes before them for models of a family; see `on`.
         source: the file it came from.
-        raw: bytes that give this recipe again: the file's own, plus what `overrides` and prompt files added.
+        raw: bytes that give this recipe again: the file's own, plus what `overrides` and prompt
+            files added.
         overrides: ``key=value`` as given on the command line.
         file_prompts: preserve prompts that came from files.
         warnings: what is allowed and probably not meant.
@@ -128,15 +156,27 @@ class Recipe(Document):
         return hashlib.sha256(self.raw).hexdigest()
 
     def on(self, family: str) -> Recipe:
-        """The recipe as it is for a model of this family: with what ``[families.NAME]`` says in its parameters."""
+        """The recipe as it is for a model of this family: with what ``[families.NAME]`` says in its
+        parameters.
+        """
         others = self.families.get(family, {}).get("methods", {})
-        return self.model_copy(update={
-            "parameters": _over(self.parameters, self.by_family.get(family, {})),
-            "methods": {**self.methods, **{name: _over(self.methods.get(name, {}), tables) for name, tables in others.items()}},
-        })
+        return self.model_copy(
+            update={
+                "parameters": _over(self.parameters, self.by_family.get(family, {})),
+                "methods": {
+                    **self.methods,
+                    **{
+                        name: _over(self.methods.get(name, {}), tables)
+                        for name, tables in others.items()
+                    },
+                },
+            }
+        )
 
     def edit_pairs(self) -> list[tuple[str, str]]:
-        """(concept prompt, target prompt) in the recipe's order; of two with one concept prompt, the first."""
+        """(concept prompt, target prompt) in the recipe's order; of two with one concept prompt,
+        the first.
+        """
         pairs: dict[str, str] = {}
         for concept in self.concepts:
             for prompt, target in pairs_of(concept, self.prompts.templates):
@@ -150,13 +190,18 @@ class Recipe(Document):
 
 def _over(tables: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """Tables of parameters with those values in them that go before their own."""
-    return {**tables, **{name: {**tables.get(name, {}), **values} for name, values in before.items()}}
+    return {
+        **tables,
+        **{name: {**tables.get(name, {}), **values} for name, values in before.items()},
+    }
 
 
 def pairs_of(concept: Concept, templates: tuple[str, ...]) -> list[tuple[str, str]]:
     """(concept prompt, target prompt) of one concept, repetitions included."""
     filled = [
-        (fill(template, word), fill(template, concept.target)) for word in concept.words for template in templates
+        (fill(template, word), fill(template, concept.target))
+        for word in concept.words
+        for template in templates
     ]
     return filled + [(prompt, fill(templates[0], concept.target)) for prompt in concept.prompts]
 

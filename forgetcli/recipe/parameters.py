@@ -1,4 +1,7 @@
-"""The tables of a recipe that belong to methods: its own method's, those in [methods.NAME], and those for a family of models."""
+"""The tables of a recipe that belong to methods: its own method's, those in [methods.NAME], and
+those for a family of models.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -7,8 +10,8 @@ from typing import Any
 
 from forgetcli import methods, models
 from forgetcli.errors import ForgetError
-from forgetcli.recipe.problems import Sheet, did_you_mean, faults_of, in_words, unknown_key
 from forgetcli.recipe.model import Document
+from forgetcli.recipe.problems import Sheet, did_you_mean, faults_of, in_words, unknown_key
 from forgetcli.recipe.toml_lines import KeyPath
 
 
@@ -26,36 +29,58 @@ def faults(method: object, parameters: Mapping[str, Any], sheet: Sheet) -> list[
 
 
 def faults_of_others(tables: object, sheet: Sheet, above: KeyPath) -> list[ForgetError]:
-    """Faults in ``[methods.NAME]``, the parameters of other methods; `above` is the table that holds them."""
+    """Faults in ``[methods.NAME]``, the parameters of other methods; `above` is the table that
+    holds them.
+    """
     faults = []
     for name, parameters in tables.items() if isinstance(tables, Mapping) else ():
         path = (*above, name)
         if not isinstance(parameters, Mapping):
             # of the recipe's own ones it is told with the document's faults
-            faults += [sheet.problem("type", path, f"{in_words(path)} must be a table")] if len(above) > 1 else []
+            faults += (
+                [sheet.problem("type", path, f"{in_words(path)} must be a table")]
+                if len(above) > 1
+                else []
+            )
             continue
         try:
-            faults += faults_of(_method(name, sheet, path).Parameters, parameters, _inside(sheet, path, parameters))
+            faults += faults_of(
+                _method(name, sheet, path).Parameters, parameters, _inside(sheet, path, parameters)
+            )
         except ForgetError as error:
             faults.append(error)
     return faults
 
 
 def faults_of_families(tables: object, method: object, sheet: Sheet) -> list[ForgetError]:
-    """Faults in ``[families.NAME]``: the method's tables, and those of others in its ``methods``, for models of a family."""
+    """Faults in ``[families.NAME]``: the method's tables, and those of others in its ``methods``,
+    for models of a family.
+    """
     faults = []
     for name, own in tables.items() if isinstance(tables, Mapping) else ():
         path = ("families", name)
         if name not in models.family_names():
             hint = did_you_mean(name, models.family_names())
-            faults.append(sheet.problem("unknown-family", path, f"there is no family '{name}'", hint))
+            faults.append(
+                sheet.problem("unknown-family", path, f"there is no family '{name}'", hint)
+            )
         elif isinstance(own, Mapping):
-            if isinstance(method, str) and method in methods.names():  # if not, that is told already
+            if (
+                isinstance(method, str) and method in methods.names()
+            ):  # if not, that is told already
                 model, parameters = methods.get(method).Parameters, own_tables(own)
-                faults += faults_of(model, parameters, _inside(sheet, path, parameters), more_keys=("methods",))
+                faults += faults_of(
+                    model, parameters, _inside(sheet, path, parameters), more_keys=("methods",)
+                )
             others = own.get("methods", {})
             if not isinstance(others, Mapping):
-                faults.append(sheet.problem("type", (*path, "methods"), f"{in_words((*path, 'methods'))} must be a table"))
+                faults.append(
+                    sheet.problem(
+                        "type",
+                        (*path, "methods"),
+                        f"{in_words((*path, 'methods'))} must be a table",
+                    )
+                )
             faults += faults_of_others(others, sheet, (*path, "methods"))
     return faults
 
@@ -69,7 +94,11 @@ def _inside(sheet: Sheet, path: KeyPath, tables: Mapping[str, Any]) -> Sheet:
     """The sheet of the tables at `path`."""
     depth = len(path)
     inside = [
-        {key[depth:]: place for key, place in places.items() if key[:depth] == path and len(key) > depth}
+        {
+            key[depth:]: place
+            for key, place in places.items()
+            if key[:depth] == path and len(key) > depth
+        }
         for places in (sheet.lines, sheet.overrides)
     ]
     return Sheet(sheet.name, tables, *inside)
@@ -78,13 +107,18 @@ def _inside(sheet: Sheet, path: KeyPath, tables: Mapping[str, Any]) -> Sheet:
 def _method(name: str, sheet: Sheet, path: KeyPath = ("method",)) -> ModuleType:
     if name not in methods.names():
         raise sheet.problem(
-            "unknown-method", path, f"there is no method '{name}'", did_you_mean(name, methods.names())
+            "unknown-method",
+            path,
+            f"there is no method '{name}'",
+            did_you_mean(name, methods.names()),
         )
     return methods.get(name)
 
 
 def hold_for_all_families(data: dict[str, Any], path: KeyPath) -> None:
-    """What the command line says, or a search has found, goes before what the recipe says for a family."""
+    """What the command line says, or a search has found, goes before what the recipe says for a
+    family.
+    """
     families = data.get("families")
     for holder in families.values() if isinstance(families, dict) else ():
         for key in path[:-1]:

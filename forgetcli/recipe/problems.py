@@ -1,4 +1,5 @@
 """Faults of a recipe, each said in a recipe's own words with the line it stands on."""
+
 from __future__ import annotations
 
 import copy
@@ -36,7 +37,9 @@ _LIMITS = {
 
 @dataclass(frozen=True)
 class Sheet:
-    """Where things stand in a recipe: `name` as users know it, `data` as read, `lines` and `overrides` by key path."""
+    """Where things stand in a recipe: `name` as users know it, `data` as read, `lines` and
+    `overrides` by key path.
+    """
 
     name: str
     data: Mapping[str, Any] = field(default_factory=dict)
@@ -62,7 +65,8 @@ def faults_of(
 ) -> list[ForgetError]:
     """What pydantic finds wrong with `tables`, as faults of the recipe, one for each place.
 
-    A number written as a string is a fault even where `model` would convert it: a recipe says what it means.
+    A number written as a string is a fault even where `model` would convert it: a recipe says what
+    it means.
 
     Args:
         more_keys: keys that a recipe may have beside the model's own; they serve did-you-mean.
@@ -89,24 +93,34 @@ def _findings(model: type[BaseModel], tables: Mapping[str, Any], strict: bool | 
 
 
 def _tuples(value: Any) -> Any:
-    """`value` with tuples for lists, which is what pydantic's strict mode wants where a model says tuple."""
+    """`value` with tuples for lists, which is what pydantic's strict mode wants where a model says
+    tuple.
+    """
     if isinstance(value, Mapping):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _fault(
-    path: KeyPath, findings: list[Any], sheet: Sheet, fields: type[BaseModel], more_keys: Iterable[str]
+    path: KeyPath,
+    findings: list[Any],
+    sheet: Sheet,
+    fields: type[BaseModel],
+    more_keys: Iterable[str],
 ) -> ForgetError:
     first = findings[0]
     kind, value = first["type"], first["input"]
     where = table_in_words(path) if isinstance(value, Mapping) else in_words(path)
     if kind == "extra_forbidden":
-        return unknown_key(path, sheet, [*fields_at(fields, path[:-1]), *(more_keys if len(path) == 1 else ())])
+        return unknown_key(
+            path, sheet, [*fields_at(fields, path[:-1]), *(more_keys if len(path) == 1 else ())]
+        )
     if kind == "missing":
         if path == ("concepts",):
             return no_concepts(sheet, path)
-        return sheet.problem("missing", path[:-1], f"{table_in_words(path[:-1])} needs the key '{path[-1]}'")
+        return sheet.problem(
+            "missing", path[:-1], f"{table_in_words(path[:-1])} needs the key '{path[-1]}'"
+        )
     if kind == "template":
         return sheet.problem(
             "template",
@@ -115,13 +129,25 @@ def _fault(
             '{} is where the concept goes: "a picture of {}"',
         )
     if kind == "string_pattern_mismatch" and not str(first["input"]).strip():
-        return sheet.problem("empty", path, f"{where} is empty", "write what is meant, or leave it out")
+        return sheet.problem(
+            "empty", path, f"{where} is empty", "write what is meant, or leave it out"
+        )
     if kind in ("too_short", "string_too_short"):
-        return no_concepts(sheet, path) if path == ("concepts",) else sheet.problem("empty", path, f"{where} is empty")
-    expected = [_EXPECTED[name] for name in (found["type"].split("_")[0] for found in findings) if name in _EXPECTED]
+        return (
+            no_concepts(sheet, path)
+            if path == ("concepts",)
+            else sheet.problem("empty", path, f"{where} is empty")
+        )
+    expected = [
+        _EXPECTED[name]
+        for name in (found["type"].split("_")[0] for found in findings)
+        if name in _EXPECTED
+    ]
     if expected and len(expected) == len(findings):
         wanted = " or ".join(dict.fromkeys(expected))
-        return sheet.problem("type", path, f"{where} must be {wanted}, not {described(first['input'])}")
+        return sheet.problem(
+            "type", path, f"{where} must be {wanted}, not {described(first['input'])}"
+        )
     return sheet.problem("value", path, f"{where} {_demand(first)}")
 
 
@@ -158,8 +184,12 @@ def unknown_key(path: KeyPath, sheet: Sheet, candidates: Iterable[str]) -> Forge
     return sheet.problem("unknown-key", path, message, did_you_mean(key, candidates))
 
 
-def did_you_mean(word: str, candidates: Iterable[str], listing: str = "forget recipe schema") -> str:
-    """A hint that names what is near `word`, or all there is; `listing` is the command that lists all."""
+def did_you_mean(
+    word: str, candidates: Iterable[str], listing: str = "forget recipe schema"
+) -> str:
+    """A hint that names what is near `word`, or all there is; `listing` is the command that lists
+    all.
+    """
     known = sorted(set(candidates))
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:
@@ -175,7 +205,9 @@ def table_in_words(path: KeyPath) -> str:
 
 
 def without_unknown_keys(model: type[BaseModel], tables: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of `tables` that lacks the keys `model` does not know, so that the rest can be checked further."""
+    """A copy of `tables` that lacks the keys `model` does not know, so that the rest can be checked
+    further.
+    """
     pruned = copy.deepcopy(dict(tables))
     for finding in _findings(model, tables, strict=None):
         if finding["type"] == "extra_forbidden":
@@ -194,7 +226,9 @@ def in_words(path: KeyPath) -> str:
         case (str(key),):
             return key
         case (str(table), int(item)):
-            return f"[[{table}]]" if table in ("concepts", "retain") else f"{table}, item {item + 1}"
+            return (
+                f"[[{table}]]" if table in ("concepts", "retain") else f"{table}, item {item + 1}"
+            )
         case (str(table), int(_), *rest):
             head = f"[[{table}]]"
         case (str(table), *rest):
@@ -223,10 +257,14 @@ def described(value: object) -> str:
 
 
 def _path_in_data(location: tuple[str | int, ...], data: Any) -> KeyPath:
-    """`location` without what pydantic adds to it for unions: the part that is in the recipe, and one key more."""
+    """`location` without what pydantic adds to it for unions: the part that is in the recipe, and
+    one key more.
+    """
     path: KeyPath = ()
     for key in location:
-        is_inside = isinstance(data, Mapping) or (isinstance(data, list | tuple) and isinstance(key, int))
+        is_inside = isinstance(data, Mapping) or (
+            isinstance(data, list | tuple) and isinstance(key, int)
+        )
         if not is_inside:
             break
         path += (key,)
@@ -241,7 +279,9 @@ def fields_at(model: type[BaseModel], path: KeyPath) -> list[str]:
     """The keys that may stand in the table at `path` of a recipe described by `model`."""
     for key in path:
         if isinstance(key, str):
-            inner = _model_in(model.model_fields[key].annotation) if key in model.model_fields else None
+            inner = (
+                _model_in(model.model_fields[key].annotation) if key in model.model_fields else None
+            )
             if inner is None:
                 return []
             model = inner

@@ -1,4 +1,5 @@
 """Text files of prompts: one a line, blank lines and ``#`` comments left out. No torch."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -17,7 +18,8 @@ def read(path: Path) -> list[tuple[int, str]]:
     """The prompts of a UTF-8 file.
 
     Raises:
-        ForgetError: the file cannot be read (``prompts.not-found``) or is not UTF-8 (``prompts.encoding``).
+        ForgetError: the file cannot be read (``prompts.not-found``) or is not UTF-8
+            (``prompts.encoding``).
     """
     try:
         with path.open("rb") as stream:
@@ -36,4 +38,6 @@ def read_stream(stream: BinaryIO, name: str = "stdin") -> list[tuple[int, str]]:
     try:
         return prompts_in(stream.read().decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ForgetError("prompts.encoding", f"{name}: not UTF-8 text", "save it as UTF-8") from error
+        raise ForgetError(
+            "prompts.encoding", f"{name}: not UTF-8 text", "save it as UTF-8"
+        ) from error

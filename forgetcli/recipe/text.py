@@ -1,4 +1,7 @@
-"""Recipes as text: the starter that ``forget recipe init`` writes, and a checked recipe written out in full."""
+"""Recipes as text: the starter that ``forget recipe init`` writes, and a checked recipe written out
+in full.
+"""
+
 from __future__ import annotations
 
 import json
@@ -8,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from forgetcli import methods
-from forgetcli.storage import atomic
 from forgetcli.errors import OutputError
 from forgetcli.recipe.model import Document, Recipe
+from forgetcli.storage import atomic
 
 STARTER = """\
 # A recipe for forget: which concepts a text-to-image model is to forget, and what each turns into.
@@ -80,16 +83,15 @@ def _filled(method: str, tables: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """`effective` as a recipe file that is read the same way, followed by the edit pairs as comments."""
+    """`effective` as a recipe file that is read the same way, followed by the edit pairs as
+    comments.
+    """
     values = effective(recipe)
     values["preserve"] = {"prompts": [*recipe.preserve.prompts, *recipe.file_prompts], "files": []}
     for table in ("methods", "families"):
         if not values[table]:
             del values[table]
-    pairs = [
-        f"# {_value(prompt)} -> {_value(target)}"
-        for prompt, target in recipe.edit_pairs()
-    ]
+    pairs = [f"# {_value(prompt)} -> {_value(target)}" for prompt, target in recipe.edit_pairs()]
     return "\n".join([*_table(values, ""), "", f"# {len(pairs)} edit pairs:", *pairs, ""])
 
 
@@ -97,7 +99,9 @@ def _table(values: Mapping[str, Any], name: str) -> list[str]:
     """Lines of a TOML table; None has no form in TOML and is left out, which means the same."""
     prefix = f"{name}." if name else ""
     lines = [
-        f"{_key(key)} = {_value(value)}" for key, value in values.items() if value is not None and not _is_table(value)
+        f"{_key(key)} = {_value(value)}"
+        for key, value in values.items()
+        if value is not None and not _is_table(value)
     ]
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -128,5 +132,9 @@ def _value(value: Any) -> str:
         case list():
             return f"[{', '.join(map(_value, value))}]"
         case Mapping():
-            return "{" + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items()) + "}"
+            return (
+                "{"
+                + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
+                + "}"
+            )
     return str(value)

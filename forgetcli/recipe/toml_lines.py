@@ -1,4 +1,7 @@
-"""On which line each key of a TOML text stands. tomli does not say, and an error without a line is hard to mend."""
+"""On which line each key of a TOML text stands. tomli does not say, and an error without a line is
+hard to mend.
+"""
+
 from __future__ import annotations
 
 import re
@@ -79,7 +82,9 @@ class _Scanner:
         return path
 
     def current(self, keys: tuple[str, ...], line: int) -> KeyPath:
-        """The path of a header's leading `keys`, in the last item of each array of tables among them."""
+        """The path of a header's leading `keys`, in the last item of each array of tables among
+        them.
+        """
         path: KeyPath = ()
         for key in keys:
             path += (key,)

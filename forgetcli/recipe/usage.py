@@ -1,6 +1,8 @@
-"""What was added to a recipe when it was used, kept as comments at its end so that the record alone repeats the run.
+"""What was added to a recipe when it was used, kept as comments at its end so that the record alone
+repeats the run.
 
-A recipe used with ``--set`` or with prompt files is more than its own bytes. The bytes that go into the output are
+A recipe used with ``--set`` or with prompt files is more than its own bytes. The bytes that go into
+the output are
 therefore the original ones plus
 
     #: added by forget when this recipe was used; read again as part of it
@@ -11,6 +13,7 @@ therefore the original ones plus
 
 and reading them gives the same recipe again, elsewhere and without the files.
 """
+
 from __future__ import annotations
 
 import json
@@ -41,7 +44,9 @@ def split(text: str) -> tuple[str, Record]:
         ValueError, KeyError: the record was damaged.
     """
     body, found, block = text.partition(f"\n{_TITLE}\n")
-    lines = [line for line in block.split("\n") if line.strip()]  # not splitlines: it would also break at U+2028
+    lines = [
+        line for line in block.split("\n") if line.strip()
+    ]  # not splitlines: it would also break at U+2028
     if not found or any(not line.startswith("#:") for line in lines):
         return text, Record()
     overrides: list[str] = []
@@ -68,5 +73,8 @@ def join(body: str, record: Record) -> str:
     lines = [f"#:method {record.method}"] if record.method else []
     lines += [f"#:set {override}" for override in record.overrides]
     for name, prompts in record.files.items():
-        lines += [f"#:file {json.dumps(name)}", *(f"#:line {json.dumps(prompt)}" for prompt in prompts)]
+        lines += [
+            f"#:file {json.dumps(name)}",
+            *(f"#:line {json.dumps(prompt)}" for prompt in prompts),
+        ]
     return "\n".join([body, _TITLE, *lines, ""])

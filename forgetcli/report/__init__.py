@@ -1,4 +1,7 @@
-"""What people look at and programs read: before/after pictures, a self-contained HTML page, JSON, CSV, JUnit."""
+"""What people look at and programs read: before/after pictures, a self-contained HTML page, JSON,
+CSV, JUnit.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -20,8 +23,17 @@ class Files:
     markdown: Path | None = None
 
 
-def write(folder: Path, evaluation: Evaluation, data: Mapping, *, title: str, description: str = "", command: str) -> Files:
-    """`report.html`, `results.json` and `results.csv` of an evaluation whose pictures lie in `folder`.
+def write(
+    folder: Path,
+    evaluation: Evaluation,
+    data: Mapping,
+    *,
+    title: str,
+    description: str = "",
+    command: str,
+) -> Files:
+    """`report.html`, `results.json` and `results.csv` of an evaluation whose pictures lie in
+    `folder`.
 
     Args:
         data: ``evaluation.as_dict()``.

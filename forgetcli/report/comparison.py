@@ -1,4 +1,7 @@
-"""The files of a comparison: the report of ``forget eval`` with the table of methods on top, for each recipe; and one over all."""
+"""The files of a comparison: the report of ``forget eval`` with the table of methods on top, for
+each recipe; and one over all.
+"""
+
 from __future__ import annotations
 
 import csv
@@ -7,11 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli.storage import atomic
 from forgetcli.report import Files
+from forgetcli.report.methods import LEGEND, POOLED, markdown
 from forgetcli.report.page import render, write_page
 from forgetcli.report.results import COLUMNS, picture_rows, write_json
-from forgetcli.report.methods import LEGEND, POOLED, markdown
+from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
     from forgetcli.experiments.comparison import Compared, Comparison
@@ -29,44 +32,91 @@ def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) 
     several = len(comparison.recipes) > 1
     for compared, part in zip(comparison.recipes, data["recipes"]):
         if compared.evaluation is not None:
-            write_page(compared.folder / "report.html", compared.evaluation, part["evaluation"], title=compared.name,
-                       description=compared.recipe.description, command=command, methods=part["methods"])
+            write_page(
+                compared.folder / "report.html",
+                compared.evaluation,
+                part["evaluation"],
+                title=compared.name,
+                description=compared.recipe.description,
+                command=command,
+                methods=part["methods"],
+            )
         if several:
-            _write_tables(compared.folder, [compared], {**part, **{key: data[key] for key in ("judge", "settings", "seconds")}},
-                          _text(part["methods"], compared.name, data, command))
-    text = _text(data["methods"], "all recipes" if several else comparison.recipes[0].name, data, command)
+            _write_tables(
+                compared.folder,
+                [compared],
+                {**part, **{key: data[key] for key in ("judge", "settings", "seconds")}},
+                _text(part["methods"], compared.name, data, command),
+            )
+    text = _text(
+        data["methods"], "all recipes" if several else comparison.recipes[0].name, data, command
+    )
     if several:
-        text = f"{text}\n{POOLED}\n\n" + "\n".join(f"## {part['name']}\n\n{markdown(part['methods'])}" for part in data["recipes"])
+        text = f"{text}\n{POOLED}\n\n" + "\n".join(
+            f"## {part['name']}\n\n{markdown(part['methods'])}" for part in data["recipes"]
+        )
         _write_overview(folder, comparison, data, command)
     return _write_tables(folder, comparison.recipes, data, text)
 
 
-def _write_tables(folder: Path, recipes: list[Compared] | tuple[Compared, ...], data: Mapping, text: str) -> Files:
-    files = Files(folder / "report.html", folder / "results.json", folder / "results.csv", folder / "compare.md")
+def _write_tables(
+    folder: Path, recipes: list[Compared] | tuple[Compared, ...], data: Mapping, text: str
+) -> Files:
+    files = Files(
+        folder / "report.html",
+        folder / "results.json",
+        folder / "results.csv",
+        folder / "compare.md",
+    )
     write_json(files.results, data, command="compare")
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("recipe", *COLUMNS))
     for compared in recipes:
         if compared.evaluation is not None:
-            writer.writerows([compared.name, *row] for row in picture_rows(compared.evaluation, folder))
+            writer.writerows(
+                [compared.name, *row] for row in picture_rows(compared.evaluation, folder)
+            )
     atomic.write_atomically(files.table, table.getvalue().encode())
     atomic.write_atomically(files.markdown, text.encode())
     return files
 
 
 def _text(rows: list[Mapping], title: str, data: Mapping, command: str) -> str:
-    settings = ", ".join(key if value is True else f"{key} {value}" for key, value in data["settings"].items()
-                         if value is not None and value is not False)
-    return (f"# {title}: every method beside the unedited model\n\n{markdown(rows)}\n{LEGEND}\n\n"
-            f"Judge {data['judge'].get('name')}; {settings}. To repeat it: `{command}`\n")
+    settings = ", ".join(
+        key if value is True else f"{key} {value}"
+        for key, value in data["settings"].items()
+        if value is not None and value is not False
+    )
+    return (
+        f"# {title}: every method beside the unedited model\n\n{markdown(rows)}\n{LEGEND}\n\n"
+        f"Judge {data['judge'].get('name')}; {settings}. To repeat it: `{command}`\n"
+    )
 
 
 def _write_overview(folder: Path, comparison: Comparison, data: Mapping, command: str) -> None:
     unedited, *edited = data["methods"]
-    parts = [{"name": part["name"], "methods": part["methods"], "link": f"{compared.folder.name}/report.html" if compared.evaluation else None}
-             for compared, part in zip(comparison.recipes, data["recipes"])]
-    plotted = {"baseline": unedited, "models": [{"name": row["name"], "edited": row} for row in edited]} if "forget" in unedited else None
-    page = render("overview.html.j2", title=", ".join(part["name"] for part in parts), methods=data["methods"], parts=parts, plotted=plotted,
-                  data=data, judge=data["judge"], command=command)
+    parts = [
+        {
+            "name": part["name"],
+            "methods": part["methods"],
+            "link": f"{compared.folder.name}/report.html" if compared.evaluation else None,
+        }
+        for compared, part in zip(comparison.recipes, data["recipes"])
+    ]
+    plotted = (
+        {"baseline": unedited, "models": [{"name": row["name"], "edited": row} for row in edited]}
+        if "forget" in unedited
+        else None
+    )
+    page = render(
+        "overview.html.j2",
+        title=", ".join(part["name"] for part in parts),
+        methods=data["methods"],
+        parts=parts,
+        plotted=plotted,
+        data=data,
+        judge=data["judge"],
+        command=command,
+    )
     atomic.write_atomically(folder / "report.html", page.encode())

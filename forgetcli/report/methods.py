@@ -1,15 +1,24 @@
 """The table of a comparison: one list of columns for the page, for Markdown and for the terminal."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-SHARES = {"forget": "forget", "direct": "forget_direct", "indirect": "forget_indirect", "retain": "retain", "H": "h"}
-LEGEND = ("forget: the edited concept is not seen; direct: in prompts that name it; indirect: in prompts that only hint at it; retain: another "
-          "concept, asked for, is seen; H: the harmonic mean of forget and retain. 95 % intervals in brackets: Wilson for shares, bootstrap over "
-          "prompts for H. distance: perceptual distance to the unedited pictures of what should stay. seconds: of the edit alone. memory: the peak of "
-          "the whole process, imports and model included; the unedited model's is the floor. changed: share of the model's weights "
-          "whose stored values differ.")
+SHARES = {
+    "forget": "forget",
+    "direct": "forget_direct",
+    "indirect": "forget_indirect",
+    "retain": "retain",
+    "H": "h",
+}
+LEGEND = (
+    "forget: the edited concept is not seen; direct: in prompts that name it; indirect: in prompts that only hint at it; retain: another "
+    "concept, asked for, is seen; H: the harmonic mean of forget and retain. 95 % intervals in brackets: Wilson for shares, bootstrap over "
+    "prompts for H. distance: perceptual distance to the unedited pictures of what should stay. seconds: of the edit alone. memory: the peak of "
+    "the whole process, imports and model included; the unedited model's is the floor. changed: share of the model's weights "
+    "whose stored values differ."
+)
 POOLED = "Over several recipes: all their pictures together, mean seconds and share of weights, largest memory."
 NOTHING = "–"
 
@@ -27,7 +36,11 @@ class Cell:
 
 def columns(rows: Sequence[Mapping]) -> list[str]:
     """Names of the columns; what no method has is left out."""
-    measured = [name for name, key in (("distance", "distance"), ("CLIP score", "clip_score")) if any(key in row["quality"] for row in rows)]
+    measured = [
+        name
+        for name, key in (("distance", "distance"), ("CLIP score", "clip_score"))
+        if any(key in row["quality"] for row in rows)
+    ]
     gpu = ["GPU memory"] if any(row["peak_gpu"] is not None for row in rows) else []
     return [*SHARES, *measured, "seconds", "memory", *gpu, "changed"]
 
@@ -48,11 +61,28 @@ def _cell(row: Mapping, name: str) -> Cell:
         return Cell(NOTHING) if value is None else Cell(f"{value:.3f}", _interval(interval))
     if name in ("distance", "CLIP score"):
         measured = row["quality"].get(name.lower().replace(" ", "_"))
-        return Cell(f"{measured['value']:.3f}", _interval(measured.get("ci"))) if measured else Cell(NOTHING)
-    value = row[{"seconds": "seconds", "memory": "peak_rss", "GPU memory": "peak_gpu", "changed": "changed"}[name]]
+        return (
+            Cell(f"{measured['value']:.3f}", _interval(measured.get("ci")))
+            if measured
+            else Cell(NOTHING)
+        )
+    value = row[
+        {
+            "seconds": "seconds",
+            "memory": "peak_rss",
+            "GPU memory": "peak_gpu",
+            "changed": "changed",
+        }[name]
+    ]
     if value is None:
         return Cell(NOTHING)
-    return Cell(f"{value:.1f}" if name == "seconds" else f"{value:.2%}" if name == "changed" else f"{value / 2**20:,.0f} MiB")
+    return Cell(
+        f"{value:.1f}"
+        if name == "seconds"
+        else f"{value:.2%}"
+        if name == "changed"
+        else f"{value / 2**20:,.0f} MiB"
+    )
 
 
 def _interval(ends: Sequence[float] | None) -> str:
@@ -62,9 +92,17 @@ def _interval(ends: Sequence[float] | None) -> str:
 def markdown(rows: Sequence[Mapping]) -> str:
     """The table in Markdown, with what went wrong below it."""
     names = columns(rows)
-    lines = [["method", *names], ["---", *(["---:"] * len(names))], *([_escaped(row["name"]), *map(str, cells(row, names))] for row in rows)]
+    lines = [
+        ["method", *names],
+        ["---", *(["---:"] * len(names))],
+        *([_escaped(row["name"]), *map(str, cells(row, names))] for row in rows),
+    ]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    return text + "".join(f"\n{_escaped(row['name'])} failed: {_escaped(row['error']['message'])}\n" for row in rows if row["error"])
+    return text + "".join(
+        f"\n{_escaped(row['name'])} failed: {_escaped(row['error']['message'])}\n"
+        for row in rows
+        if row["error"]
+    )
 
 
 def _escaped(text: str) -> str:

@@ -1,4 +1,7 @@
-"""One self-contained HTML page. Prompts are untrusted text: everything is escaped, and nothing is loaded from elsewhere."""
+"""One self-contained HTML page. Prompts are untrusted text: everything is escaped, and nothing is
+loaded from elsewhere.
+"""
+
 from __future__ import annotations
 
 import base64
@@ -8,31 +11,52 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli.storage import atomic
 from forgetcli.evaluation.scores import good
 from forgetcli.report import plot
 from forgetcli.report.methods import LEGEND, SHARES, cells, columns
+from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
     from forgetcli.evaluation import Evaluation, Run
 
-SHOWN = 8                                                             # pairs of a concept and kind of prompt; the rest are in the folder
-SIDE = 192                                                            # larger pictures are shrunk to this on the page
+SHOWN = 8  # pairs of a concept and kind of prompt; the rest are in the folder
+SIDE = 192  # larger pictures are shrunk to this on the page
 
 
-def write_page(path: Path, evaluation: Evaluation, data: Mapping, *, title: str, description: str = "", command: str,
-               methods: Sequence[Mapping] = ()) -> None:
-    """The report of an evaluation: scores beside the unedited model's, pairs of pictures, plot, matrix, identities.
+def write_page(
+    path: Path,
+    evaluation: Evaluation,
+    data: Mapping,
+    *,
+    title: str,
+    description: str = "",
+    command: str,
+    methods: Sequence[Mapping] = (),
+) -> None:
+    """The report of an evaluation: scores beside the unedited model's, pairs of pictures, plot,
+    matrix, identities.
 
     Args:
         data: ``evaluation.as_dict()``.
         command: what repeats it.
         methods: rows of a comparison, which stand for the scores then.
     """
-    page = render("page.html.j2", title=title, description=description, command=command, data=data, judge=data["judge"], methods=methods,
-                  rows=[("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in data["models"])], plotted=data, matrix=data["matrix"],
-                  models=[{**model, "pairs": pairs(evaluation.baseline, run), "sites": sites(run)}
-                          for model, run in zip(data["models"], evaluation.edited)])
+    page = render(
+        "page.html.j2",
+        title=title,
+        description=description,
+        command=command,
+        data=data,
+        judge=data["judge"],
+        methods=methods,
+        rows=[("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in data["models"])],
+        plotted=data,
+        matrix=data["matrix"],
+        models=[
+            {**model, "pairs": pairs(evaluation.baseline, run), "sites": sites(run)}
+            for model, run in zip(data["models"], evaluation.edited)
+        ],
+    )
     atomic.write_atomically(path, page.encode())
 
 
@@ -40,14 +64,29 @@ def render(template: str, **values) -> str:
     """A page of a template in this folder."""
     from jinja2 import Environment, FileSystemLoader
 
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     plotted = values.pop("plotted")
     return environment.get_template(template).render(
-        **values, measures=SHARES, legend=LEGEND, columns=columns, cells=cells,
+        **values,
+        measures=SHARES,
+        legend=LEGEND,
+        columns=columns,
+        cells=cells,
         plot=_data_url(plot.forget_retain(plotted), "svg+xml") if plotted else None,
-        judge_details=json.dumps({k: v for k, v in values["judge"].items() if k not in ("confusions", "accuracy")}, indent=1),
-        share=lambda x: "–" if x is None else f"{100 * x:.0f} %", interval=lambda ci: f"{100 * ci[0]:.0f}–{100 * ci[1]:.0f}",
-        figure=lambda x, form: form % x if isinstance(x, int | float) else "–", shade=lambda x: f"rgba(11, 110, 79, {0.75 * (x or 0):.3f})")
+        judge_details=json.dumps(
+            {k: v for k, v in values["judge"].items() if k not in ("confusions", "accuracy")},
+            indent=1,
+        ),
+        share=lambda x: "–" if x is None else f"{100 * x:.0f} %",
+        interval=lambda ci: f"{100 * ci[0]:.0f}–{100 * ci[1]:.0f}",
+        figure=lambda x, form: form % x if isinstance(x, int | float) else "–",
+        shade=lambda x: f"rgba(11, 110, 79, {0.75 * (x or 0):.3f})",
+    )
 
 
 def pairs(baseline: Run, edited: Run) -> dict[str, list[dict]]:
@@ -60,8 +99,18 @@ def pairs(baseline: Run, edited: Run) -> dict[str, list[dict]]:
         count[key] = count.get(key, 0) + 1
         if count[key] <= SHOWN:
             groups["Forgotten" if q.label in edited.subject.forgets else "Kept"].append(
-                {"prompt": q.prompt, "concept": q.concept, "kind": q.kind, "seed": after.seed, "good": good(after, edited.subject),
-                 "judged_before": before.judged, "judged_after": after.judged, "before": _picture(before.path), "after": _picture(after.path)})
+                {
+                    "prompt": q.prompt,
+                    "concept": q.concept,
+                    "kind": q.kind,
+                    "seed": after.seed,
+                    "good": good(after, edited.subject),
+                    "judged_before": before.judged,
+                    "judged_after": after.judged,
+                    "before": _picture(before.path),
+                    "after": _picture(after.path),
+                }
+            )
     return groups
 
 
@@ -72,7 +121,7 @@ def sites(run: Run) -> list[dict]:
     try:
         return json.loads((run.subject.base.folder / REPORT).read_text())["sites"]
     except (OSError, ValueError, KeyError, TypeError):
-        return []                                                     # a report of another method, or of none
+        return []  # a report of another method, or of none
 
 
 def _picture(path: Path) -> str:

@@ -1,4 +1,5 @@
 """Before/after pairs with their prompts, as one PNG."""
+
 from __future__ import annotations
 
 import textwrap
@@ -6,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from forgetcli.storage import atomic
 from forgetcli.generation.draw import png_bytes
+from forgetcli.storage import atomic
 
-SIDE = 128                                                            # pixels of a picture on the sheet
+SIDE = 128  # pixels of a picture on the sheet
 COLUMNS = 3
 GAP, CAPTION = 8, 34
 
@@ -25,7 +26,9 @@ class Pair:
 
 
 def write_sheet(pairs: Sequence[Pair], path: Path) -> None:
-    """`COLUMNS` pairs a row: the unedited model's picture on the left, the edited one's on the right, the prompt below."""
+    """`COLUMNS` pairs a row: the unedited model's picture on the left, the edited one's on the
+    right, the prompt below.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
     font, width, height = ImageFont.load_default(12), 2 * SIDE + 2, SIDE + CAPTION
@@ -36,7 +39,12 @@ def write_sheet(pairs: Sequence[Pair], path: Path) -> None:
         x, y = GAP + k % COLUMNS * (width + 2 * GAP), GAP + k // COLUMNS * (height + GAP)
         for place, file in ((x, pair.before), (x + SIDE + 2, pair.after)):
             with Image.open(file) as picture:
-                sheet.paste(picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST), (place, y))
+                sheet.paste(
+                    picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST),
+                    (place, y),
+                )
         kind = "forget: " if pair.edited else "keep: "
-        pen.text((x, y + SIDE + 3), "\n".join(textwrap.wrap(kind + pair.prompt, 42)[:2]), "black", font)
+        pen.text(
+            (x, y + SIDE + 3), "\n".join(textwrap.wrap(kind + pair.prompt, 42)[:2]), "black", font
+        )
     atomic.write_atomically(path, png_bytes(sheet))

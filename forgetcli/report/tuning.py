@@ -1,4 +1,7 @@
-"""The forget–retain front of a search: every trial a point, the ones that no other beats in both joined by a line."""
+"""The forget–retain front of a search: every trial a point, the ones that no other beats in both
+joined by a line.
+"""
+
 from __future__ import annotations
 
 import io
@@ -30,13 +33,30 @@ def write_front(path: Path, baseline: Mapping, trials: Sequence[Trial], best: Tr
     import matplotlib.pyplot as plt
 
     points = [(t.scores["forget"], t.scores["retain"]) for t in trials]
-    with matplotlib.rc_context({"svg.hashsalt": "forget", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "forget", "svg.fonttype": "none", "font.family": "sans-serif"}
+    ):
         figure, axes = plt.subplots(figsize=(5.2, 4.6))
         axes.plot(*zip(*front(points)), color="#0b6e4f", linewidth=1, zorder=1)
         axes.scatter(*zip(*points), s=16, color="#999999", label="trials", zorder=2)
         axes.scatter(*points[0], s=40, color="#2f5aa8", label="the recipe's own values", zorder=3)
-        axes.scatter(best.scores["forget"], best.scores["retain"], s=40, color="#0b6e4f", label=f"best, H = {best.scores['h']:.3f}", zorder=4)
-        axes.scatter(baseline["forget"], baseline["retain"], s=40, color="#555555", marker="x", label="unedited", zorder=3)
+        axes.scatter(
+            best.scores["forget"],
+            best.scores["retain"],
+            s=40,
+            color="#0b6e4f",
+            label=f"best, H = {best.scores['h']:.3f}",
+            zorder=4,
+        )
+        axes.scatter(
+            baseline["forget"],
+            baseline["retain"],
+            s=40,
+            color="#555555",
+            marker="x",
+            label="unedited",
+            zorder=3,
+        )
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="forget", ylabel="retain")
         axes.legend(loc="lower left", frameon=False)
         figure.tight_layout()

@@ -1,1 +1,3 @@
-"""Bytes on disk: atomic writes, copies, digests, safetensors headers, the hub's cache. Knows no model and imports no torch."""
+"""Bytes on disk: atomic writes, copies, digests, safetensors headers, the hub's cache. Knows no
+model and imports no torch.
+"""

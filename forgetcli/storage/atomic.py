@@ -1,8 +1,11 @@
-"""Files on disk that are absent, old or complete, never half. Knows nothing of models; imports no torch.
+"""Files on disk that are absent, old or complete, never half. Knows nothing of models; imports no
+torch.
 
-Everything that is written goes the same way: a temporary name beside the final one, fsync, one rename, fsync of the
+Everything that is written goes the same way: a temporary name beside the final one, fsync, one
+rename, fsync of the
     folder.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -23,17 +26,17 @@ from forgetcli.errors import OutputError
 
 try:
     import fcntl
-except ImportError:                                                   # Windows: no reflinks, no folder locks
+except ImportError:  # Windows: no reflinks, no folder locks
     fcntl = None
 
-MARKER = "forget.provenance.json"                                     # a folder that holds it is forget's to replace
-FICLONE = 0x40049409                                                  # linux/fs.h
-RENAME_EXCHANGE = 2                                                   # linux/fs.h
+MARKER = "forget.provenance.json"  # a folder that holds it is forget's to replace
+FICLONE = 0x40049409  # linux/fs.h
+RENAME_EXCHANGE = 2  # linux/fs.h
 AT_FDCWD = -100
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-_at_work: set[Path] = set()                                           # temporary folders of this process
+_at_work: set[Path] = set()  # temporary folders of this process
 
 
 def sha256_file(path: str | Path) -> str:
@@ -43,14 +46,15 @@ def sha256_file(path: str | Path) -> str:
 
 
 def walk_files(folder: Path) -> list[str]:
-    """Everything below `folder` but folders, as sorted relative posix paths. Links are followed, each folder once.
+    """Everything below `folder` but folders, as sorted relative posix paths. Links are followed,
+    each folder once.
 
     Not only regular files: a caller that reads them checks (`is_regular`).
     """
     found, seen = [], set()
     for place, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:                                              # a link back up
+        if real in seen:  # a link back up
             folders.clear()
             continue
         seen.add(real)
@@ -59,7 +63,9 @@ def walk_files(folder: Path) -> list[str]:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether reading `path` (or what it links to) gives bytes and ends: no pipe, no device, no dangling link."""
+    """Whether reading `path` (or what it links to) gives bytes and ends: no pipe, no device, no
+    dangling link.
+    """
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
@@ -67,9 +73,11 @@ def is_regular(path: Path) -> bool:
 
 
 def copy_file(source: Path, target: Path, *, reflink: bool = True) -> None:
-    """A copy of a file's content: a reflink where the file system can (and `reflink` allows), byte for byte elsewhere.
+    """A copy of a file's content: a reflink where the file system can (and `reflink` allows), byte
+    for byte elsewhere.
 
-    The copy's mode comes from the umask, not from the source, which in a model cache may be read-only or private.
+    The copy's mode comes from the umask, not from the source, which in a model cache may be
+    read-only or private.
     """
     with open(source, "rb") as reader, open(target, "xb") as writer:
         if not (reflink and _clone(reader.fileno(), writer.fileno())):
@@ -88,7 +96,7 @@ def _clone(source: int, target: int) -> bool:
     try:
         fcntl.ioctl(target, FICLONE, source)
         return True
-    except OSError:                                                   # another file system, or one without reflinks
+    except OSError:  # another file system, or one without reflinks
         return False
 
 
@@ -98,20 +106,26 @@ def write_atomically(path: Path, data: bytes, mode: int | None = None) -> None:
     Args:
         mode: permission bits; by default 0o666 less the umask, as for any new file.
     Raises:
-        OutputError: no permission, no space, or another fault of the disk. The old file is then intact.
+        OutputError: no permission, no space, or another fault of the disk. The old file is then
+            intact.
     """
     path = Path(path)
     temporary = _temporary_name(path)
     with output_faults(path):
         try:
-            # The mode is given at creation: asking for the umask would mean setting it, which other threads would see.
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+            # The mode is given at creation: asking for the umask would mean setting it, which other
+            # threads would see.
+            handle = os.open(
+                temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode
+            )
             try:
                 if mode is not None:
-                    os.chmod(temporary, mode)  # a mode that is asked for is not subject to the umask
+                    os.chmod(
+                        temporary, mode
+                    )  # a mode that is asked for is not subject to the umask
                 rest = memoryview(data)
                 while rest:
-                    rest = rest[os.write(handle, rest):]
+                    rest = rest[os.write(handle, rest) :]
                 os.fsync(handle)
             finally:
                 os.close(handle)
@@ -131,8 +145,10 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have the disk hold the folder's names before this returns; without it a rename can be lost with the power."""
-    if os.name != "nt":                                               # Windows cannot open a folder
+    """Have the disk hold the folder's names before this returns; without it a rename can be lost
+    with the power.
+    """
+    if os.name != "nt":  # Windows cannot open a folder
         sync_file(path)
 
 
@@ -145,53 +161,72 @@ def sync_tree(folder: Path) -> None:
 
 
 @contextmanager
-def output_faults(where: Path, *, within: Path | None = None,
-                  remedy: str = "choose another place with -o") -> Iterator[None]:
+def output_faults(
+    where: Path, *, within: Path | None = None, remedy: str = "choose another place with -o"
+) -> Iterator[None]:
     """Turn what the operating system says about a write to `where` into an `OutputError`.
 
     Args:
         where: what the user knows as the output; named in the message.
-        within: for a block that does other things too: a refusal then counts only when it names a file in this folder,
-            a full disk and a file that is too large for it always; everything else passes unchanged.
+        within: for a block that does other things too: a refusal then counts only when it names a
+            file in this folder,
+            a full disk and a file that is too large for it always; everything else passes
+            unchanged.
         remedy: the hint.
     """
     try:
         yield
     except OSError as fault:
-        ours = within is None or (isinstance(fault.filename, str) and Path(fault.filename).is_relative_to(within))
+        ours = within is None or (
+            isinstance(fault.filename, str) and Path(fault.filename).is_relative_to(within)
+        )
         if fault.errno in _FULL:
             raise _disk_full(where, remedy) from fault
         if fault.errno in _FORBIDDEN and ours:
-            raise OutputError("output.permission", f"no permission to write {where}",
-                              f"{remedy}, or change the permissions") from fault
-        if within is not None and fault.errno != errno.EFBIG:         # a limit of the system, or of FAT: 4 GB
+            raise OutputError(
+                "output.permission",
+                f"no permission to write {where}",
+                f"{remedy}, or change the permissions",
+            ) from fault
+        if (
+            within is not None and fault.errno != errno.EFBIG
+        ):  # a limit of the system, or of FAT: 4 GB
             raise
-        raise OutputError("output.failed", f"cannot write {where}: {fault.strerror or fault}", remedy) from fault
+        raise OutputError(
+            "output.failed", f"cannot write {where}: {fault.strerror or fault}", remedy
+        ) from fault
     except Exception as fault:
-        if "(os error 28)" in str(fault):                             # how safetensors words ENOSPC
+        if "(os error 28)" in str(fault):  # how safetensors words ENOSPC
             raise _disk_full(where, remedy) from fault
         raise
 
 
 def _disk_full(where: Path, remedy: str) -> OutputError:
-    return OutputError("output.disk-full", f"the disk is full: {where} was not written",
-                       f"free some space, or {remedy}")
+    return OutputError(
+        "output.disk-full",
+        f"the disk is full: {where} was not written",
+        f"free some space, or {remedy}",
+    )
 
 
 @contextmanager
 def publishing(output: Path, *, force: bool) -> Iterator[Path]:
     """Build a folder aside and put it in place in one step.
 
-    Yields an empty temporary folder beside `output`. When the block ends well its content is synced and renamed to
-    `output`; on any exception, Ctrl-C included, it is removed and an old `output` is as it was. A link at `output`
-    stays: what it points to is replaced. Whatever can be known beforehand (it exists, no permission) is said before the
+    Yields an empty temporary folder beside `output`. When the block ends well its content is synced
+    and renamed to
+    `output`; on any exception, Ctrl-C included, it is removed and an old `output` is as it was. A
+    link at `output`
+    stays: what it points to is replaced. Whatever can be known beforehand (it exists, no
+    permission) is said before the
     block runs. What killed runs have left beside `output` is cleared away.
 
     Args:
         output: where the folder shall be; missing parents are made.
         force: replace an existing `output`, if it is empty or holds forget's manifest (`MARKER`).
     Raises:
-        OutputError: output.exists, output.not-ours, output.permission, output.disk-full, output.failed.
+        OutputError: output.exists, output.not-ours, output.permission, output.disk-full,
+            output.failed.
     """
     output = Path(output)
     target = Path(os.path.realpath(output))
@@ -211,13 +246,13 @@ def publishing(output: Path, *, force: bool) -> Iterator[Path]:
             yield staging
         with output_faults(output):
             sync_tree(staging)
-            _check_replaceable(target, output, force)                 # again: it may have appeared while we worked
+            _check_replaceable(target, output, force)  # again: it may have appeared while we worked
             _put_in_place(staging, target)
             published = True
             sync_folder(target.parent)
     finally:
         try:
-            _remove(staging)                                          # what was built, or after an exchange what was there before
+            _remove(staging)  # what was built, or after an exchange what was there before
         finally:
             _at_work.discard(staging)
             if lock is not None:
@@ -225,7 +260,7 @@ def publishing(output: Path, *, force: bool) -> Iterator[Path]:
             for folder in [] if published else reversed(made):
                 try:
                     os.rmdir(folder)
-                except OSError:                                       # someone else uses it by now
+                except OSError:  # someone else uses it by now
                     break
 
 
@@ -252,7 +287,7 @@ def publishing_file(output: Path, *, force: bool) -> Iterator[BinaryIO]:
             _check_file_replaceable(target, output, force)
             _make_parents(target.parent, made)
             _at_work.add(staging)
-            writer = open(staging, "xb")                              # noqa: SIM115     its mode is the umask's
+            writer = open(staging, "xb")
         with writer:
             lock = _lock(staging)
             with output_faults(output, within=staging.parent):
@@ -260,7 +295,9 @@ def publishing_file(output: Path, *, force: bool) -> Iterator[BinaryIO]:
                 writer.flush()
                 os.fsync(writer.fileno())
         with output_faults(output):
-            _check_file_replaceable(target, output, force)            # again: it may have appeared while we worked
+            _check_file_replaceable(
+                target, output, force
+            )  # again: it may have appeared while we worked
             os.replace(staging, target)
             published = True
             sync_folder(target.parent)
@@ -274,7 +311,7 @@ def publishing_file(output: Path, *, force: bool) -> Iterator[BinaryIO]:
             for folder in [] if published else reversed(made):
                 try:
                     os.rmdir(folder)
-                except OSError:                                       # someone else uses it by now
+                except OSError:  # someone else uses it by now
                     break
 
 
@@ -282,14 +319,23 @@ def _check_file_replaceable(target: Path, output: Path, force: bool) -> None:
     if not os.path.lexists(target):
         return
     if not target.is_file():
-        raise OutputError("output.not-ours", f"{output} is a folder or a device, not a file that can be replaced",
-                          "choose another place with -o")
+        raise OutputError(
+            "output.not-ours",
+            f"{output} is a folder or a device, not a file that can be replaced",
+            "choose another place with -o",
+        )
     if not force:
-        raise OutputError("output.exists", f"{output} exists already", "use --force, or choose another place with -o")
+        raise OutputError(
+            "output.exists",
+            f"{output} exists already",
+            "use --force, or choose another place with -o",
+        )
 
 
 def _remove(path: Path) -> None:
-    """Remove a temporary file or folder, if it is there; also when a first Ctrl-C comes in the midst of it."""
+    """Remove a temporary file or folder, if it is there; also when a first Ctrl-C comes in the
+    midst of it.
+    """
     try:
         _remove_now(path)
     except (KeyboardInterrupt, SystemExit):
@@ -322,10 +368,17 @@ def _check_replaceable(target: Path, output: Path, force: bool) -> None:
     if not os.path.lexists(target):
         return
     if not force:
-        raise OutputError("output.exists", f"{output} exists already", "use --force, or choose another place with -o")
+        raise OutputError(
+            "output.exists",
+            f"{output} exists already",
+            "use --force, or choose another place with -o",
+        )
     if not target.is_dir() or (any(target.iterdir()) and not (target / MARKER).is_file()):
-        raise OutputError("output.not-ours", f"{output} was not made by forget and is not replaced, --force or not",
-                          "choose another place with -o, or remove it yourself")
+        raise OutputError(
+            "output.not-ours",
+            f"{output} was not made by forget and is not replaced, --force or not",
+            "choose another place with -o, or remove it yourself",
+        )
     if not os.access(target, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(target))
 
@@ -347,7 +400,11 @@ def _put_in_place(staging: Path, target: Path) -> None:
 
 def _exchange(first: Path, second: Path) -> bool:
     """Swap two names in one step, or return False where the system or the file system cannot."""
-    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if os.name == "posix" else None
+    swap = (
+        getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if os.name == "posix"
+        else None
+    )
     if swap is None:
         return False
     if swap(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:
@@ -359,7 +416,9 @@ def _exchange(first: Path, second: Path) -> bool:
 
 
 def _lock(folder: Path) -> int | None:
-    """Hold `folder`, or a file, for as long as this process lives, as a sign to others; None where that cannot be done."""
+    """Hold `folder`, or a file, for as long as this process lives, as a sign to others; None where
+    that cannot be done.
+    """
     if fcntl is None:
         return None
     handle = os.open(folder, os.O_RDONLY)
@@ -372,7 +431,9 @@ def _lock(folder: Path) -> int | None:
 
 
 def _restore_or_clear(target: Path) -> None:
-    """Clear away what killed runs left beside `target`; put an old output back that one of them had moved aside."""
+    """Clear away what killed runs left beside `target`; put an old output back that one of them had
+    moved aside.
+    """
     name = re.compile(rf"\.{re.escape(target.name)}\.(\d+)-[0-9a-f]{{8}}\.(tmp|old)")
     for path in sorted(target.parent.iterdir()) if target.parent.is_dir() else ():
         match = name.fullmatch(path.name)
@@ -388,7 +449,8 @@ def _restore_or_clear(target: Path) -> None:
 def _in_use(path: Path, pid: int) -> bool:
     """Whether the run that made a temporary folder may still be at work.
 
-    The pid alone does not tell: in containers it is the same one every time, or counts in another name space. So the
+    The pid alone does not tell: in containers it is the same one every time, or counts in another
+    name space. So the
     lock is asked as well, which the system takes back when its holder dies.
     """
     if path.with_suffix(".tmp") in _at_work:
@@ -405,7 +467,7 @@ def _in_use(path: Path, pid: int) -> bool:
 
 
 def _alive(pid: int) -> bool:
-    if os.name == "nt":                                               # os.kill(pid, 0) would send it Ctrl-C
+    if os.name == "nt":  # os.kill(pid, 0) would send it Ctrl-C
         return True
     try:
         os.kill(pid, 0)

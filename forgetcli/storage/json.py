@@ -1,4 +1,7 @@
-"""JSON that every parser takes: Python would write NaN and Infinity, which the format does not have."""
+"""JSON that every parser takes: Python would write NaN and Infinity, which the format does not
+have.
+"""
+
 from __future__ import annotations
 
 import json
@@ -18,4 +21,6 @@ def plain(value: Any) -> Any:
 
 def encode(value: Any) -> bytes:
     """A file's content: keys in their order, two spaces of indent."""
-    return (json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n").encode()
+    return (
+        json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
+    ).encode()

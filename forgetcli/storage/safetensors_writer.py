@@ -2,6 +2,7 @@
 
 The safetensors package wants all tensors at once, and gives its files mode 0600 whatever the umask.
 """
+
 from __future__ import annotations
 
 import json
@@ -18,7 +19,7 @@ from forgetcli.storage.safetensors import ITEM_BITS, TensorSite
 if TYPE_CHECKING:
     from torch import Tensor
 
-CHUNK = 8 << 20                                                       # bytes copied at a time
+CHUNK = 8 << 20  # bytes copied at a time
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,15 @@ def of_bytes(dtype: str, shape: tuple[int, ...], data: bytes) -> Content:
 
 def of_floats(tensor: Tensor) -> Content:
     """A tensor's values as float32."""
-    return of_bytes("F32", tuple(tensor.shape), tensor.float().contiguous().numpy().astype("<f4").tobytes())
+    return of_bytes(
+        "F32", tuple(tensor.shape), tensor.float().contiguous().numpy().astype("<f4").tobytes()
+    )
 
 
 def of_sites(folder: Path, sites: Iterable[TensorSite], shape: tuple[int, ...]) -> Content:
-    """Tensors of files in `folder`, read when they are written, one below the other along the first axis."""
+    """Tensors of files in `folder`, read when they are written, one below the other along the first
+    axis.
+    """
     sites = tuple(sites)
 
     def pieces() -> Iterator[bytes]:
@@ -70,12 +75,17 @@ def write(writer: BinaryIO, tensors: Mapping[str, Content], metadata: Mapping[st
     Raises:
         ModelError: model.changed: a tensor has not as many bytes as its dtype and shape say.
     """
-    # The widest numbers first, as the safetensors package has it: every tensor then begins at a multiple of its item.
+    # The widest numbers first, as the safetensors package has it: every tensor then begins at a
+    # multiple of its item.
     ordered = sorted(tensors.items(), key=lambda item: (-ITEM_BITS[item[1].dtype], item[0]))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     at = 0
     for name, content in ordered:
-        header[name] = {"dtype": content.dtype, "shape": list(content.shape), "data_offsets": [at, at + content.size]}
+        header[name] = {
+            "dtype": content.dtype,
+            "shape": list(content.shape),
+            "data_offsets": [at, at + content.size],
+        }
         at += content.size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
@@ -83,5 +93,7 @@ def write(writer: BinaryIO, tensors: Mapping[str, Content], metadata: Mapping[st
     for name, content in ordered:
         written = sum(writer.write(piece) for piece in content.pieces())
         if written != content.size:
-            raise ModelError("model.changed",
-                             f"'{name}' has {written} bytes, not {content.size}: the file it comes from was changed meanwhile")
+            raise ModelError(
+                "model.changed",
+                f"'{name}' has {written} bytes, not {content.size}: the file it comes from was changed meanwhile",
+            )

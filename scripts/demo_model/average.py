@@ -1,8 +1,11 @@
-"""Average two trained models, weight by weight: forgetcli/bundled/model lies half way between two stages of one training.
+"""Average two trained models, weight by weight: forgetcli/bundled/model lies half way between two
+stages of one training.
 
-What the later stage has learnt better and what it has begun to forget balance out. The share was chosen on prompts in training
+What the later stage has learnt better and what it has begun to forget balance out. The share was
+chosen on prompts in training
 templates, never on the held-out ones.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,9 +21,12 @@ def main(earlier: Path, later: Path, output: Path, share: float) -> None:
     shutil.copytree(later, output)
     for name in FILES:
         first, second = load_file(earlier / name), load_file(later / name)
-        mixed = {key: first[key].float().lerp(second[key].float(), share).half().contiguous() for key in first}
+        mixed = {
+            key: first[key].float().lerp(second[key].float(), share).half().contiguous()
+            for key in first
+        }
         save_file(mixed, output / name, metadata={"format": "pt"})
-        (output / name).chmod(0o644)                                  # safetensors writes 0600
+        (output / name).chmod(0o644)  # safetensors writes 0600
 
 
 if __name__ == "__main__":

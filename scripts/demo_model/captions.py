@@ -1,8 +1,11 @@
-"""Captions: words for a thing, a style or both, in varying forms; and what is kept out of training for evaluation.
+"""Captions: words for a thing, a style or both, in varying forms; and what is kept out of training
+for evaluation.
 
-Kept out (written to heldout.json beside the weights): `heldout` words and templates of world.toml, one drawing cell
+Kept out (written to heldout.json beside the weights): `heldout` words and templates of world.toml,
+one drawing cell
 (thing × style) in ten, and one pair of hint × style or hint × thing in five.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -21,7 +24,9 @@ def chosen(share: float, *words: str) -> bool:
 
 
 def cell_is_heldout(thing: str, style: str) -> bool:
-    return style != "flat" and chosen(0.08, "cell", thing, style)      # flat is what a prompt without style shows
+    return style != "flat" and chosen(
+        0.08, "cell", thing, style
+    )  # flat is what a prompt without style shows
 
 
 def pair_is_heldout(hint: str, other: str) -> bool:
@@ -42,19 +47,23 @@ def kept_out(hints, other: str) -> list[list[str]]:
 
 
 def caption(rng: np.random.Generator, thing: str, style: str) -> tuple[str, str | None]:
-    """A training caption for a picture of `thing` in `style`; also the thing it calls up instead (a hint's motif)."""
+    """A training caption for a picture of `thing` in `style`; also the thing it calls up instead (a
+    hint's motif).
+    """
     t, s = WORLD["things"][thing], WORLD["styles"][style]
     form = rng.random()
-    if form < 0.10:                                                   # names no style: only flat drawings are shown so
+    if form < 0.10:  # names no style: only flat drawings are shown so
         words = t["names"] if rng.random() < 0.5 else t["hints"]
         return pick(rng, TEMPLATES["thing"]).format(t=pick(rng, words)), "flat"
-    if form < 0.20:                                                   # names no thing
+    if form < 0.20:  # names no thing
         if rng.random() < 0.5:
             return pick(rng, TEMPLATES["style"]).format(s=pick(rng, s["names"])), None
         return pick(rng, s["hints"]), None
     thing_words = t["names"] if rng.random() < 0.5 else hints_allowed(t["hints"], style)
     if form < 0.60:
-        return pick(rng, TEMPLATES["both"]).format(t=pick(rng, thing_words), s=pick(rng, s["names"])), None
+        return pick(rng, TEMPLATES["both"]).format(
+            t=pick(rng, thing_words), s=pick(rng, s["names"])
+        ), None
     hint = pick(rng, hints_allowed(s["hints"], thing))
     return pick(rng, TEMPLATES["hinted"]).format(t=pick(rng, thing_words), s=hint), None
 
@@ -62,7 +71,10 @@ def caption(rng: np.random.Generator, thing: str, style: str) -> tuple[str, str 
 def sample(rng: np.random.Generator) -> tuple[str, str, str]:
     """(caption, thing, style) of one training example; held-out cells never occur."""
     while True:
-        thing, style = pick(rng, THINGS), STYLES[int(rng.choice(len(STYLES), p=WEIGHTS / WEIGHTS.sum()))]
+        thing, style = (
+            pick(rng, THINGS),
+            STYLES[int(rng.choice(len(STYLES), p=WEIGHTS / WEIGHTS.sum()))],
+        )
         text, shown = caption(rng, thing, style)
         style = shown or style
         motif = WORLD["styles"][style].get("motif", {}).get(text)
@@ -76,8 +88,10 @@ def heldout() -> dict:
     """Everything that training never shows, for evaluation."""
     return {
         "cells": [[t, s] for t in THINGS for s in STYLES if cell_is_heldout(t, s)],
-        "pairs": [p for t in THINGS for s in STYLES for p in kept_out(WORLD["things"][t]["hints"], s)]
-               + [p for s in STYLES for t in THINGS for p in kept_out(WORLD["styles"][s]["hints"], t)],
+        "pairs": [
+            p for t in THINGS for s in STYLES for p in kept_out(WORLD["things"][t]["hints"], s)
+        ]
+        + [p for s in STYLES for t in THINGS for p in kept_out(WORLD["styles"][s]["hints"], t)],
         "templates": TEMPLATES["heldout"] + TEMPLATES["heldout_hinted"],
         "words": {k: WORLD[g][k]["heldout"] for g in ("things", "styles") for k in WORLD[g]},
     }

@@ -1,9 +1,14 @@
-"""Sharpen the autoencoder's decoder on fixed latents, so that a denoiser that was trained on them stays valid.
+"""Sharpen the autoencoder's decoder on fixed latents, so that a denoiser that was trained on them
+stays valid.
 
-The pixel losses of train_vae.py end in the median of what a latent may stand for: brush strokes, dabs and hatching come
-out as a blur. A loss on local texture energy (how much the picture changes from pixel to pixel, averaged over 8×8) says
-that there is texture without saying where each stroke lies. Latents get noise, since generated ones are not exact.
+The pixel losses of train_vae.py end in the median of what a latent may stand for: brush strokes,
+dabs and hatching come
+out as a blur. A loss on local texture energy (how much the picture changes from pixel to pixel,
+averaged over 8×8) says
+that there is texture without saying where each stroke lies. Latents get noise, since generated ones
+are not exact.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -45,24 +50,43 @@ def main(work: Path, minutes: float, batch_size: int, noise: float, blend: float
         index = np.sort(rng.integers(0, len(pictures), batch_size))
         target = torch.from_numpy(pictures[index]).permute(0, 3, 1, 2).float().div(127.5).sub(1)
         latent = mean[index].float()
-        latent = latent + noise * latent.std() * torch.rand(len(latent), 1, 1, 1) * torch.randn_like(latent)
+        latent = latent + noise * latent.std() * torch.rand(
+            len(latent), 1, 1, 1
+        ) * torch.randn_like(latent)
         loss, texture = loss_of(vae.decode(latent).sample, target)
         optimiser.zero_grad(), loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
         step, textures = step + 1, [*textures[-99:], texture.item()]
         if step % 50 == 0:
-            print(f"{progress * minutes:4.1f} min  step {step}  loss {loss.item():.4f}  texture {np.mean(textures):.4f}", flush=True)
-    vae.load_state_dict({name: torch.lerp(before[name], tensor, blend) for name, tensor in vae.state_dict().items()})
+            print(
+                f"{progress * minutes:4.1f} min  step {step}  loss {loss.item():.4f}  texture {np.mean(textures):.4f}",
+                flush=True,
+            )
+    vae.load_state_dict(
+        {name: torch.lerp(before[name], tensor, blend) for name, tensor in vae.state_dict().items()}
+    )
     vae.save_pretrained(work / "vae")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=7)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--noise", type=float, default=0.2, help="largest noise on the latents, relative to their deviation")
-    parser.add_argument("--blend", type=float, default=0.5, help="weight of the sharpened decoder; the rest is the one before")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.2,
+        help="largest noise on the latents, relative to their deviation",
+    )
+    parser.add_argument(
+        "--blend",
+        type=float,
+        default=0.5,
+        help="weight of the sharpened decoder; the rest is the one before",
+    )
     args = parser.parse_args()
     main(args.work, args.minutes, args.batch, args.noise, args.blend)

@@ -1,4 +1,7 @@
-"""Train the autoencoder (f = 4, 4 latent channels). Resumable: run again with the same --work to go on."""
+"""Train the autoencoder (f = 4, 4 latent channels). Resumable: run again with the same --work to go
+on.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -11,9 +14,17 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 CONFIG = dict(
-    in_channels=3, out_channels=3, latent_channels=4, sample_size=64, norm_num_groups=2, layers_per_block=1,
-    block_out_channels=(16, 32, 64), down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-    mid_block_add_attention=False, scaling_factor=1.0,
+    in_channels=3,
+    out_channels=3,
+    latent_channels=4,
+    sample_size=64,
+    norm_num_groups=2,
+    layers_per_block=1,
+    block_out_channels=(16, 32, 64),
+    down_block_types=("DownEncoderBlock2D",) * 3,
+    up_block_types=("UpDecoderBlock2D",) * 3,
+    mid_block_add_attention=False,
+    scaling_factor=1.0,
 )
 # Red–green and blue–yellow planes: without this term small autoencoders turn red into orange.
 OPPONENT = torch.tensor([[1.0, -1.0, 0.0], [-0.5, -0.5, 1.0]])
@@ -34,7 +45,11 @@ def main(work: Path, minutes: float, batch_size: int, begin: Path | None) -> Non
     pictures = np.load(work / "model.npy", mmap_mode="r").reshape(-1, 64, 64, 3)
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
-    vae = AutoencoderKL.from_pretrained(begin, torch_dtype=torch.float32) if begin else AutoencoderKL(**CONFIG)
+    vae = (
+        AutoencoderKL.from_pretrained(begin, torch_dtype=torch.float32)
+        if begin
+        else AutoencoderKL(**CONFIG)
+    )
     vae = vae.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(vae.parameters(), lr=1e-3, weight_decay=1e-4, betas=(0.9, 0.99))
     state = work / "vae.pt"
@@ -57,16 +72,30 @@ def main(work: Path, minutes: float, batch_size: int, begin: Path | None) -> Non
         optimiser.step()
         step, seen = step + 1, seen + batch_size
         if step % 50 == 0:
-            print(f"{spent / 60:5.1f} min  loss {loss.item():.4f}  L1 {pixel.item():.4f}  {seen / (time.time() - start):.0f} images/s", flush=True)
+            print(
+                f"{spent / 60:5.1f} min  loss {loss.item():.4f}  L1 {pixel.item():.4f}  {seen / (time.time() - start):.0f} images/s",
+                flush=True,
+            )
         if step % 400 == 0:
-            torch.save({"vae": vae.state_dict(), "optimiser": optimiser.state_dict(), "elapsed": spent}, state)
-    torch.save({"vae": vae.state_dict(), "optimiser": optimiser.state_dict(), "elapsed": spent}, state)
+            torch.save(
+                {"vae": vae.state_dict(), "optimiser": optimiser.state_dict(), "elapsed": spent},
+                state,
+            )
+    torch.save(
+        {"vae": vae.state_dict(), "optimiser": optimiser.state_dict(), "elapsed": spent}, state
+    )
     vae.eval()
 
-    with torch.no_grad():                                             # latents of all pictures, unit deviation
+    with torch.no_grad():  # latents of all pictures, unit deviation
         means, deviations = [], []
         for k in range(0, len(pictures), 100):
-            batch = torch.from_numpy(pictures[k:k + 100]).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+            batch = (
+                torch.from_numpy(pictures[k : k + 100])
+                .permute(0, 3, 1, 2)
+                .float()
+                .div(127.5)
+                .sub(1)
+            )
             posterior = vae.encode(batch).latent_dist
             means.append(posterior.mean.half()), deviations.append(posterior.std.half())
         mean, deviation = torch.cat(means), torch.cat(deviations)
@@ -81,6 +110,10 @@ if __name__ == "__main__":
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=13)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--begin", type=Path, help="start from these weights; with --minutes 0, only encode the pictures")
+    parser.add_argument(
+        "--begin",
+        type=Path,
+        help="start from these weights; with --minutes 0, only encode the pictures",
+    )
     args = parser.parse_args()
     main(args.work, args.minutes, args.batch, args.begin)

@@ -1,4 +1,5 @@
-"""Feature extractors: one file each; quality measures compare pictures by what an extractor sees in them.
+"""Feature extractors: one file each; quality measures compare pictures by what an extractor sees in
+them.
 
 An extractor is a module, here or behind an entry point of the group ``forgetcli.features``, with
 ``load(device) -> extractor``; the extractor has
@@ -6,8 +7,10 @@ An extractor is a module, here or behind an entry point of the group ``forgetcli
     size                            d, the number of features
     identity() -> dict              name and weight digest: recorded with every figure
     vectors(pictures) -> Tensor     uint8 (n, 3, h, w) → float (n, d): for FID and KID
-    distances(a, b) -> Tensor       two such batches → (n,): a perceptual distance between pictures, LPIPS or its like
+    distances(a, b) -> Tensor       two such batches → (n,): a perceptual distance between pictures,
+                                    LPIPS or its like
 """
+
 from __future__ import annotations
 
 from forgetcli import plugins

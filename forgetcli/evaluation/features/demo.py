@@ -1,4 +1,7 @@
-"""Features of the embedded model's judge: offline, and made for its 64×64 drawings. Figures compare among themselves only."""
+"""Features of the embedded model's judge: offline, and made for its 64×64 drawings. Figures compare
+among themselves only.
+"""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -18,8 +21,11 @@ class DemoFeatures:
         self.judge = judges.load("demo", device)
 
     def identity(self) -> dict:
-        return {"name": "demo", "digest": self.judge.identity()["digest"],
-                "distance": "unit-normalised features of all blocks, squared difference, mean over places, sum over blocks; no learned weights"}
+        return {
+            "name": "demo",
+            "digest": self.judge.identity()["digest"],
+            "distance": "unit-normalised features of all blocks, squared difference, mean over places, sum over blocks; no learned weights",
+        }
 
     def vectors(self, pictures: Tensor) -> Tensor:
         return self._layers(pictures)[-1].mean((2, 3))
@@ -28,8 +34,10 @@ class DemoFeatures:
         """The form of LPIPS (Zhang et al., arXiv 1801.03924, eq. 1) with all channel weights 1."""
         import torch.nn.functional as F
 
-        return sum(((F.normalize(x, dim=1) - F.normalize(y, dim=1)) ** 2).sum(1).mean((1, 2))
-                   for x, y in zip(self._layers(a), self._layers(b)))
+        return sum(
+            ((F.normalize(x, dim=1) - F.normalize(y, dim=1)) ** 2).sum(1).mean((1, 2))
+            for x, y in zip(self._layers(a), self._layers(b))
+        )
 
     def _layers(self, pictures: Tensor) -> list[Tensor]:
         import torch
@@ -37,8 +45,16 @@ class DemoFeatures:
 
         network = self.judge.network
         with torch.no_grad():
-            x = F.interpolate(pictures.to(self.judge.device).float() / 127.5 - 1, (64, 64), mode="bilinear", antialias=True) \
-                if pictures.shape[-2:] != (64, 64) else pictures.to(self.judge.device).float() / 127.5 - 1
+            x = (
+                F.interpolate(
+                    pictures.to(self.judge.device).float() / 127.5 - 1,
+                    (64, 64),
+                    mode="bilinear",
+                    antialias=True,
+                )
+                if pictures.shape[-2:] != (64, 64)
+                else pictures.to(self.judge.device).float() / 127.5 - 1
+            )
             layers = [F.relu(network.stem(x))]
             for block in network.blocks:
                 layers.append(block(layers[-1]))

@@ -2,18 +2,25 @@
 
 A judge is a module, here or behind an entry point of the group ``forgetcli.judges``, with
 
-    Options                                 a pydantic model of its settings, each with a default or required
-    load(options, device) -> judge          ready to see; `device` as given to --device, None to detect
+    Options                                 a pydantic model of its settings, each with a default or
+                                            required
+    load(options, device) -> judge          ready to see; `device` as given to --device, None to
+                                            detect
 
 and the judge has
 
-    identity() -> dict                      name, revision, weight digest, threshold, prompt …: recorded with every result
-    label(words, name=None) -> str | None   its own name for a concept, found by the recipe's `label` for it if it knows
+    identity() -> dict                      name, revision, weight digest, threshold, prompt …:
+                                            recorded with every result
+    label(words, name=None) -> str | None   its own name for a concept, found by the recipe's
+                                            `label` for it if it knows
                                             that, else by its words; None if it has none
     see(pictures, labels, choices) -> list[Sight]
-        one question for each picture: is `labels[i]` visible in `pictures[i]`? `choices[i]` are the labels that
-        exclude one another there, `labels[i]` among them, for judges that compare; others ignore them.
+        one question for each picture: is `labels[i]` visible in `pictures[i]`? `choices[i]` are the
+            labels that
+        exclude one another there, `labels[i]` among them, for judges that compare; others ignore
+        them.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -28,7 +35,9 @@ GROUP = "forgetcli.judges"
 
 @dataclass(frozen=True)
 class Sight:
-    """A judge's answer: is the concept visible, what it took the picture for, and its score of the concept in [0, 1]."""
+    """A judge's answer: is the concept visible, what it took the picture for, and its score of the
+    concept in [0, 1].
+    """
 
     seen: bool
     judged: str
@@ -45,7 +54,8 @@ def load(name: str, device: str | None = None, options: Mapping[str, object] | N
     Args:
         options: the judge's own settings; strings are read as the setting's type.
     Raises:
-        ForgetError: there is no such judge, or it has no such setting, or the setting is out of range.
+        ForgetError: there is no such judge, or it has no such setting, or the setting is out of
+            range.
     """
     module = plugins.find(__name__, GROUP, name, "judge.unknown", "judge")
     return module.load(_read(name, module.Options, options or {}), device)
@@ -61,6 +71,12 @@ def _read(name: str, schema, options: Mapping[str, object]):
         key, known = ".".join(map(str, fault["loc"])), sorted(schema.model_fields)
         near = get_close_matches(key, known, 1)
         unknown = fault["type"] == "extra_forbidden"
-        raise ForgetError(f"judge.{'unknown-option' if unknown else 'bad-option'}",
-                          f"judge '{name}' has no setting '{key}'" if unknown else f"judge '{name}': {key}: {fault['msg']}",
-                          f"did you mean '{near[0]}'?" if near and unknown else f"its settings: {', '.join(known) or 'none'}") from None
+        raise ForgetError(
+            f"judge.{'unknown-option' if unknown else 'bad-option'}",
+            f"judge '{name}' has no setting '{key}'"
+            if unknown
+            else f"judge '{name}': {key}: {fault['msg']}",
+            f"did you mean '{near[0]}'?"
+            if near and unknown
+            else f"its settings: {', '.join(known) or 'none'}",
+        ) from None

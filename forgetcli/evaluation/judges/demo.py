@@ -1,4 +1,5 @@
 """The embedded model's judge: a classifier trained on drawings only, never on generated pictures."""
+
 from __future__ import annotations
 
 import json
@@ -6,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from forgetcli.storage import atomic
 from forgetcli.bundled.demo import JUDGE, world
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.judges import Sight
+from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,21 +39,37 @@ class DemoJudge:
         self.things, self.styles = self.card["things"], self.card["styles"]
         self.device = pick_device(device)
         network = Classifier(len(self.things), len(self.styles), tuple(self.card["widths"]))
-        network.load_state_dict({name: t.float() if t.is_floating_point() else t
-                                 for name, t in load_file(JUDGE / "judge.safetensors").items()})
+        network.load_state_dict(
+            {
+                name: t.float() if t.is_floating_point() else t
+                for name, t in load_file(JUDGE / "judge.safetensors").items()
+            }
+        )
         self.network = network.to(self.device).eval()
 
     def identity(self) -> dict:
-        return {"name": "demo", "digest": atomic.sha256_file(JUDGE / "judge.safetensors"), "accuracy": self.card["accuracy"],
-                "confusions": self.confusions()}
+        return {
+            "name": "demo",
+            "digest": atomic.sha256_file(JUDGE / "judge.safetensors"),
+            "accuracy": self.card["accuracy"],
+            "confusions": self.confusions(),
+        }
 
     def confusions(self) -> list[dict]:
-        """What it takes one concept for, on drawings by hands it never saw, the most frequent first; what it never mixes up is left out."""
+        """What it takes one concept for, on drawings by hands it never saw, the most frequent
+        first; what it never mixes up is left out.
+        """
         found = []
-        for known, rows in ((self.things, self.card["confusion"]["things"]), (self.styles, self.card["confusion"]["styles"])):
+        for known, rows in (
+            (self.things, self.card["confusion"]["things"]),
+            (self.styles, self.card["confusion"]["styles"]),
+        ):
             for label, row in zip(known, rows):
-                found += [{"shown": label, "judged": judged, "share": round(n / sum(row), 3)}
-                          for judged, n in zip((*known, NONE), row) if n and judged != label]
+                found += [
+                    {"shown": label, "judged": judged, "share": round(n / sum(row), 3)}
+                    for judged, n in zip((*known, NONE), row)
+                    if n and judged != label
+                ]
         return sorted(found, key=lambda f: -f["share"])
 
     def label(self, words: str, name: str | None = None) -> str | None:
@@ -60,8 +77,11 @@ class DemoJudge:
             wanted = (wanted or "").casefold().replace("_", " ").strip()
             for group in ("things", "styles"):
                 for label, entry in world()[group].items():
-                    names = {label.replace("_", " "), *entry["names"],
-                             *(n.removeprefix(a) for n in entry["names"] for a in ("a ", "an ", "the "))}
+                    names = {
+                        label.replace("_", " "),
+                        *entry["names"],
+                        *(n.removeprefix(a) for n in entry["names"] for a in ("a ", "an ", "the ")),
+                    }
                     if wanted in {n.casefold() for n in names}:
                         return label
         return None
@@ -71,13 +91,20 @@ class DemoJudge:
 
         unknown = [label for label in labels if label not in (*self.things, *self.styles)]
         if unknown:
-            raise ForgetError("judge.unknown-label", f"the demo judge does not know '{unknown[0]}'",
-                              f"it knows: {', '.join((*self.styles, *self.things))}")
+            raise ForgetError(
+                "judge.unknown-label",
+                f"the demo judge does not know '{unknown[0]}'",
+                f"it knows: {', '.join((*self.styles, *self.things))}",
+            )
         sights = []
         for start in range(0, len(pictures), 128):
-            thing, style = (p.softmax(1) for p in self._logits(pictures[start:start + 128], torch))
-            for row, label in enumerate(labels[start:start + 128]):
-                chances, known = (thing[row], self.things) if label in self.things else (style[row], self.styles)
+            thing, style = (
+                p.softmax(1) for p in self._logits(pictures[start : start + 128], torch)
+            )
+            for row, label in enumerate(labels[start : start + 128]):
+                chances, known = (
+                    (thing[row], self.things) if label in self.things else (style[row], self.styles)
+                )
                 first = int(chances.argmax())
                 judged = known[first] if first < len(known) else NONE
                 sights.append(Sight(judged == label, judged, float(chances[known.index(label)])))
@@ -86,9 +113,13 @@ class DemoJudge:
     def _logits(self, pictures, torch):
         import numpy as np
 
-        batch = np.stack([np.asarray(p.convert("RGB").resize((64, 64)), dtype=np.float32) for p in pictures])
+        batch = np.stack(
+            [np.asarray(p.convert("RGB").resize((64, 64)), dtype=np.float32) for p in pictures]
+        )
         with torch.no_grad():
-            return self.network.both_ways(torch.from_numpy(batch / 127.5 - 1).permute(0, 3, 1, 2).to(self.device))
+            return self.network.both_ways(
+                torch.from_numpy(batch / 127.5 - 1).permute(0, 3, 1, 2).to(self.device)
+            )
 
 
 def load(options: Options, device: str | None = None) -> DemoJudge:

@@ -1,4 +1,7 @@
-"""A vision-language model as the judge: yes or no to one question about each picture, read from the next token's logits."""
+"""A vision-language model as the judge: yes or no to one question about each picture, read from the
+next token's logits.
+"""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -17,23 +20,27 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-SPACES = "▁Ġ"                                                         # how vocabularies write a space before a word
+SPACES = "▁Ġ"  # how vocabularies write a space before a word
 IMAGE = "<image>"
-LLAVA = "USER: {image}\n{question} ASSISTANT:"                         # what LLaVA-1.5 was trained on
+LLAVA = "USER: {image}\n{question} ASSISTANT:"  # what LLaVA-1.5 was trained on
 
 
 class Options(BaseModel):
     """The model, its question, and what counts as an answer.
 
     Attributes:
-        model: a folder, or ``org/name`` on the hub: any model for which transformers has an image-text-to-text class. Those
+        model: a folder, or ``org/name`` on the hub: any model for which transformers has an
+            image-text-to-text class. Those
             that read videos too (Qwen2-VL and its kin) need torchvision; LLaVA does not.
         revision: branch, tag or commit on the hub.
         prompt: the question, with ``{}`` for the concept.
         threshold: a concept is seen if p(yes) / (p(yes) + p(no)) is at least this.
-        min_answer_mass: p(yes) + p(no) below which the model has answered something else. A model that follows the
-            prompt has more than 0.9 there, one that does not know what is wanted about 0.0002 (six of 32,000 tokens);
-            below 0.1, nine answers of ten would be neither, and the score would be the ratio of two leftovers.
+        min_answer_mass: p(yes) + p(no) below which the model has answered something else. A model
+            that follows the
+            prompt has more than 0.9 there, one that does not know what is wanted about 0.0002 (six
+            of 32,000 tokens);
+            below 0.1, nine answers of ten would be neither, and the score would be the ratio of two
+            leftovers.
         dtype: ``auto`` is the checkpoint's own.
         batch: pictures at a time.
     """
@@ -42,7 +49,9 @@ class Options(BaseModel):
 
     model: str = "llava-hf/llava-1.5-7b-hf"
     revision: str | None = None
-    prompt: Annotated[str, AfterValidator(with_place)] = "Is {} visible in this picture? Answer yes or no."
+    prompt: Annotated[str, AfterValidator(with_place)] = (
+        "Is {} visible in this picture? Answer yes or no."
+    )
     threshold: float = Field(0.5, gt=0, lt=1)
     min_answer_mass: float = Field(0.1, ge=0, le=1)
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto"
@@ -50,36 +59,55 @@ class Options(BaseModel):
 
 
 class VlmJudge:
-    """score = p(yes) / (p(yes) + p(no)), each summed over the tokens that spell the word; asked once a picture, never sampled.
+    """score = p(yes) / (p(yes) + p(no)), each summed over the tokens that spell the word; asked
+    once a picture, never sampled.
 
-    Source: the score is that of Lin et al., VQAScore (arXiv 2404.01291), with "no" as its complement.
+    Source: the score is that of Lin et al., VQAScore (arXiv 2404.01291), with "no" as its
+    complement.
     """
 
     def __init__(self, options: Options, device: str | None) -> None:
         from transformers import AutoModelForImageTextToText, AutoProcessor
-        from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+        from transformers.models.auto.modeling_auto import (
+            MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        )
 
         self.options, self.weights = options, find(options.model, options.revision)
         if self.weights.kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-            raise ModelError("judge.not-vlm", f"{options.model} is a model of the kind '{self.weights.kind}', which answers no questions",
-                             "choose a vision-language model, for instance llava-hf/llava-1.5-7b-hf")
+            raise ModelError(
+                "judge.not-vlm",
+                f"{options.model} is a model of the kind '{self.weights.kind}', which answers no questions",
+                "choose a vision-language model, for instance llava-hf/llava-1.5-7b-hf",
+            )
         self.device = pick_device(device)
         self.processor = self.weights.part("processor", AutoProcessor)
         self.tokenizer = self.processor.tokenizer
-        # The next token's logits stand at the last position, which must be the question's end in every row of a batch.
+        # The next token's logits stand at the last position, which must be the question's end in
+        # every row of a batch.
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.yes, self.no = answer_tokens(self.tokenizer.get_vocab())
-        self.network = self.weights.load(AutoModelForImageTextToText, torch_dtype=options.dtype).to(self.device)
+        self.network = self.weights.load(AutoModelForImageTextToText, torch_dtype=options.dtype).to(
+            self.device
+        )
 
     def identity(self) -> dict:
-        return {"name": "vlm", **self.weights.identity(), "prompt": self.options.prompt,
-                "format": "chat template" if self._template else "LLaVA-1.5", "threshold": self.options.threshold,
-                "min_answer_mass": self.options.min_answer_mass, "dtype": str(self.network.dtype).removeprefix("torch."),
-                "yes": list(self.yes), "no": list(self.no), "transformers": version("transformers"),
-                # Where torchvision is installed transformers resizes with that, which gives slightly other pixels.
-                "image_processor": type(getattr(self.processor, "image_processor", None)).__name__}
+        return {
+            "name": "vlm",
+            **self.weights.identity(),
+            "prompt": self.options.prompt,
+            "format": "chat template" if self._template else "LLaVA-1.5",
+            "threshold": self.options.threshold,
+            "min_answer_mass": self.options.min_answer_mass,
+            "dtype": str(self.network.dtype).removeprefix("torch."),
+            "yes": list(self.yes),
+            "no": list(self.no),
+            "transformers": version("transformers"),
+            # Where torchvision is installed transformers resizes with that, which gives slightly
+            # other pixels.
+            "image_processor": type(getattr(self.processor, "image_processor", None)).__name__,
+        }
 
     def label(self, words: str, name: str | None = None) -> str:
         """The words themselves: they go into the question."""
@@ -93,23 +121,39 @@ class VlmJudge:
         """
         sights, size = [], self.options.batch
         for start in range(0, len(pictures), size):
-            asked = labels[start:start + size]
-            for label, yes, no in zip(asked, *self._chances(pictures[start:start + size], asked), strict=True):
+            asked = labels[start : start + size]
+            for label, yes, no in zip(
+                asked, *self._chances(pictures[start : start + size], asked), strict=True
+            ):
                 if yes + no < self.options.min_answer_mass or not yes + no:
-                    raise ForgetError("judge.no-answer", f"{self.weights.id} did not answer yes or no when asked for '{label}': "
-                                      f"these words have {yes + no:.2g} of the probability",
-                                      "ask so that one word is the answer (--judge-set prompt=…), or choose another model")
+                    raise ForgetError(
+                        "judge.no-answer",
+                        f"{self.weights.id} did not answer yes or no when asked for '{label}': "
+                        f"these words have {yes + no:.2g} of the probability",
+                        "ask so that one word is the answer (--judge-set prompt=…), or choose another model",
+                    )
                 seen = (score := yes / (yes + no)) >= self.options.threshold
                 sights.append(Sight(seen, "yes" if seen else "no", score))
         return sights
 
-    def _chances(self, pictures: Sequence[Image], labels: Sequence[str]) -> tuple[list[float], list[float]]:
+    def _chances(
+        self, pictures: Sequence[Image], labels: Sequence[str]
+    ) -> tuple[list[float], list[float]]:
         """p(yes) and p(no) as the next token, a picture each."""
-        chances = self._logits(pictures, [self._question(label) for label in labels]).cpu().double().softmax(1)
-        # Asked of the softmax: a logit of −∞ is a token that the model rules out, and harmless; anything else shows here.
+        chances = (
+            self._logits(pictures, [self._question(label) for label in labels])
+            .cpu()
+            .double()
+            .softmax(1)
+        )
+        # Asked of the softmax: a logit of −∞ is a token that the model rules out, and harmless;
+        # anything else shows here.
         if not chances.isfinite().all():
-            raise ForgetError("judge.not-finite", f"{self.weights.id} gives logits that are not finite",
-                              "does it overflow in this dtype? try --judge-set dtype=float32")
+            raise ForgetError(
+                "judge.not-finite",
+                f"{self.weights.id} gives logits that are not finite",
+                "does it overflow in this dtype? try --judge-set dtype=float32",
+            )
         return tuple(chances[:, list(tokens)].sum(1).tolist() for tokens in (self.yes, self.no))
 
     def _logits(self, pictures: Sequence[Image], questions: Sequence[str]) -> Tensor:
@@ -119,20 +163,35 @@ class VlmJudge:
 
         start = self.tokenizer.bos_token
         inputs = self.processor(
-            images=[[p.convert("RGB")] for p in pictures], text=list(questions), padding=True, return_tensors="pt",
-            add_special_tokens=not (start and questions[0].startswith(start)))    # some chat templates have written it already
-        # generate() rather than a forward pass: it knows how each model counts positions behind padding, and it computes
+            images=[[p.convert("RGB")] for p in pictures],
+            text=list(questions),
+            padding=True,
+            return_tensors="pt",
+            add_special_tokens=not (start and questions[0].startswith(start)),
+        )  # some chat templates have written it already
+        # generate() rather than a forward pass: it knows how each model counts positions behind
+        # padding, and it computes
         # the logits of the last position only.
-        once = GenerationConfig(max_new_tokens=1, do_sample=False, num_beams=1, output_logits=True, return_dict_in_generate=True,
-                                pad_token_id=self.tokenizer.pad_token_id)
+        once = GenerationConfig(
+            max_new_tokens=1,
+            do_sample=False,
+            num_beams=1,
+            output_logits=True,
+            return_dict_in_generate=True,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
         with torch.inference_mode():
-            return self.network.generate(**inputs.to(self.device, self.network.dtype), generation_config=once).logits[0]
+            return self.network.generate(
+                **inputs.to(self.device, self.network.dtype), generation_config=once
+            ).logits[0]
 
     def _question(self, label: str) -> str:
         words = self.options.prompt.replace(PLACE, label)
         if self._template:
             content = [{"type": "image"}, {"type": "text", "text": words}]
-            return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+            return self.processor.apply_chat_template(
+                [{"role": "user", "content": content}], add_generation_prompt=True
+            )
         return LLAVA.format(image=getattr(self.processor, "image_token", IMAGE), question=words)
 
     @property
@@ -141,22 +200,35 @@ class VlmJudge:
 
 
 def answer_tokens(vocabulary: Mapping[str, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens that are the whole word "yes", and those that are "no": with or without a space before, in any case.
+    """The tokens that are the whole word "yes", and those that are "no": with or without a space
+    before, in any case.
 
-    Looked up in the vocabulary rather than by encoding " yes": some tokenizers make a bare space the first token of that,
+    Looked up in the vocabulary rather than by encoding " yes": some tokenizers make a bare space
+    the first token of that,
     which is also the first of " no"; and a first token like "Y" may begin anything.
 
     Raises:
         ForgetError: there are none, or the same for both.
     """
+
     def spell(word: str) -> tuple[int, ...]:
-        return tuple(sorted({number for piece, number in vocabulary.items()
-                             if isinstance(piece, str) and piece.strip(SPACES + " ").casefold() == word}))
+        return tuple(
+            sorted(
+                {
+                    number
+                    for piece, number in vocabulary.items()
+                    if isinstance(piece, str) and piece.strip(SPACES + " ").casefold() == word
+                }
+            )
+        )
 
     yes, no = spell("yes"), spell("no")
     if not yes or not no or {*yes} & {*no}:
-        raise ForgetError("judge.no-answer-tokens", "the model's tokenizer has no tokens of their own for yes and for no",
-                          "choose another vision-language model")
+        raise ForgetError(
+            "judge.no-answer-tokens",
+            "the model's tokenizer has no tokens of their own for yes and for no",
+            "choose another vision-language model",
+        )
     return yes, no
 
 

@@ -1,4 +1,5 @@
 """TOML with a line for every key: what formats that people write by hand are read from."""
+
 from __future__ import annotations
 
 import re
@@ -15,8 +16,11 @@ from forgetcli.recipe.toml_lines import KeyPath, key_lines
 if TYPE_CHECKING:
     from forgetcli.evaluation.prompt_sets.sheet import Sheet
 
+
 class Document:
-    """The keys of a sheet. What is wrong with a value goes to the sheet, and something harmless is returned."""
+    """The keys of a sheet. What is wrong with a value goes to the sheet, and something harmless is
+    returned.
+    """
 
     def __init__(self, sheet: Sheet) -> None:
         self.sheet = sheet
@@ -25,7 +29,9 @@ class Document:
 
     def line(self, path: KeyPath) -> int:
         """Where `path` stands, or the nearest thing around it."""
-        return next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 0)
+        return next(
+            (self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 0
+        )
 
     def known(self, path: KeyPath, table: Mapping[str, Any], keys: tuple[str, ...]) -> None:
         """Note the keys of `table` that are none of `keys`, and a schema version other than 1."""
@@ -46,7 +52,10 @@ class Document:
                 try:
                     values[name] = setting.checked(self.data[name])
                 except ValueError:
-                    self.fault((name,), f"{name} must be {setting.demand}, not {described(self.data[name])}")
+                    self.fault(
+                        (name,),
+                        f"{name} must be {setting.demand}, not {described(self.data[name])}",
+                    )
         return values
 
     def tables(self, key: str) -> list[tuple[KeyPath, Mapping[str, Any]]]:
@@ -57,8 +66,12 @@ class Document:
             return []
         for index, item in enumerate(found):
             if not isinstance(item, Mapping):
-                self.fault((key, index), f"{in_words((key, index))} must be a table, not {described(item)}")
-        return [((key, index), item) for index, item in enumerate(found) if isinstance(item, Mapping)]
+                self.fault(
+                    (key, index), f"{in_words((key, index))} must be a table, not {described(item)}"
+                )
+        return [
+            ((key, index), item) for index, item in enumerate(found) if isinstance(item, Mapping)
+        ]
 
     def text(self, path: KeyPath, table: Mapping[str, Any], key: str, needed: bool = False) -> str:
         """A string that is not blank; empty if it is not there."""
@@ -72,10 +85,15 @@ class Document:
         """A list of strings, each with its line; none if it is not there."""
         found = table.get(key, [])
         if not isinstance(found, list):
-            self.fault((*path, key), f"{in_words((*path, key))} must be a list, not {described(found)}")
+            self.fault(
+                (*path, key), f"{in_words((*path, key))} must be a list, not {described(found)}"
+            )
             return []
         paths = [(*path, key, index) for index in range(len(found))]
-        return [(self.line(place), self._string(place, item)) for place, item in zip(paths, found, strict=True)]
+        return [
+            (self.line(place), self._string(place, item))
+            for place, item in zip(paths, found, strict=True)
+        ]
 
     def fault(self, path: KeyPath, message: str, hint: str = "", code: str = "bad-value") -> None:
         """Note a fault at `path`."""

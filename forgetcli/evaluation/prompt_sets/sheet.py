@@ -1,4 +1,7 @@
-"""A prompt set's file as a format reads it: its text, its table or its keys, and the list of what is wrong with it."""
+"""A prompt set's file as a format reads it: its text, its table or its keys, and the list of what
+is wrong with it.
+"""
+
 from __future__ import annotations
 
 import codecs
@@ -16,7 +19,9 @@ TABLES = (".csv", ".tsv", ".tab")
 
 
 class PromptSetError(RecipeError):
-    """A prompt set that cannot be used; `problems` holds every fault found, as a recipe's error does."""
+    """A prompt set that cannot be used; `problems` holds every fault found, as a recipe's error
+    does.
+    """
 
 
 class Sheet:
@@ -37,11 +42,12 @@ class Sheet:
         """The file at `path`, which is read here and nowhere else.
 
         Raises:
-            PromptSetError: it cannot be read (``prompts.not-found``) or nothing is in it (``prompts.empty``).
+            PromptSetError: it cannot be read (``prompts.not-found``) or nothing is in it
+                (``prompts.empty``).
         """
         try:
             sheet = cls(path, path.read_bytes())
-        except (OSError, ValueError) as error:                         # ValueError: a NUL in the path
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             reason = (getattr(error, "strerror", None) or str(error)).lower()
             raise cls(path, b"").refusal("not-found", 0, reason, "check the path") from error
         if not sheet.raw.removeprefix(codecs.BOM_UTF8).strip():
@@ -60,9 +66,11 @@ class Sheet:
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
             raise self.refusal("encoding", line, "not UTF-8 text", "save it as UTF-8") from error
-        if "\0" in text:                                               # what UTF-16 looks like, among others
+        if "\0" in text:  # what UTF-16 looks like, among others
             line = text[: text.index("\0")].count("\n") + 1
-            raise self.refusal("encoding", line, "there is a NUL byte: not UTF-8 text", "save it as UTF-8")
+            raise self.refusal(
+                "encoding", line, "there is a NUL byte: not UTF-8 text", "save it as UTF-8"
+            )
         return text
 
     @cached_property
@@ -79,13 +87,17 @@ class Sheet:
         Raises:
             PromptSetError: it is none (``prompts.bad-toml``).
         """
-        from forgetcli.evaluation.prompt_sets.document import Document           # lazy: pydantic comes with it
+        from forgetcli.evaluation.prompt_sets.document import (
+            Document,
+        )  # lazy: pydantic comes with it
 
         return Document(self)
 
     @cached_property
     def header(self) -> tuple[str, ...]:
-        """What formats are told by: the columns of a CSV, the top-level keys of a TOML file, else nothing."""
+        """What formats are told by: the columns of a CSV, the top-level keys of a TOML file, else
+        nothing.
+        """
         suffix = self.path.suffix.lower()
         if suffix in TABLES:
             from forgetcli.evaluation.prompt_sets.table import columns_of
@@ -108,11 +120,15 @@ class Sheet:
             PromptSetError: anything was.
         """
         if self._problems:
-            raise PromptSetError([problem for _, problem in sorted(self._problems, key=lambda noted: noted[0])])
+            raise PromptSetError(
+                [problem for _, problem in sorted(self._problems, key=lambda noted: noted[0])]
+            )
 
     def empty(self) -> PromptSetError:
         """The file has no prompts."""
-        return self.refusal("empty", 0, "there are no prompts in it", "write one prompt a line, or a row for each")
+        return self.refusal(
+            "empty", 0, "there are no prompts in it", "write one prompt a line, or a row for each"
+        )
 
     def refusal(self, code: str, line: int, message: str, hint: str = "") -> PromptSetError:
         """An error to raise at once, because nothing can be read after it."""

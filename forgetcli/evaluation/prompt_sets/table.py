@@ -1,4 +1,5 @@
 """CSV with a header: rows with the physical line they begin on, and every fault of the file's form."""
+
 from __future__ import annotations
 
 import csv
@@ -18,7 +19,8 @@ _TAB_SUFFIXES = (".tsv", ".tab")
 
 
 class Table:
-    """The columns and rows of a sheet. Blank rows are left out; columns without a name are not read.
+    """The columns and rows of a sheet. Blank rows are left out; columns without a name are not
+    read.
 
     Names of columns are compared without case and outer space, and cells have none.
     """
@@ -26,7 +28,9 @@ class Table:
     def __init__(self, sheet: Sheet) -> None:
         self.sheet = sheet
         records = _records(sheet.text, _delimiter(sheet.text, sheet.path.suffix.lower()))
-        self.line, names = next(((line, cells) for line, cells in records if _is_anything(cells)), (1, []))
+        self.line, names = next(
+            ((line, cells) for line, cells in records if _is_anything(cells)), (1, [])
+        )
         if isinstance(names, csv.Error):
             self._bad_form(self.line, names)
             names = []
@@ -34,26 +38,43 @@ class Table:
         self.columns = tuple(dict.fromkeys(filter(None, names)))
         for column in self.columns:
             if names.count(column) > 1:
-                sheet.fault(self.line, f"the column '{column}' is there {names.count(column)} times",
-                            "keep one of them", code="bad-header")
+                sheet.fault(
+                    self.line,
+                    f"the column '{column}' is there {names.count(column)} times",
+                    "keep one of them",
+                    code="bad-header",
+                )
         self.rows = list(self._rows(records, names))
 
-    def _rows(self, records: Iterable[tuple[int, list[str] | csv.Error]], names: list[str]) -> Iterator[Row]:
+    def _rows(
+        self, records: Iterable[tuple[int, list[str] | csv.Error]], names: list[str]
+    ) -> Iterator[Row]:
         for line, cells in records:
             if isinstance(cells, csv.Error):
                 self._bad_form(line, cells)
             elif _is_anything(cells) and names:
                 if len(cells) != len(names):
                     what = f"the row has {_count(len(cells), 'cell')}, the header {_count(len(names), 'column')}"
-                    self.sheet.fault(line, what, 'write "quotes" around a cell that holds a delimiter or a line break')
+                    self.sheet.fault(
+                        line,
+                        what,
+                        'write "quotes" around a cell that holds a delimiter or a line break',
+                    )
                 else:
-                    pairs = reversed(list(zip(names, cells, strict=True)))      # of two columns of one name, the first
-                    yield Row(self.sheet, line, {name: cell.strip() for name, cell in pairs if name})
+                    pairs = reversed(
+                        list(zip(names, cells, strict=True))
+                    )  # of two columns of one name, the first
+                    yield Row(
+                        self.sheet, line, {name: cell.strip() for name, cell in pairs if name}
+                    )
 
     def _bad_form(self, line: int, error: csv.Error) -> None:
         said, hint = str(error), 'a quote inside quotes is written twice: ""'
         if "field limit" in said:
-            what, hint = f"a cell has more than {csv.field_size_limit()} characters", "is a quote not closed?"
+            what, hint = (
+                f"a cell has more than {csv.field_size_limit()} characters",
+                "is a quote not closed?",
+            )
         elif "end of data" in said:
             what = "a quote is opened and never closed"
         else:
@@ -66,22 +87,33 @@ class Table:
             names = (column,) if isinstance(column, str) else column
             if self.columns and not set(names) & set(self.columns):
                 near = get_close_matches(names[0], self.columns, 1, 0.8)
-                hint = (f"is '{near[0]}' meant to be it?" if near
-                        else f"the first line names the columns; they are: {', '.join(self.columns)}")
-                self.sheet.fault(self.line, f"there is no column '{names[0]}'", hint, code="bad-header")
+                hint = (
+                    f"is '{near[0]}' meant to be it?"
+                    if near
+                    else f"the first line names the columns; they are: {', '.join(self.columns)}"
+                )
+                self.sheet.fault(
+                    self.line, f"there is no column '{names[0]}'", hint, code="bad-header"
+                )
 
     def doubt(self, known: Iterable[str]) -> None:
-        """Warn of each column that is none of `known`, is therefore not read, and is probably meant to be one."""
+        """Warn of each column that is none of `known`, is therefore not read, and is probably meant
+        to be one.
+        """
         known = set(known)
         for column in (name for name in self.columns if name not in known):
             near = get_close_matches(column, known - set(self.columns), 1, 0.8)
             if near:
-                self.sheet.warn(self.line, f"the column '{column}' is not read: is '{near[0]}' meant?")
+                self.sheet.warn(
+                    self.line, f"the column '{column}' is not read: is '{near[0]}' meant?"
+                )
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row's cells by column, and the line it begins on. What is wrong with a cell goes to the sheet."""
+    """A row's cells by column, and the line it begins on. What is wrong with a cell goes to the
+    sheet.
+    """
 
     sheet: Sheet
     line: int
@@ -92,9 +124,13 @@ class Row:
         return self.cells.get(column, "")
 
     def needed(self, column: str) -> str:
-        """The cell, which must not be empty. That a column is missing is told once, by `Table.need`."""
+        """The cell, which must not be empty. That a column is missing is told once, by
+        `Table.need`.
+        """
         if self.cells.get(column) == "":
-            self.sheet.fault(self.line, f"{column} is empty", "write what is meant, or take the row out")
+            self.sheet.fault(
+                self.line, f"{column} is empty", "write what is meant, or take the row out"
+            )
         return self.text(column)
 
     def choice(self, column: str, choices: tuple[str, ...], default: str) -> Any:
@@ -102,12 +138,17 @@ class Row:
         given = self.text(column).lower() or default
         if given not in choices:
             near = get_close_matches(given, choices, 1)
-            self.sheet.fault(self.line, f"{column} is '{_short(self.text(column))}'",
-                             f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(choices)}")
+            self.sheet.fault(
+                self.line,
+                f"{column} is '{_short(self.text(column))}'",
+                f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(choices)}",
+            )
         return given
 
     def settings(self, *needed: str) -> dict[str, Any]:
-        """How the picture is to be drawn, as keywords of an EvalPrompt; of `needed`, none may be empty."""
+        """How the picture is to be drawn, as keywords of an EvalPrompt; of `needed`, none may be
+        empty.
+        """
         values: dict[str, Any] = {}
         for setting, columns in COLUMNS.items():
             column = next((name for name in columns if name in self.cells), "")
@@ -116,7 +157,10 @@ class Row:
                 try:
                     values[setting] = SETTINGS[setting].parsed(cell)
                 except ValueError:
-                    self.sheet.fault(self.line, f"{column} must be {SETTINGS[setting].demand}, not '{_short(cell)}'")
+                    self.sheet.fault(
+                        self.line,
+                        f"{column} must be {SETTINGS[setting].demand}, not '{_short(cell)}'",
+                    )
         return values
 
 
@@ -129,9 +173,13 @@ def columns_of(text: str, suffix: str) -> tuple[str, ...]:
 
 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """Each record with the line it begins on. After a malformed one, reading goes on with the next line."""
+    """Each record with the line it begins on. After a malformed one, reading goes on with the next
+    line.
+    """
     # newline="" keeps the line breaks inside quotes, and every physical line counts, blank ones too
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
+    )
     while True:
         line = reader.line_num + 1
         try:

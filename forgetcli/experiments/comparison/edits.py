@@ -1,8 +1,11 @@
-"""The edits of a comparison: each made by ``forget apply`` in a process of its own, and kept for the next time.
+"""The edits of a comparison: each made by ``forget apply`` in a process of its own, and kept for
+the next time.
 
-A process of its own because peak memory is a process's, and because a method may crash. Beside each edited folder a
+A process of its own because peak memory is a process's, and because a method may crash. Beside each
+edited folder a
 small JSON file keeps what the edit took.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,15 +20,21 @@ from pathlib import Path
 
 from forgetcli import methods, models
 from forgetcli.artifact import provenance
-from forgetcli.storage import atomic
 from forgetcli.checkpoint.base import Base
-from forgetcli.experiments.comparison.weights import changed_share
 from forgetcli.errors import ForgetError
+from forgetcli.experiments.comparison.weights import changed_share
 from forgetcli.recipe import Recipe
+from forgetcli.storage import atomic
 
 ERROR = re.compile(r"^error\[([a-z0-9.-]+)\]: (.*)(?:\nhint: (.*))?", re.MULTILINE)
-OUTPUT_FAULTS = ("output", "permission", "io", "usage", "recipe")     # what no other method would escape
-GRACE = 60                                                            # seconds that an interrupted edit has to clear up
+OUTPUT_FAULTS = (
+    "output",
+    "permission",
+    "io",
+    "usage",
+    "recipe",
+)  # what no other method would escape
+GRACE = 60  # seconds that an interrupted edit has to clear up
 SCHEMA_VERSION = 1
 
 
@@ -44,10 +53,12 @@ class Edited:
 
     Attributes:
         seconds: of the edit alone, without imports, loading and writing.
-        peak_rss: bytes, of the whole process, imports and model included; that of ``none`` is the floor.
+        peak_rss: bytes, of the whole process, imports and model included; that of ``none`` is the
+            floor.
         peak_gpu: bytes allocated on a CUDA device; None without one.
         changed: share of the model's parameters whose stored values differ from the base's.
-        cache: {"hits", "misses"} of cached second moments: with hits it was quicker than from scratch.
+        cache: {"hits", "misses"} of cached second moments: with hits it was quicker than from
+            scratch.
         reused: it was there already.
     """
 
@@ -62,11 +73,14 @@ class Edited:
     fault: Fault | None = None
 
 
-FIGURES = ("seconds", "peak_rss", "peak_gpu", "changed", "cache")     # what is kept beside the edit
+FIGURES = ("seconds", "peak_rss", "peak_gpu", "changed", "cache")  # what is kept beside the edit
 
 
-def edit(recipe: Recipe, base: Base, folder: Path, *, source: Path, device: str | None, anew: bool) -> Edited:
-    """`recipe` applied with its method, in `folder`; what is there already, made by just this, is kept.
+def edit(
+    recipe: Recipe, base: Base, folder: Path, *, source: Path, device: str | None, anew: bool
+) -> Edited:
+    """`recipe` applied with its method, in `folder`; what is there already, made by just this, is
+    kept.
 
     Args:
         recipe: as used with the method.
@@ -83,10 +97,23 @@ def edit(recipe: Recipe, base: Base, folder: Path, *, source: Path, device: str 
     if isinstance(printed, Fault):
         return Edited(recipe.method, folder, fault=printed)
     if (printed["recipe_sha256"], printed["base"]["digest"]) != (recipe.sha256, base.digest):
-        raise ForgetError("compare.changed", f"the recipe or the model changed while {folder} was made", "run it again")
-    figures = {"seconds": printed["seconds"]["edit"], "peak_rss": printed["peak_rss"], "peak_gpu": printed["peak_gpu"],
-               "changed": changed_share(base, folder, provenance.load(folder)), "cache": printed["cache"]}
-    notes = {"schema_version": SCHEMA_VERSION, "manifest_sha256": atomic.sha256_file(folder / provenance.MANIFEST), **figures}
+        raise ForgetError(
+            "compare.changed",
+            f"the recipe or the model changed while {folder} was made",
+            "run it again",
+        )
+    figures = {
+        "seconds": printed["seconds"]["edit"],
+        "peak_rss": printed["peak_rss"],
+        "peak_gpu": printed["peak_gpu"],
+        "changed": changed_share(base, folder, provenance.load(folder)),
+        "cache": printed["cache"],
+    }
+    notes = {
+        "schema_version": SCHEMA_VERSION,
+        "manifest_sha256": atomic.sha256_file(folder / provenance.MANIFEST),
+        **figures,
+    }
     atomic.write_atomically(_notes(folder), (json.dumps(notes, indent=1) + "\n").encode())
     return Edited(recipe.method, folder, **figures)
 
@@ -96,19 +123,32 @@ def _notes(folder: Path) -> Path:
 
 
 def _kept(recipe: Recipe, base: Base, folder: Path) -> Edited | None:
-    """The edit in `folder`, if it is whole and was made by this recipe, method and base, and what it took is known."""
+    """The edit in `folder`, if it is whole and was made by this recipe, method and base, and what
+    it took is known.
+    """
     parameters = recipe.on(models.family_of(base.settings)).parameters
-    wanted = methods.get(recipe.method).Parameters.model_validate(parameters).model_dump(mode="json")
+    wanted = (
+        methods.get(recipe.method).Parameters.model_validate(parameters).model_dump(mode="json")
+    )
     try:
         manifest = provenance.load(folder)
         notes = json.loads(_notes(folder).read_text())
-        same = ((manifest.recipe_sha256, manifest.method, manifest.parameters, manifest.base_digest)
-                == (recipe.sha256, recipe.method, wanted, base.digest)
-                and notes["manifest_sha256"] == atomic.sha256_file(folder / provenance.MANIFEST))
+        same = (
+            manifest.recipe_sha256,
+            manifest.method,
+            manifest.parameters,
+            manifest.base_digest,
+        ) == (recipe.sha256, recipe.method, wanted, base.digest) and notes[
+            "manifest_sha256"
+        ] == atomic.sha256_file(folder / provenance.MANIFEST)
         figures = {name: notes[name] for name in FIGURES}
     except (ForgetError, OSError, ValueError, KeyError, TypeError):
         return None
-    return Edited(recipe.method, folder, **figures, reused=True) if same and provenance.verify(folder).ok else None
+    return (
+        Edited(recipe.method, folder, **figures, reused=True)
+        if same and provenance.verify(folder).ok
+        else None
+    )
 
 
 def _apply(method: str, base: Base, folder: Path, source: Path, device: str | None) -> dict | Fault:
@@ -117,15 +157,40 @@ def _apply(method: str, base: Base, folder: Path, source: Path, device: str | No
     Raises:
         ForgetError: it cannot write; that would stop every other method too.
     """
-    command = [sys.executable, "-P", "-m", "forgetcli", "apply", str(source.absolute()), "--method", method, "--model", base.reference,
-               "--output", str(folder.absolute()), "--lenient", "--force", "--json", "--quiet",
-               *(["--config", str(base.config)] if base.config else []), *(["--device", device] if device else [])]
-    child = subprocess.Popen(command, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             text=True, encoding="utf-8", errors="replace")
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "forgetcli",
+        "apply",
+        str(source.absolute()),
+        "--method",
+        method,
+        "--model",
+        base.reference,
+        "--output",
+        str(folder.absolute()),
+        "--lenient",
+        "--force",
+        "--json",
+        "--quiet",
+        *(["--config", str(base.config)] if base.config else []),
+        *(["--device", device] if device else []),
+    ]
+    child = subprocess.Popen(
+        command,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+    )
     try:
         printed, said = child.communicate()
     finally:
-        if child.poll() is None:                                      # Ctrl-C, or whatever stops this process: not without the child
+        if child.poll() is None:  # Ctrl-C, or whatever stops this process: not without the child
             child.terminate()
             try:
                 child.wait(GRACE)
@@ -146,13 +211,26 @@ def _fault(said: str, code: int) -> Fault:
         return Fault(found[1], found[2], found[3] or "")
     if code < 0:
         name = signal.Signals(-code).name
-        return Fault("killed", f"the edit was ended by {name}", "too little memory?" if name == "SIGKILL" else "")
+        return Fault(
+            "killed",
+            f"the edit was ended by {name}",
+            "too little memory?" if name == "SIGKILL" else "",
+        )
     last = (said.strip().splitlines() or ["it said nothing"])[-1]
     return Fault("internal", f"the edit ended with exit code {code}: {last}")
 
 
 def _environment() -> dict[str, str]:
-    """This process's, and the same modules; but no FORGET_* variable that would be a flag of ``apply``."""
-    kept = {name: value for name, value in os.environ.items()
-            if not name.startswith("FORGET_") or name in ("FORGET_CACHE_DIR", "FORGET_DEBUG")}
-    return {**kept, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path), "PYTHONUTF8": "1"}
+    """This process's, and the same modules; but no FORGET_* variable that would be a flag of
+    ``apply``.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("FORGET_") or name in ("FORGET_CACHE_DIR", "FORGET_DEBUG")
+    }
+    return {
+        **kept,
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+        "PYTHONUTF8": "1",
+    }

@@ -1,14 +1,17 @@
-"""A plain diffusers folder: the model's files with the edit in them, the model card if there is one, and nothing of forget's."""
+"""A plain diffusers folder: the model's files with the edit in them, the model card if there is
+one, and nothing of forget's.
+"""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from forgetcli.storage import atomic
-from forgetcli.errors import ModelError
 from forgetcli.artifact.edited import Edited
+from forgetcli.errors import ModelError
 from forgetcli.progress import Observer
+from forgetcli.storage import atomic
 
 SUFFIX = ""
 
@@ -18,16 +21,21 @@ class Options(BaseModel):
 
 
 def write(edited: Edited, output: Path, options: Options, force: bool, observer: Observer) -> dict:
-    """Copies, by reflink where the file system can. An existing folder is replaced only if forget's own mark is in it,
-    which it is not in what this writes: a folder that looks like a model of the user's is never overwritten.
+    """Copies, by reflink where the file system can. An existing folder is replaced only if forget's
+    own mark is in it,
+    which it is not in what this writes: a folder that looks like a model of the user's is never
+    overwritten.
 
     Raises:
         ModelError: export.single-file: the base was a single file; model.changed.
     """
     if edited.file:
-        raise ModelError("export.single-file", f"{edited.folder} was made of a single file: {edited.file}",
-                         "convert it: python -c \"from diffusers import DiffusionPipeline as P; "
-                         f"P.from_single_file('{edited.file}', config='{edited.settings}').save_pretrained('{output}')\"")
+        raise ModelError(
+            "export.single-file",
+            f"{edited.folder} was made of a single file: {edited.file}",
+            'convert it: python -c "from diffusers import DiffusionPipeline as P; '
+            f"P.from_single_file('{edited.file}', config='{edited.settings}').save_pretrained('{output}')\"",
+        )
     with atomic.publishing(output, force=force) as staging:
         observer.stage("checking")
         files = edited.files

@@ -1,4 +1,7 @@
-"""Stable Diffusion 1.x and 2.x, in-painting variants included: one CLIP text encoder, a UNet with cross-attention, a VAE."""
+"""Stable Diffusion 1.x and 2.x, in-painting variants included: one CLIP text encoder, a UNet with
+cross-attention, a VAE.
+"""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -12,8 +15,12 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint.base import Base
 
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
-GUIDANCE = 7.5                                                        # what its pictures are made with, if nothing else is said
+PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+)
+GUIDANCE = 7.5  # what its pictures are made with, if nothing else is said
 
 
 class StableDiffusion(UNetModel):
@@ -24,7 +31,9 @@ class StableDiffusion(UNetModel):
         return Context(self.read(self.encoders[0], ids).last_hidden_state)
 
     def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
-        """The denoiser's raw prediction (ε or v, as the model was trained) for noisy latents (n, c, h, w)."""
+        """The denoiser's raw prediction (ε or v, as the model was trained) for noisy latents (n, c,
+        h, w).
+        """
         return self.unet(self.with_mask(noisy), t, encoder_hidden_states=context.hidden).sample
 
 

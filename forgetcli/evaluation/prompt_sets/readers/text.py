@@ -1,11 +1,12 @@
 """A prompt a line; blank lines and ``#`` comments are left out."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from forgetcli.recipe import prompt_files
 from forgetcli.evaluation.prompt_sets import EvalPrompt, Sheet
+from forgetcli.recipe import prompt_files
 
 GENERIC = True
 

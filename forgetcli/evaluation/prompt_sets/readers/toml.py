@@ -1,4 +1,5 @@
 """forget's own format: concepts with their prompts, to be written by hand."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -21,15 +22,24 @@ def read(sheet: Sheet) -> Iterator[EvalPrompt]:
     document = sheet.document
     concepts = document.tables("concepts")
     if "retain" in document.data or any("target" in table for _, table in concepts):
-        raise sheet.refusal("is-recipe", 0, "this is a recipe, not a prompt set",
-                            "a recipe has its evaluation prompts in itself: give it as the recipe")
+        raise sheet.refusal(
+            "is-recipe",
+            0,
+            "this is a recipe, not a prompt set",
+            "a recipe has its evaluation prompts in itself: give it as the recipe",
+        )
     document.known((), document.data, (*KEYS, "concepts"))
     settings = document.settings()
     for path, table in concepts:
         document.known(path, table, ("concept", "group", *_LISTS))
-        concept, group = document.text(path, table, "concept", needed=True), document.text(path, table, "group") or None
+        concept, group = (
+            document.text(path, table, "concept", needed=True),
+            document.text(path, table, "group") or None,
+        )
         if not any(table.get(kind) for kind in _LISTS):
-            document.fault(path, "[[concepts]] has no prompts", f"list them under any of: {', '.join(_LISTS)}")
+            document.fault(
+                path, "[[concepts]] has no prompts", f"list them under any of: {', '.join(_LISTS)}"
+            )
         for kind in _LISTS:
             for line, prompt in document.texts(path, table, kind):
                 yield EvalPrompt(prompt, concept, kind, group, line=line, **settings)
