@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EVALUATION = """
 schema_version = 1
 [[concepts]]

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def forget(cwd: Path, *args: str) -> subprocess.CompletedProcess:

@@ -17,7 +17,7 @@ from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.pipeline import apply, memory
 from forgetcli.progress import Silent
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
 import full_size
 

@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from forgetcli.editing.moment_cache import BUCKET, MomentCache, default_folder
 from forgetcli.errors import OutputError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 IDENTITY = {
     "model": "demo",
     "site": "encoder.layers.1.mlp.fc2",

@@ -21,7 +21,7 @@ from faults import Saboteur, tree
 from forgetcli.errors import OutputError
 from forgetcli.storage import atomic
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 OLD = {atomic.MARKER: b"{}", "unet/weights": b"old" * 1000}
 NEW = {atomic.MARKER: b"{ }", "unet/weights": b"new" * 2000, "vae/config.json": b"{}"}
 
