@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 
 from forgetcli.checkpoint.base import files_digest
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
 from forgetcli.storage import atomic, hub, safetensors
 
@@ -204,7 +205,7 @@ def _check(folder: Path) -> None:
 
 def _weight_files(folder: Path) -> tuple[str, ...]:
     try:
-        files = safetensors.weight_sets(folder, "")[0].files
+        files = weight_sets(folder, "")[0].files
     except ModelError as fault:
         if fault.code != "model.pickle" and any(folder.glob("*.safetensors*")):
             raise

@@ -330,9 +330,9 @@ def test_a_parent_that_is_a_file_is_said_in_one_line(tmp_path):
 SLOW_RUN = """
     import sys, time
     from pathlib import Path
-    from forgetcli import store
-    with store.publishing(Path(sys.argv[1]), force=True) as staging:
-        (staging / store.MARKER).write_bytes(b"half")
+    from forgetcli.storage import atomic
+    with atomic.publishing(Path(sys.argv[1]), force=True) as staging:
+        (staging / atomic.MARKER).write_bytes(b"half")
         print("half", flush=True)
         sys.stdin.read()
 """
@@ -439,7 +439,13 @@ def test_walk_follows_links_and_ends(tmp_path):
 
 def test_no_torch():
     modules = ", ".join(
-        f"forgetcli.{name}" for name in ("store", "checkpoint", "provenance", "cache")
+        f"forgetcli.{name}"
+        for name in (
+            "storage.atomic",
+            "checkpoint.base",
+            "artifact.provenance",
+            "editing.moment_cache",
+        )
     )
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run(
