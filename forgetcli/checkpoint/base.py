@@ -5,9 +5,7 @@ weights.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -17,7 +15,7 @@ from forgetcli.checkpoint.single_file import CONFIG, SingleFile, settings_files
 from forgetcli.checkpoint.weights import PICKLES, WeightSet, locate, locate_all, weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
-from forgetcli.storage.atomic import sha256_file, walk_files
+from forgetcli.storage.files import files_digest, sha256_file, walk_files
 from forgetcli.storage.safetensors import TensorSite, WeightFile, read_tensor
 
 __all__ = ["Base", "TensorSite", "locate", "read_tensor", "resolve"]
@@ -184,12 +182,6 @@ class Base:
         whole.
         """
         return files_digest(self.files)
-
-
-def files_digest(files: Mapping[str, str]) -> str:
-    """`Base.digest` of any table of path → SHA-256."""
-    lines = "".join(f"{path} {digest}\n" for path, digest in sorted(files.items()))
-    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _is_part(path: str) -> bool:

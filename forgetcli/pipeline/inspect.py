@@ -20,7 +20,7 @@ from forgetcli.checkpoint.single_file import has_weights
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.models.components import tensors_of
-from forgetcli.storage.atomic import is_regular, walk_files
+from forgetcli.storage.files import is_regular, walk_files
 from forgetcli.storage.safetensors import TensorSite
 
 if TYPE_CHECKING:
