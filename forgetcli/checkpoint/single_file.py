@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli.checkpoint.ldm_keys import DENOISER, LdmKeys, Place
+from forgetcli.checkpoint.ldm import DENOISER, LdmKeys, Place
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub

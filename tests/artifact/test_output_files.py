@@ -285,7 +285,7 @@ def reflinks(monkeypatch) -> list[int]:
         os.pwrite(target, os.pread(source, 1 << 30, 0), 0)
         return True
 
-    monkeypatch.setattr(atomic, "_clone", clone)
+    monkeypatch.setattr(copying, "_clone", clone)
     return made
 
 
@@ -341,7 +341,7 @@ def test_what_is_shared_needs_no_room(half, tmp_path, monkeypatch, reflinks):
         patch.check_room(base, staging, tmp_path / "edited", how)
     with pytest.raises(OutputError):
         patch.check_room(base, staging, tmp_path / "edited", Copying.COPY)
-    monkeypatch.setattr(atomic, "_clone", lambda source, target: False)
+    monkeypatch.setattr(copying, "_clone", lambda source, target: False)
     with pytest.raises(OutputError):
         patch.check_room(base, staging, tmp_path / "edited", Copying.REFLINK)
     assert list(staging.iterdir()) == []  # the probe is gone

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from forgetcli import export, models, recipe
 from forgetcli.artifact import delta, ledger, patch, provenance
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.checkpoint import ldm_keys
+from forgetcli.checkpoint import ldm as layout
 from forgetcli.cli.app import app
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import ForgetError, ModelError
@@ -151,19 +151,17 @@ def test_real_denoisers_keys_are_those_that_diffusers_reads(style):
     names = set(unet.state_dict())
     keys = {}
     for name in names:
-        options = [place.key for place in ldm_keys.unet_places(name, layers=2)]
+        options = [place.key for place in layout.unet_places(name, layers=2)]
         plain_block = len(options) == 2 and not any(
             n.startswith(name.split("upsamplers")[0] + "attentions") for n in names
         )
-        keys[ldm_keys.DENOISER + options[plain_block]] = name
+        keys[layout.DENOISER + options[plain_block]] = name
     assert len(keys) == len(names)
     assert convert_ldm_unet_checkpoint(keys, dict(unet.config)) == {name: name for name in names}
-    found = ldm_keys.LdmKeys(keys)
+    found = layout.LdmKeys(keys)
     assert found.layers == 2 and all(keys[found.place("unet", name).key] == name for name in names)
     assert found.place("unet", "down_blocks.9.resnets.0.conv1.weight") is None
-    off = {
-        ldm_keys.DENOISER + next(ldm_keys.unet_places(name, layers=1)).key: name for name in names
-    }
+    off = {layout.DENOISER + next(layout.unet_places(name, layers=1)).key: name for name in names}
     assert convert_ldm_unet_checkpoint(off, dict(unet.config)) != {
         name: name for name in names
     }  # the arithmetic matters
@@ -182,14 +180,14 @@ def test_the_real_autoencoders_keys_are_those_that_diffusers_reads():
         vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **kinds)
     state = vae.state_dict()
     keys = {
-        ldm_keys.VAE + next(ldm_keys.vae_places(name, levels=4)).key: value
+        layout.VAE + next(layout.vae_places(name, levels=4)).key: value
         for name, value in state.items()
     }
     converted = convert_ldm_vae_checkpoint(keys, kinds)
     assert converted.keys() == state.keys() and all(
         converted[name] is state[name] for name in state
     )
-    assert ldm_keys.LdmKeys(keys).vae_levels == 4
+    assert layout.LdmKeys(keys).vae_levels == 4
 
 
 @pytest.mark.parametrize(
@@ -210,10 +208,10 @@ def test_the_real_autoencoders_keys_are_those_that_diffusers_reads():
 )
 def test_the_architecture_is_known_from_the_text_encoders(keys, architecture):
     assert (
-        ldm_keys.LdmKeys([*keys, "model.diffusion_model.input_blocks.0.0.bias"]).architecture
+        layout.LdmKeys([*keys, "model.diffusion_model.input_blocks.0.0.bias"]).architecture
         == architecture
     )
-    assert ldm_keys.LdmKeys(keys).architecture is None  # without a denoiser
+    assert layout.LdmKeys(keys).architecture is None  # without a denoiser
 
 
 # --- reading
@@ -319,7 +317,7 @@ def test_the_edit_of_a_file_is_the_edit_of_the_folder(
     was, now = load(file.read_bytes()), load((tmp_path / "edited" / NAME).read_bytes())
     for copy in copies:
         key = next(t.key for t in main.values() if t.parameter == copy.parameter)
-        assert copy.key == ldm_keys.averaged_key(key) and not torch.equal(was[copy.key], was[key])
+        assert copy.key == layout.averaged_key(key) and not torch.equal(was[copy.key], was[key])
         change = (now[copy.key].double() - was[copy.key].double()) - (
             now[key].double() - was[key].double()
         )

@@ -21,7 +21,7 @@ from forgetcli import export
 from forgetcli import recipe as recipes
 from forgetcli.artifact import delta, manifest, patch, provenance
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.checkpoint import ldm_layout
+from forgetcli.checkpoint import ldm
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
 from forgetcli.linalg.low_rank import low_rank, rank_for
@@ -610,7 +610,7 @@ def test_keys_of_the_published_checkpoints():
         "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
         "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
     }
-    layout = ldm_layout.Layout(
+    layout = ldm.Layout(
         "StableDiffusionPipeline",
         {
             "text_encoder": {"hidden_act": "quick_gelu"},
@@ -663,9 +663,7 @@ def test_a_family_without_such_a_form_is_refused(unlike, edited, tmp_path):
     unet = {"down_block_types": ["DownBlock2D"], "layers_per_block": 1, **unlike}
     assert (
         code_of(
-            lambda: ldm_layout.Layout(
-                unlike.get("_class_name", "StableDiffusionPipeline"), {"unet": unet}
-            )
+            lambda: ldm.Layout(unlike.get("_class_name", "StableDiffusionPipeline"), {"unet": unet})
         )
         == "export.no-single-file"
     )

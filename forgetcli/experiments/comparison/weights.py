@@ -9,7 +9,7 @@ from pathlib import Path
 
 from forgetcli.artifact.manifest import Manifest
 from forgetcli.checkpoint.base import INDEX, Base
-from forgetcli.checkpoint.ldm_keys import EMA
+from forgetcli.checkpoint.ldm import EMA
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.storage.safetensors import (
     ITEM_BITS,

@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from forgetcli.artifact.edited import Edited
-from forgetcli.checkpoint.ldm_layout import Layout, Place
+from forgetcli.checkpoint.ldm import Layout, Place
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
 from forgetcli.export.modelspec import modelspec
@@ -80,7 +80,7 @@ def _contents(folder: Path, layout: Layout) -> dict[str, Content]:
             if place is not None:
                 found.setdefault(place.key, []).append((place, site))
     return {
-        key: _content(folder, key, sorted(parts, key=lambda p: p[0].part))
+        key: _content(folder, key, sorted(parts, key=lambda p: p[0].third or 0))
         for key, parts in found.items()
     }
 
@@ -99,7 +99,7 @@ def _sites(folder: Path, component: str) -> Iterator[TensorSite]:
 
 def _content(folder: Path, key: str, parts: list[tuple[Place, TensorSite]]) -> Content:
     place, first = parts[0]
-    if len(parts) != place.parts or any(
+    if len(parts) != (1 if place.third is None else 3) or any(
         site.dtype != first.dtype or site.shape[1:] != first.shape[1:] for _, site in parts
     ):
         raise ModelError(
