@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -230,7 +230,9 @@ def _has_settings(folder: Path) -> bool:
 
 
 def _fetched(name: str, revision: str | None) -> Path:
-    folder = hub.snapshot(name, revision, _has_settings, download=True, patterns=SETTINGS)
+    folder = hub.snapshot(
+        name, revision, _has_settings, kind=replace(hub.PIPELINE, patterns=SETTINGS)
+    )
     if not _has_settings(folder):  # offline the hub's library is content with half of it
         raise ModelError(
             "model.no-config",
