@@ -23,11 +23,10 @@ from forgetcli.storage.safetensors import (
     locate,
     locate_all,
     read_header,
-    read_tensor,
     weight_sets,
 )
 
-__all__ = ["Base", "TensorSite", "locate", "read_tensor", "resolve"]
+__all__ = ["Base", "TensorSite", "locate", "resolve"]
 
 INDEX = "model_index.json"
 OTHER_WEIGHTS = (

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from forgetcli.checkpoint.single_file import INDEX, SingleFile, has_weights
 from forgetcli.errors import ModelError
+from forgetcli.models.tensors import read_parameter
 from forgetcli.storage.safetensors import read_header, refuse_quantised, weight_sets
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _filled(file: SingleFile, name: str, module, dtype: torch.dtype):
     """
     state = {}
     for parameter, empty in module.state_dict().items():
-        values = file.tensor(name, parameter)
+        values = read_parameter(file, name, parameter)
         squeezed = tuple(
             n for n in values.shape if n != 1
         )  # attention of VAEs: 1×1 convolutions there, linear here
