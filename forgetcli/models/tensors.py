@@ -41,7 +41,7 @@ def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def read_parameter(file: SingleFile, component: str, parameter: str) -> Tensor:
-    """The values of a parameter in a single file, in the dtype in which they are stored, on the CPU.
+    """A parameter's values in a single file, in the dtype in which they are stored, on the CPU.
 
     The shape is the file's, except that matrices which the file stores transposed are transposed
     back.
