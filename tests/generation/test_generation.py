@@ -16,7 +16,8 @@ from pipelines import tiny_sd
 
 from forgetcli.checkpoint import base
 from forgetcli.errors import ForgetError
-from forgetcli.generation.draw import METADATA, Sampler, generate
+from forgetcli.generation.draw import Sampler, generate
+from forgetcli.generation.images import METADATA
 
 PROMPTS = ["a cat", "a house", "a dog by monet"]
 
@@ -49,7 +50,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many pictures are computed, call by call."""
     sizes, real = [], Sampler.__call__
     monkeypatch.setattr(
-        Sampler, "__call__", lambda self, shots: sizes.append(len(shots)) or real(self, shots)
+        Sampler,
+        "__call__",
+        lambda self, requests: sizes.append(len(requests)) or real(self, requests),
     )
     return sizes
 
@@ -108,7 +111,7 @@ def test_what_is_there_is_kept_and_the_rest_is_drawn(draw, counted: list[int]):
         draw().reused == 2 and contents(whole) == first
     )  # its block is computed anew, to the same bytes
     assert (
-        draw(PROMPTS[:1] + ["starry night"]).reused == 1
+        draw([PROMPTS[0], "starry night"]).reused == 1
     )  # another list goes on from what both have
 
 
@@ -160,11 +163,11 @@ def test_a_model_that_cannot_be_loaded_leaves_no_folder(
 def test_a_device_with_little_memory_draws_in_halves(draw, monkeypatch: pytest.MonkeyPatch):
     whole, real, tried = contents(draw(batch=1)), Sampler.__call__, []
 
-    def cramped(self, shots):
-        tried.append(len(shots))
-        if len(shots) > 1:
+    def cramped(self, requests):
+        tried.append(len(requests))
+        if len(requests) > 1:
             raise RuntimeError("CUDA out of memory.")
-        return real(self, shots)
+        return real(self, requests)
 
     monkeypatch.setattr(Sampler, "__call__", cramped)
     for picture in draw(batch=1).images:
@@ -173,7 +176,7 @@ def test_a_device_with_little_memory_draws_in_halves(draw, monkeypatch: pytest.M
     monkeypatch.setattr(
         Sampler,
         "__call__",
-        lambda self, shots: (_ for _ in ()).throw(RuntimeError("CUDA out of memory.")),
+        lambda self, requests: (_ for _ in ()).throw(RuntimeError("CUDA out of memory.")),
     )
     with pytest.raises(ForgetError) as caught:
         draw(seed=5)

@@ -26,6 +26,7 @@ from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.moments import preserve_moments
 from forgetcli.errors import EditError, ForgetError, RecipeError
 from forgetcli.generation import draw as generation
+from forgetcli.generation.images import ImageRequest
 from forgetcli.models.base import Context
 from forgetcli.models.families import flux
 from forgetcli.models.tokens import tokenise
@@ -550,7 +551,7 @@ def check_edited(
 
 
 def draw(folder: Path, output: Path) -> bytes:
-    shot = generation.Shot("a van gogh painting of a dog", 0, steps=2, width=16, height=16)
+    shot = ImageRequest("a van gogh painting of a dog", 0, steps=2, width=16, height=16)
     (path,), _ = generation.draw(
         checkpoint.resolve(folder), [shot], output, device="cpu", batch=1, observer=Silent()
     )
