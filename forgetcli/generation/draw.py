@@ -243,7 +243,7 @@ class Sampler:
         ).images
 
     def _inpainting(self, request: ImageRequest) -> dict[str, Any]:
-        """Additional arguments of an in-painting pipeline: a grey image, and a mask that covers it."""
+        """The further arguments of an in-painting pipeline: a grey image, and a mask over it."""
         # The command line starts without Pillow.
         from PIL import Image
 
