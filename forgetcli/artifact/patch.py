@@ -20,8 +20,8 @@ from forgetcli.artifact.manifest import CARD
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import EditError
 from forgetcli.models.tensors import read_tensor
-from forgetcli.storage.atomic import can_clone, sync_file
-from forgetcli.storage.copying import Copying, put, refuse_lack_of_room
+from forgetcli.storage.atomic import sync_file
+from forgetcli.storage.copying import Copying, can_clone, put, refuse_lack_of_room
 from forgetcli.storage.safetensors import TensorSite, editable_dtype
 
 if TYPE_CHECKING:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from forgetcli.checkpoint.single_file import INDEX, SingleFile, has_weights
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
 from forgetcli.models.tensors import read_parameter
-from forgetcli.storage.safetensors import read_header, refuse_quantised, weight_sets
+from forgetcli.storage.safetensors import read_header, refuse_quantised
 
 if TYPE_CHECKING:
     import torch
@@ -105,11 +106,9 @@ def tensors_of(folder: Path, component: str) -> dict[str, TensorSite]:
 
     If the folder has the weights in several forms, these are the ones that loaders read by default.
     """
-    files = weight_sets(folder, component)[0].files
-    names = [files] if isinstance(files, str) else sorted(set(files.values()))
     return {
         key: site
-        for name in names
+        for name in weight_sets(folder, component)[0].names
         for key, site in read_header(folder, f"{component}/{name}").items()
     }
 

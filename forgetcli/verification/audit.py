@@ -24,7 +24,7 @@ from forgetcli.artifact.provenance import UNSIGNED, Verdict
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.models.tensors import read_tensor
 from forgetcli.progress import Observer, Silent
-from forgetcli.storage.atomic import walk_files
+from forgetcli.storage.files import walk_files
 from forgetcli.storage.safetensors import TensorSite, read_header
 from forgetcli.verification import signature as signatures
 
