@@ -100,16 +100,9 @@ def generate(
     observer = observer or Silent()
     watch = Stopwatch()
     output = Path(output)
-    prompts = [prompt.strip() for prompt in prompts if prompt.strip()]
-    if not prompts:
-        raise ForgetError(
-            "generate.no-prompt",
-            "there is no prompt",
-            "give one, or a file of them with --prompts",
-        )
     requests = [
         ImageRequest(prompt, seed + k, steps=steps, guidance=guidance)
-        for prompt in prompts
+        for prompt in _stripped(prompts)
         for k in range(count)
     ]
     base = checkpoint.resolve(model, config=config)
@@ -135,6 +128,22 @@ def generate(
         write_grid(images, count, grid_path)
     observer.done()
     return GenerateResult(images, grid_path, reused, watch.report())
+
+
+def _stripped(prompts: Sequence[str]) -> list[str]:
+    """The prompts without surrounding white space and without empty ones.
+
+    Raises:
+        ForgetError: generate.no-prompt: there is none.
+    """
+    stripped = [prompt.strip() for prompt in prompts if prompt.strip()]
+    if not stripped:
+        raise ForgetError(
+            "generate.no-prompt",
+            "there is no prompt",
+            "give one, or a file of them with --prompts",
+        )
+    return stripped
 
 
 def draw(
