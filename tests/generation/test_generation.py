@@ -58,7 +58,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def contents(result) -> list[bytes]:
-    return [picture.path.read_bytes() for picture in result.images]
+    return [image.path.read_bytes() for image in result.images]
 
 
 def test_a_png_says_what_made_it(draw, model: Path):
@@ -67,11 +67,11 @@ def test_a_png_says_what_made_it(draw, model: Path):
         (prompt, seed) for prompt in PROMPTS for seed in (7, 8)
     ]
     digest = base.resolve(model).digest
-    for picture in result.images:
-        said = json.loads(Image.open(picture.path).text[METADATA])
+    for image in result.images:
+        said = json.loads(Image.open(image.path).text[METADATA])
         assert said == {
-            "prompt": picture.prompt,
-            "seed": picture.seed,
+            "prompt": image.prompt,
+            "seed": image.seed,
             "model": digest,
             "steps": 2,
             "guidance": 3.0,
@@ -93,10 +93,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(draw, tmp_path:
         hashlib.sha256(Image.open(p.path).tobytes()).digest()
         for p in (*draw().images, *draw(output=tmp_path / "other", seed=1).images)
     ]
-    assert len(set(pixels)) == 6  # prompts and seeds: each picture is another
+    assert len(set(pixels)) == 6  # prompts and seeds: each image is another
 
 
-def test_what_is_there_is_kept_and_the_rest_is_drawn(draw, counted: list[int]):
+def test_existing_images_are_kept_and_missing_ones_generated(draw, counted: list[int]):
     whole = draw()
     first, numbers = contents(whole), [p.path.stat().st_ino for p in whole.images]
     assert counted == [2, 1] and whole.reused == 0
@@ -109,22 +109,22 @@ def test_what_is_there_is_kept_and_the_rest_is_drawn(draw, counted: list[int]):
     torn.write_bytes(first[0][:-30])
     assert (
         draw().reused == 2 and contents(whole) == first
-    )  # its block is computed anew, to the same bytes
+    )  # its batch is generated again, to the same bytes
     assert (
         draw([PROMPTS[0], "starry night"]).reused == 1
     )  # another list goes on from what both have
 
 
 @pytest.mark.parametrize("other", [{"steps": 3}, {"guidance": 2.0}, {"seed": 1}])
-def test_other_settings_are_other_pictures(draw, other: dict):
+def test_other_settings_are_other_images(draw, other: dict):
     first = draw()
     assert draw(**other).reused == 0
     assert draw().reused == 3 and all(
-        picture.path.exists() for picture in first.images
+        image.path.exists() for image in first.images
     )  # and the old ones stay
 
 
-def test_another_model_is_another_picture(draw, tmp_path: Path):
+def test_another_model_is_another_image(draw, tmp_path: Path):
     first = draw()
     other = tiny_sd(tmp_path / "other", torch.float32, seed=1)
     second = draw(model=other)
@@ -139,7 +139,7 @@ def test_a_grid_has_a_row_for_each_prompt(draw):
     assert 2 * side < width < 3 * side and 3 * side < height < 4 * side
 
 
-def test_nothing_is_drawn_beside_a_base_that_there_is_not(draw, counted: list[int], tmp_path: Path):
+def test_nothing_is_generated_without_the_base_to_compare(draw, counted: list[int], tmp_path: Path):
     with pytest.raises(ForgetError) as caught:
         draw(compare_base=True)  # not an edited folder
     assert (
@@ -160,7 +160,7 @@ def test_a_model_that_cannot_be_loaded_leaves_no_folder(
     assert caught.value.code == "generate.no-prompt" and not (tmp_path / "images").exists()
 
 
-def test_a_device_with_little_memory_draws_in_halves(draw, monkeypatch: pytest.MonkeyPatch):
+def test_a_device_with_little_memory_generates_in_halves(draw, monkeypatch: pytest.MonkeyPatch):
     whole, real, tried = contents(draw(batch=1)), Sampler.__call__, []
 
     def cramped(self, requests):
@@ -170,8 +170,8 @@ def test_a_device_with_little_memory_draws_in_halves(draw, monkeypatch: pytest.M
         return real(self, requests)
 
     monkeypatch.setattr(Sampler, "__call__", cramped)
-    for picture in draw(batch=1).images:
-        picture.path.unlink()
+    for image in draw(batch=1).images:
+        image.path.unlink()
     assert contents(draw(batch=3)) == whole and tried == [3, 1, 2, 1, 1]
     monkeypatch.setattr(
         Sampler,

@@ -81,7 +81,7 @@ def pipes(folders) -> dict:
 
 @pytest.fixture(scope="module")
 def before(folders, tmp_path_factory) -> dict[str, bytes]:
-    """The unedited models' pictures."""
+    """The unedited models' images."""
 
     class Lazily(dict):
         def __missing__(self, family: str) -> bytes:
@@ -279,7 +279,7 @@ def test_flow_matching_stops_at_the_pipelines_times_and_noises_between_them(fami
 
 
 @pytest.mark.parametrize("family", ["sdxl", "flux"])
-def test_noisy_pictures_end_where_the_pipelines_own_do(family, folders, pipes):
+def test_noisy_latents_end_where_the_pipelines_own_do(family, folders, pipes):
     """From the same noise, with the sampler that the family has."""
     model, pipe = loaded(folders[family]), pipes[family]
     bank = noisy_bank(
@@ -475,7 +475,7 @@ def test_methods_for_cross_attention_refuse_joint_attention(method, family, fold
         and "nullspace" in caught.value.hint
     )
     assert not (tmp_path / "out").exists()
-    if family == "sd3":  # its attn2 is the picture's own: not to be mistaken
+    if family == "sd3":  # its attn2 is image attention, which must not be taken for cross-attention
         assert any(
             "attn2" in name for name, _ in loaded(folders[family]).transformer.named_modules()
         )
@@ -536,7 +536,7 @@ def check_edited(
     base: Path, edited: Path, changed: set[tuple[str, str]], before: bytes, more: bool = False
 ) -> None:
     """Exactly these weights are others, the manifest proves it, and the pipeline draws other
-    pictures with them.
+    images with them.
     """
     differing = set()
     for file in sorted(base.glob("*/*.safetensors")):
@@ -555,9 +555,9 @@ def draw(folder: Path, output: Path) -> bytes:
     (path,), _ = generation.draw(
         checkpoint.resolve(folder), [shot], output, device="cpu", batch=1, observer=Silent()
     )
-    with Image.open(path) as picture:
-        assert picture.size == (16, 16)
-        return picture.tobytes()
+    with Image.open(path) as image:
+        assert image.size == (16, 16)
+        return image.tobytes()
 
 
 # [families.NAME]
@@ -646,7 +646,7 @@ methods = 3
     )
     with pytest.raises(RecipeError) as caught:
         recipe.parse(bad)
-    lines = {number: line for number, line in enumerate(bad.splitlines(), start=1)}
+    lines = dict(enumerate(bad.splitlines(), start=1))
     told = [
         (found.code, lines[int(found.message.split(":")[1])], found.hint)
         for found in caught.value.problems
