@@ -11,7 +11,7 @@ import importlib
 import pkgutil
 from collections.abc import Mapping
 from difflib import get_close_matches
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
@@ -92,7 +92,7 @@ def validated_options(
     )
 
 
-def _load(point, what: str) -> ModuleType:
+def _load(point: EntryPoint, what: str) -> ModuleType:
     try:
         return point.load()
     except Exception as error:  # a stranger's code: anything can happen
