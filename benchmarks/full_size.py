@@ -323,10 +323,10 @@ class Bench:
 
 def stage_imports(bench: Bench) -> None:
     def run():
-        import diffusers.models.unets.unet_2d_condition
-        import transformers.models.clip.modeling_clip
+        import diffusers.models.unets.unet_2d_condition  # noqa: F401
+        import transformers.models.clip.modeling_clip  # noqa: F401
 
-        import forgetcli.pipeline.apply
+        import forgetcli.pipeline.apply  # noqa: F401
 
     bench.clocked(run)
 
