@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli import recipe as recipes
-from forgetcli.artifact import ledger, manifest, provenance
+from forgetcli.artifact import manifest, statement
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.errors import ForgetError, OutputError
 from forgetcli.recipe import Concept
 from forgetcli.storage import atomic, hub
@@ -83,7 +84,7 @@ def write(
     sites: Sequence[Mapping],
     check: Mapping[str, float],
 ) -> None:
-    """The card of an edit that is about to be published; before `provenance.write`, which lists it.
+    """The card of an edit that is about to be published; before `statement.write`, which lists it.
 
     Args:
         base: whose card names licence and base model.
@@ -116,10 +117,10 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
         OutputError: output.failed and its kin; card.results: the evaluation is not one of this
             model.
     """
-    folder = Path(folder)
-    made = manifest.load(folder)
+    edited = EditedModel(Path(folder))
+    folder, made = edited.folder, edited.manifest
     recipe = recipes.load(made.recipe_path)
-    report, edits = _report(folder), ledger.load(folder)
+    report, edits = _report(edited), edited.ledger
     # Without a ledger: nothing is edited, or it was before there were ledgers.
     history = (
         History.of(edits)
@@ -144,7 +145,7 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
             if path not in (manifest.CARD, manifest.MANIFEST, manifest.SIGNATURE):
                 _link(folder / path, staging / path)
         (staging / manifest.CARD).write_text(text, encoding="utf-8")
-        provenance.replace_card(folder, staging)
+        statement.replace_card(folder, staging)
     return folder / manifest.CARD
 
 
@@ -157,16 +158,16 @@ def _link(source: Path, target: Path) -> None:
         atomic.copy_file(source, target)
 
 
-def _report(folder: Path) -> dict[str, Any]:
+def _report(edited: EditedModel) -> dict[str, Any]:
     try:
-        report = json.loads((folder / manifest.REPORT).read_text(encoding="utf-8"))
+        report = json.loads(edited.report_bytes.decode("utf-8"))
     except (OSError, ValueError):
         return {}  # damaged: verify says so
     return report if isinstance(report, dict) else {}
 
 
 def carried(path: Path, base: str) -> dict[str, Any]:
-    """Licence and base model that a card names in its front matter; of the embedded model, its own."""
+    """Licence and base model that a card names in its front matter; the embedded model has its own."""
     if base == "demo":
         return {"license": "mit"}
     from huggingface_hub import metadata_load

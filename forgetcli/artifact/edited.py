@@ -1,5 +1,7 @@
-"""An edited folder as exports read it: every byte is checked against the manifest before it is
-handed on.
+"""The one door to an edited folder: manifest, ledger, headers, files, report, recipe and base.
+
+A command opens the folder once and hands the `EditedModel` on. Each part is read when it is first
+asked for, and kept. So is the error: a part that cannot be read raises only when it is asked for.
 """
 
 from __future__ import annotations
@@ -9,13 +11,16 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from forgetcli.artifact import ledger as ledgers
 from forgetcli.artifact import manifest as manifests
+from forgetcli.artifact.ledger import Ledger
 from forgetcli.artifact.manifest import EditedTensor, Manifest
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import single_file
 from forgetcli.checkpoint.base import Base
-from forgetcli.errors import ModelError
+from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage.atomic import is_regular, sha256_file
 from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
 
@@ -23,48 +28,109 @@ _CHANGED = "run 'forget verify' on it; apply the recipe again if it was changed"
 
 
 @dataclass(frozen=True)
-class Edited:
+class EditedModel:
     """A folder that forget wrote.
 
     Attributes:
-        base_name: what the user says is the unedited model; None for the one that the manifest
-            names.
+        folder: the edited folder; nothing in it is read before it is asked for.
+        base_name: the unedited model, as the user named it; None for the one in the manifest.
     """
 
     folder: Path
-    manifest: Manifest
-    base_name: str | None = None
+    base_name: str | Path | None = None
 
     @classmethod
-    def open(cls, folder: str | Path, base: str | None = None) -> Edited:
-        """
+    def open(cls, folder: str | Path, base: str | Path | None = None) -> EditedModel:
+        """An edited folder whose manifest has been read.
+
         Raises:
             ModelError: there is no such folder, or it was not made by forget.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
+        edited = cls(Path(folder), base)
+        edited.refuse_missing()
+        _ = edited.manifest
+        return edited
+
+    def refuse_missing(self) -> None:
+        """
+        Raises:
+            ModelError: model.not-found: there is no such folder.
+        """
+        if not self.folder.is_dir():
             raise ModelError(
                 "model.not-found",
-                f"there is no folder {folder}",
+                f"there is no folder {self.folder}",
                 "give the folder that 'forget apply' wrote",
             )
-        return cls(folder, manifests.load(folder), base)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """
+        Raises:
+            ModelError: model.not-edited: there is none; model.manifest: it is damaged.
+        """
+        return manifests.load(self.folder)
+
+    @cached_property
+    def ledger(self) -> Ledger | None:
+        """The record of all edits; None for a folder without edits, or from before ledgers.
+
+        Raises:
+            ModelError: ledger.damaged, and those of `manifest`.
+        """
+        return ledgers.load(self.folder, self.manifest)
+
+    @cached_property
+    def report_bytes(self) -> bytes:
+        """
+        Raises:
+            OSError: the report cannot be read.
+        """
+        return (self.folder / manifests.REPORT).read_bytes()
+
+    @cached_property
+    def recipe_bytes(self) -> bytes:
+        """The recipe that the manifest names, as it lies in the folder.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return self.manifest.recipe_path.read_bytes()
+
+    @cached_property
+    def base_or_fault(self) -> Base | ForgetError:
+        """The unedited model, or why the one that the manifest names is not on this machine.
+
+        Nothing is downloaded unless the user named the model.
+
+        Raises:
+            ForgetError: the user named a model that cannot be found.
+        """
+        if self.base_name is not None:
+            return self.manifest.resolve_base(self.base_name)
+        try:
+            return self.manifest.resolve_base(download=False)
+        except ForgetError as fault:
+            return fault
 
     @cached_property
     def base(self) -> Base:
-        """The unedited model, as it is here; nothing is downloaded unless the user named it."""
-        name = self.base_name or self.manifest.base
-        try:
-            return self.manifest.resolve_base(self.base_name, download=self.base_name is not None)
-        except ModelError as fault:
-            if self.base_name is not None:
-                raise
-            raise ModelError(
-                "export.no-base",
-                "this format needs the unedited model, and "
-                f"'{name}' cannot be had here ({fault.message})",
-                "name it with --base",
-            ) from fault
+        """The unedited model.
+
+        Raises:
+            ModelError: export.no-base; or `base_or_fault` raises.
+        """
+        base = self.base_or_fault
+        if isinstance(base, Base):
+            return base
+        if not isinstance(base, ModelError):
+            raise base
+        raise ModelError(
+            "export.no-base",
+            "this format needs the unedited model, and "
+            f"'{self.manifest.base}' cannot be had here ({base.message})",
+            "name it with --base",
+        ) from base
 
     @cached_property
     def file(self) -> Path | None:
@@ -77,19 +143,25 @@ class Edited:
         return self.folder / single_file.CONFIG if self.file else self.folder
 
     @cached_property
-    def headers(self) -> dict[str, dict[str, TensorSite]]:
-        """The tensors of every file that was edited, by file and key."""
-        return {
-            file: read_header(self.folder, file)
-            for file in sorted({tensor.file for tensor in self.manifest.edited})
-        }
+    def _headers(self) -> dict[str, dict[str, TensorSite]]:
+        return {}
+
+    def header(self, file: str) -> dict[str, TensorSite]:
+        """The tensors of one of the folder's safetensors files, by key.
+
+        Raises:
+            ModelError: those of `read_header`.
+        """
+        if file not in self._headers:
+            self._headers[file] = read_header(self.folder, file)
+        return self._headers[file]
 
     def site(self, tensor: EditedTensor) -> TensorSite:
         """
         Raises:
             ModelError: model.changed: it is not where the manifest says.
         """
-        site = tensor.site(self.headers[tensor.file])
+        site = tensor.site(self.header(tensor.file))
         if site is None:
             raise ModelError(
                 "model.changed",
@@ -127,7 +199,8 @@ class Edited:
             raise ModelError(
                 "export.other-base",
                 f"'{self.base.id}' is not the model that was edited: its '{tensor.key}' is another",
-                f"the edit was made on '{self.manifest.base}' (digest {digest}…); name it with --base",
+                f"the edit was made on '{self.manifest.base}' (digest {digest}…); "
+                "name it with --base",
             )
         return data
 
@@ -155,7 +228,7 @@ class Edited:
                 )
         return tuple(wanted)
 
-    def config(self, component: str) -> dict:
+    def config(self, component: str) -> dict[str, Any]:
         """A component's settings; nothing if it has none."""
         for name in ("config.json", "scheduler_config.json"):
             path = self.settings / component / name
@@ -164,11 +237,15 @@ class Edited:
         return {}
 
     @cached_property
-    def index(self) -> dict:
+    def index(self) -> dict[str, Any]:
+        """What ``model_index.json`` says."""
         return self._json(self.settings / checkpoint.INDEX)
 
-    def _json(self, path: Path) -> dict:
+    def _json(self, path: Path) -> dict[str, Any]:
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as fault:
             raise ModelError("model.damaged", f"{path} is not valid: {fault}", _CHANGED) from fault
+
+
+Edited = EditedModel

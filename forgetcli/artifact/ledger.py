@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ from forgetcli.artifact.ledger_files import (
     TENSORS,
     Book,
     Entry,
+    Material,
     Origin,
     Place,
     content,
@@ -45,7 +46,8 @@ from forgetcli.artifact.ledger_files import (
     read,
     write,
 )
-from forgetcli.artifact.patch import Stored, changes, encode, stored_as
+from forgetcli.artifact.manifest import Manifest
+from forgetcli.artifact.patch import Change, Stored, encode, stored_as
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ModelError
 from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header, read_tensor
@@ -58,7 +60,17 @@ if TYPE_CHECKING:
     from forgetcli.progress import Observer
     from forgetcli.recipe import Recipe
 
-__all__ = ["LEDGER", "TENSORS", "Ledger", "dates", "extended", "held", "load", "materials"]
+__all__ = [
+    "LEDGER",
+    "TENSORS",
+    "Ledger",
+    "dates",
+    "extended",
+    "fitting",
+    "held",
+    "load",
+    "materials",
+]
 
 WIDE = ("F32", "F64")  # weights beside which Δ is kept in float64
 
@@ -146,7 +158,8 @@ class Ledger:
                 raise ModelError(
                     "ledger.other-weights",
                     f"'{place.key}' in {folder / place.file} is not what {LEDGER} says",
-                    "the weights were changed by something else: remove forget.* there to edit them as a new base",
+                    "the weights were changed by something else: "
+                    "remove forget.* there to edit them as a new base",
                 )
 
     def restore(self, staging: Path, rest: Ledger) -> dict[tuple[str, str], Stored]:
@@ -188,14 +201,16 @@ class Ledger:
             write(staging, self.book, self.tensors, self.folder)
 
 
-def load(folder: Path) -> Ledger | None:
+def load(folder: Path, made: Manifest | None = None) -> Ledger | None:
     """The ledger of an edited folder; None if it has none: a base, or edited by the control.
 
+    Args:
+        made: the folder's manifest; by default it is read, if there is one.
     Raises:
         ModelError: ledger.damaged: a file is missing, cut off, changed since it was written, or not
-            of this shape.
+            of this shape; model.manifest.
     """
-    found = read(folder)
+    found = read(folder, made or manifest_in(folder))
     if found is None:
         return None
     ledger = Ledger(found[0], folder, found[1])
@@ -213,55 +228,39 @@ def of(base: Base) -> Ledger | None:
     return found if found and base.file in (None, *found.book.base.files) else None
 
 
-def extended(
-    base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, Any]
-) -> Ledger | None:
-    """The base's ledger with one more edit; the base's own for an edit that changes nothing.
+def fitting(base: Base) -> Ledger | None:
+    """The ledger that goes with a model, checked against its weights; None if it has none.
 
     Raises:
-        ModelError: the base's ledger is damaged, or does not fit its weights.
-        EditError: as `patching.patch`.
+        ModelError: the ledger is damaged, or does not fit the weights.
     """
-    import torch
-
     earlier = of(base)
     if earlier:
         earlier.check_fits(base.folder)
-    elif edit.weights:
-        card = _card(base)
-        origin = Origin(
-            id=base.id,
-            revision=base.revision,
-            files=dict(base.files),
-            card=None if card is None else hashlib.sha256(card.numpy()).hexdigest(),
-        )
-        earlier = Ledger(
-            Book(base=origin, edits=(), places=()),
-            base.folder,
-            {} if card is None else {"card": card},
-        )
-    if not edit.weights:
+    return earlier
+
+
+def extended(
+    earlier: Ledger | None,
+    base: Base,
+    edit: Edit,
+    changes: Sequence[Change],
+    recipe: Recipe,
+    parameters: Mapping[str, Any],
+) -> Ledger | None:
+    """A ledger with one more edit; the earlier one for an edit that changes nothing.
+
+    Args:
+        earlier: the ledger of `base`, see `fitting`.
+        changes: those that the edit makes in `base`, see `patch.changes`.
+    """
+    if not changes:
         return earlier
-    number = 1 + max((e.number for e in earlier.edits), default=0)
-    tensors, places, squares = dict(earlier.tensors), list(earlier.book.places), [0.0, 0.0]
-    for change in changes(base, edit.weights):
-        component, parameter = change.key
-        wide = any(site.dtype in WIDE for site in change.sites)
-        delta = change.delta.to(torch.float64 if wide else torch.float32)
-        tensors[_delta(number, component, parameter)] = delta
-        squares[0] += float(delta.double().square().sum())
-        squares[1] += float((change.wanted - change.delta).square().sum())
-        for site in change.sites:
-            place = Place(
-                component=component,
-                parameter=parameter,
-                file=site.file,
-                key=site.key,
-                third=site.third,
-            )
-            if place not in places:
-                places.append(place)
-                tensors[place.original] = read_tensor(base.folder, site)
+    ledger = earlier or _begun(base)
+    number = 1 + max((e.number for e in ledger.edits), default=0)
+    tensors = dict(ledger.tensors)
+    places = list(ledger.book.places)
+    size = _record_changes(tensors, places, number, changes)
     tokens = {}
     for (component, parameter), keys in edit.keys.items():
         tensors |= _kept(number, component, parameter, keys)
@@ -275,30 +274,81 @@ def extended(
         recipe_sha256=recipe.sha256,
         concepts=[(c.concept, c.target) for c in recipe.concepts],
         applied_to=base.digest,
-        delta_rel=math.sqrt(squares[0] / squares[1]) if squares[1] else 0.0,
+        delta_rel=size,
         tokens=tokens,
-        materials=[dict(m) for m in edit.moments],
+        materials=[Material(**m) for m in edit.moments],
     )
-    book = earlier.book.model_copy(
-        update={"edits": (*earlier.edits, entry), "places": tuple(places)}
-    )
+    book = ledger.book.model_copy(update={"edits": (*ledger.edits, entry), "places": tuple(places)})
     return Ledger(book, base.folder, tensors)
 
 
-def dates(folder: Path, ledger: Ledger | None, now: str = "") -> dict[str, str]:
-    """When each edit was made, by its number: as the manifest of `folder` has it, `now` for one
-    that is not there.
-    """
-    known = (
-        manifest.load(folder).run_details.get("metadata", {}).get("edits")
-        if (folder / manifest.MANIFEST).is_file()
-        else {}
+def _begun(base: Base) -> Ledger:
+    """The ledger of a base that has none: its names and its model card, no edit."""
+    card = _card(base)
+    origin = Origin(
+        id=base.id,
+        revision=base.revision,
+        files=dict(base.files),
+        card=None if card is None else hashlib.sha256(card.numpy().data).hexdigest(),
     )
+    book = Book(base=origin, edits=(), places=())
+    return Ledger(book, base.folder, {} if card is None else {"card": card})
+
+
+def _record_changes(
+    tensors: dict[str, TensorSite | Tensor],
+    places: list[Place],
+    number: int,
+    changes: Sequence[Change],
+) -> float:
+    """Add Δ of an edit, and the base's tensors where no earlier edit has changed them.
+
+    Returns:
+        ‖Δ‖_F / ‖W‖_F over all changes.
+    """
+    import torch
+
+    change_square = weight_square = 0.0
+    for change in changes:
+        wide = any(site.dtype in WIDE for site in change.sites)
+        exact = change.delta
+        delta = exact.to(torch.float64 if wide else torch.float32)
+        tensors[_delta(number, change.component, change.parameter)] = delta
+        change_square += float(delta.double().square().sum())
+        weight_square += float((change.wanted - exact).square().sum())
+        for site, before in change.before.items():
+            place = Place(
+                component=change.component,
+                parameter=change.parameter,
+                file=site.file,
+                key=site.key,
+                third=site.third,
+            )
+            if place not in places:
+                places.append(place)
+                tensors[place.original] = before
+    return math.sqrt(change_square / weight_square) if weight_square else 0.0
+
+
+def dates(made: Manifest | None, ledger: Ledger | None, now: str = "") -> dict[str, str]:
+    """When each edit was made, by its number: as a manifest has it, `now` for one that it does not
+    know.
+    """
+    known = made.run_details.get("metadata", {}).get("edits") if made else {}
     known = known if isinstance(known, dict) else {}
     return {str(e.number): known.get(str(e.number), now) for e in ledger.edits} if ledger else {}
 
 
-def held(base: Base, sites, observer: Observer) -> dict[str, Moment]:
+def manifest_in(folder: Path) -> Manifest | None:
+    """The manifest of a folder that need not be an edited one.
+
+    Raises:
+        ModelError: model.manifest: it is damaged.
+    """
+    return manifest.load(folder) if (folder / manifest.MANIFEST).is_file() else None
+
+
+def held(base: Base, sites: Iterable[Site], observer: Observer) -> dict[str, Moment]:
     """K_pK_pᵀ of the base's earlier edits by site name, where the ledger has keys for the site."""
     ledger = of(base)
     if ledger is None:
@@ -321,7 +371,7 @@ def materials(moments: Mapping[str, Moment]) -> tuple[dict, ...]:
     return tuple(
         {
             "name": f"kp/{name}",
-            "sha256": hashlib.sha256(moment.matrix.contiguous().numpy()).hexdigest(),
+            "sha256": hashlib.sha256(moment.matrix.contiguous().numpy().data).hexdigest(),
         }
         for name, moment in sorted(moments.items())
     )

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from forgetcli.artifact import manifest
-from forgetcli.artifact.manifest import MANIFEST, RelativePath, Sha256
+from forgetcli.artifact.manifest import MANIFEST, Manifest, RelativePath, Sha256
 from forgetcli.checkpoint.base import files_digest
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage.atomic import sha256_file
@@ -119,20 +118,21 @@ def damaged(folder: Path, what: str) -> ModelError:
     return ModelError(
         "ledger.damaged",
         f"the ledger of {folder} is damaged: {what}",
-        f"apply the recipes again; or remove {MANIFEST} and forget.ledger.* there to edit it as a new base",
+        f"apply the recipes again; or remove {MANIFEST} and forget.ledger.* there to edit it as a "
+        "new base",
     )
 
 
-def read(folder: Path) -> tuple[Book, dict[str, TensorSite]] | None:
+def read(folder: Path, made: Manifest | None) -> tuple[Book, dict[str, TensorSite]] | None:
     """The ledger's two files, checked against the manifest and one another; None where there is
     none.
 
+    Args:
+        made: the folder's manifest; None where there is none.
     Raises:
-        ModelError: ledger.damaged; model.manifest.
+        ModelError: ledger.damaged.
     """
-    listed: Mapping[str, str] = (
-        manifest.load(folder).subjects if (folder / MANIFEST).is_file() else {}
-    )
+    listed: Mapping[str, str] = made.subjects if made else {}
     if LEDGER not in listed and not (folder / LEDGER).exists():
         return None
     for name in (LEDGER, TENSORS):

@@ -1,8 +1,9 @@
 """The shape of ``forget.provenance.json``: an in-toto Statement v1 with the SLSA provenance v1
 predicate.
 
-Fields that a later version adds are read over; fields that are missing or of another type make the
-manifest invalid.
+The same models read and write it. Fields that a later version adds are ignored; fields that are
+missing or of another type make the manifest invalid. An optional field that is not set is not
+written.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ MANIFEST = MARKER
 REPORT = "forget.report.json"
 RECIPE = "recipe.toml"
 CARD = "README.md"
-SIGNATURE = "forget.signature.json"  # not among the subjects: it is made of them
+# The signature is not among the subjects: it is computed from them.
+SIGNATURE = "forget.signature.json"
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 BUILD_TYPE = "urn:forgetcli:apply:v1"
 BUILDER = "urn:forgetcli:apply"
-FILES_DIGEST = "forgetFiles"  # `checkpoint.files_digest`, as in-toto names algorithms
-BASE = "base"  # the dependency that is the whole base; its files: base/…
+# The name of `checkpoint.files_digest` among in-toto's digest algorithms.
+FILES_DIGEST = "forgetFiles"
+# The dependency that is the whole base. Its files are named base/PATH.
+BASE = "base"
 
 
 def is_hubs(path: str) -> bool:
@@ -56,26 +60,34 @@ RelativePath = Annotated[str, AfterValidator(_plain_path)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """One JSON object of the manifest."""
+
     model_config = ConfigDict(frozen=True, strict=True, populate_by_name=True)
 
 
-class _Digest(_Part):
+class Sha256Digest(Part):
+    """A digest, by the algorithm's name."""
+
     sha256: Sha256
 
 
-class _Subject(_Part):
+class FileDigest(Part):
+    """A file and its digest: in-toto's resource descriptor."""
+
     name: RelativePath
-    digest: _Digest
+    digest: Sha256Digest
 
 
-class _Dependency(_Part):
+class Dependency(Part):
+    """Something that went into the edit, and its digest."""
+
     name: str
     uri: str | None = None
     digest: dict[str, Sha256]
 
 
-class EditedTensor(_Part):
+class EditedTensor(Part):
     """One tensor whose bytes differ from the base's.
 
     Attributes:
@@ -110,42 +122,66 @@ class EditedTensor(_Part):
         )
 
 
-class _Model(_Part):
+class ModelName(Part):
+    """The unedited model, as the user named it."""
+
     id: str
     revision: str | None = None
 
 
-class _External(_Part):
-    model: _Model
-    recipe: _Subject
+class ListedEdit(Part):
+    """One of several edits that a folder holds."""
+
+    number: int
     method: str
     parameters: dict[str, Any]
+    recipe: FileDigest
 
 
-class _Internal(_Part):
+class External(Part):
+    """What the user asked for.
+
+    `edits` is set only by `forget revert`: the edits that are left. It is not read again: the
+    ledger has more of each.
+    """
+
+    model: ModelName
+    recipe: FileDigest
+    method: str
+    parameters: dict[str, Any]
+    edits: Any = None
+
+
+class Internal(Part):
+    """What the edit changed: the tensors, and the files that are forget's own."""
+
     edited: list[EditedTensor]
     written: list[RelativePath]
 
 
-class _BuildDefinition(_Part):
+class BuildDefinition(Part):
+    """SLSA's build definition: everything that a repeated run has to have the same."""
+
     build_type: Literal[BUILD_TYPE] = Field(alias="buildType")
-    external: _External = Field(alias="externalParameters")
-    internal: _Internal = Field(alias="internalParameters")
-    dependencies: list[_Dependency] = Field(alias="resolvedDependencies")
+    external: External = Field(alias="externalParameters")
+    internal: Internal = Field(alias="internalParameters")
+    dependencies: list[Dependency] = Field(alias="resolvedDependencies")
 
 
-class _Predicate(_Part):
-    build: _BuildDefinition = Field(alias="buildDefinition")
+class Predicate(Part):
+    """SLSA's provenance predicate."""
+
+    build: BuildDefinition = Field(alias="buildDefinition")
     run_details: dict[str, Any] = Field(alias="runDetails")
 
 
-class Statement(_Part):
+class Statement(Part):
     """The whole file."""
 
     type: Literal[STATEMENT_TYPE] = Field(alias="_type")
     predicate_type: Literal[PREDICATE_TYPE] = Field(alias="predicateType")
-    subject: list[_Subject]
-    predicate: _Predicate
+    subject: list[FileDigest]
+    predicate: Predicate
 
 
 @dataclass(frozen=True)

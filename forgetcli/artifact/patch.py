@@ -10,7 +10,7 @@ compared with its base byte by byte.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -24,6 +24,7 @@ from forgetcli.storage.copying import Copying, put, refuse_lack_of_room
 from forgetcli.storage.safetensors import TensorSite, editable_dtype, read_tensor
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -46,20 +47,47 @@ class Stored:
     before: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Change:
-    """What a new weight changes.
+    """A new weight, and what it replaces.
+
+    The base's bytes are read once, for the ledger, the patch and the digests alike.
 
     Attributes:
-        key: (component, parameter).
-        sites: every place that holds the parameter, the one that loaders read first.
-        wanted: the new weight, float64. delta: wanted − the first place's values.
+        component, parameter: the parameter's names in memory.
+        weight: the new weight, as the edit gave it.
+        before: the base's values at every place that holds the parameter, in the file's dtype; the
+            place that loaders read by default is the first.
     """
 
-    key: tuple[str, str]
-    sites: tuple[TensorSite, ...]
-    wanted: Tensor
-    delta: Tensor
+    component: str
+    parameter: str
+    weight: Tensor
+    before: Mapping[TensorSite, Tensor]
+
+    @property
+    def sites(self) -> tuple[TensorSite, ...]:
+        """Every place that holds the parameter, the one that loaders read by default first."""
+        return tuple(self.before)
+
+    @property
+    def wanted(self) -> Tensor:
+        """The new weight, float64, on the CPU."""
+        return self.weight.detach().cpu().double()
+
+    @property
+    def delta(self) -> Tensor:
+        """`wanted` − the values at the first place, float64."""
+        return self.wanted - self.before[self.sites[0]].double()
+
+
+@dataclass(frozen=True)
+class _Overwrite:
+    """The new content of one place: float64 values, and their bytes in the file's dtype."""
+
+    site: TensorSite
+    values: Tensor
+    data: bytes
 
 
 def sources(base: Base) -> list[Path]:
@@ -93,35 +121,55 @@ def patch(
     """Copy the base into `staging` and overwrite exactly these tensors' bytes.
 
     Args:
-        staging: an existing folder; see `store.publishing`.
-        how: what an untouched file becomes; an edited one is never a link.
         weights: (component, parameter name in memory) → the new weight, float32 or float64, the
-            parameter's shape. It
-            is rounded to nearest in the dtype that the file has.
-        values: what a place shall hold before rounding, if another sum than its own values and this
-            edit's change.
+            parameter's shape.
+        staging, how, values: see `write`.
+    Raises:
+        EditError, ModelError, OSError: see `changes` and `write`. Nothing is copied if a weight
+            cannot be used.
+    """
+    return write(base, staging, changes(base, weights), how, values)
+
+
+def write(
+    base: Base,
+    staging: Path,
+    changes: Sequence[Change],
+    how: Copying = Copying.REFLINK,
+    values: Callable[[TensorSite], Tensor] | None = None,
+) -> dict[tuple[str, str], Stored]:
+    """Copy the base into `staging` and make these changes in the copy.
+
+    Values are rounded to nearest in the dtype that the file has.
+
+    Args:
+        staging: an existing folder; see `atomic.publishing`.
+        how: what an untouched file becomes; an edited one is never a link.
+        values: the values of a place before rounding, if they are another sum than its own values
+            and this change.
     Returns:
         what now lies on disk, read back after fsync.
     Raises:
-        EditError: edit.not-finite, edit.overflow (too large for the file's dtype), edit.shape,
-            edit.twice. Nothing is
-            copied then.
-        ModelError: a parameter that the base does not have, or a base that cannot be read.
-        OSError: the disk is full, or refuses; `store.publishing` puts it in the user's words.
+        EditError: edit.overflow: too large for the file's dtype. Nothing is copied then.
+        OSError: the disk is full, or refuses; `atomic.publishing` puts it in the user's words.
     """
-    plans = _plan(base, weights, values)
-    touched = {site.file for parts in plans.values() for site, _, _ in parts}
+    plan = {change: _overwrites(change, values) for change in changes}
     copy_with(
         base,
         staging,
-        ((site, data) for parts in plans.values() for site, _, data in parts),
-        touched,
+        ((part.site, part.data) for parts in plan.values() for part in parts),
+        {part.site.file for parts in plan.values() for part in parts},
         how,
     )
     stored = {}
-    for key, parts in plans.items():
-        first, *others = (_read_back(base, staging, site, wanted) for site, wanted, _ in parts)
-        stored[key] = replace(first, also=tuple(others))
+    for change, parts in plan.items():
+        first, *others = (
+            stored_as(
+                part.site, change.before[part.site], read_tensor(staging, part.site), part.values
+            )
+            for part in parts
+        )
+        stored[change.component, change.parameter] = replace(first, also=tuple(others))
     return stored
 
 
@@ -158,22 +206,23 @@ def copy_with(
         sync_file(staging / file)
 
 
-def changes(base: Base, weights: Mapping[tuple[str, str], Tensor]) -> Iterator[Change]:
-    """What new weights change in the base, one after the other, checked.
+def changes(base: Base, weights: Mapping[tuple[str, str], Tensor]) -> tuple[Change, ...]:
+    """The changes that new weights make in the base, checked.
 
     Raises:
-        EditError, ModelError: as `patch`.
+        EditError: edit.not-finite, edit.shape, edit.twice.
+        ModelError: a parameter that the base does not have, or a base that cannot be read.
     """
+    found = []
     taken: set[TensorSite] = set()
     for (component, name), weight in weights.items():
         sites = base.locate(component, name)
-        wanted = weight.detach().cpu().double()
-        if tuple(wanted.shape) != sites[0].shape:
+        if tuple(weight.shape) != sites[0].shape:
             raise EditError(
                 "edit.shape",
-                f"{component} {name} has shape {sites[0].shape}, not {tuple(wanted.shape)}",
+                f"{component} {name} has shape {sites[0].shape}, not {tuple(weight.shape)}",
             )
-        if not wanted.isfinite().all():
+        if not weight.isfinite().all():
             raise EditError(
                 "edit.not-finite",
                 f"the edit of {component} {name} gave values that are not finite",
@@ -182,39 +231,25 @@ def changes(base: Base, weights: Mapping[tuple[str, str], Tensor]) -> Iterator[C
         if not taken.isdisjoint(sites):
             raise EditError("edit.twice", f"{component} {name} is edited under two names")
         taken.update(sites)
-        yield Change(
-            (component, name),
-            tuple(sites),
-            wanted,
-            wanted - read_tensor(base.folder, sites[0]).double(),
-        )
+        before = {site: read_tensor(base.folder, site) for site in sites}
+        found.append(Change(component, name, weight, before))
+    return tuple(found)
 
 
-def _plan(
-    base: Base,
-    weights: Mapping[tuple[str, str], Tensor],
-    values: Callable[[TensorSite], Tensor] | None,
-) -> dict[tuple[str, str], list[tuple[TensorSite, Tensor, bytes]]]:
-    """Per parameter, for each place that holds it: the site, the wanted values (float64) and their
-    bytes.
-    """
-    plans = {}
-    for change in changes(base, weights):
-        parts = []
-        for site in change.sites:
-            if values:
-                here = values(site)
+def _overwrites(change: Change, values: Callable[[TensorSite], Tensor] | None) -> list[_Overwrite]:
+    """The new content of every place that holds the parameter."""
+    parts = []
+    for site, before in change.before.items():
+        if values:
+            wanted = values(site)
+        elif site is change.sites[0]:
+            wanted = change.wanted
+        else:
             # Another form of the weights (fp16, non-EMA) has other values: it gets the same change,
-            # not result.
-            else:
-                here = (
-                    change.wanted
-                    if site is change.sites[0]
-                    else read_tensor(base.folder, site).double() + change.delta
-                )
-            parts.append((site, here, encode(here, site)))
-        plans[change.key] = parts
-    return plans
+            # not the same result.
+            wanted = before.double() + change.delta
+        parts.append(_Overwrite(site, wanted, encode(wanted, site)))
+    return parts
 
 
 def encode(wanted: Tensor, site: TensorSite) -> bytes:
@@ -232,7 +267,7 @@ def encode(wanted: Tensor, site: TensorSite) -> bytes:
     return rounded.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def round_to(values: Tensor, dtype) -> Tensor:
+def round_to(values: Tensor, dtype: torch.dtype) -> Tensor:
     """float64 → `dtype`, rounded once.
 
     torch goes to 16 bits by way of float32 and rounds twice: 1 + 2⁻¹¹ + 2⁻⁴⁰ becomes 1 in float16,
@@ -252,12 +287,12 @@ def round_to(values: Tensor, dtype) -> Tensor:
     return (bits | lost.int()).view(torch.float32).to(dtype)
 
 
-def _read_back(base: Base, staging: Path, site: TensorSite, wanted: Tensor) -> Stored:
-    return stored_as(site, read_tensor(base.folder, site), read_tensor(staging, site), wanted)
-
-
 def stored_as(site: TensorSite, before: Tensor, found: Tensor, wanted: Tensor) -> Stored:
-    """What lies at a place that held `before`, holds `found` and was to hold `wanted` (float64)."""
+    """The record of one place.
+
+    Args:
+        before: the base's values. found: those on disk now. wanted: those before rounding, float64.
+    """
     change = float((wanted - before.double()).norm())
     missed = float((found.double() - wanted).norm())
     error = missed / change if change else float(missed > 0)
@@ -267,4 +302,5 @@ def stored_as(site: TensorSite, before: Tensor, found: Tensor, wanted: Tensor) -
 def _sha256(tensor: Tensor) -> str:
     import torch
 
-    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()).hexdigest()
+    data = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    return hashlib.sha256(data).hexdigest()

@@ -176,9 +176,9 @@ def _put_on(
     sink: Sink,
 ) -> None:
     with sink.observer() as observer:
-        from forgetcli.artifact import delta as deltas
+        from forgetcli.pipeline.apply_delta import apply_delta
 
-        result = deltas.apply(
+        result = apply_delta(
             delta,
             model=model,
             config=config,

@@ -67,7 +67,7 @@ def push(
         first = verdict.problems[0]
         raise ModelError(
             "push.not-verified",
-            f"{folder} is not what its manifest says and is not uploaded: {first['file']} {first['what']}",
+            f"{folder} is not what its manifest says and is not uploaded: {first.file} {first.what}",
             f"forget verify {folder} names all {len(verdict.problems)}; a changed card is written anew by: forget card {folder}",
         )
     observer.stage("uploading")

@@ -111,7 +111,7 @@ def generate(
     Raises:
         ForgetError: no prompt, or a model that cannot be loaded.
     """
-    from forgetcli.artifact import provenance
+    from forgetcli.artifact.edited import EditedModel
     from forgetcli.checkpoint import base as checkpoint
 
     observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
@@ -125,7 +125,7 @@ def generate(
     wanted = [Shot(prompt, seed + k, steps, guidance) for prompt in prompts for k in range(count)]
     base = checkpoint.resolve(model, config=config)
     original = (
-        provenance.load(base.folder).resolve_base() if compare_base else None
+        EditedModel(base.folder).manifest.resolve_base() if compare_base else None
     )  # before the work: there may be none
     with watch.stage("generate"):
         paths, reused = draw(base, wanted, output, device=device, batch=batch, observer=observer)

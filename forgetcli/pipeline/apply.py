@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone, UTC
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,7 +85,7 @@ def apply(
     Raises:
         ForgetError: recipe, model, edit or output; nothing is left behind.
     """
-    from forgetcli.artifact import card, ledger, patch, provenance
+    from forgetcli.artifact import card, ledger, patch, statement
     from forgetcli.checkpoint import base as checkpoint
     from forgetcli.editing.check import check
     from forgetcli.editing.moment_cache import MomentCache
@@ -115,8 +115,12 @@ def apply(
                 checked.enforce()
         with watch.stage("write"):
             observer.stage("writing")
-            edits = ledger.extended(base, edit, recipe, parameters.model_dump(mode="json"))
-            stored = patch.patch(base, staging, edit.weights, copying, edits and edits.values)
+            earlier = ledger.fitting(base)
+            changes = patch.changes(base, edit.weights)
+            edits = ledger.extended(
+                earlier, base, edit, changes, recipe, parameters.model_dump(mode="json")
+            )
+            stored = patch.write(base, staging, changes, copying, edits.values if edits else None)
             sites = tuple(
                 asdict(s) | {"stored_error": stored_error(stored, s.name)} for s in edit.sites
             )
@@ -132,7 +136,7 @@ def apply(
             card.write(
                 staging, base=base, recipe=recipe, edits=edits, sites=sites, check=checked.as_dict()
             )
-            provenance.write(
+            statement.write(
                 staging,
                 base=base,
                 recipe_bytes=recipe.raw,
@@ -144,7 +148,7 @@ def apply(
                 run_details={
                     "startedOn": started.isoformat(),
                     "finishedOn": finished,
-                    "edits": ledger.dates(base.folder, edits, finished),
+                    "edits": ledger.dates(ledger.manifest_in(base.folder), edits, finished),
                     "device": str(loaded.device),
                     "dtype": str(loaded.dtype),
                     "cache": dict(edit.cache),

@@ -41,7 +41,10 @@ START_SECONDS, START_BYTES = 6.0, 200_000_000
 OVERHEAD = 1.6  # … the whole network's time to that of its products; …
 COPIES = 3  # … float64 arrays of the size of a site's merged keys
 SAMPLE = 0.15  # seconds that each layer is timed for
-BASIS = "counted from the weights' shapes; speed measured here in under a second on the denoiser's heaviest layers"
+BASIS = (
+    "counted from the weights' shapes; "
+    "speed measured here in under a second on the denoiser's heaviest layers"
+)
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def _ledger(site: EditableSite, concepts: TokenBatch) -> int:
 
 
 def _solving(site: EditableSite, concepts: TokenBatch, speed: Speed) -> float:
-    """Seconds of one site's algebra in float64: two decompositions, and the products with the keys."""
+    """Seconds of one site's algebra in float64: two decompositions and the products with the keys."""
     width, distinct = site.shape[1], len(concepts.of(site.component).first)
     return 2 * eigh_seconds(width) + 8 * distinct * width * width / (speed.linear / 2)
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import models
 from forgetcli import recipe as recipes
 from forgetcli.artifact import manifest
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import has_weights
 from forgetcli.errors import EditError, ForgetError
@@ -218,7 +219,7 @@ def _edited(folder: Path) -> dict[str, Any] | None:
     if not (folder / manifest.MANIFEST).is_file():
         return None
     try:
-        made = manifest.load(folder)
+        made = EditedModel(folder).manifest
     except ForgetError as fault:
         return {"problem": fault.message}
     return {

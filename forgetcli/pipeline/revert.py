@@ -6,14 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone, UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from forgetcli import recipe as recipes
-from forgetcli.artifact import card, ledger, provenance
+from forgetcli.artifact import card, ledger, statement
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.ledger import Ledger
-from forgetcli.artifact.ledger_files import Entry
+from forgetcli.artifact.manifest import CARD, ListedEdit
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
 from forgetcli.editing.edit import SiteReport
@@ -85,9 +86,8 @@ def log(folder: Path | str) -> Log:
         ModelError: model.not-edited, model.manifest, ledger.damaged; ledger.none: an edit from
             before there were ledgers.
     """
-    folder = Path(folder)
-    manifest = provenance.load(folder)
-    found = ledger.load(folder)
+    edited = EditedModel(Path(folder))
+    folder, manifest, found = edited.folder, edited.manifest, edited.ledger
     if found is None and manifest.edited:
         raise _no_ledger(folder)
     if found is None:
@@ -100,7 +100,7 @@ def log(folder: Path | str) -> Log:
             },
             (),
         )
-    dates = ledger.dates(folder, found)
+    dates = ledger.dates(manifest, found)
     edits = (
         Logged(
             e.number,
@@ -142,13 +142,14 @@ def revert(
     Raises:
         ForgetError: ledger.no-such-edit; ledger.none; ledger.damaged; ledger.other-weights;
             model.changed: a file of the
-            folder is not what its manifest says; and what `store.publishing` and `provenance.write`
+            folder is not what its manifest says; and what `store.publishing` and `statement.write`
             raise.
     """
     observer, watch, folder = observer or Silent(), Stopwatch(), Path(folder)
     output = folder if output is None else Path(output)
     started = datetime.now(UTC)
-    manifest, whole = provenance.load(folder), ledger.load(folder)
+    edited = EditedModel(folder)
+    manifest, whole = edited.manifest, edited.ledger
     if whole is None:
         raise _no_ledger(folder)
     numbers = _known(whole, folder, numbers)
@@ -167,7 +168,7 @@ def revert(
             if rest.edits:
                 _write_card(folder, staging, rest, report)
             now = datetime.now(UTC).isoformat()
-            provenance.write(
+            statement.write(
                 staging,
                 base=whole.book.base,
                 stored=stored,
@@ -177,7 +178,7 @@ def revert(
                 run_details={
                     "startedOn": started.isoformat(),
                     "finishedOn": now,
-                    "edits": ledger.dates(folder, rest),
+                    "edits": ledger.dates(manifest, rest),
                     "reverted": sorted(numbers),
                     "versions": versions(),
                 },
@@ -222,7 +223,7 @@ def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]
             )
     text = whole.card()
     if text is not None:
-        (staging / provenance.CARD).write_bytes(text)
+        (staging / CARD).write_bytes(text)
 
 
 def _write_card(folder: Path, staging: Path, rest: Ledger, report: Mapping[str, Any]) -> None:
@@ -292,17 +293,11 @@ def _last(rest: Ledger, whole: Ledger) -> dict[str, Any]:
     return {"recipe_bytes": text.encode(), "method": CONTROL, "parameters": {}, "materials": []}
 
 
-def _listed(rest: Ledger) -> list[dict[str, Any]]:
-    def described(e: Entry) -> dict[str, Any]:
-        recipe = {"name": e.name, "digest": {"sha256": e.recipe_sha256}}
-        return {
-            "number": e.number,
-            "method": e.method,
-            "parameters": e.parameters,
-            "recipe": recipe,
-        }
-
-    return [described(e) for e in rest.edits]
+def _listed(rest: Ledger) -> list[ListedEdit]:
+    return [
+        statement.listed_edit(e.number, e.method, e.parameters, e.name, e.recipe_sha256)
+        for e in rest.edits
+    ]
 
 
 def _report(stored, rest: Ledger, numbers: Collection[int]) -> dict[str, Any]:

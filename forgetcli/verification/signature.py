@@ -104,11 +104,9 @@ def check(folder: Path, signature: Path, key: str | Path | None) -> list[str]:
             ]
         if "mismatch" in str(said) or type(fault).__name__ == "InvalidSignature":
             return [f"was not made with the private key that belongs to {key}"]
-        return [
-            f"is no signature that can be checked: {type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else ''}".rstrip(
-                ": "
-            )
-        ]
+        name = type(fault).__name__
+        first_line = next(iter(str(fault).splitlines()), "")
+        return [f"is no signature that can be checked: {name}: {first_line}".rstrip(": ")]
     return []
 
 

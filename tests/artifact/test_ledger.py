@@ -17,7 +17,8 @@ from pipelines import tiny_sd
 from typer.testing import CliRunner
 
 from forgetcli import models, recipe
-from forgetcli.artifact import card, ledger, patch, provenance
+from forgetcli.artifact import card, integrity, ledger, patch
+from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact.patch import encode
 from forgetcli.checkpoint import base
 from forgetcli.cli.app import app
@@ -33,8 +34,8 @@ from forgetcli.storage.safetensors import read_header, read_tensor
 WEIGHTS = "text_encoder/model.safetensors"
 SITE = ("text_encoder", "encoder.layers.1.mlp.fc2.weight")
 DEEPER = ("text_encoder", "encoder.layers.2.mlp.fc2.weight")
-OWN = {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE, ledger.LEDGER, ledger.TENSORS}
-CARD = provenance.CARD  # forget's own in an edited folder, the base's in one without edits
+OWN = {manifests.MANIFEST, manifests.REPORT, manifests.RECIPE, ledger.LEDGER, ledger.TENSORS}
+CARD = manifests.CARD  # forget's own in an edited folder, the base's in one without edits
 OF_BASE = "---\nlicense: mit\n---\nthe base's own card\n"
 TEXT = """\
 name = "{name}"
@@ -122,6 +123,14 @@ def stored(folder: Path, key=SITE) -> torch.Tensor:
     return read_tensor(folder, base.locate(folder, *key))
 
 
+def extended(folder: Path, edit: Edit) -> ledger.Ledger | None:
+    """The ledger of a model with one more edit, as the pipeline makes it."""
+    model = base.resolve(folder)
+    earlier = ledger.fitting(model)
+    changes = patch.changes(model, edit.weights)
+    return ledger.extended(earlier, model, edit, changes, written(*FIRST), {})
+
+
 def all_but_own(folder: Path) -> dict[str, bytes]:
     return {path: data for path, data in tree(folder).items() if path not in OWN}
 
@@ -171,8 +180,8 @@ def test_every_edit_adds_to_the_ledger_and_the_weights_are_the_rounded_sum(seque
     )  # rounding does not add up from edit to edit
     assert {p.component for p in book.places} == {"text_encoder", "unet"}
     for folder in (sequence.one, sequence.two, sequence.three):
-        assert provenance.verify(folder).ok
-        assert set(provenance.load(folder).written) == {CARD, *OWN} - {provenance.MANIFEST}
+        assert integrity.verify(folder).ok
+        assert set(manifests.load(folder).written) == {CARD, *OWN} - {manifests.MANIFEST}
     (number,) = {e.number for e in ledger.load(sequence.one).edits}
     assert number == 1
 
@@ -184,7 +193,7 @@ def test_changes_are_kept_much_finer_than_the_weights_and_exactly_beside_wide_on
     assert {site.dtype for name, site in header.items() if ".delta:" in name} == {"F32"}
     wide = tiny_sd(tmp_path / "sd", torch.float32)
     weight = stored(wide).double() + torch.randn(stored(wide).shape, dtype=torch.float64)
-    made = ledger.extended(base.resolve(wide), Edit({SITE: weight}), written(*FIRST), {})
+    made = extended(wide, Edit({SITE: weight}))
     (place,) = made.book.places
     assert torch.equal(made.wanted(place), stored(wide).double() + (weight - stored(wide).double()))
 
@@ -242,7 +251,7 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
     held, free = (
         next(
             s
-            for s in json.loads((f / provenance.REPORT).read_text())["sites"]
+            for s in json.loads((f / manifests.REPORT).read_text())["sites"]
             if s["name"] in SITE[1]
         )
         for f in (sequence.two, sequence.free)
@@ -271,10 +280,10 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
             for f in (sequence.two, sequence.free)
         }
     assert off["two"] < 0.5 * off["free"]  # of the way that the first edit went
-    materials = provenance.load(sequence.two).materials
+    materials = manifests.load(sequence.two).materials
     assert (
         "kp/encoder.layers.1.mlp.fc2" in materials
-        and "kp/encoder.layers.1.mlp.fc2" not in provenance.load(sequence.free).materials
+        and "kp/encoder.layers.1.mlp.fc2" not in manifests.load(sequence.free).materials
     )
 
 
@@ -341,7 +350,7 @@ def test_the_last_edit_taken_out_gives_the_model_before_it(sequence, tmp_path):
         assert (result.output / ledger.TENSORS).read_bytes() == (
             before / ledger.TENSORS
         ).read_bytes()
-        verdict = provenance.verify(
+        verdict = integrity.verify(
             result.output, sequence.sd
         )  # the original base: edits of it, no longer of `one`
         assert verdict.ok and any(
@@ -358,13 +367,13 @@ def test_an_edit_in_the_middle_taken_out_leaves_the_others_as_if_alone(sequence,
         stored(result.output), from_rounded
     )  # taken from what was rounded, it would not be
     assert (result.reverted, result.left) == ((1,), (2,))
-    manifest = provenance.load(result.output)
+    manifest = manifests.load(result.output)
     assert (manifest.base_digest, manifest.method) == (
         base.resolve(sequence.sd).digest,
         "nullspace",
     )
     assert recipe.load(manifest.recipe_path).name == "second"
-    assert provenance.verify(result.output).ok
+    assert integrity.verify(result.output).ok
     assert [e.number for e in revert.log(result.output).edits] == [2]
     third = apply(written("third", "dog", "cat", "uce"), result.output, tmp_path / "third")
     assert [e.number for e in revert.log(third).edits] == [2, 3]  # numbers stay
@@ -375,14 +384,14 @@ def test_all_taken_out_in_any_order_give_the_bases_bytes(sequence, tmp_path, ord
     folder = sequence.three
     for number in order:
         folder = revert.revert(folder, [number], output=tmp_path / f"without-{number}").output
-        assert provenance.verify(folder, sequence.sd).ok
+        assert integrity.verify(folder, sequence.sd).ok
     assert all_but_own(folder) == tree(sequence.sd)  # the card included
     assert set(tree(folder)) - set(tree(sequence.sd)) == {
-        provenance.MANIFEST,
-        provenance.REPORT,
-        provenance.RECIPE,
+        manifests.MANIFEST,
+        manifests.REPORT,
+        manifests.RECIPE,
     }
-    assert provenance.load(folder).edited == () and provenance.load(folder).method == "none"
+    assert manifests.load(folder).edited == () and manifests.load(folder).method == "none"
     assert recipe.load(folder / "recipe.toml").method == "none"
     assert revert.log(folder).edits == ()
     assert base_files(sequence.three) != base_files(sequence.sd)  # though there were edits
@@ -430,13 +439,13 @@ def test_the_card_is_of_all_edits_whenever_it_is_written(sequence, tmp_path):
     assert (
         (out / CARD).read_text() == before
         and "# sd without van gogh, dog\n" in before
-        and provenance.verify(out).ok
+        and integrity.verify(out).ok
     )
     back = revert.revert(out, None, output=tmp_path / "back").output
     card.rewrite(back)
     text = (back / CARD).read_text()
     assert (
-        "# sd, unedited\n" in text and "Nothing is forgotten" in text and provenance.verify(back).ok
+        "# sd, unedited\n" in text and "Nothing is forgotten" in text and integrity.verify(back).ok
     )
     assert not [c for c in ("van gogh", "starry night", "| dog") if c in text]
 
@@ -449,9 +458,9 @@ def test_a_base_gets_back_the_card_that_it_had(tmp_path, text):
     if text is not None:
         (sd / CARD).write_bytes(text)
     edited = apply(written("third", "dog", "cat", "uce"), sd, tmp_path / "edited")
-    assert (edited / CARD).read_bytes() != text and provenance.verify(edited).ok
+    assert (edited / CARD).read_bytes() != text and integrity.verify(edited).ok
     back = revert.revert(edited, None, output=tmp_path / "back").output
-    assert all_but_own(back) == tree(sd) and provenance.verify(back, sd).ok
+    assert all_but_own(back) == tree(sd) and integrity.verify(back, sd).ok
     assert (back / CARD).exists() == (text is not None)
 
 
@@ -463,7 +472,7 @@ def test_edits_whose_recipes_cannot_be_read_here_can_be_taken_out_and_leave_the_
 
     monkeypatch.setattr(recipe, "parse", refuse)
     out = revert.revert(two, [1], output=tmp_path / "out").output
-    assert (out / CARD).read_text() == OF_BASE and provenance.verify(out).ok
+    assert (out / CARD).read_text() == OF_BASE and integrity.verify(out).ok
 
 
 def test_other_forms_of_the_weights_come_back_too(tmp_path):
@@ -471,7 +480,7 @@ def test_other_forms_of_the_weights_come_back_too(tmp_path):
     half = tiny_sd(tmp_path / "half", torch.float16)
     shutil.copy(half / WEIGHTS, sd / WEIGHTS.replace("model.", "model.fp16."))
     edited = apply(written(*FIRST, refine__mode='"copy"'), sd, tmp_path / "edited")
-    (_, also) = [t for t in provenance.load(edited).edited if t.parameter == SITE[1]]
+    (_, also) = [t for t in manifests.load(edited).edited if t.parameter == SITE[1]]
     assert also.file.endswith("fp16.safetensors")
     back = revert.revert(edited, [1], output=tmp_path / "back").output
     assert all_but_own(back) == tree(sd) != base_files(edited)
@@ -508,7 +517,7 @@ def test_stopped_anywhere_the_folder_is_the_old_or_the_new_one(two, sequence, fa
         assert here in (before, after)
         if here == before:
             assert {name: (two / name).read_bytes() for name in own} == own
-        assert provenance.verify(two).ok
+        assert integrity.verify(two).ok
         assert [p for p in two.parent.iterdir() if p.name.startswith(".")] == []
         outcomes.append(here == after)
         if here == after:
@@ -525,10 +534,10 @@ def flipped(path: Path) -> None:
 
 def listed_again(folder: Path) -> None:
     """Make the manifest agree with the ledger's files, as a forger or a careless script would."""
-    manifest = json.loads((folder / provenance.MANIFEST).read_text())
+    manifest = json.loads((folder / manifests.MANIFEST).read_text())
     for subject in manifest["subject"]:
-        subject["digest"]["sha256"] = provenance.sha256_file(folder / subject["name"])
-    (folder / provenance.MANIFEST).write_text(json.dumps(manifest))
+        subject["digest"]["sha256"] = manifests.sha256_file(folder / subject["name"])
+    (folder / manifests.MANIFEST).write_text(json.dumps(manifest))
 
 
 def without_tensor(folder: Path) -> None:
@@ -593,7 +602,7 @@ def test_damage_is_said_and_nothing_is_written(two, tmp_path, damage, code):
     assert found == code
     assert tree(two) == before and not (tmp_path / "out").exists()
     if code == "ledger.damaged":
-        assert code_of(ledger.extended, base.resolve(two), Edit({}), written(*FIRST), {}) == code
+        assert code_of(extended, two, Edit({})) == code
 
 
 def test_weights_that_something_else_changed_are_not_edited_on_top(two):
@@ -602,13 +611,13 @@ def test_weights_that_something_else_changed_are_not_edited_on_top(two):
         file.seek(site.start)
         file.write(encode(stored(two).double() + 1, site))
     with pytest.raises(ModelError) as caught:
-        ledger.extended(base.resolve(two), Edit({SITE: stored(two).double()}), written(*FIRST), {})
+        extended(two, Edit({SITE: stored(two).double()}))
     assert caught.value.code == "ledger.other-weights"
 
 
 def test_a_bad_edit_is_refused_before_the_ledger_grows(two):
     with pytest.raises(EditError) as caught:
-        ledger.extended(base.resolve(two), Edit({SITE: torch.zeros(3, 3)}), written(*FIRST), {})
+        extended(two, Edit({SITE: torch.zeros(3, 3)}))
     assert caught.value.code == "edit.shape"
 
 

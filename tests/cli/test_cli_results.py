@@ -375,11 +375,11 @@ def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.
 def test_verify_names_every_difference_and_exits_with_the_verdict(
     invoke, monkeypatch: pytest.MonkeyPatch
 ):
-    from forgetcli.artifact.provenance import Verdict
+    from forgetcli.artifact.integrity import Problem, Verdict
 
     bad = Verdict(
         False,
-        [{"file": "a.bin", "what": "changed"}, {"file": "b\n", "what": "extra"}],
+        [Problem("a.bin", "changed"), Problem("b\n", "extra")],
         ["x holds"],
         ["who"],
         3,

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import forgetcli
 from forgetcli import models, recipe
-from forgetcli.artifact import provenance
+from forgetcli.artifact import integrity
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.editing import refine
 from forgetcli.editing.moment_cache import MomentCache
@@ -545,7 +545,7 @@ def check_edited(
     plain = {(component, key.removeprefix("text_model.")) for component, key in differing}
     wanted = {(component, key.removeprefix("text_model.")) for component, key in changed}
     assert wanted <= plain if more else wanted == plain
-    assert provenance.verify(edited, base=str(base)).ok
+    assert integrity.verify(edited, base=str(base)).ok
     assert (draw(edited, edited.parent / "after") != before) == bool(changed)
 
 

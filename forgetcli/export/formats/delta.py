@@ -42,7 +42,7 @@ def write(edited: Edited, output: Path, options: Options, force: bool, observer:
         )
         for tensor in edited.manifest.edited
     }
-    texts, others = delta.own_files(edited.folder, edited.manifest)
+    texts, others = delta.own_files(edited)
     observer.stage("writing", len(tensors))
     with atomic.publishing_file(output, force=force) as writer:
         safetensors_writer.write(writer, tensors | others, modelspec(edited, "delta") | texts)
