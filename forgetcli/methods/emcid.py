@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from forgetcli.editing.edit import Edit
-    from forgetcli.editing.moment_cache import MomentCache
+    from forgetcli.editing.task import Task
     from forgetcli.progress import Observer
-    from forgetcli.recipe import Recipe
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -115,9 +114,7 @@ SEARCH = {
 }
 
 
-def edit(
-    model, recipe: Recipe, parameters: Parameters, cache: MomentCache, observer: Observer
-) -> Edit:
+def edit(model, task: Task, parameters: Parameters, observer: Observer) -> Edit:
     """New weights for all concepts of the recipe, solved together.
 
     Raises:
@@ -136,16 +133,16 @@ def edit(
             "use method nullspace, which edits several together",
         )
     sites = model.pick_sites(parameters.edit.sites or sorted(model.sites)[:-1][-BLOCKS:])
-    pairs = subject_pairs(model.tokenizer, recipe.edit_pairs(), parameters.edit.positions)
+    pairs = subject_pairs(model.tokenizer, task.pairs, parameters.edit.positions)
     moments = preserve_moments(
         model,
         sites,
-        recipe.preserve_prompts(),
-        cache,
+        task.preserve,
+        task.moments,
         observer,
         balance_empty=parameters.edit.balance_empty,
     )
-    values, losses = find_values(model, sites[-1], pairs, parameters.refine, recipe.seed, observer)
+    values, losses = find_values(model, sites[-1], pairs, parameters.refine, task.seed, observer)
     deltas, reports = spread(
         model, sites, pairs, values, moments.by_site, parameters.edit, observer
     )

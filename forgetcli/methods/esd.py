@@ -23,9 +23,8 @@ from forgetcli.editing.search_space import Choice, Range
 
 if TYPE_CHECKING:
     from forgetcli.editing.edit import Edit
-    from forgetcli.editing.moment_cache import MomentCache
+    from forgetcli.editing.task import Task
     from forgetcli.progress import Observer
-    from forgetcli.recipe import Recipe
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -85,9 +84,7 @@ SEARCH = {
 }
 
 
-def edit(
-    model, recipe: Recipe, parameters: Parameters, cache: MomentCache, observer: Observer
-) -> Edit:
+def edit(model, task: Task, parameters: Parameters, observer: Observer) -> Edit:
     """New weights of the denoiser, all concepts trained together. Preserve prompts play no part.
 
     Raises:
@@ -98,9 +95,7 @@ def edit(
     from forgetcli.editing import finetuning
     from forgetcli.editing.edit import Edit, SiteReport
 
-    changes, losses = finetuning.train(
-        model, recipe.edit_pairs(), parameters, recipe.seed, observer
-    )
+    changes, losses = finetuning.train(model, task.pairs, parameters, task.seed, observer)
     weights, reports = {}, []
     for parameter, change in changes.items():
         # Onto the file's own weights: the ones in memory are rounded to the dtype that the model

@@ -27,6 +27,8 @@ from forgetcli.editing.search_space import Range
 
 if TYPE_CHECKING:
     from forgetcli.editing.edit import Edit
+    from forgetcli.editing.task import Task
+    from forgetcli.progress import Observer
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -62,7 +64,7 @@ SEARCH = {
 }
 
 
-def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
+def edit(model, task: Task, parameters: Parameters, observer: Observer) -> Edit:
     """New weights for all concepts of the recipe, solved together.
 
     Raises:
@@ -80,8 +82,8 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
 
     settings, sites = parameters.edit, pick(model)
     observer.stage("cross-attention", len(sites))
-    pairs = pair_columns(model, recipe.edit_pairs(), "aligned" if settings.own_tokens else "beside")
-    preserve = prompt_columns(model, recipe.preserve_prompts(), "all", pairs)
+    pairs = pair_columns(model, task.pairs, "aligned" if settings.own_tokens else "beside")
+    preserve = prompt_columns(model, task.preserve, "all", pairs)
     solved = ridge_map(
         pairs.concepts, pairs.targets, preserve, settings.lam, keep=settings.preserve
     )
@@ -90,5 +92,5 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
         deltas[site.name] = stored_weight(model.base, site) @ solved.matrix
         observer.advance()
     return edited(
-        model, deltas, preserve, solved.rcond, pairs, heldout_columns(model, recipe, "all")
+        model, deltas, preserve, solved.rcond, pairs, heldout_columns(model, task.heldout, "all")
     )

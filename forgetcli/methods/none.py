@@ -8,7 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     from forgetcli.editing.edit import Edit
+    from forgetcli.editing.task import Task
     from forgetcli.pipeline.estimates import Work
+    from forgetcli.progress import Observer
 
 
 class Parameters(BaseModel):
@@ -17,14 +19,14 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
+def edit(model, task: Task, parameters: Parameters, observer: Observer) -> Edit:
     """No new weights."""
     from forgetcli.editing.edit import Edit
 
     return Edit({})
 
 
-def work(recipe, parameters: Parameters) -> Work:
+def work(task: Task, parameters: Parameters) -> Work:
     """Nothing."""
     from forgetcli.pipeline.estimates import Work
 

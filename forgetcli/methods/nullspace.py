@@ -32,10 +32,9 @@ from forgetcli.editing.search_space import Choice, Range
 
 if TYPE_CHECKING:
     from forgetcli.editing.edit import Edit
-    from forgetcli.editing.moment_cache import MomentCache
+    from forgetcli.editing.task import Task
     from forgetcli.pipeline.estimates import Work
     from forgetcli.progress import Observer
-    from forgetcli.recipe import Recipe
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -185,40 +184,37 @@ SEARCH = {
 }
 
 
-def edit(
-    model, recipe: Recipe, parameters: Parameters, cache: MomentCache, observer: Observer
-) -> Edit:
+def edit(model, task: Task, parameters: Parameters, observer: Observer) -> Edit:
     """New weights for the recipe's concepts, all solved together.
 
     Raises:
         EditError: a prompt is too long, a site does not exist, or the linear algebra cannot be
             done.
     """
-    from forgetcli.artifact import ledger
     from forgetcli.editing import refine
     from forgetcli.editing.closed_form import keys_after, measure, prepare, stored_weight
     from forgetcli.editing.edit import Edit
-    from forgetcli.editing.moments import preserve_moments
+    from forgetcli.editing.moments import materials, preserve_moments
     from forgetcli.models import vocabulary
     from forgetcli.models.tokens import tokenise
 
     sites = model.pick_sites(parameters.edit.sites, parameters.edit.encoders)
-    pairs = refine.Pairs.of(model.tokenizer, recipe.edit_pairs(), parameters.edit.positions)
+    pairs = refine.Pairs.of(model.tokenizer, task.pairs, parameters.edit.positions)
     moments = preserve_moments(
         model,
         sites,
-        recipe.preserve_prompts(),
-        cache,
+        task.preserve,
+        task.moments,
         observer,
         balance_empty=parameters.edit.balance_empty,
     )
-    held = ledger.held(model.base, sites, observer) if parameters.edit.hold_earlier else {}
+    held = task.earlier(sites, observer) if parameters.edit.hold_earlier else {}
     words = (
         preserve_moments(
             model,
             sites,
             vocabulary.words(model.tokenizer),
-            cache,
+            task.moments,
             observer,
             name="vocabulary",
             what="the vocabulary's words",
@@ -229,9 +225,8 @@ def edit(
     problems = prepare(
         model, sites, pairs, moments, parameters.edit, observer, held, words and words.by_site
     )
-    solutions, losses = refine.run(model, problems, pairs, parameters, recipe.seed, observer)
-    kept = [p for r in recipe.retain for p in (*r.direct, *r.indirect)]
-    heldout = tokenise(model.tokenizer, kept) if kept else None
+    solutions, losses = refine.run(model, problems, pairs, parameters, task.seed, observer)
+    heldout = tokenise(model.tokenizer, task.heldout) if task.heldout else None
     reports = measure(model, problems, solutions, heldout)
     # Onto the file's own weights: the ones in memory are rounded to the dtype that the model runs
     # in.
@@ -241,24 +236,23 @@ def edit(
         for p in problems
     }
     used = [moments, words] if words else [moments]
-    materials = (*moments.materials, *ledger.materials(held))
     return Edit(
         weights,
         reports,
         tuple(losses),
-        materials,
+        (*moments.materials, *materials("kp", held)),
         {"hits": sum(m.hits for m in used), "misses": sum(m.misses for m in used)},
         keys_after(model, sites, pairs.concepts, weights),
     )
 
 
-def work(recipe: Recipe, parameters: Parameters) -> Work:
+def work(task: Task, parameters: Parameters) -> Work:
     """What the edit asks of the model, for estimates."""
     from forgetcli.models.vocabulary import COUNT
     from forgetcli.pipeline.estimates import Work
 
-    pairs, refine = len(recipe.edit_pairs()), parameters.refine
-    moments = len(recipe.preserve_prompts()) + (COUNT if parameters.edit.prior else 0)
+    pairs, refine = len(task.pairs), parameters.refine
+    moments = len(task.preserve) + (COUNT if parameters.edit.prior else 0)
     if refine.mode == "copy":
         return Work(encoded=moments + 2 * pairs, moments=moments)
     joint = refine.mode == "joint"

@@ -33,6 +33,8 @@ from forgetcli.editing.search_space import Choice, Range
 
 if TYPE_CHECKING:
     from forgetcli.editing.edit import Edit
+    from forgetcli.editing.task import Task
+    from forgetcli.progress import Observer
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -87,7 +89,7 @@ SEARCH = {
 }
 
 
-def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
+def edit(model, task: Task, parameters: Parameters, observer: Observer) -> Edit:
     """New weights for all concepts of the recipe; `losses` is, by round, how much of the concepts
     was still to be found:
     Σ‖W₀c‖² − min Σ‖W_n c' − W₀c‖² − λ_a Σ‖c'‖², relative to the first term (1: all of it).
@@ -109,8 +111,8 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
 
     settings, rounds, sites = parameters.edit, parameters.adversarial, pick(model)
     observer.stage("cross-attention", 1 + rounds.epochs)
-    pairs = pair_columns(model, recipe.edit_pairs(), settings.positions)
-    preserve = prompt_columns(model, recipe.preserve_prompts(), settings.positions, pairs)
+    pairs = pair_columns(model, task.pairs, settings.positions)
+    preserve = prompt_columns(model, task.preserve, settings.positions, pairs)
     weights = {site.name: stored_weight(model.base, site) for site in sites}  # W₀
     gram = sum(W.T @ W for W in weights.values())  # (d, d)
 
@@ -147,6 +149,6 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
         preserve,
         solved.rcond,
         pairs,
-        heldout_columns(model, recipe, settings.positions),
+        heldout_columns(model, task.heldout, settings.positions),
         losses=tuple(found),
     )

@@ -27,6 +27,8 @@ from forgetcli.editing.search_space import Choice, Range
 
 if TYPE_CHECKING:
     from forgetcli.editing.edit import Edit
+    from forgetcli.editing.task import Task
+    from forgetcli.progress import Observer
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -95,7 +97,7 @@ SEARCH = {
 }
 
 
-def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
+def edit(model, task: Task, parameters: Parameters, observer: Observer) -> Edit:
     """New weights for all concepts of the recipe, solved together.
 
     Raises:
@@ -116,8 +118,8 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
 
     settings, sites = parameters.edit, pick(model, LAYERS[parameters.edit.layers])
     observer.stage("cross-attention", len(sites))
-    pairs = pair_columns(model, recipe.edit_pairs(), settings.positions)
-    preserve = prompt_columns(model, recipe.preserve_prompts(), settings.positions, pairs)  # (d, p)
+    pairs = pair_columns(model, task.pairs, settings.positions)
+    preserve = prompt_columns(model, task.preserve, settings.positions, pairs)  # (d, p)
     empty = prompt_columns(model, [""], "all")  # (d, length), the start token first
     K2 = (
         torch.cat([empty[:, :1], centroids(empty[:, 1:], settings.invariants)], 1)
@@ -126,7 +128,7 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
     )
     root = pairs.concepts.shape[1] ** 0.5
     C, C_star = pairs.concepts / root, pairs.targets / root  # CCᵀ and C*Cᵀ are the means
-    generator = torch.Generator().manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(task.seed)
     deltas, rcond, projectors = {}, {}, {}
     for site in sites:
         W = stored_weight(model.base, site)
@@ -140,7 +142,7 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
         preserve,
         rcond,
         pairs,
-        heldout_columns(model, recipe, settings.positions),
+        heldout_columns(model, task.heldout, settings.positions),
         projectors,
     )
 

@@ -16,7 +16,9 @@ from forgetcli.editing.search_space import Choice, Range
 
 if TYPE_CHECKING:
     from forgetcli.editing.edit import Edit
+    from forgetcli.editing.task import Task
     from forgetcli.pipeline.estimates import Work
+    from forgetcli.progress import Observer
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -48,7 +50,7 @@ SEARCH = {
 }
 
 
-def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
+def edit(model, task: Task, parameters: Parameters, observer: Observer) -> Edit:
     """New weights for all concepts of the recipe, solved together.
 
     Raises:
@@ -66,8 +68,8 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
 
     settings, sites = parameters.edit, pick(model)
     observer.stage("cross-attention", len(sites))
-    pairs = pair_columns(model, recipe.edit_pairs(), settings.positions)
-    preserve = prompt_columns(model, recipe.preserve_prompts(), settings.positions, pairs)
+    pairs = pair_columns(model, task.pairs, settings.positions)
+    preserve = prompt_columns(model, task.preserve, settings.positions, pairs)
     solved = ridge_map(
         pairs.concepts, pairs.targets, preserve, settings.lam, settings.erase, settings.preserve
     )
@@ -81,12 +83,12 @@ def edit(model, recipe, parameters: Parameters, cache, observer) -> Edit:
         preserve,
         solved.rcond,
         pairs,
-        heldout_columns(model, recipe, settings.positions),
+        heldout_columns(model, task.heldout, settings.positions),
     )
 
 
-def work(recipe, parameters: Parameters) -> Work:
+def work(task: Task, parameters: Parameters) -> Work:
     """What the edit asks of the model, for estimates."""
     from forgetcli.pipeline.estimates import Work
 
-    return Work(encoded=2 * len(recipe.edit_pairs()) + len(recipe.preserve_prompts()))
+    return Work(encoded=2 * len(task.pairs) + len(task.preserve))

@@ -89,6 +89,7 @@ def apply(
     from forgetcli.checkpoint import base as checkpoint
     from forgetcli.editing.check import check
     from forgetcli.editing.moment_cache import MomentCache
+    from forgetcli.pipeline.task import task_of
     from forgetcli.storage import atomic
     from forgetcli.storage.copying import Copying
 
@@ -106,7 +107,8 @@ def apply(
         with watch.stage("load"):
             loaded = models.load(base, device=device, dtype=dtype)
         with watch.stage("edit"):
-            edit = method.edit(loaded, recipe, parameters, cache or MomentCache(), observer)
+            task = task_of(recipe, base, cache or MomentCache())
+            edit = method.edit(loaded, task, parameters, observer)
         with watch.stage("check"):
             checked = check(
                 loaded, edit, recipe.edit_pairs(), recipe.preserve_prompts(), recipe.seed, observer
@@ -217,6 +219,7 @@ def plan(
     from forgetcli.models import vocabulary
     from forgetcli.models.tokens import tokenise
     from forgetcli.pipeline import estimates, inspect
+    from forgetcli.pipeline.task import task_of
 
     watch = Stopwatch()
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
@@ -256,7 +259,9 @@ def plan(
             loaded,
             found,
             estimates.Task(
-                work=method.work(recipe, parameters) if hasattr(method, "work") else None,
+                work=method.work(task_of(recipe, base, cache), parameters)
+                if hasattr(method, "work")
+                else None,
                 concepts=tokenise(loaded.tokenizer, [concept for concept, _ in pairs]),
                 together=min(getattr(getattr(parameters, "refine", None), "batch", 0), len(pairs)),
                 sites=sites,

@@ -28,6 +28,7 @@ from forgetcli.generation import draw as generation
 from forgetcli.linalg import Moment, spread_edit
 from forgetcli.methods import emcid
 from forgetcli.models.tokens import tokenise
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
 random_problems = settings(derandomize=True, max_examples=12, deadline=None)
@@ -317,7 +318,10 @@ def test_the_subjects_last_token_is_edited_and_padding_only_on_demand(model, pos
 def edit(model, **changes: str | float) -> Edit:
     read = from_text(**changes)
     return emcid.edit(
-        model, read, emcid.Parameters.model_validate(read.parameters), MomentCache(), Silent()
+        model,
+        task_of(read, model.base, MomentCache()),
+        emcid.Parameters.model_validate(read.parameters),
+        Silent(),
     )
 
 

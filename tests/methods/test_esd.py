@@ -26,6 +26,7 @@ from forgetcli.generation import draw
 from forgetcli.methods import esd
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import noisy_bank
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 from forgetcli.storage.safetensors import read_header
 
@@ -72,9 +73,8 @@ def edit(model, observer=None, **changes: str | float) -> Edit:
     read = from_text(**changes)
     return esd.edit(
         model,
-        read,
+        task_of(read, model.base, MomentCache()),
         esd.Parameters.model_validate(read.parameters),
-        MomentCache(),
         observer or Silent(),
     )
 

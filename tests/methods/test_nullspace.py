@@ -27,6 +27,7 @@ from forgetcli.methods import nullspace
 from forgetcli.models import vocabulary
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import NoisyBank
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
 RECIPE = """\
@@ -95,7 +96,10 @@ def posed(model, **changes: str | int) -> Posed:
 def edit(model, **changes: str | int) -> Edit:
     read = from_text(**changes)
     return nullspace.edit(
-        model, read, nullspace.Parameters.model_validate(read.parameters), MomentCache(), Silent()
+        model,
+        task_of(read, model.base, MomentCache()),
+        nullspace.Parameters.model_validate(read.parameters),
+        Silent(),
     )
 
 

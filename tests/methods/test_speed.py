@@ -20,6 +20,7 @@ from torch import Tensor
 from forgetcli import models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
 from forgetcli.linalg import (
     Projector,
@@ -33,6 +34,7 @@ from forgetcli.linalg import (
 )
 from forgetcli.linalg.speed import complement
 from forgetcli.methods import speed
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
 RECIPE = """\
@@ -366,7 +368,12 @@ def model(tmp_path_factory: pytest.TempPathFactory):
 
 def edit(model, *overrides: str):
     read = recipe.parse(RECIPE, overrides=overrides)
-    return speed.edit(model, read, speed.Parameters.model_validate(read.parameters), None, Silent())
+    return speed.edit(
+        model,
+        task_of(read, model.base, MomentCache()),
+        speed.Parameters.model_validate(read.parameters),
+        Silent(),
+    )
 
 
 def change(model, result, site) -> Tensor:

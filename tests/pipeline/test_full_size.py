@@ -15,6 +15,7 @@ from forgetcli import recipe as recipes
 from forgetcli.checkpoint import base
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.pipeline import apply, memory
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -99,9 +100,8 @@ def test_only_what_a_stage_needs_is_loaded(work, tmp_path, loaded):
     method = methods.get(recipe.method)
     method.edit(
         model,
-        recipe,
+        task_of(recipe, model.base, MomentCache(tmp_path / "cache")),
         method.Parameters.model_validate(recipe.parameters),
-        MomentCache(tmp_path / "cache"),
         Silent(),
     )
     assert loaded == ["CLIPTextModel"]  # without refinement the edit has no use for the denoiser

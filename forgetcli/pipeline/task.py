@@ -1,0 +1,36 @@
+"""From a recipe and its base model to the task that an editing method receives."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from forgetcli.artifact import ledger
+from forgetcli.editing.task import Task
+
+if TYPE_CHECKING:
+    from forgetcli.checkpoint.base import Base
+    from forgetcli.editing.moment_cache import MomentCache
+    from forgetcli.recipe import Recipe
+
+
+def task_of(recipe: Recipe, base: Base, cache: MomentCache) -> Task:
+    """The recipe's edit of this base model.
+
+    Args:
+        recipe: as it is for the model's family; see `Recipe.on`.
+        base: its ledger, if it was edited before, has what the edit must protect.
+        cache: of second moments.
+    """
+    return Task(
+        pairs=tuple(recipe.edit_pairs()),
+        preserve=tuple(recipe.preserve_prompts()),
+        heldout=tuple(
+            prompt
+            for retained in recipe.retain
+            for prompt in (*retained.direct, *retained.indirect)
+        ),
+        seed=recipe.seed,
+        earlier=partial(ledger.held, base),
+        moments=cache,
+    )
