@@ -72,7 +72,8 @@ def _concepts(entry: Entry) -> Sequence[Concept]:
     try:
         return recipes.parse(entry.recipe).concepts
     except ForgetError:
-        return [Concept(concept=concept, target=target) for concept, target in entry.concepts]
+        pairs = [{"concept": concept, "target": target} for concept, target in entry.concepts]
+        return [Concept.model_validate(pair) for pair in pairs]
 
 
 def write(
@@ -167,7 +168,7 @@ def _report(edited: EditedModel) -> dict[str, Any]:
 
 
 def carried(path: Path, base: str) -> dict[str, Any]:
-    """Licence and base model that a card names in its front matter; the embedded model has its own."""
+    """Licence and base model that a card's front matter names; the embedded model's are known."""
     if base == "demo":
         return {"license": "mit"}
     from huggingface_hub import metadata_load

@@ -29,6 +29,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 
     from forgetcli.editing.edit import Edit, Keys
     from forgetcli.linalg import Moment
+    from forgetcli.models.base import Site
     from forgetcli.progress import Observer
     from forgetcli.recipe import Recipe
 
@@ -64,12 +66,10 @@ __all__ = [
     "LEDGER",
     "TENSORS",
     "Ledger",
+    "PreviousEdits",
     "dates",
     "extended",
-    "fitting",
-    "held",
     "load",
-    "materials",
 ]
 
 WIDE = ("F32", "F64")  # weights beside which Δ is kept in float64
@@ -220,24 +220,70 @@ def load(folder: Path, made: Manifest | None = None) -> Ledger | None:
     return ledger
 
 
-def of(base: Base) -> Ledger | None:
-    """The ledger that goes with a model: its folder's, but for a single file that lies in the
-    folder of another model.
+@dataclass(frozen=True)
+class PreviousEdits:
+    """The edits that a base model holds already; manifest and ledger are read when they are first
+    asked for, and kept.
     """
-    found = load(base.folder)
-    return found if found and base.file in (None, *found.book.base.files) else None
+
+    base: Base
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """The manifest of the base's folder; None if forget did not make it.
+
+        Raises:
+            ModelError: model.manifest: it is damaged.
+        """
+        return manifest_in(self.base.folder)
+
+    @cached_property
+    def ledger(self) -> Ledger | None:
+        """The ledger that goes with the base; None if it has none.
+
+        A single file may lie in the folder of another model: that model's ledger is not its own.
+
+        Raises:
+            ModelError: ledger.damaged; model.manifest.
+        """
+        found = load(self.base.folder, self.manifest)
+        return found if found and self.base.file in (None, *found.book.base.files) else None
+
+    def fitting_ledger(self) -> Ledger | None:
+        """The ledger, checked against the base's weights.
+
+        Raises:
+            ModelError: ledger.other-weights; those of `ledger`.
+        """
+        if self.ledger:
+            self.ledger.check_fits(self.base.folder)
+        return self.ledger
+
+    def held(self, sites: Sequence[Site], observer: Observer) -> dict[str, Moment]:
+        """K_pK_pᵀ of the edits by site name, where the ledger has keys for the site.
+
+        Raises:
+            ModelError: those of `ledger`.
+        """
+        ledger = self.ledger
+        if ledger is None:
+            return {}
+        moments = {site.name: ledger.held(site.component, site.parameter) for site in sites}
+        keys = {f"{site.component}:{site.parameter}" for site in sites}
+        unprotected = [str(e.number) for e in ledger.edits if keys.isdisjoint(e.tokens)]
+        if unprotected:
+            observer.note(_unprotected_note(unprotected))
+        return {name: moment for name, moment in moments.items() if moment}
 
 
-def fitting(base: Base) -> Ledger | None:
-    """The ledger that goes with a model, checked against its weights; None if it has none.
-
-    Raises:
-        ModelError: the ledger is damaged, or does not fit the weights.
-    """
-    earlier = of(base)
-    if earlier:
-        earlier.check_fits(base.folder)
-    return earlier
+def _unprotected_note(numbers: Sequence[str]) -> str:
+    if len(numbers) == 1:
+        subject = f"edit {numbers[0]} is"
+        them = "it"
+    else:
+        subject = f"edits {', '.join(numbers[:-1])} and {numbers[-1]} are"
+        them = "them"
+    return f"{subject} not protected: the ledger has no keys for {them} at these layers"
 
 
 def extended(
@@ -251,7 +297,7 @@ def extended(
     """A ledger with one more edit; the earlier one for an edit that changes nothing.
 
     Args:
-        earlier: the ledger of `base`, see `fitting`.
+        earlier: the ledger of `base`, see `PreviousEdits.fitting_ledger`.
         changes: those that the edit makes in `base`, see `patch.changes`.
     """
     if not changes:
@@ -346,35 +392,6 @@ def manifest_in(folder: Path) -> Manifest | None:
         ModelError: model.manifest: it is damaged.
     """
     return manifest.load(folder) if (folder / manifest.MANIFEST).is_file() else None
-
-
-def held(base: Base, sites: Iterable[Site], observer: Observer) -> dict[str, Moment]:
-    """K_pK_pᵀ of the base's earlier edits by site name, where the ledger has keys for the site."""
-    ledger = of(base)
-    if ledger is None:
-        return {}
-    found = {site.name: ledger.held(site.component, site.parameter) for site in sites}
-    free = [
-        str(e.number)
-        for e in ledger.edits
-        if not any(f"{s.component}:{s.parameter}" in e.tokens for s in sites)
-    ]
-    if free:
-        observer.note(
-            f"edits that are not held, for want of their keys at these sites: {', '.join(free)}"
-        )
-    return {name: moment for name, moment in found.items() if moment}
-
-
-def materials(moments: Mapping[str, Moment]) -> tuple[dict, ...]:
-    """For the manifest: {"name", "sha256"} of each K_pK_pᵀ."""
-    return tuple(
-        {
-            "name": f"kp/{name}",
-            "sha256": hashlib.sha256(moment.matrix.contiguous().numpy().data).hexdigest(),
-        }
-        for name, moment in sorted(moments.items())
-    )
 
 
 def _kept(number: int, component: str, parameter: str, keys: Keys) -> dict[str, Tensor]:

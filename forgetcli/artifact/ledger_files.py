@@ -4,10 +4,7 @@ written.
 
 from __future__ import annotations
 
-import json
-import math
 import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -17,9 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from forgetcli.artifact.manifest import MANIFEST, Manifest, RelativePath, Sha256
 from forgetcli.checkpoint.base import files_digest
 from forgetcli.errors import ForgetError, ModelError
+from forgetcli.storage import safetensors_writer
 from forgetcli.storage.atomic import sha256_file
 from forgetcli.storage.json import encode
-from forgetcli.storage.safetensors import ITEM_BITS, TensorSite, read_bytes, read_header
+from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
+from forgetcli.storage.safetensors_writer import Content
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,30 +159,23 @@ def read(folder: Path, made: Manifest | None) -> tuple[Book, dict[str, TensorSit
 def write(
     staging: Path, book: Book, tensors: Mapping[str, TensorSite | Tensor], source: Path
 ) -> None:
-    """Both files into `staging`. Tensors that are on disk are copied from `source` one by one: an
-    edit of a whole denoiser is
-    larger than what should be in memory twice.
+    """Write both files into `staging`.
+
+    Tensors that are on disk are copied from `source` one by one: an edit of a whole denoiser is too
+    large to be in memory twice.
     """
     (staging / LEDGER).write_bytes(encode(book.model_dump(mode="json")))
-    shapes = {
-        name: (t.dtype if isinstance(t, TensorSite) else FORMATS[str(t.dtype)], t.shape)
-        for name, t in tensors.items()
-    }
-    # Wide numbers first, as the format's own writer does it: so each tensor begins at a multiple of
-    # its item's size.
-    names = sorted(tensors, key=lambda name: (-ITEM_BITS[shapes[name][0]], name))
-    header, at = {}, 0
-    for name in names:
-        dtype, shape = shapes[name]
-        size = math.prod(shape) * ITEM_BITS[dtype] // 8
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    text += b" " * (-len(text) % 8)
+    contents = {name: _content(tensor, source) for name, tensor in tensors.items()}
     with open(staging / TENSORS, "xb") as writer:
-        writer.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            writer.write(content(source, tensors[name]))
+        safetensors_writer.write(writer, contents, {"format": "pt"}, compact=False)
+
+
+def _content(tensor: TensorSite | Tensor, source: Path) -> Content:
+    if isinstance(tensor, TensorSite):
+        return safetensors_writer.of_sites(source, [tensor], tensor.shape)
+    return Content(
+        FORMATS[str(tensor.dtype)], tuple(tensor.shape), lambda: (content(source, tensor),)
+    )
 
 
 def content(folder: Path, tensor: TensorSite | Tensor) -> bytes:

@@ -30,9 +30,12 @@ CARD = "README.md"
 # The signature is not among the subjects: it is computed from them.
 SIGNATURE = "forget.signature.json"
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
-BUILD_TYPE = "urn:forgetcli:apply:v1"
+StatementType = Literal["https://in-toto.io/Statement/v1"]
+PredicateType = Literal["https://slsa.dev/provenance/v1"]
+BuildType = Literal["urn:forgetcli:apply:v1"]
+STATEMENT_TYPE: StatementType = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: PredicateType = "https://slsa.dev/provenance/v1"
+BUILD_TYPE: BuildType = "urn:forgetcli:apply:v1"
 BUILDER = "urn:forgetcli:apply"
 # The name of `checkpoint.files_digest` among in-toto's digest algorithms.
 FILES_DIGEST = "forgetFiles"
@@ -162,7 +165,7 @@ class Internal(Part):
 class BuildDefinition(Part):
     """SLSA's build definition: everything that a repeated run has to have the same."""
 
-    build_type: Literal[BUILD_TYPE] = Field(alias="buildType")
+    build_type: BuildType = Field(alias="buildType")
     external: External = Field(alias="externalParameters")
     internal: Internal = Field(alias="internalParameters")
     dependencies: list[Dependency] = Field(alias="resolvedDependencies")
@@ -178,8 +181,8 @@ class Predicate(Part):
 class Statement(Part):
     """The whole file."""
 
-    type: Literal[STATEMENT_TYPE] = Field(alias="_type")
-    predicate_type: Literal[PREDICATE_TYPE] = Field(alias="predicateType")
+    type: StatementType = Field(alias="_type")
+    predicate_type: PredicateType = Field(alias="predicateType")
     subject: list[FileDigest]
     predicate: Predicate
 

@@ -159,7 +159,7 @@ def replace_card(folder: Path, staging: Path) -> None:
 def _edited(component: str, parameter: str, stored: Stored) -> Iterator[EditedTensor]:
     """One parameter in every form of the weights that has it."""
     for part in (stored, *stored.also):
-        third = {} if part.site.third is None else {"third": part.site.third}
+        third: dict[str, Any] = {} if part.site.third is None else {"third": part.site.third}
         yield EditedTensor.model_construct(
             component=component,
             parameter=parameter,
@@ -181,7 +181,7 @@ def _dependencies(
     """Everything that went into the edit: the base, each of its files, the recipe, the second
     moments.
     """
-    uri = {}
+    uri: dict[str, Any] = {}
     if base.id == "demo":
         uri = {"uri": "pkg:pypi/forgetcli#forgetcli/demo/model"}
     elif base.revision:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
 from forgetcli.errors import EditError, ModelError
 from forgetcli.pipeline import memory
-from forgetcli.pipeline.apply import ApplyResult, refuse_overlap, versions
+from forgetcli.pipeline.apply import AppliedSite, ApplyResult, refuse_overlap, versions
+from forgetcli.pipeline.job import ModelId
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
 from forgetcli.storage.copying import Copying
@@ -64,15 +65,21 @@ def apply_delta(
     observer.done()
     return ApplyResult(
         output=output,
-        base={"id": base.id, "revision": base.revision, "digest": base.digest},
+        base=ModelId.of(base),
         recipe_sha256=manifest.recipe_sha256,
         method=manifest.method,
-        sites=tuple(report.get("sites", ())),
+        sites=tuple(map(_site_of_report, report.get("sites", ()))),
         check=report.get("check", {}),
         cache={"hits": 0, "misses": 0},
         seconds=watch.report(),
         peak_rss=memory.peak_rss(),
     )
+
+
+def _site_of_report(row: Mapping[str, Any]) -> AppliedSite:
+    """A site as the report has it; figures that a later version added are left out."""
+    known = {field.name for field in fields(AppliedSite)}
+    return AppliedSite(**{key: value for key, value in row.items() if key in known})
 
 
 def _copy(delta: Delta, base: Base, staging: Path, copying: Copying) -> None:

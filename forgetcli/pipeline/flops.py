@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forgetcli.models import components
 
@@ -118,10 +118,14 @@ def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: Load
 def _of_transformer(
     parts: list[str], shape: tuple[int, ...], config: dict, model: LoadedModel
 ) -> Layer:
-    """Stable Diffusion 3's and Flux's: tokens and patches go side by side, and attend to both."""
-    patches, text = (model.latent_shape[1] // model.PATCH) ** 2, model.context_length
-    if len(shape) == 4:  # it cuts the picture up
-        return Layer.convolution(shape, model.latent_shape[1] // model.PATCH)
+    """A layer of Stable Diffusion 3 or Flux: text tokens and image patches attend to both."""
+    # Only these families have a patch size and a context length.
+    transformer: Any = model
+    side = transformer.latent_shape[1] // transformer.PATCH
+    patches = side**2
+    text = transformer.context_length
+    if len(shape) == 4:  # the layer that cuts the image into patches
+        return Layer.convolution(shape, side)
     both = parts[0] == "single_transformer_blocks"
     once = (
         parts[0] in ONCE or parts[-2] == "linear"

@@ -106,7 +106,7 @@ class Inspection:
             EditError: edit.no-such-site: there is no such block.
         """
         there = [site for site in self.sites if site.kind in tuple(kinds)]
-        known = sorted({site.block for site in there})
+        known = sorted({site.block for site in there if site.block is not None})
         for block in blocks:
             if block not in known:
                 raise EditError(
@@ -160,7 +160,10 @@ def _lacks_weights(settings: Path, name: str) -> bool:
 def _component(
     base: Base, name: str, library: str, class_name: str
 ) -> tuple[Component, dict[str, TensorSite]]:
-    folder, inside = base.settings, base.single is not None and name in base.single.keys.components
+    """A component and its tensors; what has no weights (a tokenizer) has none."""
+    folder = base.settings
+    # The single file that holds the component's weights.
+    single = base.single if base.single and name in base.single.keys.components else None
     if not (folder / name / "config.json").is_file():
         size = sum(
             (folder / name / path).stat().st_size
@@ -168,21 +171,21 @@ def _component(
             if is_regular(folder / name / path)
         )
         return Component(name, library, class_name, None, {}, size), {}
-    tensors = base.single.tensors_of(name) if inside else tensors_of(folder, name)
+    tensors = single.tensors_of(name) if single else tensors_of(folder, name)
     dtypes: dict[str, int] = {}
     for tensor in tensors.values():
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + math.prod(tensor.shape)
-    variants = (
-        ()
-        if inside
-        else tuple(
-            dict.fromkeys(form.variant for form in weight_sets(folder, name)[1:] if form.variant)
-        )
+    others = [] if single else weight_sets(folder, name)[1:]
+    component = Component(
+        name=name,
+        library=library,
+        class_name=class_name,
+        parameters=sum(dtypes.values()),
+        dtypes=dtypes,
+        bytes=sum(tensor.end - tensor.start for tensor in tensors.values()),
+        variants=tuple(dict.fromkeys(form.variant for form in others if form.variant)),
     )
-    size = sum(tensor.end - tensor.start for tensor in tensors.values())
-    return Component(
-        name, library, class_name, sum(dtypes.values()), dtypes, size, variants
-    ), tensors
+    return component, tensors
 
 
 def _sites(component: str, tensors: Mapping[str, TensorSite]) -> list[EditableSite]:
@@ -196,11 +199,10 @@ def _sites(component: str, tensors: Mapping[str, TensorSite]) -> list[EditableSi
                 block = None
             else:
                 continue
-            name = (
-                key.removesuffix(".weight")
-                if ".resblocks." not in key
-                else f"text_model.encoder.layers.{block}.mlp.fc2"
-            )
+            if ".resblocks." in key:  # OpenCLIP's names, in a single file
+                name = f"text_model.encoder.layers.{block}.mlp.fc2"
+            else:
+                name = key.removesuffix(".weight")
             found.append(
                 EditableSite(kind, component, name, tensor.file, tensor.dtype, tensor.shape, block)
             )

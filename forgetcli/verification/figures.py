@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.integrity import Problem, problem
@@ -32,8 +32,9 @@ def report(edited: EditedModel) -> Finding:
         rows = json.loads(edited.report_bytes.decode("utf-8"))["sites"]
         reported = {row["name"]: row for row in rows}
     except (OSError, ValueError, KeyError, TypeError) as fault:
-        what = f"has no sites that could be compared with the tensors ({type(fault).__name__})"
-        return Finding([problem(REPORT, what)])
+        kind = type(fault).__name__
+        text = f"has no sites that could be compared with the tensors ({kind})"
+        return Finding([problem(REPORT, text)])
     manifest = edited.manifest
     tensors = {name: tensor for name in reported if (tensor := _tensor_of(name, manifest))}
     problems = _coverage(reported, tensors, manifest)
@@ -44,6 +45,7 @@ def report(edited: EditedModel) -> Finding:
         missing = "that the report's figures are those of the tensors: that needs the base"
         return Finding(problems, not_proved=[missing])
     for name, tensor in tensors.items():
+        what: str | None
         try:
             what = _figure_problem(edited, base, tensor, reported[name])
         except (ForgetError, OSError) as fault:
@@ -98,7 +100,7 @@ def _figure_problem(
     return None
 
 
-def _is_finite(figure: object) -> bool:
+def _is_finite(figure: object) -> TypeGuard[float]:
     return isinstance(figure, int | float) and math.isfinite(figure)
 
 

@@ -12,6 +12,7 @@ import os
 import tempfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from forgetcli.artifact.manifest import MANIFEST, SIGNATURE
 from forgetcli.errors import ForgetError, ModelError, OutputError
@@ -120,7 +121,7 @@ def _parts(listed: str) -> list[str]:
         return [listed]
 
 
-def _hashing(folder: Path, signature: Path):
+def _hashing(folder: Path, signature: Path) -> Any:
     """All files but the signature and what the hub adds; what links lead to, since models
     downloaded from the hub may consist of them.
     """
@@ -132,7 +133,7 @@ def _hashing(folder: Path, signature: Path):
         if own.is_relative_to(os.path.abspath(folder))
         else []
     )
-    ignored = [SIGNATURE, ".gitattributes", ".cache/huggingface", *inside]
+    ignored: list[str | Path] = [SIGNATURE, ".gitattributes", ".cache/huggingface", *inside]
     return (
         hashing.Config()
         .set_ignored_paths(paths=ignored, ignore_git_paths=False)

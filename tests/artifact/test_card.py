@@ -18,7 +18,7 @@ from forgetcli.artifact import card, integrity
 from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base
 from forgetcli.errors import ModelError, OutputError
-from forgetcli.pipeline import apply
+from forgetcli.pipeline.apply import apply
 from forgetcli.storage import atomic
 
 NASTY = "<script>alert(1)</script> ![x](http://evil.example/p.png) | `a` **b** www.evil.example [c](d)\u202e\u2028---\u0085 license: cc0"
@@ -36,7 +36,7 @@ def original(tmp_path_factory) -> Path:
 def applied(original, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("applied")
     (place / "art.toml").write_text(RECIPE)
-    apply.apply(
+    apply(
         place / "art.toml", model=str(original), output=place / "edited", device="cpu", strict=False
     )
     return place / "edited"

@@ -26,8 +26,8 @@ from forgetcli.editing.edit import Edit, Keys
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.linalg import Moment
 from forgetcli.models.tokens import tokenise
-from forgetcli.pipeline import apply as pipeline
-from forgetcli.pipeline import revert
+from forgetcli.pipeline.apply import apply as apply_recipe
+from forgetcli.pipeline.revert import log, revert
 from forgetcli.progress import Silent
 from forgetcli.storage.safetensors import read_header, read_tensor
 
@@ -92,7 +92,7 @@ class Sequence:
 
 
 def apply(what: recipe.Recipe, model: Path, output: Path, **options) -> Path:
-    return pipeline.apply(
+    return apply_recipe(
         what, model=str(model), output=output, device="cpu", strict=False, **options
     ).output
 
@@ -126,7 +126,7 @@ def stored(folder: Path, key=SITE) -> torch.Tensor:
 def extended(folder: Path, edit: Edit) -> ledger.Ledger | None:
     """The ledger of a model with one more edit, as the pipeline makes it."""
     model = base.resolve(folder)
-    earlier = ledger.fitting(model)
+    earlier = ledger.PreviousEdits(model).fitting_ledger()
     changes = patch.changes(model, edit.weights)
     return ledger.extended(earlier, model, edit, changes, written(*FIRST), {})
 
@@ -204,11 +204,11 @@ def test_a_repeated_run_writes_the_same_ledger_for_dates_are_in_the_manifest(seq
         (again / name).read_bytes() == (sequence.one / name).read_bytes()
         for name in (ledger.LEDGER, ledger.TENSORS)
     )
-    dates = [e.date for e in revert.log(sequence.three).edits]
+    dates = [e.date for e in log(sequence.three).edits]
     assert (
         dates == sorted(dates) and len(set(dates)) == 3
     )  # each its own, the earlier ones carried on
-    assert dates[:2] == [e.date for e in revert.log(sequence.two).edits]
+    assert dates[:2] == [e.date for e in log(sequence.two).edits]
     assert dates[0][:10] not in (sequence.three / ledger.LEDGER).read_text()
 
 
@@ -301,19 +301,20 @@ def test_what_cannot_be_held_is_said(sequence):
         ([0], "1, 2, 3"),
     ):  # uce has no keys there; nobody edited block 0
         observer = Noted()
-        found = ledger.held(model.base, model.pick_sites(blocks), observer)
+        found = ledger.PreviousEdits(model.base).held(model.pick_sites(blocks), observer)
         assert [note.rpartition(": ")[2] for note in observer.notes] == [free]
         assert len(found) == (0 if blocks == [0] else 2)
     observer = Noted()
     assert (
-        ledger.held(base.resolve(sequence.two), model.pick_sites([1]), observer)[
-            SITE[1].removesuffix(".weight")
-        ].tokens
+        ledger.PreviousEdits(base.resolve(sequence.two))
+        .held(model.pick_sites([1]), observer)[SITE[1].removesuffix(".weight")]
+        .tokens
         == 96
     )
     assert (
         observer.notes == []
-        and ledger.held(base.resolve(sequence.sd), model.pick_sites([1]), observer) == {}
+        and ledger.PreviousEdits(base.resolve(sequence.sd)).held(model.pick_sites([1]), observer)
+        == {}
     )
 
 
@@ -345,7 +346,7 @@ def test_the_last_edit_taken_out_gives_the_model_before_it(sequence, tmp_path):
         (sequence.three, 3, sequence.two),
         (sequence.two, 2, sequence.one),
     ):
-        result = revert.revert(folder, [number], output=tmp_path / before.name)
+        result = revert(folder, [number], output=tmp_path / before.name)
         assert base_files(result.output) == base_files(before)
         assert (result.output / ledger.TENSORS).read_bytes() == (
             before / ledger.TENSORS
@@ -359,7 +360,7 @@ def test_the_last_edit_taken_out_gives_the_model_before_it(sequence, tmp_path):
 
 
 def test_an_edit_in_the_middle_taken_out_leaves_the_others_as_if_alone(sequence, tmp_path):
-    result = revert.revert(sequence.two, [1], output=tmp_path / "out")
+    result = revert(sequence.two, [1], output=tmp_path / "out")
     W, d1, d2 = stored(sequence.sd).double(), delta(sequence.two, 1), delta(sequence.two, 2)
     assert torch.equal(stored(result.output), patch.round_to(W + d2, torch.float16))
     from_rounded = patch.round_to(stored(sequence.two).double() - d1, torch.float16)
@@ -374,16 +375,16 @@ def test_an_edit_in_the_middle_taken_out_leaves_the_others_as_if_alone(sequence,
     )
     assert recipe.load(manifest.recipe_path).name == "second"
     assert integrity.verify(result.output).ok
-    assert [e.number for e in revert.log(result.output).edits] == [2]
+    assert [e.number for e in log(result.output).edits] == [2]
     third = apply(written("third", "dog", "cat", "uce"), result.output, tmp_path / "third")
-    assert [e.number for e in revert.log(third).edits] == [2, 3]  # numbers stay
+    assert [e.number for e in log(third).edits] == [2, 3]  # numbers stay
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
 def test_all_taken_out_in_any_order_give_the_bases_bytes(sequence, tmp_path, order):
     folder = sequence.three
     for number in order:
-        folder = revert.revert(folder, [number], output=tmp_path / f"without-{number}").output
+        folder = revert(folder, [number], output=tmp_path / f"without-{number}").output
         assert integrity.verify(folder, sequence.sd).ok
     assert all_but_own(folder) == tree(sequence.sd)  # the card included
     assert set(tree(folder)) - set(tree(sequence.sd)) == {
@@ -393,7 +394,7 @@ def test_all_taken_out_in_any_order_give_the_bases_bytes(sequence, tmp_path, ord
     }
     assert manifests.load(folder).edited == () and manifests.load(folder).method == "none"
     assert recipe.load(folder / "recipe.toml").method == "none"
-    assert revert.log(folder).edits == ()
+    assert log(folder).edits == ()
     assert base_files(sequence.three) != base_files(sequence.sd)  # though there were edits
 
 
@@ -401,7 +402,7 @@ def test_all_at_once_and_without_the_base(sequence, tmp_path):
     shutil.copytree(sequence.three, tmp_path / "three")
     hidden = sequence.sd.rename(sequence.sd.with_name("hidden"))
     try:
-        result = revert.revert(tmp_path / "three", None, output=tmp_path / "out")
+        result = revert(tmp_path / "three", None, output=tmp_path / "out")
     finally:
         hidden.rename(sequence.sd)
     assert result.reverted == (1, 2, 3) and all_but_own(result.output) == tree(sequence.sd)
@@ -411,9 +412,7 @@ def test_the_card_names_the_edits_that_are_left_and_then_is_the_bases_again(
     sequence, two, tmp_path
 ):
     (two / CARD).write_text("changed by hand")
-    text = (
-        revert.revert(sequence.three, [2], output=tmp_path / "one-three").output / CARD
-    ).read_text()
+    text = (revert(sequence.three, [2], output=tmp_path / "one-three").output / CARD).read_text()
     assert (
         "# sd without van gogh, dog\n" in text
         and "| van gogh | monet |" in text
@@ -421,19 +420,19 @@ def test_the_card_names_the_edits_that_are_left_and_then_is_the_bases_again(
     )
     assert "holds 2 edits" in text and "Method: uce" in text and "starry night" not in text
     assert 'license: "mit"' in text  # as the base's card names it
-    text = (revert.revert(two, [2], output=tmp_path / "first").output / CARD).read_text()
+    text = (revert(two, [2], output=tmp_path / "first").output / CARD).read_text()
     assert (
         "| van gogh | monet |" in text
         and "starry night" not in text
         and "edits of the base" not in text
     )
-    assert (revert.revert(two, None, output=tmp_path / "out").output / CARD).read_text() == OF_BASE
+    assert (revert(two, None, output=tmp_path / "out").output / CARD).read_text() == OF_BASE
 
 
 def test_the_card_is_of_all_edits_whenever_it_is_written(sequence, tmp_path):
     text = (sequence.three / CARD).read_text()  # an edit of an edit
     assert "# sd without van gogh, starry night, dog\n" in text and "holds 3 edits" in text
-    out = revert.revert(sequence.three, [2], output=tmp_path / "out").output
+    out = revert(sequence.three, [2], output=tmp_path / "out").output
     before = (out / CARD).read_text()
     card.rewrite(out)
     assert (
@@ -441,7 +440,7 @@ def test_the_card_is_of_all_edits_whenever_it_is_written(sequence, tmp_path):
         and "# sd without van gogh, dog\n" in before
         and integrity.verify(out).ok
     )
-    back = revert.revert(out, None, output=tmp_path / "back").output
+    back = revert(out, None, output=tmp_path / "back").output
     card.rewrite(back)
     text = (back / CARD).read_text()
     assert (
@@ -459,7 +458,7 @@ def test_a_base_gets_back_the_card_that_it_had(tmp_path, text):
         (sd / CARD).write_bytes(text)
     edited = apply(written("third", "dog", "cat", "uce"), sd, tmp_path / "edited")
     assert (edited / CARD).read_bytes() != text and integrity.verify(edited).ok
-    back = revert.revert(edited, None, output=tmp_path / "back").output
+    back = revert(edited, None, output=tmp_path / "back").output
     assert all_but_own(back) == tree(sd) and integrity.verify(back, sd).ok
     assert (back / CARD).exists() == (text is not None)
 
@@ -471,7 +470,7 @@ def test_edits_whose_recipes_cannot_be_read_here_can_be_taken_out_and_leave_the_
         raise ForgetError("recipe.method", "there is no such method", "install it")
 
     monkeypatch.setattr(recipe, "parse", refuse)
-    out = revert.revert(two, [1], output=tmp_path / "out").output
+    out = revert(two, [1], output=tmp_path / "out").output
     assert (out / CARD).read_text() == OF_BASE and integrity.verify(out).ok
 
 
@@ -482,7 +481,7 @@ def test_other_forms_of_the_weights_come_back_too(tmp_path):
     edited = apply(written(*FIRST, refine__mode='"copy"'), sd, tmp_path / "edited")
     (_, also) = [t for t in manifests.load(edited).edited if t.parameter == SITE[1]]
     assert also.file.endswith("fp16.safetensors")
-    back = revert.revert(edited, [1], output=tmp_path / "back").output
+    back = revert(edited, [1], output=tmp_path / "back").output
     assert all_but_own(back) == tree(sd) != base_files(edited)
 
 
@@ -491,11 +490,11 @@ def test_other_forms_of_the_weights_come_back_too(tmp_path):
 
 def test_in_place_needs_force_and_is_one_step(two, sequence):
     before = tree(two)
-    assert code_of(revert.revert, two, [2]) == "output.exists"
+    assert code_of(revert, two, [2]) == "output.exists"
     assert tree(two) == before
-    revert.revert(two, [2], force=True)
+    revert(two, [2], force=True)
     assert base_files(two) == base_files(sequence.one)
-    assert code_of(revert.revert, two, [1], output=two / "inside") == "output.overlaps-base"
+    assert code_of(revert, two, [1], output=two / "inside") == "output.overlaps-base"
 
 
 @pytest.mark.parametrize(
@@ -510,7 +509,7 @@ def test_stopped_anywhere_the_folder_is_the_old_or_the_new_one(two, sequence, fa
         saboteur = Saboteur(at, fault)
         try:
             with saboteur.at_work():
-                revert.revert(two, [2], force=True)
+                revert(two, [2], force=True)
         except (KeyboardInterrupt, OutputError):
             pass
         here = base_files(two)
@@ -598,7 +597,7 @@ def without_tensor(folder: Path) -> None:
 def test_damage_is_said_and_nothing_is_written(two, tmp_path, damage, code):
     damage(two)
     before = tree(two)
-    found = code_of(revert.revert, two, [1], output=tmp_path / "out")
+    found = code_of(revert, two, [1], output=tmp_path / "out")
     assert found == code
     assert tree(two) == before and not (tmp_path / "out").exists()
     if code == "ledger.damaged":
@@ -645,9 +644,9 @@ def test_log_and_revert_as_commands(two, sequence, tmp_path, monkeypatch):
     assert (done["output"], done["reverted"], done["left"]) == ("out", [1], [2])
     assert run.invoke(app, ["revert", "out", "--all", "--force", "-q"]).stdout == "out\n"
     assert "no edits" in run.invoke(app, ["log", "out"]).stdout
-    assert code_of(revert.revert, "two", [7]) == "ledger.no-such-edit"
-    assert code_of(revert.revert, "out", None) == "ledger.none"
-    assert code_of(revert.log, sequence.sd) == "model.not-edited"
+    assert code_of(revert, "two", [7]) == "ledger.no-such-edit"
+    assert code_of(revert, "out", None) == "ledger.none"
+    assert code_of(log, sequence.sd) == "model.not-edited"
     for arguments in (["revert", "two"], ["revert", "two", "--all", "--edit", "1"]):
         with pytest.raises(ForgetError) as caught:
             run.invoke(app, arguments, catch_exceptions=False)

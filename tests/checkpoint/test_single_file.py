@@ -32,6 +32,7 @@ from forgetcli.models import components
 from forgetcli.pipeline import apply as pipeline
 from forgetcli.pipeline import estimates, inspect, revert
 from forgetcli.pipeline.apply_delta import apply_delta
+from forgetcli.pipeline.plan import plan
 from forgetcli.storage.atomic import walk_files
 from forgetcli.verification import audit
 
@@ -458,7 +459,7 @@ def test_edits_of_a_file_add_up_and_are_taken_out_one_by_one(read_only_files, tm
     }
     changes = patch.changes(base, wanted)
     edits = ledger.extended(
-        ledger.fitting(base),
+        ledger.PreviousEdits(base).fitting_ledger(),
         base,
         Edit(wanted, ()),
         changes,
@@ -673,10 +674,10 @@ def test_a_dry_run_knows_what_is_cached_for_a_file(read_only_files, tmp_path, mo
     file = read_only_files("sd2")
     (tmp_path / "art.toml").write_text(RECIPE)
     what = recipe.load(tmp_path / "art.toml", COPY)
-    before = pipeline.plan(what, model=str(file), device="cpu")
+    before = plan(what, model=str(file), device="cpu")
     assert before.cache["hits"] == 0 < before.cache["misses"]
     apply(file, tmp_path / "edited", device="cpu")
-    after = pipeline.plan(what, model=str(file), device="cpu")
+    after = plan(what, model=str(file), device="cpu")
     assert after.cache == {"hits": before.cache["misses"], "misses": 0} and all(
         site["cached"] for site in after.sites
     )
@@ -696,7 +697,7 @@ def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_
     assert counted[0] == counted[1] > (0, 0)
     (tmp_path / "art.toml").write_text(RECIPE)
     few, many = (
-        pipeline.plan(
+        plan(
             recipe.load(tmp_path / "art.toml", ("refine.match=denoiser", f"refine.steps={steps}")),
             model=file.reference,
             device="cpu",
@@ -709,7 +710,7 @@ def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_
     assert (
         0
         < ledger
-        == pipeline.plan(tmp_path / "art.toml", model=str(folder.folder), device="cpu").estimates[
+        == plan(tmp_path / "art.toml", model=str(folder.folder), device="cpu").estimates[
             "disk_bytes"
         ]
         - sum(path.stat().st_size for path in patch.sources(folder))
@@ -721,7 +722,8 @@ def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(
 ):
     apply(folders["sd1"], tmp_path / "edited")
     file = checkpoint.resolve(shutil.copy(read_only_files("sd1"), tmp_path / "edited"))
-    assert ledger.of(file) is None and ledger.of(checkpoint.resolve(tmp_path / "edited"))
+    assert ledger.PreviousEdits(file).ledger is None
+    assert ledger.PreviousEdits(checkpoint.resolve(tmp_path / "edited")).ledger
 
 
 def test_a_transposed_tensor_is_read_but_not_edited(read_only_files):

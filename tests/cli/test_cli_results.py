@@ -196,7 +196,7 @@ def test_apply_dry_run_plans_and_does_not_apply(invoke, monkeypatch: pytest.Monk
     applied = recorder(monkeypatch, "forgetcli.pipeline.apply.apply", APPLIED)
     recorder(
         monkeypatch,
-        "forgetcli.pipeline.apply.plan",
+        "forgetcli.pipeline.plan.plan",
         Result(base={"id": "demo"}, preserve=3, pairs=[["a", "b"]], seconds={"total": 0.1}),
     )
     assert json.loads(invoke("apply", "good.toml", "--dry-run", "--json").stdout)["preserve"] == 3

@@ -20,6 +20,7 @@ from forgetcli.editing.check import NO_OP, WRECKED, Check, check, spread
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.pipeline import apply as pipeline
+from forgetcli.pipeline.plan import plan
 from forgetcli.progress import Silent
 from forgetcli.storage.atomic import sha256_file, walk_files
 
@@ -211,9 +212,9 @@ def test_apply_publishes_a_verified_edit_and_the_second_time_uses_the_cache(appl
     assert (output / manifests.RECIPE).read_text() == RECIPE
     report = json.loads((output / manifests.REPORT).read_text())
     assert report["check"] == first.check and 1 < len(report["losses"]) <= 31
-    assert [site["name"] for site in report["sites"]] == [site["name"] for site in first.sites]
+    assert [site["name"] for site in report["sites"]] == [site.name for site in first.sites]
     assert all(
-        0 < site["stored_error"] < 1e-3 for site in first.sites
+        0 < site.stored_error < 1e-3 for site in first.sites
     )  # float32 keeps nearly all of Δ
     assert {"load", "edit", "check", "write", "total"} <= set(first.seconds)
     assert integrity.verify(output, base=base).ok
@@ -295,8 +296,8 @@ def test_float16_storage_loses_part_of_the_edit_and_the_report_says_how_much(
     )
     exact = apply()
     for stored, kept in zip(result.sites, exact.sites, strict=True):
-        assert 1e-5 < stored["stored_error"] < 0.5
-        assert stored["stored_error"] > 100 * kept["stored_error"]  # float32 of the same edit
+        assert 1e-5 < stored.stored_error < 0.5
+        assert stored.stored_error > 100 * kept.stored_error  # float32 of the same edit
     assert integrity.verify(result.output, base=half).ok
 
 
@@ -314,7 +315,7 @@ def test_float16_swallows_small_edits(size: float, unchanged: float):
 
 def test_a_plan_names_what_would_be_done_and_writes_nothing(base: Path, tmp_path: Path):
     (tmp_path / "art.toml").write_text(RECIPE)
-    found = pipeline.plan(tmp_path / "art.toml", model=str(base)).as_dict()
+    found = plan(tmp_path / "art.toml", model=str(base)).as_dict()
     assert found["pairs"] == [list(pair) for pair in PAIRS]
     assert found["preserve"] == 5  # the empty prompt is one
     assert found["parameters"]["edit"]["min_rank"] == 24

@@ -26,8 +26,9 @@ from forgetcli.checkpoint import ldm_layout
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
 from forgetcli.linalg.low_rank import low_rank, rank_for
-from forgetcli.pipeline import apply, revert
+from forgetcli.pipeline.apply import apply
 from forgetcli.pipeline.apply_delta import apply_delta
+from forgetcli.pipeline.revert import log
 from forgetcli.storage import atomic, safetensors_writer
 
 FC2 = "encoder.layers.1.mlp.fc2"
@@ -47,7 +48,7 @@ def place(tmp_path_factory) -> Path:
         (place / name / "README.md").write_text("# a card\n")
         recipe = recipes.load(place / "art.toml", ("refine.mode=copy",))
         output = place / ("edited" if name == "sd" else "half-edited")
-        apply.apply(recipe, model=str(place / name), output=output, device="cpu", strict=False)
+        apply(recipe, model=str(place / name), output=output, device="cpu", strict=False)
     return place
 
 
@@ -138,8 +139,8 @@ def test_a_delta_gives_the_edited_folder_back_to_the_byte(place, base, tmp_path)
         and len(made.sites) == 2
     )
     assert (
-        [e.date for e in revert.log(tmp_path / "again").edits]
-        == [e.date for e in revert.log(edited).edits]
+        [e.date for e in log(tmp_path / "again").edits]
+        == [e.date for e in log(edited).edits]
         != [""]
     )  # the edit's, not the delta's
 

@@ -30,7 +30,7 @@ from forgetcli.models.base import Context
 from forgetcli.models.families import flux
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import noisy_bank
-from forgetcli.pipeline import apply as pipeline
+from forgetcli.pipeline.plan import plan
 from forgetcli.progress import Silent
 from forgetcli.recipe import text
 
@@ -662,5 +662,5 @@ methods = 3
 
 def test_the_family_of_the_base_decides(folders, tmp_path):
     read = recipe.parse(OVERRIDES)
-    assert pipeline.plan(read, model=str(folders["sdxl"])).parameters["edit"]["lam"] == 0.25
-    assert pipeline.plan(read, model=str(folders["flux"])).parameters["edit"]["lam"] == 0.5
+    assert plan(read, model=str(folders["sdxl"])).parameters["edit"]["lam"] == 0.25
+    assert plan(read, model=str(folders["flux"])).parameters["edit"]["lam"] == 0.5

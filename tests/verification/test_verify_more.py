@@ -24,7 +24,8 @@ from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
-from forgetcli.pipeline import apply, revert
+from forgetcli.pipeline.apply import apply
+from forgetcli.pipeline.revert import revert
 from forgetcli.storage import atomic
 from forgetcli.storage.safetensors import read_tensor
 from forgetcli.verification import audit
@@ -38,7 +39,7 @@ def place(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("verified")
     tiny_sd(place / "sd")
     (place / "art.toml").write_text(RECIPE)
-    apply.apply(
+    apply(
         place / "art.toml",
         model=str(place / "sd"),
         output=place / "edited",
@@ -219,7 +220,7 @@ def test_of_long_lists_only_what_differs_is_told(edited, tmp_path):
 
 
 def test_of_a_model_without_edits_nothing_is_claimed_of_edits(place, tmp_path):
-    revert.revert(place / "edited", None, output=tmp_path / "back")
+    revert(place / "edited", None, output=tmp_path / "back")
     verdict = audit.verify(tmp_path / "back", place / "sd")
     assert verdict.ok and any("no tensor is edited" in line for line in verdict.proved)
     assert (
@@ -261,7 +262,7 @@ def test_weights_that_the_recipe_does_not_give_are_found_by_repeating_it(
 
 
 def test_an_edit_of_an_edit_is_repeated_until_the_first_is_taken_out(place, tmp_path):
-    again = apply.apply(
+    again = apply(
         place / "art.toml",
         model=str(place / "edited"),
         output=tmp_path / "again",
@@ -271,8 +272,7 @@ def test_an_edit_of_an_edit_is_repeated_until_the_first_is_taken_out(place, tmp_
     verdict = audit.verify(again, rebuild=True)
     assert verdict.ok and any("again, byte for byte" in line for line in verdict.proved)
     first, second = (
-        revert.revert(again, [number], output=tmp_path / f"without-{number}").output
-        for number in (2, 1)
+        revert(again, [number], output=tmp_path / f"without-{number}").output for number in (2, 1)
     )
     assert any(
         "again, byte for byte" in line
