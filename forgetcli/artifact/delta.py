@@ -21,7 +21,7 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
 from forgetcli.errors import ModelError
-from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header, read_metadata
+from forgetcli.storage.safetensors import WeightFile
 from forgetcli.storage.safetensors_writer import Content, of_bytes
 
 DIGEST = "forget.base_digest"
@@ -31,18 +31,22 @@ EXPORT_AGAIN = "export it again: forget export edited/ --format delta"
 
 @dataclass(frozen=True)
 class Delta:
-    """A delta on disk, read but for its tensors.
+    """A delta on disk; its tensors are read when they are asked for.
 
     Attributes:
+        weights: the delta's file.
+        manifest: the manifest of the edited folder.
         own: forget's own files of the edited folder, by name; their digests are those of the
             manifest.
-        tensors: what is stored, by name.
     """
 
-    path: Path
+    weights: WeightFile
     manifest: Manifest
     own: dict[str, bytes]
-    tensors: dict[str, TensorSite]
+
+    @property
+    def path(self) -> Path:
+        return self.weights.path
 
     def value(self, tensor: EditedTensor) -> bytes:
         """The new bytes of a tensor.
@@ -50,8 +54,8 @@ class Delta:
         Raises:
             ModelError: delta.damaged: they are not those of the edit.
         """
-        site = self.tensors.get(name_of(tensor))
-        data = read_bytes(self.path.parent, site) if site else b""
+        site = self.weights.sites.get(name_of(tensor))
+        data = self.weights.read_bytes(site) if site else b""
         if hashlib.sha256(data).hexdigest() != tensor.after:
             raise ModelError(
                 "delta.damaged",
@@ -104,7 +108,9 @@ def read(path: str | Path) -> Delta:
             f"there is no file {path}",
             "give a file that 'forget export --format delta' wrote",
         )
-    tensors, texts = read_header(path.parent, path.name), read_metadata(path)
+    weights = WeightFile(path.parent, path.name)
+    tensors = weights.sites
+    texts = weights.metadata
     if MANIFEST not in texts or DIGEST not in texts:
         raise ModelError(
             "delta.not-a-delta",
@@ -114,14 +120,11 @@ def read(path: str | Path) -> Delta:
     manifest = manifests.parse(texts[MANIFEST].encode(), path.parent, f"{path}: {MANIFEST}")
     own = {}
     for name in _names(manifest):
-        blob = tensors.get(name)
-        data = (
-            texts[name].encode()
-            if name in texts
-            else read_bytes(path.parent, blob)
-            if blob
-            else b""
-        )
+        data = b""
+        if name in texts:
+            data = texts[name].encode()
+        elif name in tensors:
+            data = weights.read_bytes(tensors[name])
         # A delta may come from anyone: it may bring forget's own files, and no code or weights
         # beside the edited ones.
         if hashlib.sha256(data).hexdigest() != manifest.subjects.get(name) or not OWN.fullmatch(
@@ -133,7 +136,7 @@ def read(path: str | Path) -> Delta:
                 EXPORT_AGAIN,
             )
         own[name] = data
-    return Delta(path, manifest, own, tensors)
+    return Delta(weights, manifest, own)
 
 
 def find_base(delta: Delta, model: str | None = None, config: str | Path | None = None) -> Base:

@@ -21,8 +21,8 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import single_file
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.storage.atomic import is_regular, sha256_file
-from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
+from forgetcli.storage.files import is_regular, sha256_file
+from forgetcli.storage.safetensors import TensorSite, WeightFile
 
 _CHANGED = "run 'forget verify' on it; apply the recipe again if it was changed"
 
@@ -143,25 +143,19 @@ class EditedModel:
         return self.folder / single_file.CONFIG if self.file else self.folder
 
     @cached_property
-    def _headers(self) -> dict[str, dict[str, TensorSite]]:
+    def _weight_files(self) -> dict[str, WeightFile]:
         return {}
 
-    def header(self, file: str) -> dict[str, TensorSite]:
-        """The tensors of one of the folder's safetensors files, by key.
-
-        Raises:
-            ModelError: those of `read_header`.
-        """
-        if file not in self._headers:
-            self._headers[file] = read_header(self.folder, file)
-        return self._headers[file]
+    def weight_file(self, file: str) -> WeightFile:
+        """One of the folder's safetensors files; its header is kept here."""
+        return self._weight_files.setdefault(file, WeightFile(self.folder, file))
 
     def site(self, tensor: EditedTensor) -> TensorSite:
         """
         Raises:
             ModelError: model.changed: it is not where the manifest says.
         """
-        site = tensor.site(self.header(tensor.file))
+        site = tensor.site(self.weight_file(tensor.file).sites)
         if site is None:
             raise ModelError(
                 "model.changed",
@@ -176,7 +170,7 @@ class EditedModel:
         Raises:
             ModelError: model.changed: they are not those that were written.
         """
-        data = read_bytes(self.folder, self.site(tensor))
+        data = self.weight_file(tensor.file).read_bytes(self.site(tensor))
         if hashlib.sha256(data).hexdigest() != tensor.after:
             raise ModelError(
                 "model.changed",
@@ -191,9 +185,9 @@ class EditedModel:
         Raises:
             ModelError: export.other-base: the base here is not the one that was edited.
         """
-        there = (self.base.folder / tensor.file).is_file()
-        site = tensor.site(read_header(self.base.folder, tensor.file)) if there else None
-        data = read_bytes(self.base.folder, site) if site else b""
+        weights = self.base.weight_file(tensor.file)
+        site = tensor.site(weights.sites) if weights.path.is_file() else None
+        data = weights.read_bytes(site) if site else b""
         if hashlib.sha256(data).hexdigest() != tensor.before:
             digest = self.manifest.base_digest[:12]
             raise ModelError(

@@ -6,7 +6,6 @@ The manifest is not signed: this check shows accidents, not a forger.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,10 @@ from forgetcli.artifact.manifest import (
     Manifest,
     is_hubs,
 )
-from forgetcli.checkpoint.base import Base, files_digest
+from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.storage.atomic import is_regular, sha256_file, walk_files
-from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
+from forgetcli.storage.files import files_digest, is_regular, sha256_file, walk_files
+from forgetcli.storage.safetensors import WeightFile
 
 COMPARED_BYTES = 4 << 20  # bytes of two files that are compared at a time
 UNSIGNED = (
@@ -216,8 +215,7 @@ def _check_tensors(edited: EditedModel) -> list[Problem]:
     problems = []
     for tensor in edited.manifest.edited:
         try:
-            header = edited.header(tensor.file)
-            what = _tensor_problem(edited.folder, header, tensor, tensor.after)
+            what = _tensor_problem(edited.weight_file(tensor.file), tensor, tensor.after)
         except (ForgetError, OSError) as fault:
             what = f"cannot be read: {getattr(fault, 'message', fault)}"
         if what:
@@ -225,13 +223,11 @@ def _check_tensors(edited: EditedModel) -> list[Problem]:
     return problems
 
 
-def _tensor_problem(
-    folder: Path, header: Mapping[str, TensorSite], tensor: EditedTensor, digest: str
-) -> str | None:
-    site = tensor.site(header)
+def _tensor_problem(weights: WeightFile, tensor: EditedTensor, digest: str) -> str | None:
+    site = tensor.site(weights.sites)
     if site is None:
         return f"tensor '{tensor.key}' is not where the manifest says"
-    if hashlib.sha256(read_bytes(folder, site)).hexdigest() != digest:
+    if hashlib.sha256(weights.read_bytes(site)).hexdigest() != digest:
         return f"tensor '{tensor.key}' does not have the recorded digest"
     return None
 
@@ -270,15 +266,14 @@ def _file_differences(folder: Path, manifest: Manifest, base: Base, path: str) -
     if mine.stat().st_size != theirs.stat().st_size:
         return [f"differs from the base: {mine.stat().st_size} bytes, not {theirs.stat().st_size}"]
     tensors = [tensor for tensor in manifest.edited if tensor.file == path]
-    header = read_header(base.folder, path) if tensors else {}
-    faults = (_tensor_problem(base.folder, header, tensor, tensor.before) for tensor in tensors)
+    weights = base.weight_file(path)
+    faults = (_tensor_problem(weights, tensor, tensor.before) for tensor in tensors)
     wrong = [f"in the base, {fault}" for fault in faults if fault]
     at = _first_difference(mine, theirs, sorted((tensor.start, tensor.end) for tensor in tensors))
     if at is None:
         return wrong
-    if not tensors and path.endswith(".safetensors"):
-        header = read_header(base.folder, path)
-    inside = [site.key for site in header.values() if site.start <= at < site.end]
+    sites = weights.sites.values() if path.endswith(".safetensors") else ()
+    inside = [site.key for site in sites if site.start <= at < site.end]
     place = f"tensor '{inside[0]}'" if inside else f"byte {at}"
     return [*wrong, f"differs from the base in {place}, which is not listed as edited"]
 

@@ -27,9 +27,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +51,7 @@ from forgetcli.artifact.manifest import Manifest
 from forgetcli.artifact.patch import Change, Stored, encode, stored_as
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ModelError
-from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header, read_tensor
+from forgetcli.storage.safetensors import TensorSite, WeightFile, read_bytes, read_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,8 +152,7 @@ class Ledger:
         Raises:
             ModelError: ledger.other-weights.
         """
-        for place in self.book.places:
-            site = _site(folder, place)
+        for place, site in _sites(folder, self.book.places):
             if site is None or read_bytes(folder, site) != encode(self.wanted(place), site):
                 raise ModelError(
                     "ledger.other-weights",
@@ -167,28 +166,23 @@ class Ledger:
         if nothing there changes it.
         """
         stored: dict[tuple[str, str], Stored] = {}
-        for place in self.book.places:
-            site, before = _site(staging, place), self.original(place)
+        for place, site in _sites(staging, self.book.places):
+            before = self.original(place)
             if site is None:
                 raise damaged(
                     self.folder, f"it names '{place.key}' in {place.file}, which is not there"
                 )
-            wanted = rest.wanted(place) if place in rest.book.places else before.double()
+            edited = place in rest.book.places
+            wanted = rest.wanted(place) if edited else before.double()
+            data = encode(wanted, site) if edited else content(self.folder, before)
             with open(staging / place.file, "r+b") as writer:
                 writer.seek(site.start)
-                writer.write(
-                    encode(wanted, site)
-                    if place in rest.book.places
-                    else content(self.folder, before)
-                )
-            if place in rest.book.places:
-                part, key = (
-                    stored_as(site, before, read_tensor(staging, site), wanted),
-                    (place.component, place.parameter),
-                )
-                stored[key] = (
-                    replace(stored[key], also=(*stored[key].also, part)) if key in stored else part
-                )
+                writer.write(data)
+            if edited:
+                part = stored_as(site, before, read_tensor(staging, site), wanted)
+                key = (place.component, place.parameter)
+                first = stored.get(key)
+                stored[key] = replace(first, also=(*first.also, part)) if first else part
         return stored
 
     def card(self) -> bytes | None:
@@ -442,11 +436,13 @@ def _number(name: str) -> int | None:
     return int(name.split(".")[1]) if name.startswith("edit.") else None
 
 
-def _site(folder: Path, place: Place) -> TensorSite | None:
-    found = (
-        read_header(folder, place.file).get(place.key) if (folder / place.file).is_file() else None
-    )
-    return found and found.part(place.third)
+def _sites(folder: Path, places: Iterable[Place]) -> Iterator[tuple[Place, TensorSite | None]]:
+    """Each place with the tensor that lies there; None where there is none."""
+    weight_file = cache(partial(WeightFile, folder))
+    for place in places:
+        weights = weight_file(place.file)
+        site = weights.sites.get(place.key) if weights.path.is_file() else None
+        yield place, site and site.part(place.third)
 
 
 def _card(base: Base) -> Tensor | None:

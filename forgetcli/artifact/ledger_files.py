@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forgetcli.artifact.manifest import MANIFEST, Manifest, RelativePath, Sha256
-from forgetcli.checkpoint.base import files_digest
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import safetensors_writer
-from forgetcli.storage.atomic import sha256_file
+from forgetcli.storage.files import files_digest, sha256_file
 from forgetcli.storage.json import encode
 from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
 from forgetcli.storage.safetensors_writer import Content

@@ -38,7 +38,7 @@ from forgetcli.artifact.manifest import (
 from forgetcli.artifact.patch import Stored
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import OutputError
-from forgetcli.storage.atomic import sha256_file, walk_files
+from forgetcli.storage.files import sha256_file, walk_files
 from forgetcli.storage.json import plain
 
 if TYPE_CHECKING:

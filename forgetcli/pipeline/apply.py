@@ -20,17 +20,16 @@ from forgetcli.artifact.ledger import PreviousEdits
 from forgetcli.editing.check import Check, check
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.moment_cache import MomentCache
-from forgetcli.errors import OutputError
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.job import Job, ModelId, prepare
 from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
 from forgetcli.storage.copying import Copying
+from forgetcli.storage.files import refuse_overlap
 
 if TYPE_CHECKING:
     from forgetcli.artifact.patch import Stored
-    from forgetcli.checkpoint.base import Base
     from forgetcli.models.base import LoadedModel
     from forgetcli.recipe import Recipe
 
@@ -117,7 +116,7 @@ def apply(
     observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
     started = datetime.now(UTC)
     job = prepare(recipe, model, config)
-    refuse_overlap(output, job.base)
+    refuse_overlap(output, job.base.place, kind="the base model")
     copying = Copying(copying)
     previous = PreviousEdits(job.base)
     with atomic.publishing(output, force=force) as staging:
@@ -222,17 +221,6 @@ def _write(
         },
     )
     return sites
-
-
-def refuse_overlap(output: Path, base: Base) -> None:
-    """An output inside its base, or around it, would change the base while it is read."""
-    target, source = output.resolve(), base.place.resolve()
-    if target == source or source in target.parents or target in source.parents:
-        raise OutputError(
-            "output.overlaps-base",
-            f"the output folder '{output}' overlaps the base model '{base.place}'",
-            "choose another folder with --output",
-        )
 
 
 def _stored_error(stored: Mapping[tuple[str, str], Stored], site: str) -> float:

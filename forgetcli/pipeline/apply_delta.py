@@ -20,12 +20,13 @@ from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
 from forgetcli.errors import EditError, ModelError
 from forgetcli.pipeline import memory
-from forgetcli.pipeline.apply import AppliedSite, ApplyResult, refuse_overlap, versions
+from forgetcli.pipeline.apply import AppliedSite, ApplyResult, versions
 from forgetcli.pipeline.job import ModelId
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
 from forgetcli.storage.copying import Copying
-from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
+from forgetcli.storage.files import refuse_overlap, sha256_file
+from forgetcli.storage.safetensors import TensorSite, WeightFile
 
 
 def apply_delta(
@@ -52,7 +53,7 @@ def apply_delta(
     with watch.stage("load"):
         delta = read(path)
         base = find_base(delta, model, config)
-    refuse_overlap(output, base)
+    refuse_overlap(output, base.place, kind="the base model")
     manifest = delta.manifest
     report = json.loads(delta.own[REPORT])
     copying = Copying(copying)
@@ -84,12 +85,11 @@ def _site_of_report(row: Mapping[str, Any]) -> AppliedSite:
 
 def _copy(delta: Delta, base: Base, staging: Path, copying: Copying) -> None:
     """Fill `staging`: the base with the delta's tensors in it, and forget's own files."""
-    header = cache(partial(read_header, base.folder))
     tensors = delta.manifest.edited
     patch.copy_with(
         base,
         staging,
-        ((_site(tensor, header(tensor.file)), delta.value(tensor)) for tensor in tensors),
+        ((_site(tensor, base.weight_file(tensor.file)), delta.value(tensor)) for tensor in tensors),
         {tensor.file for tensor in tensors},
         copying,
     )
@@ -113,7 +113,7 @@ def _write_manifest(
         run_details={
             "startedOn": started.isoformat(),
             "finishedOn": datetime.now(UTC).isoformat(),
-            "delta": {"name": delta.path.name, "sha256": atomic.sha256_file(delta.path)},
+            "delta": {"name": delta.path.name, "sha256": sha256_file(delta.path)},
             "edits": manifest.run_details.get("metadata", {}).get("edits", {}),
             "editedBy": manifest.run_details,
             "versions": versions(),
@@ -121,14 +121,14 @@ def _write_manifest(
     )
 
 
-def _site(tensor: EditedTensor, header: Mapping[str, TensorSite]) -> TensorSite:
-    """The place of a tensor in the base.
+def _site(tensor: EditedTensor, weights: WeightFile) -> TensorSite:
+    """The place of a tensor in the base, or in a copy of it.
 
     Raises:
         ModelError: delta.damaged: it is not there, though the base has the digest that the manifest
             names.
     """
-    site = tensor.site(header)
+    site = tensor.site(weights.sites)
     if site is None:
         raise ModelError(
             "delta.damaged",
@@ -142,11 +142,11 @@ def _stored(staging: Path, manifest: Manifest) -> dict[tuple[str, str], Stored]:
     """What `patch.patch` returned when the edit was made, with the digests of what lies on disk
     now.
     """
-    header = cache(partial(read_header, staging))
+    weight_file = cache(partial(WeightFile, staging))
     parts: dict[tuple[str, str], list[Stored]] = {}
     for tensor in manifest.edited:
-        site = _site(tensor, header(tensor.file))
-        digest = hashlib.sha256(read_bytes(staging, site)).hexdigest()
+        site = _site(tensor, weight_file(tensor.file))
+        digest = hashlib.sha256(weight_file(tensor.file).read_bytes(site)).hexdigest()
         stored = Stored(site, digest, tensor.error, before=tensor.before)
         parts.setdefault((tensor.component, tensor.parameter), []).append(stored)
     return {key: replace(first, also=tuple(others)) for key, (first, *others) in parts.items()}

@@ -19,12 +19,14 @@ from forgetcli.artifact.manifest import CARD, ListedEdit
 from forgetcli.artifact.patch import Stored
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
-from forgetcli.errors import ForgetError, ModelError, OutputError
+from forgetcli.errors import ForgetError, ModelError
 from forgetcli.pipeline.apply import AppliedSite, versions
 from forgetcli.pipeline.job import ModelId
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import usage
 from forgetcli.storage import atomic
+from forgetcli.storage.copying import copy_file
+from forgetcli.storage.files import refuse_overlap, sha256_file
 
 CONTROL = "none"  # the method of a folder without edits
 
@@ -167,7 +169,7 @@ def revert(
         raise _no_ledger(edited.folder)
     removed = _known(whole, edited.folder, numbers)
     rest = whole.without(removed)
-    refuse_nesting(output, edited.folder)
+    refuse_overlap(output, edited.folder, may_replace=True)
     with atomic.publishing(output, force=force) as staging:
         with watch.stage("check"):
             observer.stage("checking the ledger")
@@ -239,8 +241,8 @@ def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]
                 f"{path} of {folder} is missing",
                 f"'forget verify {folder}' lists all differences",
             )
-        atomic.copy_file(folder / path, target)
-        if atomic.sha256_file(target) != subjects.get(path):
+        copy_file(folder / path, target)
+        if sha256_file(target) != subjects.get(path):
             raise ModelError(
                 "model.changed",
                 f"{path} of {folder} is not what its manifest says",
@@ -269,17 +271,6 @@ def _write_card(folder: Path, staging: Path, rest: Ledger, report: Mapping[str, 
         sites=report["sites"],
         check={},
     )
-
-
-def refuse_nesting(output: Path, folder: Path) -> None:
-    """The folder itself may be replaced; nothing may be written into it, or around it."""
-    target, source = output.resolve(), folder.resolve()
-    if source in target.parents or target in source.parents:
-        raise OutputError(
-            "output.overlaps-base",
-            f"the output folder '{output}' overlaps the edited model '{folder}'",
-            "choose another folder with --output",
-        )
 
 
 def _known(whole: Ledger, folder: Path, numbers: Collection[int] | None) -> set[int]:

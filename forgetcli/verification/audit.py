@@ -17,7 +17,7 @@ from forgetcli.artifact.integrity import UNSIGNED, Verdict, problem
 from forgetcli.artifact.manifest import SIGNATURE
 from forgetcli.errors import ForgetError
 from forgetcli.progress import Observer, Silent
-from forgetcli.storage.atomic import walk_files
+from forgetcli.storage.files import walk_files
 from forgetcli.verification import signature as signatures
 from forgetcli.verification.differences import same_recipe
 from forgetcli.verification.figures import report
@@ -83,7 +83,7 @@ def headers(edited: EditedModel) -> Finding:
     problems = []
     for path in files:
         try:
-            edited.header(path)
+            _ = edited.weight_file(path).sites
         except ForgetError as fault:
             problems.append(problem(path, fault.message))
     if problems:

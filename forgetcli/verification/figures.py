@@ -12,8 +12,7 @@ from forgetcli.artifact.integrity import Problem, problem
 from forgetcli.artifact.manifest import MANIFEST, REPORT, EditedTensor, Manifest
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError
-from forgetcli.storage.safetensors import read_header, read_tensor
-from forgetcli.verification.finding import Finding, place_of
+from forgetcli.verification.finding import Finding, read_edited
 
 # Rounding error of a weight in the dtype that the model ran in, relative.
 RUN_ERROR = {
@@ -79,9 +78,8 @@ def _figure_problem(
     edited: EditedModel, base: Base, tensor: EditedTensor, row: Mapping[str, Any]
 ) -> str | None:
     """What is wrong with the figures of one site; None if they are right."""
-    before_header = read_header(base.folder, tensor.file)
-    before = read_tensor(base.folder, place_of(tensor, before_header)).double()
-    after = read_tensor(edited.folder, place_of(tensor, edited.header(tensor.file))).double()
+    before = read_edited(tensor, base.weight_file(tensor.file))
+    after = read_edited(tensor, edited.weight_file(tensor.file))
     measured = float((after - before).norm() / before.norm())
     size = row.get("delta_rel")
     error = row.get("stored_error")

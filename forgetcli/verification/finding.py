@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from forgetcli.artifact.integrity import Problem
 from forgetcli.artifact.manifest import EditedTensor
 from forgetcli.errors import ModelError
-from forgetcli.storage.safetensors import TensorSite
+from forgetcli.storage.safetensors import WeightFile, read_tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -26,17 +29,17 @@ class Finding:
     not_proved: list[str] = field(default_factory=list)
 
 
-def place_of(tensor: EditedTensor, header: Mapping[str, TensorSite]) -> TensorSite:
-    """The place of an edited tensor in a file with this header.
+def read_edited(tensor: EditedTensor, weights: WeightFile) -> Tensor:
+    """An edited tensor's values in a file of the folder or of its base, float64.
 
     Raises:
-        ModelError: model.changed: it is not where the manifest says.
+        ModelError: model.changed: the tensor is not where the manifest says.
     """
-    site = tensor.site(header)
+    site = tensor.site(weights.sites)
     if site is None:
         raise ModelError(
             "model.changed",
             f"tensor '{tensor.key}' is not where the manifest says",
             "apply the recipe again",
         )
-    return site
+    return read_tensor(weights.folder, site).double()

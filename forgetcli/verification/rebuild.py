@@ -18,9 +18,8 @@ from forgetcli.errors import ForgetError
 from forgetcli.pipeline.apply import apply
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
-from forgetcli.storage.safetensors import read_header, read_tensor
 from forgetcli.verification.differences import differences, flat, method_parameters
-from forgetcli.verification.finding import Finding, place_of
+from forgetcli.verification.finding import Finding, read_edited
 
 # ‖stored − rebuilt‖ / ‖stored − base‖ that other hardware, thread counts or library versions may
 # cause: they round otherwise, and the refinement amplifies that. Chosen for machines that were not
@@ -166,11 +165,6 @@ def _device(recorded: object) -> tuple[str | None, list[str]]:
 def _distance(edited: EditedModel, again: EditedModel, base: Base, tensor: EditedTensor) -> float:
     """‖stored − rebuilt‖ / ‖rebuilt − base‖ of one tensor."""
     stored, repeated, before = (
-        read_tensor(folder, place_of(tensor, header)).double()
-        for folder, header in (
-            (edited.folder, edited.header(tensor.file)),
-            (again.folder, again.header(tensor.file)),
-            (base.folder, read_header(base.folder, tensor.file)),
-        )
+        read_edited(tensor, model.weight_file(tensor.file)) for model in (edited, again, base)
     )
     return float((stored - repeated).norm() / (repeated - before).norm().clamp_min(1e-300))

@@ -33,7 +33,7 @@ from forgetcli.pipeline import apply as pipeline
 from forgetcli.pipeline import estimates, inspect, revert
 from forgetcli.pipeline.apply_delta import apply_delta
 from forgetcli.pipeline.plan import plan
-from forgetcli.storage.atomic import walk_files
+from forgetcli.storage.files import walk_files
 from forgetcli.verification import audit
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"

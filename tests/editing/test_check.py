@@ -22,7 +22,7 @@ from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.pipeline import apply as pipeline
 from forgetcli.pipeline.plan import plan
 from forgetcli.progress import Silent
-from forgetcli.storage.atomic import sha256_file, walk_files
+from forgetcli.storage.files import sha256_file, walk_files
 
 RECIPE = """\
 [[concepts]]

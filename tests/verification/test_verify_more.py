@@ -26,7 +26,7 @@ from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
 from forgetcli.pipeline.apply import apply
 from forgetcli.pipeline.revert import revert
-from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file
 from forgetcli.storage.safetensors import read_tensor
 from forgetcli.verification import audit
 
@@ -64,7 +64,7 @@ def brought_up_to_date(folder: Path, change=lambda build: None) -> None:
         tensor["after"] = hashlib.sha256(data).hexdigest()
     change(build)
     for subject in statement["subject"]:
-        subject["digest"]["sha256"] = atomic.sha256_file(folder / subject["name"])
+        subject["digest"]["sha256"] = sha256_file(folder / subject["name"])
     path.write_text(json.dumps(statement))
 
 
