@@ -679,7 +679,7 @@ def test_a_dry_run_knows_what_is_cached_for_a_file(read_only_files, tmp_path, mo
     apply(file, tmp_path / "edited", device="cpu")
     after = plan(what, model=str(file), device="cpu")
     assert after.cache == {"hits": before.cache["misses"], "misses": 0} and all(
-        site["cached"] for site in after.sites
+        site.cached for site in after.sites
     )
 
 
