@@ -51,7 +51,8 @@ from forgetcli.artifact.manifest import Manifest
 from forgetcli.artifact.patch import Change, Stored, encode, stored_as
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ModelError
-from forgetcli.storage.safetensors import TensorSite, WeightFile, read_bytes, read_tensor
+from forgetcli.models.tensors import read_tensor
+from forgetcli.storage.safetensors import TensorSite, WeightFile, read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -91,9 +91,9 @@ def edit(model, task: Task, parameters: Parameters, observer: Observer) -> Edit:
         EditError: a prompt is too long, the denoiser has no such layers, or the descent left the
             finite numbers.
     """
-    from forgetcli.checkpoint.base import read_tensor
     from forgetcli.editing import finetuning
     from forgetcli.editing.edit import Edit, SiteReport
+    from forgetcli.models.tensors import read_tensor
 
     changes, losses = finetuning.train(model, task.pairs, parameters, task.seed, observer)
     weights, reports = {}, []

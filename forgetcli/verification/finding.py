@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from forgetcli.artifact.integrity import Problem
 from forgetcli.artifact.manifest import EditedTensor
 from forgetcli.errors import ModelError
-from forgetcli.storage.safetensors import WeightFile, read_tensor
+from forgetcli.models.tensors import read_tensor
+from forgetcli.storage.safetensors import WeightFile
 
 if TYPE_CHECKING:
     from torch import Tensor
