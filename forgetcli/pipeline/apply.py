@@ -9,7 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,7 +108,7 @@ def apply(
             loaded = models.load(base, device=device, dtype=dtype)
         with watch.stage("edit"):
             task = task_of(recipe, base, cache or MomentCache())
-            edit = method.edit(loaded, task, parameters, observer)
+            edit = methods.load_edit(recipe.method)(loaded, task, parameters, observer)
         with watch.stage("check"):
             checked = check(
                 loaded, edit, recipe.edit_pairs(), recipe.preserve_prompts(), recipe.seed, observer
@@ -255,8 +255,8 @@ def plan(
             loaded,
             found,
             estimates.Task(
-                work=method.work(task_of(recipe, base, cache), parameters)
-                if hasattr(method, "work")
+                cost=method.cost(task_of(recipe, base, cache), parameters)
+                if hasattr(method, "cost")
                 else None,
                 concepts=tokenise(loaded.tokenizer, [concept for concept, _ in pairs]),
                 together=min(getattr(getattr(parameters, "refine", None), "batch", 0), len(pairs)),
