@@ -89,7 +89,7 @@ class Bench:
         )
         if key not in self.made:
             module, start = methods.get(method), time.time()
-            edit = module.edit(
+            edit = methods.load_edit(method)(
                 self.model,
                 task_of(recipe, self.model.base, MomentCache()),
                 module.Parameters.model_validate(tables),

@@ -40,7 +40,7 @@ MODULES = (
     "forgetcli.artifact.statement",
     "forgetcli.editing.check",
     "forgetcli.models.families.sd",
-    "forgetcli.methods.nullspace",
+    "forgetcli.methods.nullspace.edit",
     "forgetcli.editing.closed_form",
     "forgetcli.editing.refine",
     "forgetcli.evaluation",

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetcli import __version__, models
+from forgetcli import __version__, methods, models
 from forgetcli.artifact import card, ledger, patch, statement
 from forgetcli.artifact.ledger import PreviousEdits
 from forgetcli.editing.check import Check, check
@@ -125,7 +125,8 @@ def apply(
             loaded = models.load(job.base, device=device, dtype=dtype)
         with watch.stage("edit"):
             task = task_of(job.recipe, job.base, cache or MomentCache(), previous)
-            edit = job.method.edit(loaded, task, job.parameters, observer)
+            algorithm = methods.load_edit(job.recipe.method)
+            edit = algorithm(loaded, task, job.parameters, observer)
         with watch.stage("check"):
             checked = _checked(job, loaded, edit, strict, observer)
         with watch.stage("write"):

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from forgetcli.artifact import ledger, patch
+from forgetcli.editing.cost import Cost
 from forgetcli.models import components
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.flops import Layer, denoiser_layers, positions
@@ -48,30 +49,11 @@ BASIS = (
 
 
 @dataclass(frozen=True)
-class Work:
-    """What a method asks of a model; a method says so in ``work(recipe, parameters)``, if it can.
-
-    Attributes:
-        encoded: prompts through the text encoder, once each; those whose second moments are cached
-            included.
-        predictions: the denoiser's, without gradients.
-        descents: its predictions with gradients. batch: how many of them at a time.
-        moments: prompts of `encoded` that cached second moments save.
-    """
-
-    encoded: int = 0
-    predictions: int = 0
-    descents: int = 0
-    batch: int = 0
-    moments: int = 0
-
-
-@dataclass(frozen=True)
 class Task:
     """What of a recipe is known before any weight is read.
 
     Attributes:
-        work: what the method says that it asks of the model; None if it does not.
+        cost: what the method asks of the model; None if it does not say.
         concepts: the concept prompts' tokens. together: how many of them one step of a descent
             encodes.
         sites: whose second moments are decomposed; none for methods without.
@@ -79,7 +61,7 @@ class Task:
         hashing: seconds that the base's digests took just now.
     """
 
-    work: Work | None
+    cost: Cost | None
     concepts: TokenBatch
     together: int
     sites: Sequence[EditableSite]
@@ -97,7 +79,7 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> dict[str, Any
     Returns:
         JSON-able; a figure that cannot be estimated is None.
     """
-    base, dtype, work, sites = model.base, model.dtype, task.work, task.sites
+    base, dtype, cost, sites = model.base, model.dtype, task.cost, task.sites
     disk = sum(path.stat().st_size for path in patch.sources(base)) + sum(
         _ledger(site, task.concepts) for site in sites
     )
@@ -112,14 +94,14 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> dict[str, Any
         "cache_bytes": sum(squares) * (task.of - task.cached) // max(len(sites), 1),
         "denoiser_flops": None,
     }
-    layers = denoiser_layers(base) if work else []
+    layers = denoiser_layers(base) if cost else []
     if not layers:
         return result
     speed, (flops, values) = Speed.measured(layers, model.device, dtype), of_encoders(model, found)
     pictures = (
-        work.predictions + 2 * work.descents + checked()
+        cost.predictions + 2 * cost.descents + checked()
     )  # a gradient costs as much again as the prediction
-    encoded = work.encoded - (work.moments if task.of and task.cached == task.of else 0)
+    encoded = cost.encoded - (cost.moments if task.of and task.cached == task.of else 0)
     spent = (
         START_SECONDS
         + OVERHEAD * (pictures * speed.seconds(layers) + encoded * flops / speed.linear)
@@ -134,7 +116,7 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> dict[str, Any
     kept = (
         KEPT
         * dtype.itemsize
-        * (sum(layer.values for layer in layers) * work.batch + values * task.together)
+        * (sum(layer.values for layer in layers) * cost.batch + values * task.together)
     )
     keys = sum(
         8 * site.shape[1] * (COPIES * len(own.first) + own.ids.numel())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli import models
+from forgetcli.editing.cost import Cost
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.moments import are_cached
 from forgetcli.models import vocabulary
@@ -106,7 +107,7 @@ def plan(
     total = sum(map(len, cached.values()))
     with watch.stage("estimate"):
         request = estimates.Task(
-            work=_work(job, cache),
+            cost=_cost(job, cache),
             concepts=tokenise(loaded.tokenizer, [concept for concept, _ in pairs]),
             together=min(_setting(job, "refine", "batch", 0), len(pairs)),
             sites=sites,
@@ -157,8 +158,8 @@ def _cached_moments(
     ]
 
 
-def _work(job: Job, cache: MomentCache) -> estimates.Work | None:
+def _cost(job: Job, cache: MomentCache) -> Cost | None:
     """What the method asks of the model; None for a method that does not say."""
-    if not hasattr(job.method, "work"):
+    if not hasattr(job.method, "cost"):
         return None
-    return job.method.work(task_of(job.recipe, job.base, cache), job.parameters)
+    return job.method.cost(task_of(job.recipe, job.base, cache), job.parameters)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import forgetcli
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.editing import finetuning
 from forgetcli.editing.edit import Edit
@@ -71,7 +71,7 @@ def model(folder: Path):
 
 def edit(model, observer=None, **changes: str | float) -> Edit:
     read = from_text(**changes)
-    return esd.edit(
+    return methods.load_edit("esd")(
         model,
         task_of(read, model.base, MomentCache()),
         esd.Parameters.model_validate(read.parameters),

@@ -54,7 +54,7 @@ def model(tmp_path_factory: pytest.TempPathFactory):
 
 def edit(model, *overrides: str):
     read = recipe.parse(RECIPE, overrides=overrides)
-    return mace_cf.edit(
+    return methods.load_edit("mace-cf")(
         model,
         task_of(read, model.base, MomentCache()),
         mace_cf.Parameters.model_validate(read.parameters),

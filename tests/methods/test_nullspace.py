@@ -15,7 +15,7 @@ from pipelines import POSITIONS, WORDS, tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing import closed_form, refine
 from forgetcli.editing.edit import Edit
@@ -95,7 +95,7 @@ def posed(model, **changes: str | int) -> Posed:
 
 def edit(model, **changes: str | int) -> Edit:
     read = from_text(**changes)
-    return nullspace.edit(
+    return methods.load_edit("nullspace")(
         model,
         task_of(read, model.base, MomentCache()),
         nullspace.Parameters.model_validate(read.parameters),

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import forgetcli
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
 from forgetcli.editing.moment_cache import MomentCache
@@ -164,7 +164,7 @@ def model(tmp_path_factory: pytest.TempPathFactory):
 
 def edit(model, *overrides: str):
     read = recipe.parse(RECIPE, overrides=overrides)
-    return rece.edit(
+    return methods.load_edit("rece")(
         model,
         task_of(read, model.base, MomentCache()),
         rece.Parameters.model_validate(read.parameters),
@@ -227,7 +227,7 @@ def test_without_rounds_it_is_uce(model):
         RECIPE,
         overrides=["method=uce", "edit.lam=0.1", "edit.preserve=0.1", "edit.positions=from-last"],
     )
-    plain = uce.edit(
+    plain = methods.load_edit("uce")(
         model,
         task_of(read, model.base, MomentCache()),
         uce.Parameters.model_validate(read.parameters),

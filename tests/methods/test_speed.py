@@ -17,7 +17,7 @@ from pipelines import tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
 from forgetcli.editing.moment_cache import MomentCache
@@ -34,6 +34,7 @@ from forgetcli.linalg import (
 )
 from forgetcli.linalg.speed import complement
 from forgetcli.methods import speed
+from forgetcli.methods.speed import edit as algorithm
 from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
@@ -368,7 +369,7 @@ def model(tmp_path_factory: pytest.TempPathFactory):
 
 def edit(model, *overrides: str):
     read = recipe.parse(RECIPE, overrides=overrides)
-    return speed.edit(
+    return methods.load_edit("speed")(
         model,
         task_of(read, model.base, MomentCache()),
         speed.Parameters.model_validate(read.parameters),
@@ -458,7 +459,7 @@ def test_copies_are_drawn_from_the_recipes_seed(model):
 def test_without_anything_to_preserve_only_the_invariants_bind(model):
     W = pick(model, ["to_v"])[0].module.weight.double()
     nothing = torch.empty(W.shape[1], 0, dtype=torch.float64)
-    found = speed.prior(W, nothing, nothing, nothing, speed.Parameters(), torch.Generator())
+    found = algorithm.prior(W, nothing, nothing, nothing, speed.Parameters(), torch.Generator())
     assert found.rank == W.shape[1]
 
 

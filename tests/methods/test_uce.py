@@ -16,7 +16,7 @@ from pipelines import tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
 from forgetcli.editing.moment_cache import MomentCache
@@ -191,7 +191,7 @@ def model(tmp_path_factory: pytest.TempPathFactory):
 
 def edit(model, *overrides: str):
     read = recipe.parse(RECIPE, overrides=overrides)
-    return uce.edit(
+    return methods.load_edit("uce")(
         model,
         task_of(read, model.base, MomentCache()),
         uce.Parameters.model_validate(read.parameters),

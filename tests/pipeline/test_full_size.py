@@ -99,7 +99,7 @@ def test_only_what_a_stage_needs_is_loaded(work, tmp_path, loaded):
     model = models.load(base.resolve(work / "base"), device="cpu")
     assert loaded == []  # opened, nothing read
     method = methods.get(recipe.method)
-    method.edit(
+    methods.load_edit(recipe.method)(
         model,
         task_of(recipe, model.base, MomentCache(tmp_path / "cache")),
         method.Parameters.model_validate(recipe.parameters),
