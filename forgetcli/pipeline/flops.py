@@ -1,5 +1,9 @@
-"""What a denoiser's layers cost for one picture: counted from their weights' shapes, without
+"""The cost of a denoiser's layers for one image: counted from their weights' shapes, without
 loading any.
+
+torch's FlopCounterMode counts the same (tests/pipeline/test_inspect.py compares them), but it needs
+the network in memory, and gives neither the layers' sizes, on which the speed is measured, nor the
+number of values that they put out.
 """
 
 from __future__ import annotations
