@@ -130,7 +130,7 @@ def _seconds_needed(
 
 
 def _memory_needed(model: LoadedModel, found: Inspection, task: Task, outputs: int) -> float:
-    """Bytes of memory; `outputs`: values that layers put out and that gradients are taken through."""
+    """Bytes of memory; `outputs` are the values of layers through which gradients are taken."""
     itemsize = model.dtype.itemsize
     networks = itemsize * sum(
         c.parameters

@@ -244,5 +244,5 @@ def test_the_estimate_knows_how_much_the_check_does():
     from forgetcli.editing import check
     from forgetcli.pipeline import estimates
 
-    assert (estimates.CHECKED, estimates.CHECK_STEPS) == (check.PROMPTS, check.STEPS)
+    assert (estimates.CHECKED_PROMPTS, estimates.CHECK_STEPS) == (check.PROMPTS, check.STEPS)
     assert check.GUIDANCE == 1  # else twice as many predictions
