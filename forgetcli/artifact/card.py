@@ -46,12 +46,13 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 @dataclass(frozen=True)
 class History:
-    """What a model is and what it has forgotten, by all its edits.
+    """The base of a model, and the concepts of all its edits.
 
     Attributes:
         base, revision: the model that the first edit was made to.
-        tensors: how many of its tensors are replaced.
-        concepts: of all edits, in their order. edits: how many there are.
+        tensors: number of its tensors that are replaced.
+        concepts: concepts of all edits, in their order.
+        edits: number of edits.
     """
 
     base: str
@@ -68,8 +69,9 @@ class History:
 
 
 def _concepts(entry: Entry) -> Sequence[Concept]:
-    """What an edit forgets; without other words for it where its recipe cannot be read here (a
-    method that is not installed).
+    """The concepts of an edit.
+
+    Their aliases are missing if the recipe cannot be read here (a method that is not installed).
     """
     try:
         return recipes.parse(entry.recipe).concepts
@@ -87,12 +89,12 @@ def write(
     sites: Sequence[Mapping],
     check: Mapping[str, float],
 ) -> None:
-    """The card of an edit that is about to be published; before `statement.write`, which lists it.
+    """Write the card of an edit into the staging folder, before `statement.write`, which lists it.
 
     Args:
-        base: whose card names licence and base model.
-        recipe: the last edit's.
-        edits: all that the model holds; None if nothing in it is edited.
+        base: the model whose card names licence and base model.
+        recipe: the recipe of the last edit.
+        edits: the ledger of all edits; None if nothing is edited.
     """
     history = History.of(edits) if edits else History(base.id, base.revision)
     text = render(
@@ -106,18 +108,18 @@ def write(
 
 
 def rewrite(folder: Path, results: Path | None = None) -> Path:
-    """Write the card of an edited folder anew, with the scores of an evaluation, and bring the
-    manifest up to date.
+    """Replace the card of an edited folder, with the scores of an evaluation, and update the
+    manifest.
 
-    Only the card's own digest changes in the manifest, so whatever else is wrong with the folder
-    stays found. The new card and
-    the new manifest appear together. A signature is of the earlier state, and goes.
+    Only the card's digest changes in the manifest, so `verify` still reports every other
+    difference. The new card and the new manifest appear together. A signature is removed: it is of
+    the earlier state.
 
     Args:
         results: ``results.json`` of ``forget eval``; without it the card has no scores.
     Raises:
         ModelError: the folder was not made by forget, or its ledger is damaged.
-        OutputError: output.failed and its kin; card.results: the evaluation is not one of this
+        OutputError: the folder cannot be written; card.results: the evaluation is not one of this
             model.
     """
     edited = EditedModel(Path(folder))
@@ -153,7 +155,7 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file of gigabytes: the folder that holds the first one is about to go."""
+    """Hard-link a file instead of copying gigabytes: its old folder is about to be removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(os.path.realpath(source), target)
@@ -276,9 +278,7 @@ def render(
 
 
 def markdown(text: object) -> str:
-    """`text` as Markdown that shows it, on one line: no markup, no HTML, no links, no control
-    characters.
-    """
+    """`text` escaped for Markdown, on one line: no markup, HTML, links or control characters."""
     return _SPECIAL.sub(r"\\\1", "".join(_ENTITIES.get(char, char) for char in _plain(str(text))))
 
 
@@ -299,7 +299,7 @@ def _hub_id(base: str) -> str | None:
 
 
 def _name(base: str) -> str:
-    """A folder by its name alone: where it lay on someone's disk is nobody's business."""
+    """The base's name in the card; of a folder the last part only, not its path on the disk."""
     return (
         "forget's embedded model"
         if base == "demo"

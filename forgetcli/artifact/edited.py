@@ -205,12 +205,12 @@ class EditedModel:
         Raises:
             ModelError: model.changed: one is missing, or is not what was written.
         """
-        wanted = [
+        paths = [
             path
             for path in self.manifest.subjects
             if path in self.manifest.base_files or path == manifests.CARD
         ]
-        for path in wanted:
+        for path in paths:
             if (
                 not is_regular(self.folder / path)
                 or sha256_file(self.folder / path) != self.manifest.subjects[path]
@@ -220,7 +220,7 @@ class EditedModel:
                     f"{self.folder / path} is no longer what the manifest says",
                     _CHANGED,
                 )
-        return tuple(wanted)
+        return tuple(paths)
 
     def config(self, component: str) -> dict[str, Any]:
         """A component's settings; nothing if it has none."""

@@ -1,26 +1,25 @@
-"""What was done to a model, edit by edit, kept in its folder so that later edits can hold it and
-each can be taken out.
+"""The record of a model's edits, kept in its folder: later edits can protect earlier ones, and each
+edit can be taken out.
 
-Two files, both forget's own: ``forget.ledger.json`` says what the edits were,
+It consists of two files. ``forget.ledger.json`` describes the edits;
 ``forget.ledger.safetensors`` holds
 
     base:FILE:KEY                    each edited tensor's bytes in the original base, once; KEY:0,
                                      1, 2 for q, k, v in one tensor
     edit.N.delta:COMPONENT:NAME      Δ of edit N: float32 beside 16-bit weights, float64 beside
                                      wider ones
-    edit.N.keys:COMPONENT:NAME       the concept prompts' keys that later edits hold, or their
+    edit.N.keys:COMPONENT:NAME       the concept prompts' keys that later edits protect, or their
                                      second moment if that is smaller
     card                             the base's README.md, if it had one: an edited model's own card
                                      takes its place
 
-An edited tensor is always round(W + Σ Δ_i), W the original base's, summed in float64 in the order
-of the edits: elementwise, so
-the same bits on every machine. Taking an edit out is leaving its Δ out of the sum; with the last
-one gone, the base's bytes are back.
-Δ is kept whole and not as the factors R and A: a few prompts have more tokens than factors would
-save, and a product's
-last bits depend on the machine. Nothing here depends on the time of the run: dates are in the
-manifest.
+An edited tensor is always round(W + Σ Δ_i), where W is the original base's tensor. The sum is taken
+in float64 in the order of the edits. It is elementwise, so every machine gives the same bits. To
+take an edit out, its Δ is left out of the sum; without any edit the base's bytes result.
+
+Δ is stored in full and not as the factors R and A: a few prompts already have more tokens than the
+factors would save, and the last bits of a product depend on the machine. The ledger does not depend
+on the time of the run: dates are in the manifest.
 """
 
 from __future__ import annotations
@@ -81,7 +80,7 @@ class Ledger:
     """The edits of a folder.
 
     Attributes:
-        book: what ``forget.ledger.json`` says.
+        book: the content of ``forget.ledger.json``.
         folder: where the tensors lie that are on disk.
         tensors: by name; those of an edit that is being made are in memory.
     """
@@ -102,8 +101,8 @@ class Ledger:
         """The original base's values at a place, in the file's dtype."""
         return self.tensor(place.original)
 
-    def wanted(self, place: Place) -> Tensor:
-        """W + Σ Δ_i, float64: what the place holds but for rounding."""
+    def exact(self, place: Place) -> Tensor:
+        """W + Σ Δ_i, float64: the values of a place before they are rounded."""
         total = self.original(place).double()
         for entry in self.edits:
             name = _delta(entry.number, place.component, place.parameter)
@@ -112,8 +111,8 @@ class Ledger:
         return total
 
     def values(self, site: TensorSite) -> Tensor:
-        """`wanted` at a tensor's place on disk: what `patching.patch` asks for."""
-        return self.wanted(
+        """`exact` at a tensor's place on disk, for `patch.write`."""
+        return self.exact(
             next(
                 p
                 for p in self.book.places
@@ -122,13 +121,13 @@ class Ledger:
         )
 
     def held(self, component: str, parameter: str) -> Moment | None:
-        """K_pK_pᵀ: the second moment of all edits' keys at a site."""
+        """K_pK_pᵀ: the second moment of all edits' keys at a layer; None without keys there."""
         names = [_keys(entry.number, component, parameter) for entry in self.edits]
         found = [_moment(self, name) for name in names if name in self.tensors]
         return sum(found[1:], found[0]) if found else None
 
     def without(self, numbers: Iterable[int]) -> Ledger:
-        """The ledger with these edits taken out, and the tensors that no other edit changed."""
+        """The ledger without these edits, and without the tensors that no other edit changed."""
         edits = tuple(e for e in self.edits if e.number not in set(numbers))
         left = {e.number for e in edits}
         places = tuple(
@@ -148,13 +147,13 @@ class Ledger:
         )
 
     def check_fits(self, folder: Path) -> None:
-        """That the folder's tensors are, byte for byte, what the ledger says.
+        """Check that the folder's tensors are, byte for byte, those of the ledger.
 
         Raises:
             ModelError: ledger.other-weights.
         """
         for place, site in _sites(folder, self.book.places):
-            if site is None or read_bytes(folder, site) != encode(self.wanted(place), site):
+            if site is None or read_bytes(folder, site) != encode(self.exact(place), site):
                 raise ModelError(
                     "ledger.other-weights",
                     f"'{place.key}' in {folder / place.file} is not what {LEDGER} says",
@@ -163,8 +162,8 @@ class Ledger:
                 )
 
     def restore(self, staging: Path, rest: Ledger) -> dict[tuple[str, str], Stored]:
-        """Give every tensor of this ledger the value that it has in `rest`: the base's own bytes,
-        if nothing there changes it.
+        """Write every tensor of this ledger with its value in `rest`: the base's bytes, if no edit
+        there changes it.
         """
         stored: dict[tuple[str, str], Stored] = {}
         for place, site in _sites(staging, self.book.places):
@@ -174,13 +173,13 @@ class Ledger:
                     self.folder, f"it names '{place.key}' in {place.file}, which is not there"
                 )
             edited = place in rest.book.places
-            wanted = rest.wanted(place) if edited else before.double()
-            data = encode(wanted, site) if edited else content(self.folder, before)
+            exact = rest.exact(place) if edited else before.double()
+            data = encode(exact, site) if edited else content(self.folder, before)
             with open(staging / place.file, "r+b") as writer:
                 writer.seek(site.start)
                 writer.write(data)
             if edited:
-                part = stored_as(site, before, read_tensor(staging, site), wanted)
+                part = stored_as(site, before, read_tensor(staging, site), exact)
                 key = (place.component, place.parameter)
                 first = stored.get(key)
                 stored[key] = replace(first, also=(*first.also, part)) if first else part
@@ -191,7 +190,7 @@ class Ledger:
         return content(self.folder, self.tensors["card"]) if "card" in self.tensors else None
 
     def write(self, staging: Path) -> None:
-        """Both files; none for a ledger without edits."""
+        """Write both files; none for a ledger without edits."""
         if self.edits:
             write(staging, self.book, self.tensors, self.folder)
 
@@ -352,11 +351,11 @@ def _record_changes(
     change_square = weight_square = 0.0
     for change in changes:
         wide = any(site.dtype in WIDE for site in change.sites)
-        exact = change.delta
-        delta = exact.to(torch.float64 if wide else torch.float32)
+        exact_delta = change.delta
+        delta = exact_delta.to(torch.float64 if wide else torch.float32)
         tensors[_delta(number, change.component, change.parameter)] = delta
         change_square += float(delta.double().square().sum())
-        weight_square += float((change.wanted - exact).square().sum())
+        weight_square += float((change.values - exact_delta).square().sum())
         for site, before in change.before.items():
             place = Place(
                 component=change.component,
@@ -372,9 +371,7 @@ def _record_changes(
 
 
 def dates(made: Manifest | None, ledger: Ledger | None, now: str = "") -> dict[str, str]:
-    """When each edit was made, by its number: as a manifest has it, `now` for one that it does not
-    know.
-    """
+    """The date of each edit, by its number: from a manifest; `now` for an edit that it lacks."""
     known = made.run_details.get("metadata", {}).get("edits") if made else {}
     known = known if isinstance(known, dict) else {}
     return {str(e.number): known.get(str(e.number), now) for e in ledger.edits} if ledger else {}
@@ -390,11 +387,11 @@ def manifest_in(folder: Path) -> Manifest | None:
 
 
 def _kept(number: int, component: str, parameter: str, keys: Keys) -> dict[str, Tensor]:
-    """Keys as they are stored.
+    """The tensors in which keys are stored.
 
-    d × n float32 numbers (what the model runs in, so nothing is lost) and how often each occurs;
-    or, if there are more keys than
-    dimensions, the lower half of the float64 second moment, which then is smaller.
+    These are d × n float32 numbers (the model's own precision, so nothing is lost) and how often
+    each key occurs. If there are more keys than dimensions, the lower half of the float64 second
+    moment is smaller and is stored instead.
     """
     import torch
 
@@ -447,7 +444,7 @@ def _sites(folder: Path, places: Iterable[Place]) -> Iterator[tuple[Place, Tenso
 
 
 def _card(base: Base) -> Tensor | None:
-    """A folder's README.md; one that lies beside a single file is not the model's."""
+    """The README.md of a diffusers folder; one beside a single file is not the model's."""
     import torch
 
     path = base.folder / manifest.CARD

@@ -1,6 +1,4 @@
-"""The two files of a ledger: their shape, read with everything that can be wrong with them, and
-written.
-"""
+"""The two files of a ledger: their shape, reading with all checks, and writing."""
 
 from __future__ import annotations
 

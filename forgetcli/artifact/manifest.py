@@ -44,9 +44,7 @@ BASE = "base"
 
 
 def is_hubs(path: str) -> bool:
-    """Whether a file is one that the hub adds to what is uploaded or downloaded; no loader reads
-    these.
-    """
+    """Whether the hub adds this file to uploaded or downloaded models; no loader reads it."""
     return path == ".gitattributes" or path.startswith(".cache/huggingface/")
 
 
@@ -97,7 +95,7 @@ class EditedTensor(Part):
         component, parameter: as the model has it in memory.
         file, key, dtype, start, end: where it lies; bytes, absolute, end exclusive.
         before, after: SHA-256 of its bytes in the base and here.
-        error: ‖stored − wanted‖_F / ‖wanted − base‖_F.
+        error: ‖stored − exact‖_F / ‖exact − base‖_F, exact being the value before rounding.
         third: of a tensor that holds q, k and v one below the other, which of the three; None for a
             whole tensor.
     """
@@ -115,14 +113,13 @@ class EditedTensor(Part):
     third: int | None = Field(default=None, ge=0, le=2)
 
     def site(self, header: Mapping[str, TensorSite]) -> TensorSite | None:
-        """Where it lies in a file with this header; None if it does not lie where it did."""
-        found = header.get(self.key)
-        site = found and found.part(self.third)
-        return (
-            site
-            if site and (site.start, site.end, site.dtype) == (self.start, self.end, self.dtype)
-            else None
-        )
+        """Its place in a file with this header; None if it is not where it was written."""
+        whole = header.get(self.key)
+        if whole is None:
+            return None
+        site = whole.part(self.third)
+        moved = (site.start, site.end, site.dtype) != (self.start, self.end, self.dtype)
+        return None if moved else site
 
 
 class ModelName(Part):
@@ -223,8 +220,10 @@ class Manifest:
         return f"{self.base_id}@{self.base_revision}" if self.base_revision else self.base_id
 
     def resolve_base(self, named: str | Path | None = None, *, download: bool = True) -> Base:
-        """The unedited model; of a single file with the settings that its edited copy has, so that
-        both are drawn alike.
+        """The unedited model.
+
+        A single file gets the settings of its edited copy, so that both generate under the same
+        conditions.
 
         Args:
             named: what the user says is the unedited model; by default the one that is recorded.

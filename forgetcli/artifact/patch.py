@@ -1,10 +1,8 @@
 """A copy of a base with exactly the edited tensors' bytes replaced.
 
-Weights are never saved anew. Current transformers writes CLIP text encoders without the
-``text_model.`` prefix, which
-older versions and other programs cannot read (they silently start from random weights); and a
-patched file can be
-compared with its base byte by byte.
+Weights are never saved by their library again. Current transformers writes CLIP text encoders
+without the ``text_model.`` prefix, which older versions and other programs cannot read (they
+silently start from random weights). A patched file can also be compared with its base byte by byte.
 """
 
 from __future__ import annotations
@@ -35,8 +33,8 @@ class Stored:
 
     Attributes:
         sha256: of its bytes, read back.
-        error: ‖stored − wanted‖_F / ‖wanted − base‖_F, float64: the share of the edit that the
-            file's dtype swallowed.
+        error: ‖stored − exact‖_F / ‖exact − base‖_F, float64: the fraction of the edit that
+            rounding to the file's dtype removed.
         also: the same tensor in other forms of the weights (``.fp16.``), edited by the same change.
         before: SHA-256 of its bytes in the base.
     """
@@ -72,14 +70,14 @@ class Change:
         return tuple(self.before)
 
     @property
-    def wanted(self) -> Tensor:
+    def values(self) -> Tensor:
         """The new weight, float64, on the CPU."""
         return self.weight.detach().cpu().double()
 
     @property
     def delta(self) -> Tensor:
-        """`wanted` − the values at the first place, float64."""
-        return self.wanted - self.before[self.sites[0]].double()
+        """`values` − the base's at the first place, float64."""
+        return self.values - self.before[self.sites[0]].double()
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,7 @@ def sources(base: Base) -> list[Path]:
 
 
 def check_room(base: Base, staging: Path, output: Path, how: Copying) -> None:
-    """Before the work: whether the output's disk has room for the copy that `patch` will make, as
-    far as that is known.
+    """Check, before the edit, that the output's disk has room for the copy, as far as is known.
 
     Files that will be shared (reflinks, hard links) are not counted.
 
@@ -181,8 +178,7 @@ def copy_with(
     touched: Collection[str],
     how: Copying = Copying.REFLINK,
 ) -> None:
-    """Copy the base into `staging`, with these tensors' bytes in place of its own; what was
-    overwritten is synced.
+    """Copy the base into `staging` and overwrite these tensors' bytes; changed files are synced.
 
     Args:
         touched: the files that the changes lie in: they are never links.
@@ -195,13 +191,13 @@ def copy_with(
     }.items():
         target = staging / path
         target.parent.mkdir(parents=True, exist_ok=True)
-        own = (
-            path in touched or path == CARD
-        )  # the card may be written anew: through a link, the base's too
-        put(source, target, Copying.REFLINK if own and how is Copying.LINK else how)
+        # Writing through a hard link would change the base. The card may be replaced as well.
+        written = path in touched or path == CARD
+        put(source, target, Copying.REFLINK if written and how is Copying.LINK else how)
     for file, edits in groupby(changes, key=lambda change: change[0].file):
         with open(staging / file, "r+b") as writer:
-            for site, data in edits:  # one at a time: they may be read as they are asked for
+            # One at a time: the bytes may be read only when they are needed.
+            for site, data in edits:
                 writer.seek(site.start)
                 writer.write(data)
         sync_file(staging / file)
@@ -242,24 +238,28 @@ def _overwrites(change: Change, values: Callable[[TensorSite], Tensor] | None) -
     parts = []
     for site, before in change.before.items():
         if values:
-            wanted = values(site)
+            exact = values(site)
         elif site is change.sites[0]:
-            wanted = change.wanted
+            exact = change.values
         else:
             # Another form of the weights (fp16, non-EMA) has other values: it gets the same change,
             # not the same result.
-            wanted = before.double() + change.delta
-        parts.append(_Overwrite(site, wanted, encode(wanted, site)))
+            exact = before.double() + change.delta
+        parts.append(_Overwrite(site, exact, encode(exact, site)))
     return parts
 
 
-def encode(wanted: Tensor, site: TensorSite) -> bytes:
-    """float64 values → the bytes of the site's dtype, rounded to nearest, ties to even."""
+def encode(values: Tensor, site: TensorSite) -> bytes:
+    """The bytes of float64 values in the site's dtype, rounded to nearest, ties to even.
+
+    Raises:
+        EditError: edit.overflow: a value is too large for the dtype.
+    """
     import torch
 
-    rounded = round_to(wanted, getattr(torch, editable_dtype(site)))
+    rounded = round_to(values, getattr(torch, editable_dtype(site)))
     if not rounded.isfinite().all():
-        largest = float(wanted.abs().max())
+        largest = float(values.abs().max())
         raise EditError(
             "edit.overflow",
             f"the edit of '{site.key}' gave values up to {largest:.3g}, too large for {site.dtype}",
@@ -271,11 +271,9 @@ def encode(wanted: Tensor, site: TensorSite) -> bytes:
 def round_to(values: Tensor, dtype: torch.dtype) -> Tensor:
     """float64 → `dtype`, rounded once.
 
-    torch goes to 16 bits by way of float32 and rounds twice: 1 + 2⁻¹¹ + 2⁻⁴⁰ becomes 1 in float16,
-    though 1 + 2⁻¹⁰ is
-    nearer. So the step to float32 rounds to odd here (towards zero, then the last bit set if
-    anything was lost), which
-    keeps ties from arising.
+    torch converts to 16 bits through float32 and rounds twice: 1 + 2⁻¹¹ + 2⁻⁴⁰ becomes 1 in
+    float16, though 1 + 2⁻¹⁰ is nearer. So the step to float32 rounds to odd here (towards zero,
+    then the last bit is set if anything was lost), which prevents new ties.
     """
     import torch
 
@@ -288,16 +286,18 @@ def round_to(values: Tensor, dtype: torch.dtype) -> Tensor:
     return (bits | lost.int()).view(torch.float32).to(dtype)
 
 
-def stored_as(site: TensorSite, before: Tensor, found: Tensor, wanted: Tensor) -> Stored:
+def stored_as(site: TensorSite, before: Tensor, after: Tensor, exact: Tensor) -> Stored:
     """The record of one place.
 
     Args:
-        before: the base's values. found: those on disk now. wanted: those before rounding, float64.
+        before: the base's values.
+        after: the values on disk now.
+        exact: the values before rounding, float64.
     """
-    change = float((wanted - before.double()).norm())
-    missed = float((found.double() - wanted).norm())
+    change = float((exact - before.double()).norm())
+    missed = float((after.double() - exact).norm())
     error = missed / change if change else float(missed > 0)
-    return Stored(site, _sha256(found), error, before=_sha256(before))
+    return Stored(site, _sha256(after), error, before=_sha256(before))
 
 
 def _sha256(tensor: Tensor) -> str:

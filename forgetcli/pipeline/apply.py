@@ -1,7 +1,7 @@
-"""`apply`: the whole job on one page.
+"""`apply`: from a recipe to a published edited model, on one page.
 
 recipe → base model → second moments → null space → refinement → closed form → check → patched
-checkpoint + provenance
+checkpoint + manifest
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class AppliedSite(SiteReport):
     """Figures of one edited site, with what storing it lost; the keys are those of the report.
 
     Attributes:
-        stored_error: ‖stored − wanted‖_F / ‖Δ‖_F of the site's weight, as read back from the file.
+        stored_error: ‖stored − exact‖_F / ‖Δ‖_F of the site's weight, as read back from the file.
     """
 
     stored_error: float | None = None
@@ -225,7 +225,7 @@ def _write(
 
 
 def _stored_error(stored: Mapping[tuple[str, str], Stored], site: str) -> float:
-    """‖stored − wanted‖ / ‖Δ‖ of a site's weight, as read back from the file."""
+    """‖stored − exact‖ / ‖Δ‖ of a site's weight, as read back from the file."""
     names = (f"{site}.weight", site)
     return next(
         part.error

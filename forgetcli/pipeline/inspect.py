@@ -1,5 +1,5 @@
-"""What a model on disk is: its components, the layers that can be edited, and whether forget has
-edited it. Reads headers, no weights.
+"""Description of a model on disk: components, editable layers, and earlier edits by forget. Reads
+headers, no weights.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class Component:
 
     Attributes:
         library, class_name: as model_index.json has them.
-        parameters: their number in the form that loaders read by default; None for what has no
-            weights (a tokenizer).
+        parameters: their number in the form that loaders read by default; None for a component
+            without weights (a tokenizer).
         dtypes: how many of them are stored as what: ``F16``.
-        bytes: of those weights; of all files for what has no weights.
+        bytes: size of those weights; of all files for a component without weights.
         variants: other forms of the weights that lie beside them: ``fp16``, ``non_ema``.
     """
 
@@ -218,7 +218,7 @@ def _family(folder: Path) -> str | None:
 
 
 def _edited(folder: Path) -> dict[str, Any] | None:
-    """How forget made this folder, in the manifest's words."""
+    """How forget made this folder, by its manifest; None if it did not."""
     if not (folder / manifest.MANIFEST).is_file():
         return None
     try:

@@ -324,7 +324,7 @@ def _report(
     sites = []
     for key, part in sorted(stored.items()):
         before = rest.original(places[key]).double()
-        change = rest.wanted(places[key]) - before
+        change = rest.exact(places[key]) - before
         size = float(change.norm() / before.norm().clamp_min(1e-300))
         name = places[key].parameter.removesuffix(".weight")
         sites.append(asdict(AppliedSite(name, size, stored_error=part.error)))

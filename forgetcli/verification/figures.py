@@ -89,7 +89,7 @@ def _figure_problem(
         return f"stored_error is {error:.3g} there and {tensor.error:.3g} in {MANIFEST}"
     metadata = edited.manifest.run_details.get("metadata", {})
     run_error = RUN_ERROR.get(str(metadata.get("dtype", "")).removeprefix("torch."), 0.0)
-    # ‖stored − W‖ lies within ‖stored − wanted‖ = error · ‖Δ‖ of ‖Δ‖.
+    # ‖stored − W‖ lies within ‖stored − exact‖ = error · ‖Δ‖ of ‖Δ‖.
     if abs(measured - size) > (error + run_error + SLACK) * max(measured, size):
         return (
             f"‖Δ‖/‖W‖ is {size:.6g} there, but {measured:.6g} by the tensors "

@@ -1,9 +1,9 @@
 """Signatures of edited folders, by the model-signing package: a Sigstore bundle over the digest of
 every file.
 
-Signed is all that lies in the folder, the manifest and hidden files included, but for the signature
-itself. With an elliptic-curve
-key that works offline, and other programs of model-signing can check it.
+The signature covers every file in the folder, the manifest and hidden files included, except the
+signature itself. An elliptic-curve key works offline, and other programs that use model-signing can
+check the result.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def sign(
         )
     path = output or folder / SIGNATURE
     try:
-        # As bytes, though its type hint says text: that is what the package hands on.
+        # The package passes the password on as it is, and needs bytes, not text as its hint says.
         configured = package.Config().use_elliptic_key_signer(
             private_key=key, password=password.encode() if password else None
         )
@@ -122,8 +122,9 @@ def _parts(listed: str) -> list[str]:
 
 
 def _hashing(folder: Path, signature: Path) -> Any:
-    """All files but the signature and what the hub adds; what links lead to, since models
-    downloaded from the hub may consist of them.
+    """Hashing of all files except the signature and those that the hub adds.
+
+    Links are followed: models from the hub's cache consist of links.
     """
     from model_signing import hashing
 

@@ -197,7 +197,7 @@ def test_changes_are_kept_much_finer_than_the_weights_and_exactly_beside_wide_on
     weight = stored(wide).double() + torch.randn(stored(wide).shape, dtype=torch.float64)
     made = extended(wide, Edit({SITE: weight}))
     (place,) = made.book.places
-    assert torch.equal(made.wanted(place), stored(wide).double() + (weight - stored(wide).double()))
+    assert torch.equal(made.exact(place), stored(wide).double() + (weight - stored(wide).double()))
 
 
 def test_a_repeated_run_writes_the_same_ledger_for_dates_are_in_the_manifest(sequence, tmp_path):
