@@ -31,7 +31,7 @@ from forgetcli.evaluation import judges
 from forgetcli.evaluation.questions import Question, of_recipe
 from forgetcli.evaluation.run import Run, Subject, answered
 from forgetcli.evaluation.scores import summary
-from forgetcli.generation.draw import Shot
+from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline.apply import apply
 from forgetcli.progress import Silent, Stopwatch
 
@@ -94,7 +94,7 @@ class Study:
         )
 
     def asked(self, subject: Subject, questions: list[Question]) -> Run:
-        shots = [Shot(q.prompt, 0) for q in questions]
+        shots = [ImageRequest(q.prompt, 0) for q in questions]
         return answered(
             subject,
             questions,

@@ -240,6 +240,3 @@ class EditedModel:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as fault:
             raise ModelError("model.damaged", f"{path} is not valid: {fault}", _CHANGED) from fault
-
-
-Edited = EditedModel

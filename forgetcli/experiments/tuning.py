@@ -242,10 +242,10 @@ class Trials:
     watch: Stopwatch
 
     def shots(self) -> list:
-        from forgetcli.generation.draw import Shot
+        from forgetcli.generation.images import ImageRequest
 
         return [
-            Shot(q.prompt, self.seed + k % self.images, self.steps)
+            ImageRequest(q.prompt, self.seed + k % self.images, self.steps)
             for k, q in enumerate(self.questions)
         ]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from forgetcli.generation.draw import png_bytes
+from forgetcli.generation.images import png_bytes
 from forgetcli.storage import atomic
 
 SIDE = 128  # pixels of a picture on the sheet

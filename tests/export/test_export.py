@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -109,8 +110,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {path: (folder / path).read_bytes() for path in walk_files(folder)}
 
 
-# --- delta
-# ------------------------------------------------------------------------------------------------------------
+# --- delta -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", ["sd", "half"])
@@ -248,8 +248,7 @@ def test_the_headers_say_what_the_file_is(place, edited, tmp_path):
         assert metadata["forget.base_digest"] == checkpoint.resolve(place / "sd").digest
 
 
-# --- LoRA
-# -------------------------------------------------------------------------------------------------------------
+# --- LoRA ------------------------------------------------------------------
 
 
 def test_the_rank_is_the_smallest_that_keeps_the_error():
@@ -325,7 +324,7 @@ def pipeline_of(folder: Path):
 
 
 def all_weights(pipe) -> dict[str, torch.Tensor]:
-    """Weights of text encoder and UNet, adapters merged in, under the names that they have without."""
+    """Weights of text encoder and UNet with adapters merged in, under their names without them."""
     found = {}
     for part in ("text_encoder", "unet"):
         state = getattr(pipe, part).state_dict()
@@ -492,8 +491,7 @@ def test_a_lora_needs_the_base_that_was_edited(place, edited, tmp_path):
     )
 
 
-# --- single file
-# ------------------------------------------------------------------------------------------------------
+# --- single file -----------------------------------------------------------
 
 
 def realistic(folder: Path, kind: str) -> Path:
@@ -621,7 +619,9 @@ def test_keys_of_the_published_checkpoints():
         },
     )
     unet = {
-        "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k.weight": "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight",
+        "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k.weight": (
+            "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+        ),
         "down_blocks.2.downsamplers.0.conv.weight": "input_blocks.9.0.op.weight",
         "down_blocks.3.resnets.1.time_emb_proj.bias": "input_blocks.11.0.emb_layers.1.bias",
         "mid_block.resnets.1.conv2.weight": "middle_block.2.out_layers.3.weight",
@@ -632,7 +632,9 @@ def test_keys_of_the_published_checkpoints():
     vae = {
         "decoder.up_blocks.0.resnets.2.conv1.weight": "decoder.up.3.block.2.conv1.weight",
         "decoder.up_blocks.2.upsamplers.0.conv.weight": "decoder.up.1.upsample.conv.weight",
-        "encoder.down_blocks.1.resnets.0.conv_shortcut.bias": "encoder.down.1.block.0.nin_shortcut.bias",
+        "encoder.down_blocks.1.resnets.0.conv_shortcut.bias": (
+            "encoder.down.1.block.0.nin_shortcut.bias"
+        ),
         "encoder.mid_block.attentions.0.proj_attn.weight": "encoder.mid.attn_1.proj_out.weight",
     }
     assert {key: layout.place("unet", key).key for key in unet} == {
@@ -649,7 +651,7 @@ def test_keys_of_the_published_checkpoints():
         ("unet", "mid_block.motion_modules.0.x.weight"),
         ("vae", "encoder.x"),
     ):
-        assert code_of(lambda: layout.place(component, parameter)) == "export.no-single-file"
+        assert code_of(partial(layout.place, component, parameter)) == "export.no-single-file"
 
 
 @pytest.mark.parametrize(
@@ -673,8 +675,7 @@ def test_a_family_without_such_a_form_is_refused(unlike, edited, tmp_path):
     )
 
 
-# --- folder
-# -----------------------------------------------------------------------------------------------------------
+# --- folder ----------------------------------------------------------------
 
 
 def test_a_plain_folder_has_the_edit_and_nothing_of_forgets(place, edited, tmp_path):
@@ -687,8 +688,7 @@ def test_a_plain_folder_has_the_edit_and_nothing_of_forgets(place, edited, tmp_p
     pipeline_of(tmp_path / "plain")
 
 
-# --- what holds of all
-# ------------------------------------------------------------------------------------------------
+# --- what holds of all -----------------------------------------------------
 
 
 @pytest.mark.parametrize("name", export.names())
