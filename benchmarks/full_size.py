@@ -431,7 +431,7 @@ def stage_save(bench: Bench) -> None:
     """
     import torch
 
-    from forgetcli.artifact import patch, provenance
+    from forgetcli.artifact import patch, statement
     from forgetcli.checkpoint import base as checkpoint
     from forgetcli.storage import atomic
 
@@ -459,7 +459,7 @@ def stage_save(bench: Bench) -> None:
                 }
                 for (component, name), part in stored.items()
             ]
-            provenance.write(
+            statement.write(
                 staging,
                 base=base,
                 recipe_bytes=recipe.raw,

@@ -23,7 +23,7 @@ import world_recipes as words
 
 from forgetcli import methods
 from forgetcli import recipe as recipes
-from forgetcli.artifact import provenance
+from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base
 from forgetcli.distributed import current
 from forgetcli.errors import ForgetError
@@ -142,7 +142,7 @@ class Study:
                     {
                         "label": label,
                         "after": shown,
-                        "sites": json.loads((folder / provenance.REPORT).read_text())["sites"],
+                        "sites": json.loads((folder / manifests.REPORT).read_text())["sites"],
                     }
                 )
                 file.write_text(json.dumps(steps, indent=1))
@@ -158,7 +158,7 @@ class Study:
 
 def intact(folder: Path) -> bool:
     try:
-        provenance.load(folder)
+        manifests.load(folder)
     except ForgetError:
         return False
     return True

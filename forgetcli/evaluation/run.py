@@ -283,7 +283,7 @@ def subjects(
         ForgetError: see `evaluate`.
     """
     from forgetcli import recipe as recipes
-    from forgetcli.artifact import provenance
+    from forgetcli.artifact.edited import EditedModel
     from forgetcli.checkpoint import base as checkpoint
     from forgetcli.evaluation.questions import label_of
 
@@ -295,7 +295,7 @@ def subjects(
         )
     edited, questions, bases = [], [], []
     for folder in map(Path, folders):
-        manifest = provenance.load(folder)
+        manifest = EditedModel(folder).manifest
         bases.append(manifest.resolve_base())
         if bases[-1].digest != bases[0].digest:
             raise ForgetError(

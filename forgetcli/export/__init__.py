@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from forgetcli import plugins
-from forgetcli.artifact.edited import Edited
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage.files import refuse_overlap
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 FORMATS = "forgetcli.export.formats"
 GROUP = "forgetcli.exports"
+
+# The name that formats of third parties know.
+Edited = EditedModel
 
 __all__ = ["Edited", "Exported", "Format", "default_output", "export", "names"]
 
@@ -39,7 +42,7 @@ class Format(Protocol):
     SUFFIX: str
 
     def write(
-        self, edited: Edited, output: Path, options: Any, force: bool, observer: Observer
+        self, edited: EditedModel, output: Path, options: Any, force: bool, observer: Observer
     ) -> dict[str, Any]:
         """Write `output` in one step, so that no partial output is ever left.
 
@@ -115,7 +118,7 @@ def export(
     module = _format(name)
     output = Path(output) if output is not None else default_output(Path(folder), name)
     settings = plugins.validated_options("format", name, module.Options, options or {}, "export")
-    edited = Edited.open(folder, base)
+    edited = EditedModel.open(folder, base)
     # An additional file in the edited folder would be one that its manifest does not list.
     refuse_overlap(
         output, edited.folder, kind="the edited model", hint="choose another place with -o"

@@ -7,13 +7,15 @@ from __future__ import annotations
 import tomllib
 from pathlib import PurePath
 
-from forgetcli.artifact.edited import Edited
+from forgetcli.artifact.edited import EditedModel
 
 XL = "StableDiffusionXL"
 LONGEST_LIST = 60  # characters of concepts in a title
 
 
-def modelspec(edited: Edited, kind: str = "", implementation: str = "diffusers") -> dict[str, str]:
+def modelspec(
+    edited: EditedModel, kind: str = "", implementation: str = "diffusers"
+) -> dict[str, str]:
     """Metadata of an exported file.
 
     Args:
@@ -35,7 +37,7 @@ def modelspec(edited: Edited, kind: str = "", implementation: str = "diffusers")
     return {f"modelspec.{key}": value for key, value in spec.items() if value}
 
 
-def architecture(edited: Edited) -> str:
+def architecture(edited: EditedModel) -> str:
     """The family in the spec's terms, or the pipeline's class if the spec has no term for it."""
     pipeline = str(edited.index.get("_class_name", ""))
     inpainting = "-inpainting" if edited.config("unet").get("in_channels") == 9 else ""
@@ -51,7 +53,7 @@ def architecture(edited: Edited) -> str:
     return "stable-diffusion-v2-512" + inpainting
 
 
-def concepts(edited: Edited) -> list[str]:
+def concepts(edited: EditedModel) -> list[str]:
     """The concepts of the recipe, in its order; none if it cannot be read."""
     try:
         recipe = tomllib.loads(edited.manifest.recipe_path.read_text(encoding="utf-8"))
@@ -61,19 +63,19 @@ def concepts(edited: Edited) -> list[str]:
         return []
 
 
-def _base(edited: Edited) -> str:
+def _base(edited: EditedModel) -> str:
     """The base model's name without the folders of a path, which mean nothing elsewhere."""
     return PurePath(edited.manifest.base_id).name
 
 
-def _title(edited: Edited) -> str:
+def _title(edited: EditedModel) -> str:
     forgotten = ", ".join(concepts(edited))
     if 0 < len(forgotten) <= LONGEST_LIST:
         return f"{_base(edited)} without {forgotten}"
     return f"{_base(edited)}, edited"
 
 
-def _resolution(edited: Edited) -> str:
+def _resolution(edited: EditedModel) -> str:
     latents = edited.config("unet").get("sample_size")
     blocks = edited.config("vae").get("block_out_channels")
     if not isinstance(latents, int) or not isinstance(blocks, list):
@@ -82,6 +84,6 @@ def _resolution(edited: Edited) -> str:
     return f"{pixels}x{pixels}"
 
 
-def _prediction(edited: Edited) -> str:
+def _prediction(edited: EditedModel) -> str:
     kind = edited.config("scheduler").get("prediction_type", "")
     return {"v_prediction": "v", "epsilon": "epsilon"}.get(kind, "")

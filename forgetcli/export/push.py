@@ -95,7 +95,7 @@ def _refuse_unverified(folder: Path) -> None:
         raise ModelError(
             "push.not-verified",
             f"{folder} is not what its manifest says and is not uploaded: "
-            f"{first['file']} {first['what']}",
+            f"{first.file} {first.what}",
             f"forget verify {folder} names all {len(verdict.problems)}; "
             f"a changed card is written again by: forget card {folder}",
         )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli import models
-from forgetcli.artifact import provenance
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.device import pick_device
 from forgetcli.distributed import Processes
@@ -107,7 +107,7 @@ def generate(
     ]
     base = checkpoint.resolve(model, config=config)
     # The base model is found before anything is generated: it may be missing.
-    unedited = provenance.load(base.folder).resolve_base() if compare_base else None
+    unedited = EditedModel(base.folder).manifest.resolve_base() if compare_base else None
     base_paths: list[Path] = []
     with watch.stage("generate"):
         paths, reused = draw(base, requests, output, device=device, batch=batch, observer=observer)

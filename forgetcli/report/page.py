@@ -116,7 +116,7 @@ def pairs(baseline: Run, edited: Run) -> dict[str, list[dict]]:
 
 def sites(run: Run) -> list[dict]:
     """What the edit did at each site, from the report in the edited folder."""
-    from forgetcli.artifact.provenance import REPORT
+    from forgetcli.artifact.manifest import REPORT
 
     try:
         return json.loads((run.subject.base.folder / REPORT).read_text())["sites"]

@@ -68,9 +68,18 @@ def of_sites(folder: Path, sites: Iterable[TensorSite], shape: tuple[int, ...]) 
     return Content(sites[0].dtype, shape, pieces)
 
 
-def write(writer: BinaryIO, tensors: Mapping[str, Content], metadata: Mapping[str, str]) -> None:
+def write(
+    writer: BinaryIO,
+    tensors: Mapping[str, Content],
+    metadata: Mapping[str, str],
+    *,
+    compact: bool = True,
+) -> None:
     """Write a whole safetensors file.
 
+    Args:
+        compact: the header has no spaces, and UTF-8 instead of escapes. Ledgers are written with
+            spaces and escapes since their first version, and stay byte for byte the same.
     Raises:
         ModelError: model.changed: a tensor has not as many bytes as its dtype and shape say.
     """
@@ -86,7 +95,10 @@ def write(writer: BinaryIO, tensors: Mapping[str, Content], metadata: Mapping[st
             "data_offsets": [at, at + content.size],
         }
         at += content.size
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    if compact:
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    else:
+        text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     writer.write(struct.pack("<Q", len(text)) + text)
     for name, content in ordered:

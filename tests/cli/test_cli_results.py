@@ -196,7 +196,7 @@ def test_apply_dry_run_plans_and_does_not_apply(invoke, monkeypatch: pytest.Monk
     applied = recorder(monkeypatch, "forgetcli.pipeline.apply.apply", APPLIED)
     recorder(
         monkeypatch,
-        "forgetcli.pipeline.apply.plan",
+        "forgetcli.pipeline.plan.plan",
         Result(base={"id": "demo"}, preserve=3, pairs=[["a", "b"]], seconds={"total": 0.1}),
     )
     assert json.loads(invoke("apply", "good.toml", "--dry-run", "--json").stdout)["preserve"] == 3
@@ -375,11 +375,11 @@ def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.
 def test_verify_names_every_difference_and_exits_with_the_verdict(
     invoke, monkeypatch: pytest.MonkeyPatch
 ):
-    from forgetcli.artifact.provenance import Verdict
+    from forgetcli.artifact.integrity import Problem, Verdict
 
     bad = Verdict(
         False,
-        [{"file": "a.bin", "what": "changed"}, {"file": "b\n", "what": "extra"}],
+        [Problem("a.bin", "changed"), Problem("b\n", "extra")],
         ["x holds"],
         ["who"],
         3,

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import forgetcli
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.editing import finetuning
 from forgetcli.editing.edit import Edit
@@ -27,6 +27,7 @@ from forgetcli.generation.images import ImageRequest
 from forgetcli.methods import esd
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import noisy_bank
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 from forgetcli.storage.safetensors import read_header
 
@@ -71,11 +72,10 @@ def model(folder: Path):
 
 def edit(model, observer=None, **changes: str | float) -> Edit:
     read = from_text(**changes)
-    return esd.edit(
+    return methods.load_edit("esd")(
         model,
-        read,
+        task_of(read, model.base, MomentCache()),
         esd.Parameters.model_validate(read.parameters),
-        MomentCache(),
         observer or Silent(),
     )
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 import forgetcli
 from forgetcli import models, recipe
-from forgetcli.artifact import provenance
+from forgetcli.artifact import integrity
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.editing import refine
 from forgetcli.editing.moment_cache import MomentCache
@@ -31,7 +31,7 @@ from forgetcli.models.base import Context
 from forgetcli.models.families import flux
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import noisy_bank
-from forgetcli.pipeline import apply as pipeline
+from forgetcli.pipeline.plan import plan
 from forgetcli.progress import Silent
 from forgetcli.recipe import text
 
@@ -546,7 +546,7 @@ def check_edited(
     plain = {(component, key.removeprefix("text_model.")) for component, key in differing}
     wanted = {(component, key.removeprefix("text_model.")) for component, key in changed}
     assert wanted <= plain if more else wanted == plain
-    assert provenance.verify(edited, base=str(base)).ok
+    assert integrity.verify(edited, base=str(base)).ok
     assert (draw(edited, edited.parent / "after") != before) == bool(changed)
 
 
@@ -663,5 +663,5 @@ methods = 3
 
 def test_the_family_of_the_base_decides(folders, tmp_path):
     read = recipe.parse(OVERRIDES)
-    assert pipeline.plan(read, model=str(folders["sdxl"])).parameters["edit"]["lam"] == 0.25
-    assert pipeline.plan(read, model=str(folders["flux"])).parameters["edit"]["lam"] == 0.5
+    assert plan(read, model=str(folders["sdxl"])).parameters["edit"]["lam"] == 0.25
+    assert plan(read, model=str(folders["flux"])).parameters["edit"]["lam"] == 0.5

@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forgetcli import methods, models
-from forgetcli.artifact import provenance
+from forgetcli.artifact import integrity
+from forgetcli.artifact.edited import EditedModel
+from forgetcli.artifact.manifest import MANIFEST
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError
 from forgetcli.experiments.comparison.weights import changed_share
@@ -107,12 +109,12 @@ def edit(
         "seconds": printed["seconds"]["edit"],
         "peak_rss": printed["peak_rss"],
         "peak_gpu": printed["peak_gpu"],
-        "changed": changed_share(base, folder, provenance.load(folder)),
+        "changed": changed_share(base, folder, EditedModel(folder).manifest),
         "cache": printed["cache"],
     }
     notes = {
         "schema_version": SCHEMA_VERSION,
-        "manifest_sha256": sha256_file(folder / provenance.MANIFEST),
+        "manifest_sha256": sha256_file(folder / MANIFEST),
         **figures,
     }
     atomic.write_atomically(_notes(folder), (json.dumps(notes, indent=1) + "\n").encode())
@@ -132,7 +134,8 @@ def _kept(recipe: Recipe, base: Base, folder: Path) -> Edited | None:
         methods.get(recipe.method).Parameters.model_validate(parameters).model_dump(mode="json")
     )
     try:
-        manifest = provenance.load(folder)
+        edited = EditedModel(folder)
+        manifest = edited.manifest
         notes = json.loads(_notes(folder).read_text())
         same = (
             manifest.recipe_sha256,
@@ -141,13 +144,13 @@ def _kept(recipe: Recipe, base: Base, folder: Path) -> Edited | None:
             manifest.base_digest,
         ) == (recipe.sha256, recipe.method, wanted, base.digest) and notes[
             "manifest_sha256"
-        ] == sha256_file(folder / provenance.MANIFEST)
+        ] == sha256_file(folder / MANIFEST)
         figures = {name: notes[name] for name in FIGURES}
     except (ForgetError, OSError, ValueError, KeyError, TypeError):
         return None
     return (
         Edited(recipe.method, folder, **figures, reused=True)
-        if same and provenance.verify(folder).ok
+        if same and integrity.verify(edited).ok
         else None
     )
 

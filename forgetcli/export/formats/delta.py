@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from forgetcli.artifact import delta
-from forgetcli.artifact.edited import Edited
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.manifest import EditedTensor
 from forgetcli.export.modelspec import modelspec
 from forgetcli.progress import Observer
@@ -30,7 +30,7 @@ class Options(BaseModel):
 
 
 def write(
-    edited: Edited, output: Path, options: Options, force: bool, observer: Observer
+    edited: EditedModel, output: Path, options: Options, force: bool, observer: Observer
 ) -> dict[str, Any]:
     """Write the stored values, not differences: adding a difference would round again and give
     other bytes.
@@ -49,7 +49,7 @@ def write(
         )
         for tensor in edited.manifest.edited
     }
-    texts, others = delta.own_files(edited.folder, edited.manifest)
+    texts, others = delta.own_files(edited)
     observer.stage("writing", len(tensors))
     with atomic.publishing_file(output, force=force) as writer:
         safetensors_writer.write(writer, tensors | others, modelspec(edited, "delta") | texts)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from forgetcli.artifact.edited import Edited
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.errors import ModelError
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic
@@ -25,7 +25,7 @@ class Options(BaseModel):
 
 
 def write(
-    edited: Edited, output: Path, options: Options, force: bool, observer: Observer
+    edited: EditedModel, output: Path, options: Options, force: bool, observer: Observer
 ) -> dict[str, Any]:
     """Copy the files, by reflink where the file system supports it.
 

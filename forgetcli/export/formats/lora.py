@@ -17,7 +17,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from forgetcli.artifact.edited import Edited
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.manifest import EditedTensor
 from forgetcli.errors import EditError
 from forgetcli.export.modelspec import modelspec
@@ -68,7 +68,7 @@ class Factors:
 
 
 def write(
-    edited: Edited, output: Path, options: Options, force: bool, observer: Observer
+    edited: EditedModel, output: Path, options: Options, force: bool, observer: Observer
 ) -> dict[str, Any]:
     """Write the LoRA. All tensors have one rank: the largest that any of them needs.
 
@@ -115,7 +115,7 @@ def write(
     }
 
 
-def _changed(edited: Edited) -> list[EditedTensor]:
+def _changed(edited: EditedModel) -> list[EditedTensor]:
     """The tensors that differ from the base model's, one for each parameter.
 
     If the folder has a parameter in several variants, all have the same edit: the first one is the
@@ -134,7 +134,7 @@ def _changed(edited: Edited) -> list[EditedTensor]:
     return changed
 
 
-def _refuse_other_layers(edited: Edited, tensor: EditedTensor) -> None:
+def _refuse_other_layers(edited: EditedModel, tensor: EditedTensor) -> None:
     """
     Raises:
         EditError: export.not-a-lora.
@@ -153,7 +153,7 @@ def _refuse_other_layers(edited: Edited, tensor: EditedTensor) -> None:
         )
 
 
-def _factors(edited: Edited, tensor: EditedTensor, options: Options) -> Factors:
+def _factors(edited: EditedModel, tensor: EditedTensor, options: Options) -> Factors:
     """Δ = W − W₀ of one weight, decomposed."""
     shape = edited.site(tensor).shape
     after = from_bytes(edited.after(tensor), tensor.dtype, shape).double().flatten(1)
@@ -230,7 +230,7 @@ def _kohya_names(
     }
 
 
-def _metadata(edited: Edited, rank: int, naming: Naming) -> Mapping[str, str]:
+def _metadata(edited: EditedModel, rank: int, naming: Naming) -> Mapping[str, str]:
     own = {
         "format": "pt",
         "forget.base": edited.manifest.base,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 from pydantic import BaseModel, ConfigDict
 
-from forgetcli.artifact.edited import Edited
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint.ldm import Layout, Place
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
@@ -45,7 +45,7 @@ class Options(BaseModel):
 
 
 def write(
-    edited: Edited, output: Path, options: Options, force: bool, observer: Observer
+    edited: EditedModel, output: Path, options: Options, force: bool, observer: Observer
 ) -> dict[str, Any]:
     """Write the checkpoint.
 
