@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from forgetcli.recipe import Recipe
 
-STUDY, RECIPE, FRONT = "study.log", "tuned.toml", "front.svg"
+STUDY, RECIPE = "study.log", "tuned.toml"
 FIRST = 3  # one prompt in three is drawn first: enough to give up on
 STARTUP = 8  # random trials before the sampler believes its model
 
@@ -56,7 +56,6 @@ class Tuned:
     """What the search has found. `own` is the recipe as it was, `best` the winner."""
 
     recipe: Path
-    front: Path
     method: str
     own: Trial
     best: Trial
@@ -64,7 +63,14 @@ class Tuned:
     baseline: Mapping[str, Any]
     seconds: Mapping[str, float]
 
+    @property
+    def completed(self) -> tuple[Trial, ...]:
+        """The trials whose edit was made and scored."""
+        return tuple(trial for trial in self.trials if trial.state == "complete")
+
     def as_dict(self) -> dict:
+        """The stable keys of ``tune --json``."""
+
         def told(trial: Trial) -> dict:
             return {
                 "number": trial.number,
@@ -76,7 +82,6 @@ class Tuned:
 
         return {
             "output": str(self.recipe),
-            "front": str(self.front),
             "method": self.method,
             "own": told(self.own),
             "best": told(self.best),
@@ -114,8 +119,8 @@ def tune(
         model, config: see `pipeline.apply`.
         trials: how many sets of values are tried in all, earlier runs in `output` counted.
         minutes: begin no trial after this time.
-        output: the study, pictures of the unedited model, `tuned.toml` and `front.svg`; a search
-            that was cut short goes on there.
+        output: the study, images of the unedited model and `tuned.toml`; an interrupted search
+            continues there.
         force: throw away another search in `output`.
     Raises:
         ForgetError: the method has nothing to search, no trial came through, or `output` holds
@@ -203,13 +208,9 @@ def tune(
     best = max(whole, key=lambda t: t.scores["h"])
     with watch.stage("write"), atomic.output_faults(output):
         write_recipe(output / RECIPE, loaded, method, overrides, best)
-        from forgetcli.report.tuning import write_front
-
-        write_front(output / FRONT, baseline, whole, best)
     observer.done()
     return Tuned(
         output / RECIPE,
-        output / FRONT,
         loaded.method,
         told[0],
         best,

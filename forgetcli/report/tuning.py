@@ -5,14 +5,17 @@ joined by a line.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
-    from forgetcli.experiments.tuning import Trial
+    from forgetcli.experiments.tuning import Tuned
+
+
+FRONT = "front.svg"
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -25,14 +28,15 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return kept
 
 
-def write_front(path: Path, baseline: Mapping, trials: Sequence[Trial], best: Trial) -> None:
-    """SVG of the trials that came through; the unedited model and the winner are marked."""
+def write_front(path: Path, tuned: Tuned) -> None:
+    """SVG of the completed trials; the unedited model and the best trial are marked."""
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
 
-    points = [(t.scores["forget"], t.scores["retain"]) for t in trials]
+    baseline, best = tuned.baseline, tuned.best
+    points = [(t.scores["forget"], t.scores["retain"]) for t in tuned.completed]
     with matplotlib.rc_context(
         {"svg.hashsalt": "forget", "svg.fonttype": "none", "font.family": "sans-serif"}
     ):
