@@ -20,6 +20,8 @@ from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import judges
 from forgetcli.evaluation.judges import Sight
 from forgetcli.experiments import tuning
+from forgetcli.experiments.tuning import study as study_module
+from forgetcli.experiments.tuning.space import SearchSpace, suggest
 from forgetcli.pipeline import apply as pipeline
 from forgetcli.report.tuning import front, write_front
 
@@ -257,7 +259,7 @@ def test_an_edit_that_wrecks_is_pruned_and_one_that_cannot_be_made_failed(
 def test_a_hopeless_trial_is_given_up_after_its_first_pictures(
     source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tuning, "STARTUP", 1)
+    monkeypatch.setattr(study_module, "STARTUP_TRIALS", 1)
 
     def before(recipe) -> None:
         seen[:] = (
@@ -304,13 +306,14 @@ def test_the_space_is_widened_to_the_recipes_own_values():
         "refine.steps": Range(10, 20),
     }
     read = recipes.parse(RECIPE)
-    wide, own = tuning.with_own(read, space)
+    found = SearchSpace.around(read, space)
+    wide, own = found.dimensions, found.start
     assert wide["edit.lam"] == Range(0.02, 1.0, log=True) and wide["refine.steps"] == Range(2, 20)
     assert wide["edit.sites"].values[own["edit.sites"]] == (1,)
     trial = optuna.create_study().ask(fixed_distributions=None)
-    value = tuning.suggested(trial, "refine.steps", wide["refine.steps"])
+    value = suggest(trial, "refine.steps", wide["refine.steps"])
     assert isinstance(value, int) and 2 <= value <= 20
-    assert tuning.suggested(
+    assert suggest(
         SimpleNamespace(suggest_categorical=lambda key, values: values[-1]),
         "edit.sites",
         wide["edit.sites"],
