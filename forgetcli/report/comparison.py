@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from forgetcli.report.results import COLUMNS, picture_rows, write_json
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
-    from forgetcli.experiments.comparison import Compared, Comparison
+    from forgetcli.experiments.comparison import ComparedRecipe, Comparison
 
 
 def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) -> Files:
@@ -60,7 +60,7 @@ def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) 
 
 
 def _write_tables(
-    folder: Path, recipes: list[Compared] | tuple[Compared, ...], data: Mapping, text: str
+    folder: Path, recipes: Sequence[ComparedRecipe], data: Mapping, text: str
 ) -> Files:
     files = Files(
         folder / "report.html",

@@ -33,9 +33,9 @@ from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import Answer, Question, Run, Subject, evaluate, judges
 from forgetcli.evaluation.judges import Sight
 from forgetcli.evaluation.scores import scores
-from forgetcli.experiments.comparison import Comparison, Row, chosen, edits, rows
-from forgetcli.experiments.comparison import run as run_module
-from forgetcli.experiments.comparison.edits import Edited, Fault, _fault
+from forgetcli.experiments.comparison import Comparison, Row, chosen, edits, plan, rows
+from forgetcli.experiments.comparison.edits import Fault, MethodEdit, _fault
+from forgetcli.experiments.comparison.rows import RowPart
 from forgetcli.pipeline import apply
 from forgetcli.report import comparison as comparison_report
 from forgetcli.report.methods import columns, markdown
@@ -375,27 +375,29 @@ def test_another_comparison_is_not_mixed_in(inside, change):
 
 
 def test_an_edit_is_kept_only_if_it_is_just_this_one(inside, tmp_path):
-    base = run_module.resolve("model")
+    base = plan.resolve("model")
     used = recipes.load("tiny.toml", method="uce")
     shutil.copytree("whole/edited", tmp_path / "edited")
     folder = tmp_path / "edited/uce"
-    kept = edits._kept(used, base, folder)
+    kept = edits._existing(used, base, folder)
     assert (
         kept.reused
         and kept.seconds == json.loads(folder.with_name("uce.json").read_text())["seconds"]
     )
-    assert edits._kept(recipes.load("tiny.toml", ["seed=1"], method="uce"), base, folder) is None
-    assert edits._kept(recipes.load("tiny.toml", method="none"), base, folder) is None
-    assert edits._kept(used, run_module.resolve("demo"), folder) is None  # another base
+    assert (
+        edits._existing(recipes.load("tiny.toml", ["seed=1"], method="uce"), base, folder) is None
+    )
+    assert edits._existing(recipes.load("tiny.toml", method="none"), base, folder) is None
+    assert edits._existing(used, plan.resolve("demo"), folder) is None  # another base
     notes = folder.with_name("uce.json").read_bytes()
     for damage in (b"", b"[]", notes.replace(b'"manifest_sha256": "', b'"manifest_sha256": "0')):
         folder.with_name("uce.json").write_bytes(damage)
-        assert edits._kept(used, base, folder) is None
+        assert edits._existing(used, base, folder) is None
     folder.with_name("uce.json").write_bytes(notes)
-    assert edits._kept(used, base, folder) == kept  # control
+    assert edits._existing(used, base, folder) == kept  # control
     weights = next(folder.rglob("diffusion_pytorch_model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-2] + b"xx")
-    assert edits._kept(used, base, folder) is None
+    assert edits._existing(used, base, folder) is None
 
 
 # what stops it
@@ -447,7 +449,9 @@ def test_all_failed_is_an_error_and_so_is_a_control_that_fails(inside, monkeypat
     same = {"methods": "nullspace", "model": "model", "images": 2, "steps": 2}
     shutil.rmtree("alone", ignore_errors=True)
     shutil.copytree("whole", "alone")
-    monkeypatch.setattr(edits, "_apply", lambda method, *rest: Fault("edit.x", f"no {method}", "h"))
+    monkeypatch.setattr(
+        edits, "_apply", lambda method, **rest: Fault("edit.x", f"no {method}", "h")
+    )
     with pytest.raises(EditError) as failed:
         forgetcli.compare("tiny.toml", output="alone", **same)  # the control is there already
     assert (failed.value.code, failed.value.message, failed.value.hint) == (
@@ -501,15 +505,14 @@ def test_what_every_method_would_meet_ends_the_comparison(said, stops, tmp_path,
     monkeypatch.setattr(edits.sys, "executable", str(fake))
     for name in ("DRY_RUN", "SET", "METHOD", "CACHE_DIR"):
         monkeypatch.setenv(f"FORGET_{name}", "1")
-    base = run_module.resolve("demo")
+    base = plan.resolve("demo")
+    files = {"folder": tmp_path / "uce", "source": tmp_path / "r.toml"}
     if stops:
         with pytest.raises(ForgetError) as ended:
-            edits._apply("uce", base, tmp_path / "uce", tmp_path / "r.toml", None)
+            edits._apply("uce", base=base, **files, device=None)
         assert ended.value.code == said
     else:
-        assert edits._apply("uce", base, tmp_path / "uce", tmp_path / "r.toml", "cpu") == Fault(
-            said, "x"
-        )
+        assert edits._apply("uce", base=base, **files, device="cpu") == Fault(said, "x")
         assert (
             (tmp_path / "args")
             .read_text()
@@ -598,23 +601,25 @@ def both(place: Path, tmp_path_factory) -> tuple[Comparison, Path]:
         )
     )
 
-    def edit(recipe, base, where, *, source, device, anew):
+    def edit(recipe, base, where, *, source, device, force):
         try:
             made = apply.apply(recipe, model=str(base.folder), output=where, strict=False)
         except EditError as fault:
-            return Edited(recipe.method, where, fault=Fault(fault.code, fault.message, fault.hint))
-        return Edited(
+            return MethodEdit(
+                recipe.method, where, fault=Fault(fault.code, fault.message, fault.hint)
+            )
+        return MethodEdit(
             recipe.method,
             where,
-            made.seconds["edit"],
-            made.peak_rss,
-            made.peak_gpu,
-            0.25,
-            made.cache,
+            seconds=made.seconds["edit"],
+            peak_rss=made.peak_rss,
+            peak_gpu=made.peak_gpu,
+            changed=0.25,
+            cache=made.cache,
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "edit", edit)
+        patch.setattr(edits, "edit", edit)
         load = judges.load
         patch.setattr(
             judges,
@@ -722,7 +727,7 @@ def test_a_label_forgotten_here_and_kept_there_is_each_recipes_own(tmp_path):
             Answer(Question(label, label, f"a {label}"), 0, tmp_path, there, label, 1.0)
             for label, there in seen.items()
         )
-        return recipe, Row("m"), Run(subject, answers), subject
+        return RowPart(recipe, Row("m"), Run(subject, answers), subject)
 
     parts = [
         part("one", "dog", {"dog": False, "cat": True}),
@@ -731,25 +736,29 @@ def test_a_label_forgotten_here_and_kept_there_is_each_recipes_own(tmp_path):
     made = rows.pooled("m", parts).scores
     assert (made["forget"], made["forget_n"], made["retain"], made["retain_n"]) == (1.0, 2, 1.0, 2)
     naive = scores(
-        [a for _, _, run, _ in parts for a in run.answers],
-        replace(parts[0][3], forgets=frozenset({"dog", "cat"})),
+        [a for part in parts for a in part.run.answers],
+        replace(parts[0].subject, forgets=frozenset({"dog", "cat"})),
     )
     assert naive["forget"] == 0.5 and naive["retain"] is None  # control: labels mixed up
 
 
 def test_names_become_names_of_folders(tmp_path):
-    assert [
-        run_module.plain(name) for name in ("art_styles", "../../x", "..", "a b/c", "-x", "")
-    ] == ["art_styles", "_.._x", "_", "a_b_c", "x", "_"]
+    assert [plan.plain(name) for name in ("art_styles", "../../x", "..", "a b/c", "-x", "")] == [
+        "art_styles",
+        "_.._x",
+        "_",
+        "a_b_c",
+        "x",
+        "_",
+    ]
     assert all(
-        Path(run_module.plain(name)).name == run_module.plain(name)
-        for name in ("../../x", "..", "/", "a/b")
+        Path(plan.plain(name)).name == plan.plain(name) for name in ("../../x", "..", "/", "a/b")
     )
 
 
 def test_quick_asks_less_of_the_same():
     whole = recipes.load("art_styles")
-    quick = run_module.quickly(whole)
+    quick = plan.shortened(whole)
     assert len(whole.retain) > len(quick.retain) == 6 and set(
         c.concept for c in quick.retain
     ) <= set(c.concept for c in whole.retain)
@@ -763,7 +772,7 @@ def test_quick_asks_less_of_the_same():
         quick.edit_pairs() == whole.edit_pairs() and quick.sha256 == whole.sha256
     )  # edits are the same
     few = recipes.parse(RECIPE)
-    assert run_module.quickly(few).retain == few.retain
+    assert plan.shortened(few).retain == few.retain
 
 
 # how it shows
