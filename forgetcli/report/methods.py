@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from forgetcli.report.text_formats import markdown_cell, markdown_text
+
 SHARES = {
     "forget": "forget",
     "direct": "forget_direct",
@@ -95,17 +97,11 @@ def markdown(rows: Sequence[Mapping]) -> str:
     lines = [
         ["method", *names],
         ["---", *(["---:"] * len(names))],
-        *([_escaped(row["name"]), *map(str, cells(row, names))] for row in rows),
+        *([markdown_cell(row["name"]), *map(str, cells(row, names))] for row in rows),
     ]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return text + "".join(
-        f"\n{_escaped(row['name'])} failed: {_escaped(row['error']['message'])}\n"
+        f"\n{markdown_text(row['name'])} failed: {markdown_text(row['error']['message'])}\n"
         for row in rows
         if row["error"]
     )
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    flat = " ".join(text.split())
-    return "".join(f"\\{c}" if c in "\\|`*_<>[]" else c for c in flat)
