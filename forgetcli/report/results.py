@@ -77,7 +77,7 @@ def image_rows(evaluation: Evaluation, folder: Path) -> Iterator[list[object]]:
 
 
 def write_junit(path: Path, data: Mapping, outcomes: Sequence[Outcome]) -> None:
-    """A test case for each gate, and one for each concept of each model with its scores as output."""
+    """A test case for each gate, and one for each model and concept with its scores as output."""
     cases = [(o.model, o.gate.key, o.text, o.passed) for o in outcomes]
     cases += [
         (model["name"], concept, json.dumps(sides["edited"]), True)
