@@ -27,6 +27,7 @@ from forgetcli.experiments.comparison.weights import changed_share
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
 from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file
 
 ERROR = re.compile(r"^error\[([a-z0-9.-]+)\]: (.*)(?:\nhint: (.*))?", re.MULTILINE)
 # Kinds of error that every other method would meet too: they end the comparison.
@@ -135,7 +136,7 @@ def edit(
     }
     notes = {
         "schema_version": SCHEMA_VERSION,
-        "manifest_sha256": atomic.sha256_file(folder / provenance.MANIFEST),
+        "manifest_sha256": sha256_file(folder / provenance.MANIFEST),
         **figures,
     }
     atomic.write_atomically(_notes(folder), (json.dumps(notes, indent=1) + "\n").encode())
@@ -162,7 +163,7 @@ def _existing(recipe: Recipe, base: Base, folder: Path) -> MethodEdit | None:
             and manifest.method == recipe.method
             and manifest.parameters == parameters
             and manifest.base_digest == base.digest
-            and notes["manifest_sha256"] == atomic.sha256_file(folder / provenance.MANIFEST)
+            and notes["manifest_sha256"] == sha256_file(folder / provenance.MANIFEST)
         )
         figures = {name: notes[name] for name in FIGURES}
     except (ForgetError, OSError, ValueError, KeyError, TypeError):
