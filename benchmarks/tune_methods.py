@@ -103,7 +103,8 @@ def tuned(
         except EditError as fault:
             found = {"h": 0.0, "forget": 0.0, "retain": 0.0, "error": fault.message}
         print(
-            f"{method} {trial.number}: H {found['h']:.3f} forget {found['forget']:.2f} retain {found['retain']:.2f} {values}",
+            f"{method} {trial.number}: H {found['h']:.3f} forget {found['forget']:.2f} retain "
+            f"{found['retain']:.2f} {values}",
             flush=True,
         )
         trial.set_user_attr("scores", found)

@@ -40,12 +40,20 @@ from forgetcli.pipeline import apply
 from forgetcli.report import comparison as comparison_report
 from forgetcli.report.methods import columns, markdown
 
-RECIPE = """
+EDITED_CONCEPT = (
+    'concept = "van gogh", target = "monet", '
+    'direct = ["van gogh picture of a dog", "a house by van gogh"], indirect = ["starry night"]'
+)
+RETAINED_DOG = '{concept = "a dog", direct = ["a dog", "a picture of a dog"]}'
+RECIPE = f"""
 schema_version = 1
-concepts = [{concept = "van gogh", target = "monet", direct = ["van gogh picture of a dog", "a house by van gogh"], indirect = ["starry night"]}]
-prompts = {templates = ["{}", "painting by {}"]}
-preserve = {prompts = ["a cat", "a dog"]}
-retain = [{concept = "a dog", direct = ["a dog", "a picture of a dog"]}, {concept = "a cat", direct = ["a cat"], indirect = ["cat sketch"]}]
+concepts = [{{{EDITED_CONCEPT}}}]
+prompts = {{templates = ["{{}}", "painting by {{}}"]}}
+preserve = {{prompts = ["a cat", "a dog"]}}
+retain = [
+  {RETAINED_DOG},
+  {{concept = "a cat", direct = ["a cat"], indirect = ["cat sketch"]}},
+]
 [edit]
 sites = [9]                               # the tiny model has no such layer: this method fails
 [methods.uce.edit]
@@ -214,7 +222,7 @@ def test_the_share_of_changed_weights_is_that_of_the_files(place):
                 place / "whole/edited/uce" / file.relative_to(place / "model"), "pt"
             ) as after,
         ):
-            for key in before.keys():
+            for key in before.keys():  # noqa: SIM118 - safe_open is no mapping
                 a, b = before.get_tensor(key), after.get_tensor(key)
                 if a.is_floating_point():
                     changed, total = (
@@ -410,7 +418,8 @@ def test_an_unknown_method_is_named_before_anything_is_loaded(place):
     assert (refused.returncode, refused.stdout) == (2, "") and "Traceback" not in refused.stderr
     assert (
         refused.stderr
-        == "error[recipe.unknown-method]: there is no method 'nulspace'\nhint: did you mean 'nullspace'?\n"
+        == "error[recipe.unknown-method]: there is no method 'nulspace'\nhint: did you mean "
+        "'nullspace'?\n"
     )
     assert not (place / "bad").exists()
 
@@ -499,7 +508,8 @@ def test_why_an_edit_failed(said, code, fault):
 def test_what_every_method_would_meet_ends_the_comparison(said, stops, tmp_path, monkeypatch):
     fake = tmp_path / "python"
     fake.write_text(
-        f"#!/bin/sh\nenv > {tmp_path}/env\necho \"$@\" > {tmp_path}/args\necho 'error[{said}]: x' >&2\nexit 2\n"
+        f"#!/bin/sh\nenv > {tmp_path}/env\necho \"$@\" > {tmp_path}/args\necho 'error[{said}]: x' "
+        f">&2\nexit 2\n"
     )
     fake.chmod(0o755)
     monkeypatch.setattr(edits.sys, "executable", str(fake))
@@ -517,7 +527,8 @@ def test_what_every_method_would_meet_ends_the_comparison(said, stops, tmp_path,
             (tmp_path / "args")
             .read_text()
             .endswith(
-                f"--model demo --output {tmp_path}/uce --lenient --force --json --quiet --device cpu\n"
+                f"--model demo --output {tmp_path}/uce --lenient --force --json --quiet --device "
+                f"cpu\n"
             )
         )
     inherited = re.findall(r"^(FORGET_\w+)=", (tmp_path / "env").read_text(), re.MULTILINE)
@@ -532,9 +543,14 @@ def test_what_every_method_would_meet_ends_the_comparison(said, stops, tmp_path,
     reason="needs VmHWM",
 )
 def test_peak_memory_is_the_process_own_and_not_its_parents():
-    child = "import resource; from forgetcli.pipeline.memory import peak_rss; print(peak_rss(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    child = (
+        "import resource; from forgetcli.pipeline.memory import peak_rss; "
+        "print(peak_rss(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
     done = python(
-        f"import subprocess, sys\nheld = b'x' * (300 << 20)\nprint(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, text=True).stdout)\n"
+        f"import subprocess, sys\nheld = b'x' * (300 << 20)\n"
+        f"print(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, "
+        f"text=True).stdout)\n"
         "from forgetcli.pipeline.memory import peak_rss; print(peak_rss())"
     )
     (own, rusage), parent = (
@@ -586,15 +602,13 @@ def both(place: Path, tmp_path_factory) -> tuple[Comparison, Path]:
     folder = tmp_path_factory.mktemp("both")
     (folder / "first.toml").write_text(RECIPE)
     reversed_ = RECIPE.replace(
-        'concept = "van gogh", target = "monet", direct = ["van gogh picture of a dog", "a house by van gogh"], indirect = ["starry night"]',
-        'concept = "a dog", target = "a cat", direct = ["a dog by van gogh"], indirect = ["dog sketch"]',
+        EDITED_CONCEPT,
+        'concept = "a dog", target = "a cat", '
+        'direct = ["a dog by van gogh"], indirect = ["dog sketch"]',
     )
     reversed_ = reversed_.replace(
         'preserve = {prompts = ["a cat", "a dog"]}', 'preserve = {prompts = ["a cat"]}'
-    ).replace(
-        'retain = [{concept = "a dog", direct = ["a dog", "a picture of a dog"]}',
-        'retain = [{concept = "van gogh", direct = ["van gogh picture of a dog"]}',
-    )
+    ).replace(RETAINED_DOG, '{concept = "van gogh", direct = ["van gogh picture of a dog"]}')
     (folder / "second.toml").write_text(
         reversed_.replace("sites = [9]", "sites = [1]\nmin_rank = 4").replace(
             "[methods", '[refine]\nmode = "copy"\n[methods'
@@ -686,7 +700,7 @@ def test_several_recipes_are_pooled_over_their_pictures(both):
 
 
 def test_several_recipes_have_a_folder_each_and_a_page_over_all(both):
-    result, folder = both
+    _, folder = both
     data = json.loads((folder / "results.json").read_text())
     assert (
         [part["name"] for part in data["recipes"]] == ["first", "second"]
@@ -759,9 +773,8 @@ def test_names_become_names_of_folders(tmp_path):
 def test_quick_asks_less_of_the_same():
     whole = recipes.load("art_styles")
     quick = plan.shortened(whole)
-    assert len(whole.retain) > len(quick.retain) == 6 and set(
-        c.concept for c in quick.retain
-    ) <= set(c.concept for c in whole.retain)
+    assert len(whole.retain) > len(quick.retain) == 6
+    assert {c.concept for c in quick.retain} <= {c.concept for c in whole.retain}
     assert (
         max(len(c.direct) for c in whole.concepts)
         > 3
@@ -813,8 +826,8 @@ def test_the_table_as_markdown_is_text_whatever_it_holds():
     ]
     _, _, first, second, _, told = markdown([good, bad]).splitlines()
     assert (
-        first
-        == "| a\\|b | 0.500 [0.25, 0.75] | – | – | 1.000 [0.90, 1.00] | 0.667 [0.50, 0.80] | 25.000 | 1.2 | 512 MiB | 1.23% |"
+        first == "| a\\|b | 0.500 [0.25, 0.75] | – | – | 1.000 [0.90, 1.00] | 0.667 [0.50, 0.80] | "
+        "25.000 | 1.2 | 512 MiB | 1.23% |"
     )
     assert second.startswith("| c | failed: edit.x | – |") and told == "c failed: no \\*good\\* \\|"
     assert "distance" in columns(
@@ -823,7 +836,7 @@ def test_the_table_as_markdown_is_text_whatever_it_holds():
 
 
 def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
-    result, folder = both
+    result, _ = both
     calls: list = []
     monkeypatch.setattr("forgetcli.cli.progress.silence_libraries", lambda: None)
     monkeypatch.setattr(
@@ -845,7 +858,10 @@ def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
         ),
     )
     monkeypatch.chdir(place)
-    invoke = lambda *args: CliRunner().invoke(app, ["compare", *args], catch_exceptions=False)
+
+    def invoke(*args: str):
+        return CliRunner().invoke(app, ["compare", *args], catch_exceptions=False)
+
     human = invoke(
         "tiny.toml",
         "--methods",

@@ -160,7 +160,8 @@ def test_what_the_recipe_says_for_the_models_family_is_its_own_and_the_found_goe
 ):
     source.write_text(
         source.read_text()
-        + "\n[families.sd.edit]\nlam = 0.5\nthreshold = 0.01\n\n[families.sdxl.edit]\nlam = 7.0\nmin_rank = 9\n"
+        + "\n[families.sd.edit]\nlam = 0.5\nthreshold = 0.01\n\n[families.sdxl.edit]\nlam = 7.0\n"
+        "min_rank = 9\n"
     )
     calls = lenient(
         monkeypatch,
