@@ -1,5 +1,7 @@
-"""The files of a comparison: the report of ``forget eval`` with the table of methods on top, for
-each recipe; and one over all.
+"""The files of a comparison.
+
+Each recipe has the report of ``forget eval`` with the table of methods on top. Several recipes have
+an overview too.
 """
 
 from __future__ import annotations
@@ -22,13 +24,13 @@ MARKDOWN = "compare.md"
 
 
 def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) -> Files:
-    """`report.html`, `results.json`, `results.csv` (a row for each picture) and `compare.md`.
+    """`report.html`, `results.json`, `results.csv` (a row for each image) and `compare.md`.
 
-    With several recipes, each one's files are in its own folder too.
+    With several recipes, each recipe's own files are in its own folder.
 
     Args:
         data: ``comparison.as_dict()``.
-        command: what repeats it.
+        command: the command that repeats the comparison.
     """
     several = len(comparison.recipes) > 1
     for compared, part in zip(comparison.recipes, data["recipes"]):
@@ -43,15 +45,11 @@ def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) 
                 methods=part["methods"],
             )
         if several:
-            _write_tables(
-                compared.folder,
-                [compared],
-                {**part, **{key: data[key] for key in ("judge", "settings", "seconds")}},
-                _text(part["methods"], compared.name, data, command),
-            )
-    text = _text(
-        data["methods"], "all recipes" if several else comparison.recipes[0].name, data, command
-    )
+            shared = {key: data[key] for key in ("judge", "settings", "seconds")}
+            text = _text(part["methods"], compared.name, data, command)
+            _write_tables(compared.folder, [compared], {**part, **shared}, text)
+    title = "all recipes" if several else comparison.recipes[0].name
+    text = _text(data["methods"], title, data, command)
     if several:
         text = f"{text}\n{POOLED}\n\n" + "\n".join(
             f"## {markdown_heading(part['name'])}\n\n{markdown(part['methods'])}"
@@ -65,10 +63,10 @@ def _write_tables(
     folder: Path, recipes: Sequence[ComparedRecipe], data: Mapping, text: str
 ) -> Files:
     files = Files(
-        folder / "report.html",
-        folder / "results.json",
-        folder / "results.csv",
-        folder / MARKDOWN,
+        page=folder / "report.html",
+        results=folder / "results.json",
+        table=folder / "results.csv",
+        markdown=folder / MARKDOWN,
     )
     write_json(files.results, data, command="compare")
     rows = [

@@ -118,30 +118,18 @@ def compare(
             device=device,
         )
         claim(output, comparison_identity(plans, settings), force)
-    compared = []
-    for plan in plans:
-        with watch.stage("edits"):
-            control, edits = edits_of(plan, device=device, force=force, observer=observer)
-        with watch.stage("evaluation"):
-            evaluation = evaluation_of(
-                plan,
-                edits,
-                settings=settings,
-                judging=judging,
-                device=device,
-                force=force,
-                observer=observer,
-            )
-        compared.append(
-            ComparedRecipe(
-                name=plan.name,
-                recipe=plan.recipe,
-                base=plan.base,
-                folder=plan.folder,
-                rows=rows_of(control, edits, evaluation),
-                evaluation=evaluation,
-            )
+    compared = [
+        compare_recipe(
+            plan,
+            settings=settings,
+            judging=judging,
+            device=device,
+            force=force,
+            observer=observer,
+            watch=watch,
         )
+        for plan in plans
+    ]
     observer.done()
     check_any_succeeded(compared)
     return Comparison(
@@ -161,6 +149,39 @@ def comparison_identity(plans: Sequence[RecipePlan], settings: Settings) -> dict
         "recipes": {plan.name: plan.recipe.sha256 for plan in plans},
         **asdict(settings),
     }
+
+
+def compare_recipe(
+    plan: RecipePlan,
+    *,
+    settings: Settings,
+    judging: Judging,
+    device: str | None,
+    force: bool,
+    observer: Observer,
+    watch: Stopwatch,
+) -> ComparedRecipe:
+    """One recipe: an edit by each method, the evaluation of all, a row for each."""
+    with watch.stage("edits"):
+        control, edits = edits_of(plan, device=device, force=force, observer=observer)
+    with watch.stage("evaluation"):
+        evaluation = evaluation_of(
+            plan,
+            edits,
+            settings=settings,
+            judging=judging,
+            device=device,
+            force=force,
+            observer=observer,
+        )
+    return ComparedRecipe(
+        name=plan.name,
+        recipe=plan.recipe,
+        base=plan.base,
+        folder=plan.folder,
+        rows=rows_of(control, edits, evaluation),
+        evaluation=evaluation,
+    )
 
 
 def evaluation_of(
