@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
+from types import FrameType
 
 import forgetcli
 
@@ -77,7 +78,7 @@ class Reads:
 
 def calling_function() -> str:
     """The name of the innermost function of forget on the stack."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_filename.startswith(str(PACKAGE)):
             return frame.f_code.co_name

@@ -59,9 +59,10 @@ def _plot_levels(axes: Axes) -> None:
     import numpy as np  # with matplotlib, for plots only
 
     grid = np.linspace(0.005, 1, 200)
-    x, y = np.meshgrid(grid, grid)
+    x = grid[np.newaxis, :]
+    y = grid[:, np.newaxis]
     curves = axes.contour(
-        x, y, 2 * x * y / (x + y), levels=list(H_LEVELS), colors="#cccccc", linewidths=0.7
+        grid, grid, 2 * x * y / (x + y), levels=list(H_LEVELS), colors="#cccccc", linewidths=0.7
     )
     axes.clabel(curves, fmt="H = %.1f", fontsize=7, colors="#999999")
 
