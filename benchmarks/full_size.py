@@ -30,6 +30,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline import memory
 
 SEED = 0
@@ -446,7 +447,7 @@ def stage_save(bench: Bench) -> None:
     weights = {}
     for block in SITES:
         key = ("text_encoder", f"text_model.encoder.layers.{block}.mlp.fc2.weight")
-        weight = checkpoint.read_tensor(base.folder, checkpoint.locate(base.folder, *key)).double()
+        weight = read_tensor(base.folder, checkpoint.locate(base.folder, *key)).double()
         weights[key] = weight + 0.01 * torch.randn(weight.shape, dtype=torch.float64)
     recipe, parameters = bench.recipe()
 
@@ -459,10 +460,9 @@ def stage_save(bench: Bench) -> None:
                     "stored_error": part.error,
                     "delta_rel": float(
                         (
-                            weights[component, name]
-                            - checkpoint.read_tensor(base.folder, part.site).double()
+                            weights[component, name] - read_tensor(base.folder, part.site).double()
                         ).norm()
-                        / checkpoint.read_tensor(base.folder, part.site).double().norm()
+                        / read_tensor(base.folder, part.site).double().norm()
                     ),
                 }
                 for (component, name), part in stored.items()

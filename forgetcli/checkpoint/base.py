@@ -16,9 +16,9 @@ from forgetcli.checkpoint.weights import PICKLES, WeightSet, locate, locate_all,
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
 from forgetcli.storage.files import files_digest, sha256_file, walk_files
-from forgetcli.storage.safetensors import TensorSite, WeightFile, read_tensor
+from forgetcli.storage.safetensors import TensorSite, WeightFile
 
-__all__ = ["Base", "TensorSite", "locate", "read_tensor", "resolve"]
+__all__ = ["Base", "TensorSite", "locate", "resolve"]
 
 INDEX = "model_index.json"
 OTHER_WEIGHTS = (

@@ -13,12 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from forgetcli.errors import ModelError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ITEM_BITS = {
     "BOOL": 8,
@@ -257,21 +254,6 @@ def read_bytes(folder: Path, site: TensorSite) -> bytes:
     if len(data) != site.end - site.start:
         raise damaged(Path(folder, site.file), f"it ends within '{site.key}'")
     return data
-
-
-def read_tensor(folder: Path, site: TensorSite) -> Tensor:
-    """The tensor at `site`, in the dtype that it is stored in, on the CPU.
-
-    Raises:
-        ModelError: model.dtype: it is not one of float64, float32, float16, bfloat16.
-    """
-    import torch
-
-    data = read_bytes(folder, site)
-    dtype = getattr(torch, editable_dtype(site))
-    if not data:  # frombuffer refuses
-        return torch.empty(site.shape, dtype=dtype)
-    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(site.shape)
 
 
 def editable_dtype(site: TensorSite) -> str:

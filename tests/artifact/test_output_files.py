@@ -22,6 +22,7 @@ from single_files import ldm, settings
 from forgetcli.artifact import patch, provenance
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import OutputError
+from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline import apply
 from forgetcli.storage import atomic, copying
 from forgetcli.storage.copying import Copying
@@ -117,7 +118,7 @@ def edit(
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for component, parameter in CHANGED:
-        W = checkpoint.read_tensor(base.folder, base.locate(component, parameter)[0]).double()
+        W = read_tensor(base.folder, base.locate(component, parameter)[0]).double()
         weights[component, parameter] = W + 0.1 * torch.randn(
             W.shape, generator=generator, dtype=torch.float64
         )

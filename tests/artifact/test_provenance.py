@@ -21,6 +21,7 @@ from pipelines import tiny_sd
 from forgetcli.artifact import patch, provenance
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import ModelError, OutputError
+from forgetcli.models.tensors import read_tensor
 from forgetcli.storage import atomic
 from forgetcli.storage.files import sha256_file, walk_files
 
@@ -59,9 +60,7 @@ def apply(
     resolved = checkpoint.resolve(base)
     weights = {}
     for key in (("text_encoder", FC2), ("text_encoder", "final_layer_norm.bias")):
-        weight = checkpoint.read_tensor(
-            resolved.folder, checkpoint.locate(resolved.folder, *key)
-        ).double()
+        weight = read_tensor(resolved.folder, checkpoint.locate(resolved.folder, *key)).double()
         generator = torch.Generator().manual_seed(1)
         weights[key] = weight + 0.1 * torch.randn(
             weight.shape, generator=generator, dtype=torch.float64
@@ -118,7 +117,7 @@ def test_the_edited_folder_loads(edited):
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(edited, safety_checker=None)
-    wanted = checkpoint.read_tensor(edited, site(edited))
+    wanted = read_tensor(edited, site(edited))
     assert torch.equal(
         pipeline.text_encoder.get_parameter(FC2), wanted.to(pipeline.text_encoder.dtype)
     )

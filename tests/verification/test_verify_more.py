@@ -22,9 +22,9 @@ from forgetcli.artifact import provenance
 from forgetcli.checkpoint import base
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
+from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline import apply, revert
 from forgetcli.storage.files import sha256_file
-from forgetcli.storage.safetensors import read_tensor
 from forgetcli.verification import audit
 
 WEIGHTS = "text_encoder/model.safetensors"
