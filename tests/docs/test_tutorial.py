@@ -33,7 +33,12 @@ def test_every_command_of_the_tutorial_runs(tmp_path: Path) -> None:
             assert program == "forget", command
             done = forget(folder, *arguments, **SMALL)
             assert done.code == 0, f"{command}\n{done.stderr}"
-    for written in ("edited/README.md", "look", "eval/report.html", "van-gogh-to-monet.safetensors"):
+    for written in (
+        "edited/README.md",
+        "look",
+        "eval/report.html",
+        "van-gogh-to-monet.safetensors",
+    ):
         assert (folder / written).exists(), written
     base = weights(ROOT / "forgetcli" / "bundled" / "model")
     assert weights(folder / "undone") == base
