@@ -190,8 +190,8 @@ def commands_page() -> str:
         "",
         wrapped(
             "Exit codes: 0 done, 1 a negative verdict, 2 could not, 130 and 143 interrupted."
-            " `--json` prints one object on stdout; `-q` prints only the path. An option can also be"
-            " set by the environment variable that is named with it."
+            " `--json` prints one object on stdout; `-q` prints only the path. An option can also"
+            " be set by the environment variable that is named with it."
         ),
     ]
     for words, command in _commands("forget", root):
