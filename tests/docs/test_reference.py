@@ -76,3 +76,21 @@ def anchors(page: Path) -> set[str]:
         r"^#+ (.+)$", without_code(page.read_text(encoding="utf-8")), re.MULTILINE
     )
     return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", h.lower()).strip()) for h in headings}
+
+
+def test_files_and_tests_that_pages_name_exist() -> None:
+    """`forgetcli/…`, `tests/…`, `benchmarks/…`, `scripts/…` in code, and pytest's node ids."""
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py")]
+    defined = set(re.findall(r"^\s*def (test_\w+)", "\n".join(sources), re.MULTILINE))
+    missing = []
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *PAGES]:
+        text = page.read_text(encoding="utf-8")
+        for name in re.findall(r"::(test_\w+)", text):
+            if name not in defined:
+                missing.append(f"{page.name}: {name}")
+        for place in re.findall(
+            r"`[^`\n]*?\b((?:forgetcli|tests|benchmarks|scripts)/[\w/.]+)", text
+        ):
+            if place != "forgetcli/methods/values/" and not (ROOT / place.rstrip(".")).exists():
+                missing.append(f"{page.name}: {place}")
+    assert not missing
