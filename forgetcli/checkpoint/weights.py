@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from forgetcli.errors import ModelError
@@ -158,7 +158,7 @@ def locate_all(
     if sets is None:
         sets = weight_sets(folder, component)
     if weight_file is None:
-        weight_file = partial(WeightFile, folder)
+        weight_file = cache(partial(WeightFile, folder))
     sites: list[TensorSite] = []
     for weights in sets:
         if isinstance(weights.files, str):

@@ -53,7 +53,7 @@ def of_floats(tensor: Tensor) -> Content:
 
 
 def of_sites(folder: Path, sites: Iterable[TensorSite], shape: tuple[int, ...]) -> Content:
-    """Tensors of files in `folder`, concatenated along the first axis; read when they are written."""
+    """Tensors of files in `folder`, concatenated along the first axis, read as they are written."""
     sites = tuple(sites)
 
     def pieces() -> Iterator[bytes]:

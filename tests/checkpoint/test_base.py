@@ -75,7 +75,6 @@ def changed(weight: torch.Tensor, size: float, seed: int = 0) -> torch.Tensor:
 
 
 # --- what is patched
-# --------------------------------------------------------------------------------------------------
 
 
 def test_only_the_edited_bytes_differ(folder, tmp_path):
@@ -252,7 +251,6 @@ def test_a_quantised_tensor_is_refused(half, tmp_path):
 
 
 # --- rounding
-# ---------------------------------------------------------------------------------------------------------
 
 finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-65000, max_value=65000)
 
@@ -313,7 +311,6 @@ def test_bfloat16_is_the_nearest(value):
 
 
 # --- where a tensor lies
-# ----------------------------------------------------------------------------------------------
 
 
 def test_every_site_is_where_the_safetensors_library_finds_it(folder):
@@ -385,7 +382,6 @@ def test_shards_that_are_missing_or_unnamed_are_refused(half):
 
 
 # --- damaged files
-# ----------------------------------------------------------------------------------------------------
 
 
 def tensor_file(entries: object, data: bytes = b"\0" * 16, length: int | None = None) -> bytes:
@@ -398,7 +394,9 @@ def entry(start: int, end: int, shape=(4,), dtype="F16") -> dict:
 
 
 BROKEN = {
-    "a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 492265168\n",
+    "a git-lfs pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 492265168\n"
+    ),
     "a web page": b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>",
     "a pickle": b"PK\x03\x04" + b"\0" * 400,
     "empty": b"",
@@ -469,7 +467,6 @@ def test_no_damage_raises_anything_but_a_model_error(tmp_path_factory, cuts):
 
 
 # --- what is a model
-# --------------------------------------------------------------------------------------------------
 
 
 def refused(model) -> ModelError:
@@ -560,7 +557,6 @@ def test_a_near_name_is_suggested(tmp_path, monkeypatch, half):
 
 
 # --- the hub
-# ----------------------------------------------------------------------------------------------------------
 
 COMMIT = "a" * 40
 
@@ -612,7 +608,8 @@ def test_the_commit_is_recorded_and_found_again_after_the_branch_has_moved(
 ):
     snapshot = cache_model(half, hub_cache)
     (tmp_path / "r.toml").write_text(
-        '[[concepts]]\nconcept = "van gogh"\ntarget = "monet"\n[edit]\nsites = [1]\n[refine]\nmode = "copy"\n'
+        '[[concepts]]\nconcept = "van gogh"\ntarget = "monet"\n'
+        '[edit]\nsites = [1]\n[refine]\nmode = "copy"\n'
     )
     apply.apply(
         tmp_path / "r.toml",
@@ -649,7 +646,8 @@ def test_an_incomplete_cache_is_not_used(half, hub_cache):
     error = refused("org/tiny-sd@main")
     assert error.code == "model.not-found"
     assert error.hint.endswith(
-        "hf download org/tiny-sd --revision main --include '*.json' --include '*.txt' --include '*/*.safetensors'"
+        "hf download org/tiny-sd --revision main "
+        "--include '*.json' --include '*.txt' --include '*/*.safetensors'"
     )
 
 

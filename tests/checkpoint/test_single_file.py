@@ -119,7 +119,6 @@ def rewritten(file: Path, change: Callable[[dict], None]) -> Path:
 
 
 # --- names
-# ------------------------------------------------------------------------------------------------------------
 
 REAL = {
     "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
@@ -219,7 +218,6 @@ def test_the_architecture_is_known_from_the_text_encoders(keys, architecture):
 
 
 # --- reading
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("style", ["sd1", "sd2", "sdxl"])
@@ -261,7 +259,6 @@ def test_a_file_without_the_text_model_prefix_is_read_alike(folders, file):
 
 
 # --- editing
-# ----------------------------------------------------------------------------------------------------------
 
 
 def assert_only_edited_bytes_differ(file: Path, edited: Path) -> list[manifests.EditedTensor]:
@@ -728,7 +725,6 @@ def test_a_transposed_tensor_is_read_but_not_edited(read_only_files):
 
 
 # --- through the commands
-# ---------------------------------------------------------------------------------------------
 
 
 def test_the_commands_take_a_file_and_what_was_made_of_it(read_only_files, tmp_path):
@@ -818,7 +814,6 @@ def test_other_settings_draw_other_pictures_and_have_other_moments(file):
 
 
 # --- settings
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_settings_are_the_ones_asked_for_then_those_beside_the_file(folders, file, tmp_path):
@@ -907,7 +902,6 @@ def test_a_vae_that_the_file_lacks_is_taken_from_the_settings_folder(
 
 
 # --- bad input
-# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,6 @@ def mode(path: Path) -> int:
 
 
 # --- single files
-# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("mask", "wanted"), [(0o022, 0o644), (0o027, 0o640), (0o000, 0o666)])
@@ -133,7 +132,6 @@ def test_a_write_in_place_would_be_caught(tmp_path):
 
 
 # --- folders
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "no-exchange"])
@@ -328,7 +326,6 @@ def test_a_parent_that_is_a_file_is_said_in_one_line(tmp_path):
 
 
 # --- processes
-# --------------------------------------------------------------------------------------------------------
 
 SLOW_RUN = """
     import sys, time
