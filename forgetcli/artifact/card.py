@@ -123,9 +123,11 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
             model.
     """
     edited = EditedModel(Path(folder))
-    folder, made = edited.folder, edited.manifest
+    folder = edited.folder
+    made = edited.manifest
     recipe = recipes.load(made.recipe_path)
-    report, edits = _report(edited), edited.ledger
+    report = _report(edited)
+    edits = edited.ledger
     # Without a ledger: nothing is edited, or it was before there were ledgers.
     history = (
         History.of(edits)
@@ -204,7 +206,8 @@ def scores(folder: Path, results: Path) -> dict[str, Any]:
     try:
         data = json.loads(Path(results).read_text(encoding="utf-8"))
         mine = [model for model in data["models"] if model["digest"] == digest]
-        judge, images = str(data["judge"]["name"]), int(data["n_images"])
+        judge = str(data["judge"]["name"])
+        images = int(data["n_images"])
         rows = [("unedited", data["baseline"]), ("this model", mine[0]["edited"])] if mine else []
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise OutputError(
@@ -318,7 +321,8 @@ def _attribution() -> str:
 
 
 def _share(side: Mapping[str, Any], key: str) -> str:
-    value, interval = side.get(key), side.get(f"{key}_ci")
+    value = side.get(key)
+    interval = side.get(f"{key}_ci")
     if not isinstance(value, int | float):
         return "–"
     return f"{value:.3f}" + (f" ({interval[0]:.2f}–{interval[1]:.2f})" if interval else "")

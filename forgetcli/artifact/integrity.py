@@ -260,7 +260,8 @@ def _compare(folder: Path, manifest: Manifest, base: Base) -> list[Problem]:
 
 
 def _file_differences(folder: Path, manifest: Manifest, base: Base, path: str) -> list[str]:
-    mine, theirs = folder / path, base.folder / path
+    mine = folder / path
+    theirs = base.folder / path
     if not is_regular(mine):
         return ["differs from the base: no regular file"]
     if mine.stat().st_size != theirs.stat().st_size:

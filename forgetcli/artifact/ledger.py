@@ -397,7 +397,8 @@ def _kept(number: int, component: str, parameter: str, keys: Keys) -> dict[str, 
 
     from forgetcli.linalg import Moment
 
-    name, (d, n) = _keys(number, component, parameter), keys.columns.shape
+    name = _keys(number, component, parameter)
+    d, n = keys.columns.shape
     single = keys.columns.float()
     if n <= d and torch.equal(single.double(), keys.columns.double()):
         return {name: single, f"{name}:counts": keys.counts.double()}
@@ -413,7 +414,8 @@ def _moment(ledger: Ledger, name: str) -> Moment:
 
     from forgetcli.linalg import Moment
 
-    stored, counts = ledger.tensor(name), ledger.tensor(f"{name}:counts")
+    stored = ledger.tensor(name)
+    counts = ledger.tensor(f"{name}:counts")
     if stored.ndim == 2:
         return Moment.of(stored, counts)
     d = (math.isqrt(8 * len(stored) + 1) - 1) // 2

@@ -113,7 +113,9 @@ def apply(
     Raises:
         ForgetError: recipe, model, edit or output; nothing is left behind.
     """
-    observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
+    observer = observer or Silent()
+    watch = Stopwatch()
+    output = Path(output)
     started = datetime.now(UTC)
     job = prepare(recipe, model, config)
     refuse_overlap(output, job.base.place, kind="the base model")
@@ -133,6 +135,17 @@ def apply(
             observer.stage("writing")
             sites = _write(job, loaded, edit, checked, previous, staging, copying, started)
     observer.done()
+    return _result(job, output, edit, checked, sites, watch)
+
+
+def _result(
+    job: Job,
+    output: Path,
+    edit: Edit,
+    checked: Check,
+    sites: tuple[AppliedSite, ...],
+    watch: Stopwatch,
+) -> ApplyResult:
     return ApplyResult(
         output=output,
         base=ModelId.of(job.base),

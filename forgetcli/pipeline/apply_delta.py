@@ -48,7 +48,9 @@ def apply_delta(
     Raises:
         ForgetError: delta, base or output; nothing is left behind.
     """
-    observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
+    observer = observer or Silent()
+    watch = Stopwatch()
+    output = Path(output)
     started = datetime.now(UTC)
     with watch.stage("load"):
         delta = read(path)

@@ -157,7 +157,8 @@ def _ledger(site: EditableSite, concepts: TokenBatch) -> int:
     """Bytes of what the ledger keeps of a site: the change, the base's own weight, and the concept
     prompts' keys or their moment.
     """
-    weight, width = math.prod(site.shape), site.shape[1]
+    weight = math.prod(site.shape)
+    width = site.shape[1]
     wide = site.dtype in ledger.WIDE
     keys = min(4 * width * len(concepts.of(site.component).first), 4 * width * (width + 1))
     return weight * (8 if wide else 4) + weight * ITEM_BITS[site.dtype] // 8 + keys
@@ -165,7 +166,8 @@ def _ledger(site: EditableSite, concepts: TokenBatch) -> int:
 
 def _solving(site: EditableSite, concepts: TokenBatch, speed: Speed) -> float:
     """Seconds of one site's algebra in float64: two decompositions and products with the keys."""
-    width, distinct = site.shape[1], len(concepts.of(site.component).first)
+    width = site.shape[1]
+    distinct = len(concepts.of(site.component).first)
     return 2 * eigh_seconds(width) + 8 * distinct * width * width / (speed.linear / 2)
 
 
@@ -271,7 +273,8 @@ def _seconds(run: Callable[[], Any], device: torch.device | None) -> float:
 
     with torch.no_grad():
         once()
-        times, until = [once()], time.perf_counter() + TIMING_SECONDS
+        times = [once()]
+        until = time.perf_counter() + TIMING_SECONDS
         while time.perf_counter() < until:
             times.append(once())
     return sorted(times)[len(times) // 2]

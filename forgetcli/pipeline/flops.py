@@ -72,10 +72,8 @@ def denoiser_layers(base: Base) -> list[Layer]:
     for name, kind in (("unet", _of_unet), ("transformer", _of_transformer)):
         path = base.settings / name / "config.json"
         if path.is_file():
-            config, model = (
-                json.loads(path.read_text(encoding="utf-8")),
-                models.load(base, device="cpu"),
-            )
+            config = json.loads(path.read_text(encoding="utf-8"))
+            model = models.load(base, device="cpu")
             return [
                 layer
                 for key, shape in components.shapes(base, name).items()
@@ -102,7 +100,8 @@ def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: Load
     side = math.ceil(config["sample_size"] / 2**level)
     if len(shape) == 4:
         return Layer.convolution(shape, side)
-    text, pixels = positions(model, "text_encoder"), side * side
+    text = positions(model, "text_encoder")
+    pixels = side * side
     rows = (
         text
         if "attn2" in parts and parts[-2] in ("to_k", "to_v")

@@ -125,7 +125,8 @@ def inspect(base: Base) -> Inspection:
         ModelError: a weight file is damaged.
     """
     index = json.loads((base.settings / "model_index.json").read_text(encoding="utf-8"))
-    components, sites = [], []
+    components = []
+    sites = []
     for name, entry in index.items():
         if (
             name.startswith("_")

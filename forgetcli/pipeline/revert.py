@@ -159,7 +159,8 @@ def revert(
             model.changed: a file of the folder is not what its manifest says; and the errors of
             `atomic.publishing` and `statement.write`.
     """
-    observer, watch = observer or Silent(), Stopwatch()
+    observer = observer or Silent()
+    watch = Stopwatch()
     edited = EditedModel(Path(folder))
     output = edited.folder if output is None else Path(output)
     started = datetime.now(UTC)
@@ -262,7 +263,8 @@ def _write_card(folder: Path, staging: Path, rest: Ledger, report: Mapping[str, 
         last = recipes.parse(rest.edits[-1].recipe)
     except ForgetError:  # made by a plugin that is not here: the base's card, or none
         return
-    origin, named = rest.book.base, folder if rest.card() is None else staging
+    origin = rest.book.base
+    named = folder if rest.card() is None else staging
     card.write(
         staging,
         base=Base(origin.id, origin.revision, named),

@@ -19,11 +19,12 @@ from pipelines import shard, tiny_sd
 from safetensors.torch import load, save
 from single_files import ldm, settings
 
+from forgetcli import models
 from forgetcli.artifact import integrity, patch, statement
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import OutputError
 from forgetcli.models.tensors import read_tensor
-from forgetcli.pipeline import apply
+from forgetcli.pipeline.apply import apply
 from forgetcli.storage import atomic, copying
 from forgetcli.storage.copying import Copying
 from forgetcli.storage.files import refuse_overlap, walk_files
@@ -314,14 +315,10 @@ def test_too_little_room_is_said_with_both_figures_before_the_work(half, tmp_pat
     base = checkpoint.resolve(half)
     needed = sum((half / path).stat().st_size for path in base.files)
     monkeypatch.setattr(copying.shutil, "disk_usage", lambda path: Usage(10**9, 0, needed - 1))
-    monkeypatch.setattr(
-        apply.models, "load", lambda *args, **kwargs: pytest.fail("the work was begun")
-    )
+    monkeypatch.setattr(models, "load", lambda *args, **kwargs: pytest.fail("the work was begun"))
     (tmp_path / "art.toml").write_text('[[concepts]]\nconcept = "van gogh"\ntarget = "monet"\n')
     with pytest.raises(OutputError) as error:
-        apply.apply(
-            tmp_path / "art.toml", model=str(half), output=tmp_path / "edited", copying="copy"
-        )
+        apply(tmp_path / "art.toml", model=str(half), output=tmp_path / "edited", copying="copy")
     assert (
         error.value.code == "output.disk-full"
         and f"{(needed - 1) / 1e6:.1f} MB are free" in error.value.message
