@@ -116,7 +116,8 @@ def main(output: Path, sheet_seed: int) -> None:
             seen = [s.seen for s in judge.see(pictures, [a[at] for a in asked])]
             low, high = wilson(sum(seen), len(seen))
             print(
-                f"{kind} {group}: {sum(seen) / len(seen):.3f} ({low:.3f}–{high:.3f}), n = {len(seen)}; {seconds:.2f} s a picture",
+                f"{kind} {group}: {sum(seen) / len(seen):.3f} ({low:.3f}–{high:.3f}), n = "
+                f"{len(seen)}; {seconds:.2f} s a picture",
                 flush=True,
             )
             missed = Counter(a[at] for a, ok in zip(asked, seen) if not ok)

@@ -182,7 +182,8 @@ def main(
     results["all at once"] = study.scores(output / "at-once", "at-once")
     (output / "results.json").write_text(json.dumps(results, indent=1))
     print(
-        "\n| model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- |"
+        "\n| model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | "
+        "--- |"
     )
     for name, scores in {
         "unedited": results["all at once"]["baseline"],
