@@ -98,7 +98,7 @@ def _sites(edited: EditedModel, component: str) -> Iterator[TensorSite]:
     """The tensors of a component in the form that loaders read by default."""
     weights = weight_sets(edited.folder, component)[0]
     for file in weights.names:
-        for key, site in edited.header(f"{component}/{file}").items():
+        for key, site in edited.weight_file(f"{component}/{file}").sites.items():
             # Loaders ignore tensors of a shard that the index does not assign to it.
             if isinstance(weights.files, str) or weights.files.get(key) == file:
                 yield site
