@@ -503,9 +503,9 @@ def test_a_recipe_edits_any_family(family, settings, folders, before, tmp_path):
     )
     kinds = chosen.parameters["edit"].get("encoders", ["clip"])
     sites = loaded(folders[family]).pick_sites([1, 2, 3], kinds)
-    assert [s["name"] for s in result.sites] == [s.name for s in sites]
+    assert [s.name for s in result.sites] == [s.name for s in sites]
     assert all(
-        s["delta_rel"] > 0 and s["stored_error"] * s["delta_rel"] < 1e-7 for s in result.sites
+        s.delta_rel > 0 and s.stored_error * s.delta_rel < 1e-7 for s in result.sites
     )  # float32
     check_edited(
         folders[family],

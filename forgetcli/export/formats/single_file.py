@@ -26,7 +26,6 @@ from forgetcli.storage.safetensors import (
     ITEM_BITS,
     TensorSite,
     read_bytes,
-    read_header,
 )
 from forgetcli.storage.safetensors_writer import Content
 
@@ -68,7 +67,7 @@ def write(
     observer.stage("checking")
     # Reading this property verifies the digests of all files.
     _ = edited.files
-    contents = _contents(edited.folder, layout)
+    contents = _contents(edited, layout)
     observer.stage("writing")
     metadata = {
         **modelspec(edited, implementation=SOURCES[layout.xl]),
@@ -81,25 +80,25 @@ def write(
     return {"tensors": len(contents)}
 
 
-def _contents(folder: Path, layout: Layout) -> dict[str, Content]:
+def _contents(edited: EditedModel, layout: Layout) -> dict[str, Content]:
     """The checkpoint's tensors by key."""
     parts_of: dict[str, list[tuple[Place, TensorSite]]] = {}
     for component in layout.components:
-        for site in _sites(folder, component):
+        for site in _sites(edited, component):
             place = layout.place(component, site.key)
             if place is not None:
                 parts_of.setdefault(place.key, []).append((place, site))
     return {
-        key: _content(folder, key, sorted(parts, key=lambda entry: entry[0].third or 0))
+        key: _content(edited.folder, key, sorted(parts, key=lambda entry: entry[0].third or 0))
         for key, parts in parts_of.items()
     }
 
 
-def _sites(folder: Path, component: str) -> Iterator[TensorSite]:
+def _sites(edited: EditedModel, component: str) -> Iterator[TensorSite]:
     """The tensors of a component in the form that loaders read by default."""
-    weights = weight_sets(folder, component)[0]
+    weights = weight_sets(edited.folder, component)[0]
     for file in weights.names:
-        for key, site in read_header(folder, f"{component}/{file}").items():
+        for key, site in edited.weight_file(f"{component}/{file}").sites.items():
             # Loaders ignore tensors of a shard that the index does not assign to it.
             if isinstance(weights.files, str) or weights.files.get(key) == file:
                 yield site
