@@ -17,9 +17,8 @@ from forgetcli import methods, models, plugins
 from forgetcli.checkpoint import base
 from forgetcli.editing.closed_form import stored_weight
 from forgetcli.editing.cross_attention import pair_columns, prompt_columns
+from forgetcli.editing.task import Task
 from forgetcli.progress import Silent
-
-task = pytest.importorskip("forgetcli.editing.task")
 
 PAIRS = (("a dog", "a cat"),)
 PACKAGE = "forget_values"
@@ -60,7 +59,7 @@ def test_the_documented_method_moves_the_concept_and_keeps_the_rest(model, param
     settings = parameters.model_validate({"edit": {"lam": 1e-9}})
     preserved = ("", "a house", "a tree")
     edit = methods.load_edit("values")
-    result = edit(model, task.Task(PAIRS, preserve=preserved), settings, Silent())
+    result = edit(model, Task(PAIRS, preserve=preserved), settings, Silent())
     assert {name.split(".")[-2] for _, name in result.weights} == {"to_v"}
 
     pairs = pair_columns(model, PAIRS, "last")
@@ -76,12 +75,12 @@ def test_the_documented_method_moves_the_concept_and_keeps_the_rest(model, param
 
     # A large ridge changes hardly anything, so the two bounds above say something.
     gentle = parameters.model_validate({"edit": {"lam": 1e9}})
-    unchanged = edit(model, task.Task(PAIRS, preserve=preserved), gentle, Silent())
+    unchanged = edit(model, Task(PAIRS, preserve=preserved), gentle, Silent())
     assert all(report.fit > 0.99 for report in unchanged.sites)
 
 
 def test_it_needs_no_torch_to_be_described(parameters) -> None:
     described = methods.get("values")
-    cost = described.cost(task.Task(PAIRS), parameters())
+    cost = described.cost(Task(PAIRS), parameters())
     assert cost.encoded == 3
     assert "torch" not in vars(described)
