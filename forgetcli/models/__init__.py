@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import pkgutil
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 def family_names() -> list[str]:
     """Names of all families, sorted."""
-    return sorted(m.name for m in pkgutil.iter_modules(families.__path__))
+    return families.names()
 
 
 def get(family: str) -> ModuleType:

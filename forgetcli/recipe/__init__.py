@@ -15,7 +15,7 @@ from forgetcli.bundled import recipes as bundled_recipes
 from forgetcli.bundled.recipes import bundled
 from forgetcli.errors import ForgetError, RecipeError
 from forgetcli.recipe import parameters as method_tables
-from forgetcli.recipe import prompt_files, toml_lines
+from forgetcli.recipe import json_schema, prompt_files, toml_lines
 from forgetcli.recipe import usage as records
 from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
@@ -139,9 +139,7 @@ def parse(
 
 def schema() -> dict[str, Any]:
     """JSON Schema of a recipe with the tables of every method, for editors."""
-    from forgetcli.recipe.json_schema import build
-
-    return build()
+    return json_schema.build()
 
 
 def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, Any]]:

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
-from forgetcli import methods, models
+from forgetcli import methods
 from forgetcli.errors import ForgetError
+from forgetcli.models import families as model_families
 from forgetcli.recipe.model import Document
 from forgetcli.recipe.problems import Sheet, did_you_mean, faults_of, in_words, unknown_key
 from forgetcli.recipe.toml_lines import KeyPath
@@ -59,8 +60,8 @@ def faults_of_families(tables: object, method: object, sheet: Sheet) -> list[For
     faults = []
     for name, own in tables.items() if isinstance(tables, Mapping) else ():
         path = ("families", name)
-        if name not in models.family_names():
-            hint = did_you_mean(name, models.family_names())
+        if name not in model_families.names():
+            hint = did_you_mean(name, model_families.names())
             faults.append(
                 sheet.problem("unknown-family", path, f"there is no family '{name}'", hint)
             )
