@@ -21,6 +21,7 @@ from forgetcli.cli.options import (
     recipe_names,
 )
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts, methods
 
 Recipes = Annotated[
     list[str],
@@ -33,16 +34,14 @@ Recipes = Annotated[
 ]
 Methods = Annotated[
     str,
-    typer.Option(
-        "--methods", metavar="NAME,…", envvar="FORGET_METHODS", help="Methods to compare, or all."
-    ),
+    typer.Option("--methods", metavar="NAME,…", help="Methods to compare, or all."),
 ]
 Quick = Annotated[
     bool,
     typer.Option(
         "--quick",
-        envvar="FORGET_QUICK",
-        help="Draw three prompts of a kind for each concept and six concepts that stay, for a first look.",
+        help="Generate only three prompts of a kind for each concept and six retained concepts, for a "
+        "first look.",
     ),
 ]
 Output = Annotated[
@@ -51,7 +50,7 @@ Output = Annotated[
         "--output",
         "-o",
         envvar="FORGET_COMPARE_OUTPUT",
-        help="Folder for edits, pictures and the table.",
+        help="Folder for edits, images and the table.",
     ),
 ]
 
@@ -76,13 +75,12 @@ def compare(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Edit by RECIPE with every method, and score them all beside the unedited model, at equal
+    """Edit by RECIPE with every method, and score all results beside the unedited model, at equal
     prompts and seeds.
 
-    A method takes its parameters from the recipe's [methods.NAME], else its defaults. Writes
-    report.html, results.json,
-    results.csv and compare.md. Run it again to go on where it was cut short, or with other
-    --methods to add some.
+    A method takes its parameters from the recipe's \\[methods.NAME], otherwise its defaults. Writes
+    report.html, results.json, results.csv and compare.md. Run it again to resume an interrupted
+    comparison, or with other --methods to add methods.
 
     \b
     Examples:
@@ -90,6 +88,7 @@ def compare(
       forget compare art_styles --methods nullspace,uce --quick
       forget compare art_styles objects scenes -n 4 -o all-methods --json
     """
+    # Imported here: loads torch or pydantic, which completion and help must not wait for.
     from forgetcli import recipe as recipes_
     from forgetcli.experiments import comparison
 
@@ -98,6 +97,7 @@ def compare(
     for warning in (warning for recipe in loaded for warning in recipe.warnings):
         sink.remark(warning, title="warning")
     with sink.observer() as observer:
+        # Imported here: loads matplotlib and jinja2, after the libraries have been silenced.
         from forgetcli.report import comparison as report
 
         result = comparison.compare(
@@ -137,8 +137,6 @@ def _warnings(recipe: dict) -> list[str]:
 
 
 def _shown(data: dict, files) -> list:
-    from forgetcli.cli.tables import facts, methods
-
     return [
         methods(data),
         facts(

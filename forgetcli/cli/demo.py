@@ -9,15 +9,15 @@ import typer
 
 from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts, shares
 
 Output = Annotated[
-    Path, typer.Option("--output", "-o", envvar="FORGET_DEMO_OUTPUT", help="Folder for all of it.")
+    Path,
+    typer.Option("--output", "-o", envvar="FORGET_DEMO_OUTPUT", help="Folder for all outputs."),
 ]
 Recipe = Annotated[
     str,
-    typer.Option(
-        "--recipe", envvar="FORGET_RECIPE", help="A recipe file, or a bundled recipe's name."
-    ),
+    typer.Option("--recipe", help="A recipe file, or a bundled recipe's name."),
 ]
 
 
@@ -28,8 +28,8 @@ def demo(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """The whole story on the embedded model, in a few minutes: edit, draw before and after, score,
-    report.
+    """Run the whole workflow on the embedded model, in a few minutes: edit, generate images before
+    and after, score, report.
 
     \b
     Examples:
@@ -38,6 +38,7 @@ def demo(
     """
     sink = Sink("demo", json=json, quiet=quiet)
     with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.experiments import demo as story
 
         result = story.run(output, recipe=recipe, device=device, observer=observer)
@@ -45,8 +46,6 @@ def demo(
 
 
 def _shown(result) -> list:
-    from forgetcli.cli.tables import facts, shares
-
     return [
         *shares(result.evaluation.as_dict()),
         facts({"report": result.report, "grid": result.grid, "edited model": result.edited}),

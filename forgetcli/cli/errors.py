@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import typer
 
 from forgetcli.cli import stdout
+from forgetcli.cli.visible import one_line
 from forgetcli.errors import ForgetError, RecipeError
 
 COULD_NOT = 2
@@ -85,12 +86,6 @@ def print_line(line: ErrorLine) -> None:
             typer.echo(typer.style("hint:", bold=True) + f" {one_line(line.hint)}", err=True)
     except OSError:
         stdout.discard(sys.stderr)
-
-
-def one_line(text: str) -> str:
-    """`text` without line breaks and control characters, which could also drive the terminal."""
-    flat = " ".join(text.split())
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in flat)
 
 
 def _is_usage(error: BaseException) -> bool:

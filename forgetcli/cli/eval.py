@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from forgetcli import distributed
 from forgetcli.cli.options import (
     BatchOption,
     DeviceOption,
@@ -22,19 +23,21 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts, quality, shares
 from forgetcli.errors import ForgetError
 
 Folders = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[DIR]...", help="Edited models of one base.", show_default="edited"),
+    typer.Argument(
+        metavar="[DIR]...", help="Edited models of one base model.", show_default="edited"
+    ),
 ]
 Recipe = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        envvar="FORGET_RECIPE",
         show_default="the one it was made with",
-        help="Whose evaluation prompts to use.",
+        help="Recipe whose evaluation prompts are used.",
     ),
 ]
 Prompts = Annotated[
@@ -42,7 +45,6 @@ Prompts = Annotated[
     typer.Option(
         "--prompts",
         "-p",
-        envvar="FORGET_PROMPTS",
         show_default=False,
         help="A prompt set to use: CSV, TOML or text.",
     ),
@@ -51,9 +53,8 @@ PromptsFormat = Annotated[
     str | None,
     typer.Option(
         "--prompts-format",
-        envvar="FORGET_PROMPTS_FORMAT",
-        show_default="by the file's form",
-        help="ume, i2p, unlearncanvas, csv, text, toml.",
+        show_default="detected from the file",
+        help="Format of the prompt set: ume, i2p, unlearncanvas, csv, text or toml.",
     ),
 ]
 Ask = Annotated[
@@ -61,34 +62,32 @@ Ask = Annotated[
     typer.Option(
         "--ask",
         metavar="CONCEPT",
-        envvar="FORGET_ASK",
         show_default="the prompt set's own",
-        help="What the judge is to look for in every picture of a prompt set.",
+        help="Concept that the judge looks for in every image of a prompt set.",
     ),
 ]
 Images = Annotated[
     int,
-    typer.Option("--images", "-n", min=1, envvar="FORGET_IMAGES", help="Pictures for each prompt."),
+    typer.Option("--images", "-n", min=1, help="Images for each prompt."),
 ]
 Guidance = Annotated[
     float | None,
     typer.Option(
         "--guidance",
         min=1.0,
-        envvar="FORGET_GUIDANCE",
         show_default="the model's own",
-        help="Guidance.",
+        help="Classifier-free guidance.",
     ),
 ]
 Judge = Annotated[
-    str, typer.Option("--judge", envvar="FORGET_JUDGE", help="Who decides what is seen.")
+    str,
+    typer.Option("--judge", help="Classifier that judges the images: demo, clip, vlm or nudenet."),
 ]
 JudgeSet = Annotated[
     list[str] | None,
     typer.Option(
         "--judge-set",
         metavar="KEY=VALUE",
-        envvar="FORGET_JUDGE_SET",
         show_default=False,
         help="A setting of the judge: model=openai/clip-vit-base-patch32. Repeatable.",
     ),
@@ -97,14 +96,13 @@ Features = Annotated[
     str,
     typer.Option(
         "--features",
-        envvar="FORGET_FEATURES",
         help="Extractor for distance, FID and KID: demo, inception, none.",
     ),
 ]
 Output = Annotated[
     Path,
     typer.Option(
-        "--output", "-o", envvar="FORGET_EVAL_OUTPUT", help="Folder for report and pictures."
+        "--output", "-o", envvar="FORGET_EVAL_OUTPUT", help="Folder for report and images."
     ),
 ]
 FailUnder = Annotated[
@@ -112,7 +110,6 @@ FailUnder = Annotated[
     typer.Option(
         "--fail-under",
         metavar="KEY=BOUND,…",
-        envvar="FORGET_FAIL_UNDER",
         show_default=False,
         help="Exit with 1 if a measure is lower: forget=0.8,retain=0.8,h=0.8.",
     ),
@@ -121,7 +118,6 @@ Confident = Annotated[
     bool,
     typer.Option(
         "--confident",
-        envvar="FORGET_CONFIDENT",
         help="Compare the lower end of the interval instead.",
     ),
 ]
@@ -129,7 +125,6 @@ JUnit = Annotated[
     Path | None,
     typer.Option(
         "--junit",
-        envvar="FORGET_JUNIT",
         show_default=False,
         help="Also write JUnit XML, for dashboards.",
     ),
@@ -159,9 +154,10 @@ def evaluate(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure what edited models have forgotten and what they have kept, beside the unedited one.
+    """Measure what edited models have forgotten and what they have kept, beside the unedited model.
 
-    Writes report.html, results.json and results.csv. Run it again to go on where it was cut short.
+    Writes report.html, results.json and results.csv. Run it again to resume an interrupted
+    evaluation.
 
     \b
     Examples:
@@ -173,7 +169,7 @@ def evaluate(
       forget eval --judge clip --judge-set model=openai/clip-vit-base-patch32
       accelerate launch -m forgetcli eval -n 16
     """
-    from forgetcli import distributed
+    # Imported here: the package evaluation may load torch.
     from forgetcli.evaluation import gates
 
     bounds = gates.parse(fail_under) if fail_under is not None else ()
@@ -183,10 +179,12 @@ def evaluate(
         )
     folders, loaded, asked = folders or [Path("edited")], None, None
     if recipe is not None:
+        # Imported here: loads pydantic.
         from forgetcli import recipe as recipes
 
         loaded = recipes.load(recipe)
     if prompts is not None:
+        # Imported here: may load a plug-in.
         from forgetcli.evaluation import prompt_sets
 
         asked = prompt_sets.load(prompts, prompts_format)
@@ -197,6 +195,7 @@ def evaluate(
     for warning in asked.warnings if asked else ():
         sink.remark(warning, title="warning")
     with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli import evaluation, report
 
         result = evaluation.evaluate(
@@ -228,13 +227,14 @@ def evaluate(
     title = ", ".join(run.subject.name for run in result.edited)
     files = report.write(output, result, data, title=title, command=command_line())
     if junit is not None:
+        # Imported here: the package report loads matplotlib and jinja2.
         from forgetcli.report.results import write_junit
 
         write_junit(junit, data, outcomes)
     sink.result(data, human=lambda: _shown(data, files), quiet=files.page)
     for outcome in outcomes:
         if not outcome.passed:
-            typer.echo(f"failed: {outcome.text}", err=True)
+            sink.failure(f"failed: {outcome.text}")
     if not all(outcome.passed for outcome in outcomes):
         raise typer.Exit(1)
 
@@ -262,8 +262,6 @@ def command_line() -> str:
 
 
 def _shown(data: dict, files) -> list:
-    from forgetcli.cli.tables import facts, quality, shares
-
     return [
         *shares(data),
         *quality(data),

@@ -9,18 +9,20 @@ import typer
 
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import table
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
 
 
 def log(folder: Folder = Path("edited"), json: JsonFlag = False, quiet: QuietFlag = False) -> None:
-    """List the edits that were made to DIR, one after the other, with what each forgot.
+    """List the edits that were made to DIR, in order, with their concepts.
 
     \b
     Examples:
       forget log
       forget log edited-2 --json
     """
+    # Imported here: loads torch or pydantic, which completion and help must not wait for.
     from forgetcli.pipeline import revert
 
     found = revert.log(folder)
@@ -30,8 +32,6 @@ def log(folder: Folder = Path("edited"), json: JsonFlag = False, quiet: QuietFla
 
 
 def _shown(found):
-    from forgetcli.cli.tables import table
-
     base = found.base["id"] + (f"@{found.base['revision']}" if found.base["revision"] else "")
     if not found.edits:
         return f"{found.folder}: no edits; it is the base '{base}'"

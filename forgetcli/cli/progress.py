@@ -23,7 +23,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from forgetcli.cli.errors import debugging, one_line
+from forgetcli.cli.errors import debugging
+from forgetcli.cli.visible import one_line
 from forgetcli.progress import Observer
 
 SECONDS_BETWEEN_LINES = 5.0

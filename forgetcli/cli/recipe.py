@@ -1,4 +1,4 @@
-"""``forget recipe``. None of it needs torch."""
+"""``forget recipe``. No command here needs torch."""
 
 from __future__ import annotations
 
@@ -7,18 +7,40 @@ from typing import Annotated
 
 import typer
 
+from forgetcli import recipe as recipes
+from forgetcli.bundled import recipes as bundled
 from forgetcli.cli import errors
-from forgetcli.cli.apply import Method
-from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag, RecipeName, SetOption, show_help
+from forgetcli.cli.commands import Command
+from forgetcli.cli.options import (
+    ForceFlag,
+    JsonFlag,
+    MethodOption,
+    QuietFlag,
+    RecipeName,
+    SetOption,
+    show_help,
+)
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import table
+from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.models import families
+from forgetcli.recipe import json_schema
+from forgetcli.recipe import text as recipe_text
+from forgetcli.recipe.problems import did_you_mean
 
-app = typer.Typer(help="Write, check and look at recipes.", invoke_without_command=True)
+app = typer.Typer(
+    name="recipe",
+    help="Write, check and show recipes.",
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
 app.callback()(show_help)
 
 
-@app.command("init")
+@app.command("init", cls=Command)
 def init(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to write it.")] = Path(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="File to write.")] = Path(
         "recipe.toml"
     ),
     force: ForceFlag = False,
@@ -31,15 +53,13 @@ def init(
     Example:
       forget recipe init my.toml && forget recipe validate my.toml
     """
-    from forgetcli.recipe import text as recipe_text
-
     sink = Sink("recipe init", json=json, quiet=quiet)
     recipe_text.write_starter(path, force=force)
     sink.result({"path": str(path)}, human=lambda: str(path), quiet=path)
     sink.remark(f"edit it, then: forget recipe validate {path}", title="next")
 
 
-@app.command("validate")
+@app.command("validate", cls=Command)
 def validate(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE…", help="Recipes to check.", show_default=False)
@@ -48,16 +68,13 @@ def validate(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Check recipes: every fault at once, each with its line. Exit code 2 if there is any.
+    """Check recipes and report every fault with its line. Exit code 2 if there is any.
 
     \b
     Examples:
       forget recipe validate my.toml
       forget recipe validate recipes/*.toml --json
     """
-    from forgetcli import recipe as recipes
-    from forgetcli.errors import RecipeError
-
     sink = Sink("recipe validate", json=json, quiet=quiet)
     checked, valid = [], []
     for file in files:
@@ -100,24 +117,23 @@ Family = Annotated[
     str | None,
     typer.Option(
         "--family",
-        envvar="FORGET_FAMILY",
         show_default=False,
-        help="As it is for models of this family (sd, sdxl, …): with what [families.NAME] says.",
+        help="Print the recipe for models of this family (sd, sdxl, …), with its \\[families.NAME].",
     ),
 ]
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show(
     recipe: RecipeName,
-    method: Method = None,
+    method: MethodOption = None,
     family: Family = None,
     set_: SetOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Print a recipe with every default filled in, its methods' too, and the edit pairs that it
-    makes.
+    """Print a recipe with every default filled in, including those of its methods, and its edit
+    pairs.
 
     \b
     Examples:
@@ -126,17 +142,11 @@ def show(
       forget recipe show my.toml --family sdxl
       forget recipe show my.toml --set refine.steps=6 > full.toml
     """
-    from forgetcli import models
-    from forgetcli import recipe as recipes
-    from forgetcli.errors import ForgetError
-    from forgetcli.recipe import text as recipe_text
-    from forgetcli.recipe.problems import did_you_mean
-
     sink = Sink("recipe show", json=json, quiet=quiet)
     loaded = recipes.load(recipe, set_ or (), method)
     if family is not None:
-        if family not in models.family_names():
-            hint = did_you_mean(family, models.family_names())
+        if family not in families.names():
+            hint = did_you_mean(family, families.names())
             raise ForgetError(
                 "recipe.unknown-family", f"--family: there is no family '{family}'", hint
             )
@@ -157,18 +167,15 @@ def show(
     )
 
 
-@app.command("schema")
+@app.command("schema", cls=Command)
 def schema(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
-    """Print the JSON Schema of recipes, with which editors complete and check them. With -q, the
+    """Print the JSON Schema of recipes, which editors use to complete and check them. With -q, the
     path of a copy.
 
     \b
     Example:
       forget recipe schema > recipe.schema.json
     """
-    from forgetcli.bundled import recipes as bundled
-    from forgetcli.recipe import json_schema
-
     Sink("recipe schema", json=json, quiet=quiet).result(
         {"schema": json_schema.build()},
         human=lambda: json_schema.text().rstrip("\n"),
@@ -176,7 +183,7 @@ def schema(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     )
 
 
-@app.command("ls")
+@app.command("ls", cls=Command)
 def list_bundled(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     """List the recipes that come with forget.
 
@@ -184,9 +191,6 @@ def list_bundled(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget recipe ls
     """
-    from forgetcli import recipe as recipes
-    from forgetcli.cli.tables import table
-
     found = {name: recipes.load(path) for name, path in recipes.bundled().items()}
     data = {
         "recipes": [

@@ -19,7 +19,6 @@ Edits = Annotated[
     typer.Option(
         "--edit",
         min=1,
-        envvar="FORGET_EDIT",
         show_default=False,
         help="Number of an edit, as in forget log. Repeatable.",
     ),
@@ -48,7 +47,7 @@ def revert(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Take edits out of DIR; the others stay. The base is not needed.
+    """Remove edits from DIR; the other edits stay. The base is not needed.
 
     Without -o DIR itself is replaced, in one step, which needs --force.
 
@@ -64,6 +63,7 @@ def revert(
         )
     sink = Sink("revert", json=json, quiet=quiet)
     with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.pipeline import revert as reversal
 
         result = reversal.revert(

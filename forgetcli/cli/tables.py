@@ -9,6 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from forgetcli.cli.visible import visible
+
 _SHARES = (
     ("forget", "forget"),
     ("direct", "forget_direct"),
@@ -19,19 +21,25 @@ _SHARES = (
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
-    """A plain table. Columns whose name starts with ``>`` are right-aligned; cells are text, never
-    markup.
+    """A plain table; a column whose name starts with ``>`` is right-aligned.
+
+    Titles, names and cells are text, never markup. Escaped here already, so that columns fit.
     """
-    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    result = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text(visible(title), style="table.title") if title else None,
+        title_justify="left",
+        pad_edge=False,
+    )
     for column in columns:
-        made.add_column(
-            column.lstrip(">"),
+        result.add_column(
+            Text(visible(column.lstrip(">"), keep="")),
             justify="right" if column.startswith(">") else "left",
             overflow="fold",
         )
     for row in rows:
-        made.add_row(*(Text(str(cell)) for cell in row))
-    return made
+        result.add_row(*(Text(visible(str(cell), keep="")) for cell in row))
+    return result
 
 
 def facts(values: Mapping[str, Any], indent: int = 0) -> str:
@@ -46,9 +54,10 @@ def facts(values: Mapping[str, Any], indent: int = 0) -> str:
                 all(not isinstance(item, list | tuple | Mapping) for item in value)
                 and len(value) <= 12
             )
-            lines.append(f"{head} {', '.join(map(str, value)) if short else len(value)}")
+            text = ", ".join(map(str, value)) if short else str(len(value))
+            lines.append(f"{head} {visible(text, keep='')}")
         elif value is not None:
-            lines.append(f"{head} {value}")
+            lines.append(f"{head} {visible(str(value), keep='')}")
     return "\n".join(lines)
 
 
