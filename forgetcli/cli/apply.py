@@ -65,7 +65,7 @@ Link = Annotated[
     bool,
     typer.Option(
         "--link",
-        help="Hard-link unedited files. They use no space, and are the base's: do not write to them.",
+        help="Hard-link unedited files: no space, but the base shares them; do not write to them.",
     ),
 ]
 Copy = Annotated[

@@ -40,8 +40,8 @@ Quick = Annotated[
     bool,
     typer.Option(
         "--quick",
-        help="Generate only three prompts of a kind for each concept and six retained concepts, for a "
-        "first look.",
+        help="Use only three prompts of a kind for each concept and six retained concepts, for a first "
+        "look.",
     ),
 ]
 Output = Annotated[
@@ -130,7 +130,8 @@ def compare(
 def _warnings(recipe: dict) -> list[str]:
     """A line for each method that failed with a recipe."""
     return [
-        f"{recipe['name']}: {row['name']} failed: {row['error']['message']} ({row['error']['code']})"
+        f"{recipe['name']}: {row['name']} failed: "
+        f"{row['error']['message']} ({row['error']['code']})"
         for row in recipe["methods"]
         if row["error"]
     ]

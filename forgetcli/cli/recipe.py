@@ -101,7 +101,8 @@ def validate(
             {"path": file, "ok": True, "warnings": list(loaded.warnings), "problems": []}
         )
         valid.append(
-            f"{file}: valid ({len(loaded.concepts)} concepts, {len(loaded.edit_pairs())} edit pairs, "
+            f"{file}: valid ({len(loaded.concepts)} concepts, "
+            f"{len(loaded.edit_pairs())} edit pairs, "
             f"{len(loaded.preserve_prompts())} prompts preserved)"
         )
     ok = len(valid) == len(checked)
@@ -118,7 +119,7 @@ Family = Annotated[
     typer.Option(
         "--family",
         show_default=False,
-        help="Print the recipe for models of this family (sd, sdxl, …), with its \\[families.NAME].",
+        help="Print the recipe for models of this family (sd, sdxl, …): with \\[families.NAME].",
     ),
 ]
 

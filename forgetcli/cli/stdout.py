@@ -12,7 +12,7 @@ def ensure() -> None:
     """Give a process that was started without stdout or stderr (``>&-``) ones that go nowhere."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def write(text: str) -> None:

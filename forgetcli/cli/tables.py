@@ -90,21 +90,19 @@ def plan(data: Mapping[str, Any]) -> list:
 
 def estimates(data: Mapping[str, Any]) -> str:
     """Time, memory and disk, said to be estimates."""
-    spent = (
-        "unknown for this method or model"
-        if data["seconds"] is None
-        else f"about {data['seconds']:.0f} s"
+    time = memory = "unknown for this method or model"
+    if data["seconds"] is not None:
+        time = f"about {data['seconds']:.0f} s"
+    if data["memory_bytes"] is not None:
+        memory = f"about {size(data['memory_bytes'])}"
+    disk = (
+        f"up to {size(data['disk_bytes'])}, next to none where files can be shared; "
+        f"cache {size(data['cache_bytes'])}"
     )
-    needed = (
-        "unknown for this method or model"
-        if data["memory_bytes"] is None
-        else f"about {size(data['memory_bytes'])}"
-    )
-    copied = f"up to {size(data['disk_bytes'])}, next to none where files can be shared; cache {size(data['cache_bytes'])}"
     lines = {
-        "time": spent,
-        "memory": needed,
-        "disk": copied,
+        "time": time,
+        "memory": memory,
+        "disk": disk,
         "on": f"{data['device']}, {data['dtype']}",
         "basis": data["basis"],
     }
@@ -152,7 +150,8 @@ def shares(data: Mapping[str, Any]) -> list[Table]:
                 *((m["name"], m["edited"]) for m in models),
             ]
         ),
-        title=f"{data['n_images']} pictures, judge {_judge(data['judge'])}, 95 % intervals in brackets",
+        title=f"{data['n_images']} images, judge {_judge(data['judge'])}, "
+        "95 % intervals in brackets",
     )
     return [
         head,
@@ -180,12 +179,13 @@ def methods(data: Mapping[str, Any]) -> Table:
             ]
             for row in data["methods"]
         ),
-        title=f"{recipes}: {data['n_images']} pictures, judge {data['judge'].get('name', '')}, 95 % intervals in brackets",
+        title=f"{recipes}: {data['n_images']} images, judge {data['judge'].get('name', '')}, "
+        "95 % intervals in brackets",
     )
 
 
 def quality(data: Mapping[str, Any]) -> list[Table]:
-    """What happened to the pictures that should not have changed."""
+    """Change of the images that should not change."""
     rows = []
     for model in data["models"]:
         measured = model["quality"]
@@ -198,7 +198,7 @@ def quality(data: Mapping[str, Any]) -> list[Table]:
             rows.append(
                 [model["name"], f"CLIP score, {side}", _share(scored, "value", "ci"), scored["n"]]
             )
-    title = "quality of what should stay, against the unedited pictures"
+    title = "quality of the retained images, against the unedited images"
     return [table(("model", "measure", ">value", ">n"), rows, title=title)] if rows else []
 
 
@@ -224,12 +224,14 @@ def search(data: Mapping[str, Any]) -> Table:
 
 
 def _judge(judge: Mapping[str, Any]) -> str:
-    """Its name, and how right it is on drawings it never saw."""
-    hands = (judge.get("accuracy") or {}).get("other_hands")
-    return judge.get("name", "") + (
-        f" (right on {hands['thing']:.1%} of things and {hands['style']:.1%} of styles drawn by hands it never saw)"
-        if hands
-        else ""
+    """The judge's name, and its accuracy on drawings by artists outside its training data."""
+    name = judge.get("name", "")
+    accuracy = (judge.get("accuracy") or {}).get("other_hands")
+    if not accuracy:
+        return name
+    return (
+        f"{name} (right on {accuracy['thing']:.1%} of things and {accuracy['style']:.1%} of styles "
+        "drawn by hands it never saw)"
     )
 
 

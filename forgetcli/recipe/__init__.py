@@ -14,8 +14,8 @@ import tomli
 from forgetcli.bundled import recipes as bundled_recipes
 from forgetcli.bundled.recipes import bundled
 from forgetcli.errors import ForgetError, RecipeError
-from forgetcli.recipe import parameters as method_tables
 from forgetcli.recipe import json_schema, prompt_files, toml_lines
+from forgetcli.recipe import parameters as method_tables
 from forgetcli.recipe import usage as records
 from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
