@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from difflib import get_close_matches
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 
 from forgetcli.errors import ForgetError
@@ -45,21 +45,20 @@ def find(package: str, group: str, name: str, code: str, what: str) -> ModuleTyp
     )
 
 
-def _load(point, what: str) -> ModuleType:
+def _load(point: EntryPoint, what: str) -> ModuleType:
     try:
         return point.load()
-    except Exception as error:  # a stranger's code: anything can happen
+    except Exception as error:  # code of a third party: any exception is possible
         raise ForgetError(
             "plugin.broken",
-            f"the {what} '{point.name}' ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
+            f"the {what} '{point.name}' ({point.value}) cannot be loaded: "
+            f"{type(error).__name__}: {error}",
             "update or uninstall the package that it comes from",
         ) from error
 
 
 def _local(package: str) -> dict[str, str]:
-    """Name → module; a module whose name begins with an underscore is shared code, not one to be
-    named.
-    """
+    """Name → module. Modules whose names begin with an underscore are shared code, not plug-ins."""
     found = (
         module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)
     )

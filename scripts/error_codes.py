@@ -48,7 +48,7 @@ class Raising:
 
 
 def raisings(package: Path = PACKAGE) -> Iterator[Raising]:
-    """Every place in the source that makes an error with a code, in the order of files and lines."""
+    """Every place in the source that makes an error with a code, in file order."""
     for file in sorted(package.rglob("*.py")):
         module = ".".join(file.relative_to(package).with_suffix("").parts)
         tree = ast.parse(file.read_text(encoding="utf-8"))
@@ -126,7 +126,7 @@ def page() -> str:
     rows = []
     for code, places in sorted(found.items()):
         modules = ", ".join(f"`{module}`" for module in sorted({p.module for p in places}))
-        message = next((p.message for p in places if p.message), "")
+        message = next((p.message for p in places if p.message), "{…}")
         cell = " ".join(message.split()).replace("|", "\\|").replace("<", "&lt;")
         rows.append(f"| `{code}` | {modules} | {cell} |\n")
     return HEAD + "".join(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from forgetcli.cli.progress import silence_hub
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, plan, sites
 from forgetcli.errors import ForgetError
+
+if TYPE_CHECKING:
+    from forgetcli.recipe import Recipe
 
 Output = Annotated[
     Path,
@@ -113,7 +116,7 @@ def apply(
     sink = Sink("apply", json=json, quiet=quiet)
     if link and copy:
         raise ForgetError("usage", "--link and --copy exclude each other", "leave one of them out")
-    copying = "link" if link else "copy" if copy else "reflink"
+    copying = "link" if link else ("copy" if copy else "reflink")
     if delta is not None:
         if recipe or set_ or method or dry_run:
             raise typer.BadParameter(
@@ -148,12 +151,9 @@ def apply(
         )
     data = result.as_dict()
     sink.result(data, human=lambda: _as_text(data), quiet=output)
-    shown = (
-        prompt
-        for concept in loaded.concepts
-        for prompt in (*concept.indirect, *concept.direct, concept.concept)
-    )
-    command = ["forget", "generate", next(shown), "--model", str(output), "--compare-base"]
+    first = loaded.concepts[0]
+    prompt = (*first.indirect, *first.direct, first.concept)[0]
+    command = ["forget", "generate", prompt, "--model", str(output), "--compare-base"]
     sink.remark(shlex.join(command), title="next")
 
 
@@ -184,7 +184,7 @@ def _apply_delta(
 
 
 def _plan(
-    recipe,
+    recipe: Recipe,
     model: str | None,
     config: str | None,
     output: Path,

@@ -77,7 +77,7 @@ def list_entries(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     }
     Sink("cache ls", json=json, quiet=quiet).result(
         data,
-        human=lambda: _shown(entries, data),
+        human=lambda: _as_text(entries, data),
         quiet=[cache.bucket / f"{entry.key}.safetensors" for entry in entries],
     )
 
@@ -143,7 +143,7 @@ def prune(
     )
 
 
-def _as_dict(entry) -> dict:
+def _as_dict(entry: moment_cache.Entry) -> dict:
     return {
         "key": entry.key,
         "bytes": entry.bytes,
@@ -153,7 +153,7 @@ def _as_dict(entry) -> dict:
     }
 
 
-def _shown(entries: list, data: dict) -> list:
+def _as_text(entries: list, data: dict) -> list:
     rows = (
         [
             entry.key[:12],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, methods
+
+if TYPE_CHECKING:
+    from forgetcli.report import Files
 
 Recipes = Annotated[
     list[str],
@@ -121,7 +124,7 @@ def compare(
         )
     data = result.as_dict()
     files = report.write(output, result, data, command=command_line())
-    sink.result(data, human=lambda: _shown(data, files), quiet=files.page)
+    sink.result(data, human=lambda: _as_text(data, files), quiet=files.page)
     for recipe in data["recipes"]:
         for warning in _warnings(recipe):
             sink.remark(warning, title="warning")
@@ -137,7 +140,7 @@ def _warnings(recipe: dict) -> list[str]:
     ]
 
 
-def _shown(data: dict, files) -> list:
+def _as_text(data: dict, files: Files) -> list:
     return [
         methods(data),
         facts(

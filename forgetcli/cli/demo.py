@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, shares
+
+if TYPE_CHECKING:
+    from forgetcli.experiments.demo import Story
 
 Output = Annotated[
     Path,
@@ -42,10 +45,10 @@ def demo(
         from forgetcli.experiments import demo as story
 
         result = story.run(output, recipe=recipe, device=device, observer=observer)
-    sink.result(result.as_dict(), human=lambda: _shown(result), quiet=result.report)
+    sink.result(result.as_dict(), human=lambda: _as_text(result), quiet=result.report)
 
 
-def _shown(result) -> list:
+def _as_text(result: Story) -> list:
     return [
         *shares(result.evaluation.as_dict()),
         facts({"report": result.report, "grid": result.grid, "edited model": result.edited}),

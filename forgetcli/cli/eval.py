@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,6 +25,11 @@ from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, quality, shares
 from forgetcli.errors import ForgetError
+
+if TYPE_CHECKING:
+    from forgetcli.evaluation.gates import Gate
+    from forgetcli.evaluation.run import Evaluation
+    from forgetcli.report import Files
 
 Folders = Annotated[
     list[Path] | None,
@@ -169,39 +174,28 @@ def evaluate(
       forget eval --judge clip --judge-set model=openai/clip-vit-base-patch32
       accelerate launch -m forgetcli eval -n 16
     """
-    # Imported here: the package evaluation may load torch.
-    from forgetcli.evaluation import gates
+    bounds = _bounds(fail_under, confident)
+    # Imported here: the recipe loads pydantic, and the package evaluation may load torch.
+    from forgetcli import recipe as recipes
+    from forgetcli.evaluation import prompt_sets
 
-    bounds = gates.parse(fail_under) if fail_under is not None else ()
-    if confident and not bounds:
-        raise ForgetError(
-            "eval.no-gate", "--confident needs --fail-under", "for instance --fail-under forget=0.8"
-        )
-    folders, loaded, asked = folders or [Path("edited")], None, None
-    if recipe is not None:
-        # Imported here: loads pydantic.
-        from forgetcli import recipe as recipes
-
-        loaded = recipes.load(recipe)
-    if prompts is not None:
-        # Imported here: may load a plug-in.
-        from forgetcli.evaluation import prompt_sets
-
-        asked = prompt_sets.load(prompts, prompts_format)
+    loaded = recipes.load(recipe) if recipe is not None else None
+    prompt_set = prompt_sets.load(prompts, prompts_format) if prompts is not None else None
     if distributed.launched():
-        silence_libraries()  # before the launcher's state imports them
+        # Before the launcher's state imports them.
+        silence_libraries()
     main = distributed.current().main
     sink = Sink("eval", json=json, quiet=quiet or not main)
-    for warning in asked.warnings if asked else ():
+    for warning in prompt_set.warnings if prompt_set else ():
         sink.remark(warning, title="warning")
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.
-        from forgetcli import evaluation, report
+        from forgetcli import evaluation
 
         result = evaluation.evaluate(
-            folders,
+            folders or [Path("edited")],
             recipe=loaded,
-            prompts=asked,
+            prompts=prompt_set,
             ask=ask,
             images=images,
             seed=seed,
@@ -216,8 +210,38 @@ def evaluate(
             force=force,
             observer=observer,
         )
-    if not main:
-        return  # the first process reports
+    # The first process reports.
+    if main and not _report(result, bounds, confident, output, junit, sink):
+        raise typer.Exit(1)
+
+
+def _bounds(fail_under: str | None, confident: bool) -> Sequence[Gate]:
+    """The bounds of ``--fail-under``."""
+    # Imported here: the package evaluation may load torch.
+    from forgetcli.evaluation import gates
+
+    bounds = gates.parse(fail_under) if fail_under is not None else ()
+    if confident and not bounds:
+        raise ForgetError(
+            "eval.no-gate", "--confident needs --fail-under", "for instance --fail-under forget=0.8"
+        )
+    return bounds
+
+
+def _report(
+    result: Evaluation,
+    bounds: Sequence[Gate],
+    confident: bool,
+    output: Path,
+    junit: Path | None,
+    sink: Sink,
+) -> bool:
+    """Write and print the report; whether every bound was met."""
+    # Imported here: the reports load matplotlib and jinja2.
+    from forgetcli import report
+    from forgetcli.evaluation import gates
+    from forgetcli.report.results import write_junit
+
     data = result.as_dict()
     outcomes = list(gates.outcomes(data, bounds, confident=confident))
     data["gates"] = [
@@ -227,16 +251,12 @@ def evaluate(
     title = ", ".join(run.subject.name for run in result.edited)
     files = report.write(output, result, data, title=title, command=command_line())
     if junit is not None:
-        # Imported here: the package report loads matplotlib and jinja2.
-        from forgetcli.report.results import write_junit
-
         write_junit(junit, data, outcomes)
-    sink.result(data, human=lambda: _shown(data, files), quiet=files.page)
-    for outcome in outcomes:
-        if not outcome.passed:
-            sink.failure(f"failed: {outcome.text}")
-    if not all(outcome.passed for outcome in outcomes):
-        raise typer.Exit(1)
+    sink.result(data, human=lambda: _as_text(data, files), quiet=files.page)
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    for outcome in failed:
+        sink.failure(f"failed: {outcome.text}")
+    return not failed
 
 
 def settings(pairs: Sequence[str]) -> dict[str, object]:
@@ -258,10 +278,11 @@ def settings(pairs: Sequence[str]) -> dict[str, object]:
 
 
 def command_line() -> str:
+    """The command as the user called it, for reports."""
     return shlex.join(["forget", *sys.argv[1:]])
 
 
-def _shown(data: dict, files) -> list:
+def _as_text(data: dict, files: Files) -> list:
     return [
         *shares(data),
         *quality(data),

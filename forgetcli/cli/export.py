@@ -120,10 +120,10 @@ def export(
             observer=observer,
         )
     data = done.as_dict()
-    sink.result(data, human=lambda: _shown(data), quiet=done.output)
+    sink.result(data, human=lambda: _as_text(data), quiet=done.output)
 
 
-def _shown(data: dict) -> list:
+def _as_text(data: dict) -> list:
     rows = data.get("tensors")
     if not isinstance(rows, list):
         return [facts({**data, "seconds": data["seconds"]["total"]})]

@@ -65,10 +65,10 @@ def inspect(
             recipe, model=model, config=config, device=device, dtype=dtype.value if dtype else None
         )
         data |= {"recipe": recipe, "estimates": plan.as_dict()["estimates"]}
-    sink.result(data, human=lambda: _shown(data), quiet=base.place)
+    sink.result(data, human=lambda: _as_text(data), quiet=base.place)
 
 
-def _shown(data: dict) -> list:
+def _as_text(data: dict) -> list:
     components = table(
         ("component", "class", ">parameters", ">size", "stored as"),
         (
@@ -103,7 +103,7 @@ def _shown(data: dict) -> list:
             if others
             else []
         ),
-        _how(data["edited"]),
+        _edit_state(data["edited"]),
         *([estimates(data["estimates"])] if "estimates" in data else []),
     ]
 
@@ -112,7 +112,7 @@ def _count(parameters: int | None) -> str:
     return "–" if parameters is None else f"{parameters:,}"
 
 
-def _how(edited: dict | None) -> str:
+def _edit_state(edited: dict | None) -> str:
     if edited is None:
         return "not edited by forget"
     if "problem" in edited:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
+
+if TYPE_CHECKING:
+    from forgetcli.pipeline.revert import Reverted
 
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="The edited model.", show_default=False)
@@ -69,14 +72,12 @@ def revert(
         result = reversal.revert(
             folder, None if everything else edit, output=output, force=force, observer=observer
         )
-    sink.result(result.as_dict(), human=lambda: _shown(result), quiet=result.output)
+    sink.result(result.as_dict(), human=lambda: _as_text(result), quiet=result.output)
 
 
-def _shown(result) -> str:
-    out = ", ".join(map(str, result.reverted))
-    left = (
-        f"left: {', '.join(map(str, result.left))}"
-        if result.left
-        else "none is left: it is the base"
-    )
-    return f"{result.output}: taken out: {out}; {left}"
+def _as_text(result: Reverted) -> str:
+    removed = ", ".join(map(str, result.reverted))
+    left = "none is left: it is the base"
+    if result.left:
+        left = f"left: {', '.join(map(str, result.left))}"
+    return f"{result.output}: taken out: {removed}; {left}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TextIO
 
 
 def ensure() -> None:
@@ -35,7 +36,7 @@ def close() -> None:
             discard(stream)
 
 
-def discard(stream=None) -> None:
+def discard(stream: TextIO | None = None) -> None:
     """Send what is still written to `stream` (stdout) nowhere."""
     stream = stream or sys.stdout
     nowhere = os.open(os.devnull, os.O_WRONLY)

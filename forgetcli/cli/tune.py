@@ -122,10 +122,10 @@ def tune(
             observer=observer,
         )
     data = result.as_dict()
-    sink.result(data, human=lambda: _shown(data), quiet=result.recipe)
+    sink.result(data, human=lambda: _as_text(data), quiet=result.recipe)
 
 
-def _shown(data: dict) -> list:
+def _as_text(data: dict) -> list:
     return [
         search(data),
         facts(

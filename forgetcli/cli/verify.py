@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.visible import one_line
+
+if TYPE_CHECKING:
+    from forgetcli.artifact.provenance import Verdict
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
 Base = Annotated[
@@ -94,19 +97,17 @@ def verify(
         verdict = audit.verify(folder, base, recipe=recipe, signature=signature, key=key)
     sink.result(
         verdict.as_dict(),
-        human=lambda: _shown(folder, verdict),
+        human=lambda: _as_text(folder, verdict),
         quiet=[folder] if verdict.ok else [],
     )
     raise typer.Exit(0 if verdict.ok else 1)
 
 
-def _shown(folder: Path, verdict) -> str:
-    found = len(verdict.problems)
-    state = (
-        "verified"
-        if verdict.ok
-        else f"NOT what its manifest says: {found} difference{'s' * (found != 1)}"
-    )
+def _as_text(folder: Path, verdict: Verdict) -> str:
+    count = len(verdict.problems)
+    state = "verified"
+    if not verdict.ok:
+        state = f"NOT what its manifest says: {count} difference{'s' * (count != 1)}"
     return "\n".join(
         [
             f"{folder}: {state} ({verdict.files} files, {verdict.edited} edited tensors)",

@@ -392,7 +392,7 @@ def test_variables_stand_for_flags_and_json_can_be_quiet(forget, good: Path):
         (["apply", "good.toml", "--sede", "3"], "usage", "--sede"),
         (["apply", "good.toml", "--dtype", "float8"], "usage", "float8"),
         (["generate", "x", "-n", "0"], "usage", "--count"),
-        (["generate"], "usage", "nothing to draw"),
+        (["generate"], "usage", "nothing to generate"),
         (["generate", "--prompts", "absent.txt"], "prompts.not-found", "absent.txt: no such file"),
         (["apply", "absent.toml"], "recipe.not-found", "absent.toml: there is no such recipe"),
         (
