@@ -130,16 +130,17 @@ def prune(
         )
     limit = _size(max_size) if max_size is not None else None
     cache = moment_cache.MomentCache()
-    gone = cache.prune(older_than_days=older_than, max_bytes=limit, everything=everything)
+    deleted = cache.prune(older_than_days=older_than, max_bytes=limit, everything=everything)
+    freed = sum(entry.bytes for entry in deleted)
     data = {
         "path": str(cache.folder),
-        "bytes": sum(entry.bytes for entry in gone),
-        "pruned": [_as_dict(entry) for entry in gone],
+        "bytes": freed,
+        "pruned": [_as_dict(entry) for entry in deleted],
     }
     Sink("cache prune", json=json, quiet=quiet).result(
         data,
-        human=lambda: f"{len(gone)} entries deleted, {size(data['bytes'])} freed",
-        quiet=[entry.key for entry in gone],
+        human=lambda: f"{len(deleted)} entries deleted, {size(freed)} freed",
+        quiet=[entry.key for entry in deleted],
     )
 
 

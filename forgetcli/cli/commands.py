@@ -61,7 +61,7 @@ class LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         """The command that `args` begin with, imported."""
         name, listed, rest = super().resolve_command(ctx, args)
-        return name, listed and self.load(name), rest
+        return name, self.load(name) if name and listed else listed, rest
 
     @classmethod
     def load(cls, name: str) -> Any:

@@ -43,8 +43,8 @@ Quick = Annotated[
     bool,
     typer.Option(
         "--quick",
-        help="Use only three prompts of a kind for each concept and six retained concepts, for a first "
-        "look.",
+        help="Use only three prompts of a kind for each concept and six retained concepts, for a "
+        "first look.",
     ),
 ]
 Output = Annotated[

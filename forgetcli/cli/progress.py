@@ -1,4 +1,4 @@
-"""Progress on stderr: bars on a terminal, otherwise a line every few seconds. Silences libraries."""
+"""Progress on stderr: bars on a terminal, else a line every few seconds. Silences libraries."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ class Bars:
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         if self.task is not None:
-            self.progress.update(
-                self.task, advance=steps, **({"figures": in_words(figures)} if figures else {})
-            )
+            self.progress.update(self.task, advance=steps)
+            if figures:
+                self.progress.update(self.task, figures=in_words(figures))
 
     def note(self, message: str) -> None:
         self.progress.console.print(one_line(message), markup=False, soft_wrap=True)

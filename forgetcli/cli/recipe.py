@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -76,7 +76,8 @@ def validate(
       forget recipe validate recipes/*.toml --json
     """
     sink = Sink("recipe validate", json=json, quiet=quiet)
-    checked, valid = [], []
+    checked: list[dict[str, Any]] = []
+    valid: list[str] = []
     for file in files:
         try:
             loaded = recipes.load(file, set_ or ())
@@ -211,5 +212,5 @@ def list_bundled(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
             ("name", ">concepts", "description"),
             ([n, len(r.concepts), r.description] for n, r in found.items()),
         ),
-        quiet=[r.source for r in found.values()],
+        quiet=[str(r.source) for r in found.values()],
     )

@@ -71,9 +71,8 @@ class Sink:
             # Another program gets the path as it is, or it could not open it.
             stdout.write(visible(lines) if sys.stdout.isatty() else lines)
         else:
-            shown = human()
-            parts = shown if isinstance(shown, list | tuple) else [shown]
-            for part in parts:
+            shown: Any = human()
+            for part in shown if isinstance(shown, list | tuple) else [shown]:
                 stdout.write(visible(part) + "\n" if isinstance(part, str) else rendered(part))
 
     def remark(self, message: str, *, title: str = "") -> None:

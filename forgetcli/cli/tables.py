@@ -43,7 +43,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
 
 
 def facts(values: Mapping[str, Any], indent: int = 0) -> str:
-    """``key: value`` lines, nested ones indented; long lists by their number."""
+    """``key: value`` lines, nested ones indented; of a long list only its length."""
     lines = []
     for key, value in values.items():
         head = f"{' ' * indent}{key.replace('_', ' ')}:"
@@ -61,19 +61,10 @@ def facts(values: Mapping[str, Any], indent: int = 0) -> str:
     return "\n".join(lines)
 
 
-def plan(data: Mapping[str, Any]) -> list:
-    """What ``apply --dry-run`` says: the job, its sites with what is cached, and what it would
-    need.
-    """
-    apart = ("sites", "estimates")
-    shown = [
-        facts(
-            {
-                **{key: value for key, value in data.items() if key not in apart},
-                "seconds": data["seconds"]["total"],
-            }
-        )
-    ]
+def plan(data: Mapping[str, Any]) -> list[str | Table]:
+    """The output of ``apply --dry-run``: the job, its sites with cached moments, and estimates."""
+    job = {key: value for key, value in data.items() if key not in ("sites", "estimates")}
+    parts: list[str | Table] = [facts({**job, "seconds": data["seconds"]["total"]})]
     if data.get("sites"):
         rows = [
             [
@@ -84,12 +75,14 @@ def plan(data: Mapping[str, Any]) -> list:
             ]
             for s in data["sites"]
         ]
-        shown.append(table(("site", ">shape", "stored as", "second moments"), rows))
-    return [*shown, estimates(data["estimates"])] if data.get("estimates") else shown
+        parts.append(table(("site", ">shape", "stored as", "second moments"), rows))
+    if data.get("estimates"):
+        parts.append(estimates(data["estimates"]))
+    return parts
 
 
 def estimates(data: Mapping[str, Any]) -> str:
-    """Time, memory and disk, said to be estimates."""
+    """Estimated time, memory and disk."""
     time = memory = "unknown for this method or model"
     if data["seconds"] is not None:
         time = f"about {data['seconds']:.0f} s"

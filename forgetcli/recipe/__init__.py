@@ -1,6 +1,4 @@
-"""Recipes: what to forget, what it turns into, what must stay. Read and checked here, without
-torch.
-"""
+"""Recipes: concepts to forget, their targets, and what must not change. Checked without torch."""
 
 from __future__ import annotations
 
@@ -82,26 +80,13 @@ def parse(
     """
     name = str(source or UNNAMED)
     body, record, data = _read(text, name)
-    overridden: dict[KeyPath, str] = {}
-    problems: list[ForgetError] = []
-    for override in (*record.overrides, *overrides):
-        try:
-            keys, value = _assignment(override)
-            path = _assign(data, keys, value, override)
-            overridden[path] = override.partition("=")[0].strip()
-            method_tables.hold_for_all_families(data, path)
-        except ForgetError as error:
-            problems.append(error)
+    overridden, problems = _overridden(data, (*record.overrides, *overrides))
     sheet = Sheet(name, data, toml_lines.key_lines(body.removeprefix(_BOM)), overridden)
 
     own = {key: value for key, value in data.items() if key in Document.model_fields}
     parameters = {key: value for key, value in data.items() if key not in own}
     faults = faults_of(Document, own, sheet)
-    problems += faults + method_tables.faults(data.get("method", "nullspace"), parameters, sheet)
-    problems += method_tables.faults_of_others(data.get("methods"), sheet, ("methods",))
-    problems += method_tables.faults_of_families(
-        data.get("families"), data.get("method", "nullspace"), sheet
-    )
+    problems += [*faults, *_method_faults(data, parameters, sheet)]
     document = _document_apart_from(faults, own)
     if document is None:
         raise RecipeError(sorted(problems, key=_line))
@@ -135,6 +120,35 @@ def parse(
         file_prompts=tuple(kept.prompt for kept in preserved if kept.file_line),
         warnings=tuple(doubts(document, sheet)),
     )
+
+
+def _overridden(
+    data: dict[str, Any], overrides: Sequence[str]
+) -> tuple[dict[KeyPath, str], list[ForgetError]]:
+    """Change `data` as overrides say: the keys by path, as written, and the faulty overrides."""
+    keys_by_path: dict[KeyPath, str] = {}
+    problems: list[ForgetError] = []
+    for override in overrides:
+        try:
+            keys, value = _assignment(override)
+            path = _assign(data, keys, value, override)
+            keys_by_path[path] = override.partition("=")[0].strip()
+            method_tables.hold_for_all_families(data, path)
+        except ForgetError as error:
+            problems.append(error)
+    return keys_by_path, problems
+
+
+def _method_faults(
+    data: Mapping[str, Any], parameters: Mapping[str, Any], sheet: Sheet
+) -> list[ForgetError]:
+    """Faults in the tables of the recipe's own method, of other methods and of families."""
+    method = data.get("method", "nullspace")
+    return [
+        *method_tables.faults(method, parameters, sheet),
+        *method_tables.faults_of_others(data.get("methods"), sheet, ("methods",)),
+        *method_tables.faults_of_families(data.get("families"), method, sheet),
+    ]
 
 
 def schema() -> dict[str, Any]:
@@ -185,7 +199,7 @@ def _document_apart_from(faults: list[ForgetError], own: Mapping[str, Any]) -> D
 
 
 def _line(problem: ForgetError) -> int:
-    """Faults are told from top to bottom; those without a line (``--set``) come first."""
+    """The line of a problem, for sorting; those without one (``--set``) come first."""
     match = re.search(r":(\d+): ", problem.message)
     return int(match[1]) if match else 0
 

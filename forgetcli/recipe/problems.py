@@ -1,4 +1,4 @@
-"""Faults of a recipe, each said in a recipe's own words with the line it stands on."""
+"""Faults of a recipe, each in the recipe's own terms and with its line."""
 
 from __future__ import annotations
 
@@ -172,7 +172,8 @@ def no_concepts(sheet: Sheet, path: KeyPath) -> ForgetError:
         "empty",
         path,
         "there are no [[concepts]]: nothing to forget",
-        'add a table [[concepts]] with concept = "…" and target = "…"  (forget recipe init writes an example)',
+        'add a table [[concepts]] with concept = "…" and target = "…"  '
+        "(forget recipe init writes an example)",
     )
 
 
@@ -198,7 +199,7 @@ def did_you_mean(
 
 
 def table_in_words(path: KeyPath) -> str:
-    """A table as the owner of keys: ``[refine]``, ``[[concepts]]``, ``a recipe`` for the top level."""
+    """A table as the owner of keys: ``[refine]``, ``[[concepts]]``; ``a recipe`` at the top."""
     if path and all(isinstance(key, str) for key in path):
         return f"[{'.'.join(map(str, path))}]"
     return in_words(path)
