@@ -24,7 +24,6 @@ from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import table
 from forgetcli.errors import ForgetError, RecipeError
 from forgetcli.models import families
-from forgetcli.recipe import json_schema
 from forgetcli.recipe import text as recipe_text
 from forgetcli.recipe.problems import did_you_mean
 
@@ -178,6 +177,9 @@ def schema(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget recipe schema > recipe.schema.json
     """
+    # Imported here: the other commands do not need it, and would wait for it.
+    from forgetcli.recipe import json_schema
+
     Sink("recipe schema", json=json, quiet=quiet).result(
         {"schema": json_schema.build()},
         human=lambda: json_schema.text().rstrip("\n"),
