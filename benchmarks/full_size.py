@@ -29,6 +29,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline import memory
 
 SEED = 0
@@ -322,10 +323,10 @@ class Bench:
 
 def stage_imports(bench: Bench) -> None:
     def run():
-        import diffusers.models.unets.unet_2d_condition
-        import transformers.models.clip.modeling_clip
+        import diffusers.models.unets.unet_2d_condition  # noqa: F401
+        import transformers.models.clip.modeling_clip  # noqa: F401
 
-        import forgetcli.pipeline.apply
+        import forgetcli.pipeline.apply  # noqa: F401
 
     bench.clocked(run)
 
@@ -438,7 +439,7 @@ def stage_save(bench: Bench) -> None:
     weights = {}
     for block in SITES:
         key = ("text_encoder", f"text_model.encoder.layers.{block}.mlp.fc2.weight")
-        weight = checkpoint.read_tensor(base.folder, checkpoint.locate(base.folder, *key)).double()
+        weight = read_tensor(base.folder, checkpoint.locate(base.folder, *key)).double()
         weights[key] = weight + 0.01 * torch.randn(weight.shape, dtype=torch.float64)
     recipe, parameters = bench.recipe()
 
@@ -451,10 +452,9 @@ def stage_save(bench: Bench) -> None:
                     "stored_error": part.error,
                     "delta_rel": float(
                         (
-                            weights[component, name]
-                            - checkpoint.read_tensor(base.folder, part.site).double()
+                            weights[component, name] - read_tensor(base.folder, part.site).double()
                         ).norm()
-                        / checkpoint.read_tensor(base.folder, part.site).double().norm()
+                        / read_tensor(base.folder, part.site).double().norm()
                     ),
                 }
                 for (component, name), part in stored.items()

@@ -48,7 +48,8 @@ from forgetcli.artifact.ledger_files import (
 from forgetcli.artifact.patch import Stored, changes, encode, stored_as
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ModelError
-from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header, read_tensor
+from forgetcli.models.tensors import read_tensor
+from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
 
 if TYPE_CHECKING:
     from torch import Tensor

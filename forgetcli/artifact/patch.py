@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 from forgetcli.artifact.manifest import CARD
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import EditError
-from forgetcli.storage.atomic import can_clone, sync_file
-from forgetcli.storage.copying import Copying, put, refuse_lack_of_room
-from forgetcli.storage.safetensors import TensorSite, editable_dtype, read_tensor
+from forgetcli.models.tensors import read_tensor
+from forgetcli.storage.atomic import sync_file
+from forgetcli.storage.copying import Copying, can_clone, put, refuse_lack_of_room
+from forgetcli.storage.safetensors import TensorSite, editable_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,18 +10,16 @@ hub's cache or fetched.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from forgetcli.checkpoint.ldm_keys import DENOISER, LdmKeys, Place
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
-from forgetcli.storage.safetensors import TensorSite, read_header, read_tensor, weight_sets
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from forgetcli.storage.safetensors import TensorSite, WeightFile
 
 INDEX = "model_index.json"
 CONFIG = "config"  # the folder of settings beside a file, in an output too
@@ -55,8 +53,13 @@ class SingleFile:
         return self.folder / self.name
 
     @cached_property
-    def header(self) -> dict[str, TensorSite]:
-        return read_header(self.folder, self.name)
+    def weights(self) -> WeightFile:
+        return WeightFile(self.folder, self.name)
+
+    @property
+    def header(self) -> Mapping[str, TensorSite]:
+        """The tensors by key."""
+        return self.weights.sites
 
     @cached_property
     def keys(self) -> LdmKeys:
@@ -92,15 +95,14 @@ class SingleFile:
             self.header[key].part(place.third) for key in (place.key, *self.keys.copies(place.key))
         ]
 
-    def tensor(self, component: str, parameter: str) -> Tensor:
-        """A parameter's values, in the dtype that the file has, on the CPU.
+    def stored(self, component: str, parameter: str) -> tuple[TensorSite, bool]:
+        """Where a parameter's values are, and whether they are stored transposed.
 
         Raises:
-            ModelError: model.no-tensor, model.dtype.
+            ModelError: model.no-tensor.
         """
         place = self._place(component, parameter)
-        values = read_tensor(self.folder, self.header[place.key].part(place.third))
-        return values.T.contiguous() if place.transposed else values
+        return self.header[place.key].part(place.third), place.transposed
 
     def tensors_of(self, component: str) -> dict[str, TensorSite]:
         """Every tensor of a component that is in the file, by key without the component's prefix."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from forgetcli import models as families
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import table
+from forgetcli.models import known as known_models
 
 
 def models(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
@@ -17,7 +17,7 @@ def models(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget models
     """
-    known = families.known()
+    known = known_models.known()
     data = {
         "models": [
             {"name": m.name, "family": m.family, "path": str(m.path), "description": m.description}

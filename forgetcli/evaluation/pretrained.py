@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from forgetcli.checkpoint.base import files_digest
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
 from forgetcli.storage import atomic, hub, safetensors
+from forgetcli.storage.files import files_digest, sha256_file
 
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # all of a model's files but the weights
 PATTERNS = (*SETTINGS, "*.safetensors")  # no pickles
@@ -77,12 +78,12 @@ class Weights:
         """SHA-256 over the names and contents of `files`; the same wherever the folder is.
         Gigabytes take seconds.
         """
-        return files_digest({file: atomic.sha256_file(self.folder / file) for file in self.files})
+        return files_digest({file: sha256_file(self.folder / file) for file in self.files})
 
     @cached_property
     def config_digest(self) -> str:
         settings = {path.name for pattern in SETTINGS for path in self.folder.glob(pattern)}
-        return files_digest({name: atomic.sha256_file(self.folder / name) for name in settings})
+        return files_digest({name: sha256_file(self.folder / name) for name in settings})
 
     def load(self, cls, **settings):
         """The network, ready to be asked. Never opens a pickle and never runs code that came with
@@ -204,7 +205,7 @@ def _check(folder: Path) -> None:
 
 def _weight_files(folder: Path) -> tuple[str, ...]:
     try:
-        files = safetensors.weight_sets(folder, "")[0].files
+        files = weight_sets(folder, "")[0].files
     except ModelError as fault:
         if fault.code != "model.pickle" and any(folder.glob("*.safetensors*")):
             raise

@@ -94,9 +94,9 @@ def edit(
         EditError: a prompt is too long, the denoiser has no such layers, or the descent left the
             finite numbers.
     """
-    from forgetcli.checkpoint.base import read_tensor
     from forgetcli.editing import finetuning
     from forgetcli.editing.edit import Edit, SiteReport
+    from forgetcli.models.tensors import read_tensor
 
     changes, losses = finetuning.train(
         model, recipe.edit_pairs(), parameters, recipe.seed, observer

@@ -1,30 +1,42 @@
-"""Model families: one file each. A family says which sites exist, how prompts are encoded and how
-the denoiser is called.
+"""Diffusion models in memory. A model family is one module of `forgetcli.models.families`.
 
-A family is a module of `forgetcli.models.families` with
-
-    PIPELINES    the `_class_name`s in model_index.json that it takes
-    GUIDANCE     what its pictures are made with, if nothing else is said
-    load(base, device, dtype) -> a `forgetcli.models.base.LoadedModel`
-
-The other modules of this package are what families share.
+What such a module offers is the protocol `Family`. The other modules of this package are what
+families share. This package and the families import without torch: recipes are checked, and the
+family of a folder is found, without loading it.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, cast
 
 from forgetcli.device import pick_device, pick_dtype
-from forgetcli.errors import ForgetError, ModelError
+from forgetcli.errors import ModelError
 from forgetcli.models import families
 
 if TYPE_CHECKING:
+    import torch
+
     from forgetcli.checkpoint.base import Base
+    from forgetcli.models.base import LoadedModel
+
+
+class Family(Protocol):
+    """A family's module. Its file name is the name of the family.
+
+    Attributes:
+        PIPELINES: the values of ``_class_name`` in model_index.json that belong to the family.
+        GUIDANCE: the default guidance scale of images from models of this family.
+    """
+
+    PIPELINES: tuple[str, ...]
+    GUIDANCE: float
+
+    def load(self, base: Base, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+        """The model of `base`. Components are read when first used."""
+        ...
 
 
 def family_names() -> list[str]:
@@ -32,18 +44,18 @@ def family_names() -> list[str]:
     return families.names()
 
 
-def get(family: str) -> ModuleType:
+def get(family: str) -> Family:
     """The module of a family."""
-    return importlib.import_module(f"{families.__name__}.{family}")
+    return cast(Family, importlib.import_module(f"{families.__name__}.{family}"))
 
 
 def family_of(folder: Path) -> str:
     """The family of a diffusers folder, from its model_index.json.
 
     Raises:
-        ModelError: no family takes such pipelines.
+        ModelError: model.unknown-family: the folder's pipeline class belongs to no family.
     """
-    pipeline = json.loads((folder / "model_index.json").read_text())["_class_name"]
+    pipeline = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
     for name in family_names():
         if pipeline in get(name).PIPELINES:
             return name
@@ -54,44 +66,14 @@ def family_of(folder: Path) -> str:
     )
 
 
-def load(base: Base, *, device: str | None = None, dtype: str | None = None):
-    """The model of a resolved base, on the device, ready to be edited."""
-    return get(family_of(base.settings)).load(base, pick_device(device), pick_dtype(dtype))
+def load(base: Base, *, device: str | None = None, dtype: str | None = None) -> LoadedModel:
+    """The model of a resolved base, on the device, ready to be edited.
 
-
-@dataclass(frozen=True)
-class KnownModel:
-    """A model that `--model` can name here."""
-
-    name: str
-    family: str
-    path: Path
-    description: str
-
-
-def known() -> list[KnownModel]:
-    """Models that can be named without a path: the embedded one, and edited folders in the working
-    directory.
+    Args:
+        device: default: the best one of this machine.
+        dtype: one of `forgetcli.device.DTYPES`; default: float32.
+    Raises:
+        ModelError: the family, the device or the dtype is unknown.
     """
-    from forgetcli.bundled.demo import DESCRIPTION, MODEL
-    from forgetcli.checkpoint.base import resolve
-
-    found = (
-        [KnownModel("demo", "sd", MODEL, DESCRIPTION)]
-        if (MODEL / "model_index.json").exists()
-        else []
-    )
-    for manifest in sorted(Path.cwd().glob("*/forget.provenance.json")):
-        folder = manifest.parent
-        try:
-            found.append(
-                KnownModel(
-                    f"{folder.name}/",
-                    family_of(resolve(folder).settings),
-                    folder,
-                    "edited by forget in this folder",
-                )
-            )
-        except (ForgetError, OSError, ValueError, KeyError):
-            continue  # damaged: nothing that could be named
-    return found
+    family = get(family_of(base.settings))
+    return family.load(base, pick_device(device), pick_dtype(dtype))

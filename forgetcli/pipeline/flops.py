@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
     from forgetcli.models.base import LoadedModel
 
-TOKENS = 77  # positions of a text encoder that nothing says more of
 ONCE = (
     "time_embedding",
     "add_embedding",
@@ -85,10 +84,7 @@ def denoiser_layers(base: Base) -> list[Layer]:
 
 def positions(model: LoadedModel, component: str) -> int:
     """Tokens of a prompt that a text encoder reads."""
-    (encoder,) = [e for e in model.ENCODERS if e.component == component]
-    path = model.base.settings / component / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return encoder.length or config.get("max_position_embeddings", TOKENS)
+    return model.positions(component)
 
 
 def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: LoadedModel) -> Layer:

@@ -22,9 +22,10 @@ from forgetcli.artifact import provenance
 from forgetcli.artifact.manifest import MANIFEST, RECIPE, REPORT, SIGNATURE, EditedTensor, Manifest
 from forgetcli.artifact.provenance import UNSIGNED, Verdict
 from forgetcli.errors import ForgetError, ModelError
+from forgetcli.models.tensors import read_tensor
 from forgetcli.progress import Observer, Silent
-from forgetcli.storage.atomic import walk_files
-from forgetcli.storage.safetensors import TensorSite, read_header, read_tensor
+from forgetcli.storage.files import walk_files
+from forgetcli.storage.safetensors import TensorSite, read_header
 from forgetcli.verification import signature as signatures
 
 if TYPE_CHECKING:

@@ -24,11 +24,12 @@ from forgetcli.cli.app import app
 from forgetcli.editing.edit import Edit, Keys
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.linalg import Moment
+from forgetcli.models.tensors import read_tensor
 from forgetcli.models.tokens import tokenise
 from forgetcli.pipeline import apply as pipeline
 from forgetcli.pipeline import revert
 from forgetcli.progress import Silent
-from forgetcli.storage.safetensors import read_header, read_tensor
+from forgetcli.storage.safetensors import read_header
 
 WEIGHTS = "text_encoder/model.safetensors"
 SITE = ("text_encoder", "encoder.layers.1.mlp.fc2.weight")

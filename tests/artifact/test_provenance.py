@@ -21,7 +21,9 @@ from pipelines import tiny_sd
 from forgetcli.artifact import patch, provenance
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import ModelError, OutputError
+from forgetcli.models.tensors import read_tensor
 from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file, walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 KEY = "text_model." + FC2
@@ -58,9 +60,7 @@ def apply(
     resolved = checkpoint.resolve(base)
     weights = {}
     for key in (("text_encoder", FC2), ("text_encoder", "final_layer_norm.bias")):
-        weight = checkpoint.read_tensor(
-            resolved.folder, checkpoint.locate(resolved.folder, *key)
-        ).double()
+        weight = read_tensor(resolved.folder, checkpoint.locate(resolved.folder, *key)).double()
         generator = torch.Generator().manual_seed(1)
         weights[key] = weight + 0.1 * torch.randn(
             weight.shape, generator=generator, dtype=torch.float64
@@ -107,7 +107,7 @@ def site(folder: Path) -> checkpoint.TensorSite:
 def test_an_edited_folder_is_proved_whole(edited, base):
     verdict = provenance.verify(edited)  # finds the base by the manifest
     assert verdict.ok and verdict.problems == []
-    assert (verdict.edited, verdict.files) == (2, len(atomic.walk_files(edited)))
+    assert (verdict.edited, verdict.files) == (2, len(walk_files(edited)))
     assert len(verdict.proved) == 3
     assert any("not signed" in line for line in verdict.not_proved)
     assert provenance.verify(edited, base).ok
@@ -117,7 +117,7 @@ def test_the_edited_folder_loads(edited):
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(edited, safety_checker=None)
-    wanted = checkpoint.read_tensor(edited, site(edited))
+    wanted = read_tensor(edited, site(edited))
     assert torch.equal(
         pipeline.text_encoder.get_parameter(FC2), wanted.to(pipeline.text_encoder.dtype)
     )
@@ -129,13 +129,13 @@ def test_the_manifest_says_what_was_done(edited, base):
     assert (manifest.base_id, manifest.base_revision, manifest.base) == (str(base), None, str(base))
     assert (manifest.base_digest, manifest.base_files) == (resolved.digest, resolved.files)
     assert manifest.recipe_path.read_bytes() == RECIPE
-    assert manifest.recipe_sha256 == atomic.sha256_file(manifest.recipe_path)
+    assert manifest.recipe_sha256 == sha256_file(manifest.recipe_path)
     assert (manifest.method, manifest.parameters) == ("nullspace", {"edit": {"sites": [1]}})
     assert manifest.materials == {"k0/encoder.layers.1": "0" * 64}
     assert manifest.written == (provenance.REPORT, provenance.RECIPE)
     assert manifest.subjects == {
-        path: atomic.sha256_file(edited / path)
-        for path in atomic.walk_files(edited)
+        path: sha256_file(edited / path)
+        for path in walk_files(edited)
         if path != provenance.MANIFEST
     }
     fc2 = next(tensor for tensor in manifest.edited if tensor.parameter == FC2)
@@ -207,7 +207,7 @@ def test_a_new_model_card_is_forgets_own_but_nothing_else_may_be_replaced(base, 
 
 
 def test_one_flipped_byte_in_any_file_is_found(edited):
-    for path in atomic.walk_files(edited):
+    for path in walk_files(edited):
         if path == provenance.MANIFEST:
             continue
         size = (edited / path).stat().st_size
@@ -225,7 +225,7 @@ def signed_again(folder: Path, change=lambda statement: None) -> None:
     path = folder / provenance.MANIFEST
     statement = json.loads(path.read_text())
     for subject in statement["subject"]:
-        subject["digest"]["sha256"] = atomic.sha256_file(folder / subject["name"])
+        subject["digest"]["sha256"] = sha256_file(folder / subject["name"])
     change(statement["predicate"]["buildDefinition"])
     path.write_text(json.dumps(statement))
 

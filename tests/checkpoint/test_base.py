@@ -22,10 +22,12 @@ from forgetcli.artifact import patch as patching
 from forgetcli.artifact import provenance
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import EditError, ModelError, OutputError
+from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline import apply
 from forgetcli.storage import hub
 from forgetcli.storage import safetensors as tensorfile
-from forgetcli.storage.atomic import copy_file, walk_files
+from forgetcli.storage.copying import copy_file
+from forgetcli.storage.files import walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 WEIGHTS = "text_encoder/model.safetensors"
@@ -60,7 +62,7 @@ def patched(folder: Path, staging: Path, weights: dict) -> dict:
 
 
 def weight_of(folder: Path, name: str = FC2, component: str = "text_encoder") -> torch.Tensor:
-    return checkpoint.read_tensor(folder, checkpoint.locate(folder, component, name))
+    return read_tensor(folder, checkpoint.locate(folder, component, name))
 
 
 def changed(weight: torch.Tensor, size: float, seed: int = 0) -> torch.Tensor:
@@ -111,7 +113,7 @@ def test_the_loaded_model_has_the_wanted_weight(folder, tmp_path):
         assert reader.metadata() == {"format": "pt"}
         assert torch.equal(
             reader.get_tensor("text_model." + FC2),
-            checkpoint.read_tensor(tmp_path / "edited", stored["text_encoder", FC2].site),
+            read_tensor(tmp_path / "edited", stored["text_encoder", FC2].site),
         )
 
 
@@ -322,7 +324,7 @@ def test_every_site_is_where_the_safetensors_library_finds_it(folder):
         with safe_open(folder / file, "pt") as reader:
             assert set(sites) == set(reader.keys())
             for key, site in sites.items():
-                assert torch.equal(checkpoint.read_tensor(folder, site), reader.get_tensor(key))
+                assert torch.equal(read_tensor(folder, site), reader.get_tensor(key))
                 assert checkpoint.locate(folder, component, key) == site
 
 
@@ -441,7 +443,7 @@ def test_the_same_builder_makes_files_that_are_accepted(tmp_path):
         "b": 8,
         "empty": 0,
     }
-    assert checkpoint.read_tensor(tmp_path, sites["empty"]).shape == (0, 3)
+    assert read_tensor(tmp_path, sites["empty"]).shape == (0, 3)
 
 
 @settings(max_examples=300, deadline=None)

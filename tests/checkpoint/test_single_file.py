@@ -28,9 +28,10 @@ from forgetcli.editing.edit import Edit
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.generation import draw
 from forgetcli.models import components
+from forgetcli.models.tensors import read_parameter, read_tensor
 from forgetcli.pipeline import apply as pipeline
 from forgetcli.pipeline import estimates, inspect, revert
-from forgetcli.storage.atomic import walk_files
+from forgetcli.storage.files import walk_files
 from forgetcli.verification import audit
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
@@ -252,14 +253,10 @@ def test_a_file_without_the_text_model_prefix_is_read_alike(folders, file):
         for key in list(tensors):
             tensors[key.replace(".text_model.", ".")] = tensors.pop(key)
 
-    before = checkpoint.read_tensor(
-        file.parent, checkpoint.resolve(file).locate("text_encoder", FC2)[0]
-    )
+    before = read_tensor(file.parent, checkpoint.resolve(file).locate("text_encoder", FC2)[0])
     base = checkpoint.resolve(rewritten(file, strip))
     site = base.locate("text_encoder", FC2)[0]
-    assert "text_model" not in site.key and torch.equal(
-        checkpoint.read_tensor(file.parent, site), before
-    )
+    assert "text_model" not in site.key and torch.equal(read_tensor(file.parent, site), before)
 
 
 # --- editing
@@ -716,7 +713,7 @@ def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(
 
 def test_a_transposed_tensor_is_read_but_not_edited(read_only_files):
     base = checkpoint.resolve(read_only_files("sdxl"))
-    assert base.single.tensor("text_encoder_2", "text_projection.weight").shape == (40, 48)
+    assert read_parameter(base.single, "text_encoder_2", "text_projection.weight").shape == (40, 48)
     refused("model.no-tensor", base.locate, "text_encoder_2", "text_projection.weight")
 
 

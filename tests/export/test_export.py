@@ -25,8 +25,10 @@ from forgetcli.checkpoint import ldm_layout
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
 from forgetcli.linalg.low_rank import low_rank, rank_for
+from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline import apply, revert
 from forgetcli.storage import atomic, safetensors_writer
+from forgetcli.storage.files import walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2"
 TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -66,9 +68,7 @@ def edit(
     """
     resolved, weights = checkpoint.resolve(base), {}
     for seed, key in enumerate(parameters):
-        weight = checkpoint.read_tensor(
-            resolved.folder, checkpoint.locate(resolved.folder, *key)
-        ).double()
+        weight = read_tensor(resolved.folder, checkpoint.locate(resolved.folder, *key)).double()
         generator = torch.Generator().manual_seed(seed)
         if weight.ndim < 2:
             change = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
@@ -103,7 +103,7 @@ def code_of(call) -> str:
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {path: (folder / path).read_bytes() for path in atomic.walk_files(folder)}
+    return {path: (folder / path).read_bytes() for path in walk_files(folder)}
 
 
 # --- delta
@@ -145,7 +145,7 @@ def test_a_delta_gives_the_edited_folder_back_to_the_byte(place, base, tmp_path)
 def test_a_difference_added_again_would_not_be_the_same_bytes(place):
     """Why a delta holds values: (a + (b − a)) is not b in the file's dtype."""
     site = checkpoint.locate(place / "half", "text_encoder", f"{FC2}.weight")
-    old, new = (checkpoint.read_tensor(place / name, site) for name in ("half", "half-edited"))
+    old, new = (read_tensor(place / name, site) for name in ("half", "half-edited"))
     assert not torch.equal(old + (new - old), new)
 
 
@@ -280,7 +280,7 @@ def test_an_edit_of_few_keys_is_a_lora_of_few_ranks(place, tmp_path):
     )
     for row in done.figures["tensors"]:
         old, new = (
-            checkpoint.read_tensor(
+            read_tensor(
                 folder, checkpoint.locate(folder, "text_encoder", row["parameter"])
             ).double()
             for folder in (base.folder, edited)
