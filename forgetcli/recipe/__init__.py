@@ -83,11 +83,11 @@ def parse(
     overridden, problems = _overridden(data, (*record.overrides, *overrides))
     sheet = Sheet(name, data, toml_lines.key_lines(body.removeprefix(_BOM)), overridden)
 
-    own = {key: value for key, value in data.items() if key in Document.model_fields}
-    parameters = {key: value for key, value in data.items() if key not in own}
-    faults = faults_of(Document, own, sheet)
+    tables = {key: value for key, value in data.items() if key in Document.model_fields}
+    parameters = {key: value for key, value in data.items() if key not in tables}
+    faults = faults_of(Document, tables, sheet)
     problems += [*faults, *_method_faults(data, parameters, sheet)]
-    document = _document_apart_from(faults, own)
+    document = _document_apart_from(faults, tables)
     if document is None:
         raise RecipeError(sorted(problems, key=_line))
     method = method or record.method
@@ -192,13 +192,11 @@ def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, 
     raise RecipeError([fault])
 
 
-def _document_apart_from(faults: list[ForgetError], own: Mapping[str, Any]) -> Document | None:
-    """The recipe without its unknown keys, for the checks that follow; None if that is not its only
-    kind of fault.
-    """
+def _document_apart_from(faults: list[ForgetError], tables: Mapping[str, Any]) -> Document | None:
+    """The recipe without its unknown keys, for further checks; None if it has other faults."""
     if any(fault.code != "recipe.unknown-key" for fault in faults):
         return None
-    return Document.model_validate(without_unknown_keys(Document, own))
+    return Document.model_validate(without_unknown_keys(Document, tables))
 
 
 def _line(problem: ForgetError) -> int:
@@ -213,9 +211,7 @@ def _preserved(
     sheet: Sheet,
     source: Path | None,
 ) -> tuple[list[PreservedPrompt], dict[str, tuple[str, ...]], list[ForgetError]]:
-    """Prompts to preserve, those of the files as read (or as recorded when they were), and what
-    could not be read.
-    """
+    """Prompts to preserve, the prompts of each file (as read now, or as recorded), and faults."""
     preserved = [
         PreservedPrompt(prompt, ("preserve", "prompts", i))
         for i, prompt in enumerate(document.preserve.prompts)
@@ -269,12 +265,13 @@ def _assignment(override: str) -> tuple[tuple[str, ...], Any]:
                 f"--set {override!r}: the value is not TOML",
                 'a list is [1, 2], a string a bare word or "quoted"',
             ) from error
-        return keys, value  # a bare word, or several: a string
+        return keys, value  # bare words are a string
 
 
 def _assign(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> KeyPath:
-    """Put `value` at `keys` of `data` and return its path; tables on the way are made, list items
-    must be there.
+    """Put `value` at `keys` of `data` and return its path.
+
+    Missing tables on the way are created; list items must exist.
     """
     holder: Any = data
     path: KeyPath = ()
