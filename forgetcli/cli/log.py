@@ -37,7 +37,9 @@ def log(folder: Folder = Path("edited"), json: JsonFlag = False, quiet: QuietFla
 
 
 def _as_text(history: Log) -> str | Table:
-    base = history.base["id"] + (f"@{history.base['revision']}" if history.base["revision"] else "")
+    base, revision = history.base["id"], history.base["revision"]
+    if revision:
+        base = f"{base}@{revision}"
     if not history.edits:
         return f"{history.folder}: no edits; it is the base '{base}'"
     return table(

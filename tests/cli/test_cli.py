@@ -130,7 +130,8 @@ def test_the_list_of_commands_says_what_the_command_says(name: str):
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["recipe", "validate", "x.toml"]])
 def test_only_the_command_that_is_called_is_imported(arguments: list[str], tmp_path: Path):
     script = (
-        f"import sys; sys.argv = ['forget', *{arguments!r}]; from forgetcli.cli import main; main(); "
+        f"import sys; sys.argv = ['forget', *{arguments!r}]; "
+        "from forgetcli.cli import main; main(); "
         "print(*(m.rpartition('.')[2] for m in sys.modules if m.startswith('forgetcli.cli.')), "
         "file=sys.stderr)"
     )
@@ -191,7 +192,8 @@ def test_the_check_for_torch_can_fail(tmp_path: Path):
 
 def heavy_modules(arguments: list[str], folder: Path) -> tuple[int, list[str]]:
     script = (
-        f"import sys; sys.argv = ['forget', *{arguments!r}]; from forgetcli.cli import main; code = main(); "
+        f"import sys; sys.argv = ['forget', *{arguments!r}]; "
+        "from forgetcli.cli import main; code = main(); "
         f"print(code, *[m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
     )
     done = python(script, cwd=folder)
@@ -422,7 +424,10 @@ def test_offline_and_not_cached_gives_the_command_that_fetches_it(forget, tmp_pa
         HF_HOME=str(tmp_path / "hf"),
         HF_HUB_OFFLINE="1",
     )
-    command = "hf download org/none --revision v1 --include '*.json' --include '*.txt' --include '*/*.safetensors'"
+    command = (
+        "hf download org/none --revision v1 --include '*.json' --include '*.txt' "
+        "--include '*/*.safetensors'"
+    )
     assert (
         run.code == 2
         and run.stderr.startswith("error[model.not-found]: 'org/none@v1'")
