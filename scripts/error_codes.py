@@ -89,6 +89,13 @@ def _raising(call: ast.Call, module: str, assigned: dict[str, ast.expr]) -> Iter
     elif name == "find" and len(call.args) == 5:
         # plugins.find raises with the code that its caller hands over.
         code, message = call.args[3], ast.Constant(f"there is no {_texts(call.args[4])[0]} '*'")
+    elif name == "validated_options" and (call.args or keywords):
+        # plugins.validated_options raises with the prefix that its caller hands over.
+        given = call.args[4] if len(call.args) > 4 else keywords.get("code_prefix")
+        for prefix in _texts(given):
+            yield Raising(f"{prefix}.bad-option", module, "{…} '{…}': {…}: {…}")
+            yield Raising(f"{prefix}.unknown-option", module, "{…} '{…}' has no setting '{…}'")
+        return
     elif MAKERS.fullmatch(name) and len(call.args) + len(keywords) >= 2:
         code = call.args[0] if call.args else keywords.get("code")
         message = call.args[1] if len(call.args) > 1 else keywords.get("message")

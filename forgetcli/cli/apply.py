@@ -168,9 +168,9 @@ def _apply_delta(
 ) -> None:
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.
-        from forgetcli.artifact import delta as deltas
+        from forgetcli.pipeline.apply_delta import apply_delta
 
-        result = deltas.apply(
+        result = apply_delta(
             delta,
             model=model,
             config=config,
@@ -194,9 +194,9 @@ def _plan(
 ) -> None:
     silence_hub()
     # Imported here: loads torch.
-    from forgetcli.pipeline import apply as pipeline
+    from forgetcli.pipeline.plan import plan as make_plan
 
-    data = pipeline.plan(recipe, model=model, config=config, device=device, dtype=dtype).as_dict()
+    data = make_plan(recipe, model=model, config=config, device=device, dtype=dtype).as_dict()
     sink.result(data, human=lambda: plan(data), quiet=output)
 
 

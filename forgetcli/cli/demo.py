@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, shares
-
-if TYPE_CHECKING:
-    from forgetcli.experiments.demo import Story
+from forgetcli.progress import Stopwatch
 
 Output = Annotated[
     Path,
@@ -43,13 +41,24 @@ def demo(
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.experiments import demo as story
+        from forgetcli.report import demo as report
 
-        result = story.run(output, recipe=recipe, device=device, observer=observer)
-    sink.result(result.as_dict(), human=lambda: _as_text(result), quiet=result.report)
+        watch = Stopwatch()
+        result = story.run(output, recipe=recipe, device=device, observer=observer, watch=watch)
+        with watch.stage("report"):
+            files = report.write(output, result, command=f"forget demo --recipe {recipe}")
+    data = {
+        "report": str(files.page),
+        "grid": str(files.sheet),
+        "output": str(result.edited),
+        "evaluation": result.evaluation.as_dict(),
+        "seconds": watch.report(),
+    }
+    sink.result(data, human=lambda: _as_text(data), quiet=files.page)
 
 
-def _as_text(result: Story) -> list:
+def _as_text(data: dict) -> list:
     return [
-        *shares(result.evaluation.as_dict()),
-        facts({"report": result.report, "grid": result.grid, "edited model": result.edited}),
+        *shares(data["evaluation"]),
+        facts({"report": data["report"], "grid": data["grid"], "edited model": data["output"]}),
     ]

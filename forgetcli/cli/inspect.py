@@ -59,9 +59,9 @@ def inspect(
     if recipe is not None:
         silence_libraries()
         # Imported here: loads torch.
-        from forgetcli.pipeline import apply
+        from forgetcli.pipeline.plan import plan as make_plan
 
-        plan = apply.plan(
+        plan = make_plan(
             recipe, model=model, config=config, device=device, dtype=dtype.value if dtype else None
         )
         data |= {"recipe": recipe, "estimates": plan.as_dict()["estimates"]}

@@ -37,9 +37,9 @@ def log(folder: Folder = Path("edited"), json: JsonFlag = False, quiet: QuietFla
 
 
 def _as_text(history: Log) -> str | Table:
-    base, revision = history.base["id"], history.base["revision"]
-    if revision:
-        base = f"{base}@{revision}"
+    base = history.base.id
+    if history.base.revision:
+        base = f"{base}@{history.base.revision}"
     if not history.edits:
         return f"{history.folder}: no edits; it is the base '{base}'"
     return table(

@@ -102,6 +102,7 @@ def tune(
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.experiments import tuning
+        from forgetcli.report.tuning import FRONT, write_front
 
         result = tuning.tune(
             recipe,
@@ -121,7 +122,10 @@ def tune(
             force=force,
             observer=observer,
         )
-    data = result.as_dict()
+        front = output / FRONT
+        write_front(front, result)
+    # `front` is the second key of the object that programs read.
+    data = {"output": str(result.recipe), "front": str(front), **result.as_dict()}
     sink.result(data, human=lambda: _as_text(data), quiet=result.recipe)
 
 

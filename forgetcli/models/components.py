@@ -106,11 +106,9 @@ def tensors_of(folder: Path, component: str) -> dict[str, TensorSite]:
 
     If the folder has the weights in several forms, these are the ones that loaders read by default.
     """
-    files = weight_sets(folder, component)[0].files
-    names = [files] if isinstance(files, str) else sorted(set(files.values()))
     return {
         key: site
-        for name in names
+        for name in weight_sets(folder, component)[0].names
         for key, site in read_header(folder, f"{component}/{name}").items()
     }
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from forgetcli.bundled.demo import DESCRIPTION, MODEL
 from forgetcli.checkpoint.base import INDEX, resolve
 from forgetcli.errors import ForgetError
-from forgetcli.models import family_of
+from forgetcli.models.families import family_of
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli.storage.safetensors import TORCH_NAMES, TensorSite, editable_dtype, read_bytes
+from forgetcli.storage.safetensors import (
+    TORCH_NAMES,
+    TensorSite,
+    WeightFile,
+    editable_dtype,
+    read_bytes,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -13,14 +19,17 @@ if TYPE_CHECKING:
     from forgetcli.checkpoint.single_file import SingleFile
 
 
-def read_tensor(folder: Path, site: TensorSite) -> Tensor:
+def read_tensor(source: Path | WeightFile, site: TensorSite) -> Tensor:
     """The tensor at `site`, in the dtype in which it is stored, on the CPU.
 
+    Args:
+        source: the model's folder, or the weight file that has the tensor.
     Raises:
         ModelError: model.dtype: the dtype is not float64, float32, float16 or bfloat16.
     """
     # Refuses other dtypes.
     editable_dtype(site)
+    folder = source.folder if isinstance(source, WeightFile) else source
     return from_bytes(read_bytes(folder, site), site.dtype, site.shape)
 
 

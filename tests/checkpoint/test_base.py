@@ -18,8 +18,9 @@ from pipelines import shard, tiny_sd
 from safetensors import safe_open
 from safetensors.torch import load, save
 
+from forgetcli.artifact import integrity
+from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact import patch as patching
-from forgetcli.artifact import provenance
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import EditError, ModelError, OutputError
 from forgetcli.models.tensors import read_tensor
@@ -620,7 +621,7 @@ def test_the_commit_is_recorded_and_found_again_after_the_branch_has_moved(
         device="cpu",
         strict=False,
     )
-    manifest = provenance.load(tmp_path / "edited")
+    manifest = manifests.load(tmp_path / "edited")
     assert (manifest.base_id, manifest.base_revision, manifest.base) == (
         "org/tiny-sd",
         COMMIT,
@@ -632,8 +633,8 @@ def test_the_commit_is_recorded_and_found_again_after_the_branch_has_moved(
     assert (
         checkpoint.resolve("org/tiny-sd").revision == "b" * 40
     )  # the control: by name it is another model now
-    assert provenance.verify(tmp_path / "edited").ok
-    assert not provenance.verify(tmp_path / "edited", base="org/tiny-sd@main").ok
+    assert integrity.verify(tmp_path / "edited").ok
+    assert not integrity.verify(tmp_path / "edited", base="org/tiny-sd@main").ok
 
 
 def test_a_local_path_wins_over_the_hub(half, hub_cache, tmp_path, monkeypatch):

@@ -89,7 +89,7 @@ APPLY_STAGES = {  # where the signal comes; the stages begun by then
     "patching": (Strike("forgetcli.artifact.patch:sync_file"), ["writing"]),
     "ledger": (Strike("forgetcli.artifact.ledger:extended", after=True), ["writing"]),
     "card": (Strike("forgetcli.artifact.card:write", after=True), ["writing"]),
-    "manifest": (Strike("forgetcli.artifact.provenance:_json", nth=2), ["writing"]),
+    "manifest": (Strike("forgetcli.artifact.statement:_json", nth=2), ["writing"]),
     "syncing": (Strike("forgetcli.storage.atomic:sync_folder", nth=4), ["writing"]),
     "renaming": (Strike("forgetcli.storage.atomic:_put_in_place"), ["writing"]),
 }
