@@ -95,7 +95,7 @@ def validated_options(
 def _load(point: EntryPoint, what: str) -> ModuleType:
     try:
         return point.load()
-    except Exception as error:  # a stranger's code: anything can happen
+    except Exception as error:  # code of a third party: any exception is possible
         raise ForgetError(
             "plugin.broken",
             f"the {what} '{point.name}' ({point.value}) cannot be loaded: "
@@ -105,9 +105,7 @@ def _load(point: EntryPoint, what: str) -> ModuleType:
 
 
 def _local(package: str) -> dict[str, str]:
-    """Name → module; a module whose name begins with an underscore is shared code, not one to be
-    named.
-    """
+    """Name → module. Modules whose names begin with an underscore are shared code, not plug-ins."""
     found = (
         module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)
     )

@@ -21,6 +21,7 @@ import typer
 
 import forgetcli
 from forgetcli.cli.app import app
+from forgetcli.cli.commands import LazyGroup
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "docs" / "reference"
@@ -200,7 +201,9 @@ def commands_page() -> str:
 
 
 def _commands(prefix: str, group: Any) -> Iterator[tuple[str, Any]]:
-    for name, command in group.commands.items():
+    for name, listed in group.commands.items():
+        # The root lists its commands without importing them.
+        command = group.load(name) if isinstance(group, LazyGroup) else listed
         if command.hidden:
             continue
         words = f"{prefix} {name}"
@@ -232,7 +235,7 @@ def _help_text(text: str) -> list[str]:
     lines: list[str] = []
     for block in re.split(r"\n\s*\n", textwrap.dedent(text).strip()):
         is_literal = "\b" in block
-        block = re.sub(r"\[/?[a-z ]+\]", "", block.replace("\b", "")).strip("\n")
+        block = _plain(block.replace("\b", "")).strip("\n")
         if not is_literal:
             lines += ["", wrapped(block)]
             continue
@@ -244,6 +247,11 @@ def _help_text(text: str) -> list[str]:
     return lines
 
 
+def _plain(text: str) -> str:
+    """Help without rich's markup; an escaped bracket is a bracket."""
+    return re.sub(r"(?<!\\)\[/?[a-z ]+\]", "", text).replace("\\[", "[")
+
+
 def _parameter(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         name = f"`{_metavar(parameter)}`"
@@ -252,7 +260,7 @@ def _parameter(parameter: Any) -> str:
         if parameter.metavar:
             name += f" `{parameter.metavar}`"
     # Not capitalised: a help text may begin with a value ("cuda, cuda:1, mps or cpu.").
-    facts = [" ".join(re.sub(r"\[/?[a-z ]+\]", "", parameter.help or "").split())]
+    facts = [" ".join(_plain(parameter.help or "").split())]
     choices = _choices(parameter)
     if choices:
         facts.append(f"One of {choices}.")

@@ -9,16 +9,16 @@ import typer
 
 from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts, shares
 from forgetcli.progress import Stopwatch
 
 Output = Annotated[
-    Path, typer.Option("--output", "-o", envvar="FORGET_DEMO_OUTPUT", help="Folder for all of it.")
+    Path,
+    typer.Option("--output", "-o", envvar="FORGET_DEMO_OUTPUT", help="Folder for all outputs."),
 ]
 Recipe = Annotated[
     str,
-    typer.Option(
-        "--recipe", envvar="FORGET_RECIPE", help="A recipe file, or a bundled recipe's name."
-    ),
+    typer.Option("--recipe", help="A recipe file, or a bundled recipe's name."),
 ]
 
 
@@ -29,8 +29,8 @@ def demo(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """The whole story on the embedded model, in a few minutes: edit, draw before and after, score,
-    report.
+    """Run the whole workflow on the embedded model, in a few minutes: edit, generate images before
+    and after, score, report.
 
     \b
     Examples:
@@ -39,6 +39,7 @@ def demo(
     """
     sink = Sink("demo", json=json, quiet=quiet)
     with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.experiments import demo as story
         from forgetcli.report import demo as report
 
@@ -53,12 +54,10 @@ def demo(
         "evaluation": result.evaluation.as_dict(),
         "seconds": watch.report(),
     }
-    sink.result(data, human=lambda: _shown(data), quiet=files.page)
+    sink.result(data, human=lambda: _as_text(data), quiet=files.page)
 
 
-def _shown(data: dict) -> list:
-    from forgetcli.cli.tables import facts, shares
-
+def _as_text(data: dict) -> list:
     return [
         *shares(data["evaluation"]),
         facts({"report": data["report"], "grid": data["grid"], "edited model": data["output"]}),
