@@ -685,8 +685,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **modules: object) -> None:
         for name in modules
     ]
     monkeypatch.setattr(
-        prompt_sets,
-        "entry_points",
+        "forgetcli.plugins.entry_points",
         lambda group: points if group == "forgetcli.prompt_sets" else [],
     )
 
