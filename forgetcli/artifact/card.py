@@ -20,6 +20,8 @@ from forgetcli.artifact import ledger, manifest, provenance
 from forgetcli.errors import ForgetError, OutputError
 from forgetcli.recipe import Concept
 from forgetcli.storage import atomic, hub
+from forgetcli.storage.copying import copy_file
+from forgetcli.storage.files import walk_files
 
 if TYPE_CHECKING:
     from forgetcli.artifact.ledger import Ledger
@@ -140,7 +142,7 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
         scores=scores(folder, results) if results else None,
     )
     with atomic.publishing(folder, force=True) as staging:
-        for path in atomic.walk_files(folder):
+        for path in walk_files(folder):
             if path not in (manifest.CARD, manifest.MANIFEST, manifest.SIGNATURE):
                 _link(folder / path, staging / path)
         (staging / manifest.CARD).write_text(text, encoding="utf-8")
@@ -154,7 +156,7 @@ def _link(source: Path, target: Path) -> None:
     try:
         os.link(os.path.realpath(source), target)
     except OSError:  # a file system without hard links
-        atomic.copy_file(source, target)
+        copy_file(source, target)
 
 
 def _report(folder: Path) -> dict[str, Any]:

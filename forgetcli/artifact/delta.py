@@ -16,7 +16,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone, UTC
+from datetime import UTC, datetime
 from pathlib import Path
 
 from forgetcli.artifact import manifest as manifests
@@ -28,10 +28,11 @@ from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
 from forgetcli.errors import EditError, ModelError
 from forgetcli.pipeline import memory
-from forgetcli.pipeline.apply import ApplyResult, refuse_overlap, versions
+from forgetcli.pipeline.apply import ApplyResult, versions
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
 from forgetcli.storage.copying import Copying
+from forgetcli.storage.files import refuse_overlap, sha256_file
 from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header, read_metadata
 from forgetcli.storage.safetensors_writer import Content, of_bytes
 
@@ -193,7 +194,7 @@ def apply(
     with watch.stage("load"):
         delta = read(path)
         base = find_base(delta, model, config)
-    refuse_overlap(output, base)
+    refuse_overlap(output, base.place, kind="the base model")
     manifest, report, copying = delta.manifest, json.loads(delta.own[REPORT]), Copying(copying)
     with atomic.publishing(output, force=force) as staging, watch.stage("write"):
         patch.check_room(base, staging, output, copying)
@@ -221,7 +222,7 @@ def apply(
             run_details={
                 "startedOn": started.isoformat(),
                 "finishedOn": datetime.now(UTC).isoformat(),
-                "delta": {"name": delta.path.name, "sha256": atomic.sha256_file(delta.path)},
+                "delta": {"name": delta.path.name, "sha256": sha256_file(delta.path)},
                 "edits": manifest.run_details.get("metadata", {}).get("edits", {}),
                 "editedBy": manifest.run_details,
                 "versions": versions(),

@@ -16,7 +16,7 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import single_file
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ModelError
-from forgetcli.storage.atomic import is_regular, sha256_file
+from forgetcli.storage.files import is_regular, sha256_file
 from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
 
 _CHANGED = "run 'forget verify' on it; apply the recipe again if it was changed"

@@ -16,9 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forgetcli.artifact import manifest
 from forgetcli.artifact.manifest import MANIFEST, RelativePath, Sha256
-from forgetcli.checkpoint.base import files_digest
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.storage.atomic import sha256_file
+from forgetcli.storage.files import files_digest, sha256_file
 from forgetcli.storage.json import encode
 from forgetcli.storage.safetensors import ITEM_BITS, TensorSite, read_bytes, read_header
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 from forgetcli.artifact.manifest import CARD
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import EditError
-from forgetcli.storage.atomic import can_clone, sync_file
-from forgetcli.storage.copying import Copying, put, refuse_lack_of_room
+from forgetcli.storage.atomic import sync_file
+from forgetcli.storage.copying import Copying, can_clone, put, refuse_lack_of_room
 from forgetcli.storage.safetensors import TensorSite, editable_dtype, read_tensor
 
 if TYPE_CHECKING:

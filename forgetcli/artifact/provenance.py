@@ -32,9 +32,9 @@ from forgetcli.artifact.manifest import (
     load,
 )
 from forgetcli.artifact.patch import Stored
-from forgetcli.checkpoint.base import Base, files_digest
+from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError, OutputError
-from forgetcli.storage.atomic import is_regular, sha256_file, walk_files
+from forgetcli.storage.files import files_digest, is_regular, sha256_file, walk_files
 from forgetcli.storage.json import plain
 from forgetcli.storage.safetensors import read_bytes, read_header
 

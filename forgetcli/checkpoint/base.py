@@ -5,27 +5,18 @@ weights.
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 
 from forgetcli.checkpoint.single_file import CONFIG, SingleFile, settings_files
+from forgetcli.checkpoint.weights import PICKLES, WeightSet, locate, locate_all, weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
-from forgetcli.storage.atomic import sha256_file, walk_files
-from forgetcli.storage.safetensors import (
-    PICKLES,
-    TensorSite,
-    locate,
-    locate_all,
-    read_header,
-    read_tensor,
-    weight_sets,
-)
+from forgetcli.storage.files import files_digest, sha256_file, walk_files
+from forgetcli.storage.safetensors import TensorSite, WeightFile, read_tensor
 
 __all__ = ["Base", "TensorSite", "locate", "read_tensor", "resolve"]
 
@@ -101,13 +92,41 @@ class Base:
         forms and running averages.
 
         Raises:
-            ModelError: model.no-tensor; those of `read_header`, `weight_sets`.
+            ModelError: model.no-tensor; those of `WeightFile.sites`, `weight_sets`.
         """
-        return (
-            self.single.sites(component, parameter)
-            if self.single
-            else locate_all(self.folder, component, parameter)
+        if self.single:
+            return self.single.sites(component, parameter)
+        return locate_all(
+            self.folder,
+            component,
+            parameter,
+            sets=self.weight_sets(component),
+            weight_file=self.weight_file,
         )
+
+    def weight_file(self, file: str) -> WeightFile:
+        """A safetensors file of the model by its path within `folder`; its header is kept here."""
+        if self.single and file == self.file:
+            return self.single.weights
+        return self._weight_files.setdefault(file, WeightFile(self.folder, file))
+
+    def weight_sets(self, component: str) -> list[WeightSet]:
+        """The forms of a diffusers component's weights; see `weights.weight_sets`. Kept here.
+
+        Raises:
+            ModelError: as `weights.weight_sets`.
+        """
+        if component not in self._weight_sets:
+            self._weight_sets[component] = weight_sets(self.folder, component)
+        return self._weight_sets[component]
+
+    @cached_property
+    def _weight_files(self) -> dict[str, WeightFile]:
+        return {}
+
+    @cached_property
+    def _weight_sets(self) -> dict[str, list[WeightSet]]:
+        return {}
 
     def parts(self, *prefixes: str) -> dict[str, str]:
         """Path → SHA-256 of all that components with these prefixes are made of; a single file
@@ -165,12 +184,6 @@ class Base:
         return files_digest(self.files)
 
 
-def files_digest(files: Mapping[str, str]) -> str:
-    """`Base.digest` of any table of path → SHA-256."""
-    lines = "".join(f"{path} {digest}\n" for path, digest in sorted(files.items()))
-    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
-
-
 def _is_part(path: str) -> bool:
     *folders, name = path.split("/")
     if any(part.startswith(".") or part == "__pycache__" for part in (*folders, name)):
@@ -214,8 +227,7 @@ def resolve(model: str | Path, *, config: Path | str | None = None, download: bo
     if path.is_dir():
         if (file := edited_file(path)) is not None:
             return _single(name, file, config)
-        _check(path)
-        return Base(name, None, path)
+        return _checked(Base(name, None, path))
     if path.is_file():
         if path.suffix.lower() != ".safetensors":
             raise _no_folder(path)
@@ -231,9 +243,8 @@ def resolve(model: str | Path, *, config: Path | str | None = None, download: bo
             else "give a diffusers folder, org/name on the hub, or demo",
         )
     folder = hub.snapshot(match["id"], match["revision"], _is_complete, download=download)
-    _check(folder)
     commit = folder.name if folder.parent.name == "snapshots" else match["revision"]
-    return Base(match["id"], commit, folder)
+    return _checked(Base(match["id"], commit, folder))
 
 
 def _similar(path: Path, name: str) -> list[str]:
@@ -288,16 +299,21 @@ def _no_folder(path: Path) -> ModelError:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        _check(folder)
+        _checked(Base("", None, folder))
     except ForgetError:
         return False
     return True
 
 
-def _check(folder: Path) -> None:
-    """That a folder is a diffusers model with intact safetensors weights; headers are read, weights
-    are not.
+def _checked(base: Base) -> Base:
+    """`base`, if its folder is a diffusers model with intact safetensors weights.
+
+    Headers are read, weights are not.
+
+    Raises:
+        ModelError: model.not-a-model, model.pickle, model.damaged.
     """
+    folder = base.folder
     index = folder / INDEX
     if not index.is_file():
         inside = sorted(p.parent.name for p in folder.glob(f"*/{INDEX}"))
@@ -331,6 +347,6 @@ def _check(folder: Path) -> None:
         if (
             wanted and (place / "config.json").is_file()
         ):  # a network; tokenizers and schedulers have other files
-            weights = weight_sets(folder, name)[0].files
-            for file in [weights] if isinstance(weights, str) else sorted(set(weights.values())):
-                read_header(folder, f"{name}/{file}")
+            for file in base.weight_sets(name)[0].names:
+                _ = base.weight_file(f"{name}/{file}").sites
+    return base

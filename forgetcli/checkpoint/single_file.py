@@ -10,15 +10,17 @@ hub's cache or fetched.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli.checkpoint.ldm_keys import DENOISER, LdmKeys, Place
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
-from forgetcli.storage.safetensors import TensorSite, read_header, read_tensor, weight_sets
+from forgetcli.storage.safetensors import TensorSite, WeightFile, read_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,8 +57,13 @@ class SingleFile:
         return self.folder / self.name
 
     @cached_property
-    def header(self) -> dict[str, TensorSite]:
-        return read_header(self.folder, self.name)
+    def weights(self) -> WeightFile:
+        return WeightFile(self.folder, self.name)
+
+    @property
+    def header(self) -> Mapping[str, TensorSite]:
+        """The tensors by key."""
+        return self.weights.sites
 
     @cached_property
     def keys(self) -> LdmKeys:

@@ -12,9 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from forgetcli.checkpoint.base import files_digest
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
 from forgetcli.storage import atomic, hub, safetensors
+from forgetcli.storage.files import files_digest, sha256_file
 
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # all files of a model except the weights
 PATTERNS = (*SETTINGS, "*.safetensors")  # no pickles
@@ -78,13 +79,13 @@ class Weights:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the names and contents of `files`, independent of the folder's place."""
-        return files_digest({file: atomic.sha256_file(self.folder / file) for file in self.files})
+        return files_digest({file: sha256_file(self.folder / file) for file in self.files})
 
     @cached_property
     def config_digest(self) -> str:
         """SHA-256 over the names and contents of all settings."""
         settings = {path.name for pattern in SETTINGS for path in self.folder.glob(pattern)}
-        return files_digest({name: atomic.sha256_file(self.folder / name) for name in settings})
+        return files_digest({name: sha256_file(self.folder / name) for name in settings})
 
     def load(self, cls: Any, **settings: Any) -> Any:
         """The network in evaluation mode. No pickle is opened, and no code of the model is run.
@@ -211,7 +212,7 @@ def _check(folder: Path) -> None:
 
 def _weight_files(folder: Path) -> tuple[str, ...]:
     try:
-        files = safetensors.weight_sets(folder, "")[0].files
+        files = weight_sets(folder, "")[0].files
     except ModelError as fault:
         if fault.code != "model.pickle" and any(folder.glob("*.safetensors*")):
             raise

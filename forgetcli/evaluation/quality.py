@@ -98,8 +98,8 @@ def compare(
     class Vectors(torch.nn.Module):
         num_features = extractor.size
 
-        def forward(self, pictures: Tensor) -> Tensor:
-            return extractor.vectors(pictures)
+        def forward(self, images: Tensor) -> Tensor:
+            return extractor.vectors(images)
 
     n = len(before)
     distances: dict[int, float] = {}
@@ -117,8 +117,8 @@ def compare(
             sync_on_compute=False,
         )
         for part in _batches(before):
-            a = pictures_of([before[i] for i in part])
-            b = pictures_of([after[i] for i in part])
+            a = images_of([before[i] for i in part])
+            b = images_of([after[i] for i in part])
             distances |= dict(zip(part, extractor.distances(a, b).tolist()))
             for metric in (fid, kid):
                 metric.update(a, real=True)
@@ -135,17 +135,17 @@ def compare(
 
 def _batches(paths: Sequence[Path]) -> Iterator[list[int]]:
     """Indices of at most `BATCH` images of equal size."""
-    from PIL import Image as images
+    from PIL import Image as pil
 
     by_size: dict[tuple[int, int], list[int]] = {}
     for i, path in enumerate(paths):
-        with images.open(path) as picture:
-            by_size.setdefault(picture.size, []).append(i)
+        with pil.open(path) as image:
+            by_size.setdefault(image.size, []).append(i)
     for indices in by_size.values():
         yield from (indices[k : k + BATCH] for k in range(0, len(indices), BATCH))
 
 
-def pictures_of(paths: Sequence[Path]) -> Tensor:
+def images_of(paths: Sequence[Path]) -> Tensor:
     """The images as a tensor: uint8, shape (n, 3, h, w)."""
     import numpy as np
     import torch
@@ -154,9 +154,9 @@ def pictures_of(paths: Sequence[Path]) -> Tensor:
 
 
 def _opened(paths: Sequence[Path]) -> list[Image]:
-    from PIL import Image as images
+    from PIL import Image as pil
 
-    return [images.open(path).convert("RGB") for path in paths]
+    return [pil.open(path).convert("RGB") for path in paths]
 
 
 def _mean(values: Sequence[float], prompts: Sequence[str]) -> dict[str, Any]:

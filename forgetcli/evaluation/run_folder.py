@@ -75,7 +75,7 @@ def marker_of(name: str) -> str:
 
     It depends on the folder's name, so that a copy under another name does not count as ours.
     """
-    return f".forget-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
+    return f"forget.run-{hashlib.sha256(os.fsencode(name)).hexdigest()[:16]}"
 
 
 def _earlier(output: Path) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from forgetcli.evaluation.judges import Judge, Verdict
 from forgetcli.evaluation.questions import Question, choices
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file
 
 BATCH = 8  # images that are judged together, and the unit that is shared among processes
 
@@ -67,9 +68,7 @@ def look(
 
 def key_of(path: Path, label: str, among: Sequence[str]) -> str:
     """Digest of the image's bytes and the question."""
-    return hashlib.sha256(
-        json.dumps([atomic.sha256_file(path), label, *among]).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps([sha256_file(path), label, *among]).encode()).hexdigest()
 
 
 class Log:

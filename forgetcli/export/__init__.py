@@ -22,8 +22,9 @@ from pathlib import Path
 
 from forgetcli import plugins
 from forgetcli.artifact.edited import Edited
-from forgetcli.errors import ForgetError, OutputError
+from forgetcli.errors import ForgetError
 from forgetcli.progress import Observer, Silent, Stopwatch
+from forgetcli.storage.files import refuse_overlap
 
 GROUP = "forgetcli.exports"
 
@@ -91,7 +92,10 @@ def export(
     output = Path(output) if output is not None else default_output(Path(folder), name)
     settings = _settings(name, module.Options, options or {})
     edited = Edited.open(folder, base)
-    _refuse_inside(output, edited)
+    # One more file in the edited folder would be one that its manifest does not list.
+    refuse_overlap(
+        output, edited.folder, kind="the edited model", hint="choose another place with -o"
+    )
     observer = observer or Silent()
     figures = module.write(edited, output, settings, force, observer)
     observer.done()
@@ -132,14 +136,3 @@ def _settings(name: str, schema, options: Mapping[str, object]):
             else f"its settings: {', '.join(known) or 'none'}"
         )
         raise ForgetError(f"export.{'unknown' if unknown else 'bad'}-option", what, hint) from None
-
-
-def _refuse_inside(output: Path, edited: Edited) -> None:
-    """A file more in the edited folder would be one that its manifest does not list."""
-    target, source = output.resolve(), edited.folder.resolve()
-    if target == source or source in target.parents or target in source.parents:
-        raise OutputError(
-            "output.overlaps-base",
-            f"{output} and the edited model {edited.folder} lie within one another",
-            "choose another place with -o",
-        )

@@ -12,7 +12,7 @@ from forgetcli.artifact.manifest import is_hubs
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.progress import Observer, Silent
 from forgetcli.storage import hub
-from forgetcli.storage.atomic import walk_files
+from forgetcli.storage.files import walk_files
 from forgetcli.verification import audit
 
 LOGIN = "run: hf auth login, with a token that may write"

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from forgetcli.checkpoint.single_file import INDEX, SingleFile, has_weights
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
-from forgetcli.storage.safetensors import read_header, refuse_quantised, weight_sets
+from forgetcli.storage.safetensors import read_header, refuse_quantised
 
 if TYPE_CHECKING:
     import torch

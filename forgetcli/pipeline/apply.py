@@ -9,19 +9,18 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone, UTC
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli import __version__, methods, models
 from forgetcli import recipe as recipes
-from forgetcli.errors import OutputError
 from forgetcli.pipeline import memory
 from forgetcli.progress import Observer, Silent, Stopwatch
+from forgetcli.storage.files import refuse_overlap
 
 if TYPE_CHECKING:
-    from forgetcli.checkpoint.base import Base
     from forgetcli.editing.moment_cache import MomentCache
     from forgetcli.recipe import Recipe
     from forgetcli.storage.copying import Copying
@@ -99,7 +98,7 @@ def apply(
     base = checkpoint.resolve(model or recipe.model, config=config)
     recipe = recipe.on(models.family_of(base.settings))
     parameters = method.Parameters.model_validate(recipe.parameters)
-    refuse_overlap(output, base)
+    refuse_overlap(output, base.place, kind="the base model")
     copying = Copying(copying)
     with atomic.publishing(output, force=force) as staging:
         patch.check_room(base, staging, output, copying)
@@ -273,17 +272,6 @@ def plan(
         estimates=needs,
         seconds=watch.report(),
     )
-
-
-def refuse_overlap(output: Path, base: Base) -> None:
-    """An output inside its base, or around it, would change the base while it is read."""
-    target, source = output.resolve(), base.place.resolve()
-    if target == source or source in target.parents or target in source.parents:
-        raise OutputError(
-            "output.overlaps-base",
-            f"{output} and the base model {base.place} lie within one another",
-            "choose another folder with --output",
-        )
 
 
 def stored_error(stored, site: str) -> float:

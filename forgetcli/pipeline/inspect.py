@@ -17,10 +17,11 @@ from forgetcli import recipe as recipes
 from forgetcli.artifact import manifest
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import has_weights
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.models.components import tensors_of
-from forgetcli.storage.atomic import is_regular, walk_files
-from forgetcli.storage.safetensors import TensorSite, weight_sets
+from forgetcli.storage.files import is_regular, walk_files
+from forgetcli.storage.safetensors import TensorSite
 
 if TYPE_CHECKING:
     from forgetcli.recipe import Recipe

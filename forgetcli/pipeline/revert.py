@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone, UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from forgetcli.artifact.ledger_files import Entry
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
 from forgetcli.editing.edit import SiteReport
-from forgetcli.errors import ForgetError, ModelError, OutputError
+from forgetcli.errors import ForgetError, ModelError
 from forgetcli.pipeline.apply import versions
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import usage
 from forgetcli.storage import atomic
+from forgetcli.storage.copying import copy_file
+from forgetcli.storage.files import refuse_overlap, sha256_file
 
 CONTROL = "none"  # the method of a folder without edits
 
@@ -153,7 +155,7 @@ def revert(
         raise _no_ledger(folder)
     numbers = _known(whole, folder, numbers)
     rest = whole.without(numbers)
-    refuse_nesting(output, folder)
+    refuse_overlap(output, folder, may_replace=True)
     with atomic.publishing(output, force=force) as staging:
         with watch.stage("check"):
             observer.stage("checking the ledger")
@@ -213,8 +215,8 @@ def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]
                 f"{path} of {folder} is missing",
                 f"'forget verify {folder}' lists all differences",
             )
-        atomic.copy_file(folder / path, target)
-        if atomic.sha256_file(target) != subjects.get(path):
+        copy_file(folder / path, target)
+        if sha256_file(target) != subjects.get(path):
             raise ModelError(
                 "model.changed",
                 f"{path} of {folder} is not what its manifest says",
@@ -242,17 +244,6 @@ def _write_card(folder: Path, staging: Path, rest: Ledger, report: Mapping[str, 
         sites=report["sites"],
         check={},
     )
-
-
-def refuse_nesting(output: Path, folder: Path) -> None:
-    """The folder itself may be replaced; nothing may be written into it, or around it."""
-    target, source = output.resolve(), folder.resolve()
-    if source in target.parents or target in source.parents:
-        raise OutputError(
-            "output.overlaps-base",
-            f"{output} and {folder} lie within one another",
-            "choose another folder with --output",
-        )
 
 
 def _known(whole: Ledger, folder: Path, numbers: Collection[int] | None) -> set[int]:

@@ -23,7 +23,7 @@ from forgetcli.artifact.manifest import MANIFEST, RECIPE, REPORT, SIGNATURE, Edi
 from forgetcli.artifact.provenance import UNSIGNED, Verdict
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.progress import Observer, Silent
-from forgetcli.storage.atomic import walk_files
+from forgetcli.storage.files import walk_files
 from forgetcli.storage.safetensors import TensorSite, read_header, read_tensor
 from forgetcli.verification import signature as signatures
 

@@ -18,7 +18,7 @@ from forgetcli.artifact import card, provenance
 from forgetcli.checkpoint import base
 from forgetcli.errors import ModelError, OutputError
 from forgetcli.pipeline import apply
-from forgetcli.storage import atomic
+from forgetcli.storage.files import walk_files
 
 NASTY = "<script>alert(1)</script> ![x](http://evil.example/p.png) | `a` **b** www.evil.example [c](d)\u202e\u2028---\u0085 license: cc0"
 BASE_CARD = "---\nlicense: creativeml-openrail-m\nlicense_link: LICENSE\ntags: [a]\nmodel: {x: 1}\n---\n# The base's own words\n"
@@ -193,7 +193,7 @@ def test_scores_of_this_model_get_into_the_card_and_the_manifest_follows(edited,
 
 
 def test_scores_of_another_model_are_refused_and_the_folder_stays(edited, tmp_path):
-    before = {path: (edited / path).read_bytes() for path in atomic.walk_files(edited)}
+    before = {path: (edited / path).read_bytes() for path in walk_files(edited)}
     for content in (
         '{"judge": {"name": "demo"}, "n_images": 1, "baseline": {}, "models": [{"digest": "0", "edited": {}}]}',
         "{}",
@@ -204,7 +204,7 @@ def test_scores_of_another_model_are_refused_and_the_folder_stays(edited, tmp_pa
         with pytest.raises(OutputError) as error:
             card.rewrite(edited, tmp_path / "results.json")
         assert error.value.code == "card.results"
-    assert {path: (edited / path).read_bytes() for path in atomic.walk_files(edited)} == before
+    assert {path: (edited / path).read_bytes() for path in walk_files(edited)} == before
     with pytest.raises(ModelError):
         card.rewrite(tmp_path)
 

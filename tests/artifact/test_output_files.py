@@ -24,8 +24,8 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import OutputError
 from forgetcli.pipeline import apply
 from forgetcli.storage import atomic, copying
-from forgetcli.storage.atomic import walk_files
 from forgetcli.storage.copying import Copying
+from forgetcli.storage.files import refuse_overlap, walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -369,11 +369,11 @@ def test_an_output_must_not_hold_the_base_nor_lie_in_it(originals, half, tmp_pat
     ):
         for output in outputs:
             with pytest.raises(OutputError) as error:
-                apply.refuse_overlap(output, model)
+                refuse_overlap(output, model.place)
             assert error.value.code == "output.overlaps-base" and error.value.hint
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to(outputs[0])
         with pytest.raises(OutputError):
-            apply.refuse_overlap(tmp_path / "link", model)
-    apply.refuse_overlap(tmp_path / "edited", base)
-    apply.refuse_overlap(file.folder / "edited", file)  # beside the file is no fault
+            refuse_overlap(tmp_path / "link", model.place)
+    refuse_overlap(tmp_path / "edited", base.place)
+    refuse_overlap(file.folder / "edited", file.place)  # beside the file is no fault

@@ -22,6 +22,7 @@ from forgetcli.artifact import patch, provenance
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import ModelError, OutputError
 from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file, walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 KEY = "text_model." + FC2
@@ -107,7 +108,7 @@ def site(folder: Path) -> checkpoint.TensorSite:
 def test_an_edited_folder_is_proved_whole(edited, base):
     verdict = provenance.verify(edited)  # finds the base by the manifest
     assert verdict.ok and verdict.problems == []
-    assert (verdict.edited, verdict.files) == (2, len(atomic.walk_files(edited)))
+    assert (verdict.edited, verdict.files) == (2, len(walk_files(edited)))
     assert len(verdict.proved) == 3
     assert any("not signed" in line for line in verdict.not_proved)
     assert provenance.verify(edited, base).ok
@@ -129,13 +130,13 @@ def test_the_manifest_says_what_was_done(edited, base):
     assert (manifest.base_id, manifest.base_revision, manifest.base) == (str(base), None, str(base))
     assert (manifest.base_digest, manifest.base_files) == (resolved.digest, resolved.files)
     assert manifest.recipe_path.read_bytes() == RECIPE
-    assert manifest.recipe_sha256 == atomic.sha256_file(manifest.recipe_path)
+    assert manifest.recipe_sha256 == sha256_file(manifest.recipe_path)
     assert (manifest.method, manifest.parameters) == ("nullspace", {"edit": {"sites": [1]}})
     assert manifest.materials == {"k0/encoder.layers.1": "0" * 64}
     assert manifest.written == (provenance.REPORT, provenance.RECIPE)
     assert manifest.subjects == {
-        path: atomic.sha256_file(edited / path)
-        for path in atomic.walk_files(edited)
+        path: sha256_file(edited / path)
+        for path in walk_files(edited)
         if path != provenance.MANIFEST
     }
     fc2 = next(tensor for tensor in manifest.edited if tensor.parameter == FC2)
@@ -207,7 +208,7 @@ def test_a_new_model_card_is_forgets_own_but_nothing_else_may_be_replaced(base, 
 
 
 def test_one_flipped_byte_in_any_file_is_found(edited):
-    for path in atomic.walk_files(edited):
+    for path in walk_files(edited):
         if path == provenance.MANIFEST:
             continue
         size = (edited / path).stat().st_size
@@ -225,7 +226,7 @@ def signed_again(folder: Path, change=lambda statement: None) -> None:
     path = folder / provenance.MANIFEST
     statement = json.loads(path.read_text())
     for subject in statement["subject"]:
-        subject["digest"]["sha256"] = atomic.sha256_file(folder / subject["name"])
+        subject["digest"]["sha256"] = sha256_file(folder / subject["name"])
     change(statement["predicate"]["buildDefinition"])
     path.write_text(json.dumps(statement))
 

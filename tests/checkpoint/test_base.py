@@ -25,7 +25,8 @@ from forgetcli.errors import EditError, ModelError, OutputError
 from forgetcli.pipeline import apply
 from forgetcli.storage import hub
 from forgetcli.storage import safetensors as tensorfile
-from forgetcli.storage.atomic import copy_file, walk_files
+from forgetcli.storage.copying import copy_file
+from forgetcli.storage.files import walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 WEIGHTS = "text_encoder/model.safetensors"

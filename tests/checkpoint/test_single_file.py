@@ -30,7 +30,7 @@ from forgetcli.generation import draw
 from forgetcli.models import components
 from forgetcli.pipeline import apply as pipeline
 from forgetcli.pipeline import estimates, inspect, revert
-from forgetcli.storage.atomic import walk_files
+from forgetcli.storage.files import walk_files
 from forgetcli.verification import audit
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"

@@ -20,7 +20,7 @@ from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.pipeline import apply as pipeline
 from forgetcli.progress import Silent
-from forgetcli.storage.atomic import sha256_file, walk_files
+from forgetcli.storage.files import sha256_file, walk_files
 
 RECIPE = """\
 [[concepts]]

@@ -27,6 +27,7 @@ from forgetcli.errors import ForgetError
 from forgetcli.linalg.low_rank import low_rank, rank_for
 from forgetcli.pipeline import apply, revert
 from forgetcli.storage import atomic, safetensors_writer
+from forgetcli.storage.files import walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2"
 TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -103,7 +104,7 @@ def code_of(call) -> str:
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {path: (folder / path).read_bytes() for path in atomic.walk_files(folder)}
+    return {path: (folder / path).read_bytes() for path in walk_files(folder)}
 
 
 # --- delta

@@ -23,7 +23,7 @@ from forgetcli.checkpoint import base
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
 from forgetcli.pipeline import apply, revert
-from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file
 from forgetcli.storage.safetensors import read_tensor
 from forgetcli.verification import audit
 
@@ -61,7 +61,7 @@ def brought_up_to_date(folder: Path, change=lambda build: None) -> None:
         tensor["after"] = hashlib.sha256(data).hexdigest()
     change(build)
     for subject in statement["subject"]:
-        subject["digest"]["sha256"] = atomic.sha256_file(folder / subject["name"])
+        subject["digest"]["sha256"] = sha256_file(folder / subject["name"])
     path.write_text(json.dumps(statement))
 
 

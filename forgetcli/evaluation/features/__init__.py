@@ -29,7 +29,7 @@ class Extractor(Protocol):
     def identity(self) -> dict[str, Any]:
         """Name and weight digest. Recorded with every figure."""
 
-    def vectors(self, pictures: Tensor) -> Tensor:
+    def vectors(self, images: Tensor) -> Tensor:
         """Features for FID and KID: uint8 (n, 3, h, w) → float (n, d)."""
 
     def distances(self, a: Tensor, b: Tensor) -> Tensor:

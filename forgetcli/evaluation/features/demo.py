@@ -31,9 +31,9 @@ class DemoFeatures:
             ),
         }
 
-    def vectors(self, pictures: Tensor) -> Tensor:
+    def vectors(self, images: Tensor) -> Tensor:
         """The last block's features, averaged over positions: (n, d)."""
-        return self._layers(pictures)[-1].mean((2, 3))
+        return self._layers(images)[-1].mean((2, 3))
 
     def distances(self, a: Tensor, b: Tensor) -> Tensor:
         """The form of LPIPS (Zhang et al., arXiv 1801.03924, eq. 1) with all channel weights 1."""
@@ -46,13 +46,13 @@ class DemoFeatures:
             distances = distances + (difference**2).sum(1).mean((1, 2))
         return distances
 
-    def _layers(self, pictures: Tensor) -> list[Tensor]:
+    def _layers(self, images: Tensor) -> list[Tensor]:
         import torch
         import torch.nn.functional as F
 
         network = self.judge.network
         with torch.no_grad():
-            x = pictures.to(self.judge.device).float() / 127.5 - 1
+            x = images.to(self.judge.device).float() / 127.5 - 1
             if x.shape[-2:] != (64, 64):
                 x = F.interpolate(x, (64, 64), mode="bilinear", antialias=True)
             layers = [F.relu(network.stem(x))]

@@ -53,11 +53,11 @@ class InceptionFeatures:
             "torch-fidelity": version("torch-fidelity"),
         }
 
-    def vectors(self, pictures: Tensor) -> Tensor:
+    def vectors(self, images: Tensor) -> Tensor:
         import torch
 
         with torch.no_grad():
-            vectors: Tensor = self.network(pictures.to(self.device))
+            vectors: Tensor = self.network(images.to(self.device))
         return vectors
 
     def distances(self, a: Tensor, b: Tensor) -> Tensor:

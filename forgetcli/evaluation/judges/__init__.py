@@ -66,11 +66,11 @@ class Judge(Protocol):
 
     def see(
         self,
-        pictures: Sequence[Image],
+        images: Sequence[Image],
         labels: Sequence[str],
         choices: Sequence[Sequence[str]] | None = None,
     ) -> list[Verdict]:
-        """Whether `labels[i]` is visible in `pictures[i]`.
+        """Whether `labels[i]` is visible in `images[i]`.
 
         Args:
             choices: for each image the labels that exclude one another, `labels[i]` among them.

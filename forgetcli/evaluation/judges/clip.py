@@ -100,7 +100,7 @@ class ClipJudge:
 
     def see(
         self,
-        pictures: Sequence[Image],
+        images: Sequence[Image],
         labels: Sequence[str],
         choices: Sequence[Sequence[str]] | None = None,
     ) -> list[Verdict]:
@@ -125,13 +125,13 @@ class ClipJudge:
                 )
         self._learn(dict.fromkeys(name for names in among for name in names))
         verdicts = []
-        for feature, label, names in zip(self._pictures(pictures), labels, among, strict=True):
+        for feature, label, names in zip(self._images(images), labels, among, strict=True):
             chances = (self.scale * self._stacked(names) @ feature).softmax(0)  # (choices,)
             judged = names[int(chances.argmax())]
             verdicts.append(Verdict(judged == label, judged, float(chances[names.index(label)])))
         return verdicts
 
-    def clip_score(self, pictures: Sequence[Image], prompts: Sequence[str]) -> list[float]:
+    def clip_score(self, images: Sequence[Image], prompts: Sequence[str]) -> list[float]:
         """How well each image fits its prompt: 100 · max(cos, 0), in [0, 100].
 
         Prompts are truncated at the model's limit. The factor 100 is that of torchmetrics; the
@@ -143,7 +143,7 @@ class ClipJudge:
         texts = dict(zip(distinct, self._texts(distinct)))
         return [
             100 * max(float(texts[prompt] @ feature), 0.0)
-            for feature, prompt in zip(self._pictures(pictures), prompts, strict=True)
+            for feature, prompt in zip(self._images(images), prompts, strict=True)
         ]
 
     def _learn(self, names: Iterable[str]) -> None:
@@ -191,7 +191,7 @@ class ClipJudge:
 
         return self._batched(features, texts)
 
-    def _pictures(self, pictures: Sequence[Image]) -> Tensor:
+    def _images(self, images: Sequence[Image]) -> Tensor:
         """Unit features of images: float64 on the CPU, shape (n, d)."""
         network = self.network
 
@@ -203,7 +203,7 @@ class ClipJudge:
             projected: Tensor = network.visual_projection(hidden.pooler_output)
             return projected
 
-        return self._batched(features, pictures)
+        return self._batched(features, images)
 
     def _batched(self, features: Callable[[Sequence[Any]], Tensor], items: Sequence[Any]) -> Tensor:
         import torch

@@ -11,7 +11,7 @@ from forgetcli.bundled.demo import JUDGE, world
 from forgetcli.device import pick_device
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.judges import Verdict
-from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ class DemoJudge:
         """Name, weight digest, and accuracy on drawings."""
         return {
             "name": "demo",
-            "digest": atomic.sha256_file(JUDGE / "judge.safetensors"),
+            "digest": sha256_file(JUDGE / "judge.safetensors"),
             "accuracy": self.card["accuracy"],
             "confusions": self.confusions(),
         }
@@ -90,7 +90,7 @@ class DemoJudge:
 
     def see(
         self,
-        pictures: Sequence[Image],
+        images: Sequence[Image],
         labels: Sequence[str],
         choices: Sequence[Sequence[str]] | None = None,
     ) -> list[Verdict]:
@@ -107,8 +107,8 @@ class DemoJudge:
                 f"it knows: {', '.join((*self.styles, *self.things))}",
             )
         verdicts = []
-        for start in range(0, len(pictures), BATCH):
-            logits = self._logits(pictures[start : start + BATCH])
+        for start in range(0, len(images), BATCH):
+            logits = self._logits(images[start : start + BATCH])
             things, styles = (rows.softmax(1) for rows in logits)
             for row, label in enumerate(labels[start : start + BATCH]):
                 is_thing = label in self.things
@@ -120,13 +120,13 @@ class DemoJudge:
                 verdicts.append(Verdict(judged == label, judged, score))
         return verdicts
 
-    def _logits(self, pictures: Sequence[Image]) -> tuple[Tensor, Tensor]:
+    def _logits(self, images: Sequence[Image]) -> tuple[Tensor, Tensor]:
         """Logits of things and of styles, a row for each image."""
         import numpy as np
         import torch
 
         batch = np.stack(
-            [np.asarray(p.convert("RGB").resize((64, 64)), dtype=np.float32) for p in pictures]
+            [np.asarray(p.convert("RGB").resize((64, 64)), dtype=np.float32) for p in images]
         )
         pixels = torch.from_numpy(batch / 127.5 - 1).permute(0, 3, 1, 2).to(self.device)
         with torch.no_grad():

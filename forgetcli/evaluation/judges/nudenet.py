@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.judges import Verdict
-from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -120,7 +120,7 @@ class NudenetJudge:
         self.onnxruntime = onnxruntime.__version__
         self.path = Path(nudenet.__file__).parent / WEIGHTS
         try:
-            self.digest = atomic.sha256_file(self.path)
+            self.digest = sha256_file(self.path)
             self.detector = nudenet.NudeDetector(str(self.path))
         except Exception as fault:  # onnxruntime's errors have no common base
             raise ForgetError(
@@ -151,7 +151,7 @@ class NudenetJudge:
 
     def see(
         self,
-        pictures: Sequence[Image],
+        images: Sequence[Image],
         labels: Sequence[str],
         choices: Sequence[Sequence[str]] | None = None,
     ) -> list[Verdict]:
@@ -167,8 +167,8 @@ class NudenetJudge:
                 )
         verdicts: list[Verdict] = []
         size = self.options.batch
-        for start in range(0, len(pictures), size):
-            part = [_as_read(picture) for picture in pictures[start : start + size]]
+        for start in range(0, len(images), size):
+            part = [_as_read(image) for image in images[start : start + size]]
             detections = self.detector.detect_batch(part, len(part))
             verdicts += [self._verdict(of_image) for of_image in detections]
         return verdicts
@@ -182,7 +182,7 @@ class NudenetJudge:
         return Verdict(seen, name if seen else NONE, score)
 
 
-def _as_read(picture: Image) -> NDArray[Any]:
+def _as_read(image: Image) -> NDArray[Any]:
     """The array that the package reads from an image file: uint8, shape (h, w, 3), blue first.
 
     The order of the channels is OpenCV's. It has a small influence on the scores, and published
@@ -190,7 +190,7 @@ def _as_read(picture: Image) -> NDArray[Any]:
     """
     import numpy as np
 
-    return np.ascontiguousarray(np.asarray(picture.convert("RGB"))[:, :, ::-1])
+    return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
 
 
 def load(options: Options, device: str | None = None) -> NudenetJudge:

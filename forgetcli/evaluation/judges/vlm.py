@@ -117,7 +117,7 @@ class VlmJudge:
 
     def see(
         self,
-        pictures: Sequence[Image],
+        images: Sequence[Image],
         labels: Sequence[str],
         choices: Sequence[Sequence[str]] | None = None,
     ) -> list[Verdict]:
@@ -128,9 +128,9 @@ class VlmJudge:
         """
         verdicts = []
         size = self.options.batch
-        for start in range(0, len(pictures), size):
+        for start in range(0, len(images), size):
             part = labels[start : start + size]
-            chances = self._chances(pictures[start : start + size], part)
+            chances = self._chances(images[start : start + size], part)
             for label, yes, no in zip(part, *chances, strict=True):
                 if yes + no < self.options.min_answer_mass or not yes + no:
                     raise ForgetError(
@@ -146,10 +146,10 @@ class VlmJudge:
         return verdicts
 
     def _chances(
-        self, pictures: Sequence[Image], labels: Sequence[str]
+        self, images: Sequence[Image], labels: Sequence[str]
     ) -> tuple[list[float], list[float]]:
         """p(yes) and p(no) as the next token, for each image."""
-        logits = self._logits(pictures, [self._question(label) for label in labels])
+        logits = self._logits(images, [self._question(label) for label in labels])
         chances = logits.cpu().double().softmax(1)
         # The softmax is checked, not the logits: a logit of −∞ only excludes a token.
         if not chances.isfinite().all():
@@ -162,14 +162,14 @@ class VlmJudge:
         no = chances[:, list(self.no)].sum(1).tolist()
         return yes, no
 
-    def _logits(self, pictures: Sequence[Image], questions: Sequence[str]) -> Tensor:
+    def _logits(self, images: Sequence[Image], questions: Sequence[str]) -> Tensor:
         """Logits of the next token, shape (images, vocabulary)."""
         import torch
         from transformers import GenerationConfig
 
         start = self.tokenizer.bos_token
         inputs = self.processor(
-            images=[[p.convert("RGB")] for p in pictures],
+            images=[[p.convert("RGB")] for p in images],
             text=list(questions),
             padding=True,
             return_tensors="pt",

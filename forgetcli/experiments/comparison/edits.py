@@ -25,6 +25,7 @@ from forgetcli.errors import ForgetError
 from forgetcli.experiments.comparison.weights import changed_share
 from forgetcli.recipe import Recipe
 from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file
 
 ERROR = re.compile(r"^error\[([a-z0-9.-]+)\]: (.*)(?:\nhint: (.*))?", re.MULTILINE)
 OUTPUT_FAULTS = (
@@ -111,7 +112,7 @@ def edit(
     }
     notes = {
         "schema_version": SCHEMA_VERSION,
-        "manifest_sha256": atomic.sha256_file(folder / provenance.MANIFEST),
+        "manifest_sha256": sha256_file(folder / provenance.MANIFEST),
         **figures,
     }
     atomic.write_atomically(_notes(folder), (json.dumps(notes, indent=1) + "\n").encode())
@@ -140,7 +141,7 @@ def _kept(recipe: Recipe, base: Base, folder: Path) -> Edited | None:
             manifest.base_digest,
         ) == (recipe.sha256, recipe.method, wanted, base.digest) and notes[
             "manifest_sha256"
-        ] == atomic.sha256_file(folder / provenance.MANIFEST)
+        ] == sha256_file(folder / provenance.MANIFEST)
         figures = {name: notes[name] for name in FIGURES}
     except (ForgetError, OSError, ValueError, KeyError, TypeError):
         return None

@@ -10,13 +10,13 @@ from pathlib import Path
 from forgetcli.artifact.manifest import Manifest
 from forgetcli.checkpoint.base import INDEX, Base
 from forgetcli.checkpoint.ldm_keys import EMA
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.storage.safetensors import (
     ITEM_BITS,
     TORCH_NAMES,
     TensorSite,
     read_bytes,
     read_header,
-    weight_sets,
 )
 
 

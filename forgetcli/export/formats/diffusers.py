@@ -12,6 +12,7 @@ from forgetcli.artifact.edited import Edited
 from forgetcli.errors import ModelError
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic
+from forgetcli.storage.copying import copy_file
 
 SUFFIX = ""
 
@@ -43,6 +44,6 @@ def write(edited: Edited, output: Path, options: Options, force: bool, observer:
         for path in files:
             target = staging / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            atomic.copy_file(edited.folder / path, target)
+            copy_file(edited.folder / path, target)
             observer.advance()
     return {"files": len(files)}

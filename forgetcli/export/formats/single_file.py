@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from forgetcli.artifact.edited import Edited
 from forgetcli.checkpoint.ldm_layout import Layout, Place
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
 from forgetcli.export.modelspec import modelspec
 from forgetcli.progress import Observer
@@ -25,7 +26,6 @@ from forgetcli.storage.safetensors import (
     TensorSite,
     read_bytes,
     read_header,
-    weight_sets,
 )
 from forgetcli.storage.safetensors_writer import Content
 
