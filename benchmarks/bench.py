@@ -20,6 +20,7 @@ from forgetcli.checkpoint import base
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.evaluation import judges
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 from forgetcli.recipe import Recipe
 
@@ -88,11 +89,10 @@ class Bench:
         )
         if key not in self.made:
             module, start = methods.get(method), time.time()
-            edit = module.edit(
+            edit = methods.load_edit(method)(
                 self.model,
-                recipe.model_copy(update={"method": method}),
+                task_of(recipe, self.model.base, MomentCache()),
                 module.Parameters.model_validate(tables),
-                MomentCache(),
                 Silent(),
             )
             self.made[key] = edit, time.time() - start

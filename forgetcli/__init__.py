@@ -17,7 +17,7 @@ _HOMES = {
     "generate": ("generation.draw", "generate"),
     "load_recipe": ("recipe", "load"),
     "revert": ("pipeline.revert", "revert"),
-    "verify": ("artifact.provenance", "verify"),
+    "verify": ("artifact.integrity", "verify"),
 }
 
 

@@ -51,43 +51,54 @@ def weight_sets(folder: Path, component: str) -> list[WeightSet]:
     """
     place = Path(folder, component)
     names = sorted(p.name for p in place.iterdir() if p.is_file()) if place.is_dir() else []
-    ranked: list[tuple[tuple, WeightSet]] = []
+    ranked: list[tuple[tuple[bool, bool, int, str], WeightSet]] = []
     sharded: set[str] = set()
-    for name in (n for n in names if ".safetensors.index." in n and n.endswith(".json")):
-        files = _read_index(place, name)
-        sharded |= set(files.values())
-        stem, _, rest = name.partition(".safetensors.index.")
-        variant = stem.partition(".")[2] or rest.removesuffix("json").rstrip(".")
-        ranked.append((_rank(stem, variant, 1), WeightSet(variant, files)))
-    for name in (n for n in names if n.endswith(".safetensors") and n not in sharded):
-        stem = name.removesuffix(".safetensors")
-        if _SHARD.search(stem):
-            raise ModelError(
-                "model.damaged",
-                f"{place / name} is one of several shards, but no index.json names it",
-                FETCH_AGAIN,
-            )
-        variant = stem.partition(".")[2]
-        ranked.append((_rank(stem, variant, 0), WeightSet(variant, name)))
-    if ranked:
-        return [weights for _, weights in sorted(ranked, key=lambda r: r[0])]
-    pickles = [n for n in names if n.endswith(PICKLES)]
+    for name in names:
+        if ".safetensors.index." in name and name.endswith(".json"):
+            files = _read_index(place, name)
+            sharded |= set(files.values())
+            stem, _, rest = name.partition(".safetensors.index.")
+            variant = stem.partition(".")[2] or rest.removesuffix("json").rstrip(".")
+            ranked.append((_rank(stem, variant, 1), WeightSet(variant, files)))
+    for name in names:
+        if name.endswith(".safetensors") and name not in sharded:
+            stem = name.removesuffix(".safetensors")
+            if _SHARD.search(stem):
+                raise ModelError(
+                    "model.damaged",
+                    f"{place / name} is one of several shards, but no index.json names it",
+                    FETCH_AGAIN,
+                )
+            variant = stem.partition(".")[2]
+            ranked.append((_rank(stem, variant, 0), WeightSet(variant, name)))
+    if not ranked:
+        raise _no_weights(folder, place, names)
+    return [weights for _, weights in sorted(ranked, key=lambda entry: entry[0])]
+
+
+def _rank(stem: str, variant: str, sharded: int) -> tuple[bool, bool, int, str]:
+    """Sorts the forms in the order in which loaders prefer them."""
+    return (variant != "", stem.partition(".")[0] not in STANDARD_STEMS, sharded, stem)
+
+
+def _no_weights(folder: Path, place: Path, names: list[str]) -> ModelError:
+    pickles = [name for name in names if name.endswith(PICKLES)]
     if pickles:
-        raise ModelError(
-            "model.pickle",
-            f"{place} has its weights only as a pickle ({pickles[0]}), which can run code when opened",
-            'if you trust it, convert it: python -c "from diffusers import DiffusionPipeline as D; '
-            f"D.from_pretrained('{folder}', use_safetensors=False).save_pretrained('converted')\"",
+        convert = (
+            "from diffusers import DiffusionPipeline as D; "
+            f"D.from_pretrained('{folder}', use_safetensors=False).save_pretrained('converted')"
         )
-    raise ModelError(
+        return ModelError(
+            "model.pickle",
+            f"{place} has its weights only as a pickle ({pickles[0]}), "
+            "which can run code when opened",
+            f'if you trust it, convert it: python -c "{convert}"',
+        )
+    return ModelError(
         "model.not-a-model",
         f"{place} has no weights (.safetensors)",
         "is the model complete? " + FETCH_AGAIN,
     )
-
-
-def _rank(stem: str, variant: str, sharded: int) -> tuple:
-    return (variant != "", stem.partition(".")[0] not in STANDARD_STEMS, sharded, stem)
 
 
 def _read_index(place: Path, name: str) -> dict[str, str]:
@@ -100,8 +111,8 @@ def _read_index(place: Path, name: str) -> dict[str, str]:
             "model.damaged", f"{place / name} is no valid index of shards ({fault})", FETCH_AGAIN
         ) from fault
     for file in sorted(set(files.values())):
-        # transformers joins these names to the folder unchecked; `../x` would patch a file outside
-        # of it.
+        # transformers joins these names to the folder unchecked. With `../x`, a file outside of the
+        # folder would be patched.
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
             raise ModelError(
                 "model.damaged",

@@ -176,9 +176,9 @@ def _put_on(
     sink: Sink,
 ) -> None:
     with sink.observer() as observer:
-        from forgetcli.artifact import delta as deltas
+        from forgetcli.pipeline.apply_delta import apply_delta
 
-        result = deltas.apply(
+        result = apply_delta(
             delta,
             model=model,
             config=config,
@@ -202,10 +202,10 @@ def _plan(
 ) -> None:
     from forgetcli.cli.progress import silence_hub
     from forgetcli.cli.tables import plan
-    from forgetcli.pipeline import apply as pipeline
+    from forgetcli.pipeline.plan import plan as make_plan
 
     silence_hub()
-    data = pipeline.plan(recipe, model=model, config=config, device=device, dtype=dtype).as_dict()
+    data = make_plan(recipe, model=model, config=config, device=device, dtype=dtype).as_dict()
     sink.result(data, human=lambda: plan(data), quiet=output)
 
 

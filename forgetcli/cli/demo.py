@@ -9,6 +9,7 @@ import typer
 
 from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.progress import Stopwatch
 
 Output = Annotated[
     Path, typer.Option("--output", "-o", envvar="FORGET_DEMO_OUTPUT", help="Folder for all of it.")
@@ -39,15 +40,26 @@ def demo(
     sink = Sink("demo", json=json, quiet=quiet)
     with sink.observer() as observer:
         from forgetcli.experiments import demo as story
+        from forgetcli.report import demo as report
 
-        result = story.run(output, recipe=recipe, device=device, observer=observer)
-    sink.result(result.as_dict(), human=lambda: _shown(result), quiet=result.report)
+        watch = Stopwatch()
+        result = story.run(output, recipe=recipe, device=device, observer=observer, watch=watch)
+        with watch.stage("report"):
+            files = report.write(output, result, command=f"forget demo --recipe {recipe}")
+    data = {
+        "report": str(files.page),
+        "grid": str(files.sheet),
+        "output": str(result.edited),
+        "evaluation": result.evaluation.as_dict(),
+        "seconds": watch.report(),
+    }
+    sink.result(data, human=lambda: _shown(data), quiet=files.page)
 
 
-def _shown(result) -> list:
+def _shown(data: dict) -> list:
     from forgetcli.cli.tables import facts, shares
 
     return [
-        *shares(result.evaluation.as_dict()),
-        facts({"report": result.report, "grid": result.grid, "edited model": result.edited}),
+        *shares(data["evaluation"]),
+        facts({"report": data["report"], "grid": data["grid"], "edited model": data["output"]}),
     ]

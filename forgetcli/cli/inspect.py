@@ -55,10 +55,10 @@ def inspect(
     base = checkpoint.resolve(model, config=config)
     data = inspection.inspect(base).as_dict()
     if recipe is not None:
-        from forgetcli.pipeline import apply
+        from forgetcli.pipeline.plan import plan as make_plan
 
         silence_libraries()
-        plan = apply.plan(
+        plan = make_plan(
             recipe, model=model, config=config, device=device, dtype=dtype.value if dtype else None
         )
         data |= {"recipe": recipe, "estimates": plan.as_dict()["estimates"]}

@@ -32,7 +32,7 @@ def log(folder: Folder = Path("edited"), json: JsonFlag = False, quiet: QuietFla
 def _shown(found):
     from forgetcli.cli.tables import table
 
-    base = found.base["id"] + (f"@{found.base['revision']}" if found.base["revision"] else "")
+    base = found.base.id + (f"@{found.base.revision}" if found.base.revision else "")
     if not found.edits:
         return f"{found.folder}: no edits; it is the base '{base}'"
     return table(

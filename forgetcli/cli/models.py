@@ -15,10 +15,10 @@ def models(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget models
     """
-    from forgetcli import models as families
     from forgetcli.cli.tables import table
+    from forgetcli.models import known as known_models
 
-    known = families.known()
+    known = known_models.known()
     data = {
         "models": [
             {"name": m.name, "family": m.family, "path": str(m.path), "description": m.description}

@@ -102,6 +102,7 @@ def tune(
     sink = Sink("tune", json=json, quiet=quiet)
     with sink.observer() as observer:
         from forgetcli.experiments import tuning
+        from forgetcli.report.tuning import FRONT, write_front
 
         result = tuning.tune(
             recipe,
@@ -121,7 +122,10 @@ def tune(
             force=force,
             observer=observer,
         )
-    data = result.as_dict()
+        front = output / FRONT
+        write_front(front, result)
+    # `front` stands second in the object that programs read.
+    data = {"output": str(result.recipe), "front": str(front), **result.as_dict()}
     sink.result(data, human=lambda: _shown(data), quiet=result.recipe)
 
 

@@ -115,7 +115,7 @@ def _shown(folder: Path, verdict) -> str:
         [
             f"{folder}: {state} ({verdict.files} files, {verdict.edited} edited tensors)",
             *(
-                f"  ✗ {one_line(problem['file'])}: {one_line(problem['what'])}"
+                f"  ✗ {one_line(problem.file)}: {one_line(problem.what)}"
                 for problem in verdict.problems
             ),
             *(f"  ✓ {one_line(claim)}" for claim in verdict.proved),

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from forgetcli.checkpoint.base import read_tensor
 from forgetcli.editing.edit import Keys, SiteReport
 from forgetcli.linalg import (
     Coordinates,
@@ -20,6 +19,7 @@ from forgetcli.linalg import (
     null_projector,
     whitened,
 )
+from forgetcli.models.tensors import read_tensor
 from forgetcli.models.tokens import TokenBatch
 from forgetcli.progress import Observer
 

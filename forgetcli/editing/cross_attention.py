@@ -253,7 +253,6 @@ def drift(delta: Tensor, W: Tensor, columns: Tensor) -> float:
     return float((delta @ columns).norm() / (W @ columns).norm().clamp_min(1e-300))
 
 
-def heldout_columns(model, recipe, positions: Positions) -> Tensor | None:
-    """Contexts of the recipe's prompts that must stay and that no edit sees; None if it has none."""
-    prompts = [p for retained in recipe.retain for p in (*retained.direct, *retained.indirect)]
+def heldout_columns(model, prompts: Sequence[str], positions: Positions) -> Tensor | None:
+    """Contexts of a task's held-out prompts; None if it has none."""
     return prompt_columns(model, prompts, positions) if prompts else None

@@ -4,7 +4,7 @@ cache.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -89,11 +89,18 @@ def preserve_moments(
             )
     else:
         observer.note(f"second moments of {len(prompts)} {what}: from the cache")
-    materials = tuple(
+    hits, misses = len(sites) - len(missing), len(missing)
+    return Moments(by_site, materials(name, by_site), hits, misses)
+
+
+def materials(name: str, by_site: Mapping[str, Moment]) -> tuple[dict[str, str], ...]:
+    """Records of second moments for the manifest: {"name": "k0/SITE", "sha256"} each, for the name
+    `k0`.
+    """
+    return tuple(
         {"name": f"{name}/{site}", "sha256": _digest(by_site[site].matrix)}
         for site in sorted(by_site)
     )
-    return Moments(by_site, materials, hits=len(sites) - len(missing), misses=len(missing))
 
 
 def are_cached(

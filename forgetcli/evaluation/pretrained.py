@@ -14,7 +14,7 @@ from typing import Any
 
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
-from forgetcli.storage import atomic, hub, safetensors
+from forgetcli.storage import hub, safetensors
 from forgetcli.storage.files import files_digest, sha256_file
 
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # all files of a model except the weights
@@ -22,6 +22,16 @@ PATTERNS = (*SETTINGS, "*.safetensors")  # no pickles
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "tekken.json")
 # Further copies of the weights, in other formats.
 COPIES = ("*.fp16*", "*.bf16*", "consolidated*", "open_clip*")
+KIND = hub.Kind(
+    noun="the judge's model ",
+    index="config.json",
+    patterns=PATTERNS,
+    extra=(),
+    copies=COPIES,
+    copies_suffice=False,
+    revision_option="the revision",
+    suggests=False,
+)
 SAFETENSORS_ONLY = (
     "choose a model, or a revision of it (--judge-set revision=…), "
     "that has its weights as safetensors"
@@ -186,7 +196,7 @@ def find(model: str, revision: str | None = None) -> Weights:
         )
     name = match["id"]
     revision = revision or match["revision"]
-    folder = _snapshot(name, revision)
+    folder = hub.snapshot(name, revision, _is_complete, kind=KIND)
     _check(folder)
     commit = folder.name if folder.parent.name == "snapshots" else revision
     return Weights(name, commit, folder)
@@ -231,64 +241,4 @@ def _is_complete(folder: Path) -> bool:
         return False
     return (folder / "tokenizer_config.json").is_file() and any(
         folder.glob("*processor_config.json")
-    )
-
-
-def _snapshot(name: str, revision: str | None) -> Path:
-    """The model's folder in the local cache, downloaded if it is incomplete there.
-
-    Like `hub.snapshot`, for models whose weights are in the top folder.
-    """
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    request: dict[str, Any] = {
-        "revision": revision,
-        "allow_patterns": list(PATTERNS),
-        "ignore_patterns": list(COPIES),
-    }
-    try:
-        try:
-            cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **request))
-            if _is_complete(cached):
-                return cached
-        except errors.LocalEntryNotFoundError:
-            pass
-        cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
-        with atomic.output_faults(cache, within=cache, remedy="set HF_HOME to another folder"):
-            return Path(huggingface_hub.snapshot_download(name, **request))
-    except errors.GatedRepoError as fault:
-        raise ModelError(
-            "model.gated",
-            f"'{name}' is gated: its authors want you to accept its licence first",
-            f"accept it at https://huggingface.co/{name}, then run: hf auth login",
-        ) from fault
-    except errors.RevisionNotFoundError as fault:
-        raise ModelError(
-            "model.not-found",
-            f"'{name}' has no revision '{revision}'",
-            "leave the revision out for the newest",
-        ) from fault
-    except errors.RepositoryNotFoundError as fault:
-        raise _not_found(name, revision, "does not exist on the hub, or is private") from fault
-    except (OSError, ValueError, errors.HfHubHTTPError) as fault:
-        raise _not_found(
-            name, revision, "is not in the local cache, and the hub cannot be reached"
-        ) from fault
-    except Exception as fault:  # errors of the hub's HTTP library, which depend on its version
-        if type(fault).__module__.partition(".")[0] not in hub.NETWORK_PACKAGES:
-            raise
-        raise _not_found(
-            name, revision, "is not in the local cache, and the hub cannot be reached"
-        ) from fault
-
-
-def _not_found(name: str, revision: str | None, what: str) -> ModelError:
-    at = f" --revision {revision}" if revision else ""
-    includes = " ".join(f"--include '{pattern}'" for pattern in PATTERNS)
-    full_name = f"{name}@{revision}" if revision else name
-    return ModelError(
-        "model.not-found",
-        f"the judge's model '{full_name}' is no folder here and {what}",
-        f"fetch it where there is a network: hf download {name}{at} {includes}",
     )

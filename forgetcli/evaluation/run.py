@@ -17,7 +17,8 @@ from forgetcli.evaluation.results import Evaluation
 from forgetcli.evaluation.run_folder import RUN, VERDICTS, claim
 from forgetcli.evaluation.subjects import UNEDITED, subjects, unused
 from forgetcli.evaluation.verdicts import look
-from forgetcli.generation.draw import Shot, draw
+from forgetcli.generation.draw import draw
+from forgetcli.generation.images import ImageRequest
 from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
@@ -64,10 +65,10 @@ class EvaluationSettings:
         """The stable keys of `settings` in results.json."""
         return asdict(self)
 
-    def shots(self, questions: Sequence[Question]) -> list[Shot]:
+    def requests(self, questions: Sequence[Question]) -> list[ImageRequest]:
         """One image to generate for each question; `questions` repeats each `images` times."""
         return [
-            Shot(
+            ImageRequest(
                 prompt=q.prompt,
                 seed=(self.seed if q.seed is None else q.seed) + index % self.images,
                 steps=q.steps or self.steps,
@@ -169,7 +170,7 @@ def _evaluate(
         answered(
             subject,
             questions,
-            settings.shots(questions),
+            settings.requests(questions),
             loaded_judge,
             output,
             device=device,
@@ -220,7 +221,7 @@ def _identity(
 def answered(
     subject: Subject,
     questions: Sequence[Question],
-    shots: Sequence[Shot],
+    requests: Sequence[ImageRequest],
     judge: Judge,
     output: Path,
     *,
@@ -237,9 +238,9 @@ def answered(
 
     Args:
         questions: the questions, in the order of the result.
-        shots: the image of each question.
+        requests: the image of each question.
     """
-    distinct = list(dict.fromkeys(shots))
+    distinct = list(dict.fromkeys(requests))
     with watch.stage(f"pictures {subject.name}"):
         drawn, _ = draw(
             subject.base,
@@ -251,13 +252,13 @@ def answered(
             processes=processes,
         )
     path_of = dict(zip(distinct, drawn))
-    paths = [path_of[shot] for shot in shots]
+    paths = [path_of[request] for request in requests]
     with watch.stage("judging"):
         verdicts = look(
             judge, paths, questions, output / VERDICTS, processes=processes, observer=observer
         )
     answers = [
-        Answer(q, shot.seed, path, v.seen, v.judged, v.score)
-        for q, shot, path, v in zip(questions, shots, paths, verdicts)
+        Answer(q, request.seed, path, v.seen, v.judged, v.score)
+        for q, request, path, v in zip(questions, requests, paths, verdicts)
     ]
     return Run(subject, tuple(answers))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli import recipe as recipes
-from forgetcli.artifact import provenance
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.judged import Subject
@@ -53,7 +53,7 @@ def subjects(
     questions: list[Question] = []
     bases: list[Base] = []
     for folder in map(Path, folders):
-        manifest = provenance.load(folder)
+        manifest = EditedModel(folder).manifest
         bases.append(manifest.resolve_base())
         if bases[-1].digest != bases[0].digest:
             raise ForgetError(

@@ -13,12 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from forgetcli.errors import ModelError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 ITEM_BITS = {
     "BOOL": 8,
@@ -57,15 +54,17 @@ FETCH_AGAIN = "fetch the model again"
 
 @dataclass(frozen=True)
 class TensorSite:
-    """One tensor's place on disk.
+    """Where one tensor is on disk.
 
     Attributes:
         file: relative posix path within the model's folder.
         key: the tensor's name in the file.
         dtype: as safetensors writes it: ``F16``.
-        start, end: its bytes in the file, absolute, end exclusive.
-        third: of a tensor that holds q, k and v one below the other, which of the three; None for a
-            whole tensor.
+        shape: the tensor's sizes.
+        start: offset of its first byte in the file.
+        end: offset after its last byte in the file.
+        third: for a part of a tensor that holds q, k and v below one another, which of the three;
+            None for a whole tensor.
     """
 
     file: str
@@ -77,10 +76,11 @@ class TensorSite:
     third: int | None = None
 
     def part(self, third: int | None) -> TensorSite:
-        """The bytes of one of three equal parts, one below the other; all of it for None."""
+        """One of three equal parts along the first axis; the whole tensor for None."""
         if third is None:
             return self
-        rows, size = self.shape[0] // 3, (self.end - self.start) // 3
+        rows = self.shape[0] // 3
+        size = (self.end - self.start) // 3
         start = self.start + third * size
         return replace(
             self, shape=(rows, *self.shape[1:]), start=start, end=start + size, third=third
@@ -222,7 +222,9 @@ def _unique(pairs: list[tuple[str, object]]) -> dict:
 
 
 def _site(file: str, key: str, entry: dict, data: int) -> TensorSite:
-    dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+    dtype = entry["dtype"]
+    shape = entry["shape"]
+    begin, end = entry["data_offsets"]
     if dtype not in ITEM_BITS:
         raise ValueError(f"'{key}' has the unknown dtype {dtype!r}")
     if any(type(n) is not int or n < 0 for n in (*shape, begin, end)):
@@ -233,16 +235,15 @@ def _site(file: str, key: str, entry: dict, data: int) -> TensorSite:
 
 
 def _check_cover(path: Path, sites: Iterable[TensorSite], data: int, size: int) -> None:
-    """The format wants the tensors to fill the file exactly: an overlap would let one edit change
-    two tensors.
+    """Check that the tensors fill the file exactly, as the format demands.
+
+    If two tensors overlapped, one edit would change both.
     """
     at = data
     for site in sorted(sites, key=lambda s: (s.start, s.end)):
         if site.start != at:
-            raise damaged(
-                path,
-                f"'{site.key}' {'overlaps another tensor' if site.start < at else 'follows a hole'}",
-            )
+            problem = "overlaps another tensor" if site.start < at else "follows a hole"
+            raise damaged(path, f"'{site.key}' {problem}")
         at = site.end
     if at != size:
         guess = ": a cut-off download?" if size < at else ""
@@ -250,7 +251,7 @@ def _check_cover(path: Path, sites: Iterable[TensorSite], data: int, size: int) 
 
 
 def read_bytes(folder: Path, site: TensorSite) -> bytes:
-    """The tensor's bytes as they are on disk."""
+    """The tensor's bytes as they are stored."""
     with open(Path(folder, site.file), "rb") as reader:
         reader.seek(site.start)
         data = reader.read(site.end - site.start)
@@ -259,27 +260,11 @@ def read_bytes(folder: Path, site: TensorSite) -> bytes:
     return data
 
 
-def read_tensor(folder: Path, site: TensorSite) -> Tensor:
-    """The tensor at `site`, in the dtype that it is stored in, on the CPU.
-
-    Raises:
-        ModelError: model.dtype: it is not one of float64, float32, float16, bfloat16.
-    """
-    import torch
-
-    data = read_bytes(folder, site)
-    dtype = getattr(torch, editable_dtype(site))
-    if not data:  # frombuffer refuses
-        return torch.empty(site.shape, dtype=dtype)
-    return torch.frombuffer(bytearray(data), dtype=dtype).reshape(site.shape)
-
-
 def editable_dtype(site: TensorSite) -> str:
-    """torch's name of the dtype that a site is stored in.
+    """torch's name of the dtype in which a tensor is stored.
 
     Raises:
-        ModelError: model.dtype: one that holds no plain floating-point numbers, as quantised models
-            do.
+        ModelError: model.dtype: not a plain floating-point dtype, as in quantised models.
     """
     if site.dtype not in TORCH_NAMES:
         raise ModelError(
@@ -291,10 +276,10 @@ def editable_dtype(site: TensorSite) -> str:
 
 
 def refuse_quantised(component: str, sites: Iterable[TensorSite]) -> None:
-    """Before a component is loaded: libraries turn float8 into float32 without a word, and its edit
-    could not be written.
+    """Refuse a quantised component before it is loaded.
 
-    Whole numbers of 32 and 64 bits are no weights: old text encoders store their position numbers.
+    Libraries convert float8 to float32 silently, and the edit could not be written back. Integers
+    of 32 and 64 bits are accepted: old text encoders store their position numbers.
 
     Raises:
         ModelError: model.dtype.

@@ -19,9 +19,10 @@ from pipelines import shard, tiny_sd
 from safetensors.torch import load, save
 from single_files import ldm, settings
 
-from forgetcli.artifact import patch, provenance
+from forgetcli.artifact import integrity, patch, statement
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import OutputError
+from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline import apply
 from forgetcli.storage import atomic, copying
 from forgetcli.storage.copying import Copying
@@ -117,13 +118,13 @@ def edit(
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for component, parameter in CHANGED:
-        W = checkpoint.read_tensor(base.folder, base.locate(component, parameter)[0]).double()
+        W = read_tensor(base.folder, base.locate(component, parameter)[0]).double()
         weights[component, parameter] = W + 0.1 * torch.randn(
             W.shape, generator=generator, dtype=torch.float64
         )
     with atomic.publishing(output, force=True) as staging:
         stored = patch.patch(base, staging, weights, Copying(how))
-        provenance.write(
+        statement.write(
             staging,
             base=base,
             recipe_bytes=b"",
@@ -183,7 +184,7 @@ def test_every_untouched_byte_is_the_bases(originals, tmp_path, kind, how):
     assert {
         path: was for path, was in state(tmp_path).items() if not path.startswith("edited/")
     } == before
-    assert provenance.verify(tmp_path / "edited").ok
+    assert integrity.verify(tmp_path / "edited").ok
     with open(
         tmp_path / "edited" / next(iter(stored.values())).site.file, "r+b"
     ) as file:  # the control: a byte of the header
@@ -191,7 +192,7 @@ def test_every_untouched_byte_is_the_bases(originals, tmp_path, kind, how):
         byte = file.read(1)
         file.seek(20)
         file.write(bytes([byte[0] ^ 1]))
-    assert not provenance.verify(tmp_path / "edited").ok
+    assert not integrity.verify(tmp_path / "edited").ok
     assert {
         path: was for path, was in state(tmp_path).items() if not path.startswith("edited/")
     } == before
@@ -249,12 +250,12 @@ def test_what_writes_through_a_link_is_found(half, tmp_path):
     tells.
     """
     edit(checkpoint.resolve(half), tmp_path / "edited", "link")
-    assert provenance.verify(tmp_path / "edited", base=half).ok
+    assert integrity.verify(tmp_path / "edited", base=half).ok
     with open(tmp_path / "edited/vae/config.json", "r+b") as file:
         file.write(b"[")
     assert (half / "vae/config.json").read_bytes()[:1] == b"["
     assert {
-        problem["file"] for problem in provenance.verify(tmp_path / "edited", base=half).problems
+        problem.file for problem in integrity.verify(tmp_path / "edited", base=half).problems
     } == {"vae/config.json"}
 
 
@@ -285,7 +286,7 @@ def reflinks(monkeypatch) -> list[int]:
         os.pwrite(target, os.pread(source, 1 << 30, 0), 0)
         return True
 
-    monkeypatch.setattr(atomic, "_clone", clone)
+    monkeypatch.setattr(copying, "_clone", clone)
     return made
 
 
@@ -341,7 +342,7 @@ def test_what_is_shared_needs_no_room(half, tmp_path, monkeypatch, reflinks):
         patch.check_room(base, staging, tmp_path / "edited", how)
     with pytest.raises(OutputError):
         patch.check_room(base, staging, tmp_path / "edited", Copying.COPY)
-    monkeypatch.setattr(atomic, "_clone", lambda source, target: False)
+    monkeypatch.setattr(copying, "_clone", lambda source, target: False)
     with pytest.raises(OutputError):
         patch.check_room(base, staging, tmp_path / "edited", Copying.REFLINK)
     assert list(staging.iterdir()) == []  # the probe is gone

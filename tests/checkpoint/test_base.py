@@ -18,10 +18,12 @@ from pipelines import shard, tiny_sd
 from safetensors import safe_open
 from safetensors.torch import load, save
 
+from forgetcli.artifact import integrity
+from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact import patch as patching
-from forgetcli.artifact import provenance
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import EditError, ModelError, OutputError
+from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline import apply
 from forgetcli.storage import hub
 from forgetcli.storage import safetensors as tensorfile
@@ -61,7 +63,7 @@ def patched(folder: Path, staging: Path, weights: dict) -> dict:
 
 
 def weight_of(folder: Path, name: str = FC2, component: str = "text_encoder") -> torch.Tensor:
-    return checkpoint.read_tensor(folder, checkpoint.locate(folder, component, name))
+    return read_tensor(folder, checkpoint.locate(folder, component, name))
 
 
 def changed(weight: torch.Tensor, size: float, seed: int = 0) -> torch.Tensor:
@@ -112,7 +114,7 @@ def test_the_loaded_model_has_the_wanted_weight(folder, tmp_path):
         assert reader.metadata() == {"format": "pt"}
         assert torch.equal(
             reader.get_tensor("text_model." + FC2),
-            checkpoint.read_tensor(tmp_path / "edited", stored["text_encoder", FC2].site),
+            read_tensor(tmp_path / "edited", stored["text_encoder", FC2].site),
         )
 
 
@@ -323,7 +325,7 @@ def test_every_site_is_where_the_safetensors_library_finds_it(folder):
         with safe_open(folder / file, "pt") as reader:
             assert set(sites) == set(reader.keys())
             for key, site in sites.items():
-                assert torch.equal(checkpoint.read_tensor(folder, site), reader.get_tensor(key))
+                assert torch.equal(read_tensor(folder, site), reader.get_tensor(key))
                 assert checkpoint.locate(folder, component, key) == site
 
 
@@ -442,7 +444,7 @@ def test_the_same_builder_makes_files_that_are_accepted(tmp_path):
         "b": 8,
         "empty": 0,
     }
-    assert checkpoint.read_tensor(tmp_path, sites["empty"]).shape == (0, 3)
+    assert read_tensor(tmp_path, sites["empty"]).shape == (0, 3)
 
 
 @settings(max_examples=300, deadline=None)
@@ -619,7 +621,7 @@ def test_the_commit_is_recorded_and_found_again_after_the_branch_has_moved(
         device="cpu",
         strict=False,
     )
-    manifest = provenance.load(tmp_path / "edited")
+    manifest = manifests.load(tmp_path / "edited")
     assert (manifest.base_id, manifest.base_revision, manifest.base) == (
         "org/tiny-sd",
         COMMIT,
@@ -631,8 +633,8 @@ def test_the_commit_is_recorded_and_found_again_after_the_branch_has_moved(
     assert (
         checkpoint.resolve("org/tiny-sd").revision == "b" * 40
     )  # the control: by name it is another model now
-    assert provenance.verify(tmp_path / "edited").ok
-    assert not provenance.verify(tmp_path / "edited", base="org/tiny-sd@main").ok
+    assert integrity.verify(tmp_path / "edited").ok
+    assert not integrity.verify(tmp_path / "edited", base="org/tiny-sd@main").ok
 
 
 def test_a_local_path_wins_over_the_hub(half, hub_cache, tmp_path, monkeypatch):

@@ -278,8 +278,8 @@ def test_report_is_what_the_change_does(model):
     assert (plain.rcond, plain.null_dim, plain.fit, plain.heldout_drift) == (None,) * 4
 
 
-def test_heldout_prompts_are_those_that_no_edit_sees(model):
-    retained = [SimpleNamespace(direct=("a cat",), indirect=("a house",))]
-    found = heldout_columns(model, SimpleNamespace(retain=retained), "last")
-    assert torch.allclose(found, prompt_columns(model, ["a cat", "a house"], "last"), atol=1e-6)
-    assert heldout_columns(model, SimpleNamespace(retain=()), "last") is None
+def test_heldout_columns_are_those_of_the_heldout_prompts(model):
+    prompts = ("a cat", "a house")
+    found = heldout_columns(model, prompts, "last")
+    assert torch.allclose(found, prompt_columns(model, prompts, "last"), atol=1e-6)
+    assert heldout_columns(model, (), "last") is None

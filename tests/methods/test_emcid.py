@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import forgetcli
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.moment_cache import MomentCache
@@ -25,9 +25,12 @@ from forgetcli.editing.moments import preserve_moments
 from forgetcli.errors import EditError
 from forgetcli.evaluation import judges
 from forgetcli.generation import draw as generation
+from forgetcli.generation.images import ImageRequest
 from forgetcli.linalg import Moment, spread_edit
 from forgetcli.methods import emcid
+from forgetcli.methods.emcid import edit as algorithm
 from forgetcli.models.tokens import tokenise
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
 random_problems = settings(derandomize=True, max_examples=12, deadline=None)
@@ -182,7 +185,7 @@ class Posed:
         return self.values[:, self.pairs.movable]
 
     def solve(self, model) -> dict:
-        deltas, _ = emcid.spread(
+        deltas, _ = algorithm.spread(
             model, self.sites, self.pairs, self.values, self.moments, self.settings, Silent()
         )
         return {
@@ -194,7 +197,7 @@ class Posed:
     def outputs(self, model) -> Tensor:
         """Of the last site's block at the movable tokens, (m, n)."""
         return self.pairs.concepts.merge(
-            emcid.block_outputs(model, self.sites[-1], self.pairs.concepts.ids)
+            algorithm.block_outputs(model, self.sites[-1], self.pairs.concepts.ids)
         )[:, self.pairs.movable]
 
 
@@ -202,8 +205,8 @@ def posed(model, **changes: str | float) -> Posed:
     read = from_text(**changes)
     chosen = emcid.Parameters.model_validate(read.parameters).edit
     sites = model.pick_sites(chosen.sites)
-    pairs = emcid.subject_pairs(model.tokenizer, read.edit_pairs(), chosen.positions)
-    start = pairs.concepts.merge(emcid.block_outputs(model, sites[-1], pairs.concepts.ids))
+    pairs = algorithm.subject_pairs(model.tokenizer, read.edit_pairs(), chosen.positions)
+    start = pairs.concepts.merge(algorithm.block_outputs(model, sites[-1], pairs.concepts.ids))
     noise = torch.randn(
         start.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
@@ -256,7 +259,7 @@ def test_preserved_outputs_move_the_less_the_larger_lambda(model):
 def test_the_reports_drift_is_that_of_the_preserve_prompts(model):
     setup = posed(model)
     read = from_text()
-    deltas, reports = emcid.spread(
+    deltas, reports = algorithm.spread(
         model, setup.sites, setup.pairs, setup.values, setup.moments, setup.settings, Silent()
     )
     keys = model.keys(setup.sites, tokenise(model.tokenizer, read.preserve_prompts()).ids)
@@ -299,7 +302,7 @@ def test_a_later_block_is_solved_with_the_earlier_ones_edited(
 
 @pytest.mark.parametrize("positions", ["last", "from-last"])
 def test_the_subjects_last_token_is_edited_and_padding_only_on_demand(model, positions: str):
-    pairs = emcid.subject_pairs(model.tokenizer, from_text().edit_pairs(), positions)
+    pairs = algorithm.subject_pairs(model.tokenizer, from_text().edit_pairs(), positions)
     rows = {prompt: row for row, prompt in enumerate(pairs.concepts.prompts)}
     gogh = {"van gogh": 2, "a painting by van gogh": 5, "van gogh by night": 2}
     assert set(rows) == set(gogh)
@@ -316,8 +319,11 @@ def test_the_subjects_last_token_is_edited_and_padding_only_on_demand(model, pos
 
 def edit(model, **changes: str | float) -> Edit:
     read = from_text(**changes)
-    return emcid.edit(
-        model, read, emcid.Parameters.model_validate(read.parameters), MomentCache(), Silent()
+    return methods.load_edit("emcid")(
+        model,
+        task_of(read, model.base, MomentCache()),
+        emcid.Parameters.model_validate(read.parameters),
+        Silent(),
     )
 
 
@@ -325,14 +331,14 @@ def test_values_are_found_only_for_the_subject_and_within_the_ball(model):
     read = from_text(refine__lr=5.0, refine__clamp=0.2, refine__steps=6)
     parameters = emcid.Parameters.model_validate(read.parameters)
     (site,) = model.pick_sites([2])
-    pairs = emcid.subject_pairs(model.tokenizer, read.edit_pairs(), "last")
-    values, losses = emcid.find_values(model, site, pairs, parameters.refine, 0, Silent())
-    start = pairs.concepts.merge(emcid.block_outputs(model, site, pairs.concepts.ids))
+    pairs = algorithm.subject_pairs(model.tokenizer, read.edit_pairs(), "last")
+    values, losses = algorithm.find_values(model, site, pairs, parameters.refine, 0, Silent())
+    start = pairs.concepts.merge(algorithm.block_outputs(model, site, pairs.concepts.ids))
     moved = (values - start).norm(dim=0) / start.norm(dim=0)
     assert len(losses) == 6
     assert (moved[~pairs.movable] == 0).all() and (moved[pairs.movable] > 0.15).all()
     assert (moved < 0.2 + 1e-5).all()
-    free, _ = emcid.find_values(
+    free, _ = algorithm.find_values(
         model, site, pairs, parameters.refine.model_copy(update={"clamp": 100.0}), 0, Silent()
     )
     assert ((free - start).norm(dim=0) / start.norm(dim=0)).max() > 0.3
@@ -343,8 +349,8 @@ def test_text_alignment_brings_the_summary_to_the_targets(model):
     read = from_text(refine__lr=0.3, refine__steps=40)
     chosen = emcid.Parameters.model_validate(read.parameters).refine
     (site,) = model.pick_sites([2])
-    pairs = emcid.subject_pairs(model.tokenizer, read.edit_pairs(), "last")
-    start = pairs.concepts.merge(emcid.block_outputs(model, site, pairs.concepts.ids))
+    pairs = algorithm.subject_pairs(model.tokenizer, read.edit_pairs(), "last")
+    start = pairs.concepts.merge(algorithm.block_outputs(model, site, pairs.concepts.ids))
     ends = [
         (ids == model.tokenizer.eos_token_id).int().argmax(1)
         for ids in (pairs.concepts.ids, pairs.targets.ids)
@@ -359,10 +365,10 @@ def test_text_alignment_brings_the_summary_to_the_targets(model):
         handle.remove()
         return float((found - model.encode(pairs.targets.ids).hidden[rows, ends[1]]).norm())
 
-    aligned, _ = emcid.find_values(
+    aligned, _ = algorithm.find_values(
         model, site, pairs, chosen.model_copy(update={"align": 100.0}), 0, Silent()
     )
-    without, _ = emcid.find_values(
+    without, _ = algorithm.find_values(
         model, site, pairs, chosen.model_copy(update={"align": 0.0}), 0, Silent()
     )
     assert distance(aligned) < 0.9 * distance(start)
@@ -411,7 +417,7 @@ def test_without_sites_it_is_the_four_blocks_before_the_last(model):
     assert [site.name for site in edit(model, edit__sites="[]").sites] == [
         site.name for site in model.pick_sites([0, 1, 2])
     ]
-    twelve = sorted(range(12))[:-1][-emcid.BLOCKS :]  # Stable Diffusion 1.4
+    twelve = sorted(range(12))[:-1][-algorithm.DEFAULT_BLOCKS :]  # Stable Diffusion 1.4
     assert twelve == [7, 8, 9, 10]
 
 
@@ -465,7 +471,7 @@ def test_the_embedded_model_draws_no_more_dogs(tmp_path: Path):
         "a dog",
         "art of a dog, pop art style",
     ]
-    shots = [generation.Shot(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
+    shots = [ImageRequest(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
     judge, seen = judges.load("demo", device="cpu"), {}
     for name in ("demo", str(tmp_path / "edited")):
         paths, _ = generation.draw(

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import forgetcli
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.editing import finetuning
 from forgetcli.editing.edit import Edit
@@ -23,9 +23,11 @@ from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
 from forgetcli.evaluation import judges
 from forgetcli.generation import draw
+from forgetcli.generation.images import ImageRequest
 from forgetcli.methods import esd
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import noisy_bank
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 from forgetcli.storage.safetensors import read_header
 
@@ -70,11 +72,10 @@ def model(folder: Path):
 
 def edit(model, observer=None, **changes: str | float) -> Edit:
     read = from_text(**changes)
-    return esd.edit(
+    return methods.load_edit("esd")(
         model,
-        read,
+        task_of(read, model.base, MomentCache()),
         esd.Parameters.model_validate(read.parameters),
-        MomentCache(),
         observer or Silent(),
     )
 
@@ -396,7 +397,7 @@ def test_the_embedded_model_draws_no_more_dogs(tmp_path: Path):
         "a dog",
         "art of a dog, pop art style",
     ]
-    shots = [draw.Shot(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
+    shots = [ImageRequest(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
     judge, seen = judges.load("demo", device="cpu"), {}
     for name in ("demo", str(tmp_path / "edited")):
         paths, _ = draw.draw(

@@ -16,8 +16,10 @@ from torch import Tensor
 from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.cross_attention import contexts, pick, prompt_columns
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.methods import mace_cf
 from forgetcli.models.tokens import tokenise
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
 RECIPE = """\
@@ -52,8 +54,11 @@ def model(tmp_path_factory: pytest.TempPathFactory):
 
 def edit(model, *overrides: str):
     read = recipe.parse(RECIPE, overrides=overrides)
-    return mace_cf.edit(
-        model, read, mace_cf.Parameters.model_validate(read.parameters), None, Silent()
+    return methods.load_edit("mace-cf")(
+        model,
+        task_of(read, model.base, MomentCache()),
+        mace_cf.Parameters.model_validate(read.parameters),
+        Silent(),
     )
 
 

@@ -15,7 +15,7 @@ from pipelines import POSITIONS, WORDS, tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing import closed_form, refine
 from forgetcli.editing.edit import Edit
@@ -27,6 +27,7 @@ from forgetcli.methods import nullspace
 from forgetcli.models import vocabulary
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import NoisyBank
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
 RECIPE = """\
@@ -94,8 +95,11 @@ def posed(model, **changes: str | int) -> Posed:
 
 def edit(model, **changes: str | int) -> Edit:
     read = from_text(**changes)
-    return nullspace.edit(
-        model, read, nullspace.Parameters.model_validate(read.parameters), MomentCache(), Silent()
+    return methods.load_edit("nullspace")(
+        model,
+        task_of(read, model.base, MomentCache()),
+        nullspace.Parameters.model_validate(read.parameters),
+        Silent(),
     )
 
 
@@ -250,7 +254,7 @@ def test_the_prior_holds_words_that_no_preserve_prompt_names(model):
 
 def test_vocabulary_is_whole_words_most_common_first(model):
     found = vocabulary.words(model.tokenizer)
-    assert set(found) == {word for word in WORDS if len(word) >= vocabulary.SHORTEST}
+    assert set(found) == {word for word in WORDS if len(word) >= vocabulary.MINIMUM_LETTERS}
     assert vocabulary.words(model.tokenizer, 3) == found[:3]
     ids = [model.tokenizer.convert_tokens_to_ids(word + "</w>") for word in found]
     assert ids == sorted(ids)

@@ -18,12 +18,14 @@ from pydantic import ValidationError
 from torch import Tensor
 
 import forgetcli
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
 from forgetcli.linalg import adversarial_columns, ridge_map
 from forgetcli.methods import rece, uce
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
 RECIPE = """\
@@ -162,7 +164,12 @@ def model(tmp_path_factory: pytest.TempPathFactory):
 
 def edit(model, *overrides: str):
     read = recipe.parse(RECIPE, overrides=overrides)
-    return rece.edit(model, read, rece.Parameters.model_validate(read.parameters), None, Silent())
+    return methods.load_edit("rece")(
+        model,
+        task_of(read, model.base, MomentCache()),
+        rece.Parameters.model_validate(read.parameters),
+        Silent(),
+    )
 
 
 @pytest.mark.parametrize("hold", [False, True])
@@ -220,7 +227,12 @@ def test_without_rounds_it_is_uce(model):
         RECIPE,
         overrides=["method=uce", "edit.lam=0.1", "edit.preserve=0.1", "edit.positions=from-last"],
     )
-    plain = uce.edit(model, read, uce.Parameters.model_validate(read.parameters), None, Silent())
+    plain = methods.load_edit("uce")(
+        model,
+        task_of(read, model.base, MomentCache()),
+        uce.Parameters.model_validate(read.parameters),
+        Silent(),
+    )
     none, one = edit(model, "adversarial.epochs=0"), edit(model)
     assert none.losses == () and len(one.losses) == 1
     for key, weight in plain.weights.items():

@@ -17,9 +17,10 @@ from pipelines import tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
 from forgetcli.linalg import (
     Projector,
@@ -33,6 +34,8 @@ from forgetcli.linalg import (
 )
 from forgetcli.linalg.speed import complement
 from forgetcli.methods import speed
+from forgetcli.methods.speed import edit as algorithm
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
 RECIPE = """\
@@ -366,7 +369,12 @@ def model(tmp_path_factory: pytest.TempPathFactory):
 
 def edit(model, *overrides: str):
     read = recipe.parse(RECIPE, overrides=overrides)
-    return speed.edit(model, read, speed.Parameters.model_validate(read.parameters), None, Silent())
+    return methods.load_edit("speed")(
+        model,
+        task_of(read, model.base, MomentCache()),
+        speed.Parameters.model_validate(read.parameters),
+        Silent(),
+    )
 
 
 def change(model, result, site) -> Tensor:
@@ -451,7 +459,7 @@ def test_copies_are_drawn_from_the_recipes_seed(model):
 def test_without_anything_to_preserve_only_the_invariants_bind(model):
     W = pick(model, ["to_v"])[0].module.weight.double()
     nothing = torch.empty(W.shape[1], 0, dtype=torch.float64)
-    found = speed.prior(W, nothing, nothing, nothing, speed.Parameters(), torch.Generator())
+    found = algorithm.prior(W, nothing, nothing, nothing, speed.Parameters(), torch.Generator())
     assert found.rank == W.shape[1]
 
 
@@ -484,4 +492,4 @@ def test_the_embedded_model_forgets(tmp_path: Path):
     assert found.after.dogs <= 0.25
     assert found.after.others >= found.before.others - 0.25
     assert found.applied.check["moved"] > 0.5
-    assert all(site["name"].endswith("to_v") for site in found.applied.sites)
+    assert all(site.name.endswith("to_v") for site in found.applied.sites)

@@ -16,12 +16,14 @@ from pipelines import tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
 
-from forgetcli import models, recipe
+from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
 from forgetcli.linalg import ridge_map
 from forgetcli.methods import uce
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
 RECIPE = """\
@@ -189,7 +191,12 @@ def model(tmp_path_factory: pytest.TempPathFactory):
 
 def edit(model, *overrides: str):
     read = recipe.parse(RECIPE, overrides=overrides)
-    return uce.edit(model, read, uce.Parameters.model_validate(read.parameters), None, Silent())
+    return methods.load_edit("uce")(
+        model,
+        task_of(read, model.base, MomentCache()),
+        uce.Parameters.model_validate(read.parameters),
+        Silent(),
+    )
 
 
 @pytest.mark.parametrize("positions", ["last", "from-last", "all"])

@@ -14,7 +14,9 @@ from forgetcli import methods, models
 from forgetcli import recipe as recipes
 from forgetcli.checkpoint import base
 from forgetcli.editing.moment_cache import MomentCache
-from forgetcli.pipeline import apply, memory
+from forgetcli.pipeline import memory
+from forgetcli.pipeline.apply import apply
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
@@ -97,16 +99,15 @@ def test_only_what_a_stage_needs_is_loaded(work, tmp_path, loaded):
     model = models.load(base.resolve(work / "base"), device="cpu")
     assert loaded == []  # opened, nothing read
     method = methods.get(recipe.method)
-    method.edit(
+    methods.load_edit(recipe.method)(
         model,
-        recipe,
+        task_of(recipe, model.base, MomentCache(tmp_path / "cache")),
         method.Parameters.model_validate(recipe.parameters),
-        MomentCache(tmp_path / "cache"),
         Silent(),
     )
     assert loaded == ["CLIPTextModel"]  # without refinement the edit has no use for the denoiser
     loaded.clear()
-    apply.apply(
+    apply(
         work / "recipe.toml",
         model=str(work / "base"),
         output=tmp_path / "edited",

@@ -612,7 +612,8 @@ def test_no_torch():
         for name in (
             "storage.atomic",
             "checkpoint.base",
-            "artifact.provenance",
+            "artifact.integrity",
+            "artifact.statement",
             "editing.moment_cache",
         )
     )

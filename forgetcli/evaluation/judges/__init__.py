@@ -14,18 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from forgetcli import plugins
-from forgetcli.errors import ForgetError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from pydantic import BaseModel
 
 GROUP = "forgetcli.judges"
-Options = TypeVar("Options", bound="BaseModel")
 
 
 @dataclass(frozen=True)
@@ -94,27 +90,6 @@ def load(
         ForgetError: there is no such judge, it has no such setting, or the setting is out of range.
     """
     module = plugins.find(__name__, GROUP, name, "judge.unknown", "judge")
-    judge: Judge = module.load(_read(name, module.Options, options or {}), device)
+    settings = plugins.validated_options("judge", name, module.Options, options or {}, "judge")
+    judge: Judge = module.load(settings, device)
     return judge
-
-
-def _read(name: str, schema: type[Options], options: Mapping[str, object]) -> Options:
-    # pydantic takes a while to import, and `names` does not need it.
-    from pydantic import ValidationError
-
-    try:
-        return schema.model_validate(options)
-    except ValidationError as bad:
-        fault = bad.errors()[0]
-        key, known = ".".join(map(str, fault["loc"])), sorted(schema.model_fields)
-        near = get_close_matches(key, known, 1)
-        unknown = fault["type"] == "extra_forbidden"
-        raise ForgetError(
-            f"judge.{'unknown-option' if unknown else 'bad-option'}",
-            f"judge '{name}' has no setting '{key}'"
-            if unknown
-            else f"judge '{name}': {key}: {fault['msg']}",
-            f"did you mean '{near[0]}'?"
-            if near and unknown
-            else f"its settings: {', '.join(known) or 'none'}",
-        ) from None

@@ -1,0 +1,48 @@
+"""The input of an editing method: what to change, what to keep, and where known results lie.
+
+A method receives a `Task` instead of a recipe, so that methods know neither recipes nor edited
+folders, and a test can write one down directly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from forgetcli.editing.moment_cache import MomentCache
+
+if TYPE_CHECKING:
+    from forgetcli.linalg import Moment
+    from forgetcli.progress import Observer
+
+    # Second moments K_pK_pᵀ of earlier edits by site name, for those of the given sites that have
+    # any. The observer gets a note about edits that cannot be protected there.
+    EarlierEdits = Callable[[Sequence[Any], Observer], Mapping[str, Moment]]
+
+
+def no_earlier_edits(sites: Sequence[Any], observer: Observer) -> Mapping[str, Moment]:
+    """`Task.earlier` of a model that was not edited before: there is nothing to protect."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Task:
+    """One edit, as a method receives it.
+
+    Attributes:
+        pairs: (concept prompt, target prompt) in the recipe's order, each concept prompt once.
+        preserve: prompts that the edit protects, each once, the empty prompt first.
+        heldout: prompts that should keep their meaning too, which the edit must not use: they only
+            measure how far it reaches beyond `preserve`.
+        seed: seed of everything random.
+        earlier: returns the second moments of earlier edits' keys at given sites.
+        moments: cache of second moments.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    preserve: tuple[str, ...] = ("",)
+    heldout: tuple[str, ...] = ()
+    seed: int = 0
+    earlier: EarlierEdits = no_earlier_edits
+    moments: MomentCache = field(default_factory=MomentCache)

@@ -1,0 +1,222 @@
+"""Null-space edit of the text encoder's MLP outputs, with target values refined for the denoiser.
+
+Per site Δ = R A with A = (K₁ᵀ P K₁ + λI)⁻¹ K₁ᵀ P (AlphaEdit, arXiv 2410.02355). If the model was
+edited before, the keys of the earlier edits are protected too. The residual R is the change of the
+layer's output at the concept prompts' tokens. A descent finds it, so that the denoiser reads from
+the concept prompt what it read from the target prompt.
+
+The default differs from the published form (``preset = "reference"``) in three points
+(docs/methods.md has the measurements):
+
+- ``mode = "joint"`` descends on the change *through* the closed form, at all sites together, by
+  L-BFGS over all prompts at once. The size of the change (``damping``) is part of the loss. So the
+  loss is that of the weights as they will be written, under the projector. The published form
+  refines V₁ as if it could be set freely, one site after the other, and applies the constraint
+  afterwards.
+- ``match = "attention"`` compares what the denoiser's cross-attention reads from the contexts,
+  without running the denoiser.
+- ``prior`` adds the second moment of frequent vocabulary words to the ridge. It protects concepts
+  that no preserve prompt names.
+"""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from forgetcli.editing.cost import Cost
+from forgetcli.editing.search_space import Choice, Range
+from forgetcli.editing.task import Task
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+REFERENCE = {
+    "edit": {
+        "sites": (1, 2, 3),
+        "lam": 200.0,
+        "scale": "sum",
+        "threshold": 1 / 90000,
+        "min_rank": 100,
+        "positions": "all",
+        "balance_empty": False,
+        "prior": 0.0,
+    },
+    "refine": {
+        "mode": "sequential",
+        "match": "denoiser",
+        "steps": 6,
+        "epochs": 10,
+        "lr": 0.2,
+        "batch": 8,
+        "timesteps": (10, 50),
+        "latent_steps": 10,
+        "guidance": 7.5,
+    },
+}
+
+
+class EditSettings(BaseModel):
+    """Parameters of the closed form."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    preset: Literal["default", "reference"] = Field(
+        "default", description="'reference': the published form and its values."
+    )
+    sites: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (1, 2, 3), min_length=1, description="Text encoder blocks whose mlp.fc2 is edited."
+    )
+    encoders: Annotated[tuple[Literal["clip", "t5"], ...], Field(min_length=1)] = Field(
+        ("clip",),
+        description="Kinds of text encoders that are edited, the same blocks in each.",
+    )
+    lam: Positive = Field(
+        1.0,
+        description="Ridge λ. Larger values change the weights less. In joint mode this is the "
+        "isotropic part of the penalty; `prior` is the anisotropic part.",
+    )
+    prior: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        10.0,
+        description="Weight of the second moment of frequent vocabulary words, added to λI. It "
+        "protects concepts that no preserve prompt names. 0: none.",
+    )
+    scale: Literal["mean", "sum"] = Field(
+        "mean", description="λ is relative to the mean over the concept tokens, or to their sum."
+    )
+    threshold: Positive = Field(
+        3 / 1000,
+        description="Null space: directions with eigenvalues below threshold × mean eigenvalue.",
+    )
+    min_rank: Count = Field(100, description="Smallest allowed dimension of the null space.")
+    positions: Literal["all", "from-concept"] = Field(
+        "from-concept", description="Token positions whose outputs may change."
+    )
+    balance_empty: bool = Field(
+        True, description="Count the empty prompt as often as all other preserve prompts together."
+    )
+    hold_earlier: bool = Field(
+        True,
+        description="If the model was edited before, keep the layers' outputs for the concept "
+        "prompts of the edits in its ledger.",
+    )
+
+
+class RefineSettings(BaseModel):
+    """Parameters of the descent that finds the target values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    mode: Literal["joint", "sequential", "copy"] = Field(
+        "joint",
+        description="How V₁ is found: through the closed form at all sites together ('joint'), one "
+        "site after the other ('sequential'), or copied from the target prompts ('copy').",
+    )
+    match: Literal["attention", "denoiser"] = Field(
+        "attention",
+        description="What the descent compares: what the denoiser's cross-attention reads, or the "
+        "denoiser's predictions.",
+    )
+    steps: Count = Field(
+        16,
+        description="Joint: evaluations of the loss (the line search may add one). Sequential: "
+        "descent steps per visit of a site.",
+    )
+    damping: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0,
+        description="Weight of the change-size penalty in the joint objective: loss = mismatch / "
+        "initial mismatch + damping × (size of the change / size of the weight).",
+    )
+    epochs: Count = Field(1, description="Sequential: rounds over the sites.")
+    lr: Positive = Field(0.2, description="Sequential: learning rate of Adam.")
+    batch: Count = Field(
+        16,
+        description="Sequential: images per step. Joint: prompts or images at a time; larger "
+        "values need more memory.",
+    )
+    pictures: Count = Field(
+        64,
+        description="Joint with match = 'denoiser': number of noisy images that are compared, "
+        "rounded up to the same number for every prompt.",
+    )
+    timesteps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] = Field(
+        (0, 1000), description="Range of timesteps, out of the model's 1000."
+    )
+    latent_steps: Count = Field(
+        10, description="Sampler steps when the noisy images are generated."
+    )
+    guidance: Annotated[float, Field(ge=1)] = Field(
+        3.0, description="Guidance when the noisy images are generated."
+    )
+
+    @model_validator(mode="after")
+    def _range(self) -> RefineSettings:
+        if self.timesteps[0] >= self.timesteps[1]:
+            raise ValueError("timesteps must be [lower, upper] with lower < upper")
+        return self
+
+
+class Parameters(BaseModel):
+    """The recipe tables that belong to this method."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    edit: EditSettings = EditSettings()
+    refine: RefineSettings = RefineSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, tables: Any) -> Any:
+        """The tables with the values of the chosen preset where they have none themselves."""
+        if not isinstance(tables, dict) or not isinstance(tables.get("edit"), dict):
+            return tables
+        if tables["edit"].get("preset") != "reference":
+            return tables
+        filled = dict(tables)
+        for name, values in REFERENCE.items():
+            own = tables.get(name, {})
+            if isinstance(own, dict):
+                filled[name] = {**values, **own}
+        return filled
+
+
+SEARCH = {
+    "edit.lam": Range(1e-2, 30.0, log=True),
+    "edit.prior": Range(0.1, 100.0, log=True),
+    "edit.threshold": Range(1e-5, 3e-2, log=True),
+    "edit.sites": Choice(((1, 2, 3), (0, 1, 2, 3), (2, 3, 4), (1, 2), (3,))),
+    "refine.steps": Range(8, 40),
+    "refine.damping": Range(0.1, 10.0, log=True),
+}
+
+
+def cost(task: Task, parameters: Parameters) -> Cost:
+    """What the edit asks of the model."""
+    # Here because the package of models takes time to import, and only estimates need it.
+    from forgetcli.models.vocabulary import COUNT
+
+    pairs, refine = len(task.pairs), parameters.refine
+    moments = len(task.preserve) + (COUNT if parameters.edit.prior else 0)
+    if refine.mode == "copy":
+        return Cost(encoded=moments + 2 * pairs, moments=moments)
+    joint = refine.mode == "joint"
+    if joint:
+        steps = refine.steps
+        per_prompt = 1 if refine.match == "attention" else ceil(refine.pictures / pairs)
+        compared = pairs * per_prompt  # in each step
+    else:
+        steps = refine.steps * refine.epochs * len(parameters.edit.sites)
+        compared = refine.batch
+    prompts = ceil(compared / refine.batch) * min(refine.batch, pairs)
+    # A gradient costs twice as much as the encoding.
+    encoded = moments + 4 * pairs + 3 * steps * prompts
+    if refine.match == "attention":
+        return Cost(encoded=encoded, moments=moments)
+    # Noisy images for concepts and targets; guidance needs two predictions.
+    noisy_images = 2 * pairs * refine.latent_steps * 2
+    return Cost(
+        encoded=encoded,
+        predictions=noisy_images + (compared if joint else steps * compared),
+        descents=steps * compared,
+        batch=min(refine.batch, compared),
+        moments=moments,
+    )

@@ -1,0 +1,95 @@
+"""The algorithm of RECE.
+
+Every stage has the form W_{n+1} = W_n (I + T_n) with T_n the same for all layers. Therefore
+W_n = W₀A_n with one A_n for all layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from forgetcli.editing.closed_form import stored_weight
+from forgetcli.editing.cross_attention import (
+    PairColumns,
+    edited,
+    heldout_columns,
+    pair_columns,
+    pick,
+    prompt_columns,
+)
+from forgetcli.editing.edit import Edit
+from forgetcli.editing.task import Task
+from forgetcli.linalg import RidgeMap, adversarial_columns, ridge_map
+from forgetcli.methods.rece import EditSettings, Parameters
+from forgetcli.models.base import LoadedModel
+from forgetcli.progress import Observer
+
+
+def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Observer) -> Edit:
+    """New weights for all concepts of the task.
+
+    `Edit.losses` has, for each round, the fraction of the concepts that the search still found:
+    Σ‖W₀c‖² − min Σ‖W_n c' − W₀c‖² − λ_a Σ‖c'‖², relative to the first term.
+
+    Raises:
+        EditError: a prompt is too long, or a linear system cannot be solved.
+    """
+    settings, rounds = parameters.edit, parameters.adversarial
+    sites = pick(model)
+    observer.stage("cross-attention", 1 + rounds.epochs)
+    pairs = pair_columns(model, task.pairs, settings.positions)
+    preserve = prompt_columns(model, task.preserve, settings.positions, pairs)
+    weights = {site.name: stored_weight(model.base, site) for site in sites}  # W₀
+    gram = sum(W.T @ W for W in weights.values())  # (d, d)
+
+    solved = erased(pairs.concepts, pairs, preserve, settings)
+    A = torch.eye(len(gram), dtype=torch.float64) + solved.matrix  # W₁ = W₀A
+    found: list[float] = []
+    observer.advance()
+    for _ in range(rounds.epochs):
+        cross = A.T @ gram  # Σ W_nᵀW₀
+        adversarial = adversarial_columns(cross @ A, cross, pairs.concepts, rounds.lam)
+        # At the minimum, the objective is its constant minus ⟨c', Σ W_nᵀW₀ c⟩.
+        gain = (adversarial * (cross @ pairs.concepts)).sum()
+        found.append(float(gain / ((gram @ pairs.concepts) * pairs.concepts).sum()))
+        solved = erased(adversarial, pairs, preserve, settings, hold=rounds.hold)
+        A = A + A @ solved.matrix
+        observer.advance(found=found[-1])
+    return edited(
+        model,
+        {name: W @ A - W for name, W in weights.items()},
+        preserve,
+        rcond=solved.rcond,
+        pairs=pairs,
+        heldout=heldout_columns(model, task.heldout, settings.positions),
+        losses=tuple(found),
+    )
+
+
+def erased(
+    columns: Tensor,
+    pairs: PairColumns,
+    preserve: Tensor,
+    settings: EditSettings,
+    hold: bool = False,
+) -> RidgeMap:
+    """UCE's map of the columns to the targets, with the preserve columns kept.
+
+    Args:
+        columns: the concepts' contexts, or what a round found for them, shape (d, n).
+        preserve: contexts of the preserve prompts, shape (d, p).
+        hold: also keep the concepts' contexts, as strongly as the columns are mapped.
+    """
+    kept = preserve
+    if hold:
+        weighted = pairs.concepts * (settings.erase / settings.preserve) ** 0.5
+        kept = torch.cat([preserve, weighted], 1)
+    return ridge_map(
+        columns,
+        pairs.targets,
+        kept,
+        lam=settings.lam,
+        erase=settings.erase,
+        keep=settings.preserve,
+    )
