@@ -15,8 +15,8 @@ import json
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,17 +67,12 @@ class MomentCache:
         folder: the cache's folder, by default `default_folder()`. It is made when something is
             stored.
         observer: told when an entry could not be stored.
-        patience: seconds to wait for another process that computes the same entry, before doing it
-            as well.
     """
 
-    def __init__(
-        self, folder: Path | None = None, observer: Observer | None = None, patience: float = 600.0
-    ) -> None:
+    def __init__(self, folder: Path | None = None, observer: Observer | None = None) -> None:
         self.folder = Path(folder) if folder is not None else default_folder()
         self.bucket = self.folder / BUCKET
         self.observer = observer or Silent()
-        self.patience = patience
         self.hits = 0
         self.misses = 0
 
@@ -111,29 +106,6 @@ class MomentCache:
         except OutputError as fault:
             self.observer.note(f"not kept in the cache: {fault.message}")
             return False
-
-    def get_or_compute(
-        self, identity: Mapping, compute: Callable[[], Mapping[str, Tensor]]
-    ) -> tuple[dict[str, Tensor], bool]:
-        """The tensors for `identity` and whether they were there; computed and stored otherwise.
-
-        Of several processes that want the same entry one computes it and the others wait. The lock
-        only saves work:
-        where it cannot be had, each computes for itself, and the last to store wins with the same
-        content.
-        """
-        found = self._read(identity)
-        if found is None:
-            with self._lock(self._path(_canonical(identity)).with_suffix(".lock")):
-                found = self._read(identity)  # someone else's, stored while we waited
-                self._count(found is not None)
-                if found is None:
-                    computed = dict(compute())
-                    self.store(identity, computed)
-                    return computed, False
-                return found, True
-        self._count(True)
-        return found, True
 
     def entries(self) -> list[Entry]:
         """All entries of this version, least recently used first. A damaged file is listed without
@@ -209,26 +181,6 @@ class MomentCache:
         with suppress(OSError):  # a cache that others own
             os.utime(path)  # used now, for `prune`
         return tensors
-
-    @contextmanager
-    def _lock(self, path: Path) -> Iterator[None]:
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(path)
-        try:
-            self.bucket.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=self.patience)
-        except (
-            OSError,
-            NotImplementedError,
-            Timeout,
-        ):  # read-only, no locks on this file system, a hanging owner
-            lock = None
-        try:
-            yield
-        finally:
-            if lock is not None:
-                lock.release()
 
     def _entry(self, path: Path) -> Entry | None:
         try:
