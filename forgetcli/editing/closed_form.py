@@ -16,6 +16,7 @@ from forgetcli.linalg import (
     EditOperator,
     Moment,
     Projector,
+    drift,
     edit_operator,
     null_projector,
     whitened,
@@ -175,7 +176,7 @@ def measure(
         if heldout:
             own = heldout.of(problem.site.component)
             K = own.merge(heldout_keys[name]) * own.counts.double().sqrt()
-            outside = float((delta @ K).norm() / (W @ K).norm())
+            outside = drift(delta, W, K)
         root = problem.counts.sqrt()
         wanted, done = residual * root, (delta @ problem.K1) * root
         reports.append(
@@ -194,12 +195,6 @@ def measure(
             )
         )
     return tuple(reports)
-
-
-def drift(delta: Tensor, weight: Tensor, moment: Moment) -> float:
-    """‖ΔK‖_F / ‖WK‖_F, from the second moment of K alone."""
-    M = moment.matrix
-    return float((((delta @ M) * delta).sum().clamp_min(0) / ((weight @ M) * weight).sum()).sqrt())
 
 
 def keys_after(

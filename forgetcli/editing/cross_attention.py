@@ -18,6 +18,7 @@ from torch import Tensor
 from forgetcli.editing.closed_form import stored_weight
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.errors import EditError
+from forgetcli.linalg import drift
 from forgetcli.models.tokens import TokenBatch, tokenise
 
 Positions = Literal["last", "from-last", "all", "beside", "aligned"]
@@ -246,11 +247,6 @@ def edited(
             )
         )
     return Edit(weights, tuple(reports), **more)
-
-
-def drift(delta: Tensor, W: Tensor, columns: Tensor) -> float:
-    """‖Δ C‖_F / ‖W C‖_F."""
-    return float((delta @ columns).norm() / (W @ columns).norm().clamp_min(1e-300))
 
 
 def heldout_columns(model, prompts: Sequence[str], positions: Positions) -> Tensor | None:

@@ -435,7 +435,7 @@ def test_report_is_what_the_edit_does_to_the_keys(model):
             float((found.delta @ K1 - wanted).norm() / wanted.norm()), rel=1e-4
         )
         assert 0 < report.fit < 1
-        bound = torch.linalg.matrix_norm(found.delta, 2) * problem.projector.energy**0.5
+        bound = torch.linalg.matrix_norm(found.delta, 2) * problem.projector(K0).norm()
         assert (found.delta @ K0).norm() <= bound * (1 + 1e-4)
     assert closed_form.measure(model, setup.problems, solutions, None)[0].heldout_drift is None
 
