@@ -404,7 +404,9 @@ def stage_step(bench: Bench) -> None:
     """
     import torch
 
-    from forgetcli.editing.refine import Matcher, Pairs, added, descend_once
+    from forgetcli.editing.objectives import Matcher
+    from forgetcli.editing.pairs import Pairs
+    from forgetcli.editing.refine import added, descend_once
     from forgetcli.progress import Silent
 
     recipe, parameters = bench.recipe()

@@ -7,7 +7,7 @@ the edited encoder's context for the concept prompt, c* the unedited one's for t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -15,51 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from forgetcli.editing.pairs import Pairs
 from forgetcli.models.base import Context
-from forgetcli.models.tokens import TokenBatch, tokenise
 from forgetcli.models.trajectories import NoisyBank, noisy_bank
 from forgetcli.progress import Observer
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Concept prompts and, row by row, what they should turn into.
-
-    Attributes:
-        concepts, targets: tokens, n rows each.
-        movable: bool, shape (distinct concept prefixes,): which tokens' outputs may be asked to
-            change.
-    """
-
-    concepts: TokenBatch
-    targets: TokenBatch
-    movable: Tensor
-
-    @staticmethod
-    def of(tokenizer, pairs: Sequence[tuple[str, str]], positions: str) -> Pairs:
-        concepts = tokenise(tokenizer, [concept for concept, _ in pairs], strict=True)
-        targets = tokenise(tokenizer, [target for _, target in pairs], strict=True)
-        movable = torch.ones(len(concepts.first), dtype=torch.bool)
-        for part in concepts.parts if positions == "from-concept" else ():
-            if part.causal:
-                # Up to the first token that differs, concept and target prompt mean the same:
-                # nothing is to change there.
-                columns = slice(part.start, part.stop)
-                same = (concepts.ids[:, columns] == targets.ids[:, columns]).cumprod(1).bool()
-                movable[concepts.owner[:, columns][same]] = False
-        return Pairs(concepts, targets, movable)
-
-    def of_encoder(self, encoder: str) -> Pairs:
-        """What one text encoder reads of them."""
-        for part in self.concepts.parts if len(self.concepts.parts) > 1 else ():
-            if part.encoder == encoder:
-                # Its distinct prefixes, in the order in which they first occur: the numbers that
-                # they have among themselves.
-                distinct = self.concepts.owner[:, part.start : part.stop].unique()
-                return Pairs(
-                    self.concepts.of(encoder), self.targets.of(encoder), self.movable[distinct]
-                )
-        return self
 
 
 @dataclass(frozen=True)

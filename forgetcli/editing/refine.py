@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forgetcli.editing.closed_form import SiteProblem, Solution, pose
-from forgetcli.editing.objectives import ContextMatcher, Matcher, Pairs
+from forgetcli.editing.objectives import ContextMatcher, Matcher
+from forgetcli.editing.pairs import Pairs
 from forgetcli.errors import EditError
 from forgetcli.progress import Observer
 

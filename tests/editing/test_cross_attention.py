@@ -14,18 +14,14 @@ from pipelines import POSITIONS, tiny_sd
 
 from forgetcli import models
 from forgetcli.checkpoint import base
-from forgetcli.editing.cross_attention import (
+from forgetcli.editing.alignment import matches, shared_ends, subject_ends, words
+from forgetcli.editing.context_columns import (
     contexts,
-    edited,
     heldout_columns,
-    matches,
     pair_columns,
-    pick,
     prompt_columns,
-    shared_ends,
-    subject_ends,
-    words,
 )
+from forgetcli.editing.cross_attention import edited, pick
 from forgetcli.errors import EditError
 from forgetcli.linalg import Projector
 from forgetcli.models.tokens import tokenise

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from forgetcli.editing.alignment import subject_ends, words
 from forgetcli.editing.closed_form import keys_after, stored_weight
-from forgetcli.editing.cross_attention import subject_ends, words
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.moments import preserve_moments
-from forgetcli.editing.refine import Matcher, Pairs, descend_once, shifted
+from forgetcli.editing.objectives import Matcher
+from forgetcli.editing.pairs import Pairs
+from forgetcli.editing.refine import descend_once, shifted
 from forgetcli.editing.task import Task
 from forgetcli.errors import EditError
 from forgetcli.linalg import Moment, drift, spread_edit
