@@ -187,7 +187,7 @@ def test_the_empty_prompt_counts_everywhere(model, positions: str):
 def test_prompts_in_several_batches_are_the_same_columns(model, monkeypatch: pytest.MonkeyPatch):
     prompts = ["", "a cat", "a dog", "a house", "a cat house", "a sketch of a dog"]
     whole = prompt_columns(model, prompts, "all")
-    monkeypatch.setattr("forgetcli.editing.cross_attention.BATCH", 2)
+    monkeypatch.setattr("forgetcli.editing.context_columns.BATCH", 2)
     assert torch.allclose(prompt_columns(model, prompts, "all"), whole, atol=1e-5)
 
 

@@ -181,7 +181,7 @@ def test_damping_holds_the_change_down(model):
                     * y.T
                 ).sum()
             )
-            / problem.price
+            / problem.weight_cost
             for problem in setup.problems
         )
 
