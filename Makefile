@@ -1,17 +1,34 @@
 # make demo: install into .venv and run the whole story on the embedded model, into demo/
 # make test: install into .venv with the test extra and run the tests
+# make lint: style, types and the order of the packages
+# make docs: build the documentation into build/site
 VENV ?= .venv
 PYTHON ?= python3
+JOBS ?= auto
 SOURCES := pyproject.toml README.md LICENSE $(shell find forgetcli recipes -type f ! -name '*.pyc')
 
-.PHONY: demo test schema completions
+.PHONY: demo test lint docs reference schema completions
 demo: $(VENV)/.installed
 	$(VENV)/bin/forget demo
 
+# One thread in each of several processes: many threads in each would wait for one another.
 test: $(VENV)/.installed-test
-	$(VENV)/bin/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/.installed-lint
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mypy
+
+# Run from the checkout: mkdocstrings reads the docstrings there.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict --quiet
 
 # what is generated and committed
+reference: $(VENV)/.installed-test
+	$(VENV)/bin/python scripts/docs_reference.py
+
 schema: $(VENV)/.installed-test
 	$(VENV)/bin/python -m forgetcli recipe schema > recipes/recipe.schema.json
 
@@ -29,3 +46,14 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 $(VENV)/.installed-test: $(SOURCES) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check '.[test]'
 	touch $@ $(VENV)/.installed
+
+# Dependency groups need pip 25.1; a new virtual environment can have an older one.
+$(VENV)/.installed-lint: $(VENV)/.installed-test
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --group lint
+	touch $@
+
+$(VENV)/.installed-docs: pyproject.toml | $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --group docs
+	touch $@

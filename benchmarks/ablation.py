@@ -68,7 +68,8 @@ def cell(values: list[bool]) -> str:
 def main(output: Path, names: list[str]) -> None:
     bench, made = Bench(), tuning_recipes(CASES, kept=20)
     print(
-        "| change | forget | retain | H | H with few preserve prompts | seconds an edit |\n| --- | --- | --- | --- | --- | --- |"
+        "| change | forget | retain | H | H with few preserve prompts | seconds an edit |\n| --- "
+        "| --- | --- | --- | --- | --- |"
     )
     for number, name in enumerate(ROWS):
         if name not in names:
@@ -79,7 +80,8 @@ def main(output: Path, names: list[str]) -> None:
             continue
         low, high = harmonic_interval(found["forgot"], found["kept"])
         print(
-            f"| {name} | {cell(found['forgot'])} | {cell(found['kept'])} | {found['h']:.3f} ({low:.2f}–{high:.2f}) | {found['few']:.3f} "
+            f"| {name} | {cell(found['forgot'])} | {cell(found['kept'])} | {found['h']:.3f} "
+            f"({low:.2f}–{high:.2f}) | {found['few']:.3f} "
             f"| {found['edit_seconds']:.1f} |",
             flush=True,
         )

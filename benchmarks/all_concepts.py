@@ -50,7 +50,7 @@ class Seen:
 
 
 def one(label: str, seen: Seen, tables: dict) -> dict:
-    """Per model and kind: whether the concept is not seen, or what must stay is, prompt by prompt."""
+    """Per model, kind and prompt: whether the concept is absent, or a retained one is seen."""
     recipe = recipes.parse(words.recipe([label], [x for x in words.LABELS if x != label]))
     (concept,) = recipe.concepts
     asked = {
@@ -58,7 +58,7 @@ def one(label: str, seen: Seen, tables: dict) -> dict:
         "indirect": [(p, label) for p in concept.indirect],
         "kept": [(p, r.label) for r in recipe.retain for p in (*r.direct, *r.indirect)],
     }
-    flat = sum(asked.values(), [])
+    flat = [question for questions in asked.values() for question in questions]
     before = seen.of_unedited(flat)
     try:
         edit, seconds = seen.bench.edit(recipe, METHOD, tables)
@@ -85,7 +85,7 @@ def told(asked: dict, seen: list[bool]) -> dict:
 
 
 def scores(rows: list[dict], side: str) -> dict:
-    found = {kind: sum((r[side][kind] for r in rows), []) for kind in KINDS}
+    found = {kind: [value for r in rows for value in r[side][kind]] for kind in KINDS}
     forgot = [mean(r[side]["direct"] + r[side]["indirect"]) for r in rows]
     # a bootstrap over concepts: prompts of one resemble one another
     return found | {
@@ -114,9 +114,12 @@ def main(output: Path, labels: list[str]) -> None:
         print(
             f"{label}: {r['error']}"
             if "error" in r
-            else f"{label}: forget {mean(r['edited']['direct']):.2f} direct, {mean(r['edited']['indirect']):.2f} indirect "
-            f"(unedited {mean(r['baseline']['direct']):.2f}, {mean(r['baseline']['indirect']):.2f}), "
-            f"retain {mean(r['edited']['kept']):.2f} ({mean(r['baseline']['kept']):.2f}), {r['seconds']:.1f} s",
+            else f"{label}: forget {mean(r['edited']['direct']):.2f} direct, "
+            f"{mean(r['edited']['indirect']):.2f} indirect "
+            f"(unedited {mean(r['baseline']['direct']):.2f}, "
+            f"{mean(r['baseline']['indirect']):.2f}), "
+            f"retain {mean(r['edited']['kept']):.2f} ({mean(r['baseline']['kept']):.2f}), "
+            f"{r['seconds']:.1f} s",
             flush=True,
         )
     good, failed = (
@@ -124,14 +127,16 @@ def main(output: Path, labels: list[str]) -> None:
         [r for r in rows.values() if "error" in r],
     )
     print(
-        "\n| concepts | model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- | --- |"
+        "\n| concepts | model | forget, direct | forget, indirect | retain | H |\n| --- | --- | "
+        "--- | --- | --- | --- |"
     )
     for title, chosen in (("styles", "style"), ("things", "thing"), ("all", None)):
         part = [r for r in good if chosen in (None, r["group"])]
         for side in ("baseline", "edited") if part else ():
             s = scores(part, side)
             print(
-                f"| {len(part)} {title} | {'unedited' if side == 'baseline' else 'edited'} | {share(s['direct'])} | {share(s['indirect'])} "
+                f"| {len(part)} {title} | {'unedited' if side == 'baseline' else 'edited'} | "
+                f"{share(s['direct'])} | {share(s['indirect'])} "
                 f"| {share(s['kept'])} | {s['h']:.3f} ({s['ci'][0]:.3f}–{s['ci'][1]:.3f}) |"
             )
     print(

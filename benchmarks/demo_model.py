@@ -27,7 +27,8 @@ from forgetcli.bundled.demo import world
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.evaluation import judges
 from forgetcli.evaluation.intervals import wilson
-from forgetcli.generation.draw import Shot, draw
+from forgetcli.generation.draw import draw
+from forgetcli.generation.images import ImageRequest
 from forgetcli.progress import Silent
 
 
@@ -80,7 +81,7 @@ def contact_sheet(
     ]
     paths, _ = draw(
         base,
-        [Shot(p, seed * 100 + i) for i, p in enumerate(asked)],
+        [ImageRequest(p, seed * 100 + i) for i, p in enumerate(asked)],
         output / "contact_sheet",
         device=None,
         batch=8,
@@ -103,7 +104,7 @@ def main(output: Path, sheet_seed: int) -> None:
         start = time.time()
         paths, reused = draw(
             base,
-            [Shot(p, k) for k, (p, _, _) in enumerate(asked)],
+            [ImageRequest(p, k) for k, (p, _, _) in enumerate(asked)],
             output / kind,
             device=None,
             batch=8,
@@ -115,7 +116,8 @@ def main(output: Path, sheet_seed: int) -> None:
             seen = [s.seen for s in judge.see(pictures, [a[at] for a in asked])]
             low, high = wilson(sum(seen), len(seen))
             print(
-                f"{kind} {group}: {sum(seen) / len(seen):.3f} ({low:.3f}–{high:.3f}), n = {len(seen)}; {seconds:.2f} s a picture",
+                f"{kind} {group}: {sum(seen) / len(seen):.3f} ({low:.3f}–{high:.3f}), n = "
+                f"{len(seen)}; {seconds:.2f} s a picture",
                 flush=True,
             )
             missed = Counter(a[at] for a, ok in zip(asked, seen) if not ok)

@@ -41,15 +41,17 @@ def main(count: int) -> None:
         seen = [bench.look(recipe, edit) for recipe, edit, _ in edits]
         found[name] = (
             mean([seconds for *_, seconds in edits]),
-            mean(sum((s.forgot for s in seen), [])),
-            mean(sum((s.kept for s in seen), [])),
+            mean([value for s in seen for value in s.forgot]),
+            mean([value for s in seen for value in s.kept]),
         )
     print(
-        "| method | seconds an edit | share of ESD's | forget | retain |\n| --- | --- | --- | --- | --- |"
+        "| method | seconds an edit | share of ESD's | forget | retain |\n| --- | --- | --- | --- "
+        "| --- |"
     )
     for name, (seconds, forgot, kept) in found.items():
         print(
-            f"| {name} | {seconds:.2f} | 1/{found[WHOLE][0] / seconds:.1f} | {forgot:.2f} | {kept:.2f} |"
+            f"| {name} | {seconds:.2f} | 1/{found[WHOLE][0] / seconds:.1f} | {forgot:.2f} | "
+            f"{kept:.2f} |"
         )
 
 

@@ -67,7 +67,8 @@ def main() -> None:
     work.mkdir(parents=True, exist_ok=True)
     (work / "tiny.toml").write_text(RECIPE, encoding="utf-8")
     print(
-        "| edit | cache | seconds: estimated | measured | memory, MB: estimated | measured | disk, MB: estimated | measured |"
+        "| edit | cache | seconds: estimated | measured | memory, MB: estimated | measured | "
+        "disk, MB: estimated | measured |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in chosen.only or CASES:

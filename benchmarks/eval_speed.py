@@ -60,7 +60,8 @@ def main(edited: Path, rounds: int, batch: int) -> None:
         theirs = plain(folders, asked, batch)
         n = len(asked) * len(folders)
         print(
-            f"eval {n / ours:.2f} pictures/s, plain loop {n / theirs:.2f}, ratio {theirs / ours:.3f}, n = {n}, batch {batch}",
+            f"eval {n / ours:.2f} pictures/s, plain loop {n / theirs:.2f}, ratio "
+            f"{theirs / ours:.3f}, n = {n}, batch {batch}",
             flush=True,
         )
 

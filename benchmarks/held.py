@@ -108,7 +108,8 @@ def main() -> None:
     print("| | mean | largest | of each but the last |\n| --- | --- | --- | --- |")
     for chain, shares in found.items():
         print(
-            f"| {chain} | {sum(shares) / len(shares):.3f} | {max(shares):.3f} | {', '.join(f'{share:.2f}' for share in shares)} |"
+            f"| {chain} | {sum(shares) / len(shares):.3f} | {max(shares):.3f} | "
+            f"{', '.join(f'{share:.2f}' for share in shares)} |"
         )
 
 

@@ -50,13 +50,17 @@ def main(output: Path, overrides: list[str], names: list[str]) -> None:
     for name, result in results.items():
         for site in result["cold"]["sites"]:
             print(
-                f"| {name} | {site['name']} | {site['null_dim']} | {site['eig_below']:.1e} / {site['eig_above']:.1e} | {site['delta_rel']:.3f} | "
-                f"{site['preserve_drift']:.1e} | {site['heldout_drift']:.1e} | {site['rcond']:.1e} | {site['stored_error']:.1e} |"
+                f"| {name} | {site['name']} | {site['null_dim']} | {site['eig_below']:.1e} / "
+                f"{site['eig_above']:.1e} | {site['delta_rel']:.3f} | "
+                f"{site['preserve_drift']:.1e} | {site['heldout_drift']:.1e} | "
+                f"{site['rcond']:.1e} | {site['stored_error']:.1e} |"
             )
     for name, result in results.items():
         print(
-            f"| {name} | cold {result['cold']['seconds']['total']:.0f} s | warm {result['warm']['seconds']['total']:.0f} s, cache {result['warm']['cache']} | "
-            f"eval {result['eval']['seconds']['total']:.0f} s for {result['eval']['n_images']} pictures | check {result['cold']['check']} |"
+            f"| {name} | cold {result['cold']['seconds']['total']:.0f} s | warm "
+            f"{result['warm']['seconds']['total']:.0f} s, cache {result['warm']['cache']} | "
+            f"eval {result['eval']['seconds']['total']:.0f} s for {result['eval']['n_images']} "
+            f"pictures | check {result['cold']['check']} |"
         )
 
 

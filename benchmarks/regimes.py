@@ -93,7 +93,9 @@ def row(method: str, found: list[dict], first: list[dict], ceiling: float) -> st
         return f"| {method} | {found[0]['error']} | | | | | | |"
     seen, leader = (
         together(good),
-        together([l for f, l in zip(found, first) if "error" not in f and "error" not in l]),
+        together(
+            [lead for f, lead in zip(found, first) if "error" not in f and "error" not in lead]
+        ),
     )
     h, (low, high) = (
         harmonic(mean(seen.forgot), mean(seen.kept)),
@@ -101,13 +103,16 @@ def row(method: str, found: list[dict], first: list[dict], ceiling: float) -> st
     )
     failed = f" ({len(found) - len(good)} refused)" if len(good) < len(found) else ""
     return (
-        f"| {method}{failed} | {share(seen.direct)} | {share(seen.indirect)} | {share(seen.kept)} | {h:.3f} ({low:.2f}–{high:.2f}) "
+        f"| {method}{failed} | {share(seen.direct)} | {share(seen.indirect)} | {share(seen.kept)} "
+        f"| {h:.3f} ({low:.2f}–{high:.2f}) "
         f"| {h / ceiling:.2f} | {lead(leader, seen)} | {mean([f['seconds'] for f in good]):.1f} |"
     )
 
 
 def together(found: list[dict]) -> Seen:
-    return Seen(*(sum((f[key] for f in found), []) for key in ("direct", "indirect", "kept")))
+    return Seen(
+        *([value for f in found for value in f[key]] for key in ("direct", "indirect", "kept"))
+    )
 
 
 def lead(leader: Seen, seen: Seen) -> str:
@@ -143,15 +148,18 @@ def main(output: Path, names: list[str], chosen: list[str], concepts: list[str])
             ]
             for method in [CONTROL, *chosen]
         }
-        ceiling = harmonic(1.0, mean(sum((f["kept"] for f in found[CONTROL]), [])))
+        ceiling = harmonic(1.0, mean([value for f in found[CONTROL] for value in f["kept"]]))
         pictures = [
             sum(len(f[key]) for f in found[CONTROL]) for key in ("direct", "indirect", "kept")
         ]
         print(
-            f"\n**{regime}**: {len(made)} edits; pictures: {pictures[0]} direct, {pictures[1]} indirect, {pictures[2]} of what stays; ceiling {ceiling:.3f}\n"
+            f"\n**{regime}**: {len(made)} edits; pictures: {pictures[0]} direct, {pictures[1]} "
+            f"indirect, {pictures[2]} of what stays; ceiling {ceiling:.3f}\n"
         )
         print(
-            f"| method | forget, direct | forget, indirect | retain | H | of the ceiling | {chosen[0]}'s lead | seconds an edit |\n| --- | --- | --- | --- | --- | --- | --- | --- |"
+            f"| method | forget, direct | forget, indirect | retain | H | of the ceiling | "
+            f"{chosen[0]}'s lead | seconds an edit |\n| --- | --- | --- | --- | --- | --- | --- | "
+            f"--- |"
         )
         for method, results in found.items():
             print(

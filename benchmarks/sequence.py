@@ -23,7 +23,7 @@ import world_recipes as words
 
 from forgetcli import methods
 from forgetcli import recipe as recipes
-from forgetcli.artifact import provenance
+from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base
 from forgetcli.distributed import current
 from forgetcli.errors import ForgetError
@@ -31,7 +31,7 @@ from forgetcli.evaluation import judges
 from forgetcli.evaluation.questions import Question, of_recipe
 from forgetcli.evaluation.run import Run, Subject, answered
 from forgetcli.evaluation.scores import summary
-from forgetcli.generation.draw import Shot
+from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline.apply import apply
 from forgetcli.progress import Silent, Stopwatch
 
@@ -94,7 +94,7 @@ class Study:
         )
 
     def asked(self, subject: Subject, questions: list[Question]) -> Run:
-        shots = [Shot(q.prompt, 0) for q in questions]
+        shots = [ImageRequest(q.prompt, 0) for q in questions]
         return answered(
             subject,
             questions,
@@ -142,7 +142,7 @@ class Study:
                     {
                         "label": label,
                         "after": shown,
-                        "sites": json.loads((folder / provenance.REPORT).read_text())["sites"],
+                        "sites": json.loads((folder / manifests.REPORT).read_text())["sites"],
                     }
                 )
                 file.write_text(json.dumps(steps, indent=1))
@@ -158,7 +158,7 @@ class Study:
 
 def intact(folder: Path) -> bool:
     try:
-        provenance.load(folder)
+        manifests.load(folder)
     except ForgetError:
         return False
     return True
@@ -182,7 +182,8 @@ def main(
     results["all at once"] = study.scores(output / "at-once", "at-once")
     (output / "results.json").write_text(json.dumps(results, indent=1))
     print(
-        "\n| model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | --- |"
+        "\n| model | forget, direct | forget, indirect | retain | H |\n| --- | --- | --- | --- | "
+        "--- |"
     )
     for name, scores in {
         "unedited": results["all at once"]["baseline"],

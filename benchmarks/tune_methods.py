@@ -29,7 +29,8 @@ from forgetcli import methods
 from forgetcli import recipe as recipes
 from forgetcli.errors import EditError
 from forgetcli.evaluation.intervals import harmonic
-from forgetcli.experiments.tuning import finished, resumed, suggested, with_own
+from forgetcli.experiments.tuning.space import SearchSpace
+from forgetcli.experiments.tuning.study import finished, open_study
 
 CASES = (("unnamed", "van_gogh"), ("bare", "running"), ("few", "strawberry"), ("unnamed", "dog"))
 MANY = [label for label in words.TUNING if label in words.THINGS]
@@ -90,20 +91,20 @@ def scored(bench: Bench, made: list[recipes.Recipe], method: str, tables: dict) 
 def tuned(
     bench: Bench, made: list[recipes.Recipe], method: str, trials: int, output: Path
 ) -> optuna.trial.FrozenTrial:
-    space, own = with_own(
-        made[0].model_copy(update={"method": method, "parameters": {}}), methods.get(method).SEARCH
-    )
-    study = resumed(output / f"{method}.journal", own, seed=0)
+    defaults = made[0].model_copy(update={"method": method, "parameters": {}})
+    space = SearchSpace.around(defaults, methods.get(method).SEARCH)
+    study = open_study(output / f"{method}.journal", space.start, seed=0)
 
     def objective(trial: optuna.Trial) -> float:
-        values = {key: suggested(trial, key, dimension) for key, dimension in space.items()}
+        values = space.suggest(trial)
         trial.set_user_attr("parameters", nested(values))
         try:
             found = scored(bench, made, method, nested(values))
         except EditError as fault:
             found = {"h": 0.0, "forget": 0.0, "retain": 0.0, "error": fault.message}
         print(
-            f"{method} {trial.number}: H {found['h']:.3f} forget {found['forget']:.2f} retain {found['retain']:.2f} {values}",
+            f"{method} {trial.number}: H {found['h']:.3f} forget {found['forget']:.2f} retain "
+            f"{found['retain']:.2f} {values}",
             flush=True,
         )
         trial.set_user_attr("scores", found)

@@ -7,6 +7,9 @@ forgetcli.generate(["starry night"], model="edited")
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 __version__ = "0.1.0"
 __all__ = ["apply", "compare", "evaluate", "generate", "load_recipe", "revert", "verify"]
 
@@ -17,17 +20,15 @@ _HOMES = {
     "generate": ("generation.draw", "generate"),
     "load_recipe": ("recipe", "load"),
     "revert": ("pipeline.revert", "revert"),
-    "verify": ("artifact.provenance", "verify"),
+    "verify": ("artifact.integrity", "verify"),
 }
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """The library's functions, imported when first used: `import forgetcli` alone loads nothing
     heavy.
     """
     if name not in _HOMES:
         raise AttributeError(f"module 'forgetcli' has no attribute '{name}'")
-    from importlib import import_module
-
     module, function = _HOMES[name]
     return getattr(import_module(f"forgetcli.{module}"), function)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from forgetcli.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 DTYPES = ("float32", "float16", "bfloat16")
 
 
-def pick_device(name: str | None):
-    """The device asked for, or the best one here: CUDA, MPS, CPU.
+def pick_device(name: str | None) -> torch.device:
+    """The requested device, or the best one available: CUDA, MPS, CPU.
 
     Raises:
-        ModelError: the device asked for is not here.
+        ModelError: the requested device is not available.
     """
+    # Imported here: --help and checks of recipes do without torch.
     import torch
 
     if name is None:
@@ -39,13 +45,14 @@ def pick_device(name: str | None):
     return device
 
 
-def pick_dtype(name: str | None):
+def pick_dtype(name: str | None) -> torch.dtype:
     """The dtype that the model runs in (the edit itself is always solved in float64); float32 by
     default.
 
     Raises:
         ModelError: not one of `DTYPES`.
     """
+    # Imported here: --help and checks of recipes do without torch.
     import torch
 
     if name not in (None, *DTYPES):

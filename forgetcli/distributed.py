@@ -1,9 +1,8 @@
 """One process of several under ``accelerate launch``, on one machine or many; alone otherwise.
 
-Work is shared out in fixed blocks of a list that every process knows. Results go to files in a
-folder that all
-processes see, so the first one puts them together by the same steps that resume a run that was cut
-short.
+Every process knows the whole list of work and takes fixed blocks of it. Results are files in a
+folder that all processes share. The first process combines them by the same steps that resume an
+interrupted run.
 """
 
 from __future__ import annotations
@@ -11,13 +10,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Processes:
+    """This process among those of one run.
+
+    Attributes:
+        index: number of this process, from 0.
+        count: number of processes.
+    """
+
     index: int = 0
     count: int = 1
 
@@ -26,28 +35,23 @@ class Processes:
         return self.index == 0
 
     def blocks(self, items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
-        """This process' share: every `count`-th block of `size` items.
+        """This process's share: every `count`-th block of `size` items.
 
-        The blocks are the same whatever `count` is. A picture can differ in its last bits by what
-        it was computed
-        together with, so this is what makes the result the same for one process and for many.
+        The blocks do not depend on `count`. The last bits of an image can depend on the batch in
+        which it was computed, so equal blocks make the result of many processes that of one.
         """
         for number, start in enumerate(range(0, len(items), size)):
             if number % self.count == self.index:
                 yield items[start : start + size]
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Wait until every process has called this."""
         if self.count > 1:
             _state().wait_for_everyone()
 
 
-SIZES = (
-    "WORLD_SIZE",
-    "PMI_SIZE",
-    "OMPI_COMM_WORLD_SIZE",
-    "MV2_COMM_WORLD_SIZE",
-)  # how launchers, torchrun and MPI say it
+# Variables in which launchers (torchrun and several MPIs) give the number of processes.
+SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def launched() -> bool:
@@ -56,21 +60,19 @@ def launched() -> bool:
 
 
 def current() -> Processes:
-    """What this process is."""
+    """This process among those of the run."""
     return Processes(_state().process_index, _state().num_processes) if launched() else Processes()
 
 
 def local_device() -> str | None:
-    """The device of this process where a launcher gave it one: ``cuda:1`` for the second on a
-    machine.
-    """
+    """The device that a launcher gave this process (``cuda:1``), or None without a launcher."""
     return str(_state().device) if launched() else None
 
 
-def _state():
+def _state() -> PartialState:
+    # Imported here: only processes that a launcher started need them.
     import torch
     from accelerate import PartialState
 
-    return PartialState(
-        cpu=not torch.cuda.is_available()
-    )  # without GPUs it would take every process for the only one
+    # Without cpu=True and without GPUs, every process would be taken for the only one.
+    return PartialState(cpu=not torch.cuda.is_available())

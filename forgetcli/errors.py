@@ -6,7 +6,7 @@ from __future__ import annotations
 
 
 class ForgetError(Exception):
-    """Something that stops the job, said so that a user can mend it.
+    """A problem that stops the job, described so that a user can fix it.
 
     Args:
         code: stable, dotted, for scripts: ``recipe.unknown-key``.
@@ -25,7 +25,7 @@ class ForgetError(Exception):
 
 
 class RecipeError(ForgetError):
-    """A recipe that cannot be used; `problems` holds every fault found, this error being the first."""
+    """A recipe that cannot be used; `problems` holds every fault, the first is this error."""
 
     def __init__(self, problems: list[ForgetError]) -> None:
         first = problems[0]
@@ -38,8 +38,8 @@ class ModelError(ForgetError):
 
 
 class EditError(ForgetError):
-    """An edit that cannot be computed, had no effect, or wrecked the model."""
+    """An edit that cannot be computed, had no effect, or destroyed the model."""
 
 
 class OutputError(ForgetError):
-    """A place that cannot be written to."""
+    """An output that cannot be written."""

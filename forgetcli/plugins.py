@@ -9,11 +9,18 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Mapping
 from difflib import get_close_matches
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
+from typing import TYPE_CHECKING, TypeVar
 
 from forgetcli.errors import ForgetError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Options = TypeVar("Options", bound="BaseModel")
 
 
 def names(package: str, group: str) -> list[str]:
@@ -45,21 +52,60 @@ def find(package: str, group: str, name: str, code: str, what: str) -> ModuleTyp
     )
 
 
-def _load(point, what: str) -> ModuleType:
+def validated_options(
+    kind: str,
+    name: str,
+    schema: type[Options],
+    options: Mapping[str, object],
+    code_prefix: str,
+) -> Options:
+    """The settings of a plug-in, checked against its schema.
+
+    Args:
+        kind: of the plug-in, for the message: "judge".
+        name: the plug-in's name.
+        schema: the plug-in's `Options`.
+        options: as the user gave them; strings are converted to the types of the schema.
+        code_prefix: of the error: ``judge``.
+    Raises:
+        ForgetError: PREFIX.unknown-option, PREFIX.bad-option.
+    """
+    # The command line starts without pydantic.
+    from pydantic import ValidationError
+
+    try:
+        return schema.model_validate(options)
+    except ValidationError as invalid:
+        error = invalid.errors()[0]
+    key = ".".join(str(part) for part in error["loc"])
+    known = sorted(schema.model_fields)
+    hint = f"its settings: {', '.join(known) or 'none'}"
+    if error["type"] != "extra_forbidden":
+        raise ForgetError(
+            f"{code_prefix}.bad-option", f"{kind} '{name}': {key}: {error['msg']}", hint
+        )
+    near = get_close_matches(key, known, 1)
+    raise ForgetError(
+        f"{code_prefix}.unknown-option",
+        f"{kind} '{name}' has no setting '{key}'",
+        f"did you mean '{near[0]}'?" if near else hint,
+    )
+
+
+def _load(point: EntryPoint, what: str) -> ModuleType:
     try:
         return point.load()
-    except Exception as error:  # a stranger's code: anything can happen
+    except Exception as error:  # code of a third party: any exception is possible
         raise ForgetError(
             "plugin.broken",
-            f"the {what} '{point.name}' ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
+            f"the {what} '{point.name}' ({point.value}) cannot be loaded: "
+            f"{type(error).__name__}: {error}",
             "update or uninstall the package that it comes from",
         ) from error
 
 
 def _local(package: str) -> dict[str, str]:
-    """Name → module; a module whose name begins with an underscore is shared code, not one to be
-    named.
-    """
+    """Name → module. Modules whose names begin with an underscore are shared code, not plug-ins."""
     found = (
         module.name for module in pkgutil.iter_modules(importlib.import_module(package).__path__)
     )

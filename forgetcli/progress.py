@@ -1,4 +1,4 @@
-"""How long work reports on itself. The library calls an `Observer`; only `cli/` knows rich."""
+"""Progress of long work. The library calls an `Observer`; only `cli/` knows rich."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Protocol
 
 
 class Observer(Protocol):
-    """Told what is going on. Every call is cheap and none may raise."""
+    """Receives progress. Every call is cheap and none may raise."""
 
     def stage(self, name: str, total: int | None = None) -> None:
         """A new stage begins, of `total` steps where known; the one before it is done."""

@@ -1,8 +1,8 @@
-"""Write completions/ anew: the scripts with which bash, zsh and fish complete `forget`.
+"""Write completions/: the scripts with which bash, zsh and fish complete `forget`.
 
     python scripts/completions.py
 
-They ask `forget` itself what fits, so they change only when typer changes how shells ask.
+The scripts ask `forget` for completions, so they change only when typer changes the protocol.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ FILES = {"bash": "forget.bash", "zsh": "_forget", "fish": "forget.fish"}
 
 
 def script(shell: str) -> str:
-    """The completion script for `shell`, as typer gives it when asked through its variable."""
+    """The completion script for `shell`, as typer writes it on request."""
     asked = subprocess.run(
         [sys.executable, "-m", "forgetcli"],
         env={**os.environ, "_FORGET_COMPLETE": f"source_{shell}"},

@@ -13,7 +13,8 @@ from forgetcli import recipe
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint.base import Base
 from forgetcli.evaluation import judges
-from forgetcli.generation.draw import Shot, draw
+from forgetcli.generation.draw import draw
+from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline.apply import ApplyResult
 from forgetcli.progress import Silent
 
@@ -85,7 +86,7 @@ def seen(base: Base, folder: Path) -> Seen:
     ]
     paths, _ = draw(
         base,
-        [Shot(prompt, seed, steps=10) for prompt, _, seed in asked],
+        [ImageRequest(prompt, seed, steps=10) for prompt, _, seed in asked],
         folder,
         device="cpu",
         batch=12,

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forgetcli.storage import atomic
+from forgetcli.storage.files import walk_files
 
 WATCHED = (
     (os, "mkdir"),
@@ -90,7 +91,7 @@ def tree(folder: Path) -> dict[str, bytes] | None:
     """Every file below `folder`, or None if there is no such folder."""
     if not folder.exists():
         return None
-    return {path: (folder / path).read_bytes() for path in atomic.walk_files(folder)}
+    return {path: (folder / path).read_bytes() for path in walk_files(folder)}
 
 
 @dataclass(frozen=True)

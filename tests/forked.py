@@ -37,7 +37,7 @@ MODULES = (
     "forgetcli.cli.app",
     "forgetcli.pipeline.apply",
     "forgetcli.checkpoint.base",
-    "forgetcli.artifact.provenance",
+    "forgetcli.artifact.statement",
     "forgetcli.editing.check",
     "forgetcli.models.families.sd",
     "forgetcli.methods.nullspace.edit",

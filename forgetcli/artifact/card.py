@@ -16,10 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli import recipe as recipes
-from forgetcli.artifact import ledger, manifest, provenance
+from forgetcli.artifact import manifest, statement
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.errors import ForgetError, OutputError
 from forgetcli.recipe import Concept
 from forgetcli.storage import atomic, hub
+from forgetcli.storage.copying import copy_file
+from forgetcli.storage.files import walk_files
 
 if TYPE_CHECKING:
     from forgetcli.artifact.ledger import Ledger
@@ -43,12 +46,13 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 @dataclass(frozen=True)
 class History:
-    """What a model is and what it has forgotten, by all its edits.
+    """The base of a model, and the concepts of all its edits.
 
     Attributes:
         base, revision: the model that the first edit was made to.
-        tensors: how many of its tensors are replaced.
-        concepts: of all edits, in their order. edits: how many there are.
+        tensors: number of its tensors that are replaced.
+        concepts: concepts of all edits, in their order.
+        edits: number of edits.
     """
 
     base: str
@@ -65,13 +69,15 @@ class History:
 
 
 def _concepts(entry: Entry) -> Sequence[Concept]:
-    """What an edit forgets; without other words for it where its recipe cannot be read here (a
-    method that is not installed).
+    """The concepts of an edit.
+
+    Their aliases are missing if the recipe cannot be read here (a method that is not installed).
     """
     try:
         return recipes.parse(entry.recipe).concepts
     except ForgetError:
-        return [Concept(concept=concept, target=target) for concept, target in entry.concepts]
+        pairs = [{"concept": concept, "target": target} for concept, target in entry.concepts]
+        return [Concept.model_validate(pair) for pair in pairs]
 
 
 def write(
@@ -83,12 +89,12 @@ def write(
     sites: Sequence[Mapping],
     check: Mapping[str, float],
 ) -> None:
-    """The card of an edit that is about to be published; before `provenance.write`, which lists it.
+    """Write the card of an edit into the staging folder, before `statement.write`, which lists it.
 
     Args:
-        base: whose card names licence and base model.
-        recipe: the last edit's.
-        edits: all that the model holds; None if nothing in it is edited.
+        base: the model whose card names licence and base model.
+        recipe: the recipe of the last edit.
+        edits: the ledger of all edits; None if nothing is edited.
     """
     history = History.of(edits) if edits else History(base.id, base.revision)
     text = render(
@@ -102,24 +108,26 @@ def write(
 
 
 def rewrite(folder: Path, results: Path | None = None) -> Path:
-    """Write the card of an edited folder anew, with the scores of an evaluation, and bring the
-    manifest up to date.
+    """Replace the card of an edited folder, with the scores of an evaluation, and update the
+    manifest.
 
-    Only the card's own digest changes in the manifest, so whatever else is wrong with the folder
-    stays found. The new card and
-    the new manifest appear together. A signature is of the earlier state, and goes.
+    Only the card's digest changes in the manifest, so `verify` still reports every other
+    difference. The new card and the new manifest appear together. A signature is removed: it is of
+    the earlier state.
 
     Args:
         results: ``results.json`` of ``forget eval``; without it the card has no scores.
     Raises:
         ModelError: the folder was not made by forget, or its ledger is damaged.
-        OutputError: output.failed and its kin; card.results: the evaluation is not one of this
+        OutputError: the folder cannot be written; card.results: the evaluation is not one of this
             model.
     """
-    folder = Path(folder)
-    made = manifest.load(folder)
+    edited = EditedModel(Path(folder))
+    folder = edited.folder
+    made = edited.manifest
     recipe = recipes.load(made.recipe_path)
-    report, edits = _report(folder), ledger.load(folder)
+    report = _report(edited)
+    edits = edited.ledger
     # Without a ledger: nothing is edited, or it was before there were ledgers.
     history = (
         History.of(edits)
@@ -140,33 +148,33 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
         scores=scores(folder, results) if results else None,
     )
     with atomic.publishing(folder, force=True) as staging:
-        for path in atomic.walk_files(folder):
+        for path in walk_files(folder):
             if path not in (manifest.CARD, manifest.MANIFEST, manifest.SIGNATURE):
                 _link(folder / path, staging / path)
         (staging / manifest.CARD).write_text(text, encoding="utf-8")
-        provenance.replace_card(folder, staging)
+        statement.replace_card(folder, staging)
     return folder / manifest.CARD
 
 
 def _link(source: Path, target: Path) -> None:
-    """A second name for a file of gigabytes: the folder that holds the first one is about to go."""
+    """Hard-link a file instead of copying gigabytes: its old folder is about to be removed."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(os.path.realpath(source), target)
     except OSError:  # a file system without hard links
-        atomic.copy_file(source, target)
+        copy_file(source, target)
 
 
-def _report(folder: Path) -> dict[str, Any]:
+def _report(edited: EditedModel) -> dict[str, Any]:
     try:
-        report = json.loads((folder / manifest.REPORT).read_text(encoding="utf-8"))
+        report = json.loads(edited.report_bytes.decode("utf-8"))
     except (OSError, ValueError):
         return {}  # damaged: verify says so
     return report if isinstance(report, dict) else {}
 
 
 def carried(path: Path, base: str) -> dict[str, Any]:
-    """Licence and base model that a card names in its front matter; of the embedded model, its own."""
+    """Licence and base model that a card's front matter names; the embedded model's are known."""
     if base == "demo":
         return {"license": "mit"}
     from huggingface_hub import metadata_load
@@ -198,7 +206,8 @@ def scores(folder: Path, results: Path) -> dict[str, Any]:
     try:
         data = json.loads(Path(results).read_text(encoding="utf-8"))
         mine = [model for model in data["models"] if model["digest"] == digest]
-        judge, images = str(data["judge"]["name"]), int(data["n_images"])
+        judge = str(data["judge"]["name"])
+        images = int(data["n_images"])
         rows = [("unedited", data["baseline"]), ("this model", mine[0]["edited"])] if mine else []
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise OutputError(
@@ -272,9 +281,7 @@ def render(
 
 
 def markdown(text: object) -> str:
-    """`text` as Markdown that shows it, on one line: no markup, no HTML, no links, no control
-    characters.
-    """
+    """`text` escaped for Markdown, on one line: no markup, HTML, links or control characters."""
     return _SPECIAL.sub(r"\\\1", "".join(_ENTITIES.get(char, char) for char in _plain(str(text))))
 
 
@@ -295,7 +302,7 @@ def _hub_id(base: str) -> str | None:
 
 
 def _name(base: str) -> str:
-    """A folder by its name alone: where it lay on someone's disk is nobody's business."""
+    """The base's name in the card; of a folder the last part only, not its path on the disk."""
     return (
         "forget's embedded model"
         if base == "demo"
@@ -314,7 +321,8 @@ def _attribution() -> str:
 
 
 def _share(side: Mapping[str, Any], key: str) -> str:
-    value, interval = side.get(key), side.get(f"{key}_ci")
+    value = side.get(key)
+    interval = side.get(f"{key}_ci")
     if not isinstance(value, int | float):
         return "–"
     return f"{value:.3f}" + (f" ({interval[0]:.2f}–{interval[1]:.2f})" if interval else "")

@@ -1,5 +1,7 @@
-"""An edited folder as exports read it: every byte is checked against the manifest before it is
-handed on.
+"""The one door to an edited folder: manifest, ledger, headers, files, report, recipe and base.
+
+A command opens the folder once and hands the `EditedModel` on. Each part is read when it is first
+asked for, and kept. So is the error: a part that cannot be read raises only when it is asked for.
 """
 
 from __future__ import annotations
@@ -9,62 +11,126 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
+from forgetcli.artifact import ledger as ledgers
 from forgetcli.artifact import manifest as manifests
+from forgetcli.artifact.ledger import Ledger
 from forgetcli.artifact.manifest import EditedTensor, Manifest
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import single_file
 from forgetcli.checkpoint.base import Base
-from forgetcli.errors import ModelError
-from forgetcli.storage.atomic import is_regular, sha256_file
-from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
+from forgetcli.errors import ForgetError, ModelError
+from forgetcli.storage.files import is_regular, sha256_file
+from forgetcli.storage.safetensors import TensorSite, WeightFile
 
 _CHANGED = "run 'forget verify' on it; apply the recipe again if it was changed"
 
 
 @dataclass(frozen=True)
-class Edited:
+class EditedModel:
     """A folder that forget wrote.
 
     Attributes:
-        base_name: what the user says is the unedited model; None for the one that the manifest
-            names.
+        folder: the edited folder; nothing in it is read before it is asked for.
+        base_name: the unedited model, as the user named it; None for the one in the manifest.
     """
 
     folder: Path
-    manifest: Manifest
-    base_name: str | None = None
+    base_name: str | Path | None = None
 
     @classmethod
-    def open(cls, folder: str | Path, base: str | None = None) -> Edited:
-        """
+    def open(cls, folder: str | Path, base: str | Path | None = None) -> EditedModel:
+        """An edited folder whose manifest has been read.
+
         Raises:
             ModelError: there is no such folder, or it was not made by forget.
         """
-        folder = Path(folder)
-        if not folder.is_dir():
+        edited = cls(Path(folder), base)
+        edited.refuse_missing()
+        _ = edited.manifest
+        return edited
+
+    def refuse_missing(self) -> None:
+        """
+        Raises:
+            ModelError: model.not-found: there is no such folder.
+        """
+        if not self.folder.is_dir():
             raise ModelError(
                 "model.not-found",
-                f"there is no folder {folder}",
+                f"there is no folder {self.folder}",
                 "give the folder that 'forget apply' wrote",
             )
-        return cls(folder, manifests.load(folder), base)
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """
+        Raises:
+            ModelError: model.not-edited: there is none; model.manifest: it is damaged.
+        """
+        return manifests.load(self.folder)
+
+    @cached_property
+    def ledger(self) -> Ledger | None:
+        """The record of all edits; None for a folder without edits, or from before ledgers.
+
+        Raises:
+            ModelError: ledger.damaged, and those of `manifest`.
+        """
+        return ledgers.load(self.folder, self.manifest)
+
+    @cached_property
+    def report_bytes(self) -> bytes:
+        """
+        Raises:
+            OSError: the report cannot be read.
+        """
+        return (self.folder / manifests.REPORT).read_bytes()
+
+    @cached_property
+    def recipe_bytes(self) -> bytes:
+        """The recipe that the manifest names, as it lies in the folder.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        return self.manifest.recipe_path.read_bytes()
+
+    @cached_property
+    def base_or_fault(self) -> Base | ForgetError:
+        """The unedited model, or why the one that the manifest names is not on this machine.
+
+        Nothing is downloaded unless the user named the model.
+
+        Raises:
+            ForgetError: the user named a model that cannot be found.
+        """
+        if self.base_name is not None:
+            return self.manifest.resolve_base(self.base_name)
+        try:
+            return self.manifest.resolve_base(download=False)
+        except ForgetError as fault:
+            return fault
 
     @cached_property
     def base(self) -> Base:
-        """The unedited model, as it is here; nothing is downloaded unless the user named it."""
-        name = self.base_name or self.manifest.base
-        try:
-            return self.manifest.resolve_base(self.base_name, download=self.base_name is not None)
-        except ModelError as fault:
-            if self.base_name is not None:
-                raise
-            raise ModelError(
-                "export.no-base",
-                "this format needs the unedited model, and "
-                f"'{name}' cannot be had here ({fault.message})",
-                "name it with --base",
-            ) from fault
+        """The unedited model.
+
+        Raises:
+            ModelError: export.no-base; or `base_or_fault` raises.
+        """
+        base = self.base_or_fault
+        if isinstance(base, Base):
+            return base
+        if not isinstance(base, ModelError):
+            raise base
+        raise ModelError(
+            "export.no-base",
+            "this format needs the unedited model, and "
+            f"'{self.manifest.base}' cannot be had here ({base.message})",
+            "name it with --base",
+        ) from base
 
     @cached_property
     def file(self) -> Path | None:
@@ -77,19 +143,19 @@ class Edited:
         return self.folder / single_file.CONFIG if self.file else self.folder
 
     @cached_property
-    def headers(self) -> dict[str, dict[str, TensorSite]]:
-        """The tensors of every file that was edited, by file and key."""
-        return {
-            file: read_header(self.folder, file)
-            for file in sorted({tensor.file for tensor in self.manifest.edited})
-        }
+    def _weight_files(self) -> dict[str, WeightFile]:
+        return {}
+
+    def weight_file(self, file: str) -> WeightFile:
+        """One of the folder's safetensors files; its header is kept here."""
+        return self._weight_files.setdefault(file, WeightFile(self.folder, file))
 
     def site(self, tensor: EditedTensor) -> TensorSite:
         """
         Raises:
             ModelError: model.changed: it is not where the manifest says.
         """
-        site = tensor.site(self.headers[tensor.file])
+        site = tensor.site(self.weight_file(tensor.file).sites)
         if site is None:
             raise ModelError(
                 "model.changed",
@@ -104,7 +170,7 @@ class Edited:
         Raises:
             ModelError: model.changed: they are not those that were written.
         """
-        data = read_bytes(self.folder, self.site(tensor))
+        data = self.weight_file(tensor.file).read_bytes(self.site(tensor))
         if hashlib.sha256(data).hexdigest() != tensor.after:
             raise ModelError(
                 "model.changed",
@@ -119,15 +185,16 @@ class Edited:
         Raises:
             ModelError: export.other-base: the base here is not the one that was edited.
         """
-        there = (self.base.folder / tensor.file).is_file()
-        site = tensor.site(read_header(self.base.folder, tensor.file)) if there else None
-        data = read_bytes(self.base.folder, site) if site else b""
+        weights = self.base.weight_file(tensor.file)
+        site = tensor.site(weights.sites) if weights.path.is_file() else None
+        data = weights.read_bytes(site) if site else b""
         if hashlib.sha256(data).hexdigest() != tensor.before:
             digest = self.manifest.base_digest[:12]
             raise ModelError(
                 "export.other-base",
                 f"'{self.base.id}' is not the model that was edited: its '{tensor.key}' is another",
-                f"the edit was made on '{self.manifest.base}' (digest {digest}…); name it with --base",
+                f"the edit was made on '{self.manifest.base}' (digest {digest}…); "
+                "name it with --base",
             )
         return data
 
@@ -138,12 +205,12 @@ class Edited:
         Raises:
             ModelError: model.changed: one is missing, or is not what was written.
         """
-        wanted = [
+        paths = [
             path
             for path in self.manifest.subjects
             if path in self.manifest.base_files or path == manifests.CARD
         ]
-        for path in wanted:
+        for path in paths:
             if (
                 not is_regular(self.folder / path)
                 or sha256_file(self.folder / path) != self.manifest.subjects[path]
@@ -153,9 +220,9 @@ class Edited:
                     f"{self.folder / path} is no longer what the manifest says",
                     _CHANGED,
                 )
-        return tuple(wanted)
+        return tuple(paths)
 
-    def config(self, component: str) -> dict:
+    def config(self, component: str) -> dict[str, Any]:
         """A component's settings; nothing if it has none."""
         for name in ("config.json", "scheduler_config.json"):
             path = self.settings / component / name
@@ -164,10 +231,11 @@ class Edited:
         return {}
 
     @cached_property
-    def index(self) -> dict:
+    def index(self) -> dict[str, Any]:
+        """What ``model_index.json`` says."""
         return self._json(self.settings / checkpoint.INDEX)
 
-    def _json(self, path: Path) -> dict:
+    def _json(self, path: Path) -> dict[str, Any]:
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as fault:

@@ -1,34 +1,34 @@
-"""What was done to a model, edit by edit, kept in its folder so that later edits can hold it and
-each can be taken out.
+"""The record of a model's edits, kept in its folder: later edits can protect earlier ones, and each
+edit can be taken out.
 
-Two files, both forget's own: ``forget.ledger.json`` says what the edits were,
+It consists of two files. ``forget.ledger.json`` describes the edits;
 ``forget.ledger.safetensors`` holds
 
     base:FILE:KEY                    each edited tensor's bytes in the original base, once; KEY:0,
                                      1, 2 for q, k, v in one tensor
     edit.N.delta:COMPONENT:NAME      Δ of edit N: float32 beside 16-bit weights, float64 beside
                                      wider ones
-    edit.N.keys:COMPONENT:NAME       the concept prompts' keys that later edits hold, or their
+    edit.N.keys:COMPONENT:NAME       the concept prompts' keys that later edits protect, or their
                                      second moment if that is smaller
     card                             the base's README.md, if it had one: an edited model's own card
                                      takes its place
 
-An edited tensor is always round(W + Σ Δ_i), W the original base's, summed in float64 in the order
-of the edits: elementwise, so
-the same bits on every machine. Taking an edit out is leaving its Δ out of the sum; with the last
-one gone, the base's bytes are back.
-Δ is kept whole and not as the factors R and A: a few prompts have more tokens than factors would
-save, and a product's
-last bits depend on the machine. Nothing here depends on the time of the run: dates are in the
-manifest.
+An edited tensor is always round(W + Σ Δ_i), where W is the original base's tensor. The sum is taken
+in float64 in the order of the edits. It is elementwise, so every machine gives the same bits. To
+take an edit out, its Δ is left out of the sum; without any edit the base's bytes result.
+
+Δ is stored in full and not as the factors R and A: a few prompts already have more tokens than the
+factors would save, and the last bits of a product depend on the machine. The ledger does not depend
+on the time of the run: dates are in the manifest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ from forgetcli.artifact.ledger_files import (
     TENSORS,
     Book,
     Entry,
+    Material,
     Origin,
     Place,
     content,
@@ -45,20 +46,31 @@ from forgetcli.artifact.ledger_files import (
     read,
     write,
 )
-from forgetcli.artifact.patch import Stored, changes, encode, stored_as
+from forgetcli.artifact.manifest import Manifest
+from forgetcli.artifact.patch import Change, Stored, encode, stored_as
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ModelError
-from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header, read_tensor
+from forgetcli.models.tensors import read_tensor
+from forgetcli.storage.safetensors import TensorSite, WeightFile, read_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from forgetcli.editing.edit import Edit, Keys
     from forgetcli.linalg import Moment
+    from forgetcli.models.base import Site
     from forgetcli.progress import Observer
     from forgetcli.recipe import Recipe
 
-__all__ = ["LEDGER", "TENSORS", "Ledger", "dates", "extended", "held", "load", "materials"]
+__all__ = [
+    "LEDGER",
+    "TENSORS",
+    "Ledger",
+    "PreviousEdits",
+    "dates",
+    "extended",
+    "load",
+]
 
 WIDE = ("F32", "F64")  # weights beside which Δ is kept in float64
 
@@ -68,7 +80,7 @@ class Ledger:
     """The edits of a folder.
 
     Attributes:
-        book: what ``forget.ledger.json`` says.
+        book: the content of ``forget.ledger.json``.
         folder: where the tensors lie that are on disk.
         tensors: by name; those of an edit that is being made are in memory.
     """
@@ -89,8 +101,8 @@ class Ledger:
         """The original base's values at a place, in the file's dtype."""
         return self.tensor(place.original)
 
-    def wanted(self, place: Place) -> Tensor:
-        """W + Σ Δ_i, float64: what the place holds but for rounding."""
+    def exact(self, place: Place) -> Tensor:
+        """W + Σ Δ_i, float64: the values of a place before they are rounded."""
         total = self.original(place).double()
         for entry in self.edits:
             name = _delta(entry.number, place.component, place.parameter)
@@ -99,8 +111,8 @@ class Ledger:
         return total
 
     def values(self, site: TensorSite) -> Tensor:
-        """`wanted` at a tensor's place on disk: what `patching.patch` asks for."""
-        return self.wanted(
+        """`exact` at a tensor's place on disk, for `patch.write`."""
+        return self.exact(
             next(
                 p
                 for p in self.book.places
@@ -109,13 +121,13 @@ class Ledger:
         )
 
     def held(self, component: str, parameter: str) -> Moment | None:
-        """K_pK_pᵀ: the second moment of all edits' keys at a site."""
+        """K_pK_pᵀ: the second moment of all edits' keys at a layer; None without keys there."""
         names = [_keys(entry.number, component, parameter) for entry in self.edits]
         found = [_moment(self, name) for name in names if name in self.tensors]
         return sum(found[1:], found[0]) if found else None
 
     def without(self, numbers: Iterable[int]) -> Ledger:
-        """The ledger with these edits taken out, and the tensors that no other edit changed."""
+        """The ledger without these edits, and without the tensors that no other edit changed."""
         edits = tuple(e for e in self.edits if e.number not in set(numbers))
         left = {e.number for e in edits}
         places = tuple(
@@ -135,47 +147,42 @@ class Ledger:
         )
 
     def check_fits(self, folder: Path) -> None:
-        """That the folder's tensors are, byte for byte, what the ledger says.
+        """Check that the folder's tensors are, byte for byte, those of the ledger.
 
         Raises:
             ModelError: ledger.other-weights.
         """
-        for place in self.book.places:
-            site = _site(folder, place)
-            if site is None or read_bytes(folder, site) != encode(self.wanted(place), site):
+        for place, site in _sites(folder, self.book.places):
+            if site is None or read_bytes(folder, site) != encode(self.exact(place), site):
                 raise ModelError(
                     "ledger.other-weights",
                     f"'{place.key}' in {folder / place.file} is not what {LEDGER} says",
-                    "the weights were changed by something else: remove forget.* there to edit them as a new base",
+                    "the weights were changed by something else: "
+                    "remove forget.* there to edit them as a new base",
                 )
 
     def restore(self, staging: Path, rest: Ledger) -> dict[tuple[str, str], Stored]:
-        """Give every tensor of this ledger the value that it has in `rest`: the base's own bytes,
-        if nothing there changes it.
+        """Write every tensor of this ledger with its value in `rest`: the base's bytes, if no edit
+        there changes it.
         """
         stored: dict[tuple[str, str], Stored] = {}
-        for place in self.book.places:
-            site, before = _site(staging, place), self.original(place)
+        for place, site in _sites(staging, self.book.places):
+            before = self.original(place)
             if site is None:
                 raise damaged(
                     self.folder, f"it names '{place.key}' in {place.file}, which is not there"
                 )
-            wanted = rest.wanted(place) if place in rest.book.places else before.double()
+            edited = place in rest.book.places
+            exact = rest.exact(place) if edited else before.double()
+            data = encode(exact, site) if edited else content(self.folder, before)
             with open(staging / place.file, "r+b") as writer:
                 writer.seek(site.start)
-                writer.write(
-                    encode(wanted, site)
-                    if place in rest.book.places
-                    else content(self.folder, before)
-                )
-            if place in rest.book.places:
-                part, key = (
-                    stored_as(site, before, read_tensor(staging, site), wanted),
-                    (place.component, place.parameter),
-                )
-                stored[key] = (
-                    replace(stored[key], also=(*stored[key].also, part)) if key in stored else part
-                )
+                writer.write(data)
+            if edited:
+                part = stored_as(site, before, read_tensor(staging, site), exact)
+                key = (place.component, place.parameter)
+                first = stored.get(key)
+                stored[key] = replace(first, also=(*first.also, part)) if first else part
         return stored
 
     def card(self) -> bytes | None:
@@ -183,19 +190,21 @@ class Ledger:
         return content(self.folder, self.tensors["card"]) if "card" in self.tensors else None
 
     def write(self, staging: Path) -> None:
-        """Both files; none for a ledger without edits."""
+        """Write both files; none for a ledger without edits."""
         if self.edits:
             write(staging, self.book, self.tensors, self.folder)
 
 
-def load(folder: Path) -> Ledger | None:
+def load(folder: Path, made: Manifest | None = None) -> Ledger | None:
     """The ledger of an edited folder; None if it has none: a base, or edited by the control.
 
+    Args:
+        made: the folder's manifest; by default it is read, if there is one.
     Raises:
         ModelError: ledger.damaged: a file is missing, cut off, changed since it was written, or not
-            of this shape.
+            of this shape; model.manifest.
     """
-    found = read(folder)
+    found = read(folder, made or manifest_in(folder))
     if found is None:
         return None
     ledger = Ledger(found[0], folder, found[1])
@@ -205,63 +214,93 @@ def load(folder: Path) -> Ledger | None:
     return ledger
 
 
-def of(base: Base) -> Ledger | None:
-    """The ledger that goes with a model: its folder's, but for a single file that lies in the
-    folder of another model.
+@dataclass(frozen=True)
+class PreviousEdits:
+    """The edits that a base model holds already; manifest and ledger are read when they are first
+    asked for, and kept.
     """
-    found = load(base.folder)
-    return found if found and base.file in (None, *found.book.base.files) else None
+
+    base: Base
+
+    @cached_property
+    def manifest(self) -> Manifest | None:
+        """The manifest of the base's folder; None if forget did not make it.
+
+        Raises:
+            ModelError: model.manifest: it is damaged.
+        """
+        return manifest_in(self.base.folder)
+
+    @cached_property
+    def ledger(self) -> Ledger | None:
+        """The ledger that goes with the base; None if it has none.
+
+        A single file may lie in the folder of another model: that model's ledger is not its own.
+
+        Raises:
+            ModelError: ledger.damaged; model.manifest.
+        """
+        found = load(self.base.folder, self.manifest)
+        return found if found and self.base.file in (None, *found.book.base.files) else None
+
+    def fitting_ledger(self) -> Ledger | None:
+        """The ledger, checked against the base's weights.
+
+        Raises:
+            ModelError: ledger.other-weights; those of `ledger`.
+        """
+        if self.ledger:
+            self.ledger.check_fits(self.base.folder)
+        return self.ledger
+
+    def held(self, sites: Sequence[Site], observer: Observer) -> dict[str, Moment]:
+        """K_pK_pᵀ of the edits by site name, where the ledger has keys for the site.
+
+        Raises:
+            ModelError: those of `ledger`.
+        """
+        ledger = self.ledger
+        if ledger is None:
+            return {}
+        moments = {site.name: ledger.held(site.component, site.parameter) for site in sites}
+        keys = {f"{site.component}:{site.parameter}" for site in sites}
+        unprotected = [str(e.number) for e in ledger.edits if keys.isdisjoint(e.tokens)]
+        if unprotected:
+            observer.note(_unprotected_note(unprotected))
+        return {name: moment for name, moment in moments.items() if moment}
+
+
+def _unprotected_note(numbers: Sequence[str]) -> str:
+    if len(numbers) == 1:
+        subject = f"edit {numbers[0]} is"
+        them = "it"
+    else:
+        subject = f"edits {', '.join(numbers[:-1])} and {numbers[-1]} are"
+        them = "them"
+    return f"{subject} not protected: the ledger has no keys for {them} at these layers"
 
 
 def extended(
-    base: Base, edit: Edit, recipe: Recipe, parameters: Mapping[str, Any]
+    earlier: Ledger | None,
+    base: Base,
+    edit: Edit,
+    changes: Sequence[Change],
+    recipe: Recipe,
+    parameters: Mapping[str, Any],
 ) -> Ledger | None:
-    """The base's ledger with one more edit; the base's own for an edit that changes nothing.
+    """A ledger with one more edit; the earlier one for an edit that changes nothing.
 
-    Raises:
-        ModelError: the base's ledger is damaged, or does not fit its weights.
-        EditError: as `patching.patch`.
+    Args:
+        earlier: the ledger of `base`, see `PreviousEdits.fitting_ledger`.
+        changes: those that the edit makes in `base`, see `patch.changes`.
     """
-    import torch
-
-    earlier = of(base)
-    if earlier:
-        earlier.check_fits(base.folder)
-    elif edit.weights:
-        card = _card(base)
-        origin = Origin(
-            id=base.id,
-            revision=base.revision,
-            files=dict(base.files),
-            card=None if card is None else hashlib.sha256(card.numpy()).hexdigest(),
-        )
-        earlier = Ledger(
-            Book(base=origin, edits=(), places=()),
-            base.folder,
-            {} if card is None else {"card": card},
-        )
-    if not edit.weights:
+    if not changes:
         return earlier
-    number = 1 + max((e.number for e in earlier.edits), default=0)
-    tensors, places, squares = dict(earlier.tensors), list(earlier.book.places), [0.0, 0.0]
-    for change in changes(base, edit.weights):
-        component, parameter = change.key
-        wide = any(site.dtype in WIDE for site in change.sites)
-        delta = change.delta.to(torch.float64 if wide else torch.float32)
-        tensors[_delta(number, component, parameter)] = delta
-        squares[0] += float(delta.double().square().sum())
-        squares[1] += float((change.wanted - change.delta).square().sum())
-        for site in change.sites:
-            place = Place(
-                component=component,
-                parameter=parameter,
-                file=site.file,
-                key=site.key,
-                third=site.third,
-            )
-            if place not in places:
-                places.append(place)
-                tensors[place.original] = read_tensor(base.folder, site)
+    ledger = earlier or _begun(base)
+    number = 1 + max((e.number for e in ledger.edits), default=0)
+    tensors = dict(ledger.tensors)
+    places = list(ledger.book.places)
+    size = _record_changes(tensors, places, number, changes)
     tokens = {}
     for (component, parameter), keys in edit.keys.items():
         tensors |= _kept(number, component, parameter, keys)
@@ -275,70 +314,91 @@ def extended(
         recipe_sha256=recipe.sha256,
         concepts=[(c.concept, c.target) for c in recipe.concepts],
         applied_to=base.digest,
-        delta_rel=math.sqrt(squares[0] / squares[1]) if squares[1] else 0.0,
+        delta_rel=size,
         tokens=tokens,
-        materials=[dict(m) for m in edit.moments],
+        materials=[Material(**m) for m in edit.moments],
     )
-    book = earlier.book.model_copy(
-        update={"edits": (*earlier.edits, entry), "places": tuple(places)}
-    )
+    book = ledger.book.model_copy(update={"edits": (*ledger.edits, entry), "places": tuple(places)})
     return Ledger(book, base.folder, tensors)
 
 
-def dates(folder: Path, ledger: Ledger | None, now: str = "") -> dict[str, str]:
-    """When each edit was made, by its number: as the manifest of `folder` has it, `now` for one
-    that is not there.
-    """
-    known = (
-        manifest.load(folder).run_details.get("metadata", {}).get("edits")
-        if (folder / manifest.MANIFEST).is_file()
-        else {}
+def _begun(base: Base) -> Ledger:
+    """The ledger of a base that has none: its names and its model card, no edit."""
+    card = _card(base)
+    origin = Origin(
+        id=base.id,
+        revision=base.revision,
+        files=dict(base.files),
+        card=None if card is None else hashlib.sha256(card.numpy().data).hexdigest(),
     )
+    book = Book(base=origin, edits=(), places=())
+    return Ledger(book, base.folder, {} if card is None else {"card": card})
+
+
+def _record_changes(
+    tensors: dict[str, TensorSite | Tensor],
+    places: list[Place],
+    number: int,
+    changes: Sequence[Change],
+) -> float:
+    """Add Δ of an edit, and the base's tensors where no earlier edit has changed them.
+
+    Returns:
+        ‖Δ‖_F / ‖W‖_F over all changes.
+    """
+    import torch
+
+    change_square = weight_square = 0.0
+    for change in changes:
+        wide = any(site.dtype in WIDE for site in change.sites)
+        exact_delta = change.delta
+        delta = exact_delta.to(torch.float64 if wide else torch.float32)
+        tensors[_delta(number, change.component, change.parameter)] = delta
+        change_square += float(delta.double().square().sum())
+        weight_square += float((change.values - exact_delta).square().sum())
+        for site, before in change.before.items():
+            place = Place(
+                component=change.component,
+                parameter=change.parameter,
+                file=site.file,
+                key=site.key,
+                third=site.third,
+            )
+            if place not in places:
+                places.append(place)
+                tensors[place.original] = before
+    return math.sqrt(change_square / weight_square) if weight_square else 0.0
+
+
+def dates(made: Manifest | None, ledger: Ledger | None, now: str = "") -> dict[str, str]:
+    """The date of each edit, by its number: from a manifest; `now` for an edit that it lacks."""
+    known = made.run_details.get("metadata", {}).get("edits") if made else {}
     known = known if isinstance(known, dict) else {}
     return {str(e.number): known.get(str(e.number), now) for e in ledger.edits} if ledger else {}
 
 
-def held(base: Base, sites, observer: Observer) -> dict[str, Moment]:
-    """K_pK_pᵀ of the base's earlier edits by site name, where the ledger has keys for the site."""
-    ledger = of(base)
-    if ledger is None:
-        return {}
-    found = {site.name: ledger.held(site.component, site.parameter) for site in sites}
-    free = [
-        str(e.number)
-        for e in ledger.edits
-        if not any(f"{s.component}:{s.parameter}" in e.tokens for s in sites)
-    ]
-    if free:
-        observer.note(
-            f"edits that are not held, for want of their keys at these sites: {', '.join(free)}"
-        )
-    return {name: moment for name, moment in found.items() if moment}
+def manifest_in(folder: Path) -> Manifest | None:
+    """The manifest of a folder that need not be an edited one.
 
-
-def materials(moments: Mapping[str, Moment]) -> tuple[dict, ...]:
-    """For the manifest: {"name", "sha256"} of each K_pK_pᵀ."""
-    return tuple(
-        {
-            "name": f"kp/{name}",
-            "sha256": hashlib.sha256(moment.matrix.contiguous().numpy()).hexdigest(),
-        }
-        for name, moment in sorted(moments.items())
-    )
+    Raises:
+        ModelError: model.manifest: it is damaged.
+    """
+    return manifest.load(folder) if (folder / manifest.MANIFEST).is_file() else None
 
 
 def _kept(number: int, component: str, parameter: str, keys: Keys) -> dict[str, Tensor]:
-    """Keys as they are stored.
+    """The tensors in which keys are stored.
 
-    d × n float32 numbers (what the model runs in, so nothing is lost) and how often each occurs;
-    or, if there are more keys than
-    dimensions, the lower half of the float64 second moment, which then is smaller.
+    These are d × n float32 numbers (the model's own precision, so nothing is lost) and how often
+    each key occurs. If there are more keys than dimensions, the lower half of the float64 second
+    moment is smaller and is stored instead.
     """
     import torch
 
     from forgetcli.linalg import Moment
 
-    name, (d, n) = _keys(number, component, parameter), keys.columns.shape
+    name = _keys(number, component, parameter)
+    d, n = keys.columns.shape
     single = keys.columns.float()
     if n <= d and torch.equal(single.double(), keys.columns.double()):
         return {name: single, f"{name}:counts": keys.counts.double()}
@@ -354,7 +414,8 @@ def _moment(ledger: Ledger, name: str) -> Moment:
 
     from forgetcli.linalg import Moment
 
-    stored, counts = ledger.tensor(name), ledger.tensor(f"{name}:counts")
+    stored = ledger.tensor(name)
+    counts = ledger.tensor(f"{name}:counts")
     if stored.ndim == 2:
         return Moment.of(stored, counts)
     d = (math.isqrt(8 * len(stored) + 1) - 1) // 2
@@ -375,15 +436,17 @@ def _number(name: str) -> int | None:
     return int(name.split(".")[1]) if name.startswith("edit.") else None
 
 
-def _site(folder: Path, place: Place) -> TensorSite | None:
-    found = (
-        read_header(folder, place.file).get(place.key) if (folder / place.file).is_file() else None
-    )
-    return found and found.part(place.third)
+def _sites(folder: Path, places: Iterable[Place]) -> Iterator[tuple[Place, TensorSite | None]]:
+    """Each place with the tensor that lies there; None where there is none."""
+    weight_file = cache(partial(WeightFile, folder))
+    for place in places:
+        weights = weight_file(place.file)
+        site = weights.sites.get(place.key) if weights.path.is_file() else None
+        yield place, site and site.part(place.third)
 
 
 def _card(base: Base) -> Tensor | None:
-    """A folder's README.md; one that lies beside a single file is not the model's."""
+    """The README.md of a diffusers folder; one beside a single file is not the model's."""
     import torch
 
     path = base.folder / manifest.CARD

@@ -1,26 +1,21 @@
-"""The two files of a ledger: their shape, read with everything that can be wrong with them, and
-written.
-"""
+"""The two files of a ledger: their shape, reading with all checks, and writing."""
 
 from __future__ import annotations
 
-import json
-import math
 import re
-import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from forgetcli.artifact import manifest
-from forgetcli.artifact.manifest import MANIFEST, RelativePath, Sha256
-from forgetcli.checkpoint.base import files_digest
+from forgetcli.artifact.manifest import MANIFEST, Manifest, RelativePath, Sha256
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.storage.atomic import sha256_file
+from forgetcli.storage import safetensors_writer
+from forgetcli.storage.files import files_digest, sha256_file
 from forgetcli.storage.json import encode
-from forgetcli.storage.safetensors import ITEM_BITS, TensorSite, read_bytes, read_header
+from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
+from forgetcli.storage.safetensors_writer import Content
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -119,20 +114,21 @@ def damaged(folder: Path, what: str) -> ModelError:
     return ModelError(
         "ledger.damaged",
         f"the ledger of {folder} is damaged: {what}",
-        f"apply the recipes again; or remove {MANIFEST} and forget.ledger.* there to edit it as a new base",
+        f"apply the recipes again; or remove {MANIFEST} and forget.ledger.* there to edit it as a "
+        "new base",
     )
 
 
-def read(folder: Path) -> tuple[Book, dict[str, TensorSite]] | None:
+def read(folder: Path, made: Manifest | None) -> tuple[Book, dict[str, TensorSite]] | None:
     """The ledger's two files, checked against the manifest and one another; None where there is
     none.
 
+    Args:
+        made: the folder's manifest; None where there is none.
     Raises:
-        ModelError: ledger.damaged; model.manifest.
+        ModelError: ledger.damaged.
     """
-    listed: Mapping[str, str] = (
-        manifest.load(folder).subjects if (folder / MANIFEST).is_file() else {}
-    )
+    listed: Mapping[str, str] = made.subjects if made else {}
     if LEDGER not in listed and not (folder / LEDGER).exists():
         return None
     for name in (LEDGER, TENSORS):
@@ -160,30 +156,23 @@ def read(folder: Path) -> tuple[Book, dict[str, TensorSite]] | None:
 def write(
     staging: Path, book: Book, tensors: Mapping[str, TensorSite | Tensor], source: Path
 ) -> None:
-    """Both files into `staging`. Tensors that are on disk are copied from `source` one by one: an
-    edit of a whole denoiser is
-    larger than what should be in memory twice.
+    """Write both files into `staging`.
+
+    Tensors that are on disk are copied from `source` one by one: an edit of a whole denoiser is too
+    large to be in memory twice.
     """
     (staging / LEDGER).write_bytes(encode(book.model_dump(mode="json")))
-    shapes = {
-        name: (t.dtype if isinstance(t, TensorSite) else FORMATS[str(t.dtype)], t.shape)
-        for name, t in tensors.items()
-    }
-    # Wide numbers first, as the format's own writer does it: so each tensor begins at a multiple of
-    # its item's size.
-    names = sorted(tensors, key=lambda name: (-ITEM_BITS[shapes[name][0]], name))
-    header, at = {}, 0
-    for name in names:
-        dtype, shape = shapes[name]
-        size = math.prod(shape) * ITEM_BITS[dtype] // 8
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    text = json.dumps({"__metadata__": {"format": "pt"}, **header}).encode()
-    text += b" " * (-len(text) % 8)
+    contents = {name: _content(tensor, source) for name, tensor in tensors.items()}
     with open(staging / TENSORS, "xb") as writer:
-        writer.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            writer.write(content(source, tensors[name]))
+        safetensors_writer.write(writer, contents, {"format": "pt"}, compact=False)
+
+
+def _content(tensor: TensorSite | Tensor, source: Path) -> Content:
+    if isinstance(tensor, TensorSite):
+        return safetensors_writer.of_sites(source, [tensor], tensor.shape)
+    return Content(
+        FORMATS[str(tensor.dtype)], tuple(tensor.shape), lambda: (content(source, tensor),)
+    )
 
 
 def content(folder: Path, tensor: TensorSite | Tensor) -> bytes:

@@ -1,8 +1,9 @@
 """The shape of ``forget.provenance.json``: an in-toto Statement v1 with the SLSA provenance v1
 predicate.
 
-Fields that a later version adds are read over; fields that are missing or of another type make the
-manifest invalid.
+The same models read and write it. Fields that a later version adds are ignored; fields that are
+missing or of another type make the manifest invalid. An optional field that is not set is not
+written.
 """
 
 from __future__ import annotations
@@ -26,20 +27,24 @@ MANIFEST = MARKER
 REPORT = "forget.report.json"
 RECIPE = "recipe.toml"
 CARD = "README.md"
-SIGNATURE = "forget.signature.json"  # not among the subjects: it is made of them
+# The signature is not among the subjects: it is computed from them.
+SIGNATURE = "forget.signature.json"
 
-STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
-PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
-BUILD_TYPE = "urn:forgetcli:apply:v1"
+StatementType = Literal["https://in-toto.io/Statement/v1"]
+PredicateType = Literal["https://slsa.dev/provenance/v1"]
+BuildType = Literal["urn:forgetcli:apply:v1"]
+STATEMENT_TYPE: StatementType = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: PredicateType = "https://slsa.dev/provenance/v1"
+BUILD_TYPE: BuildType = "urn:forgetcli:apply:v1"
 BUILDER = "urn:forgetcli:apply"
-FILES_DIGEST = "forgetFiles"  # `checkpoint.files_digest`, as in-toto names algorithms
-BASE = "base"  # the dependency that is the whole base; its files: base/…
+# The name of `checkpoint.files_digest` among in-toto's digest algorithms.
+FILES_DIGEST = "forgetFiles"
+# The dependency that is the whole base. Its files are named base/PATH.
+BASE = "base"
 
 
 def is_hubs(path: str) -> bool:
-    """Whether a file is one that the hub adds to what is uploaded or downloaded; no loader reads
-    these.
-    """
+    """Whether the hub adds this file to uploaded or downloaded models; no loader reads it."""
     return path == ".gitattributes" or path.startswith(".cache/huggingface/")
 
 
@@ -56,33 +61,41 @@ RelativePath = Annotated[str, AfterValidator(_plain_path)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class _Part(BaseModel):
+class Part(BaseModel):
+    """One JSON object of the manifest."""
+
     model_config = ConfigDict(frozen=True, strict=True, populate_by_name=True)
 
 
-class _Digest(_Part):
+class Sha256Digest(Part):
+    """A digest, by the algorithm's name."""
+
     sha256: Sha256
 
 
-class _Subject(_Part):
+class FileDigest(Part):
+    """A file and its digest: in-toto's resource descriptor."""
+
     name: RelativePath
-    digest: _Digest
+    digest: Sha256Digest
 
 
-class _Dependency(_Part):
+class Dependency(Part):
+    """Something that went into the edit, and its digest."""
+
     name: str
     uri: str | None = None
     digest: dict[str, Sha256]
 
 
-class EditedTensor(_Part):
+class EditedTensor(Part):
     """One tensor whose bytes differ from the base's.
 
     Attributes:
         component, parameter: as the model has it in memory.
         file, key, dtype, start, end: where it lies; bytes, absolute, end exclusive.
         before, after: SHA-256 of its bytes in the base and here.
-        error: ‖stored − wanted‖_F / ‖wanted − base‖_F.
+        error: ‖stored − exact‖_F / ‖exact − base‖_F, exact being the value before rounding.
         third: of a tensor that holds q, k and v one below the other, which of the three; None for a
             whole tensor.
     """
@@ -100,52 +113,75 @@ class EditedTensor(_Part):
     third: int | None = Field(default=None, ge=0, le=2)
 
     def site(self, header: Mapping[str, TensorSite]) -> TensorSite | None:
-        """Where it lies in a file with this header; None if it does not lie where it did."""
-        found = header.get(self.key)
-        site = found and found.part(self.third)
-        return (
-            site
-            if site and (site.start, site.end, site.dtype) == (self.start, self.end, self.dtype)
-            else None
-        )
+        """Its place in a file with this header; None if it is not where it was written."""
+        whole = header.get(self.key)
+        if whole is None:
+            return None
+        site = whole.part(self.third)
+        moved = (site.start, site.end, site.dtype) != (self.start, self.end, self.dtype)
+        return None if moved else site
 
 
-class _Model(_Part):
+class ModelName(Part):
+    """The unedited model, as the user named it."""
+
     id: str
     revision: str | None = None
 
 
-class _External(_Part):
-    model: _Model
-    recipe: _Subject
+class ListedEdit(Part):
+    """One of several edits that a folder holds."""
+
+    number: int
     method: str
     parameters: dict[str, Any]
+    recipe: FileDigest
 
 
-class _Internal(_Part):
+class External(Part):
+    """What the user asked for.
+
+    `edits` is set only by `forget revert`: the edits that are left. It is not read again: the
+    ledger has more of each.
+    """
+
+    model: ModelName
+    recipe: FileDigest
+    method: str
+    parameters: dict[str, Any]
+    edits: Any = None
+
+
+class Internal(Part):
+    """What the edit changed: the tensors, and the files that are forget's own."""
+
     edited: list[EditedTensor]
     written: list[RelativePath]
 
 
-class _BuildDefinition(_Part):
-    build_type: Literal[BUILD_TYPE] = Field(alias="buildType")
-    external: _External = Field(alias="externalParameters")
-    internal: _Internal = Field(alias="internalParameters")
-    dependencies: list[_Dependency] = Field(alias="resolvedDependencies")
+class BuildDefinition(Part):
+    """SLSA's build definition: everything that a repeated run has to have the same."""
+
+    build_type: BuildType = Field(alias="buildType")
+    external: External = Field(alias="externalParameters")
+    internal: Internal = Field(alias="internalParameters")
+    dependencies: list[Dependency] = Field(alias="resolvedDependencies")
 
 
-class _Predicate(_Part):
-    build: _BuildDefinition = Field(alias="buildDefinition")
+class Predicate(Part):
+    """SLSA's provenance predicate."""
+
+    build: BuildDefinition = Field(alias="buildDefinition")
     run_details: dict[str, Any] = Field(alias="runDetails")
 
 
-class Statement(_Part):
+class Statement(Part):
     """The whole file."""
 
-    type: Literal[STATEMENT_TYPE] = Field(alias="_type")
-    predicate_type: Literal[PREDICATE_TYPE] = Field(alias="predicateType")
-    subject: list[_Subject]
-    predicate: _Predicate
+    type: StatementType = Field(alias="_type")
+    predicate_type: PredicateType = Field(alias="predicateType")
+    subject: list[FileDigest]
+    predicate: Predicate
 
 
 @dataclass(frozen=True)
@@ -184,8 +220,10 @@ class Manifest:
         return f"{self.base_id}@{self.base_revision}" if self.base_revision else self.base_id
 
     def resolve_base(self, named: str | Path | None = None, *, download: bool = True) -> Base:
-        """The unedited model; of a single file with the settings that its edited copy has, so that
-        both are drawn alike.
+        """The unedited model.
+
+        A single file gets the settings of its edited copy, so that both generate under the same
+        conditions.
 
         Args:
             named: what the user says is the unedited model; by default the one that is recorded.

@@ -1,4 +1,4 @@
-"""The embedded model: a small latent diffusion pipeline that knows things × styles, and its judge."""
+"""The embedded model, a small latent diffusion pipeline for things × styles, and its judge."""
 
 from __future__ import annotations
 

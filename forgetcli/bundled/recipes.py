@@ -10,7 +10,7 @@ PROMPTS = "prompts"  # a folder of prompt sets among them
 
 
 def folder() -> Path:
-    """Where they lie: inside the package once installed, in ``recipes/`` beside it in a checkout."""
+    """Their folder: inside the package once installed, ``recipes/`` beside it in a checkout."""
     installed = _HERE / "recipes"
     return installed if installed.is_dir() else _HERE.parents[1] / "recipes"
 

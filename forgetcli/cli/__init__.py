@@ -40,6 +40,5 @@ def _run() -> int:
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except SystemExit as leaving:
-        # typer leaves with 1 when the reader of its help has gone: the reader's choice, not a
-        # verdict
-        return 0 if leaving.code in (None, 1) else leaving.code
+        # typer exits with 1 when the reader of its help has closed the pipe. That is no verdict.
+        return 0 if leaving.code in (None, 1) else int(leaving.code or 0)

@@ -6,43 +6,96 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli import (
-    apply,
-    cache,
-    card,
-    compare,
-    demo,
-    env,
-    eval,
-    export,
-    generate,
-    inspect,
-    log,
-    models,
-    push,
-    recipe,
-    revert,
-    sign,
-    tune,
-    verify,
-)
+from forgetcli import __version__
+from forgetcli.cli.commands import Entry, LazyGroup
 from forgetcli.cli.options import show_help
+
+# In the order in which help and completion list them.
+COMMANDS = {
+    "apply": Entry("apply:apply", "Edit a model as RECIPE says, and write it with its provenance."),
+    "generate": Entry(
+        "generate:generate",
+        "Generate images. Images that the same model and settings have already made are kept.",
+    ),
+    "eval": Entry(
+        "eval:evaluate",
+        "Measure what edited models have forgotten and what they have kept, beside the unedited "
+        "model.",
+    ),
+    "tune": Entry(
+        "tune:tune", "Search a method's parameters for the best H on RECIPE's evaluation prompts."
+    ),
+    "compare": Entry(
+        "compare:compare",
+        "Edit by RECIPE with every method, and score all results beside the unedited model, at "
+        "equal prompts and seeds.",
+    ),
+    "verify": Entry(
+        "verify:verify",
+        "Check that DIR is exactly what its manifest says, and that nothing else differs from the "
+        "base model.",
+    ),
+    "export": Entry("export:export", "Write an edited model in the format of another tool."),
+    "log": Entry("log:log", "List the edits that were made to DIR, in order, with their concepts."),
+    "revert": Entry(
+        "revert:revert", "Remove edits from DIR; the other edits stay. The base is not needed."
+    ),
+    "push": Entry(
+        "push:push",
+        "Upload DIR to the model hub, if it verifies. Private, unless you say --public.",
+    ),
+    "sign": Entry(
+        "sign:sign",
+        "Sign DIR with your own key, so that everybody who has the public key can check that it "
+        "comes from you.",
+    ),
+    "card": Entry(
+        "card:card",
+        "Write the model card of DIR (README.md) again, with the scores of an evaluation.",
+    ),
+    "inspect": Entry(
+        "inspect:inspect",
+        "Show what MODEL is: its components, the layers that can be edited, and whether it was "
+        "edited.",
+    ),
+    "demo": Entry(
+        "demo:demo",
+        "Run the whole workflow on the embedded model, in a few minutes: edit, generate images "
+        "before and after, score, report.",
+    ),
+    "models": Entry(
+        "models:models",
+        "List the models that --model can name: the embedded one, and those edited in this folder.",
+    ),
+    "env": Entry("env:env", "Print versions, devices and folders, for a bug report."),
+    "recipe": Entry("recipe:app", "Write, check and show recipes."),
+    "cache": Entry(
+        "cache:app",
+        "Manage the second moments kept on disk, which make a second edit of the same model quick.",
+    ),
+}
+
+
+class _Commands(LazyGroup):
+    entries = COMMANDS
+
 
 app = typer.Typer(
     name="forget",
-    help="Make a text-to-image diffusion model forget a concept, by editing its weights in closed form.",
-    epilog="Start with: forget demo   ·   exit codes: 0 done, 1 a negative verdict, 2 could not, 130/143 interrupted",
+    cls=_Commands,
+    help="Make a text-to-image diffusion model forget a concept, by editing its weights in closed "
+    "form.",
+    epilog="Start with: forget demo   ·   exit codes: 0 done, 1 a negative verdict, 2 could not, "
+    "130/143 interrupted",
     context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from forgetcli.pipeline.environment import forget_version
-
-        typer.echo(f"forget {forget_version()}")
+def _print_version(requested: bool) -> None:
+    if requested:
+        typer.echo(f"forget {__version__}")
         raise typer.Exit
 
 
@@ -56,24 +109,5 @@ def forget(
         ),
     ] = False,
 ) -> None:
+    """Make a text-to-image diffusion model forget a concept."""
     show_help(context)
-
-
-app.command("apply")(apply.apply)
-app.command("generate")(generate.generate)
-app.command("eval")(eval.evaluate)
-app.command("tune")(tune.tune)
-app.command("compare")(compare.compare)
-app.command("verify")(verify.verify)
-app.command("export")(export.export)
-app.command("log")(log.log)
-app.command("revert")(revert.revert)
-app.command("push")(push.push)
-app.command("sign")(sign.sign)
-app.command("card")(card.card)
-app.command("inspect")(inspect.inspect)
-app.command("demo")(demo.demo)
-app.add_typer(recipe.app, name="recipe")
-app.add_typer(cache.app, name="cache")
-app.command("models")(models.models)
-app.command("env")(env.env)

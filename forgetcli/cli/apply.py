@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,13 +14,19 @@ from forgetcli.cli.options import (
     DtypeOption,
     ForceFlag,
     JsonFlag,
+    MethodOption,
     ModelOption,
     QuietFlag,
     SetOption,
     recipe_names,
 )
+from forgetcli.cli.progress import silence_hub
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts, plan, sites
 from forgetcli.errors import ForgetError
+
+if TYPE_CHECKING:
+    from forgetcli.recipe import Recipe
 
 Output = Annotated[
     Path,
@@ -30,18 +36,7 @@ Output = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option(
-        "--dry-run", envvar="FORGET_DRY_RUN", help="Say what would be done; write nothing."
-    ),
-]
-Method = Annotated[
-    str | None,
-    typer.Option(
-        "--method",
-        envvar="FORGET_METHOD",
-        show_default="the recipe's",
-        help="Another method, with the recipe's [methods.NAME] parameters.",
-    ),
+    typer.Option("--dry-run", help="Print what would be done; write nothing."),
 ]
 OptionalRecipe = Annotated[
     str | None,
@@ -57,16 +52,15 @@ Delta = Annotated[
     typer.Option(
         "--delta",
         metavar="FILE",
-        envvar="FORGET_DELTA",
         show_default=False,
-        help="Instead of a recipe: put the edit in FILE (forget export --format delta) on its base.",
+        help="Instead of a recipe: apply the edit in FILE (forget export --format delta) to its "
+        "base model.",
     ),
 ]
 Lenient = Annotated[
     bool,
     typer.Option(
         "--lenient",
-        envvar="FORGET_LENIENT",
         help="Write the edit even if the check finds it too weak or too strong.",
     ),
 ]
@@ -74,16 +68,14 @@ Link = Annotated[
     bool,
     typer.Option(
         "--link",
-        envvar="FORGET_LINK",
-        help="Hard-link untouched files: no disk, but they are then the base's own; do not write to them.",
+        help="Hard-link unedited files: no space, but the base shares them; do not write to them.",
     ),
 ]
 Copy = Annotated[
     bool,
     typer.Option(
         "--copy",
-        envvar="FORGET_COPY",
-        help="Copy every byte, also where the file system could share them.",
+        help="Copy every byte, even where the file system could share them.",
     ),
 ]
 
@@ -93,7 +85,7 @@ def apply(
     model: ModelOption = None,
     delta: Delta = None,
     config: ConfigOption = None,
-    method: Method = None,
+    method: MethodOption = None,
     output: Output = Path("edited"),
     set_: SetOption = None,
     device: DeviceOption = None,
@@ -118,19 +110,20 @@ def apply(
       forget apply art_styles --dry-run --json
       forget apply --delta edited-delta.safetensors -o edited
     """
+    # Imported here: recipes need pydantic, which completion must not wait for.
     from forgetcli import recipe as recipes
 
     sink = Sink("apply", json=json, quiet=quiet)
     if link and copy:
         raise ForgetError("usage", "--link and --copy exclude each other", "leave one of them out")
-    copying = "link" if link else "copy" if copy else "reflink"
+    copying = "link" if link else ("copy" if copy else "reflink")
     if delta is not None:
         if recipe or set_ or method or dry_run:
             raise typer.BadParameter(
-                "a delta holds a finished edit: neither RECIPE nor --set, --method, --dry-run goes with it",
+                "a delta holds a finished edit: RECIPE, --set, --method and --dry-run do not apply",
                 param_hint="--delta",
             )
-        _put_on(delta, model, config, output, copying, force, sink)
+        _apply_delta(delta, model, config, output, copying, force, sink)
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, or --delta FILE", param_hint="RECIPE")
@@ -141,6 +134,7 @@ def apply(
         _plan(loaded, model, config, output, device, dtype.value if dtype else None, sink)
         return
     with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.pipeline import apply as pipeline
 
         result = pipeline.apply(
@@ -156,17 +150,14 @@ def apply(
             observer=observer,
         )
     data = result.as_dict()
-    sink.result(data, human=lambda: _shown(data), quiet=output)
-    shown = (
-        prompt
-        for concept in loaded.concepts
-        for prompt in (*concept.indirect, *concept.direct, concept.concept)
-    )
-    command = ["forget", "generate", next(shown), "--model", str(output), "--compare-base"]
+    sink.result(data, human=lambda: _as_text(data), quiet=output)
+    first = loaded.concepts[0]
+    prompt = (*first.indirect, *first.direct, first.concept)[0]
+    command = ["forget", "generate", prompt, "--model", str(output), "--compare-base"]
     sink.remark(shlex.join(command), title="next")
 
 
-def _put_on(
+def _apply_delta(
     delta: Path,
     model: str | None,
     config: str | None,
@@ -176,9 +167,10 @@ def _put_on(
     sink: Sink,
 ) -> None:
     with sink.observer() as observer:
-        from forgetcli.artifact import delta as deltas
+        # Imported here: loads torch, after the libraries have been silenced.
+        from forgetcli.pipeline.apply_delta import apply_delta
 
-        result = deltas.apply(
+        result = apply_delta(
             delta,
             model=model,
             config=config,
@@ -188,11 +180,11 @@ def _put_on(
             observer=observer,
         )
     data = result.as_dict()
-    sink.result(data, human=lambda: _shown(data), quiet=output)
+    sink.result(data, human=lambda: _as_text(data), quiet=output)
 
 
 def _plan(
-    recipe,
+    recipe: Recipe,
     model: str | None,
     config: str | None,
     output: Path,
@@ -200,17 +192,14 @@ def _plan(
     dtype: str | None,
     sink: Sink,
 ) -> None:
-    from forgetcli.cli.progress import silence_hub
-    from forgetcli.cli.tables import plan
-    from forgetcli.pipeline import apply as pipeline
-
     silence_hub()
-    data = pipeline.plan(recipe, model=model, config=config, device=device, dtype=dtype).as_dict()
+    # Imported here: loads torch.
+    from forgetcli.pipeline.plan import plan as make_plan
+
+    data = make_plan(recipe, model=model, config=config, device=device, dtype=dtype).as_dict()
     sink.result(data, human=lambda: plan(data), quiet=output)
 
 
-def _shown(data: dict) -> list:
-    from forgetcli.cli.tables import facts, sites
-
+def _as_text(data: dict) -> list:
     rest = {key: data[key] for key in ("output", "check", "cache") if data.get(key)}
     return [sites(data["sites"]), facts({**rest, "seconds": data["seconds"]["total"]})]

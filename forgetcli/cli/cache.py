@@ -8,13 +8,20 @@ from typing import Annotated
 
 import typer
 
+from forgetcli.cli.commands import Command
 from forgetcli.cli.options import JsonFlag, QuietFlag, show_help
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import size, table
+from forgetcli.editing import moment_cache
 from forgetcli.errors import ForgetError
 
 app = typer.Typer(
-    help="Second moments kept on disk, so that a second edit of the same model is quick.",
+    name="cache",
+    help="Manage the second moments kept on disk, which make a second edit of the same model "
+    "quick.",
     invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode="rich",
 )
 app.callback()(show_help)
 
@@ -39,7 +46,7 @@ def _size(text: str) -> int:
     return int(float(match[1]) * _UNITS[(match[2] or "").lower()])
 
 
-@app.command("dir")
+@app.command("dir", cls=Command)
 def show_folder(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     """Print the cache's folder; FORGET_CACHE_DIR sets it.
 
@@ -47,15 +54,13 @@ def show_folder(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       rm -r "$(forget cache dir)"
     """
-    from forgetcli.editing.moment_cache import default_folder
-
-    folder = default_folder()
+    folder = moment_cache.default_folder()
     Sink("cache dir", json=json, quiet=quiet).result(
         {"path": str(folder)}, human=lambda: str(folder), quiet=folder
     )
 
 
-@app.command("ls")
+@app.command("ls", cls=Command)
 def list_entries(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     """List what is in the cache, least recently used first.
 
@@ -63,9 +68,7 @@ def list_entries(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget cache ls
     """
-    from forgetcli.editing.moment_cache import MomentCache
-
-    cache = MomentCache()
+    cache = moment_cache.MomentCache()
     entries = cache.entries()
     data = {
         "path": str(cache.folder),
@@ -74,12 +77,12 @@ def list_entries(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     }
     Sink("cache ls", json=json, quiet=quiet).result(
         data,
-        human=lambda: _shown(entries, data),
+        human=lambda: _as_text(entries, data),
         quiet=[cache.bucket / f"{entry.key}.safetensors" for entry in entries],
     )
 
 
-@app.command("prune")
+@app.command("prune", cls=Command)
 def prune(
     older_than: Annotated[
         float | None,
@@ -87,9 +90,8 @@ def prune(
             "--older-than",
             metavar="DAYS",
             min=0,
-            envvar="FORGET_OLDER_THAN",
             show_default=False,
-            help="Not used for so many days.",
+            help="Delete entries that were not used for so many days.",
         ),
     ] = None,
     max_size: Annotated[
@@ -97,13 +99,17 @@ def prune(
         typer.Option(
             "--max-size",
             metavar="SIZE",
-            envvar="FORGET_MAX_SIZE",
             show_default=False,
-            help="The least recently used, until the rest is no larger: 500MB, 2GiB.",
+            help="Delete the least recently used entries until the rest is no larger: 500MB, 2GiB.",
         ),
     ] = None,
     everything: Annotated[
-        bool, typer.Option("--all", envvar="FORGET_ALL", help="Everything, of older versions too.")
+        bool,
+        typer.Option(
+            "--all",
+            envvar="FORGET_ALL",
+            help="Delete everything, including entries of older versions.",
+        ),
     ] = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -116,9 +122,6 @@ def prune(
       forget cache prune --max-size 2GiB
       forget cache prune --all
     """
-    from forgetcli.cli.tables import size
-    from forgetcli.editing.moment_cache import MomentCache
-
     if older_than is None and max_size is None and not everything:
         raise ForgetError(
             "usage",
@@ -126,21 +129,22 @@ def prune(
             "use --older-than DAYS, --max-size SIZE or --all",
         )
     limit = _size(max_size) if max_size is not None else None
-    cache = MomentCache()
-    gone = cache.prune(older_than_days=older_than, max_bytes=limit, everything=everything)
+    cache = moment_cache.MomentCache()
+    deleted = cache.prune(older_than_days=older_than, max_bytes=limit, everything=everything)
+    freed = sum(entry.bytes for entry in deleted)
     data = {
         "path": str(cache.folder),
-        "bytes": sum(entry.bytes for entry in gone),
-        "pruned": [_as_dict(entry) for entry in gone],
+        "bytes": freed,
+        "pruned": [_as_dict(entry) for entry in deleted],
     }
     Sink("cache prune", json=json, quiet=quiet).result(
         data,
-        human=lambda: f"{len(gone)} entries deleted, {size(data['bytes'])} freed",
-        quiet=[entry.key for entry in gone],
+        human=lambda: f"{len(deleted)} entries deleted, {size(freed)} freed",
+        quiet=[entry.key for entry in deleted],
     )
 
 
-def _as_dict(entry) -> dict:
+def _as_dict(entry: moment_cache.Entry) -> dict:
     return {
         "key": entry.key,
         "bytes": entry.bytes,
@@ -150,9 +154,7 @@ def _as_dict(entry) -> dict:
     }
 
 
-def _shown(entries: list, data: dict) -> list:
-    from forgetcli.cli.tables import size, table
-
+def _as_text(entries: list, data: dict) -> list:
     rows = (
         [
             entry.key[:12],

@@ -17,7 +17,7 @@ Results = Annotated[
         "--eval",
         envvar="FORGET_CARD_EVAL",
         show_default=False,
-        help="Scores to put in: the results.json of forget eval.",
+        help="Scores for the card: the results.json of forget eval.",
     ),
 ]
 
@@ -28,15 +28,16 @@ def card(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Write the model card of DIR anew, its README.md, with the scores of an evaluation.
+    """Write the model card of DIR (README.md) again, with the scores of an evaluation.
 
-    The manifest is brought up to date. A signature goes: sign again.
+    The manifest is updated. A signature is removed, because it covers the old card: sign again.
 
     \b
     Examples:
       forget card edited --eval eval/results.json
       forget card edited
     """
+    # Imported here: loads torch or pydantic, which completion and help must not wait for.
     from forgetcli.artifact import card as cards
     from forgetcli.artifact.manifest import SIGNATURE
 
@@ -48,5 +49,6 @@ def card(
     )
     if signed:
         sink.remark(
-            "the signature was of the earlier card and is gone: run forget sign again", title="note"
+            "the signature covered the earlier card and was removed: run forget sign again",
+            title="note",
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,10 @@ from forgetcli.cli.options import (
     recipe_names,
 )
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts, methods
+
+if TYPE_CHECKING:
+    from forgetcli.report import Files
 
 Recipes = Annotated[
     list[str],
@@ -33,16 +37,14 @@ Recipes = Annotated[
 ]
 Methods = Annotated[
     str,
-    typer.Option(
-        "--methods", metavar="NAME,…", envvar="FORGET_METHODS", help="Methods to compare, or all."
-    ),
+    typer.Option("--methods", metavar="NAME,…", help="Methods to compare, or all."),
 ]
 Quick = Annotated[
     bool,
     typer.Option(
         "--quick",
-        envvar="FORGET_QUICK",
-        help="Draw three prompts of a kind for each concept and six concepts that stay, for a first look.",
+        help="Use only three prompts of a kind for each concept and six retained concepts, for a "
+        "first look.",
     ),
 ]
 Output = Annotated[
@@ -51,7 +53,7 @@ Output = Annotated[
         "--output",
         "-o",
         envvar="FORGET_COMPARE_OUTPUT",
-        help="Folder for edits, pictures and the table.",
+        help="Folder for edits, images and the table.",
     ),
 ]
 
@@ -76,13 +78,12 @@ def compare(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Edit by RECIPE with every method, and score them all beside the unedited model, at equal
+    """Edit by RECIPE with every method, and score all results beside the unedited model, at equal
     prompts and seeds.
 
-    A method takes its parameters from the recipe's [methods.NAME], else its defaults. Writes
-    report.html, results.json,
-    results.csv and compare.md. Run it again to go on where it was cut short, or with other
-    --methods to add some.
+    A method takes its parameters from the recipe's \\[methods.NAME], otherwise its defaults. Writes
+    report.html, results.json, results.csv and compare.md. Run it again to resume an interrupted
+    comparison, or with other --methods to add methods.
 
     \b
     Examples:
@@ -90,6 +91,7 @@ def compare(
       forget compare art_styles --methods nullspace,uce --quick
       forget compare art_styles objects scenes -n 4 -o all-methods --json
     """
+    # Imported here: loads torch or pydantic, which completion and help must not wait for.
     from forgetcli import recipe as recipes_
     from forgetcli.experiments import comparison
 
@@ -98,6 +100,7 @@ def compare(
     for warning in (warning for recipe in loaded for warning in recipe.warnings):
         sink.remark(warning, title="warning")
     with sink.observer() as observer:
+        # Imported here: loads matplotlib and jinja2, after the libraries have been silenced.
         from forgetcli.report import comparison as report
 
         result = comparison.compare(
@@ -121,7 +124,7 @@ def compare(
         )
     data = result.as_dict()
     files = report.write(output, result, data, command=command_line())
-    sink.result(data, human=lambda: _shown(data, files), quiet=files.page)
+    sink.result(data, human=lambda: _as_text(data, files), quiet=files.page)
     for recipe in data["recipes"]:
         for warning in _warnings(recipe):
             sink.remark(warning, title="warning")
@@ -130,15 +133,14 @@ def compare(
 def _warnings(recipe: dict) -> list[str]:
     """A line for each method that failed with a recipe."""
     return [
-        f"{recipe['name']}: {row['name']} failed: {row['error']['message']} ({row['error']['code']})"
+        f"{recipe['name']}: {row['name']} failed: "
+        f"{row['error']['message']} ({row['error']['code']})"
         for row in recipe["methods"]
         if row["error"]
     ]
 
 
-def _shown(data: dict, files) -> list:
-    from forgetcli.cli.tables import facts, methods
-
+def _as_text(data: dict, files: Files) -> list:
     return [
         methods(data),
         facts(

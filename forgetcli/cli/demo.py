@@ -9,15 +9,16 @@ import typer
 
 from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts, shares
+from forgetcli.progress import Stopwatch
 
 Output = Annotated[
-    Path, typer.Option("--output", "-o", envvar="FORGET_DEMO_OUTPUT", help="Folder for all of it.")
+    Path,
+    typer.Option("--output", "-o", envvar="FORGET_DEMO_OUTPUT", help="Folder for all outputs."),
 ]
 Recipe = Annotated[
     str,
-    typer.Option(
-        "--recipe", envvar="FORGET_RECIPE", help="A recipe file, or a bundled recipe's name."
-    ),
+    typer.Option("--recipe", help="A recipe file, or a bundled recipe's name."),
 ]
 
 
@@ -28,8 +29,8 @@ def demo(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """The whole story on the embedded model, in a few minutes: edit, draw before and after, score,
-    report.
+    """Run the whole workflow on the embedded model, in a few minutes: edit, generate images before
+    and after, score, report.
 
     \b
     Examples:
@@ -38,16 +39,26 @@ def demo(
     """
     sink = Sink("demo", json=json, quiet=quiet)
     with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.experiments import demo as story
+        from forgetcli.report import demo as report
 
-        result = story.run(output, recipe=recipe, device=device, observer=observer)
-    sink.result(result.as_dict(), human=lambda: _shown(result), quiet=result.report)
+        watch = Stopwatch()
+        result = story.run(output, recipe=recipe, device=device, observer=observer, watch=watch)
+        with watch.stage("report"):
+            files = report.write(output, result, command=f"forget demo --recipe {recipe}")
+    data = {
+        "report": str(files.page),
+        "grid": str(files.sheet),
+        "output": str(result.edited),
+        "evaluation": result.evaluation.as_dict(),
+        "seconds": watch.report(),
+    }
+    sink.result(data, human=lambda: _as_text(data), quiet=files.page)
 
 
-def _shown(result) -> list:
-    from forgetcli.cli.tables import facts, shares
-
+def _as_text(data: dict) -> list:
     return [
-        *shares(result.evaluation.as_dict()),
-        facts({"report": result.report, "grid": result.grid, "edited model": result.edited}),
+        *shares(data["evaluation"]),
+        facts({"report": data["report"], "grid": data["grid"], "edited model": data["output"]}),
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts
+from forgetcli.pipeline import environment
 
 
 def env(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
@@ -13,9 +15,6 @@ def env(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget env --json > report.json
     """
-    from forgetcli.cli.tables import facts
-    from forgetcli.pipeline import environment
-
     report = environment.report()
     Sink("env", json=json, quiet=quiet).result(
         report, human=lambda: facts(report), quiet=report["cache_dir"]

@@ -8,10 +8,12 @@ import signal
 import sys
 import traceback
 from dataclasses import dataclass
+from typing import Any
 
 import typer
 
 from forgetcli.cli import stdout
+from forgetcli.cli.visible import one_line
 from forgetcli.errors import ForgetError, RecipeError
 
 COULD_NOT = 2
@@ -20,7 +22,7 @@ _DEBUG_HINT = "set FORGET_DEBUG=1 for the traceback, and report it with the outp
 
 @dataclass(frozen=True)
 class ErrorLine:
-    """What is printed of one fault: ``error[code]: message`` and ``hint: hint``."""
+    """The two lines of one fault: ``error[code]: message`` and ``hint: hint``."""
 
     code: str
     message: str
@@ -28,11 +30,12 @@ class ErrorLine:
 
 
 def debugging() -> bool:
+    """Whether FORGET_DEBUG asks for tracebacks."""
     return os.environ.get("FORGET_DEBUG", "") not in ("", "0")
 
 
 def report(error: BaseException) -> int:
-    """Say on stderr what stopped the command; the exit code."""
+    """Print on stderr what stopped the command; the exit code."""
     if isinstance(error, BrokenPipeError):
         stdout.discard()
         return 0
@@ -44,7 +47,7 @@ def report(error: BaseException) -> int:
 
 
 def report_signal(number: int) -> int:
-    """Say that a signal ended the command; the exit code, as shells have it."""
+    """Print that a signal ended the command; the exit code, by the convention of shells."""
     how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
     print_line(ErrorLine("interrupted", f"stopped by {how}; nothing is left half-written"))
     return 128 + number
@@ -87,19 +90,12 @@ def print_line(line: ErrorLine) -> None:
         stdout.discard(sys.stderr)
 
 
-def one_line(text: str) -> str:
-    """`text` without line breaks and control characters, which could also drive the terminal."""
-    flat = " ".join(text.split())
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in flat)
-
-
 def _is_usage(error: BaseException) -> bool:
-    # not all the versions of typer that we take have a public name for usage errors; all have
-    # format_message
+    # Some supported versions of typer have no public name for usage errors.
     return hasattr(error, "format_message") and hasattr(error, "exit_code")
 
 
-def _usage(error: BaseException) -> ErrorLine:
+def _usage(error: Any) -> ErrorLine:
     message = one_line(error.format_message()).rstrip(".")
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "forget"

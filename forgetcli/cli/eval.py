@@ -7,10 +7,11 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from forgetcli import distributed
 from forgetcli.cli.options import (
     BatchOption,
     DeviceOption,
@@ -22,19 +23,26 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts, quality, shares
 from forgetcli.errors import ForgetError
+
+if TYPE_CHECKING:
+    from forgetcli.evaluation.gates import Gate
+    from forgetcli.evaluation.run import Evaluation
+    from forgetcli.report import Files
 
 Folders = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="[DIR]...", help="Edited models of one base.", show_default="edited"),
+    typer.Argument(
+        metavar="[DIR]...", help="Edited models of one base model.", show_default="edited"
+    ),
 ]
 Recipe = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        envvar="FORGET_RECIPE",
         show_default="the one it was made with",
-        help="Whose evaluation prompts to use.",
+        help="Recipe whose evaluation prompts are used.",
     ),
 ]
 Prompts = Annotated[
@@ -42,7 +50,6 @@ Prompts = Annotated[
     typer.Option(
         "--prompts",
         "-p",
-        envvar="FORGET_PROMPTS",
         show_default=False,
         help="A prompt set to use: CSV, TOML or text.",
     ),
@@ -51,9 +58,8 @@ PromptsFormat = Annotated[
     str | None,
     typer.Option(
         "--prompts-format",
-        envvar="FORGET_PROMPTS_FORMAT",
-        show_default="by the file's form",
-        help="ume, i2p, unlearncanvas, csv, text, toml.",
+        show_default="detected from the file",
+        help="Format of the prompt set: ume, i2p, unlearncanvas, csv, text or toml.",
     ),
 ]
 Ask = Annotated[
@@ -61,34 +67,32 @@ Ask = Annotated[
     typer.Option(
         "--ask",
         metavar="CONCEPT",
-        envvar="FORGET_ASK",
         show_default="the prompt set's own",
-        help="What the judge is to look for in every picture of a prompt set.",
+        help="Concept that the judge looks for in every image of a prompt set.",
     ),
 ]
 Images = Annotated[
     int,
-    typer.Option("--images", "-n", min=1, envvar="FORGET_IMAGES", help="Pictures for each prompt."),
+    typer.Option("--images", "-n", min=1, help="Images for each prompt."),
 ]
 Guidance = Annotated[
     float | None,
     typer.Option(
         "--guidance",
         min=1.0,
-        envvar="FORGET_GUIDANCE",
         show_default="the model's own",
-        help="Guidance.",
+        help="Classifier-free guidance.",
     ),
 ]
 Judge = Annotated[
-    str, typer.Option("--judge", envvar="FORGET_JUDGE", help="Who decides what is seen.")
+    str,
+    typer.Option("--judge", help="Classifier that judges the images: demo, clip, vlm or nudenet."),
 ]
 JudgeSet = Annotated[
     list[str] | None,
     typer.Option(
         "--judge-set",
         metavar="KEY=VALUE",
-        envvar="FORGET_JUDGE_SET",
         show_default=False,
         help="A setting of the judge: model=openai/clip-vit-base-patch32. Repeatable.",
     ),
@@ -97,14 +101,13 @@ Features = Annotated[
     str,
     typer.Option(
         "--features",
-        envvar="FORGET_FEATURES",
         help="Extractor for distance, FID and KID: demo, inception, none.",
     ),
 ]
 Output = Annotated[
     Path,
     typer.Option(
-        "--output", "-o", envvar="FORGET_EVAL_OUTPUT", help="Folder for report and pictures."
+        "--output", "-o", envvar="FORGET_EVAL_OUTPUT", help="Folder for report and images."
     ),
 ]
 FailUnder = Annotated[
@@ -112,7 +115,6 @@ FailUnder = Annotated[
     typer.Option(
         "--fail-under",
         metavar="KEY=BOUND,…",
-        envvar="FORGET_FAIL_UNDER",
         show_default=False,
         help="Exit with 1 if a measure is lower: forget=0.8,retain=0.8,h=0.8.",
     ),
@@ -121,7 +123,6 @@ Confident = Annotated[
     bool,
     typer.Option(
         "--confident",
-        envvar="FORGET_CONFIDENT",
         help="Compare the lower end of the interval instead.",
     ),
 ]
@@ -129,7 +130,6 @@ JUnit = Annotated[
     Path | None,
     typer.Option(
         "--junit",
-        envvar="FORGET_JUNIT",
         show_default=False,
         help="Also write JUnit XML, for dashboards.",
     ),
@@ -159,9 +159,10 @@ def evaluate(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Measure what edited models have forgotten and what they have kept, beside the unedited one.
+    """Measure what edited models have forgotten and what they have kept, beside the unedited model.
 
-    Writes report.html, results.json and results.csv. Run it again to go on where it was cut short.
+    Writes report.html, results.json and results.csv. Run it again to resume an interrupted
+    evaluation.
 
     \b
     Examples:
@@ -173,36 +174,28 @@ def evaluate(
       forget eval --judge clip --judge-set model=openai/clip-vit-base-patch32
       accelerate launch -m forgetcli eval -n 16
     """
-    from forgetcli import distributed
-    from forgetcli.evaluation import gates
+    bounds = _bounds(fail_under, confident)
+    # Imported here: the recipe loads pydantic, and the package evaluation may load torch.
+    from forgetcli import recipe as recipes
+    from forgetcli.evaluation import prompt_sets
 
-    bounds = gates.parse(fail_under) if fail_under is not None else ()
-    if confident and not bounds:
-        raise ForgetError(
-            "eval.no-gate", "--confident needs --fail-under", "for instance --fail-under forget=0.8"
-        )
-    folders, loaded, asked = folders or [Path("edited")], None, None
-    if recipe is not None:
-        from forgetcli import recipe as recipes
-
-        loaded = recipes.load(recipe)
-    if prompts is not None:
-        from forgetcli.evaluation import prompt_sets
-
-        asked = prompt_sets.load(prompts, prompts_format)
+    loaded = recipes.load(recipe) if recipe is not None else None
+    prompt_set = prompt_sets.load(prompts, prompts_format) if prompts is not None else None
     if distributed.launched():
-        silence_libraries()  # before the launcher's state imports them
+        # Before the launcher's state imports them.
+        silence_libraries()
     main = distributed.current().main
     sink = Sink("eval", json=json, quiet=quiet or not main)
-    for warning in asked.warnings if asked else ():
+    for warning in prompt_set.warnings if prompt_set else ():
         sink.remark(warning, title="warning")
     with sink.observer() as observer:
-        from forgetcli import evaluation, report
+        # Imported here: loads torch, after the libraries have been silenced.
+        from forgetcli import evaluation
 
         result = evaluation.evaluate(
-            folders,
+            folders or [Path("edited")],
             recipe=loaded,
-            prompts=asked,
+            prompts=prompt_set,
             ask=ask,
             images=images,
             seed=seed,
@@ -217,8 +210,38 @@ def evaluate(
             force=force,
             observer=observer,
         )
-    if not main:
-        return  # the first process reports
+    # The first process reports.
+    if main and not _report(result, bounds, confident, output, junit, sink):
+        raise typer.Exit(1)
+
+
+def _bounds(fail_under: str | None, confident: bool) -> Sequence[Gate]:
+    """The bounds of ``--fail-under``."""
+    # Imported here: the package evaluation may load torch.
+    from forgetcli.evaluation import gates
+
+    bounds = gates.parse(fail_under) if fail_under is not None else ()
+    if confident and not bounds:
+        raise ForgetError(
+            "eval.no-gate", "--confident needs --fail-under", "for instance --fail-under forget=0.8"
+        )
+    return bounds
+
+
+def _report(
+    result: Evaluation,
+    bounds: Sequence[Gate],
+    confident: bool,
+    output: Path,
+    junit: Path | None,
+    sink: Sink,
+) -> bool:
+    """Write and print the report; whether every bound was met."""
+    # Imported here: the reports load matplotlib and jinja2.
+    from forgetcli import report
+    from forgetcli.evaluation import gates
+    from forgetcli.report.results import write_junit
+
     data = result.as_dict()
     outcomes = list(gates.outcomes(data, bounds, confident=confident))
     data["gates"] = [
@@ -228,15 +251,12 @@ def evaluate(
     title = ", ".join(run.subject.name for run in result.edited)
     files = report.write(output, result, data, title=title, command=command_line())
     if junit is not None:
-        from forgetcli.report.results import write_junit
-
         write_junit(junit, data, outcomes)
-    sink.result(data, human=lambda: _shown(data, files), quiet=files.page)
-    for outcome in outcomes:
-        if not outcome.passed:
-            typer.echo(f"failed: {outcome.text}", err=True)
-    if not all(outcome.passed for outcome in outcomes):
-        raise typer.Exit(1)
+    sink.result(data, human=lambda: _as_text(data, files), quiet=files.page)
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    for outcome in failed:
+        sink.failure(f"failed: {outcome.text}")
+    return not failed
 
 
 def settings(pairs: Sequence[str]) -> dict[str, object]:
@@ -258,12 +278,11 @@ def settings(pairs: Sequence[str]) -> dict[str, object]:
 
 
 def command_line() -> str:
+    """The command as the user called it, for reports."""
     return shlex.join(["forget", *sys.argv[1:]])
 
 
-def _shown(data: dict, files) -> list:
-    from forgetcli.cli.tables import facts, quality, shares
-
+def _as_text(data: dict, files: Files) -> list:
     return [
         *shares(data),
         *quality(data),

@@ -9,9 +9,12 @@ import typer
 
 from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts, table
 
 
 def format_names(incomplete: str) -> list[str]:
+    """Export formats that begin with `incomplete`, for completion."""
+    # Imported here: loads torch or pydantic, which completion and help must not wait for.
     from forgetcli import export as exports
 
     return [name for name in exports.names() if name.startswith(incomplete)]
@@ -22,7 +25,6 @@ Format = Annotated[
     str,
     typer.Option(
         "--format",
-        envvar="FORGET_FORMAT",
         show_default=False,
         autocompletion=format_names,
         help="delta, lora, single-file or diffusers.",
@@ -42,9 +44,8 @@ Base = Annotated[
     str | None,
     typer.Option(
         "--base",
-        envvar="FORGET_BASE",
         show_default="the one it names",
-        help="The unedited model; for lora.",
+        help="LoRA only: the base model.",
     ),
 ]
 Naming = Annotated[
@@ -53,7 +54,7 @@ Naming = Annotated[
         "--naming",
         envvar="FORGET_LORA_NAMING",
         show_default="diffusers",
-        help="lora: whose key names: diffusers, kohya.",
+        help="LoRA only: naming scheme of the keys, diffusers or kohya.",
     ),
 ]
 Error = Annotated[
@@ -62,7 +63,7 @@ Error = Annotated[
         "--error",
         envvar="FORGET_LORA_ERROR",
         show_default="0.001",
-        help="lora: part of the change that may be cut off.",
+        help="LoRA only: relative error allowed when truncating the change to low rank.",
     ),
 ]
 Rank = Annotated[
@@ -70,8 +71,8 @@ Rank = Annotated[
     typer.Option(
         "--rank",
         envvar="FORGET_LORA_RANK",
-        show_default="as --error needs",
-        help="lora: at most this rank.",
+        show_default="as --error requires",
+        help="LoRA only: largest rank.",
     ),
 ]
 
@@ -91,7 +92,7 @@ def export(
     """Write an edited model in the format of another tool.
 
     \b
-    delta        the changed tensors only; forget apply --delta puts them on the base
+    delta        only the changed tensors; forget apply --delta applies them to the base
     lora         for a strength slider; --naming kohya for ComfyUI and A1111
     single-file  a whole .safetensors checkpoint, for ComfyUI and A1111
     diffusers    a plain folder, without forget's own files
@@ -106,6 +107,7 @@ def export(
     sink = Sink("export", json=json, quiet=quiet)
     given = {"naming": naming, "error": error, "rank": rank}
     with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli import export as exports
 
         done = exports.export(
@@ -118,12 +120,10 @@ def export(
             observer=observer,
         )
     data = done.as_dict()
-    sink.result(data, human=lambda: _shown(data), quiet=done.output)
+    sink.result(data, human=lambda: _as_text(data), quiet=done.output)
 
 
-def _shown(data: dict) -> list:
-    from forgetcli.cli.tables import facts, table
-
+def _as_text(data: dict) -> list:
     rows = data.get("tensors")
     if not isinstance(rows, list):
         return [facts({**data, "seconds": data["seconds"]["total"]})]

@@ -18,9 +18,11 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
+from forgetcli.recipe import prompt_files
 
 Prompts = Annotated[
-    list[str] | None, typer.Argument(metavar="PROMPT…", help="What to draw.", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="PROMPT…", help="Prompts to generate images for.", show_default=False),
 ]
 PromptsFile = Annotated[
     str | None,
@@ -38,46 +40,37 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
-        envvar="FORGET_MODEL",
         help="demo, an edited folder, a diffusers folder, a .safetensors file or a hub id.",
     ),
 ]
 Count = Annotated[
     int,
-    typer.Option("--count", "-n", min=1, envvar="FORGET_COUNT", help="Pictures for each prompt."),
+    typer.Option("--count", "-n", min=1, help="Images for each prompt."),
 ]
 Guidance = Annotated[
     float | None,
     typer.Option(
         "--guidance",
-        envvar="FORGET_GUIDANCE",
         show_default="by model",
         help="Classifier-free guidance.",
     ),
 ]
 Output = Annotated[
     Path,
-    typer.Option(
-        "--output", "-o", envvar="FORGET_GENERATE_OUTPUT", help="Folder for the pictures."
-    ),
+    typer.Option("--output", "-o", envvar="FORGET_GENERATE_OUTPUT", help="Folder for the images."),
 ]
 Grid = Annotated[
     bool,
-    typer.Option(
-        "--grid", envvar="FORGET_GRID", help="Also write grid.png, a row for each prompt."
-    ),
+    typer.Option("--grid", help="Also write grid.png, a row for each prompt."),
 ]
 CompareBase = Annotated[
     bool,
     typer.Option(
         "--compare-base",
-        envvar="FORGET_COMPARE_BASE",
-        help="Also draw with the unedited model, at the same seeds.",
+        help="Also generate with the base model, at the same seeds.",
     ),
 ]
-Batch = Annotated[
-    int, typer.Option("--batch", min=1, envvar="FORGET_BATCH", help="Pictures at a time.")
-]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images generated at a time.")]
 
 
 def generate(
@@ -97,7 +90,7 @@ def generate(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Draw pictures. What is there already, drawn by the same model and settings, is kept.
+    """Generate images. Images that the same model and settings have already made are kept.
 
     \b
     Examples:
@@ -107,16 +100,19 @@ def generate(
       echo "a monet painting of a cat" | forget generate -p - --json
     """
     sink = Sink("generate", json=json, quiet=quiet)
-    wanted = [*(prompts or ()), *_read(prompts_file)]
-    if not wanted:
+    requested = [*(prompts or ()), *_read(prompts_file)]
+    if not requested:
         raise ForgetError(
-            "usage", "there is nothing to draw", "give a prompt, or a file of them with --prompts"
+            "usage",
+            "there is no prompt: nothing to generate",
+            "give a prompt, or a file of them with --prompts",
         )
     with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.generation import draw
 
         result = draw.generate(
-            wanted,
+            requested,
             model=model,
             config=config,
             count=count,
@@ -131,7 +127,7 @@ def generate(
             observer=observer,
         )
     if result.reused:
-        sink.remark(f"{result.reused} of the pictures were there already")
+        sink.remark(f"{result.reused} of the images were there already")
     shown = [str(path) for path in ([result.grid] if result.grid else [])] + [
         str(image.path) for image in result.images
     ]
@@ -145,8 +141,6 @@ def generate(
 def _read(file: str | None) -> list[str]:
     if file is None:
         return []
-    from forgetcli.recipe import prompt_files
-
     found = (
         prompt_files.read_stream(sys.stdin.buffer) if file == "-" else prompt_files.read(Path(file))
     )

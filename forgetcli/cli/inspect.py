@@ -7,7 +7,10 @@ from typing import Annotated
 import typer
 
 from forgetcli.cli.options import ConfigOption, DeviceOption, DtypeOption, JsonFlag, QuietFlag
+from forgetcli.cli.progress import silence_hub, silence_libraries
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import estimates, facts, size, table
+from forgetcli.cli.visible import one_line
 
 Model = Annotated[
     str,
@@ -19,9 +22,8 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        envvar="FORGET_RECIPE",
         show_default=False,
-        help="Also estimate what this recipe would need on it.",
+        help="Also estimate what an edit by this recipe needs.",
     ),
 ]
 
@@ -35,7 +37,7 @@ def inspect(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Show what MODEL is: components, the layers that can be edited, and whether it was edited.
+    """Show what MODEL is: its components, the layers that can be edited, and whether it was edited.
 
     Reads headers, no weights. With --recipe it estimates time, memory and disk of an edit from a
     short measurement here.
@@ -46,28 +48,27 @@ def inspect(
       forget inspect edited --json
       forget inspect path/to/sd-folder --recipe art_styles
     """
+    silence_hub()
+    # Imported here: load the hub client and pydantic.
     from forgetcli.checkpoint import base as checkpoint
-    from forgetcli.cli.progress import silence_hub, silence_libraries
     from forgetcli.pipeline import inspect as inspection
 
-    silence_hub()
     sink = Sink("inspect", json=json, quiet=quiet)
     base = checkpoint.resolve(model, config=config)
     data = inspection.inspect(base).as_dict()
     if recipe is not None:
-        from forgetcli.pipeline import apply
-
         silence_libraries()
-        plan = apply.plan(
+        # Imported here: loads torch.
+        from forgetcli.pipeline.plan import plan as make_plan
+
+        plan = make_plan(
             recipe, model=model, config=config, device=device, dtype=dtype.value if dtype else None
         )
         data |= {"recipe": recipe, "estimates": plan.as_dict()["estimates"]}
-    sink.result(data, human=lambda: _shown(data), quiet=base.place)
+    sink.result(data, human=lambda: _as_text(data), quiet=base.place)
 
 
-def _shown(data: dict) -> list:
-    from forgetcli.cli.tables import estimates, facts, size, table
-
+def _as_text(data: dict) -> list:
     components = table(
         ("component", "class", ">parameters", ">size", "stored as"),
         (
@@ -102,7 +103,7 @@ def _shown(data: dict) -> list:
             if others
             else []
         ),
-        _how(data["edited"]),
+        _edit_state(data["edited"]),
         *([estimates(data["estimates"])] if "estimates" in data else []),
     ]
 
@@ -111,10 +112,7 @@ def _count(parameters: int | None) -> str:
     return "–" if parameters is None else f"{parameters:,}"
 
 
-def _how(edited: dict | None) -> str:
-    from forgetcli.cli.errors import one_line
-    from forgetcli.cli.tables import facts
-
+def _edit_state(edited: dict | None) -> str:
     if edited is None:
         return "not edited by forget"
     if "problem" in edited:

@@ -3,38 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from forgetcli.pipeline.revert import Log
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
 
 
 def log(folder: Folder = Path("edited"), json: JsonFlag = False, quiet: QuietFlag = False) -> None:
-    """List the edits that were made to DIR, one after the other, with what each forgot.
+    """List the edits that were made to DIR, in order, with their concepts.
 
     \b
     Examples:
       forget log
       forget log edited-2 --json
     """
+    # Imported here: loads torch or pydantic, which completion and help must not wait for.
     from forgetcli.pipeline import revert
 
-    found = revert.log(folder)
+    history = revert.log(folder)
     Sink("log", json=json, quiet=quiet).result(
-        found.as_dict(), human=lambda: _shown(found), quiet=folder
+        history.as_dict(), human=lambda: _as_text(history), quiet=folder
     )
 
 
-def _shown(found):
-    from forgetcli.cli.tables import table
-
-    base = found.base["id"] + (f"@{found.base['revision']}" if found.base["revision"] else "")
-    if not found.edits:
-        return f"{found.folder}: no edits; it is the base '{base}'"
+def _as_text(history: Log) -> str | Table:
+    base = history.base.id
+    if history.base.revision:
+        base = f"{base}@{history.base.revision}"
+    if not history.edits:
+        return f"{history.folder}: no edits; it is the base '{base}'"
     return table(
         (">edit", "recipe", "method", "concepts", "date", ">‖Δ‖/‖W‖"),
         (
@@ -46,7 +53,7 @@ def _shown(found):
                 e.date[:19].replace("T", " "),
                 f"{e.delta_rel:.3g}",
             ]
-            for e in found.edits
+            for e in history.edits
         ),
-        title=f"{found.folder}: edits of the base '{base}'",
+        title=f"{history.folder}: edits of the base '{base}'",
     )

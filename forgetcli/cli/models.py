@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import table
+from forgetcli.models import known as known_models
 
 
 def models(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     """List the models that --model can name: the embedded one, and those edited in this folder.
 
-    Any diffusers folder, and any id of the model hub, will do as well.
+    --model also accepts any diffusers folder and any id of the model hub.
 
     \b
     Example:
       forget models
     """
-    from forgetcli import models as families
-    from forgetcli.cli.tables import table
-
-    known = families.known()
+    known = known_models.known()
     data = {
         "models": [
             {"name": m.name, "family": m.family, "path": str(m.path), "description": m.description}

@@ -1,7 +1,9 @@
-"""Flags that several commands share. Every flag of forget can also be set by a FORGET_* variable."""
+"""Flags that several commands share."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,7 +13,7 @@ from forgetcli.bundled.recipes import bundled
 
 
 class Dtype(StrEnum):
-    """What the model runs in; the edit itself is solved in float64 always."""
+    """Dtypes that the model can run in; the edit itself is always solved in float64."""
 
     float32 = "float32"
     float16 = "float16"
@@ -19,15 +21,14 @@ class Dtype(StrEnum):
 
 
 def recipe_names(incomplete: str) -> list[str]:
+    """Bundled recipes whose name begins with `incomplete`, for completion."""
     return [name for name in bundled() if name.startswith(incomplete)]
 
 
-JsonFlag = Annotated[
-    bool, typer.Option("--json", envvar="FORGET_JSON", help="Print one JSON object.")
-]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 QuietFlag = Annotated[
     bool,
-    typer.Option("--quiet", "-q", envvar="FORGET_QUIET", help="Print only the path; no progress."),
+    typer.Option("--quiet", "-q", help="Print only the path; no progress."),
 ]
 RecipeName = Annotated[
     str,
@@ -45,7 +46,15 @@ SetOption = Annotated[
         metavar="KEY=VALUE",
         envvar="FORGET_SET",
         show_default=False,
-        help="Change a recipe's key: refine.steps=6, concepts.0.target=monet. Repeatable.",
+        help="Override a key of the recipe: refine.steps=6, concepts.0.target=monet. Repeatable.",
+    ),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option(
+        "--method",
+        show_default="the recipe's",
+        help="Another method, with the parameters in the recipe's \\[methods.NAME].",
     ),
 ]
 ModelOption = Annotated[
@@ -53,7 +62,6 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
-        envvar="FORGET_MODEL",
         show_default=False,
         help="demo, a diffusers folder, a .safetensors file, or a hub id.",
     ),
@@ -63,49 +71,38 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="DIR",
-        envvar="FORGET_CONFIG",
         show_default="config/ beside it, or fetched",
-        help="For a .safetensors file: the diffusers folder, or hub id, with its configs and tokenizer.",
+        help="For a .safetensors file: the diffusers folder, or hub id, with its configs and "
+        "tokenizer.",
     ),
 ]
 DeviceOption = Annotated[
     str | None,
     typer.Option(
         "--device",
-        envvar="FORGET_DEVICE",
         show_default="detected",
         help="cuda, cuda:1, mps or cpu.",
     ),
 ]
 DtypeOption = Annotated[
     Dtype | None,
-    typer.Option(
-        "--dtype", envvar="FORGET_DTYPE", show_default="float32", help="What the model runs in."
-    ),
+    typer.Option("--dtype", show_default="float32", help="Dtype that the model runs in."),
 ]
 StepsOption = Annotated[
     int,
-    typer.Option("--steps", min=1, envvar="FORGET_STEPS", help="Sampler steps for each picture."),
+    typer.Option("--steps", min=1, help="Sampler steps for each image."),
 ]
-SeedOption = Annotated[
-    int, typer.Option("--seed", min=0, max=2**63 - 1, envvar="FORGET_SEED", help="First seed.")
-]
-BatchOption = Annotated[
-    int, typer.Option("--batch", min=1, envvar="FORGET_BATCH", help="Pictures at a time.")
-]
-ForceFlag = Annotated[
-    bool, typer.Option("--force", "-f", envvar="FORGET_FORCE", help="Replace an earlier output.")
-]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="First seed.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images generated at a time.")]
+ForceFlag = Annotated[bool, typer.Option("--force", "-f", help="Replace an earlier output.")]
 
 
 def show_help(context: typer.Context) -> None:
-    """For a group of commands called without one: its help, on stderr, as a usage error."""
+    """Print the help of a group that was called without a command, on stderr, as a usage error."""
     if context.invoked_subcommand is None:
-        import contextlib
-        import sys
-
         with contextlib.redirect_stdout(sys.stderr):
-            text = context.get_help()  # typer prints by itself with rich, and returns nothing
+            # With rich, typer prints the help itself and returns nothing.
+            text = context.get_help()
             if text:
                 typer.echo(text)
         raise typer.Exit(2)

@@ -1,6 +1,4 @@
-"""How work shows on stderr: bars on a terminal, a line every few seconds elsewhere; and silence for
-other libraries.
-"""
+"""Progress on stderr: bars on a terminal, else a line every few seconds. Silences libraries."""
 
 from __future__ import annotations
 
@@ -23,7 +21,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from forgetcli.cli.errors import debugging, one_line
+from forgetcli.cli.errors import debugging
+from forgetcli.cli.visible import one_line
 from forgetcli.progress import Observer
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -31,7 +30,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 @contextmanager
 def showing() -> Iterator[Observer]:
-    """The observer that suits stderr; what it left on the screen is closed in any case."""
+    """The observer for the present stderr; its bars are always closed."""
     observer: Bars | Lines = Bars() if sys.stderr.isatty() else Lines()
     try:
         yield observer
@@ -40,7 +39,7 @@ def showing() -> Iterator[Observer]:
 
 
 class Bars:
-    """A bar for the stage at hand, with time left and figures; a line for each stage that is over."""
+    """A bar for the current stage, with time left and figures; a line for each finished stage."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True, highlight=False)
@@ -66,9 +65,9 @@ class Bars:
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         if self.task is not None:
-            self.progress.update(
-                self.task, advance=steps, **({"figures": in_words(figures)} if figures else {})
-            )
+            self.progress.update(self.task, advance=steps)
+            if figures:
+                self.progress.update(self.task, figures=in_words(figures))
 
     def note(self, message: str) -> None:
         self.progress.console.print(one_line(message), markup=False, soft_wrap=True)
@@ -86,9 +85,7 @@ class Bars:
 
 
 class Lines:
-    """Plain lines: where a stage begins and ends, and in between at most one in
-    `SECONDS_BETWEEN_LINES`.
-    """
+    """Plain lines: at the start and end of a stage, and one per `SECONDS_BETWEEN_LINES` between."""
 
     def __init__(
         self,
@@ -136,7 +133,7 @@ class Lines:
             self.name = ""
 
     def stop(self) -> None:
-        """Nothing is open; a stage that was cut short is not called done."""
+        """Forget the current stage; an interrupted stage is not reported as done."""
         self.name = ""
 
     def _count(self) -> str:
@@ -165,7 +162,7 @@ def silence_libraries() -> None:
     """Keep the hub's, transformers' and diffusers' bars, log lines and warnings off the terminal;
     not when debugging.
 
-    To be called before they are imported: the hub reads its variable once.
+    Call it before they are imported: the hub reads its variable once.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns about forks
     if debugging():
@@ -185,7 +182,7 @@ def silence_libraries() -> None:
 
 
 def silence_hub() -> None:
-    """The hub's part of it, for commands that fetch a model's files and load none of the libraries."""
+    """Keep the hub silent, for commands that fetch a model's files and load no library."""
     if not debugging():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -9,7 +9,9 @@ from typing import Annotated
 import typer
 
 from forgetcli.cli.options import JsonFlag, QuietFlag
+from forgetcli.cli.progress import showing, silence_hub
 from forgetcli.cli.sink import Sink
+from forgetcli.progress import Silent
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
 Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where to, on the hub.")]
@@ -25,7 +27,6 @@ Revision = Annotated[
     str | None,
     typer.Option(
         "--revision",
-        envvar="FORGET_REVISION",
         show_default="the default one",
         help="Branch to upload to.",
     ),
@@ -47,11 +48,11 @@ def push(
       forget push edited my-org/sd-without-van-gogh
       forget push edited my-org/sd-without-van-gogh --public --revision v2
     """
-    from forgetcli.cli.progress import showing, silence_hub
+    # Not the sink's observer, which loads diffusers and transformers in order to silence them.
+    silence_hub()
+    # Imported here: loads the hub client and pydantic.
     from forgetcli.export import push as uploads
-    from forgetcli.progress import Silent
 
-    silence_hub()  # not the sink's observer, which loads diffusers and transformers to silence them
     sink = Sink("push", json=json, quiet=quiet)
     with nullcontext(Silent()) if quiet else showing() as observer:
         done = uploads.push(folder, repo, private=private, revision=revision, observer=observer)

@@ -1,24 +1,45 @@
-"""``forget recipe``. None of it needs torch."""
+"""``forget recipe``. No command here needs torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from forgetcli import recipe as recipes
+from forgetcli.bundled import recipes as bundled
 from forgetcli.cli import errors
-from forgetcli.cli.apply import Method
-from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag, RecipeName, SetOption, show_help
+from forgetcli.cli.commands import Command
+from forgetcli.cli.options import (
+    ForceFlag,
+    JsonFlag,
+    MethodOption,
+    QuietFlag,
+    RecipeName,
+    SetOption,
+    show_help,
+)
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import table
+from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.models import families
+from forgetcli.recipe import text as recipe_text
+from forgetcli.recipe.problems import did_you_mean
 
-app = typer.Typer(help="Write, check and look at recipes.", invoke_without_command=True)
+app = typer.Typer(
+    name="recipe",
+    help="Write, check and show recipes.",
+    invoke_without_command=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+)
 app.callback()(show_help)
 
 
-@app.command("init")
+@app.command("init", cls=Command)
 def init(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="Where to write it.")] = Path(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="File to write.")] = Path(
         "recipe.toml"
     ),
     force: ForceFlag = False,
@@ -31,15 +52,13 @@ def init(
     Example:
       forget recipe init my.toml && forget recipe validate my.toml
     """
-    from forgetcli.recipe import text as recipe_text
-
     sink = Sink("recipe init", json=json, quiet=quiet)
     recipe_text.write_starter(path, force=force)
     sink.result({"path": str(path)}, human=lambda: str(path), quiet=path)
     sink.remark(f"edit it, then: forget recipe validate {path}", title="next")
 
 
-@app.command("validate")
+@app.command("validate", cls=Command)
 def validate(
     files: Annotated[
         list[str], typer.Argument(metavar="FILE…", help="Recipes to check.", show_default=False)
@@ -48,18 +67,16 @@ def validate(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Check recipes: every fault at once, each with its line. Exit code 2 if there is any.
+    """Check recipes and report every fault with its line. Exit code 2 if there is any.
 
     \b
     Examples:
       forget recipe validate my.toml
       forget recipe validate recipes/*.toml --json
     """
-    from forgetcli import recipe as recipes
-    from forgetcli.errors import RecipeError
-
     sink = Sink("recipe validate", json=json, quiet=quiet)
-    checked, valid = [], []
+    checked: list[dict[str, Any]] = []
+    valid: list[str] = []
     for file in files:
         try:
             loaded = recipes.load(file, set_ or ())
@@ -84,7 +101,8 @@ def validate(
             {"path": file, "ok": True, "warnings": list(loaded.warnings), "problems": []}
         )
         valid.append(
-            f"{file}: valid ({len(loaded.concepts)} concepts, {len(loaded.edit_pairs())} edit pairs, "
+            f"{file}: valid ({len(loaded.concepts)} concepts, "
+            f"{len(loaded.edit_pairs())} edit pairs, "
             f"{len(loaded.preserve_prompts())} prompts preserved)"
         )
     ok = len(valid) == len(checked)
@@ -100,24 +118,23 @@ Family = Annotated[
     str | None,
     typer.Option(
         "--family",
-        envvar="FORGET_FAMILY",
         show_default=False,
-        help="As it is for models of this family (sd, sdxl, …): with what [families.NAME] says.",
+        help="Print the recipe for models of this family (sd, sdxl, …): with \\[families.NAME].",
     ),
 ]
 
 
-@app.command("show")
+@app.command("show", cls=Command)
 def show(
     recipe: RecipeName,
-    method: Method = None,
+    method: MethodOption = None,
     family: Family = None,
     set_: SetOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Print a recipe with every default filled in, its methods' too, and the edit pairs that it
-    makes.
+    """Print a recipe with every default filled in, including those of its methods, and its edit
+    pairs.
 
     \b
     Examples:
@@ -126,17 +143,11 @@ def show(
       forget recipe show my.toml --family sdxl
       forget recipe show my.toml --set refine.steps=6 > full.toml
     """
-    from forgetcli import models
-    from forgetcli import recipe as recipes
-    from forgetcli.errors import ForgetError
-    from forgetcli.recipe import text as recipe_text
-    from forgetcli.recipe.problems import did_you_mean
-
     sink = Sink("recipe show", json=json, quiet=quiet)
     loaded = recipes.load(recipe, set_ or (), method)
     if family is not None:
-        if family not in models.family_names():
-            hint = did_you_mean(family, models.family_names())
+        if family not in families.names():
+            hint = did_you_mean(family, families.names())
             raise ForgetError(
                 "recipe.unknown-family", f"--family: there is no family '{family}'", hint
             )
@@ -157,16 +168,16 @@ def show(
     )
 
 
-@app.command("schema")
+@app.command("schema", cls=Command)
 def schema(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
-    """Print the JSON Schema of recipes, with which editors complete and check them. With -q, the
+    """Print the JSON Schema of recipes, which editors use to complete and check them. With -q, the
     path of a copy.
 
     \b
     Example:
       forget recipe schema > recipe.schema.json
     """
-    from forgetcli.bundled import recipes as bundled
+    # Imported here: the other commands do not need it, and would wait for it.
     from forgetcli.recipe import json_schema
 
     Sink("recipe schema", json=json, quiet=quiet).result(
@@ -176,7 +187,7 @@ def schema(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     )
 
 
-@app.command("ls")
+@app.command("ls", cls=Command)
 def list_bundled(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     """List the recipes that come with forget.
 
@@ -184,9 +195,6 @@ def list_bundled(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget recipe ls
     """
-    from forgetcli import recipe as recipes
-    from forgetcli.cli.tables import table
-
     found = {name: recipes.load(path) for name, path in recipes.bundled().items()}
     data = {
         "recipes": [
@@ -206,5 +214,5 @@ def list_bundled(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
             ("name", ">concepts", "description"),
             ([n, len(r.concepts), r.description] for n, r in found.items()),
         ),
-        quiet=[r.source for r in found.values()],
+        quiet=[str(r.source) for r in found.values()],
     )

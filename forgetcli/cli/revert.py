@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
+
+if TYPE_CHECKING:
+    from forgetcli.pipeline.revert import Reverted
 
 Folder = Annotated[
     Path, typer.Argument(metavar="DIR", help="The edited model.", show_default=False)
@@ -19,7 +22,6 @@ Edits = Annotated[
     typer.Option(
         "--edit",
         min=1,
-        envvar="FORGET_EDIT",
         show_default=False,
         help="Number of an edit, as in forget log. Repeatable.",
     ),
@@ -48,7 +50,7 @@ def revert(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Take edits out of DIR; the others stay. The base is not needed.
+    """Remove edits from DIR; the other edits stay. The base is not needed.
 
     Without -o DIR itself is replaced, in one step, which needs --force.
 
@@ -64,19 +66,18 @@ def revert(
         )
     sink = Sink("revert", json=json, quiet=quiet)
     with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.pipeline import revert as reversal
 
         result = reversal.revert(
             folder, None if everything else edit, output=output, force=force, observer=observer
         )
-    sink.result(result.as_dict(), human=lambda: _shown(result), quiet=result.output)
+    sink.result(result.as_dict(), human=lambda: _as_text(result), quiet=result.output)
 
 
-def _shown(result) -> str:
-    out = ", ".join(map(str, result.reverted))
-    left = (
-        f"left: {', '.join(map(str, result.left))}"
-        if result.left
-        else "none is left: it is the base"
-    )
-    return f"{result.output}: taken out: {out}; {left}"
+def _as_text(result: Reverted) -> str:
+    removed = ", ".join(map(str, result.reverted))
+    left = "none is left: it is the base"
+    if result.left:
+        left = f"left: {', '.join(map(str, result.left))}"
+    return f"{result.output}: taken out: {removed}; {left}"

@@ -15,7 +15,6 @@ Key = Annotated[
     Path,
     typer.Option(
         "--private-key",
-        envvar="FORGET_PRIVATE_KEY",
         show_default=False,
         help="Elliptic-curve private key (PEM: P-256, P-384 or P-521).",
     ),
@@ -49,7 +48,7 @@ def sign(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Sign DIR with a key of your own, so that whoever has the public key can tell that it comes
+    """Sign DIR with your own key, so that everybody who has the public key can check that it comes
     from you.
 
     Works offline. Needs: pip install 'forgetcli\\[sign]'
@@ -61,6 +60,7 @@ def sign(
       forget sign edited --private-key key.pem
       forget verify edited --key public.pem
     """
+    # Imported here: loads torch or pydantic, which completion and help must not wait for.
     from forgetcli.verification import signature
 
     path = signature.sign(folder, private_key, password=password, output=output)

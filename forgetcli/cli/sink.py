@@ -4,6 +4,8 @@ stderr.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
@@ -11,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.console import Console
+from rich.segment import Segment, Segments
 
 from forgetcli.cli import stdout
-from forgetcli.cli.errors import one_line
+from forgetcli.cli.visible import one_line, visible, visible_json
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import json as plain_json
 
@@ -60,31 +64,34 @@ class Sink:
         if self.mode is Mode.JSON:
             whole = {"schema_version": SCHEMA_VERSION, "command": self.command, **data}
             whole.setdefault("seconds", self.watch.report())
-            stdout.write(plain_json.encode(whole).decode())
+            stdout.write(visible_json(plain_json.encode(whole).decode()))
         elif self.mode is Mode.QUIET:
             paths = [quiet] if isinstance(quiet, str | Path) else quiet
-            stdout.write("".join(f"{path}\n" for path in paths))
+            lines = "".join(f"{path}\n" for path in paths)
+            # Another program gets the path as it is, or it could not open it.
+            stdout.write(visible(lines) if sys.stdout.isatty() else lines)
         else:
-            shown = human()
-            for part in (
-                [shown] if isinstance(shown, str) or not isinstance(shown, list | tuple) else shown
-            ):
-                stdout.write(part + "\n" if isinstance(part, str) else rendered(part))
+            shown: Any = human()
+            for part in shown if isinstance(shown, list | tuple) else [shown]:
+                stdout.write(visible(part) + "\n" if isinstance(part, str) else rendered(part))
 
     def remark(self, message: str, *, title: str = "") -> None:
         """A line on stderr for people: ``warning: …``, ``next: …``. Not with ``--quiet``."""
         if not self.quiet:
             try:
-                typer.echo(
-                    (typer.style(f"{title}: ", bold=True) if title else "") + one_line(message),
-                    err=True,
-                )
+                head = typer.style(f"{title}: ", bold=True) if title else ""
+                typer.echo(head + one_line(message), err=True)
             except OSError:
                 self.quiet = True  # nobody reads stderr
+
+    def failure(self, message: str) -> None:
+        """A line on stderr that says why the exit code is 1, also with ``--quiet``."""
+        typer.echo(one_line(message), err=True)
 
     @contextmanager
     def observer(self) -> Iterator[Observer]:
         """Progress for a command that computes; the libraries below are made to keep silent."""
+        # Imported here: rich's progress bars, which only commands that compute need.
         from forgetcli.cli.progress import showing, silence_libraries
 
         silence_libraries()
@@ -96,16 +103,22 @@ class Sink:
 
 
 def rendered(part: RenderableType) -> str:
-    """A rich renderable as text for stdout: colours on a terminal, plain and wide otherwise."""
-    import os
-    import sys
+    """A rich renderable as text for stdout: colours on a terminal, plain and wide otherwise.
 
-    from rich.console import Console
-
+    Its text is data: never read as markup, and without control characters.
+    """
     on_terminal = sys.stdout.isatty()
     width = None if on_terminal or "COLUMNS" in os.environ else PIPED_WIDTH
-    console = Console(file=sys.stdout, width=width, highlight=False)
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
-        console.print(part)
+        # Control segments are rich's own; all other text may come from outside.
+        console.print(
+            Segments(
+                Segment(visible(segment.text), segment.style, segment.control)
+                for segment in console.render(part)
+            ),
+            end="",
+            crop=False,
+        )
     text = capture.get()
     return text if on_terminal else "".join(f"{line.rstrip()}\n" for line in text.splitlines())

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TextIO
 
 
 def ensure() -> None:
     """Give a process that was started without stdout or stderr (``>&-``) ones that go nowhere."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def write(text: str) -> None:
@@ -35,7 +36,7 @@ def close() -> None:
             discard(stream)
 
 
-def discard(stream=None) -> None:
+def discard(stream: TextIO | None = None) -> None:
     """Send what is still written to `stream` (stdout) nowhere."""
     stream = stream or sys.stdout
     nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -9,6 +9,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from forgetcli.cli.visible import visible
+
 _SHARES = (
     ("forget", "forget"),
     ("direct", "forget_direct"),
@@ -19,23 +21,29 @@ _SHARES = (
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
-    """A plain table. Columns whose name starts with ``>`` are right-aligned; cells are text, never
-    markup.
+    """A plain table; a column whose name starts with ``>`` is right-aligned.
+
+    Titles, names and cells are text, never markup. Escaped here already, so that columns fit.
     """
-    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    result = Table(
+        box=box.SIMPLE_HEAD,
+        title=Text(visible(title), style="table.title") if title else None,
+        title_justify="left",
+        pad_edge=False,
+    )
     for column in columns:
-        made.add_column(
-            column.lstrip(">"),
+        result.add_column(
+            Text(visible(column.lstrip(">"), keep="")),
             justify="right" if column.startswith(">") else "left",
             overflow="fold",
         )
     for row in rows:
-        made.add_row(*(Text(str(cell)) for cell in row))
-    return made
+        result.add_row(*(Text(visible(str(cell), keep="")) for cell in row))
+    return result
 
 
 def facts(values: Mapping[str, Any], indent: int = 0) -> str:
-    """``key: value`` lines, nested ones indented; long lists by their number."""
+    """``key: value`` lines, nested ones indented; of a long list only its length."""
     lines = []
     for key, value in values.items():
         head = f"{' ' * indent}{key.replace('_', ' ')}:"
@@ -46,25 +54,17 @@ def facts(values: Mapping[str, Any], indent: int = 0) -> str:
                 all(not isinstance(item, list | tuple | Mapping) for item in value)
                 and len(value) <= 12
             )
-            lines.append(f"{head} {', '.join(map(str, value)) if short else len(value)}")
+            text = ", ".join(map(str, value)) if short else str(len(value))
+            lines.append(f"{head} {visible(text, keep='')}")
         elif value is not None:
-            lines.append(f"{head} {value}")
+            lines.append(f"{head} {visible(str(value), keep='')}")
     return "\n".join(lines)
 
 
-def plan(data: Mapping[str, Any]) -> list:
-    """What ``apply --dry-run`` says: the job, its sites with what is cached, and what it would
-    need.
-    """
-    apart = ("sites", "estimates")
-    shown = [
-        facts(
-            {
-                **{key: value for key, value in data.items() if key not in apart},
-                "seconds": data["seconds"]["total"],
-            }
-        )
-    ]
+def plan(data: Mapping[str, Any]) -> list[str | Table]:
+    """The output of ``apply --dry-run``: the job, its sites with cached moments, and estimates."""
+    job = {key: value for key, value in data.items() if key not in ("sites", "estimates")}
+    parts: list[str | Table] = [facts({**job, "seconds": data["seconds"]["total"]})]
     if data.get("sites"):
         rows = [
             [
@@ -75,27 +75,27 @@ def plan(data: Mapping[str, Any]) -> list:
             ]
             for s in data["sites"]
         ]
-        shown.append(table(("site", ">shape", "stored as", "second moments"), rows))
-    return [*shown, estimates(data["estimates"])] if data.get("estimates") else shown
+        parts.append(table(("site", ">shape", "stored as", "second moments"), rows))
+    if data.get("estimates"):
+        parts.append(estimates(data["estimates"]))
+    return parts
 
 
 def estimates(data: Mapping[str, Any]) -> str:
-    """Time, memory and disk, said to be estimates."""
-    spent = (
-        "unknown for this method or model"
-        if data["seconds"] is None
-        else f"about {data['seconds']:.0f} s"
+    """Estimated time, memory and disk."""
+    time = memory = "unknown for this method or model"
+    if data["seconds"] is not None:
+        time = f"about {data['seconds']:.0f} s"
+    if data["memory_bytes"] is not None:
+        memory = f"about {size(data['memory_bytes'])}"
+    disk = (
+        f"up to {size(data['disk_bytes'])}, next to none where files can be shared; "
+        f"cache {size(data['cache_bytes'])}"
     )
-    needed = (
-        "unknown for this method or model"
-        if data["memory_bytes"] is None
-        else f"about {size(data['memory_bytes'])}"
-    )
-    copied = f"up to {size(data['disk_bytes'])}, next to none where files can be shared; cache {size(data['cache_bytes'])}"
     lines = {
-        "time": spent,
-        "memory": needed,
-        "disk": copied,
+        "time": time,
+        "memory": memory,
+        "disk": disk,
         "on": f"{data['device']}, {data['dtype']}",
         "basis": data["basis"],
     }
@@ -143,7 +143,8 @@ def shares(data: Mapping[str, Any]) -> list[Table]:
                 *((m["name"], m["edited"]) for m in models),
             ]
         ),
-        title=f"{data['n_images']} pictures, judge {_judge(data['judge'])}, 95 % intervals in brackets",
+        title=f"{data['n_images']} images, judge {_judge(data['judge'])}, "
+        "95 % intervals in brackets",
     )
     return [
         head,
@@ -171,12 +172,13 @@ def methods(data: Mapping[str, Any]) -> Table:
             ]
             for row in data["methods"]
         ),
-        title=f"{recipes}: {data['n_images']} pictures, judge {data['judge'].get('name', '')}, 95 % intervals in brackets",
+        title=f"{recipes}: {data['n_images']} images, judge {data['judge'].get('name', '')}, "
+        "95 % intervals in brackets",
     )
 
 
 def quality(data: Mapping[str, Any]) -> list[Table]:
-    """What happened to the pictures that should not have changed."""
+    """Change of the images that should not change."""
     rows = []
     for model in data["models"]:
         measured = model["quality"]
@@ -189,7 +191,7 @@ def quality(data: Mapping[str, Any]) -> list[Table]:
             rows.append(
                 [model["name"], f"CLIP score, {side}", _share(scored, "value", "ci"), scored["n"]]
             )
-    title = "quality of what should stay, against the unedited pictures"
+    title = "quality of the retained images, against the unedited images"
     return [table(("model", "measure", ">value", ">n"), rows, title=title)] if rows else []
 
 
@@ -215,12 +217,14 @@ def search(data: Mapping[str, Any]) -> Table:
 
 
 def _judge(judge: Mapping[str, Any]) -> str:
-    """Its name, and how right it is on drawings it never saw."""
-    hands = (judge.get("accuracy") or {}).get("other_hands")
-    return judge.get("name", "") + (
-        f" (right on {hands['thing']:.1%} of things and {hands['style']:.1%} of styles drawn by hands it never saw)"
-        if hands
-        else ""
+    """The judge's name, and its accuracy on drawings by artists outside its training data."""
+    name = judge.get("name", "")
+    accuracy = (judge.get("accuracy") or {}).get("other_hands")
+    if not accuracy:
+        return name
+    return (
+        f"{name} (right on {accuracy['thing']:.1%} of things and {accuracy['style']:.1%} of styles "
+        "drawn by hands it never saw)"
     )
 
 

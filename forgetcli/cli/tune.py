@@ -21,12 +21,12 @@ from forgetcli.cli.options import (
     StepsOption,
 )
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts, search
 
 Method = Annotated[
     str | None,
     typer.Option(
         "--method",
-        envvar="FORGET_METHOD",
         show_default="the recipe's",
         help="Tune this method instead.",
     ),
@@ -36,8 +36,7 @@ Trials = Annotated[
     typer.Option(
         "--trials",
         min=1,
-        envvar="FORGET_TRIALS",
-        help="Sets of values to try, earlier runs counted.",
+        help="Sets of values to try, including those of earlier runs.",
     ),
 ]
 Minutes = Annotated[
@@ -45,17 +44,17 @@ Minutes = Annotated[
     typer.Option(
         "--minutes",
         min=0.0,
-        envvar="FORGET_MINUTES",
         show_default="no limit",
-        help="Begin no trial after this time.",
+        help="Start no trial after this time.",
     ),
 ]
 Images = Annotated[
     int,
-    typer.Option("--images", "-n", min=1, envvar="FORGET_IMAGES", help="Pictures for each prompt."),
+    typer.Option("--images", "-n", min=1, help="Images for each prompt."),
 ]
 Judge = Annotated[
-    str, typer.Option("--judge", envvar="FORGET_JUDGE", help="Who decides what is seen.")
+    str,
+    typer.Option("--judge", help="Classifier that judges the images: demo, clip, vlm or nudenet."),
 ]
 Output = Annotated[
     Path,
@@ -63,7 +62,7 @@ Output = Annotated[
         "--output",
         "-o",
         envvar="FORGET_TUNE_OUTPUT",
-        help="Folder for the search and what it finds.",
+        help="Folder for the search and its results.",
     ),
 ]
 
@@ -89,9 +88,9 @@ def tune(
 ) -> None:
     """Search a method's parameters for the best H on RECIPE's evaluation prompts.
 
-    Writes tuned.toml, the recipe with what was found, and front.svg. Run it again to go on where it
-    was cut short.
-    Score what it finds on other concepts and prompts: these have been used.
+    Writes tuned.toml, the recipe with the best values, and front.svg. Run it again to resume an
+    interrupted search. Score the result on other concepts and prompts, because the search has seen
+    these.
 
     \b
     Examples:
@@ -101,7 +100,9 @@ def tune(
     """
     sink = Sink("tune", json=json, quiet=quiet)
     with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.experiments import tuning
+        from forgetcli.report.tuning import FRONT, write_front
 
         result = tuning.tune(
             recipe,
@@ -121,13 +122,14 @@ def tune(
             force=force,
             observer=observer,
         )
-    data = result.as_dict()
-    sink.result(data, human=lambda: _shown(data), quiet=result.recipe)
+        front = output / FRONT
+        write_front(front, result)
+    # `front` is the second key of the object that programs read.
+    data = {"output": str(result.recipe), "front": str(front), **result.as_dict()}
+    sink.result(data, human=lambda: _as_text(data), quiet=result.recipe)
 
 
-def _shown(data: dict) -> list:
-    from forgetcli.cli.tables import facts, search
-
+def _as_text(data: dict) -> list:
     return [
         search(data),
         facts(

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forgetcli.cli.errors import one_line
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.visible import one_line
+
+if TYPE_CHECKING:
+    from forgetcli.artifact.provenance import Verdict
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
 Base = Annotated[
     str | None,
-    typer.Option(
-        "--base", envvar="FORGET_BASE", show_default="the one it names", help="The unedited model."
-    ),
+    typer.Option("--base", show_default="the one it names", help="The base model."),
 ]
 
 
@@ -24,26 +25,23 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         "--recipe",
-        envvar="FORGET_RECIPE",
         show_default=False,
-        help="The recipe that it is to have been made by.",
+        help="Fail unless the model was made with exactly this recipe.",
     ),
 ]
 Rebuild = Annotated[
     bool,
     typer.Option(
         "--rebuild",
-        envvar="FORGET_REBUILD",
-        help="Repeat the edit in a temporary folder, and compare the weights.",
+        help="Repeat the edit in a temporary folder and compare the weights.",
     ),
 ]
 Signature = Annotated[
     Path | None,
     typer.Option(
         "--signature",
-        envvar="FORGET_SIGNATURE",
         show_default="the one in DIR",
-        help="A signature to check.",
+        help="Signature to check.",
     ),
 ]
 Key = Annotated[
@@ -52,7 +50,7 @@ Key = Annotated[
         "--key",
         envvar="FORGET_PUBLIC_KEY",
         show_default=False,
-        help="The signer's public key (PEM), to check it with.",
+        help="The signer's public key (PEM), which checks the signature.",
     ),
 ]
 
@@ -67,11 +65,11 @@ def verify(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Check that DIR is exactly what its manifest says, and that nothing else differs from the
-    unedited model.
+    """Check that DIR is exactly what its manifest says, and that nothing else differs from the base
+    model.
 
-    Says what is proved and what is not: without a signature it finds accidents, not attackers.
-    Exit code 1 if there is any difference; every one is named.
+    Reports what is proved and what is not. Without a signature it detects accidents, not attackers.
+    Exit code 1 if there is any difference; every difference is named.
 
     \b
     Examples:
@@ -80,6 +78,7 @@ def verify(
       forget verify edited --recipe art_styles --rebuild
       forget verify edited --key public.pem
     """
+    # Imported here: loads torch or pydantic, which completion and help must not wait for.
     from forgetcli.verification import audit
 
     sink = Sink("verify", json=json, quiet=quiet)
@@ -98,24 +97,22 @@ def verify(
         verdict = audit.verify(folder, base, recipe=recipe, signature=signature, key=key)
     sink.result(
         verdict.as_dict(),
-        human=lambda: _shown(folder, verdict),
+        human=lambda: _as_text(folder, verdict),
         quiet=[folder] if verdict.ok else [],
     )
     raise typer.Exit(0 if verdict.ok else 1)
 
 
-def _shown(folder: Path, verdict) -> str:
-    found = len(verdict.problems)
-    state = (
-        "verified"
-        if verdict.ok
-        else f"NOT what its manifest says: {found} difference{'s' * (found != 1)}"
-    )
+def _as_text(folder: Path, verdict: Verdict) -> str:
+    count = len(verdict.problems)
+    state = "verified"
+    if not verdict.ok:
+        state = f"NOT what its manifest says: {count} difference{'s' * (count != 1)}"
     return "\n".join(
         [
             f"{folder}: {state} ({verdict.files} files, {verdict.edited} edited tensors)",
             *(
-                f"  ✗ {one_line(problem['file'])}: {one_line(problem['what'])}"
+                f"  ✗ {one_line(problem.file)}: {one_line(problem.what)}"
                 for problem in verdict.problems
             ),
             *(f"  ✓ {one_line(claim)}" for claim in verdict.proved),

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from forgetcli.checkpoint.base import read_tensor
 from forgetcli.editing.edit import Keys, SiteReport
 from forgetcli.linalg import (
     Coordinates,
@@ -19,6 +18,7 @@ from forgetcli.linalg import (
     null_projector,
     whitened,
 )
+from forgetcli.models.tensors import read_tensor
 from forgetcli.models.tokens import TokenBatch
 from forgetcli.progress import Observer
 

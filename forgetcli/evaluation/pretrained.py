@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from forgetcli.checkpoint.base import files_digest
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
-from forgetcli.storage import atomic, hub, safetensors
+from forgetcli.storage import hub, safetensors
+from forgetcli.storage.files import files_digest, sha256_file
 
 SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # all of a model's files but the weights
 PATTERNS = (*SETTINGS, "*.safetensors")  # no pickles
@@ -22,6 +23,16 @@ COPIES = (
     "consolidated*",
     "open_clip*",
 )  # second copies of the weights, in other forms
+KIND = hub.Kind(
+    noun="the judge's model ",
+    index="config.json",
+    patterns=PATTERNS,
+    extra=(),
+    copies=COPIES,
+    copies_suffice=False,
+    revision_option="the revision",
+    suggests=False,
+)
 SAFETENSORS_ONLY = "choose a model, or a revision of it (--judge-set revision=…), that has its weights as safetensors"
 
 
@@ -77,12 +88,12 @@ class Weights:
         """SHA-256 over the names and contents of `files`; the same wherever the folder is.
         Gigabytes take seconds.
         """
-        return files_digest({file: atomic.sha256_file(self.folder / file) for file in self.files})
+        return files_digest({file: sha256_file(self.folder / file) for file in self.files})
 
     @cached_property
     def config_digest(self) -> str:
         settings = {path.name for pattern in SETTINGS for path in self.folder.glob(pattern)}
-        return files_digest({name: atomic.sha256_file(self.folder / name) for name in settings})
+        return files_digest({name: sha256_file(self.folder / name) for name in settings})
 
     def load(self, cls, **settings):
         """The network, ready to be asked. Never opens a pickle and never runs code that came with
@@ -179,7 +190,7 @@ def find(model: str, revision: str | None = None) -> Weights:
             "give a folder in transformers' layout, or org/name on the hub",
         )
     name, revision = match["id"], revision or match["revision"]
-    folder = _snapshot(name, revision)
+    folder = hub.snapshot(name, revision, _is_complete, kind=KIND)
     _check(folder)
     return Weights(name, folder.name if folder.parent.name == "snapshots" else revision, folder)
 
@@ -204,7 +215,7 @@ def _check(folder: Path) -> None:
 
 def _weight_files(folder: Path) -> tuple[str, ...]:
     try:
-        files = safetensors.weight_sets(folder, "")[0].files
+        files = weight_sets(folder, "")[0].files
     except ModelError as fault:
         if fault.code != "model.pickle" and any(folder.glob("*.safetensors*")):
             raise
@@ -223,62 +234,4 @@ def _is_complete(folder: Path) -> bool:
         return False
     return (folder / "tokenizer_config.json").is_file() and any(
         folder.glob("*processor_config.json")
-    )
-
-
-def _snapshot(name: str, revision: str | None) -> Path:
-    """`hub.snapshot` for models whose weights lie at the top; the same order, the same words when
-    there is nothing.
-    """
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    wanted = {
-        "revision": revision,
-        "allow_patterns": list(PATTERNS),
-        "ignore_patterns": list(COPIES),
-    }
-    try:
-        try:
-            cached = Path(huggingface_hub.snapshot_download(name, local_files_only=True, **wanted))
-            if _is_complete(cached):
-                return cached
-        except errors.LocalEntryNotFoundError:
-            pass
-        cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
-        with atomic.output_faults(cache, within=cache, remedy="set HF_HOME to another folder"):
-            return Path(huggingface_hub.snapshot_download(name, **wanted))
-    except errors.GatedRepoError as fault:
-        raise ModelError(
-            "model.gated",
-            f"'{name}' is gated: its authors want you to accept its licence first",
-            f"accept it at https://huggingface.co/{name}, then run: hf auth login",
-        ) from fault
-    except errors.RevisionNotFoundError as fault:
-        raise ModelError(
-            "model.not-found",
-            f"'{name}' has no revision '{revision}'",
-            "leave the revision out for the newest",
-        ) from fault
-    except errors.RepositoryNotFoundError as fault:
-        raise _not_found(name, revision, "does not exist on the hub, or is private") from fault
-    except (OSError, ValueError, errors.HfHubHTTPError) as fault:
-        raise _not_found(
-            name, revision, "is not in the local cache, and the hub cannot be reached"
-        ) from fault
-    except Exception as fault:  # the hub's HTTP library has errors of its own, by version
-        if type(fault).__module__.partition(".")[0] not in hub.NETWORK_PACKAGES:
-            raise
-        raise _not_found(
-            name, revision, "is not in the local cache, and the hub cannot be reached"
-        ) from fault
-
-
-def _not_found(name: str, revision: str | None, what: str) -> ModelError:
-    at = f" --revision {revision}" if revision else ""
-    includes = " ".join(f"--include '{pattern}'" for pattern in PATTERNS)
-    return ModelError(
-        "model.not-found",
-        f"the judge's model '{name}{'@' + revision if revision else ''}' is no folder here and {what}",
-        f"fetch it where there is a network: hf download {name}{at} {includes}",
     )

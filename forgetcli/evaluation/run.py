@@ -19,7 +19,7 @@ from forgetcli.progress import Observer, Silent, Stopwatch
 if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
     from forgetcli.evaluation.prompt_sets import PromptSet
-    from forgetcli.generation.draw import Shot
+    from forgetcli.generation.images import ImageRequest
     from forgetcli.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -150,7 +150,7 @@ def evaluate(
             `output` holds another run.
     """
     from forgetcli.evaluation import quality
-    from forgetcli.generation.draw import Shot
+    from forgetcli.generation.images import ImageRequest
 
     observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
     processes, device = processes_.current(), device or processes_.local_device()
@@ -164,7 +164,7 @@ def evaluate(
         extractor = quality.load(features, device) if features not in (None, "none") else None
     questions = [q for q in questions for _ in range(images)]
     shots = [
-        Shot(
+        ImageRequest(
             q.prompt,
             (seed if q.seed is None else q.seed) + k % images,
             q.steps or steps,
@@ -228,7 +228,7 @@ def evaluate(
 def answered(
     subject: Subject,
     questions: Sequence[Question],
-    shots: Sequence[Shot],
+    shots: Sequence[ImageRequest],
     judge,
     output: Path,
     *,
@@ -283,7 +283,7 @@ def subjects(
         ForgetError: see `evaluate`.
     """
     from forgetcli import recipe as recipes
-    from forgetcli.artifact import provenance
+    from forgetcli.artifact.edited import EditedModel
     from forgetcli.checkpoint import base as checkpoint
     from forgetcli.evaluation.questions import label_of
 
@@ -295,7 +295,7 @@ def subjects(
         )
     edited, questions, bases = [], [], []
     for folder in map(Path, folders):
-        manifest = provenance.load(folder)
+        manifest = EditedModel(folder).manifest
         bases.append(manifest.resolve_base())
         if bases[-1].digest != bases[0].digest:
             raise ForgetError(

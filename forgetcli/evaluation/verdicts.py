@@ -13,6 +13,7 @@ from forgetcli.evaluation.judges import Sight
 from forgetcli.evaluation.questions import Question, choices
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file
 
 BATCH = 8  # pictures at a time; what processes share out
 
@@ -59,9 +60,7 @@ def look(
 
 def key_of(path: Path, label: str, among: Sequence[str]) -> str:
     """The picture's bytes and the question."""
-    return hashlib.sha256(
-        json.dumps([atomic.sha256_file(path), label, *among]).encode()
-    ).hexdigest()
+    return hashlib.sha256(json.dumps([sha256_file(path), label, *among]).encode()).hexdigest()
 
 
 class Log:

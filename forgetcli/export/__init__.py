@@ -1,33 +1,58 @@
-"""Formats in which an edited model is handed on: one file each; its name is the format
-(`single_file.py` is `single-file`).
+"""Formats in which an edited model is given to others, one module each in `export.formats`.
 
-A format is a module with
-
-    Options                             a frozen pydantic model of its own settings
-                                        (``extra="forbid"``), each with a default
-    SUFFIX                              what its output's name ends in; "" for a folder
-    write(edited, output, options, force, observer) -> dict
-                                        writes `output` in one step; what it returns is added to
-                                        ``export --json``
-
-Third parties add one by an entry point in the group ``forgetcli.exports``.
+A format's name is that of its module with hyphens: ``single_file.py`` is ``single-file``. What such
+a module offers is the protocol `Format`. Third parties add a format by an entry point in the group
+``forgetcli.exports``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from forgetcli import plugins
-from forgetcli.artifact.edited import Edited
-from forgetcli.errors import ForgetError, OutputError
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.progress import Observer, Silent, Stopwatch
+from forgetcli.storage.files import refuse_overlap
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+FORMATS = "forgetcli.export.formats"
 GROUP = "forgetcli.exports"
 
-__all__ = ["Edited", "Exported", "default_output", "export", "names"]
+# The name that formats of third parties know.
+Edited = EditedModel
+
+__all__ = ["Edited", "Exported", "Format", "default_output", "export", "names"]
+
+
+class Format(Protocol):
+    """A format's module.
+
+    Attributes:
+        Options: a frozen pydantic model of the format's settings (``extra="forbid"``). Each has a
+            default.
+        SUFFIX: the ending of the output's name; empty for a folder.
+    """
+
+    Options: type[BaseModel]
+    SUFFIX: str
+
+    def write(
+        self, edited: EditedModel, output: Path, options: Any, force: bool, observer: Observer
+    ) -> dict[str, Any]:
+        """Write `output` in one step, so that no partial output is ever left.
+
+        Args:
+            options: an instance of `Options`.
+            force: replace an existing output.
+        Returns:
+            figures, which are added to ``export --json``.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,8 +60,12 @@ class Exported:
     """What `export` wrote.
 
     Attributes:
-        bytes: of all its files.
-        figures: the format's own: see each.
+        format: the format's name.
+        output: the file or folder.
+        bytes: the total size of its files.
+        base: id, revision and digest of the base model.
+        seconds: duration of each stage.
+        figures: the format's own; see its `write`.
     """
 
     format: str
@@ -46,20 +75,19 @@ class Exported:
     seconds: Mapping[str, float]
     figures: Mapping[str, object] = field(default_factory=dict)
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
+        """As in ``export --json``."""
         data = asdict(self) | {"output": str(self.output)}
         return {**data.pop("figures"), **data}
 
 
 def names() -> list[str]:
     """Every format, sorted."""
-    return plugins.names("forgetcli.export.formats", GROUP)
+    return plugins.names(FORMATS, GROUP)
 
 
 def default_output(folder: Path, name: str) -> Path:
-    """Where a format's output goes if nothing is said: ``edited-lora.safetensors``, in the working
-    directory.
-    """
+    """The default output of a format: ``edited-lora.safetensors`` in the working directory."""
     return Path(f"{folder.resolve().name}-{name}{_format(name).SUFFIX}")
 
 
@@ -76,70 +104,47 @@ def export(
     """Write the edited model in `folder` in another format.
 
     Args:
-        name: the format's.
+        name: the format's name.
         output: default: `default_output`.
-        base: the unedited model, for formats that need it; by default the one that the manifest
-            names.
+        base: the base model, for formats that need it; default: the one that the manifest names.
         options: the format's settings.
         force: replace an earlier output.
     Raises:
-        ForgetError: there is no such format or setting, the folder is not (or no longer) what
-            forget wrote, the format
-            cannot hold the edit, or the output cannot be written. Nothing is left behind.
+        ForgetError: the format or a setting is unknown, the folder is not what forget wrote, the
+            format cannot hold the edit, or the output cannot be written. No partial output is left.
     """
-    module, watch = _format(name), Stopwatch()
-    output = Path(output) if output is not None else default_output(Path(folder), name)
-    settings = _settings(name, module.Options, options or {})
-    edited = Edited.open(folder, base)
-    _refuse_inside(output, edited)
     observer = observer or Silent()
+    watch = Stopwatch()
+    module = _format(name)
+    output = Path(output) if output is not None else default_output(Path(folder), name)
+    settings = plugins.validated_options("format", name, module.Options, options or {}, "export")
+    edited = EditedModel.open(folder, base)
+    # An additional file in the edited folder would be one that its manifest does not list.
+    refuse_overlap(
+        output, edited.folder, kind="the edited model", hint="choose another place with -o"
+    )
     figures = module.write(edited, output, settings, force, observer)
     observer.done()
-    files = [output] if output.is_file() else [path for path in output.rglob("*") if path.is_file()]
     manifest = edited.manifest
-    origin = {
-        "id": manifest.base_id,
-        "revision": manifest.base_revision,
-        "digest": manifest.base_digest,
-    }
     return Exported(
-        name, output, sum(path.stat().st_size for path in files), origin, watch.report(), figures
+        format=name,
+        output=output,
+        bytes=_total_size(output),
+        base={
+            "id": manifest.base_id,
+            "revision": manifest.base_revision,
+            "digest": manifest.base_digest,
+        },
+        seconds=watch.report(),
+        figures=figures,
     )
 
 
-def _format(name: str):
-    return plugins.find("forgetcli.export.formats", GROUP, name, "export.unknown-format", "format")
+def _format(name: str) -> Format:
+    module = plugins.find(FORMATS, GROUP, name, code="export.unknown-format", what="format")
+    return cast(Format, module)
 
 
-def _settings(name: str, schema, options: Mapping[str, object]):
-    from pydantic import ValidationError
-
-    try:
-        return schema.model_validate(options)
-    except ValidationError as bad:
-        fault = bad.errors()[0]
-        key, known = ".".join(map(str, fault["loc"])), sorted(schema.model_fields)
-        near = get_close_matches(key, known, 1)
-        unknown = fault["type"] == "extra_forbidden"
-        what = (
-            f"the format '{name}' has no setting '{key}'"
-            if unknown
-            else f"format '{name}': {key}: {fault['msg']}"
-        )
-        hint = (
-            f"did you mean '{near[0]}'?"
-            if near and unknown
-            else f"its settings: {', '.join(known) or 'none'}"
-        )
-        raise ForgetError(f"export.{'unknown' if unknown else 'bad'}-option", what, hint) from None
-
-
-def _refuse_inside(output: Path, edited: Edited) -> None:
-    """A file more in the edited folder would be one that its manifest does not list."""
-    target, source = output.resolve(), edited.folder.resolve()
-    if target == source or source in target.parents or target in source.parents:
-        raise OutputError(
-            "output.overlaps-base",
-            f"{output} and the edited model {edited.folder} lie within one another",
-            "choose another place with -o",
-        )
+def _total_size(output: Path) -> int:
+    files = [output] if output.is_file() else output.rglob("*")
+    return sum(path.stat().st_size for path in files if path.is_file())

@@ -1,4 +1,4 @@
-"""What a file says of itself in its header, in the words of the SAI Model Spec 1.0.0, which
+"""The metadata in the header of an exported file, in the terms of the SAI Model Spec 1.0.0, which
 ComfyUI, A1111 and others show.
 """
 
@@ -7,26 +7,29 @@ from __future__ import annotations
 import tomllib
 from pathlib import PurePath
 
-from forgetcli.artifact.edited import Edited
+from forgetcli.artifact.edited import EditedModel
 
 XL = "StableDiffusionXL"
+LONGEST_LIST = 60  # characters of concepts in a title
 
 
-def modelspec(edited: Edited, kind: str = "", implementation: str = "diffusers") -> dict[str, str]:
+def modelspec(
+    edited: EditedModel, kind: str = "", implementation: str = "diffusers"
+) -> dict[str, str]:
     """Metadata of an exported file.
 
     Args:
-        kind: of an adapter: ``lora``.
-        implementation: whose names the tensors have: ``diffusers``, ``kohya-ss/sd-scripts``, or the
-            URL of a code base.
+        kind: ``lora`` or another kind of adapter; empty for a whole model.
+        implementation: the code whose tensor names the file has: ``diffusers`` or a URL.
     Source: github.com/Stability-AI/ModelSpec; ``architecture/lora`` as kohya's sd-scripts write it.
     """
+    forgotten = ", ".join(concepts(edited)) or "nothing"
     spec = {
         "sai_model_spec": "1.0.0",
         "architecture": architecture(edited) + (f"/{kind}" if kind else ""),
         "implementation": implementation,
         "title": _title(edited),
-        "description": f"Edited by forget ({edited.manifest.method}) to forget: {', '.join(concepts(edited)) or 'nothing'}.",
+        "description": f"Edited by forget ({edited.manifest.method}) to forget: {forgotten}.",
         "date": str(edited.manifest.run_details.get("metadata", {}).get("finishedOn", "")),
         "resolution": _resolution(edited),
         "prediction_type": _prediction(edited),
@@ -34,56 +37,53 @@ def modelspec(edited: Edited, kind: str = "", implementation: str = "diffusers")
     return {f"modelspec.{key}": value for key, value in spec.items() if value}
 
 
-def architecture(edited: Edited) -> str:
-    """The family in the spec's words; the pipeline's class where it has none."""
+def architecture(edited: EditedModel) -> str:
+    """The family in the spec's terms, or the pipeline's class if the spec has no term for it."""
     pipeline = str(edited.index.get("_class_name", ""))
     inpainting = "-inpainting" if edited.config("unet").get("in_channels") == 9 else ""
     if pipeline.startswith(XL):
         return "stable-diffusion-xl-v1-base" + inpainting
     if not pipeline.startswith("StableDiffusion") or not edited.config("unet"):
         return pipeline
-    if edited.config("text_encoder").get("hidden_act") != "gelu":  # OpenCLIP, which 2.x uses
+    # Stable Diffusion 2.x has the text encoder of OpenCLIP, whose activation is gelu.
+    if edited.config("text_encoder").get("hidden_act") != "gelu":
         return "stable-diffusion-v1" + inpainting
-    return (
-        "stable-diffusion-v2-768-v" if _prediction(edited) == "v" else "stable-diffusion-v2-512"
-    ) + inpainting
+    if _prediction(edited) == "v":
+        return "stable-diffusion-v2-768-v" + inpainting
+    return "stable-diffusion-v2-512" + inpainting
 
 
-def concepts(edited: Edited) -> list[str]:
-    """The concepts of the recipe, in its order."""
+def concepts(edited: EditedModel) -> list[str]:
+    """The concepts of the recipe, in its order; none if it cannot be read."""
     try:
-        found = tomllib.loads(edited.manifest.recipe_path.read_text(encoding="utf-8")).get(
-            "concepts", []
-        )
-        return [str(concept["concept"]) for concept in found]
+        recipe = tomllib.loads(edited.manifest.recipe_path.read_text(encoding="utf-8"))
+        return [str(entry["concept"]) for entry in recipe.get("concepts", [])]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return []  # only words for people
+        # The title and the description are for readers: no program needs them.
+        return []
 
 
-def _base(edited: Edited) -> str:
-    return PurePath(edited.manifest.base_id).name  # a path here means nothing elsewhere
+def _base(edited: EditedModel) -> str:
+    """The base model's name without the folders of a path, which mean nothing elsewhere."""
+    return PurePath(edited.manifest.base_id).name
 
 
-def _title(edited: Edited) -> str:
-    without = ", ".join(concepts(edited))
-    return (
-        f"{_base(edited)} without {without}"
-        if 0 < len(without) <= 60
-        else f"{_base(edited)}, edited"
-    )
+def _title(edited: EditedModel) -> str:
+    forgotten = ", ".join(concepts(edited))
+    if 0 < len(forgotten) <= LONGEST_LIST:
+        return f"{_base(edited)} without {forgotten}"
+    return f"{_base(edited)}, edited"
 
 
-def _resolution(edited: Edited) -> str:
-    latent, blocks = (
-        edited.config("unet").get("sample_size"),
-        edited.config("vae").get("block_out_channels"),
-    )
-    if not isinstance(latent, int) or not isinstance(blocks, list):
+def _resolution(edited: EditedModel) -> str:
+    latents = edited.config("unet").get("sample_size")
+    blocks = edited.config("vae").get("block_out_channels")
+    if not isinstance(latents, int) or not isinstance(blocks, list):
         return ""
-    size = latent * 2 ** (len(blocks) - 1)
-    return f"{size}x{size}"
+    pixels = latents * 2 ** (len(blocks) - 1)
+    return f"{pixels}x{pixels}"
 
 
-def _prediction(edited: Edited) -> str:
+def _prediction(edited: EditedModel) -> str:
     kind = edited.config("scheduler").get("prediction_type", "")
     return {"v_prediction": "v", "epsilon": "epsilon"}.get(kind, "")

@@ -1,5 +1,5 @@
-"""Upload an edited model to the hub: only one that verifies, and private unless its owner says
-otherwise.
+"""Upload an edited model to the hub: only a verified one, and privately unless the user asks for a
+public repository.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from forgetcli.artifact.manifest import is_hubs
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.progress import Observer, Silent
 from forgetcli.storage import hub
-from forgetcli.storage.atomic import walk_files
+from forgetcli.storage.files import walk_files
 from forgetcli.verification import audit
 
 LOGIN = "run: hf auth login, with a token that may write"
@@ -20,7 +20,16 @@ LOGIN = "run: hf auth login, with a token that may write"
 
 @dataclass(frozen=True)
 class Pushed:
-    """What lies on the hub now. `commit`: the commit that holds it."""
+    """An upload.
+
+    Attributes:
+        repo: ``org/name``.
+        url: the repository's address.
+        private: whether the repository was requested to be private.
+        revision: the branch; None: the default branch.
+        commit: the hash of the commit that has the files.
+        files: their number.
+    """
 
     repo: str
     url: str
@@ -41,19 +50,17 @@ def push(
     revision: str | None = None,
     observer: Observer | None = None,
 ) -> Pushed:
-    """Upload every file of a folder in one commit; the repository is made if there is none.
+    """Upload every file of a folder in one commit. A repository that does not exist is created.
 
     Args:
-        repo: ``org/name``. revision: a branch, made if there is none; the default branch if None.
+        repo: ``org/name``.
+        private: whether the repository must be private.
+        revision: a branch, which is created if it does not exist; None: the default branch.
     Raises:
         ModelError: push.not-verified: the folder is not what its manifest says.
-        ForgetError: push.name; push.is-public: it is to be private, and the repository is public
-            already; push.not-allowed,
-            push.failed. Nothing is uploaded then.
+        ForgetError: push.name; push.is-public: `private`, and the repository exists and is public;
+            push.not-allowed, push.failed. Nothing is uploaded then.
     """
-    import huggingface_hub
-    from huggingface_hub import errors
-
     observer = observer or Silent()
     match = hub.NAME.fullmatch(repo)
     if match is None or match["revision"]:
@@ -62,68 +69,106 @@ def push(
             f"'{repo}' is no name of a repository",
             "give org/name; a branch goes into --revision",
         )
+    _refuse_unverified(folder)
+    observer.stage("uploading")
+    try:
+        pushed = _upload(folder, repo, private, revision)
+    except ForgetError:
+        raise
+    except Exception as fault:
+        failure = _failure(repo, fault)
+        if failure is None:
+            raise
+        raise failure from fault
+    observer.done()
+    return pushed
+
+
+def _refuse_unverified(folder: Path) -> None:
+    """
+    Raises:
+        ModelError: push.not-verified.
+    """
     verdict = audit.verify(folder)
     if not verdict.ok:
         first = verdict.problems[0]
         raise ModelError(
             "push.not-verified",
-            f"{folder} is not what its manifest says and is not uploaded: {first['file']} {first['what']}",
-            f"forget verify {folder} names all {len(verdict.problems)}; a changed card is written anew by: forget card {folder}",
+            f"{folder} is not what its manifest says and is not uploaded: "
+            f"{first.file} {first.what}",
+            f"forget verify {folder} names all {len(verdict.problems)}; "
+            f"a changed card is written again by: forget card {folder}",
         )
-    observer.stage("uploading")
-    try:
-        api = huggingface_hub.HfApi()
-        url = api.create_repo(repo, private=private, exist_ok=True)
-        if private and not api.model_info(repo).private:  # it was there before
-            raise ForgetError(
-                "push.is-public",
-                f"{repo} exists and is public; nothing was uploaded",
-                "say --public, or choose another name",
-            )
-        if revision:
-            api.create_branch(repo, branch=revision, exist_ok=True)
-        # Not upload_folder, which may split a large one: readers of the repository would see half a
-        # model.
-        sent = [
-            huggingface_hub.CommitOperationAdd(path, folder / path)
-            for path in walk_files(folder)
-            if not is_hubs(path)
-        ]
-        done = api.create_commit(
-            repo, sent, revision=revision, commit_message="Upload a model edited by forget"
+
+
+def _upload(folder: Path, repo: str, private: bool, revision: str | None) -> Pushed:
+    """The upload itself. Errors are those of the hub's library, except push.is-public."""
+    # The command line starts without the hub's library.
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi()
+    url = api.create_repo(repo, private=private, exist_ok=True)
+    # create_repo ignores `private` if the repository exists.
+    if private and not api.model_info(repo).private:
+        raise ForgetError(
+            "push.is-public",
+            f"{repo} exists and is public; nothing was uploaded",
+            "say --public, or choose another name",
         )
-    except errors.HfHubHTTPError as fault:
+    if revision:
+        api.create_branch(repo, branch=revision, exist_ok=True)
+    # Not upload_folder, which may split a large folder into several commits: between them readers
+    # of the repository would see a partial model.
+    files = [
+        huggingface_hub.CommitOperationAdd(path, folder / path)
+        for path in walk_files(folder)
+        if not is_hubs(path)
+    ]
+    commit = api.create_commit(
+        repo, files, revision=revision, commit_message="Upload a model edited by forget"
+    )
+    return Pushed(
+        repo=repo,
+        url=str(url),
+        private=private,
+        revision=revision,
+        commit=commit.oid,
+        files=len(files),
+    )
+
+
+def _failure(repo: str, fault: Exception) -> ForgetError | None:
+    """What an error of the upload means for the user; None for a programming error."""
+    # The command line starts without the hub's library.
+    from huggingface_hub import errors
+
+    said = _first_line(fault)
+    if isinstance(fault, errors.HfHubHTTPError):
         status = getattr(fault.response, "status_code", None)
         if status in (401, 403):
-            raise ForgetError(
-                "push.not-allowed", f"the hub does not let you write {repo}: {_said(fault)}", LOGIN
-            ) from fault
-        raise ForgetError(
+            return ForgetError(
+                "push.not-allowed", f"the hub does not let you write {repo}: {said}", LOGIN
+            )
+        return ForgetError(
             "push.failed",
-            f"{repo} was not uploaded: {_said(fault)}",
-            "try again: what is there already is not sent twice",
-        ) from fault
-    except (errors.LocalTokenNotFoundError, errors.OfflineModeIsEnabled) as fault:
-        raise ForgetError(
-            "push.not-allowed", f"{repo} was not uploaded: {_said(fault)}", LOGIN
-        ) from fault
-    except (OSError, ValueError) as fault:
-        raise ForgetError(
-            "push.failed", f"{repo} was not uploaded: {_said(fault)}", "is there a network?"
-        ) from fault
-    except Exception as fault:  # the hub's HTTP library has errors of its own, by version
-        if type(fault).__module__.partition(".")[0] not in hub.NETWORK_PACKAGES:
-            raise
-        raise ForgetError(
+            f"{repo} was not uploaded: {said}",
+            "try again: files that the hub has already are not uploaded twice",
+        )
+    if isinstance(fault, (errors.LocalTokenNotFoundError, errors.OfflineModeIsEnabled)):
+        return ForgetError("push.not-allowed", f"{repo} was not uploaded: {said}", LOGIN)
+    if isinstance(fault, (OSError, ValueError)):
+        return ForgetError("push.failed", f"{repo} was not uploaded: {said}", "is there a network?")
+    # The errors of the HTTP library, which depends on the version of the hub's library.
+    if type(fault).__module__.partition(".")[0] in hub.NETWORK_PACKAGES:
+        return ForgetError(
             "push.failed",
-            f"{repo} was not uploaded: the hub cannot be reached ({_said(fault)})",
+            f"{repo} was not uploaded: the hub cannot be reached ({said})",
             "is there a network?",
-        ) from fault
-    observer.done()
-    return Pushed(repo, str(url), private, revision, done.oid, len(sent))
+        )
+    return None
 
 
-def _said(fault: Exception) -> str:
-    return next(
-        (line.strip() for line in str(fault).splitlines() if line.strip()), type(fault).__name__
-    )
+def _first_line(fault: Exception) -> str:
+    """The first line of an error's message that is not empty; its type if there is none."""
+    lines = (line.strip() for line in str(fault).splitlines())
+    return next((line for line in lines if line), type(fault).__name__)

@@ -1,21 +1,33 @@
-"""Seeded, resumable pictures.
+"""Seeded, resumable generation.
 
-Each picture has its own generator, on the CPU, so that it depends on its prompt and seed alone, not
-on the batch it was
-made in. Its PNG says what made it; a picture that is there already, made by the same, is kept.
+Each image has its own generator on the CPU: it depends on its prompt and seed, not on its batch.
+The PNG's metadata say how it was generated. An existing image with the requested origin is kept.
 """
 
 from __future__ import annotations
 
-import hashlib
+import inspect
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from forgetcli import models
+from forgetcli.artifact.edited import EditedModel
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.device import pick_device
 from forgetcli.distributed import Processes
 from forgetcli.errors import ForgetError
+from forgetcli.generation.images import (
+    GeneratedImage,
+    ImageRequest,
+    fingerprint,
+    has_origin,
+    png_bytes,
+    write_grid,
+)
+from forgetcli.models import components
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
 
@@ -24,58 +36,32 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint.base import Base
 
-GUIDANCE = 4.5  # for the embedded model; those of real size have their family's
-METADATA = "forget"  # the PNG text chunk with the JSON of `Picture.origin`
-
-
-@dataclass(frozen=True)
-class Picture:
-    """One picture: where it is, and what made it. `base` is the unedited model's at the same seed,
-    if asked for.
-    """
-
-    path: Path
-    prompt: str
-    seed: int
-    base: Path | None = None
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A picture to be made. What is None is the model's own: guidance, and the size in pixels."""
-
-    prompt: str
-    seed: int
-    steps: int = 20
-    guidance: float | None = None
-    width: int | None = None
-    height: int | None = None
-
-    @property
-    def settings(self) -> dict:
-        """All but prompt and seed: pictures that share them can be made together."""
-        size = {"width": self.width, "height": self.height} if self.width or self.height else {}
-        return {"steps": self.steps, "guidance": self.guidance, **size}
+# The default guidance scale of small models such as the embedded one; others have their family's.
+GUIDANCE = 4.5
+SMALL = 64  # pixels along one side
+ALONE = Processes()
 
 
 @dataclass(frozen=True)
 class GenerateResult:
-    images: tuple[Picture, ...]
+    """What `generate` wrote.
+
+    Attributes:
+        images: the images, prompt by prompt, each prompt's by seed.
+        grid: the image with the grid, if one was requested.
+        reused: the number of images that existed already, including those of the base model.
+        seconds: duration of each stage.
+    """
+
+    images: tuple[GeneratedImage, ...]
     grid: Path | None
     reused: int
     seconds: Mapping[str, float]
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
+        """As in ``generate --json``."""
         return {
-            "images": [
-                {
-                    "path": str(i.path),
-                    "prompt": i.prompt,
-                    "seed": i.seed,
-                    **({"base": str(i.base)} if i.base else {}),
-                }
-                for i in self.images
-            ],
+            "images": [image.as_dict() for image in self.images],
             "grid": str(self.grid) if self.grid else None,
             "reused": self.reused,
             "seconds": dict(self.seconds),
@@ -98,98 +84,123 @@ def generate(
     batch: int = 8,
     observer: Observer | None = None,
 ) -> GenerateResult:
-    """`count` pictures for each prompt, at seeds `seed`, `seed + 1`, …
+    """Generate `count` images for each prompt, at seeds `seed`, `seed + 1`, …
 
     Args:
         model: `demo`, a diffusers folder, a single file, an edited folder or a hub id.
-        config: a single file's settings; see `checkpoint.resolve`.
-        guidance: default: 4.5 for small models, for those of real size the family's (7.5 for sd).
-        grid: also write `grid.png`, a row for each prompt.
-        compare_base: also make the unedited model's picture at the same seed; the model must be an
+        config: the settings of a single file; see `checkpoint.resolve`.
+        guidance: default: 4.5 for small models, otherwise the family's (7.5 for sd).
+        grid: also write `grid.png`, one row per prompt.
+        compare_base: also generate with the base model at the same seeds; the model must be an
             edited folder.
-        batch: pictures at a time.
+        batch: images generated at a time.
     Raises:
-        ForgetError: no prompt, or a model that cannot be loaded.
+        ForgetError: there is no prompt, or a model cannot be loaded.
     """
-    from forgetcli.artifact import provenance
-    from forgetcli.checkpoint import base as checkpoint
+    observer = observer or Silent()
+    watch = Stopwatch()
+    output = Path(output)
+    requests = [
+        ImageRequest(prompt, seed + k, steps=steps, guidance=guidance)
+        for prompt in _stripped(prompts)
+        for k in range(count)
+    ]
+    base = checkpoint.resolve(model, config=config)
+    # The base model is found before anything is generated: it may be missing.
+    unedited = EditedModel(base.folder).manifest.resolve_base() if compare_base else None
+    base_paths: list[Path] = []
+    with watch.stage("generate"):
+        paths, reused = draw(base, requests, output, device=device, batch=batch, observer=observer)
+        if unedited is not None:
+            base_paths, base_reused = draw(
+                unedited, requests, output / "base", device=device, batch=batch, observer=observer
+            )
+            reused += base_reused
+    images = tuple(
+        GeneratedImage(
+            path, request.prompt, request.seed, base=base_paths[i] if base_paths else None
+        )
+        for i, (path, request) in enumerate(zip(paths, requests))
+    )
+    grid_path = None
+    if grid or compare_base:
+        grid_path = output / "grid.png"
+        write_grid(images, count, grid_path)
+    observer.done()
+    return GenerateResult(images, grid_path, reused, watch.report())
 
-    observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
-    prompts = [p.strip() for p in prompts if p.strip()]
-    if not prompts:
+
+def _stripped(prompts: Sequence[str]) -> list[str]:
+    """The prompts without surrounding white space and without empty ones.
+
+    Raises:
+        ForgetError: generate.no-prompt: there is none.
+    """
+    stripped = [prompt.strip() for prompt in prompts if prompt.strip()]
+    if not stripped:
         raise ForgetError(
             "generate.no-prompt",
-            "there is no prompt to draw",
+            "there is no prompt",
             "give one, or a file of them with --prompts",
         )
-    wanted = [Shot(prompt, seed + k, steps, guidance) for prompt in prompts for k in range(count)]
-    base = checkpoint.resolve(model, config=config)
-    original = (
-        provenance.load(base.folder).resolve_base() if compare_base else None
-    )  # before the work: there may be none
-    with watch.stage("generate"):
-        paths, reused = draw(base, wanted, output, device=device, batch=batch, observer=observer)
-        originals: list[Path] = []
-        if original is not None:
-            originals, again = draw(
-                original, wanted, output / "base", device=device, batch=batch, observer=observer
-            )
-            reused += again
-    images = tuple(
-        Picture(path, shot.prompt, shot.seed, originals[i] if originals else None)
-        for i, (path, shot) in enumerate(zip(paths, wanted))
-    )
-    sheet = None
-    if grid or compare_base:
-        sheet = output / "grid.png"
-        write_grid(images, count, sheet)
-    observer.done()
-    return GenerateResult(images, sheet, reused, watch.report())
+    return stripped
 
 
 def draw(
     base: Base,
-    wanted: Sequence[Shot],
+    requests: Sequence[ImageRequest],
     folder: Path,
     *,
     device: str | None,
     batch: int,
     observer: Observer,
-    processes: Processes = Processes(),
+    processes: Processes = ALONE,
 ) -> tuple[list[Path], int]:
-    """Paths of the pictures in `folder`, in order, and how many were there already.
+    """Generate the requested images in `folder`.
 
-    Pictures are made `batch` at a time in fixed blocks, of which each of several processes makes
-    its share; when it
-    returns, all are there. A block of which some are missing is computed whole, so that a run that
-    was cut short ends
-    with the same bytes as one that was not.
+    Images are generated in fixed batches. Each of several processes generates its share of them;
+    all images exist when the function returns. If any image of a batch is missing, the whole batch
+    is regenerated, so that a resumed run is byte-identical to an uninterrupted one.
+
+    Args:
+        batch: images generated at a time.
+    Returns:
+        the images' paths in the order of `requests`, and how many of them existed already.
     """
-    origins = [
-        {"prompt": s.prompt, "seed": s.seed, "model": base.drawn_by, **s.settings} for s in wanted
+    origins = [request.origin(base.drawn_by) for request in requests]
+    paths = [
+        folder / f"{i:04d}-s{origin['seed']}-{fingerprint(origin)}.png"
+        for i, origin in enumerate(origins)
     ]
-    paths = [folder / f"{i:04d}-s{o['seed']}-{fingerprint(o)}.png" for i, o in enumerate(origins)]
-    there = [made_by(path, origin) for path, origin in zip(paths, origins)]
-    todo = [block for block in alike(wanted, batch, processes) if not all(there[i] for i in block)]
-    if todo:
-        sampler = Sampler(base, device)  # first: a model that cannot be loaded leaves no folder
+    exists = [has_origin(path, origin) for path, origin in zip(paths, origins)]
+    incomplete = [
+        indices
+        for indices in batches(requests, batch, processes)
+        if not all(exists[i] for i in indices)
+    ]
+    if incomplete:
+        # The model is loaded before the folder is made: if it cannot be, no folder is left.
+        sampler = Sampler(base, device)
         with atomic.output_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        observer.stage(f"pictures ({base.id})", sum(map(len, todo)))
-    for block in todo:
-        for i, picture in zip(block, sampler.together([wanted[i] for i in block])):
-            if not there[i]:
-                atomic.write_atomically(paths[i], png_bytes(picture, origins[i]))
-        observer.advance(len(block))
+        observer.stage(f"images ({base.id})", sum(len(indices) for indices in incomplete))
+    for indices in incomplete:
+        images = sampler.within_memory([requests[i] for i in indices])
+        for i, image in zip(indices, images):
+            if not exists[i]:
+                atomic.write_atomically(paths[i], png_bytes(image, origins[i]))
+        observer.advance(len(indices))
     processes.wait()
-    return paths, sum(there)
+    return paths, sum(exists)
 
 
-def alike(wanted: Sequence[Shot], batch: int, processes: Processes) -> Iterator[Sequence[int]]:
-    """This process' blocks of indices, each of at most `batch` pictures that can be made together."""
+def batches(
+    requests: Sequence[ImageRequest], batch: int, processes: Processes
+) -> Iterator[Sequence[int]]:
+    """The indices of each batch of this process: at most `batch` requests with equal settings."""
     groups: dict[str, list[int]] = {}
-    for i, shot in enumerate(wanted):
-        groups.setdefault(json.dumps(shot.settings), []).append(i)
+    for i, request in enumerate(requests):
+        groups.setdefault(json.dumps(request.settings), []).append(i)
     for indices in groups.values():
         yield from processes.blocks(indices, batch)
 
@@ -198,19 +209,17 @@ class Sampler:
     """A model's own pipeline, loaded once."""
 
     def __init__(self, base: Base, device: str | None = None) -> None:
+        # The command line starts without torch and diffusers.
         import torch
         from diffusers import DiffusionPipeline
 
-        from forgetcli import models
-        from forgetcli.device import pick_device
-        from forgetcli.models import components
-
         family = models.family_of(base.settings)
-        unchecked = (
-            {"safety_checker": None, "requires_safety_checker": False} if family == "sd" else {}
-        )
+        # A safety checker would blacken images, which would count as erasure.
+        unchecked: dict[str, Any] = {}
+        if family == "sd":
+            unchecked = {"safety_checker": None, "requires_safety_checker": False}
         self.guidance = models.get(family).GUIDANCE
-        self.pipeline = DiffusionPipeline.from_pretrained(
+        self.pipeline: Any = DiffusionPipeline.from_pretrained(
             base.settings,
             **components.networks(base, torch.float32),
             torch_dtype=torch.float32,
@@ -221,124 +230,62 @@ class Sampler:
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(pick_device(device))
 
-    def __call__(self, shots: Sequence[Shot]) -> list[Image]:
-        """One picture for each; all have the same settings."""
+    def __call__(self, requests: Sequence[ImageRequest]) -> list[Image]:
+        """One image for each request. All must have equal settings."""
+        # The command line starts without torch.
         import torch
 
-        first = shots[0]
+        first = requests[0]
         guidance = first.guidance
         if guidance is None:
-            guidance = GUIDANCE if self.pipeline.vae.config.sample_size <= 64 else self.guidance
-        generators = [torch.Generator().manual_seed(shot.seed) for shot in shots]
+            small = self.pipeline.vae.config.sample_size <= SMALL
+            guidance = GUIDANCE if small else self.guidance
+        generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         return self.pipeline(
-            [shot.prompt for shot in shots],
+            [request.prompt for request in requests],
             num_inference_steps=first.steps,
             guidance_scale=guidance,
             width=first.width,
             height=first.height,
             generator=generators,
-            **self.canvas(first),
+            **self._inpainting(first),
         ).images
 
-    def canvas(self, shot: Shot) -> dict:
-        """What an in-painting pipeline wants besides: a picture, and a mask over all of it."""
-        from inspect import signature
+    def _inpainting(self, request: ImageRequest) -> dict[str, Any]:
+        """The further arguments of an in-painting pipeline: a grey image, and a mask over it."""
+        # The command line starts without Pillow.
+        from PIL import Image
 
-        from PIL import Image as Images
-
-        if "mask_image" not in signature(self.pipeline.__call__).parameters:
+        if "mask_image" not in inspect.signature(self.pipeline.__call__).parameters:
             return {}
         side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
-        size = (shot.width or side, shot.height or side)
+        size = (request.width or side, request.height or side)
         return {
-            "image": Images.new("RGB", size, (127, 127, 127)),
-            "mask_image": Images.new("L", size, 255),
+            "image": Image.new("RGB", size, (127, 127, 127)),
+            "mask_image": Image.new("L", size, 255),
             "strength": 1.0,
         }
 
-    def together(self, shots: Sequence[Shot]) -> list[Image]:
-        """The same, in halves where the device has too little memory for all at once.
+    def within_memory(self, requests: Sequence[ImageRequest]) -> list[Image]:
+        """As a call, in halves if the device has too little memory for all at once.
 
         Raises:
-            ForgetError: there is too little even for one.
+            ForgetError: generate.out-of-memory: there is too little memory for one image.
         """
+        # The command line starts without torch, which accelerate imports.
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
         try:
-            return self(shots)
+            return self(requests)
         except RuntimeError as fault:
             if not should_reduce_batch_size(fault):
                 raise
-            if len(shots) == 1:
+            if len(requests) == 1:
                 raise ForgetError(
                     "generate.out-of-memory",
-                    "the device has too little memory for one picture",
+                    "the device has too little memory for one image",
                     "use another --device",
                 ) from fault
         clear_device_cache(garbage_collection=True)
-        half = len(shots) // 2
-        return self.together(shots[:half]) + self.together(shots[half:])
-
-
-def fingerprint(origin: Mapping) -> str:
-    return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()[:10]
-
-
-def made_by(path: Path, origin: Mapping) -> bool:
-    """Whether a whole picture is there that was made by exactly this; a damaged one is made anew."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            picture.verify()  # the checksums: decoding alone passes over some damage
-        with Image.open(path) as picture:
-            picture.load()
-            return json.loads(picture.text.get(METADATA, "null")) == origin
-    except (OSError, UnidentifiedImageError, ValueError, AttributeError, SyntaxError):
-        return False
-
-
-def png_bytes(picture: Image, origin: Mapping | None = None) -> bytes:
-    """A PNG, with what made it in its metadata."""
-    import io
-
-    from PIL.PngImagePlugin import PngInfo
-
-    buffer, info = io.BytesIO(), PngInfo()
-    if origin:
-        info.add_text(METADATA, json.dumps(origin, sort_keys=True))
-    picture.save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
-
-
-def write_grid(images: Sequence[Picture], count: int, path: Path) -> None:
-    """A row for each prompt: `count` pictures, and the unedited model's before them when there are
-    any.
-    """
-    from PIL import Image as Images
-
-    def opened(file: Path) -> Image:
-        return Images.open(file).convert("RGB")
-
-    rows = [images[k : k + count] for k in range(0, len(images), count)]
-    cells = [
-        [opened(f) for f in (*[i.base for i in row if i.base], *[i.path for i in row])]
-        for row in rows
-    ]
-    width, height = cells[0][0].size
-    gap = max(2, width // 32)
-    split = 3 * gap if images[0].base else 0  # a wider gap between before and after
-    columns = len(cells[0])
-    sheet = Images.new(
-        "RGB", (columns * (width + gap) + gap + split, len(cells) * (height + gap) + gap), "white"
-    )
-    for r, row in enumerate(cells):
-        for c, picture in enumerate(row):
-            sheet.paste(
-                picture,
-                (
-                    gap + c * (width + gap) + (split if c >= count and split else 0),
-                    gap + r * (height + gap),
-                ),
-            )
-    atomic.write_atomically(path, png_bytes(sheet))
+        half = len(requests) // 2
+        return self.within_memory(requests[:half]) + self.within_memory(requests[half:])

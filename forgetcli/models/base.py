@@ -1,219 +1,186 @@
-"""What all families share: components read when first used, sites found by structure, keys, and
-weights put in for a while.
+"""A loaded model: what all families share, and what each family defines.
+
+torch, transformers and diffusers are imported inside functions, because families are listed without
+them. Modules of these libraries are typed `Any`: their classes differ from family to family.
 """
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from forgetcli.errors import EditError
 from forgetcli.models import components
+from forgetcli.models.context import Context
+from forgetcli.models.encoder import TOKENIZERS, TextEncoder
+from forgetcli.models.sites import Site, mlp_outputs, recorded_inputs, replaced_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import torch
     from torch import Tensor
 
     from forgetcli.checkpoint.base import Base
+    from forgetcli.models.tokens import Tokenizer, Tokenizers
+
+__all__ = ["Context", "LoadedModel", "Site", "TextEncoder"]
 
 BATCH = 64  # prompts encoded at a time
-KINDS = {
-    "clip": ("mlp", "fc2"),
-    "t5": ("DenseReluDense", "wo"),
-}  # last names of the layer that leads out of an MLP
+DEFAULT_TOKENS = 77  # positions of a text encoder whose config does not say
 
 
-@dataclass(frozen=True)
-class TextEncoder:
-    """One of a family's text encoders.
+class LoadedModel(ABC):
+    """A model. Components are read when first used: an edit that does not need the denoiser never
+    loads it.
 
     Attributes:
-        component, tokenizer: the folders of its weights and of its tokenizer.
-        kind: CLIP's is causal, T5's is not: there every position sees the whole prompt, padding
-            included.
-        loader: its class in transformers.
-        length: token positions that it reads; None: as many as its tokenizer says.
-        unread: how many of its last blocks nothing is read from: they are no sites.
-    """
-
-    component: str = "text_encoder"
-    tokenizer: str = "tokenizer"
-    kind: Literal["clip", "t5"] = "clip"
-    loader: str = "CLIPTextModel"
-    length: int | None = None
-    unread: int = 0
-
-
-@dataclass(frozen=True)
-class Site:
-    """One linear layer that can be edited.
-
-    Attributes:
-        name: its path in the component; with the component in front where several components have
-            such layers.
-    """
-
-    component: str
-    name: str
-    module: torch.nn.Linear
-
-    @property
-    def path(self) -> str:
-        """Its path in the component."""
-        return self.name.removeprefix(f"{self.component}.")
-
-    @property
-    def parameter(self) -> str:
-        """Its weight's name in the component."""
-        return f"{self.path}.weight"
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a denoiser reads of prompts; rows are prompts.
-
-    Attributes:
-        hidden: the tokens' hidden states, shape (n, length, d).
-        pooled: the prompts' summaries, shape (n, d'), for denoisers that read them.
-    """
-
-    hidden: Tensor
-    pooled: Tensor | None = None
-
-    def __getitem__(self, rows) -> Context:
-        return Context(self.hidden[rows], None if self.pooled is None else self.pooled[rows])
-
-    def repeated(self, n: int) -> Context:
-        """The first row, n times."""
-        return self[[0] * n]
-
-    @staticmethod
-    def cat(parts: Sequence[Context]) -> Context:
-        import torch
-
-        pooled = [part.pooled for part in parts]
-        return Context(
-            torch.cat([part.hidden for part in parts]),
-            None if pooled[0] is None else torch.cat(pooled),
-        )
-
-
-class LoadedModel:
-    """A loaded model. Components are read when first used: an edit without refinement never loads
-    the denoiser.
-
-    A family says
-
-        ENCODERS, DENOISER                text encoders in the order of their token ids, and the
-                                          denoiser's component
-        encode(ids) -> Context            as the denoiser reads it
-        denoise(noisy, t, context)        the denoiser's raw prediction (ε, v or velocity, as it was
-                                          trained)
-        guided(noisy, t, context, empty, s)   the prediction with guidance s away from the empty
-                                              prompt
-        sampler(steps)                    a scheduler with its timesteps set, whose x_t the denoiser
-                                          reads as it is
-        latent_shape                      (c, h, w) of the pictures that the model was made for
-        cross_attention                   the denoiser's sites that read the context alone, by name
+        ENCODERS: the family's text encoders, in the order of their token ids.
+        DENOISER: the denoiser's component.
+        base: the model on disk.
+        device: where the components are loaded.
+        dtype: the dtype of their weights.
     """
 
     ENCODERS: tuple[TextEncoder, ...] = (TextEncoder(),)
     DENOISER = "unet"
 
     def __init__(self, base: Base, device: torch.device, dtype: torch.dtype) -> None:
-        self.base, self.device, self.dtype = base, device, dtype
+        self.base = base
+        self.device = device
+        self.dtype = dtype
 
-    def _component(self, name: str, loader):
-        return components.part(self.base, name, loader)
+    # What a family defines.
 
-    def _network(self, name: str, cls, dtype: torch.dtype | None = None):
-        return components.network(self.base, name, cls, dtype or self.dtype).to(self.device)
+    @abstractmethod
+    def encode(self, ids: Tensor) -> Context:
+        """Token ids (n, length) → what the denoiser reads of the prompts."""
 
-    def _text_encoder(self, component: str):
-        import transformers
+    @abstractmethod
+    def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
+        """The denoiser's raw prediction for noisy latents (n, c, h, w) at time t, a number: ε, v
+        or velocity, as the model was trained.
+        """
 
-        (encoder,) = [e for e in self.ENCODERS if e.component == component]
-        return self._network(component, getattr(transformers, encoder.loader))
+    @abstractmethod
+    def sampler(self, steps: int) -> Any:
+        """A scheduler with its timesteps set, whose x_t the denoiser reads unscaled."""
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of the latents of images of the size for which the model was trained."""
+
+    @property
+    def cross_attention(self) -> Mapping[str, Site]:
+        """The denoiser's layers that read nothing but the context, by name."""
+        return {}
+
+    # Components.
 
     @cached_property
-    def text_encoder(self):
+    def text_encoder(self) -> Any:
         return self._text_encoder("text_encoder")
 
     @cached_property
-    def text_encoder_2(self):
+    def text_encoder_2(self) -> Any:
         return self._text_encoder("text_encoder_2")
 
     @cached_property
-    def text_encoder_3(self):
+    def text_encoder_3(self) -> Any:
         return self._text_encoder("text_encoder_3")
 
     @property
-    def denoiser(self):
+    def denoiser(self) -> Any:
         return getattr(self, self.DENOISER)
 
     @cached_property
-    def vae(self):
+    def vae(self) -> Any:
         from diffusers import AutoencoderKL
 
         return self._network("vae", AutoencoderKL)
 
     @cached_property
-    def index(self) -> dict:
-        return json.loads((self.base.settings / "model_index.json").read_text(encoding="utf-8"))
+    def index(self) -> dict[str, Any]:
+        """model_index.json."""
+        return _read_json(self.base.settings / "model_index.json")
 
     @cached_property
-    def vae_config(self) -> dict:
-        """The VAE's settings, without its weights."""
-        return self._component(
-            "vae", lambda folder: json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        )
+    def vae_config(self) -> dict[str, Any]:
+        """The VAE's settings. Its weights are not loaded."""
+        return self._config("vae")
 
     @property
     def vae_scale(self) -> int:
-        """Pixels a latent's side."""
+        """Pixels along one side of a latent."""
         return 2 ** (len(self.vae_config["block_out_channels"]) - 1)
 
     @cached_property
     def encoders(self) -> tuple[TextEncoder, ...]:
         """The text encoders that this model has: some copies of large families leave T5 out."""
-        return tuple(e for e in self.ENCODERS if None not in self.index.get(e.component, [None]))
-
-    @cached_property
-    def tokenizer(self):
-        """What `prompts.tokenise` takes: the tokenizer, or those of all text encoders."""
-        from forgetcli.models.tokens import Tokenizers
-
-        return (
-            self._tokenizer(self.encoders[0])
-            if len(self.encoders) == 1
-            else Tokenizers.of(
-                [
-                    (e.component, self._tokenizer(e), e.length, e.kind == "clip")
-                    for e in self.encoders
-                ]
-            )
+        return tuple(
+            encoder
+            for encoder in self.ENCODERS
+            if None not in self.index.get(encoder.component, [None])
         )
 
-    def _tokenizer(self, encoder: TextEncoder):
+    @cached_property
+    def tokenizer(self) -> Tokenizer | Tokenizers:
+        """What `tokens.tokenise` takes: the one tokenizer, or those of all text encoders."""
+        from forgetcli.models.tokens import Tokenizers
+
+        if len(self.encoders) == 1:
+            return self._tokenizer(self.encoders[0])
+        return Tokenizers.of(
+            [
+                (encoder.component, self._tokenizer(encoder), encoder.length, encoder.causal)
+                for encoder in self.encoders
+            ]
+        )
+
+    def positions(self, component: str) -> int:
+        """The number of token positions that a text encoder reads. No weights are loaded."""
+        (encoder,) = [each for each in self.ENCODERS if each.component == component]
+        path = self.base.settings / component / "config.json"
+        config = _read_json(path) if path.is_file() else {}
+        return encoder.length or config.get("max_position_embeddings", DEFAULT_TOKENS)
+
+    def _component(self, name: str, loader: Callable[[Path], Any]) -> Any:
+        return components.part(self.base, name, loader)
+
+    def _config(self, name: str) -> dict[str, Any]:
+        return self._component(name, lambda folder: _read_json(folder / "config.json"))
+
+    def _network(self, name: str, cls: Any, dtype: torch.dtype | None = None) -> Any:
+        return components.network(self.base, name, cls, dtype or self.dtype).to(self.device)
+
+    def _text_encoder(self, component: str) -> Any:
         import transformers
 
-        loader = {"clip": transformers.CLIPTokenizer, "t5": transformers.T5TokenizerFast}[
-            encoder.kind
-        ]
+        (encoder,) = [each for each in self.ENCODERS if each.component == component]
+        return self._network(component, getattr(transformers, encoder.loader))
+
+    def _tokenizer(self, encoder: TextEncoder) -> Tokenizer:
+        import transformers
+
+        loader = getattr(transformers, TOKENIZERS[encoder.kind])
         return self._component(encoder.tokenizer, loader.from_pretrained)
 
-    def read(self, encoder: TextEncoder, ids: Tensor, **options):
-        """A text encoder's output for its columns of the token ids (n, length)."""
-        own = ids if len(self.encoders) == 1 else self.tokenizer.columns(encoder.component, ids)
-        return getattr(self, encoder.component)(own.to(self.device), **options)
+    # Predictions.
+
+    def read(self, encoder: TextEncoder, ids: Tensor, **options: Any) -> Any:
+        """The output of a text encoder for its columns of the token ids (n, length)."""
+        from forgetcli.models.tokens import Tokenizers
+
+        if isinstance(self.tokenizer, Tokenizers):
+            ids = self.tokenizer.columns(encoder.component, ids)
+        return getattr(self, encoder.component)(ids.to(self.device), **options)
 
     def unconditional(self) -> Context:
-        """What guidance leads away from, one row: the empty prompt."""
+        """The negative context of classifier-free guidance, one row: the empty prompt."""
         from forgetcli.models.tokens import tokenise
 
         return self.encode(tokenise(self.tokenizer, [""]).ids)
@@ -221,42 +188,33 @@ class LoadedModel:
     def guided(
         self, noisy: Tensor, t: Tensor, context: Context, empty: Context, guidance: float
     ) -> Tensor:
-        """The prediction at x_t, (n, c, h, w), and t, a number, with classifier-free guidance;
-        `empty` is `unconditional()`.
+        """The prediction with classifier-free guidance.
+
+        Args:
+            noisy: x_t, shape (n, c, h, w).
+            t: the time, a number.
+            empty: `unconditional()`.
+            guidance: the scale; 1 is the conditional prediction alone.
         """
         import torch
 
-        if guidance == 1:  # half of the work
+        if guidance == 1:
             return self.denoise(noisy, t, context)
         both = Context.cat([empty.repeated(len(noisy)), context])
-        without, with_ = self.denoise(torch.cat([noisy, noisy]), t, both).chunk(2)
-        return without + guidance * (with_ - without)
+        negative, positive = self.denoise(torch.cat([noisy, noisy]), t, both).chunk(2)
+        return negative + guidance * (positive - negative)
+
+    # Sites of the text encoders.
 
     def sites_of(self, encoder: TextEncoder) -> dict[int, Site]:
-        """Block number → the second linear layer of its MLP, found by structure."""
-        import torch
-
-        found = {}
-        for name, module in getattr(self, encoder.component).named_modules():
-            parts = name.split(".")
-            if isinstance(module, torch.nn.Linear) and tuple(parts[-2:]) == KINDS[encoder.kind]:
-                block = next(int(part) for part in parts if part.isdecimal())
-                found[block] = Site(
-                    encoder.component,
-                    name if len(self.encoders) == 1 else f"{encoder.component}.{name}",
-                    module,
-                )
-        read = sorted(found)[: len(found) - encoder.unread]
-        return {block: found[block] for block in read}
+        """Block number → the second linear layer of the block's MLP."""
+        network = getattr(self, encoder.component)
+        return mlp_outputs(encoder, network, qualified=len(self.encoders) > 1)
 
     @cached_property
     def sites(self) -> dict[int, Site]:
         """The first text encoder's sites by block number."""
         return self.sites_of(self.encoders[0])
-
-    @property
-    def cross_attention(self) -> dict[str, Site]:
-        return {}
 
     def pick_sites(self, blocks: Sequence[int], kinds: Sequence[str] = ("clip",)) -> list[Site]:
         """The sites of these blocks in every text encoder of these kinds, in order.
@@ -264,65 +222,54 @@ class LoadedModel:
         Raises:
             EditError: the model has no such block, or no such text encoder.
         """
-        chosen, sites = [e for e in self.encoders if e.kind in kinds], []
+        chosen = [encoder for encoder in self.encoders if encoder.kind in kinds]
         if not chosen:
+            known = ", ".join(dict.fromkeys(encoder.kind for encoder in self.encoders))
             raise EditError(
                 "edit.no-such-encoder",
                 f"{self.base.id} has no {' or '.join(kinds)} text encoder",
-                f"[edit] encoders can be: {', '.join(dict.fromkeys(e.kind for e in self.encoders))}",
+                f"[edit] encoders can be: {known}",
             )
+        picked: list[Site] = []
         for encoder in chosen:
-            there = self.sites if encoder is self.encoders[0] else self.sites_of(encoder)
-            missing = [b for b in blocks if b not in there]
+            sites = self.sites if encoder is self.encoders[0] else self.sites_of(encoder)
+            missing = [block for block in blocks if block not in sites]
             if missing:
                 name = "the text encoder" if len(self.encoders) == 1 else encoder.component
                 raise EditError(
                     "edit.no-such-site",
                     f"{name} has no block {missing[0]}",
-                    f"[edit] sites can be {min(there)} to {max(there)}",
+                    f"[edit] sites can be {min(sites)} to {max(sites)}",
                 )
-            sites += [there[b] for b in sorted(set(blocks))]
-        return sites
+            picked += [sites[block] for block in sorted(set(blocks))]
+        return picked
 
-    def keys(self, sites: list[Site], ids: Tensor) -> dict[str, Tensor]:
-        """Inputs of the sites for all positions of their encoder: name → (n, length, d_in), on the
-        CPU, float64.
+    def keys(self, sites: Sequence[Site], ids: Tensor) -> dict[str, Tensor]:
+        """The inputs of the sites at all positions of their text encoder.
+
+        Returns:
+            site name → shape (n, length, d_in), on the CPU, float64.
         """
         import torch
 
-        caught: dict[str, list[Tensor]] = {s.name: [] for s in sites}
-        hooks = [
-            s.module.register_forward_pre_hook(
-                lambda _, args, name=s.name: caught[name].append(args[0].detach().cpu().double())
-            )
-            for s in sites
-        ]
-        wanted = {s.component for s in sites}
-        try:
-            with torch.no_grad():
-                for part in ids.split(BATCH):
-                    for encoder in self.encoders:
-                        if encoder.component in wanted:
-                            self.read(encoder, part)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return {name: torch.cat(parts) for name, parts in caught.items()}
+        read = {site.component for site in sites}
+        with recorded_inputs(sites) as inputs, torch.no_grad():
+            for part in ids.split(BATCH):
+                for encoder in self.encoders:
+                    if encoder.component in read:
+                        self.read(encoder, part)
+        return {name: torch.cat(parts) for name, parts in inputs.items()}
 
     @contextmanager
-    def weights(self, changed: dict[tuple[str, str], Tensor]):
-        """These weights in place of the model's own, for the length of a `with`."""
-        import torch
-
-        kept = []
-        try:
-            with torch.no_grad():
-                for (component, parameter), weight in changed.items():
-                    target = getattr(self, component).get_parameter(parameter)
-                    kept.append((target, target.detach().clone()))
-                    target.copy_(weight.to(target))
+    def weights(self, changed: Mapping[tuple[str, str], Tensor]) -> Iterator[None]:
+        """The parameters (component, name) have these values within a `with`."""
+        parameters = [
+            (getattr(self, component).get_parameter(name), values)
+            for (component, name), values in changed.items()
+        ]
+        with replaced_weights(parameters):
             yield
-        finally:
-            with torch.no_grad():
-                for target, weight in kept:
-                    target.copy_(weight)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

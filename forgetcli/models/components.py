@@ -1,18 +1,22 @@
-"""A model's networks by name, from a diffusers folder or a single file alike: all that a family
-needs to load one.
+"""A model's components by name, loaded from a diffusers folder or from a single file.
+
+torch and accelerate are imported inside functions, because families are listed without them.
+Classes and networks of transformers and diffusers are typed `Any`.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from forgetcli.checkpoint.single_file import INDEX, SingleFile, has_weights
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
-from forgetcli.storage.safetensors import read_header, refuse_quantised, weight_sets
+from forgetcli.models.tensors import read_parameter
+from forgetcli.storage.safetensors import read_header, refuse_quantised
 
 if TYPE_CHECKING:
     import torch
@@ -20,14 +24,16 @@ if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
     from forgetcli.storage.safetensors import TensorSite
 
-LIBRARIES = ("diffusers", "transformers")  # whose classes a model_index.json may name
+# The libraries whose classes are loaded by their names in model_index.json.
+LIBRARIES = ("diffusers", "transformers")
 Part = TypeVar("Part")
 
 
 def part(base: Base, name: str, loader: Callable[[Path], Part]) -> Part:
-    """A component that has no weights (a tokenizer, a scheduler), by its library's
-    `from_pretrained`.
+    """A component, loaded from its folder of settings.
 
+    Args:
+        loader: `from_pretrained` of the component's class, or another function of the folder.
     Raises:
         ModelError: model.missing-component, model.unreadable.
     """
@@ -48,39 +54,23 @@ def part(base: Base, name: str, loader: Callable[[Path], Part]) -> Part:
         ) from fault
 
 
-def network(base: Base, name: str, cls, dtype: torch.dtype):
-    """A component with weights, in `dtype`, on the CPU, ready to be asked.
+def network(base: Base, name: str, cls: Any, dtype: torch.dtype) -> Any:
+    """A component with weights, in `dtype`, on the CPU, in evaluation mode.
 
     Args:
         cls: its class in transformers or diffusers.
     Raises:
-        ModelError: model.missing-component, model.unreadable; model.dtype: its weights are
-            quantised; model.not-finite: one of
-            them is not a number, so all that it puts out would not be one either.
+        ModelError: model.missing-component, model.unreadable; model.dtype: the weights are
+            quantised; model.not-finite: a weight is infinite or not a number, so every output
+            would be.
     """
     file = base.single
     if file is None or name not in file.keys.components:
-        _check_there(base, name, file)
-        refuse_quantised(
-            name,
-            tensors_of(base.settings, name).values() if (base.settings / name).is_dir() else (),
-        )
-        # where all that is there has .fp16. or the like in its name, the libraries want that said
-        variant = (
-            weight_sets(base.settings, name)[0].variant or None
-            if (base.settings / name).is_dir()
-            else None
-        )
-        module = part(
-            base,
-            name,
-            lambda folder: cls.from_pretrained(
-                folder, torch_dtype=dtype, use_safetensors=True, variant=variant
-            ),
-        )
+        module = _from_folder(base, name, cls, dtype)
     else:
         refuse_quantised(name, file.tensors_of(name).values())
-        module = _filled(file, name, part(base, name, lambda folder: _empty(cls, folder)), dtype)
+        empty = part(base, name, lambda folder: _empty(cls, folder))
+        module = _filled(file, name, empty, dtype)
     for parameter, values in module.named_parameters():
         if not values.isfinite().all():
             raise ModelError(
@@ -91,42 +81,60 @@ def network(base: Base, name: str, cls, dtype: torch.dtype):
     return module.eval().requires_grad_(False)
 
 
-def tensors_of(folder: Path, component: str) -> dict[str, TensorSite]:
-    """Every tensor of a diffusers folder's component, by key, in the form that loaders read by
-    default.
+def _from_folder(base: Base, name: str, cls: Any, dtype: torch.dtype) -> Any:
+    """A network from the model's diffusers folder, or from the settings of a single file that lacks
+    it.
     """
-    files = weight_sets(folder, component)[0].files
-    names = [files] if isinstance(files, str) else sorted(set(files.values()))
+    if base.single is not None:
+        _refuse_missing(base, name, base.single)
+    variant = None
+    if (base.settings / name).is_dir():
+        refuse_quantised(name, tensors_of(base.settings, name).values())
+        # If all weights have a variant in their names (.fp16.), from_pretrained needs to be told.
+        variant = weight_sets(base.settings, name)[0].variant or None
+    return part(
+        base,
+        name,
+        lambda folder: cls.from_pretrained(
+            folder, torch_dtype=dtype, use_safetensors=True, variant=variant
+        ),
+    )
+
+
+def tensors_of(folder: Path, component: str) -> dict[str, TensorSite]:
+    """Every tensor of a component of a diffusers folder, by key.
+
+    If the folder has the weights in several forms, these are the ones that loaders read by default.
+    """
     return {
         key: site
-        for name in names
+        for name in weight_sets(folder, component)[0].names
         for key, site in read_header(folder, f"{component}/{name}").items()
     }
 
 
 def shapes(base: Base, name: str) -> dict[str, tuple[int, ...]]:
-    """Of every parameter of a network, by the name that it has in memory; no weights are read.
+    """The shapes of a network's parameters by their names in memory. No weights are read.
 
-    A single file has names of its own: there they are those of an empty network, built as the
-    settings say.
+    The names in a single file are not those in memory. Then an empty network is built from the
+    settings.
     """
     if base.single is None or name not in base.single.keys.components:
         return {key: site.shape for key, site in tensors_of(base.settings, name).items()}
-    network = _empty(
-        _class(*json.loads((base.settings / INDEX).read_text(encoding="utf-8"))[name]),
-        base.settings / name,
-    )
-    return {key: tuple(parameter.shape) for key, parameter in network.named_parameters()}
+    library, class_name = _index(base)[name]
+    empty = _empty(_class(library, class_name), base.settings / name)
+    return {key: tuple(parameter.shape) for key, parameter in empty.named_parameters()}
 
 
-def networks(base: Base, dtype: torch.dtype) -> dict:
-    """All networks of a pipeline by name, of a single file or of a folder that has only a variant
-    (``.fp16.``) of some; else none: diffusers
-    loads such a folder by itself."""
-    entries = json.loads((base.settings / INDEX).read_text(encoding="utf-8"))
+def networks(base: Base, dtype: torch.dtype) -> dict[str, Any]:
+    """The networks that a pipeline must be given, by name, because diffusers cannot load them.
+
+    These are all networks of a single file, and of a folder in which one has only a variant
+    (``.fp16.``). Other folders are loaded by diffusers: then there are none.
+    """
     wanted = {
         name: entry
-        for name, entry in entries.items()
+        for name, entry in _index(base).items()
         if isinstance(entry, list)
         and entry[0] in LIBRARIES
         and (base.settings / name / "config.json").is_file()
@@ -138,12 +146,16 @@ def networks(base: Base, dtype: torch.dtype) -> dict:
     return {name: network(base, name, _class(*entry), dtype) for name, entry in wanted.items()}
 
 
-def _class(library: str, name: str):
+def _index(base: Base) -> dict[str, Any]:
+    return json.loads((base.settings / INDEX).read_text(encoding="utf-8"))
+
+
+def _class(library: str, name: str) -> Any:
     return getattr(importlib.import_module(library), name)
 
 
-def _check_there(base: Base, name: str, file: SingleFile | None) -> None:
-    if file is not None and not has_weights(base.settings, name):
+def _refuse_missing(base: Base, name: str, file: SingleFile) -> None:
+    if not has_weights(base.settings, name):
         raise ModelError(
             "model.missing-component",
             f"{file.path} has no {name} inside, and {base.settings} has no weights of one",
@@ -151,30 +163,29 @@ def _check_there(base: Base, name: str, file: SingleFile | None) -> None:
         )
 
 
-def _empty(cls, folder: Path):
-    """A network as its config says, without memory for its weights."""
+def _empty(cls: Any, folder: Path) -> Any:
+    """A network built from its config, without memory for its weights."""
     from accelerate import init_empty_weights
 
-    with init_empty_weights():  # parameters only: buffers are computed, not stored
+    # Buffers are not empty: they are computed, and not stored in files.
+    with init_empty_weights():
         if hasattr(cls, "load_config"):
             return cls.from_config(cls.load_config(folder))
         return cls(cls.config_class.from_pretrained(folder))
 
 
-def _filled(file: SingleFile, name: str, module, dtype: torch.dtype):
-    """The network with the file's values.
+def _filled(file: SingleFile, name: str, module: Any, dtype: torch.dtype) -> Any:
+    """The empty network `module` with the file's values.
 
     Raises:
-        ModelError: model.other-config: its config wants other shapes than the file has;
+        ModelError: model.other-config: the shapes of its config are not the file's;
             model.no-tensor.
     """
     state = {}
     for parameter, empty in module.state_dict().items():
-        values = file.tensor(name, parameter)
-        squeezed = tuple(
-            n for n in values.shape if n != 1
-        )  # attention of VAEs: 1×1 convolutions there, linear here
-        if squeezed != tuple(n for n in empty.shape if n != 1):
+        values = read_parameter(file, name, parameter)
+        # The attention layers of VAEs are 1×1 convolutions in the file and linear in memory.
+        if _squeezed(values.shape) != _squeezed(empty.shape):
             raise ModelError(
                 "model.other-config",
                 f"{name} {parameter} has shape {tuple(values.shape)} in {file.path}, "
@@ -186,3 +197,7 @@ def _filled(file: SingleFile, name: str, module, dtype: torch.dtype):
         )
     module.load_state_dict(state, assign=True)
     return module
+
+
+def _squeezed(shape: Iterable[int]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)

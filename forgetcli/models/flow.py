@@ -1,44 +1,48 @@
 """Families whose transformer predicts the velocity ε − x₀ of flow matching, and attends to tokens
-and picture together.
+and image patches together.
 """
 
 from __future__ import annotations
 
-import json
+from abc import abstractmethod
 from functools import cached_property
+from typing import Any
 
 from forgetcli.models.base import LoadedModel
 
 
 class FlowModel(LoadedModel):
-    """Text encoders, a transformer, a VAE. No cross-attention: an `attn2`, where there is one, is
-    of the picture alone.
+    """Text encoders, a transformer, a VAE.
+
+    There are no cross-attention sites: an `attn2`, where a transformer has one, attends to image
+    patches alone.
+
+    Attributes:
+        PATCH: latents along one side of the transformer's patches.
     """
 
     DENOISER = "transformer"
-    PATCH = 2  # latents a side of the transformer's patches
+    PATCH = 2
 
     @cached_property
-    def config(self) -> dict:
-        """The transformer's settings, without its weights."""
-        return self._component(
-            "transformer",
-            lambda folder: json.loads((folder / "config.json").read_text(encoding="utf-8")),
-        )
+    def config(self) -> dict[str, Any]:
+        """The transformer's settings. Its weights are not loaded."""
+        return self._config("transformer")
 
     @property
+    @abstractmethod
     def context_length(self) -> int:
-        """Tokens of a prompt that the transformer reads."""
-        raise NotImplementedError
+        """The number of a prompt's tokens that the transformer reads."""
 
     @cached_property
-    def scheduler(self):
+    def scheduler(self) -> Any:
+        # Families are listed without diffusers.
         from forgetcli.models.flow_sampler import FlowSampler
 
         return self._component("scheduler", FlowSampler.from_pretrained)
 
-    def sampler(self, steps: int):
-        """Euler's method, its times shifted for pictures of this size where the model wants that."""
+    def sampler(self, steps: int) -> Any:
+        """Euler's method. Its times are shifted by the image's size if the config says so."""
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
         mu = None
         if scheduler.config.use_dynamic_shifting:
@@ -47,15 +51,13 @@ class FlowModel(LoadedModel):
         scheduler.set_timesteps(mu=mu, **self.times(steps))
         return scheduler
 
-    def times(self, steps: int) -> dict:
-        """What the sampler is told about its steps: their number, or their σ before the shift."""
+    def times(self, steps: int) -> dict[str, Any]:
+        """Arguments of `set_timesteps`: the number of steps, or their σ before the shift."""
         return {"num_inference_steps": steps}
 
 
-def shift(tokens: int, config) -> float:
-    """μ, linear in the number of a picture's tokens, through the two points that the configuration
-    names.
-    """
+def shift(tokens: int, config: Any) -> float:
+    """μ: linear in the number of an image's tokens, through the two points in the config."""
     slope = (config.max_shift - config.base_shift) / (
         config.max_image_seq_len - config.base_image_seq_len
     )

@@ -1,12 +1,11 @@
-"""Prompts as tokens: batches, and which positions of which prompts are the same token in the same
-context.
-"""
+"""Prompts as token ids, and the positions that share a token in the same context."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -14,13 +13,38 @@ from torch import Tensor
 from forgetcli.errors import EditError
 
 
+class Tokenizer(Protocol):
+    """The part of transformers' tokenizers that this package uses."""
+
+    model_max_length: int
+    eos_token_id: int
+
+    def __call__(self, text: list[str], **options: Any) -> Any:
+        """An object with ``input_ids``."""
+        ...
+
+    def tokenize(self, text: str) -> list[str]:
+        """The tokens of a text, without the start and end tokens."""
+        ...
+
+    def num_special_tokens_to_add(self) -> int:
+        """The number of start and end tokens."""
+        ...
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token → id."""
+        ...
+
+
 @dataclass(frozen=True)
 class Segment:
     """The columns of a batch's token ids that one text encoder reads.
 
     Attributes:
-        encoder: its component; "" where there is one only.
-        causal: whether a position sees only what is before it.
+        encoder: the text encoder's component; empty if the model has only one.
+        start: the first column.
+        stop: the end of the columns, exclusive.
+        causal: whether a position attends only to the positions up to it.
     """
 
     encoder: str
@@ -31,19 +55,18 @@ class Segment:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Prompts, padded to the tokenizer's length; for a model with several text encoders, the ids
-    for each of them side by side.
+    """Prompts, padded to the tokenizer's length. The ids for several text encoders are
+    concatenated.
 
-    In a causal encoder the key at a position is a function of the tokens up to it alone. Positions
-    with the same prefix
-    are therefore one and the same key, and are merged here, by prefix: exactly, not by comparing
-    floats. In one that is not
-    causal, positions are the same only where all tokens are.
+    In a causal encoder the key at a position is a function of the tokens up to that position.
+    Positions with the same prefix therefore have the same key. They are merged by prefix, which is
+    exact; floats are not compared. In an encoder that is not causal, positions have the same key
+    only if all tokens of their prompts are equal.
 
     Attributes:
         prompts: n prompts.
         ids: int64, shape (n, length).
-        segments: which columns are whose; none: all are a causal encoder's.
+        segments: the columns of each text encoder; if empty, all belong to one causal encoder.
     """
 
     prompts: tuple[str, ...]
@@ -52,28 +75,28 @@ class TokenBatch:
 
     @property
     def parts(self) -> tuple[Segment, ...]:
-        """`segments`, of which there is always one."""
+        """`segments`, or the one segment that an empty `segments` stands for."""
         return self.segments or (Segment("", 0, self.ids.shape[1]),)
 
     def of(self, encoder: str) -> TokenBatch:
-        """What one text encoder reads of it."""
+        """The same prompts with the ids of one text encoder only."""
         if len(self.parts) == 1:
             return self
-        (own,) = [part for part in self.parts if part.encoder == encoder]
+        (segment,) = [part for part in self.parts if part.encoder == encoder]
         return TokenBatch(
-            self.prompts,
-            self.ids[:, own.start : own.stop],
-            (Segment(encoder, 0, own.stop - own.start, own.causal),),
+            prompts=self.prompts,
+            ids=self.ids[:, segment.start : segment.stop],
+            segments=(Segment(encoder, 0, segment.stop - segment.start, segment.causal),),
         )
 
     @cached_property
     def owner(self) -> Tensor:
-        """For each position, the number of its distinct prefix: int64, shape (n, length)."""
+        """The index of the distinct prefix at each position: int64, shape (n, length)."""
         return self._merged[0]
 
     @cached_property
     def counts(self) -> Tensor:
-        """How often each distinct prefix occurs: int64, shape (distinct,)."""
+        """The number of occurrences of each distinct prefix: int64, shape (distinct,)."""
         return torch.bincount(self.owner.flatten(), minlength=len(self.first))
 
     @cached_property
@@ -85,9 +108,14 @@ class TokenBatch:
 
     @cached_property
     def _merged(self) -> tuple[Tensor, Tensor]:
-        seen: dict[tuple[int, int], int] = {}  # (prefix so far, next token) → prefix
-        roots: dict[tuple, int] = {}  # (segment, what all its positions see) → empty prefix
-        owner, first = [], []
+        """`owner` and `first`."""
+        # (prefix, next token) → the longer prefix.
+        seen: dict[tuple[int, int], int] = {}
+        # (start of the segment, tokens that all its positions attend to) → the empty prefix.
+        # Empty prefixes have negative numbers.
+        roots: dict[tuple[int, tuple[int, ...]], int] = {}
+        owner: list[int] = []
+        first: list[int] = []
         length = self.ids.shape[1]
         for row, tokens in enumerate(self.ids.tolist()):
             for part in self.parts:
@@ -103,12 +131,13 @@ class TokenBatch:
         return torch.tensor(owner).reshape(self.ids.shape), torch.tensor(first)
 
     def merge(self, columns: Tensor) -> Tensor:
-        """Values at all positions (n, length, d) → one column a distinct token (d, distinct)."""
+        """Values at all positions (n, length, d) → one column per distinct prefix (d, distinct)."""
         return columns.flatten(0, 1)[self.first.to(columns.device)].T
 
     def mean(self, columns: Tensor) -> Tensor:
-        """As `merge`, but the mean over a token's occurrences: for values, which may differ where
-        keys do not.
+        """The mean over the occurrences of each distinct prefix, shape (d, distinct).
+
+        Unlike keys, values may differ between the occurrences.
         """
         flat = columns.flatten(0, 1)  # (n·length, d)
         total = flat.new_zeros(len(self.first), flat.shape[1]).index_add_(
@@ -126,20 +155,24 @@ class TokenBatch:
 
 @dataclass(frozen=True)
 class Tokenizers:
-    """The tokenizers of a model's text encoders, each with the columns that its ids get.
+    """The tokenizers of a model with several text encoders.
 
-    They may differ in more than their words: SDXL's second one has the first one's vocabulary, and
-    pads with "!".
+    Tokenizers with the same vocabulary can still differ: SDXL's second one pads with "!".
+
+    Attributes:
+        parts: the columns and the tokenizer of each text encoder.
     """
 
-    parts: tuple[tuple[Segment, object], ...]
+    parts: tuple[tuple[Segment, Tokenizer], ...]
 
     @staticmethod
-    def of(encoders: Sequence[tuple[str, object, int | None, bool]]) -> Tokenizers:
-        """From (component, tokenizer, length or None for the tokenizer's own, causal) of each
-        encoder.
+    def of(encoders: Sequence[tuple[str, Tokenizer, int | None, bool]]) -> Tokenizers:
+        """From (component, tokenizer, length, causal) of each text encoder.
+
+        A length of None means the tokenizer's maximum.
         """
-        parts, start = [], 0
+        parts = []
+        start = 0
         for component, tokenizer, length, causal in encoders:
             stop = start + (length or tokenizer.model_max_length)
             parts.append((Segment(component, start, stop, causal), tokenizer))
@@ -148,52 +181,53 @@ class Tokenizers:
 
     @property
     def eos_token_id(self) -> int:
-        """The first one's."""
+        """The first tokenizer's end token."""
         return self.parts[0][1].eos_token_id
 
     def get_vocab(self) -> dict[str, int]:
-        """The first one's."""
+        """The first tokenizer's vocabulary."""
         return self.parts[0][1].get_vocab()
 
     def columns(self, encoder: str, ids: Tensor) -> Tensor:
-        """An encoder's own of the token ids, shape (n, its length)."""
-        (own,) = [segment for segment, _ in self.parts if segment.encoder == encoder]
-        return ids[:, own.start : own.stop]
+        """The token ids that one text encoder reads, shape (n, the encoder's length)."""
+        (columns,) = [segment for segment, _ in self.parts if segment.encoder == encoder]
+        return ids[:, columns.start : columns.stop]
 
 
 def tokenise(
-    tokenizer, prompts: Sequence[str], *, strict: bool = False, length: int | None = None
+    tokenizer: Tokenizer | Tokenizers,
+    prompts: Sequence[str],
+    *,
+    strict: bool = False,
+    length: int | None = None,
 ) -> TokenBatch:
     """Prompts as token ids, padded to the model's length.
 
     Args:
-        tokenizer: one of transformers', or `Tokenizers`.
-        strict: refuse prompts that do not fit, since what is cut off would silently not be edited.
-        length: if not the tokenizer's own.
+        tokenizer: one tokenizer, or those of several text encoders.
+        strict: refuse prompts that do not fit: tokens that are cut off would not be edited.
+        length: default: the tokenizer's maximum.
     Raises:
-        EditError: `strict` and a prompt is longer than the tokenizer's limit.
+        EditError: edit.prompt-too-long: `strict`, and a prompt has more tokens than `length`.
     """
     if isinstance(tokenizer, Tokenizers):
-        own = [
-            tokenise(each, prompts, strict=strict, length=part.stop - part.start).ids
-            for part, each in tokenizer.parts
+        ids = [
+            tokenise(each, prompts, strict=strict, length=segment.stop - segment.start).ids
+            for segment, each in tokenizer.parts
         ]
-        return TokenBatch(
-            tuple(prompts), torch.cat(own, 1), tuple(part for part, _ in tokenizer.parts)
-        )
+        segments = tuple(segment for segment, _ in tokenizer.parts)
+        return TokenBatch(tuple(prompts), torch.cat(ids, 1), segments)
     length = length or tokenizer.model_max_length
     if strict:
         for prompt in prompts:
-            needed = (
-                len(tokenizer.tokenize(prompt)) + tokenizer.num_special_tokens_to_add()
-            )  # start and end
+            needed = len(tokenizer.tokenize(prompt)) + tokenizer.num_special_tokens_to_add()
             if needed > length:
                 raise EditError(
                     "edit.prompt-too-long",
                     f"'{prompt}' is {needed} tokens long; the model reads {length}",
                     "shorten the concept or the template: what is cut off would not be edited",
                 )
-    ids = tokenizer(
+    encoded = tokenizer(
         list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).input_ids
-    return TokenBatch(tuple(prompts), ids)
+    )
+    return TokenBatch(tuple(prompts), encoded.input_ids)

@@ -1,54 +1,52 @@
-"""Noisy pictures from the model's own sampler: where the denoiser is asked what it makes of a
-prompt.
+"""Noisy latents on the trajectories of the model's own sampler, at which denoiser predictions are
+compared.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from forgetcli.models.base import LoadedModel
 from forgetcli.models.tokens import tokenise
 from forgetcli.progress import Observer
 
 
 @dataclass(frozen=True)
 class NoisyBank:
-    """x_t on the way from noise to a picture.
+    """The x_t of sampled trajectories, one trajectory per prompt.
 
     Attributes:
-        latents: shape (prompts, steps, c, h, w).
-        timesteps: shape (steps,), descending; int64, but for flow matching.
-        finished: the pictures themselves, shape (prompts, c, h, w).
-        scheduler: adds noise to them for timesteps that the sampler did not stop at.
+        latents: x_t at every step of the sampler, shape (prompts, steps, c, h, w).
+        timesteps: shape (steps,), descending; int64 except in flow matching.
+        finished: the denoised latents, shape (prompts, c, h, w).
+        scheduler: diffusers' scheduler. It adds noise to `finished` for timesteps between the
+            sampler's steps.
     """
 
     latents: Tensor
     timesteps: Tensor
     finished: Tensor
-    scheduler: object
+    scheduler: Any
 
     def draw(
         self, rows: Tensor, timesteps: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """One x_t for each row, (n, c, h, w), and its t, (n,): at a random step of the sampler
-        within the range.
+        """A random x_t of each row's trajectory, (n, c, h, w), and its t, (n,).
 
-        If the sampler has no step there (the reference's 10…50 of 1000, with 10 steps), t is drawn
-        from the range and the
-        finished picture is noised to it.
+        t is a step of the sampler within the range `timesteps`, both ends included. If the sampler
+        has no step within the range (10…50 of 1000 with 10 steps), t is any time of the range, and
+        noise is added to the finished latents.
         """
         low, high = timesteps
         inside = ((self.timesteps >= low) & (self.timesteps <= high)).nonzero().flatten()
         if len(inside) == 0:
-            t = torch.randint(
-                low,
-                min(high, self.scheduler.config.num_train_timesteps - 1) + 1,
-                (len(rows),),
-                generator=generator,
-            )
+            last = min(high, self.scheduler.config.num_train_timesteps - 1)
+            t = torch.randint(low, last + 1, (len(rows),), generator=generator)
             clean = self.finished[rows]
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             return self.scheduler.add_noise(clean, noise, t.to(clean.device)), t
@@ -58,7 +56,7 @@ class NoisyBank:
 
 @torch.no_grad()
 def noisy_bank(
-    model,
+    model: LoadedModel,
     prompts: Sequence[str],
     *,
     steps: int,
@@ -67,24 +65,35 @@ def noisy_bank(
     observer: Observer,
     batch: int = 16,
 ) -> NoisyBank:
-    """Run the unedited model's sampler on each prompt and keep every x_t that the denoiser saw.
+    """Sample an image for each prompt and keep every x_t that the denoiser read.
 
-    Noise is drawn on the CPU, so that the same seed gives the same pictures on every device.
+    Args:
+        guidance: the scale of classifier-free guidance.
+        generator: of the initial noise, on the CPU, so that the same seed gives the same noise on
+            every device.
+        batch: prompts sampled at a time.
     """
     tokens = tokenise(model.tokenizer, prompts)
     empty = model.unconditional()
-    observer.stage("noisy pictures", len(prompts))
-    kept, finished = [], []
+    observer.stage("noisy latents", len(prompts))
+    latents: list[Tensor] = []
+    finished: list[Tensor] = []
     for part in tokens.split(batch):
         n = len(part.prompts)
         context = model.encode(part.ids)
         x = torch.randn((n, *model.latent_shape), generator=generator).to(model.device, model.dtype)
         path = []
-        scheduler = model.sampler(steps)  # some count their steps
+        # A new sampler for each batch: some count their steps.
+        scheduler = model.sampler(steps)
         for t in scheduler.timesteps:
             path.append(x)
             x = scheduler.step(model.guided(x, t, context, empty, guidance), t, x).prev_sample
-        kept.append(torch.stack(path, 1))  # (n, steps, c, h, w)
+        latents.append(torch.stack(path, 1))  # (n, steps, c, h, w)
         finished.append(x)
         observer.advance(n)
-    return NoisyBank(torch.cat(kept), scheduler.timesteps.cpu(), torch.cat(finished), scheduler)
+    return NoisyBank(
+        latents=torch.cat(latents),
+        timesteps=scheduler.timesteps.cpu(),
+        finished=torch.cat(finished),
+        scheduler=scheduler,
+    )

@@ -1,40 +1,43 @@
-"""Families with a UNet that predicts ε or v: its cross-attention, a DDIM sampler, and in-painting
+"""Families with a UNet that predicts ε or v: cross-attention sites, a DDIM sampler, in-painting
 variants.
+
+torch and diffusers are imported inside functions, because families are listed without them.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forgetcli.errors import ModelError
-from forgetcli.models.base import LoadedModel, Site
+from forgetcli.models.base import LoadedModel
+from forgetcli.models.sites import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class UNetModel(LoadedModel):
-    """A text encoder or two, a UNet with cross-attention, a VAE."""
+    """One or two text encoders, a UNet with cross-attention, a VAE."""
 
     @cached_property
-    def unet(self):
+    def unet(self) -> Any:
         from diffusers import UNet2DConditionModel
 
         return self._network("unet", UNet2DConditionModel)
 
     @cached_property
-    def scheduler(self):
+    def scheduler(self) -> Any:
         from diffusers import DDIMScheduler
 
-        # Configurations of other schedulers do not say clip_sample, and DDIM would cut latents to
+        # The configs of other schedulers lack clip_sample, and DDIM would then clip latents to
         # −1…1.
         return self._component(
             "scheduler", lambda folder: DDIMScheduler.from_pretrained(folder, clip_sample=False)
         )
 
-    def sampler(self, steps: int):
-        """DDIM, whatever the model's own scheduler: it reads x_t unscaled, and starts from unit
+    def sampler(self, steps: int) -> Any:
+        """DDIM, whatever the model's own scheduler: it reads x_t unscaled and starts from unit
         noise.
         """
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
@@ -43,9 +46,7 @@ class UNetModel(LoadedModel):
 
     @cached_property
     def cross_attention(self) -> dict[str, Site]:
-        """The denoiser's layers that read the context, `to_k` and `to_v` of every cross-attention,
-        by name.
-        """
+        """`to_k` and `to_v` of every cross-attention, by name."""
         import torch
 
         return {
@@ -56,51 +57,44 @@ class UNetModel(LoadedModel):
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        size = self.unet.config.sample_size
-        return (
-            self.unet.config.out_channels,
-            size,
-            size,
-        )  # an in-painting UNet reads more channels than these
+        # Not in_channels: an in-painting UNet also reads a mask and the masked image.
+        config = self.unet.config
+        return (config.out_channels, config.sample_size, config.sample_size)
 
     def with_mask(self, noisy: Tensor) -> Tensor:
-        """x_t as the UNet reads it: an in-painting one with a mask over the whole picture, and
-        latents of what it leaves.
+        """x_t as the UNet reads it.
+
+        An in-painting UNet gets a mask over the whole image and the latents of the masked image.
 
         Raises:
-            ModelError: it reads something else besides.
+            ModelError: model.unknown-family: the UNet has other additional input channels.
         """
         import torch
 
-        missing = self.unet.config.in_channels - noisy.shape[1]
-        if not missing:
+        additional = self.unet.config.in_channels - noisy.shape[1]
+        if not additional:
             return noisy
         n, channels, height, width = noisy.shape
-        if missing != channels + 1:
+        if additional != channels + 1:
             raise ModelError(
                 "model.unknown-family",
-                f"the UNet of {self.base.id} reads {missing} unknown channels",
+                f"the UNet of {self.base.id} reads {additional} unknown channels",
                 "forget edits text-to-image and in-painting models",
             )
-        return torch.cat(
-            [
-                noisy,
-                noisy.new_ones(n, 1, height, width),
-                self._blank.to(noisy).expand(n, -1, -1, -1),
-            ],
-            1,
-        )
+        mask = noisy.new_ones(n, 1, height, width)
+        masked_image = self._blank.to(noisy).expand(n, -1, -1, -1)
+        return torch.cat([noisy, mask, masked_image], 1)
 
     @cached_property
     def _blank(self) -> Tensor:
-        """Latents of the grey that in-painting pipelines put where the mask is, shape (1, c, h, w)."""
+        """Latents of the grey that in-painting pipelines put under the mask, shape (1, c, h, w)."""
         import torch
         from diffusers import AutoencoderKL
 
         _, height, width = self.latent_shape
-        vae = self._network("vae", AutoencoderKL, torch.float32)  # some overflow in float16
+        # float32: some VAEs overflow in float16.
+        vae = self._network("vae", AutoencoderKL, torch.float32)
+        scale = self.vae_scale
         with torch.no_grad():
-            grey = torch.zeros(
-                1, 3, height * self.vae_scale, width * self.vae_scale, device=self.device
-            )
+            grey = torch.zeros(1, 3, height * scale, width * scale, device=self.device)
             return vae.encode(grey).latent_dist.mode() * vae.config.scaling_factor

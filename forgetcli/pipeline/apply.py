@@ -1,7 +1,7 @@
-"""`apply`: the whole job on one page.
+"""`apply`: from a recipe to a published edited model, on one page.
 
 recipe → base model → second moments → null space → refinement → closed form → check → patched
-checkpoint + provenance
+checkpoint + manifest
 """
 
 from __future__ import annotations
@@ -12,19 +12,39 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forgetcli import __version__, methods, models
-from forgetcli import recipe as recipes
-from forgetcli.errors import OutputError
+from forgetcli.artifact import card, ledger, patch, statement
+from forgetcli.artifact.ledger import PreviousEdits
+from forgetcli.editing.check import Check, check
+from forgetcli.editing.edit import Edit, SiteReport
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.pipeline import memory
+from forgetcli.pipeline.job import Job, ModelId, prepare
+from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Observer, Silent, Stopwatch
+from forgetcli.storage import atomic
+from forgetcli.storage.copying import Copying
+from forgetcli.storage.files import refuse_overlap
 
 if TYPE_CHECKING:
-    from forgetcli.checkpoint.base import Base
-    from forgetcli.editing.moment_cache import MomentCache
+    from forgetcli.artifact.patch import Stored
+    from forgetcli.models.base import LoadedModel
     from forgetcli.recipe import Recipe
-    from forgetcli.storage.copying import Copying
+
+PACKAGES = ("torch", "diffusers", "transformers", "safetensors")
+
+
+@dataclass(frozen=True)
+class AppliedSite(SiteReport):
+    """Figures of one edited site, with what storing it lost; the keys are those of the report.
+
+    Attributes:
+        stored_error: ‖stored − exact‖_F / ‖Δ‖_F of the site's weight, as read back from the file.
+    """
+
+    stored_error: float | None = None
 
 
 @dataclass(frozen=True)
@@ -32,23 +52,31 @@ class ApplyResult:
     """What `apply` did; `as_dict` has the stable keys of ``apply --json``.
 
     Attributes:
+        output: the edited folder.
+        base: id, revision and digest of the base model.
+        recipe_sha256, method: the recipe's digest and its method.
+        sites: figures of each edited layer.
+        check: figures of the check after the edit; see `forgetcli.editing.check`.
+        cache: hits and misses of second moments.
+        seconds: by stage.
         peak_rss, peak_gpu: bytes that the process has needed at most so far, in memory and on a
             CUDA device; None if unknown.
     """
 
     output: Path
-    base: Mapping[str, str | None]
+    base: ModelId
     recipe_sha256: str
     method: str
-    sites: tuple[dict, ...]
-    check: Mapping[str, float]
+    sites: tuple[AppliedSite, ...]
+    check: Mapping[str, float | None]
     cache: Mapping[str, int]
     seconds: Mapping[str, float]
     peak_rss: int | None = None
     peak_gpu: int | None = None
 
-    def as_dict(self) -> dict:
-        return {**asdict(self), "output": str(self.output), "sites": list(self.sites)}
+    def as_dict(self) -> dict[str, Any]:
+        sites = [asdict(site) for site in self.sites]
+        return {**asdict(self), "output": str(self.output), "sites": sites}
 
 
 def apply(
@@ -71,11 +99,11 @@ def apply(
         recipe: a loaded recipe, a path, or the name of a bundled one.
         model: base model (`demo`, a diffusers folder, a single file, a hub id); default: the
             recipe's.
-        output: folder to write; it is absent, old or complete at any moment.
+        output: folder to write; at any moment it is missing, the old one, or complete.
         device, dtype: where and in what the model runs; default: detected, float32. The algebra is
-            float64 always.
+            always in float64.
         force: replace an earlier output.
-        strict: an edit that the check finds without effect, or too much of one, is an error; else
+        strict: an edit that the check finds without effect, or too strong, is an error; otherwise
             it is only reported.
         config: for a single file: the diffusers folder with its configs and tokenizer; see
             `checkpoint.resolve`.
@@ -85,80 +113,44 @@ def apply(
     Raises:
         ForgetError: recipe, model, edit or output; nothing is left behind.
     """
-    from forgetcli.artifact import card, ledger, patch, provenance
-    from forgetcli.checkpoint import base as checkpoint
-    from forgetcli.editing.check import check
-    from forgetcli.editing.moment_cache import MomentCache
-    from forgetcli.pipeline.task import task_of
-    from forgetcli.storage import atomic
-    from forgetcli.storage.copying import Copying
-
-    observer, watch, output = observer or Silent(), Stopwatch(), Path(output)
+    observer = observer or Silent()
+    watch = Stopwatch()
+    output = Path(output)
     started = datetime.now(UTC)
-    recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
-    method = methods.get(recipe.method)
-    base = checkpoint.resolve(model or recipe.model, config=config)
-    recipe = recipe.on(models.family_of(base.settings))
-    parameters = method.Parameters.model_validate(recipe.parameters)
-    refuse_overlap(output, base)
+    job = prepare(recipe, model, config)
+    refuse_overlap(output, job.base.place, kind="the base model")
     copying = Copying(copying)
+    previous = PreviousEdits(job.base)
     with atomic.publishing(output, force=force) as staging:
-        patch.check_room(base, staging, output, copying)
+        patch.check_room(job.base, staging, output, copying)
         with watch.stage("load"):
-            loaded = models.load(base, device=device, dtype=dtype)
+            loaded = models.load(job.base, device=device, dtype=dtype)
         with watch.stage("edit"):
-            task = task_of(recipe, base, cache or MomentCache())
-            edit = methods.load_edit(recipe.method)(loaded, task, parameters, observer)
+            task = task_of(job.recipe, job.base, cache or MomentCache(), previous)
+            algorithm = methods.load_edit(job.recipe.method)
+            edit = algorithm(loaded, task, job.parameters, observer)
         with watch.stage("check"):
-            checked = check(
-                loaded, edit, recipe.edit_pairs(), recipe.preserve_prompts(), recipe.seed, observer
-            )
-            if strict and edit.weights:  # the control is to have no effect
-                checked.enforce()
+            checked = _checked(job, loaded, edit, strict, observer)
         with watch.stage("write"):
             observer.stage("writing")
-            edits = ledger.extended(base, edit, recipe, parameters.model_dump(mode="json"))
-            stored = patch.patch(base, staging, edit.weights, copying, edits and edits.values)
-            sites = tuple(
-                asdict(s) | {"stored_error": stored_error(stored, s.name)} for s in edit.sites
-            )
-            report = {
-                "schema_version": 1,
-                "sites": list(sites),
-                "check": checked.as_dict(),
-                "losses": list(edit.losses),
-            }
-            finished = datetime.now(UTC).isoformat()
-            if edits:
-                edits.write(staging)
-            card.write(
-                staging, base=base, recipe=recipe, edits=edits, sites=sites, check=checked.as_dict()
-            )
-            provenance.write(
-                staging,
-                base=base,
-                recipe_bytes=recipe.raw,
-                method=recipe.method,
-                parameters=parameters.model_dump(mode="json"),
-                stored=stored,
-                materials=list(edit.moments),
-                report=report,
-                run_details={
-                    "startedOn": started.isoformat(),
-                    "finishedOn": finished,
-                    "edits": ledger.dates(base.folder, edits, finished),
-                    "device": str(loaded.device),
-                    "dtype": str(loaded.dtype),
-                    "cache": dict(edit.cache),
-                    "versions": versions(),
-                },
-            )
+            sites = _write(job, loaded, edit, checked, previous, staging, copying, started)
     observer.done()
+    return _result(job, output, edit, checked, sites, watch)
+
+
+def _result(
+    job: Job,
+    output: Path,
+    edit: Edit,
+    checked: Check,
+    sites: tuple[AppliedSite, ...],
+    watch: Stopwatch,
+) -> ApplyResult:
     return ApplyResult(
         output=output,
-        base={"id": base.id, "revision": base.revision, "digest": base.digest},
-        recipe_sha256=recipe.sha256,
-        method=recipe.method,
+        base=ModelId.of(job.base),
+        recipe_sha256=job.recipe.sha256,
+        method=job.recipe.method,
         sites=sites,
         check=checked.as_dict(),
         cache=dict(edit.cache),
@@ -168,143 +160,97 @@ def apply(
     )
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What `apply` would do: ``apply --dry-run``.
-
-    Attributes:
-        sites: {"name", "shape", "dtype", "cached"} of each text encoder layer that would be edited;
-            `cached`: whether its second
-            moments are there already.
-        estimates: see `forgetcli.pipeline.estimates.estimate`.
-    """
-
-    base: Mapping[str, str | None]
-    recipe_sha256: str
-    method: str
-    parameters: Mapping[str, object]
-    pairs: tuple[tuple[str, str], ...]
-    preserve: int
-    sites: tuple[Mapping[str, object], ...]
-    cache: Mapping[str, int]
-    estimates: Mapping[str, object]
-    seconds: Mapping[str, float]
-
-    def as_dict(self) -> dict:
-        return {**asdict(self), "pairs": [list(p) for p in self.pairs], "sites": list(self.sites)}
-
-
-def plan(
-    recipe: Recipe | str | Path,
-    *,
-    model: str | None = None,
-    config: Path | str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-) -> Plan:
-    """Check recipe and model and say what would be done, and what it would need; loads no weights
-    and writes nothing.
+def _checked(job: Job, loaded: LoadedModel, edit: Edit, strict: bool, observer: Observer) -> Check:
+    """Measure the effect of the edit.
 
     Raises:
-        ForgetError: recipe or model cannot be used, a prompt is too long for it, or it has no such
-            site.
+        EditError: `strict`, and there is none, or too much of it. A method that is to change
+            nothing (the control) has no effect that could be missing.
     """
-    from forgetcli.checkpoint import base as checkpoint
-    from forgetcli.editing.moment_cache import MomentCache
-    from forgetcli.editing.moments import are_cached
-    from forgetcli.models import vocabulary
-    from forgetcli.models.tokens import tokenise
-    from forgetcli.pipeline import estimates, inspect
-    from forgetcli.pipeline.task import task_of
+    recipe = job.recipe
+    checked = check(
+        loaded, edit, recipe.edit_pairs(), recipe.preserve_prompts(), recipe.seed, observer
+    )
+    if strict and edit.weights:
+        checked.enforce()
+    return checked
 
-    watch = Stopwatch()
-    recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
-    base = checkpoint.resolve(model or recipe.model, config=config)
-    recipe = recipe.on(models.family_of(base.settings))
-    method = methods.get(recipe.method)
-    parameters = method.Parameters.model_validate(recipe.parameters)
-    with watch.stage("hash"):
-        digest = base.digest
-    loaded, found = models.load(base, device=device, dtype=dtype), inspect.inspect(base)
-    tokenise(
-        loaded.tokenizer, [prompt for pair in recipe.edit_pairs() for prompt in pair], strict=True
+
+def _write(
+    job: Job,
+    loaded: LoadedModel,
+    edit: Edit,
+    checked: Check,
+    previous: PreviousEdits,
+    staging: Path,
+    copying: Copying,
+    started: datetime,
+) -> tuple[AppliedSite, ...]:
+    """Fill `staging`: patched copy of the base, ledger, card, recipe, report and manifest."""
+    base = job.base
+    recipe = job.recipe
+    parameters = job.parameters.model_dump(mode="json")
+    earlier = previous.fitting_ledger()
+    changes = patch.changes(base, edit.weights)
+    edits = ledger.extended(earlier, base, edit, changes, recipe, parameters)
+    stored = patch.write(base, staging, changes, copying, edits.values if edits else None)
+    sites = tuple(
+        AppliedSite(**asdict(site), stored_error=_stored_error(stored, site.name))
+        for site in edit.sites
     )
-    edit = getattr(parameters, "edit", None)
-    blocks, balance = getattr(edit, "sites", None), getattr(edit, "balance_empty", None)
-    sites = (
-        found.text_sites(blocks, getattr(edit, "encoders", ("clip",)))
-        if blocks and balance is not None
-        else []
-    )
-    prompts, cache = recipe.preserve_prompts(), MomentCache()
-    sets = [(prompts, balance)] + (
-        [(vocabulary.words(loaded.tokenizer), False)] if sites and getattr(edit, "prior", 0) else []
-    )
-    there = {
-        s.name: [are_cached(loaded, s, part, cache, balance_empty=empty) for part, empty in sets]
-        for s in sites
+    report: dict[str, Any] = {
+        "schema_version": 1,
+        "sites": [asdict(site) for site in sites],
+        "check": checked.as_dict(),
+        "losses": list(edit.losses),
     }
-    rows = tuple(
-        {"name": s.name, "shape": list(s.shape), "dtype": s.dtype, "cached": all(there[s.name])}
-        for s in sites
+    finished = datetime.now(UTC).isoformat()
+    if edits:
+        edits.write(staging)
+    card.write(
+        staging,
+        base=base,
+        recipe=recipe,
+        edits=edits,
+        sites=report["sites"],
+        check=checked.as_dict(),
     )
-    hits, wanted = sum(map(sum, there.values())), sum(map(len, there.values()))
-    with watch.stage("estimate"):
-        pairs = recipe.edit_pairs()
-        needs = estimates.estimate(
-            loaded,
-            found,
-            estimates.Task(
-                cost=method.cost(task_of(recipe, base, cache), parameters)
-                if hasattr(method, "cost")
-                else None,
-                concepts=tokenise(loaded.tokenizer, [concept for concept, _ in pairs]),
-                together=min(getattr(getattr(parameters, "refine", None), "batch", 0), len(pairs)),
-                sites=sites,
-                cached=hits,
-                of=wanted,
-                hashing=watch.report()["hash"],
-            ),
-        )
-    return Plan(
-        base={"id": base.id, "revision": base.revision, "digest": digest},
-        recipe_sha256=recipe.sha256,
+    statement.write(
+        staging,
+        base=base,
+        recipe_bytes=recipe.raw,
         method=recipe.method,
-        parameters=parameters.model_dump(mode="json"),
-        pairs=tuple(recipe.edit_pairs()),
-        preserve=len(prompts),
-        sites=rows,
-        cache={"hits": hits, "misses": wanted - hits},
-        estimates=needs,
-        seconds=watch.report(),
+        parameters=parameters,
+        stored=stored,
+        materials=list(edit.moments),
+        report=report,
+        run_details={
+            "startedOn": started.isoformat(),
+            "finishedOn": finished,
+            "edits": ledger.dates(previous.manifest, edits, finished),
+            "device": str(loaded.device),
+            "dtype": str(loaded.dtype),
+            "cache": dict(edit.cache),
+            "versions": versions(),
+        },
     )
+    return sites
 
 
-def refuse_overlap(output: Path, base: Base) -> None:
-    """An output inside its base, or around it, would change the base while it is read."""
-    target, source = output.resolve(), base.place.resolve()
-    if target == source or source in target.parents or target in source.parents:
-        raise OutputError(
-            "output.overlaps-base",
-            f"{output} and the base model {base.place} lie within one another",
-            "choose another folder with --output",
-        )
-
-
-def stored_error(stored, site: str) -> float:
-    """‖stored − wanted‖ / ‖Δ‖ of a site's weight, as re-read from the file."""
+def _stored_error(stored: Mapping[tuple[str, str], Stored], site: str) -> float:
+    """‖stored − exact‖ / ‖Δ‖ of a site's weight, as read back from the file."""
     names = (f"{site}.weight", site)
     return next(
-        s.error
-        for (component, parameter), s in stored.items()
+        part.error
+        for (component, parameter), part in stored.items()
         if parameter in names or f"{component}.{parameter}" in names
     )
 
 
 def versions() -> dict[str, str]:
-    packages = ("torch", "diffusers", "transformers", "safetensors")
+    """Versions of this package, Python and the libraries that the result depends on."""
     return {
         "forgetcli": __version__,
         "python": platform.python_version(),
-        **{name: version(name) for name in packages},
+        **{name: version(name) for name in PACKAGES},
     }

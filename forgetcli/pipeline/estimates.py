@@ -1,11 +1,9 @@
-"""What an edit will need: counted from the weights' shapes, and turned into seconds by a short
-measurement on this machine.
+"""Estimates of what an edit needs: counted from the weights' shapes, and turned into seconds by a
+short measurement on this machine.
 
-Every figure is an estimate. Floating-point operations are counted exactly for convolutions, linear
-layers and attention; how fast
-they go is measured on the denoiser's own heaviest layers; what the descent keeps for its gradients
-is a measured multiple of what
-the layers put out.
+Floating-point operations are counted exactly for convolutions, linear layers and attention. Their
+speed is measured on the denoiser's own heaviest layers. The memory for gradients is a measured
+multiple of the size of the layers' outputs.
 """
 
 from __future__ import annotations
@@ -31,30 +29,39 @@ if TYPE_CHECKING:
     from forgetcli.models.tokens import TokenBatch
     from forgetcli.pipeline.inspect import EditableSite
 
-# Values saved for the gradient for each that a layer puts out: measured on the embedded model's
-# UNet, by saved_tensors_hooks.
-KEPT = 1.6
-CHECKED = 12  # prompts of each kind in the check after the edit, and the …
-CHECK_STEPS = 5  # … sampler's steps for each; see `forgetcli.editing.check`
-# Measured by benchmarks/estimates.py: what a process needs before its first network is there
-# (memory: beyond what a dry run does); …
-START_SECONDS, START_BYTES = 6.0, 200_000_000
-OVERHEAD = 1.6  # … the whole network's time to that of its products; …
-COPIES = 3  # … float64 arrays of the size of a site's merged keys
-SAMPLE = 0.15  # seconds that each layer is timed for
-BASIS = "counted from the weights' shapes; speed measured here in under a second on the denoiser's heaviest layers"
+# Values saved for the gradient, per value that a layer puts out: measured on the embedded model's
+# UNet with saved_tensors_hooks.
+SAVED_PER_OUTPUT = 1.6
+# The check after the edit: prompts of each kind, and sampler steps for each; see
+# `forgetcli.editing.check`.
+CHECKED_PROMPTS = 12
+CHECK_STEPS = 5
+# Measured by benchmarks/estimates.py: what a process needs before its first network is loaded (the
+# bytes are those beyond a dry run's).
+START_SECONDS = 6.0
+START_BYTES = 200_000_000
+# Time of the whole network relative to that of its matrix products, measured likewise.
+NETWORK_OVERHEAD = 1.6
+# Float64 arrays of the size of a site's merged keys, measured likewise.
+KEY_COPIES = 3
+TIMING_SECONDS = 0.15
+BASIS = (
+    "counted from the weights' shapes; "
+    "speed measured here in under a second on the denoiser's heaviest layers"
+)
 
 
 @dataclass(frozen=True)
 class Task:
-    """What of a recipe is known before any weight is read.
+    """What is known of an edit before any weight is read.
 
     Attributes:
         cost: what the method asks of the model; None if it does not say.
-        concepts: the concept prompts' tokens. together: how many of them one step of a descent
-            encodes.
-        sites: whose second moments are decomposed; none for methods without.
-        cached, of: how many of the second moments are cached; a site may need several.
+        concepts: the concept prompts' tokens.
+        together: concept prompts that one step of the optimisation encodes.
+        sites: layers whose second moments are decomposed; none for methods without.
+        cached, of: second moments that are cached, and all that are needed; a site may need
+            several.
         hashing: seconds that the base's digests took just now.
     """
 
@@ -66,6 +73,11 @@ class Task:
     of: int
     hashing: float
 
+    @property
+    def moment_bytes(self) -> int:
+        """Bytes of one second moment of each site, float64."""
+        return sum(8 * site.shape[1] ** 2 for site in self.sites)
+
 
 def estimate(model: LoadedModel, found: Inspection, task: Task) -> dict[str, Any]:
     """Seconds, bytes of memory and of disk, of a process that does nothing else.
@@ -76,73 +88,86 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> dict[str, Any
     Returns:
         JSON-able; a figure that cannot be estimated is None.
     """
-    base, dtype, cost, sites = model.base, model.dtype, task.cost, task.sites
-    disk = sum(path.stat().st_size for path in patch.sources(base)) + sum(
-        _ledger(site, task.concepts) for site in sites
-    )
-    squares = [8 * site.shape[1] ** 2 for site in sites]
+    disk = sum(path.stat().st_size for path in patch.sources(model.base))
+    disk += sum(_ledger(site, task.concepts) for site in task.sites)
     result = {
         "basis": BASIS,
         "device": model.device.type,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(model.dtype).removeprefix("torch."),
         "seconds": None,
         "memory_bytes": None,
         "disk_bytes": disk,
-        "cache_bytes": sum(squares) * (task.of - task.cached) // max(len(sites), 1),
+        "cache_bytes": task.moment_bytes * (task.of - task.cached) // max(len(task.sites), 1),
         "denoiser_flops": None,
     }
-    layers = denoiser_layers(base) if cost else []
-    if not layers:
+    layers = denoiser_layers(model.base) if task.cost else []
+    if task.cost is None or not layers:
         return result
-    speed, (flops, values) = Speed.measured(layers, model.device, dtype), of_encoders(model, found)
-    pictures = (
-        cost.predictions + 2 * cost.descents + checked()
-    )  # a gradient costs as much again as the prediction
-    encoded = cost.encoded - (cost.moments if task.of and task.cached == task.of else 0)
-    spent = (
+    flops, values = of_encoders(model, found)
+    speed = Speed.measured(layers, model.device, model.dtype)
+    outputs = sum(layer.values for layer in layers) * task.cost.batch + values * task.together
+    return result | {
+        "seconds": round(_seconds_needed(task, task.cost, speed, layers, flops), 1),
+        "memory_bytes": int(_memory_needed(model, found, task, outputs)),
+        "denoiser_flops": sum(layer.flops for layer in layers),
+    }
+
+
+def _seconds_needed(
+    task: Task, cost: Cost, speed: Speed, layers: Sequence[Layer], encoder_flops: int
+) -> float:
+    # A gradient costs as much again as the prediction.
+    predictions = cost.predictions + 2 * cost.descents + checked()
+    all_cached = bool(task.of) and task.cached == task.of
+    encoded = cost.encoded - (cost.moments if all_cached else 0)
+    return (
         START_SECONDS
-        + OVERHEAD * (pictures * speed.seconds(layers) + encoded * flops / speed.linear)
+        + NETWORK_OVERHEAD
+        * (predictions * speed.seconds(layers) + encoded * encoder_flops / speed.linear)
         + 2 * task.hashing
-        + sum(_solving(site, task.concepts, speed) for site in sites)
+        + sum(_solving(site, task.concepts, speed) for site in task.sites)
     )
-    networks = dtype.itemsize * sum(
+
+
+def _memory_needed(model: LoadedModel, found: Inspection, task: Task, outputs: int) -> float:
+    """Bytes of memory; `outputs` are the values of layers through which gradients are taken."""
+    itemsize = model.dtype.itemsize
+    networks = itemsize * sum(
         c.parameters
         for c in found.components
         if c.parameters and (c.name.startswith("text_encoder") or c.name == model.DENOISER)
     )
-    kept = (
-        KEPT
-        * dtype.itemsize
-        * (sum(layer.values for layer in layers) * cost.batch + values * task.together)
-    )
     keys = sum(
-        8 * site.shape[1] * (COPIES * len(own.first) + own.ids.numel())
-        for site in sites
+        8 * site.shape[1] * (KEY_COPIES * len(own.first) + own.ids.numel())
+        for site in task.sites
         for own in [task.concepts.of(site.component)]
     )
-    needed = (
-        (memory.peak_rss() or 0) + START_BYTES + networks + kept + keys + 3 * sum(squares)
-    )  # K₀K₀ᵀ, its vectors, the words'
-    return result | {
-        "seconds": round(spent, 1),
-        "memory_bytes": int(needed),
-        "denoiser_flops": sum(layer.flops for layer in layers),
-    }
+    return (
+        (memory.peak_rss() or 0)
+        + START_BYTES
+        + networks
+        + SAVED_PER_OUTPUT * itemsize * outputs
+        + keys
+        # K₀K₀ᵀ, its eigenvectors, and the second moment of the vocabulary.
+        + 3 * task.moment_bytes
+    )
 
 
 def _ledger(site: EditableSite, concepts: TokenBatch) -> int:
     """Bytes of what the ledger keeps of a site: the change, the base's own weight, and the concept
     prompts' keys or their moment.
     """
-    weight, width = math.prod(site.shape), site.shape[1]
+    weight = math.prod(site.shape)
+    width = site.shape[1]
     wide = site.dtype in ledger.WIDE
     keys = min(4 * width * len(concepts.of(site.component).first), 4 * width * (width + 1))
     return weight * (8 if wide else 4) + weight * ITEM_BITS[site.dtype] // 8 + keys
 
 
 def _solving(site: EditableSite, concepts: TokenBatch, speed: Speed) -> float:
-    """Seconds of one site's algebra in float64: two decompositions, and the products with the keys."""
-    width, distinct = site.shape[1], len(concepts.of(site.component).first)
+    """Seconds of one site's algebra in float64: two decompositions and products with the keys."""
+    width = site.shape[1]
+    distinct = len(concepts.of(site.component).first)
     return 2 * eigh_seconds(width) + 8 * distinct * width * width / (speed.linear / 2)
 
 
@@ -150,7 +175,7 @@ def checked() -> int:
     """Predictions of the check after the edit: noisy pictures without guidance; then four for
     concepts, two for what is preserved.
     """
-    return 2 * CHECKED * CHECK_STEPS + (4 + 2) * CHECKED
+    return 2 * CHECKED_PROMPTS * CHECK_STEPS + (4 + 2) * CHECKED_PROMPTS
 
 
 def of_encoders(model: LoadedModel, found: Inspection) -> tuple[int, int]:
@@ -248,7 +273,8 @@ def _seconds(run: Callable[[], Any], device: torch.device | None) -> float:
 
     with torch.no_grad():
         once()
-        times, until = [once()], time.perf_counter() + SAMPLE
+        times = [once()]
+        until = time.perf_counter() + TIMING_SECONDS
         while time.perf_counter() < until:
             times.append(once())
     return sorted(times)[len(times) // 2]

@@ -1,5 +1,9 @@
-"""What a denoiser's layers cost for one picture: counted from their weights' shapes, without
+"""The cost of a denoiser's layers for one image: counted from their weights' shapes, without
 loading any.
+
+torch's FlopCounterMode counts the same (tests/pipeline/test_inspect.py compares them), but it needs
+the network in memory, and gives neither the layers' sizes, on which the speed is measured, nor the
+number of values that they put out.
 """
 
 from __future__ import annotations
@@ -7,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forgetcli.models import components
 
@@ -15,7 +19,6 @@ if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
     from forgetcli.models.base import LoadedModel
 
-TOKENS = 77  # positions of a text encoder that nothing says more of
 ONCE = (
     "time_embedding",
     "add_embedding",
@@ -69,10 +72,8 @@ def denoiser_layers(base: Base) -> list[Layer]:
     for name, kind in (("unet", _of_unet), ("transformer", _of_transformer)):
         path = base.settings / name / "config.json"
         if path.is_file():
-            config, model = (
-                json.loads(path.read_text(encoding="utf-8")),
-                models.load(base, device="cpu"),
-            )
+            config = json.loads(path.read_text(encoding="utf-8"))
+            model = models.load(base, device="cpu")
             return [
                 layer
                 for key, shape in components.shapes(base, name).items()
@@ -85,10 +86,7 @@ def denoiser_layers(base: Base) -> list[Layer]:
 
 def positions(model: LoadedModel, component: str) -> int:
     """Tokens of a prompt that a text encoder reads."""
-    (encoder,) = [e for e in model.ENCODERS if e.component == component]
-    path = model.base.settings / component / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return encoder.length or config.get("max_position_embeddings", TOKENS)
+    return model.positions(component)
 
 
 def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: LoadedModel) -> Layer:
@@ -102,7 +100,8 @@ def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: Load
     side = math.ceil(config["sample_size"] / 2**level)
     if len(shape) == 4:
         return Layer.convolution(shape, side)
-    text, pixels = positions(model, "text_encoder"), side * side
+    text = positions(model, "text_encoder")
+    pixels = side * side
     rows = (
         text
         if "attn2" in parts and parts[-2] in ("to_k", "to_v")
@@ -118,10 +117,14 @@ def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: Load
 def _of_transformer(
     parts: list[str], shape: tuple[int, ...], config: dict, model: LoadedModel
 ) -> Layer:
-    """Stable Diffusion 3's and Flux's: tokens and patches go side by side, and attend to both."""
-    patches, text = (model.latent_shape[1] // model.PATCH) ** 2, model.context_length
-    if len(shape) == 4:  # it cuts the picture up
-        return Layer.convolution(shape, model.latent_shape[1] // model.PATCH)
+    """A layer of Stable Diffusion 3 or Flux: text tokens and image patches attend to both."""
+    # Only these families have a patch size and a context length.
+    transformer: Any = model
+    side = transformer.latent_shape[1] // transformer.PATCH
+    patches = side**2
+    text = transformer.context_length
+    if len(shape) == 4:  # the layer that cuts the image into patches
+        return Layer.convolution(shape, side)
     both = parts[0] == "single_transformer_blocks"
     once = (
         parts[0] in ONCE or parts[-2] == "linear"

@@ -1,5 +1,5 @@
-"""What a model on disk is: its components, the layers that can be edited, and whether forget has
-edited it. Reads headers, no weights.
+"""Description of a model on disk: components, editable layers, and earlier edits by forget. Reads
+headers, no weights.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import models
 from forgetcli import recipe as recipes
 from forgetcli.artifact import manifest
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import has_weights
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.models.components import tensors_of
-from forgetcli.storage.atomic import is_regular, walk_files
-from forgetcli.storage.safetensors import TensorSite, weight_sets
+from forgetcli.storage.files import is_regular, walk_files
+from forgetcli.storage.safetensors import TensorSite
 
 if TYPE_CHECKING:
     from forgetcli.recipe import Recipe
@@ -44,10 +46,10 @@ class Component:
 
     Attributes:
         library, class_name: as model_index.json has them.
-        parameters: their number in the form that loaders read by default; None for what has no
-            weights (a tokenizer).
+        parameters: their number in the form that loaders read by default; None for a component
+            without weights (a tokenizer).
         dtypes: how many of them are stored as what: ``F16``.
-        bytes: of those weights; of all files for what has no weights.
+        bytes: size of those weights; of all files for a component without weights.
         variants: other forms of the weights that lie beside them: ``fp16``, ``non_ema``.
     """
 
@@ -105,7 +107,7 @@ class Inspection:
             EditError: edit.no-such-site: there is no such block.
         """
         there = [site for site in self.sites if site.kind in tuple(kinds)]
-        known = sorted({site.block for site in there})
+        known = sorted({site.block for site in there if site.block is not None})
         for block in blocks:
             if block not in known:
                 raise EditError(
@@ -123,7 +125,8 @@ def inspect(base: Base) -> Inspection:
         ModelError: a weight file is damaged.
     """
     index = json.loads((base.settings / "model_index.json").read_text(encoding="utf-8"))
-    components, sites = [], []
+    components = []
+    sites = []
     for name, entry in index.items():
         if (
             name.startswith("_")
@@ -159,7 +162,10 @@ def _lacks_weights(settings: Path, name: str) -> bool:
 def _component(
     base: Base, name: str, library: str, class_name: str
 ) -> tuple[Component, dict[str, TensorSite]]:
-    folder, inside = base.settings, base.single is not None and name in base.single.keys.components
+    """A component and its tensors; what has no weights (a tokenizer) has none."""
+    folder = base.settings
+    # The single file that holds the component's weights.
+    single = base.single if base.single and name in base.single.keys.components else None
     if not (folder / name / "config.json").is_file():
         size = sum(
             (folder / name / path).stat().st_size
@@ -167,21 +173,21 @@ def _component(
             if is_regular(folder / name / path)
         )
         return Component(name, library, class_name, None, {}, size), {}
-    tensors = base.single.tensors_of(name) if inside else tensors_of(folder, name)
+    tensors = single.tensors_of(name) if single else tensors_of(folder, name)
     dtypes: dict[str, int] = {}
     for tensor in tensors.values():
         dtypes[tensor.dtype] = dtypes.get(tensor.dtype, 0) + math.prod(tensor.shape)
-    variants = (
-        ()
-        if inside
-        else tuple(
-            dict.fromkeys(form.variant for form in weight_sets(folder, name)[1:] if form.variant)
-        )
+    others = [] if single else weight_sets(folder, name)[1:]
+    component = Component(
+        name=name,
+        library=library,
+        class_name=class_name,
+        parameters=sum(dtypes.values()),
+        dtypes=dtypes,
+        bytes=sum(tensor.end - tensor.start for tensor in tensors.values()),
+        variants=tuple(dict.fromkeys(form.variant for form in others if form.variant)),
     )
-    size = sum(tensor.end - tensor.start for tensor in tensors.values())
-    return Component(
-        name, library, class_name, sum(dtypes.values()), dtypes, size, variants
-    ), tensors
+    return component, tensors
 
 
 def _sites(component: str, tensors: Mapping[str, TensorSite]) -> list[EditableSite]:
@@ -195,11 +201,10 @@ def _sites(component: str, tensors: Mapping[str, TensorSite]) -> list[EditableSi
                 block = None
             else:
                 continue
-            name = (
-                key.removesuffix(".weight")
-                if ".resblocks." not in key
-                else f"text_model.encoder.layers.{block}.mlp.fc2"
-            )
+            if ".resblocks." in key:  # OpenCLIP's names, in a single file
+                name = f"text_model.encoder.layers.{block}.mlp.fc2"
+            else:
+                name = key.removesuffix(".weight")
             found.append(
                 EditableSite(kind, component, name, tensor.file, tensor.dtype, tensor.shape, block)
             )
@@ -214,11 +219,11 @@ def _family(folder: Path) -> str | None:
 
 
 def _edited(folder: Path) -> dict[str, Any] | None:
-    """How forget made this folder, in the manifest's words."""
+    """How forget made this folder, by its manifest; None if it did not."""
     if not (folder / manifest.MANIFEST).is_file():
         return None
     try:
-        made = manifest.load(folder)
+        made = EditedModel(folder).manifest
     except ForgetError as fault:
         return {"problem": fault.message}
     return {

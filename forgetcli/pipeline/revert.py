@@ -1,35 +1,49 @@
-"""`revert`: edits taken out of a folder, the others left as if they alone had been made to the
-original base.
+"""`revert`: edits are taken out of a folder; the others stay as if only they had been made to the
+base.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone, UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from forgetcli import recipe as recipes
-from forgetcli.artifact import card, ledger, provenance
+from forgetcli.artifact import card, statement
+from forgetcli.artifact import ledger as ledgers
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.ledger import Ledger
-from forgetcli.artifact.ledger_files import Entry
+from forgetcli.artifact.manifest import CARD, ListedEdit
+from forgetcli.artifact.patch import Stored
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
-from forgetcli.editing.edit import SiteReport
-from forgetcli.errors import ForgetError, ModelError, OutputError
-from forgetcli.pipeline.apply import versions
+from forgetcli.errors import ForgetError, ModelError
+from forgetcli.pipeline.apply import AppliedSite, versions
+from forgetcli.pipeline.job import ModelId
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import usage
 from forgetcli.storage import atomic
+from forgetcli.storage.copying import copy_file
+from forgetcli.storage.files import refuse_overlap, sha256_file
 
 CONTROL = "none"  # the method of a folder without edits
 
 
 @dataclass(frozen=True)
-class Logged:
-    """One edit, as ``forget log`` shows it; `date` is when it was made, "" if the manifest does not
-    say.
+class LoggedEdit:
+    """One edit, as ``forget log`` shows it.
+
+    Attributes:
+        number: from 1; it does not change when other edits are taken out.
+        name, recipe_sha256: the recipe.
+        method: the method that edited.
+        concepts: (concept, target) each.
+        date: when the edit was made; "" if the manifest does not say.
+        delta_rel: ‖Δ‖_F / ‖W‖_F over all tensors that it changed.
+        applied_to: digest of the model that it was made to.
+        held_tokens: COMPONENT:NAME → concept tokens that later edits protect at this layer.
     """
 
     number: int
@@ -42,34 +56,43 @@ class Logged:
     applied_to: str
     held_tokens: Mapping[str, int]
 
+    def as_dict(self) -> dict[str, Any]:
+        concepts = [{"concept": concept, "target": target} for concept, target in self.concepts]
+        return asdict(self) | {"concepts": concepts}
+
 
 @dataclass(frozen=True)
 class Log:
-    """The edits of a folder, in their order, and the model that they began with."""
+    """The edits of a folder, in their order, and the model that the first one was made to."""
 
     folder: Path
-    base: Mapping[str, str | None]
-    edits: tuple[Logged, ...]
+    base: ModelId
+    edits: tuple[LoggedEdit, ...]
 
-    def as_dict(self) -> dict:
-        edits = [
-            asdict(e) | {"concepts": [{"concept": c, "target": t} for c, t in e.concepts]}
-            for e in self.edits
-        ]
-        return {"folder": str(self.folder), "base": dict(self.base), "edits": edits}
+    def as_dict(self) -> dict[str, Any]:
+        edits = [edit.as_dict() for edit in self.edits]
+        return {"folder": str(self.folder), "base": asdict(self.base), "edits": edits}
 
 
 @dataclass(frozen=True)
 class Reverted:
-    """What `revert` did: `reverted` are the numbers taken out, `left` those that are still in."""
+    """The result of `revert`.
+
+    Attributes:
+        output: the new folder.
+        base: the model that the first edit was made to.
+        reverted: numbers of the edits that were taken out.
+        left: numbers of the edits that remain.
+        seconds: by stage.
+    """
 
     output: Path
-    base: Mapping[str, str | None]
+    base: ModelId
     reverted: tuple[int, ...]
     left: tuple[int, ...]
     seconds: Mapping[str, float]
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return {
             **asdict(self),
             "output": str(self.output),
@@ -85,37 +108,30 @@ def log(folder: Path | str) -> Log:
         ModelError: model.not-edited, model.manifest, ledger.damaged; ledger.none: an edit from
             before there were ledgers.
     """
-    folder = Path(folder)
-    manifest = provenance.load(folder)
-    found = ledger.load(folder)
-    if found is None and manifest.edited:
-        raise _no_ledger(folder)
-    if found is None:
-        return Log(
-            folder,
-            {
-                "id": manifest.base_id,
-                "revision": manifest.base_revision,
-                "digest": manifest.base_digest,
-            },
-            (),
-        )
-    dates = ledger.dates(folder, found)
+    edited = EditedModel(Path(folder))
+    manifest = edited.manifest
+    ledger = edited.ledger
+    if ledger is None:
+        if manifest.edited:
+            raise _no_ledger(edited.folder)
+        base = ModelId(manifest.base_id, manifest.base_revision, manifest.base_digest)
+        return Log(edited.folder, base, ())
+    dates = ledgers.dates(manifest, ledger)
     edits = (
-        Logged(
-            e.number,
-            e.name,
-            e.method,
-            tuple(e.concepts),
-            dates[str(e.number)],
-            e.delta_rel,
-            e.recipe_sha256,
-            e.applied_to,
-            e.tokens,
+        LoggedEdit(
+            number=entry.number,
+            name=entry.name,
+            method=entry.method,
+            concepts=tuple(entry.concepts),
+            date=dates[str(entry.number)],
+            delta_rel=entry.delta_rel,
+            recipe_sha256=entry.recipe_sha256,
+            applied_to=entry.applied_to,
+            held_tokens=entry.tokens,
         )
-        for e in found.edits
+        for entry in ledger.edits
     )
-    return Log(folder, _named(found.book.base), tuple(edits))
+    return Log(edited.folder, ModelId.of(ledger.book.base), tuple(edits))
 
 
 def revert(
@@ -129,9 +145,8 @@ def revert(
     """Take edits out of a folder. The base is not needed: the ledger has its bytes of every tensor
     that was edited.
 
-    What is left is round(W + Σ Δ_i) over the other edits; without any, every file of the base as it
-    was. An edit that was found
-    on top of one that is taken out stays as it is: it is not made anew.
+    The result is round(W + Σ Δ_i) over the remaining edits; without any, every file of the base as
+    it was. An edit that was computed on top of a removed one stays as it is: it is not repeated.
 
     Args:
         folder: an edited model.
@@ -141,60 +156,74 @@ def revert(
         force: replace an earlier output, in one step.
     Raises:
         ForgetError: ledger.no-such-edit; ledger.none; ledger.damaged; ledger.other-weights;
-            model.changed: a file of the
-            folder is not what its manifest says; and what `store.publishing` and `provenance.write`
-            raise.
+            model.changed: a file of the folder is not what its manifest says; and the errors of
+            `atomic.publishing` and `statement.write`.
     """
-    observer, watch, folder = observer or Silent(), Stopwatch(), Path(folder)
-    output = folder if output is None else Path(output)
+    observer = observer or Silent()
+    watch = Stopwatch()
+    edited = EditedModel(Path(folder))
+    output = edited.folder if output is None else Path(output)
     started = datetime.now(UTC)
-    manifest, whole = provenance.load(folder), ledger.load(folder)
+    manifest = edited.manifest
+    whole = edited.ledger
     if whole is None:
-        raise _no_ledger(folder)
-    numbers = _known(whole, folder, numbers)
-    rest = whole.without(numbers)
-    refuse_nesting(output, folder)
+        raise _no_ledger(edited.folder)
+    removed = _known(whole, edited.folder, numbers)
+    rest = whole.without(removed)
+    refuse_overlap(output, edited.folder, may_replace=True)
     with atomic.publishing(output, force=force) as staging:
         with watch.stage("check"):
             observer.stage("checking the ledger")
-            whole.check_fits(folder)
+            whole.check_fits(edited.folder)
         with watch.stage("write"):
             observer.stage("writing")
-            copy(folder, staging, whole, manifest.subjects)
-            stored = whole.restore(staging, rest)
-            rest.write(staging)
-            report = _report(stored, rest, numbers)
-            if rest.edits:
-                _write_card(folder, staging, rest, report)
-            now = datetime.now(UTC).isoformat()
-            provenance.write(
-                staging,
-                base=whole.book.base,
-                stored=stored,
-                report=report,
-                edits=_listed(rest),
-                **_last(rest, whole),
-                run_details={
-                    "startedOn": started.isoformat(),
-                    "finishedOn": now,
-                    "edits": ledger.dates(folder, rest),
-                    "reverted": sorted(numbers),
-                    "versions": versions(),
-                },
-            )
+            copy(edited.folder, staging, whole, manifest.subjects)
+            _write(edited, staging, whole, rest, removed, started)
     observer.done()
     return Reverted(
-        output,
-        _named(whole.book.base),
-        tuple(sorted(numbers)),
-        tuple(e.number for e in rest.edits),
-        watch.report(),
+        output=output,
+        base=ModelId.of(whole.book.base),
+        reverted=tuple(sorted(removed)),
+        left=tuple(entry.number for entry in rest.edits),
+        seconds=watch.report(),
+    )
+
+
+def _write(
+    edited: EditedModel,
+    staging: Path,
+    whole: Ledger,
+    rest: Ledger,
+    removed: Collection[int],
+    started: datetime,
+) -> None:
+    """Give the tensors in `staging` their values, and write ledger, card and manifest."""
+    stored = whole.restore(staging, rest)
+    rest.write(staging)
+    report = _report(stored, rest, removed)
+    if rest.edits:
+        _write_card(edited.folder, staging, rest, report)
+    now = datetime.now(UTC).isoformat()
+    statement.write(
+        staging,
+        base=whole.book.base,
+        stored=stored,
+        report=report,
+        edits=_listed(rest),
+        **_last(rest, whole),
+        run_details={
+            "startedOn": started.isoformat(),
+            "finishedOn": now,
+            "edits": ledgers.dates(edited.manifest, rest),
+            "reverted": sorted(removed),
+            "versions": versions(),
+        },
     )
 
 
 def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]) -> None:
-    """The base's files as the folder has them, with the settings beside a single file; and the
-    README.md that the base had.
+    """Copy the base's files as the folder has them, with the settings beside a single file, and
+    write the README.md that the base had.
 
     Raises:
         ModelError: model.changed.
@@ -213,8 +242,8 @@ def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]
                 f"{path} of {folder} is missing",
                 f"'forget verify {folder}' lists all differences",
             )
-        atomic.copy_file(folder / path, target)
-        if atomic.sha256_file(target) != subjects.get(path):
+        copy_file(folder / path, target)
+        if sha256_file(target) != subjects.get(path):
             raise ModelError(
                 "model.changed",
                 f"{path} of {folder} is not what its manifest says",
@@ -222,18 +251,20 @@ def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]
             )
     text = whole.card()
     if text is not None:
-        (staging / provenance.CARD).write_bytes(text)
+        (staging / CARD).write_bytes(text)
 
 
 def _write_card(folder: Path, staging: Path, rest: Ledger, report: Mapping[str, Any]) -> None:
-    """A card of the edits that are left, in place of the base's; licence and base model are those
-    that the base's card names,
-    or, without one, the edited folder's."""
+    """Replace the base's card by one of the edits that remain.
+
+    Licence and base model are those that the base's card names; without one, the edited folder's.
+    """
     try:
         last = recipes.parse(rest.edits[-1].recipe)
     except ForgetError:  # made by a plugin that is not here: the base's card, or none
         return
-    origin, named = rest.book.base, folder if rest.card() is None else staging
+    origin = rest.book.base
+    named = folder if rest.card() is None else staging
     card.write(
         staging,
         base=Base(origin.id, origin.revision, named),
@@ -242,17 +273,6 @@ def _write_card(folder: Path, staging: Path, rest: Ledger, report: Mapping[str, 
         sites=report["sites"],
         check={},
     )
-
-
-def refuse_nesting(output: Path, folder: Path) -> None:
-    """The folder itself may be replaced; nothing may be written into it, or around it."""
-    target, source = output.resolve(), folder.resolve()
-    if source in target.parents or target in source.parents:
-        raise OutputError(
-            "output.overlaps-base",
-            f"{output} and {folder} lie within one another",
-            "choose another folder with --output",
-        )
 
 
 def _known(whole: Ledger, folder: Path, numbers: Collection[int] | None) -> set[int]:
@@ -292,38 +312,27 @@ def _last(rest: Ledger, whole: Ledger) -> dict[str, Any]:
     return {"recipe_bytes": text.encode(), "method": CONTROL, "parameters": {}, "materials": []}
 
 
-def _listed(rest: Ledger) -> list[dict[str, Any]]:
-    def described(e: Entry) -> dict[str, Any]:
-        recipe = {"name": e.name, "digest": {"sha256": e.recipe_sha256}}
-        return {
-            "number": e.number,
-            "method": e.method,
-            "parameters": e.parameters,
-            "recipe": recipe,
-        }
-
-    return [described(e) for e in rest.edits]
+def _listed(rest: Ledger) -> list[ListedEdit]:
+    return [
+        statement.listed_edit(e.number, e.method, e.parameters, e.name, e.recipe_sha256)
+        for e in rest.edits
+    ]
 
 
-def _report(stored, rest: Ledger, numbers: Collection[int]) -> dict[str, Any]:
+def _report(
+    stored: Mapping[tuple[str, str], Stored], rest: Ledger, numbers: Collection[int]
+) -> dict[str, Any]:
+    places = {(place.component, place.parameter): place for place in reversed(rest.book.places)}
     sites = []
-    for (component, parameter), part in sorted(stored.items()):
-        place = next(
-            p for p in rest.book.places if (p.component, p.parameter) == (component, parameter)
-        )
-        W = rest.original(place).double()
-        size = float((rest.wanted(place) - W).norm() / W.norm().clamp_min(1e-300))
-        sites.append(
-            asdict(SiteReport(parameter.removesuffix(".weight"), size))
-            | {"stored_error": part.error}
-        )
+    for key, part in sorted(stored.items()):
+        before = rest.original(places[key]).double()
+        change = rest.exact(places[key]) - before
+        size = float(change.norm() / before.norm().clamp_min(1e-300))
+        name = places[key].parameter.removesuffix(".weight")
+        sites.append(asdict(AppliedSite(name, size, stored_error=part.error)))
     return {
         "schema_version": 1,
         "sites": sites,
         "reverted": sorted(numbers),
         "left": [e.number for e in rest.edits],
     }
-
-
-def _named(base) -> dict[str, str | None]:
-    return {"id": base.id, "revision": base.revision, "digest": base.digest}

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
-from forgetcli.artifact import ledger
+from forgetcli.artifact.ledger import PreviousEdits
 from forgetcli.editing.task import Task
 
 if TYPE_CHECKING:
@@ -14,13 +13,16 @@ if TYPE_CHECKING:
     from forgetcli.recipe import Recipe
 
 
-def task_of(recipe: Recipe, base: Base, cache: MomentCache) -> Task:
+def task_of(
+    recipe: Recipe, base: Base, cache: MomentCache, previous: PreviousEdits | None = None
+) -> Task:
     """The recipe's edit of this base model.
 
     Args:
         recipe: as it is for the model's family; see `Recipe.on`.
         base: its ledger, if it was edited before, has what the edit must protect.
         cache: of second moments.
+        previous: the edits that `base` holds, if they have been looked at before.
     """
     return Task(
         pairs=tuple(recipe.edit_pairs()),
@@ -31,6 +33,6 @@ def task_of(recipe: Recipe, base: Base, cache: MomentCache) -> Task:
             for prompt in (*retained.direct, *retained.indirect)
         ),
         seed=recipe.seed,
-        earlier=partial(ledger.held, base),
+        earlier=(previous or PreviousEdits(base)).held,
         moments=cache,
     )

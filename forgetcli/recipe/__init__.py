@@ -1,6 +1,4 @@
-"""Recipes: what to forget, what it turns into, what must stay. Read and checked here, without
-torch.
-"""
+"""Recipes: concepts to forget, their targets, and what must not change. Checked without torch."""
 
 from __future__ import annotations
 
@@ -82,27 +80,14 @@ def parse(
     """
     name = str(source or UNNAMED)
     body, record, data = _read(text, name)
-    overridden: dict[KeyPath, str] = {}
-    problems: list[ForgetError] = []
-    for override in (*record.overrides, *overrides):
-        try:
-            keys, value = _assignment(override)
-            path = _assign(data, keys, value, override)
-            overridden[path] = override.partition("=")[0].strip()
-            method_tables.hold_for_all_families(data, path)
-        except ForgetError as error:
-            problems.append(error)
+    overridden, problems = _overridden(data, (*record.overrides, *overrides))
     sheet = Sheet(name, data, toml_lines.key_lines(body.removeprefix(_BOM)), overridden)
 
-    own = {key: value for key, value in data.items() if key in Document.model_fields}
-    parameters = {key: value for key, value in data.items() if key not in own}
-    faults = faults_of(Document, own, sheet)
-    problems += faults + method_tables.faults(data.get("method", "nullspace"), parameters, sheet)
-    problems += method_tables.faults_of_others(data.get("methods"), sheet, ("methods",))
-    problems += method_tables.faults_of_families(
-        data.get("families"), data.get("method", "nullspace"), sheet
-    )
-    document = _document_apart_from(faults, own)
+    tables = {key: value for key, value in data.items() if key in Document.model_fields}
+    parameters = {key: value for key, value in data.items() if key not in tables}
+    faults = faults_of(Document, tables, sheet)
+    problems += [*faults, *_method_faults(data, parameters, sheet)]
+    document = _document_apart_from(faults, tables)
     if document is None:
         raise RecipeError(sorted(problems, key=_line))
     method = method or record.method
@@ -137,11 +122,41 @@ def parse(
     )
 
 
+def _overridden(
+    data: dict[str, Any], overrides: Sequence[str]
+) -> tuple[dict[KeyPath, str], list[ForgetError]]:
+    """Change `data` as overrides say: the keys by path, as written, and the faulty overrides."""
+    keys_by_path: dict[KeyPath, str] = {}
+    problems: list[ForgetError] = []
+    for override in overrides:
+        try:
+            keys, value = _assignment(override)
+            path = _assign(data, keys, value, override)
+            keys_by_path[path] = override.partition("=")[0].strip()
+            method_tables.hold_for_all_families(data, path)
+        except ForgetError as error:
+            problems.append(error)
+    return keys_by_path, problems
+
+
+def _method_faults(
+    data: Mapping[str, Any], parameters: Mapping[str, Any], sheet: Sheet
+) -> list[ForgetError]:
+    """Faults in the tables of the recipe's own method, of other methods and of families."""
+    method = data.get("method", "nullspace")
+    return [
+        *method_tables.faults(method, parameters, sheet),
+        *method_tables.faults_of_others(data.get("methods"), sheet, ("methods",)),
+        *method_tables.faults_of_families(data.get("families"), method, sheet),
+    ]
+
+
 def schema() -> dict[str, Any]:
     """JSON Schema of a recipe with the tables of every method, for editors."""
-    from forgetcli.recipe.json_schema import build
+    # Imported here: a tenth of the time that a check of a recipe takes, which does not need it.
+    from forgetcli.recipe import json_schema
 
-    return build()
+    return json_schema.build()
 
 
 def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, Any]]:
@@ -177,17 +192,15 @@ def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, 
     raise RecipeError([fault])
 
 
-def _document_apart_from(faults: list[ForgetError], own: Mapping[str, Any]) -> Document | None:
-    """The recipe without its unknown keys, for the checks that follow; None if that is not its only
-    kind of fault.
-    """
+def _document_apart_from(faults: list[ForgetError], tables: Mapping[str, Any]) -> Document | None:
+    """The recipe without its unknown keys, for further checks; None if it has other faults."""
     if any(fault.code != "recipe.unknown-key" for fault in faults):
         return None
-    return Document.model_validate(without_unknown_keys(Document, own))
+    return Document.model_validate(without_unknown_keys(Document, tables))
 
 
 def _line(problem: ForgetError) -> int:
-    """Faults are told from top to bottom; those without a line (``--set``) come first."""
+    """The line of a problem, for sorting; those without one (``--set``) come first."""
     match = re.search(r":(\d+): ", problem.message)
     return int(match[1]) if match else 0
 
@@ -198,9 +211,7 @@ def _preserved(
     sheet: Sheet,
     source: Path | None,
 ) -> tuple[list[PreservedPrompt], dict[str, tuple[str, ...]], list[ForgetError]]:
-    """Prompts to preserve, those of the files as read (or as recorded when they were), and what
-    could not be read.
-    """
+    """Prompts to preserve, the prompts of each file (as read now, or as recorded), and faults."""
     preserved = [
         PreservedPrompt(prompt, ("preserve", "prompts", i))
         for i, prompt in enumerate(document.preserve.prompts)
@@ -254,12 +265,13 @@ def _assignment(override: str) -> tuple[tuple[str, ...], Any]:
                 f"--set {override!r}: the value is not TOML",
                 'a list is [1, 2], a string a bare word or "quoted"',
             ) from error
-        return keys, value  # a bare word, or several: a string
+        return keys, value  # bare words are a string
 
 
 def _assign(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> KeyPath:
-    """Put `value` at `keys` of `data` and return its path; tables on the way are made, list items
-    must be there.
+    """Put `value` at `keys` of `data` and return its path.
+
+    Missing tables on the way are created; list items must exist.
     """
     holder: Any = data
     path: KeyPath = ()

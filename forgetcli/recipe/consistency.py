@@ -1,4 +1,4 @@
-"""What a recipe must be beyond its types: its parts must not contradict each other."""
+"""Checks across a recipe: its parts must not contradict each other."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class _Edit:
     target: str
     path: KeyPath
     concept: str
-    word: str  # what made the prompt: a word, or the prompt itself
+    # The word that the prompt was made from, or the prompt itself.
+    word: str
 
 
 def contradictions(
     document: Document, preserved: list[PreservedPrompt], sheet: Sheet
 ) -> list[ForgetError]:
-    """Every fault that lies between two parts of a recipe."""
+    """Every contradiction between two parts of a recipe."""
     edits = list(_edits(document))
     return [
         *_concepts(document, sheet),
@@ -42,7 +43,7 @@ def contradictions(
 
 
 def doubts(document: Document, sheet: Sheet) -> list[str]:
-    """What is allowed and probably not meant, one line each, with its place."""
+    """Warnings: allowed but probably unintended, one line each, with its place."""
     edits = {_folded(edit.prompt): edit for edit in _edits(document)}
     found = []
     for table, kinds in (("concepts", document.concepts), ("retain", document.retain)):
@@ -59,12 +60,15 @@ def doubts(document: Document, sheet: Sheet) -> list[str]:
     for index, concept in enumerate(document.concepts):
         if _folded(concept.target) in forgotten - {_folded(word) for word in concept.words}:
             found.append(
-                f"{sheet.place(('concepts', index, 'target'))}: the target '{concept.target}' is itself to be forgotten"
+                f"{sheet.place(('concepts', index, 'target'))}: the target '{concept.target}' is "
+                "itself to be forgotten"
             )
     if document.method in document.methods:
+        place = sheet.place(("methods", document.method))
         found.append(
-            f"{sheet.place(('methods', document.method))}: [methods.{document.method}] is not read: {document.method} is the "
-            f"recipe's own method, which takes its parameters from tables such as [edit] at the top"
+            f"{place}: [methods.{document.method}] is not read: "
+            f"{document.method} is the recipe's own method, which takes its parameters from tables "
+            "such as [edit] at the top"
         )
     return found
 
@@ -86,7 +90,8 @@ def _concepts(document: Document, sheet: Sheet) -> Iterator[ForgetError]:
                 yield sheet.problem(
                     "conflict",
                     path,
-                    f"'{word}' is to be forgotten twice (first at {sheet.place(seen[_folded(word)])})",
+                    f"'{word}' is to be forgotten twice "
+                    f"(first at {sheet.place(seen[_folded(word)])})",
                     "name it once; further words for it go into its aliases",
                 )
             seen.setdefault(_folded(word), path)
@@ -106,7 +111,8 @@ def _different_targets(edits: list[_Edit], sheet: Sheet) -> Iterator[ForgetError
             yield sheet.problem(
                 "conflict",
                 edit.path,
-                f"the prompt '{edit.prompt}' is edited for '{first.concept}' and for '{edit.concept}'",
+                f"the prompt '{edit.prompt}' is edited for '{first.concept}' and "
+                f"for '{edit.concept}'",
                 "a prompt can turn into one thing only",
             )
 
@@ -118,11 +124,11 @@ def _edited_and_preserved(
     for edit in edits:
         edited.setdefault(_folded(edit.prompt), edit)
     for kept in preserved:
-        edit = edited.get(_folded(kept.prompt))
-        if edit is not None:
+        conflict = edited.get(_folded(kept.prompt))
+        if conflict is not None:
             message = (
-                f"the prompt '{kept.prompt}' is preserved here, and edited for the concept '{edit.concept}' "
-                f"({sheet.place(edit.path)})"
+                f"the prompt '{kept.prompt}' is preserved here, and edited for the concept "
+                f"'{conflict.concept}' ({sheet.place(conflict.path)})"
             )
             hint = "a prompt can be preserved or edited, not both: take it out of one of the two"
             if kept.file_line:
@@ -149,12 +155,12 @@ def _edits(document: Document) -> Iterator[_Edit]:
             yield _Edit(
                 prompt,
                 fill(templates[0], concept.target),
-                place + ("prompts", number),
+                (*place, "prompts", number),
                 concept.concept,
                 prompt,
             )
 
 
 def _folded(prompt: str) -> str:
-    """What a tokenizer makes no difference of: case, and how much white space there is."""
+    """`prompt` without the differences that a tokenizer ignores: case and amount of white space."""
     return " ".join(prompt.split()).casefold()

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from forgetcli import methods, models
+from forgetcli import methods
+from forgetcli.models import families
 from forgetcli.recipe.model import Document
 
 
@@ -57,7 +58,7 @@ def build() -> dict[str, Any]:
         "description": properties["families"]["description"],
         "type": "object",
         "additionalProperties": False,
-        "properties": {name: {"$ref": "#/$defs/Family"} for name in models.family_names()},
+        "properties": {name: {"$ref": "#/$defs/Family"} for name in families.names()},
     }
     properties |= of_methods
     return {

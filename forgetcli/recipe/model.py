@@ -38,7 +38,8 @@ class Concept(_Table):
     aliases: Texts = Field((), description="Other words for the concept, edited the same way.")
     prompts: Texts = Field(
         (),
-        description="Further prompts to edit, taken as they are; each turns into the target in the first template.",
+        description="Further prompts to edit, taken as they are; each turns into the target in the "
+        "first template.",
     )
     label: Text | None = Field(
         None, description="The judge's name of the concept; found by its words if absent."
@@ -80,9 +81,10 @@ class Prompts(_Table):
     """How edit prompts are made."""
 
     templates: Templates = Field(
-        DEFAULT_TEMPLATES,
+        default=DEFAULT_TEMPLATES,
         min_length=1,
-        description="Prompts with one {} each: filled with the concept and with the target they make the edit pairs.",
+        description="Prompts with one {} each: filled with the concept and with the target they "
+        "make the edit pairs.",
     )
 
 
@@ -90,10 +92,11 @@ class Preserve(_Table):
     """Prompts whose meaning must not move. The empty prompt is always among them."""
 
     prompts: Annotated[tuple[str, ...], Field(strict=False)] = Field(
-        (), description="Prompts to preserve."
+        default=(), description="Prompts to preserve."
     )
     files: Texts = Field(
-        (), description="Text files with one prompt a line (# comments), relative to the recipe."
+        default=(),
+        description="Text files with one prompt a line (# comments), relative to the recipe.",
     )
 
 
@@ -106,11 +109,13 @@ class Document(_Table):
     method: Text = Field("nullspace", description="The editing method.")
     methods: dict[str, dict[str, Any]] = Field(
         {},
-        description="Parameters for other methods, by name: used by `--method` and `forget compare`.",
+        description="Parameters for other methods, by name: used by `--method` and "
+        "`forget compare`.",
     )
     families: dict[str, dict[str, Any]] = Field(
         {},
-        description="Parameters for models of a family, by its name (sdxl): they go before the recipe's own tables.",
+        description="Parameters for models of a family, by its name (sdxl): they go before the "
+        "recipe's own tables.",
     )
     model: Text = Field(
         "demo", description="Model to edit: a name, a folder or a hub id. --model wins."

@@ -6,23 +6,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
-from forgetcli import methods, models
+from forgetcli import methods
 from forgetcli.errors import ForgetError
+from forgetcli.models import families as model_families
 from forgetcli.recipe.model import Document
 from forgetcli.recipe.problems import Sheet, did_you_mean, faults_of, in_words, unknown_key
 from forgetcli.recipe.toml_lines import KeyPath
+
+Place = TypeVar("Place")
 
 
 def faults(method: object, parameters: Mapping[str, Any], sheet: Sheet) -> list[ForgetError]:
     """Faults in the tables that belong to the method."""
     if not isinstance(method, str):
-        return []  # said already: the wrong type
+        # The wrong type is already a fault of the document.
+        return []
     try:
         model = _method(method, sheet).Parameters
     except ForgetError as error:
-        # whose tables these are is unknown, but only tables can be a method's
+        # The method is unknown, but everything that belongs to a method is a table.
         keys = [key for key, value in parameters.items() if not isinstance(value, dict)]
         return [error, *(unknown_key((key,), sheet, Document.model_fields) for key in keys)]
     return faults_of(model, parameters, sheet, more_keys=Document.model_fields)
@@ -59,8 +63,8 @@ def faults_of_families(tables: object, method: object, sheet: Sheet) -> list[For
     faults = []
     for name, own in tables.items() if isinstance(tables, Mapping) else ():
         path = ("families", name)
-        if name not in models.family_names():
-            hint = did_you_mean(name, models.family_names())
+        if name not in model_families.names():
+            hint = did_you_mean(name, model_families.names())
             faults.append(
                 sheet.problem("unknown-family", path, f"there is no family '{name}'", hint)
             )
@@ -86,22 +90,28 @@ def faults_of_families(tables: object, method: object, sheet: Sheet) -> list[For
 
 
 def own_tables(tables: Mapping[str, Any]) -> dict[str, Any]:
-    """Of ``[families.NAME]``, what is for the recipe's own method."""
+    """The tables of ``[families.NAME]`` that belong to the recipe's own method."""
     return {key: value for key, value in tables.items() if key != "methods"}
 
 
 def _inside(sheet: Sheet, path: KeyPath, tables: Mapping[str, Any]) -> Sheet:
     """The sheet of the tables at `path`."""
+    return Sheet(
+        name=sheet.name,
+        data=tables,
+        lines=_below(sheet.lines, path),
+        overrides=_below(sheet.overrides, path),
+    )
+
+
+def _below(places: Mapping[KeyPath, Place], path: KeyPath) -> dict[KeyPath, Place]:
+    """The places of keys below `path`, with their paths from there."""
     depth = len(path)
-    inside = [
-        {
-            key[depth:]: place
-            for key, place in places.items()
-            if key[:depth] == path and len(key) > depth
-        }
-        for places in (sheet.lines, sheet.overrides)
-    ]
-    return Sheet(sheet.name, tables, *inside)
+    return {
+        key[depth:]: place
+        for key, place in places.items()
+        if key[:depth] == path and len(key) > depth
+    }
 
 
 def _method(name: str, sheet: Sheet, path: KeyPath = ("method",)) -> ModuleType:

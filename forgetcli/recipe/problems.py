@@ -1,4 +1,4 @@
-"""Faults of a recipe, each said in a recipe's own words with the line it stands on."""
+"""Faults of a recipe, each in the recipe's own terms and with its line."""
 
 from __future__ import annotations
 
@@ -63,10 +63,9 @@ class Sheet:
 def faults_of(
     model: type[BaseModel], tables: Mapping[str, Any], sheet: Sheet, more_keys: Iterable[str] = ()
 ) -> list[ForgetError]:
-    """What pydantic finds wrong with `tables`, as faults of the recipe, one for each place.
+    """The findings of pydantic in `tables`, as faults of the recipe, one for each place.
 
-    A number written as a string is a fault even where `model` would convert it: a recipe says what
-    it means.
+    A number written as a string is a fault even where `model` would convert it.
 
     Args:
         more_keys: keys that a recipe may have beside the model's own; they serve did-you-mean.
@@ -75,11 +74,11 @@ def faults_of(
     for finding in _findings(model, _tuples(tables), strict=True):
         if finding["type"] in _SCALAR_TYPES:
             by_path.setdefault(_path_in_data(finding["loc"], sheet.data), []).append(finding)
-    said = set(by_path)
+    reported = set(by_path)
     for finding in _findings(model, tables, strict=None):
         path = _path_in_data(finding["loc"], sheet.data)
-        # a list whose items are all faulty counts as too short, too: the items are what is wrong
-        if path not in said and not (finding["type"] == "too_short" and finding["input"]):
+        # A list whose items are all faulty is also too short for pydantic. Report only the items.
+        if path not in reported and not (finding["type"] == "too_short" and finding["input"]):
             by_path.setdefault(path, []).append(finding)
     return [_fault(path, findings, sheet, model, more_keys) for path, findings in by_path.items()]
 
@@ -93,9 +92,7 @@ def _findings(model: type[BaseModel], tables: Mapping[str, Any], strict: bool | 
 
 
 def _tuples(value: Any) -> Any:
-    """`value` with tuples for lists, which is what pydantic's strict mode wants where a model says
-    tuple.
-    """
+    """`value` with tuples for lists: pydantic's strict mode takes no list for a tuple."""
     if isinstance(value, Mapping):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
@@ -144,15 +141,15 @@ def _fault(
         if name in _EXPECTED
     ]
     if expected and len(expected) == len(findings):
-        wanted = " or ".join(dict.fromkeys(expected))
+        types = " or ".join(dict.fromkeys(expected))
         return sheet.problem(
-            "type", path, f"{where} must be {wanted}, not {described(first['input'])}"
+            "type", path, f"{where} must be {types}, not {described(first['input'])}"
         )
     return sheet.problem("value", path, f"{where} {_demand(first)}")
 
 
 def _demand(finding: Any) -> str:
-    """What a value must be, from pydantic's finding."""
+    """The requirement that a value does not meet, from pydantic's finding."""
     kind, context = finding["type"], finding.get("ctx", {})
     if kind in _LIMITS:
         words, key = _LIMITS[kind]
@@ -167,17 +164,18 @@ def _demand(finding: Any) -> str:
 
 
 def no_concepts(sheet: Sheet, path: KeyPath) -> ForgetError:
-    """The recipe names nothing to forget."""
+    """The fault of a recipe without concepts."""
     return sheet.problem(
         "empty",
         path,
         "there are no [[concepts]]: nothing to forget",
-        'add a table [[concepts]] with concept = "…" and target = "…"  (forget recipe init writes an example)',
+        'add a table [[concepts]] with concept = "…" and target = "…"  '
+        "(forget recipe init writes an example)",
     )
 
 
 def unknown_key(path: KeyPath, sheet: Sheet, candidates: Iterable[str]) -> ForgetError:
-    """A key that means nothing where it stands."""
+    """A key that does not exist in its table."""
     owner, key = table_in_words(path[:-1]), str(path[-1])
     is_table = len(path) == 1 and isinstance(sheet.data.get(key), dict | list)
     message = f"there is no table [{key}]" if is_table else f"{owner} has no key '{key}'"
@@ -198,7 +196,7 @@ def did_you_mean(
 
 
 def table_in_words(path: KeyPath) -> str:
-    """A table as the owner of keys: ``[refine]``, ``[[concepts]]``, ``a recipe`` for the top level."""
+    """A table as the owner of keys: ``[refine]``, ``[[concepts]]``; ``a recipe`` at the top."""
     if path and all(isinstance(key, str) for key in path):
         return f"[{'.'.join(map(str, path))}]"
     return in_words(path)
@@ -239,7 +237,7 @@ def in_words(path: KeyPath) -> str:
 
 
 def described(value: object) -> str:
-    """A TOML value, shortly: ``the string "six"``, ``a list``."""
+    """A TOML value in a few words: ``the string "six"``, ``a list``."""
     match value:
         case str():
             return f'the string "{value if len(value) <= 40 else value[:39] + "…"}"'

@@ -1,59 +1,19 @@
-"""Recipes as text: the starter that ``forget recipe init`` writes, and a checked recipe written out
-in full.
-"""
+"""Recipes as text: the starter of ``forget recipe init``, and a checked recipe written in full."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from forgetcli import methods
+from forgetcli.bundled.demo import FOLDER
 from forgetcli.errors import OutputError
 from forgetcli.recipe.model import Document, Recipe
 from forgetcli.storage import atomic
 
-STARTER = """\
-# A recipe for forget: which concepts a text-to-image model is to forget, and what each turns into.
-#
-#   forget recipe validate THIS_FILE      check it, at once
-#   forget apply THIS_FILE                edit the model and write edited/
-#   forget eval edited                    measure what was forgotten and what stayed
-#   forget recipe schema                  every key there is
-schema_version = 1
-description = "Van Gogh turns into Monet"
-model = "demo"                            # a name from `forget models`, a diffusers folder, or a hub id
-seed = 0
-
-[[concepts]]                              # one such table for each concept
-concept = "van gogh"                      # what is to be forgotten
-target = "monet"                          # what it turns into
-aliases = ["vincent van gogh"]            # other words for it, edited the same way
-# For evaluation only. Keep the hints out of everything that is edited: they show whether the concept itself is gone.
-direct = ["a van gogh painting of a dog", "a cat in the style of van gogh"]
-indirect = ["starry night", "thick swirling brushstrokes"]
-
-[prompts]
-# Each is filled with the concept and with its target: "van gogh art" turns into "monet art".
-templates = ["{}", "{} art", "{} painting", "{} painting of a dog", "a house in {} style"]
-
-[preserve]
-# Prompts whose pictures must not change: near neighbours of the concept matter most. The empty prompt is always kept.
-prompts = [
-  "monet", "a monet painting of a cat", "pencil sketch of a dog",
-  "a dog", "a cat", "a house", "a picture of a tree",
-]
-# files = ["preserve.txt"]                # more of them, one a line, beside this file
-
-[[retain]]                                # for evaluation only: a concept that must stay
-concept = "pencil sketch"
-direct = ["a pencil sketch of a dog"]
-indirect = ["drawn with graphite"]
-
-# [edit] and [refine] hold the method's settings; `forget recipe show THIS_FILE` prints all with their defaults.
-"""
+STARTER = (FOLDER / "starter.toml").read_text(encoding="utf-8")
 
 
 def write_starter(path: Path, *, force: bool = False) -> None:
@@ -91,50 +51,21 @@ def to_toml(recipe: Recipe) -> str:
     for table in ("methods", "families"):
         if not values[table]:
             del values[table]
-    pairs = [f"# {_value(prompt)} -> {_value(target)}" for prompt, target in recipe.edit_pairs()]
-    return "\n".join([*_table(values, ""), "", f"# {len(pairs)} edit pairs:", *pairs, ""])
+    # Imported here: only a recipe that is written needs it, not one that is checked.
+    import tomlkit
+
+    pairs = [f"# {_quoted(prompt)} -> {_quoted(target)}" for prompt, target in recipe.edit_pairs()]
+    table = tomlkit.dumps(_without_none(values))
+    return "\n".join([table, f"# {len(pairs)} edit pairs:", *pairs, ""])
 
 
-def _table(values: Mapping[str, Any], name: str) -> list[str]:
-    """Lines of a TOML table; None has no form in TOML and is left out, which means the same."""
-    prefix = f"{name}." if name else ""
-    lines = [
-        f"{_key(key)} = {_value(value)}"
-        for key, value in values.items()
-        if value is not None and not _is_table(value)
-    ]
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            lines += ["", f"[{prefix}{_key(key)}]", *_table(value, prefix + _key(key))]
-        elif _is_table(value):
-            for item in value:
-                lines += ["", f"[[{prefix}{_key(key)}]]", *_table(item, prefix + _key(key))]
-    return lines
+def _without_none(value: Any) -> Any:
+    """`value` without keys whose value is None: TOML has no form for it, and absence means it."""
+    if isinstance(value, Mapping):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
 
 
-def _is_table(value: Any) -> bool:
-    return isinstance(value, Mapping) or (
-        isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
-    )
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
-
-
-def _value(value: Any) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            # a JSON string is a TOML string, but for DEL, which TOML wants escaped
-            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-        case list():
-            return f"[{', '.join(map(_value, value))}]"
-        case Mapping():
-            return (
-                "{"
-                + ", ".join(f"{_key(key)} = {_value(item)}" for key, item in value.items())
-                + "}"
-            )
-    return str(value)
+def _quoted(prompt: str) -> str:
+    """A prompt for a comment, which must be one line."""
+    return json.dumps(prompt, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,6 +1,4 @@
-"""On which line each key of a TOML text stands. tomli does not say, and an error without a line is
-hard to mend.
-"""
+"""The line of each key of a TOML text, for error messages. tomli does not report lines."""
 
 from __future__ import annotations
 
@@ -117,7 +115,7 @@ class _Scanner:
         self.at += 1
         index = 0
         while not self.closes("]"):
-            self.value(path + (index,))
+            self.value((*path, index))
             index += 1
 
     def inline_table(self, path: KeyPath) -> None:

@@ -1,9 +1,7 @@
-"""What was added to a recipe when it was used, kept as comments at its end so that the record alone
-repeats the run.
+"""Record of a recipe's use: comments at its end, so that the recipe file alone repeats the run.
 
-A recipe used with ``--set`` or with prompt files is more than its own bytes. The bytes that go into
-the output are
-therefore the original ones plus
+The result of ``--set`` or of prompt files does not follow from the recipe's own bytes. The bytes in
+the output are therefore the original bytes plus
 
     #: added by forget when this recipe was used; read again as part of it
     #:method uce
@@ -24,12 +22,12 @@ _TITLE = "#: added by forget when this recipe was used; read again as part of it
 
 @dataclass(frozen=True)
 class Record:
-    """What the command line and prompt files added.
+    """The additions of the command line and of prompt files.
 
     Attributes:
-        overrides: as given to ``--set``.
-        files: the lines that were read from each prompt file of the recipe.
-        method: the method that the recipe was used with, if not its own.
+        overrides: arguments of ``--set``.
+        files: prompts of each prompt file of the recipe.
+        method: the method of ``--method``, or None.
     """
 
     overrides: tuple[str, ...] = ()
@@ -38,15 +36,14 @@ class Record:
 
 
 def split(text: str) -> tuple[str, Record]:
-    """A recipe's own text and what was recorded behind it (nothing, for most).
+    """A recipe's own text and the record behind it, which is empty for most recipes.
 
     Raises:
         ValueError, KeyError: the record was damaged.
     """
     body, found, block = text.partition(f"\n{_TITLE}\n")
-    lines = [
-        line for line in block.split("\n") if line.strip()
-    ]  # not splitlines: it would also break at U+2028
+    # Not splitlines, which also breaks at U+2028.
+    lines = [line for line in block.split("\n") if line.strip()]
     if not found or any(not line.startswith("#:") for line in lines):
         return text, Record()
     overrides: list[str] = []
@@ -67,7 +64,7 @@ def split(text: str) -> tuple[str, Record]:
 
 
 def join(body: str, record: Record) -> str:
-    """The text that `split` takes apart."""
+    """The inverse of `split`."""
     if record == Record():
         return body
     lines = [f"#:method {record.method}"] if record.method else []

@@ -1,5 +1,5 @@
-"""What people look at and programs read: before/after pictures, a self-contained HTML page, JSON,
-CSV, JUnit.
+"""Reports for people and programs: image pairs, a self-contained HTML page, plots, JSON, CSV,
+Markdown, JUnit XML.
 """
 
 from __future__ import annotations
@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Files:
-    """Where a report lies; `markdown`: of a comparison."""
+    """Where the files of a report lie.
+
+    Attributes:
+        page: the HTML page.
+        results: JSON.
+        table: CSV with a row for each image.
+        markdown: the table of a comparison; None for an evaluation.
+    """
 
     page: Path
     results: Path
@@ -32,17 +39,22 @@ def write(
     description: str = "",
     command: str,
 ) -> Files:
-    """`report.html`, `results.json` and `results.csv` of an evaluation whose pictures lie in
+    """`report.html`, `results.json` and `results.csv` of an evaluation whose images lie in
     `folder`.
 
     Args:
         data: ``evaluation.as_dict()``.
-        command: what repeats it.
+        command: the command that repeats the evaluation.
     """
+    # Only commands that write a report need the page's libraries.
     from forgetcli.report.page import write_page
     from forgetcli.report.results import write_csv, write_json
 
-    files = Files(folder / "report.html", folder / "results.json", folder / "results.csv")
+    files = Files(
+        page=folder / "report.html",
+        results=folder / "results.json",
+        table=folder / "results.csv",
+    )
     write_json(files.results, data)
     write_csv(files.table, evaluation, folder)
     write_page(files.page, evaluation, data, title=title, description=description, command=command)

@@ -1,33 +1,36 @@
-"""The files of a comparison: the report of ``forget eval`` with the table of methods on top, for
-each recipe; and one over all.
+"""The files of a comparison.
+
+Each recipe has the report of ``forget eval`` with the table of methods on top. Several recipes have
+an overview too.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli.report import Files
 from forgetcli.report.methods import LEGEND, POOLED, markdown
 from forgetcli.report.page import render, write_page
-from forgetcli.report.results import COLUMNS, picture_rows, write_json
+from forgetcli.report.results import COLUMNS, image_rows, write_json
+from forgetcli.report.text_formats import csv_table, markdown_code, markdown_heading
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
-    from forgetcli.experiments.comparison import Compared, Comparison
+    from forgetcli.experiments.comparison import ComparedRecipe, Comparison
+
+MARKDOWN = "compare.md"
 
 
 def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) -> Files:
-    """`report.html`, `results.json`, `results.csv` (a row for each picture) and `compare.md`.
+    """`report.html`, `results.json`, `results.csv` (a row for each image) and `compare.md`.
 
-    With several recipes, each one's files are in its own folder too.
+    With several recipes, each recipe's own files are in its own folder.
 
     Args:
         data: ``comparison.as_dict()``.
-        command: what repeats it.
+        command: the command that repeats the comparison.
     """
     several = len(comparison.recipes) > 1
     for compared, part in zip(comparison.recipes, data["recipes"]):
@@ -42,55 +45,52 @@ def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) 
                 methods=part["methods"],
             )
         if several:
-            _write_tables(
-                compared.folder,
-                [compared],
-                {**part, **{key: data[key] for key in ("judge", "settings", "seconds")}},
-                _text(part["methods"], compared.name, data, command),
-            )
-    text = _text(
-        data["methods"], "all recipes" if several else comparison.recipes[0].name, data, command
-    )
+            shared = {key: data[key] for key in ("judge", "settings", "seconds")}
+            text = _text(part["methods"], compared.name, data, command)
+            _write_tables(compared.folder, [compared], {**part, **shared}, text)
+    title = "all recipes" if several else comparison.recipes[0].name
+    text = _text(data["methods"], title, data, command)
     if several:
         text = f"{text}\n{POOLED}\n\n" + "\n".join(
-            f"## {part['name']}\n\n{markdown(part['methods'])}" for part in data["recipes"]
+            f"## {markdown_heading(part['name'])}\n\n{markdown(part['methods'])}"
+            for part in data["recipes"]
         )
         _write_overview(folder, comparison, data, command)
     return _write_tables(folder, comparison.recipes, data, text)
 
 
 def _write_tables(
-    folder: Path, recipes: list[Compared] | tuple[Compared, ...], data: Mapping, text: str
+    folder: Path, recipes: Sequence[ComparedRecipe], data: Mapping, text: str
 ) -> Files:
     files = Files(
-        folder / "report.html",
-        folder / "results.json",
-        folder / "results.csv",
-        folder / "compare.md",
+        page=folder / "report.html",
+        results=folder / "results.json",
+        table=folder / "results.csv",
+        markdown=folder / MARKDOWN,
     )
     write_json(files.results, data, command="compare")
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("recipe", *COLUMNS))
-    for compared in recipes:
-        if compared.evaluation is not None:
-            writer.writerows(
-                [compared.name, *row] for row in picture_rows(compared.evaluation, folder)
-            )
-    atomic.write_atomically(files.table, table.getvalue().encode())
-    atomic.write_atomically(files.markdown, text.encode())
+    rows = [
+        [compared.name, *row]
+        for compared in recipes
+        if compared.evaluation is not None
+        for row in image_rows(compared.evaluation, folder)
+    ]
+    atomic.write_atomically(files.table, csv_table(("recipe", *COLUMNS), rows))
+    atomic.write_atomically(folder / MARKDOWN, text.encode())
     return files
 
 
 def _text(rows: list[Mapping], title: str, data: Mapping, command: str) -> str:
     settings = ", ".join(
-        key if value is True else f"{key} {value}"
+        key if value is True else f"{key} {markdown_heading(value)}"
         for key, value in data["settings"].items()
         if value is not None and value is not False
     )
     return (
-        f"# {title}: every method beside the unedited model\n\n{markdown(rows)}\n{LEGEND}\n\n"
-        f"Judge {data['judge'].get('name')}; {settings}. To repeat it: `{command}`\n"
+        f"# {markdown_heading(title)}: every method beside the unedited model\n\n"
+        f"{markdown(rows)}\n{LEGEND}\n\n"
+        f"Judge {markdown_heading(data['judge'].get('name'))}; {settings}. "
+        f"To repeat it: {markdown_code(command)}\n"
     )
 
 

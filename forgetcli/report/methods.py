@@ -1,9 +1,11 @@
-"""The table of a comparison: one list of columns for the page, for Markdown and for the terminal."""
+"""The table of a comparison: the same columns on the page, in Markdown and on the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from forgetcli.report.text_formats import markdown_cell, markdown_text
 
 SHARES = {
     "forget": "forget",
@@ -12,14 +14,26 @@ SHARES = {
     "retain": "retain",
     "H": "h",
 }
+QUALITY = {"distance": "distance", "CLIP score": "clip_score"}
+COSTS = {
+    "seconds": "seconds",
+    "memory": "peak_rss",
+    "GPU memory": "peak_gpu",
+    "changed": "changed",
+}
 LEGEND = (
-    "forget: the edited concept is not seen; direct: in prompts that name it; indirect: in prompts that only hint at it; retain: another "
-    "concept, asked for, is seen; H: the harmonic mean of forget and retain. 95 % intervals in brackets: Wilson for shares, bootstrap over "
-    "prompts for H. distance: perceptual distance to the unedited pictures of what should stay. seconds: of the edit alone. memory: the peak of "
-    "the whole process, imports and model included; the unedited model's is the floor. changed: share of the model's weights "
-    "whose stored values differ."
+    "forget: the edited concept is not seen; direct: in prompts that name it; indirect: in "
+    "prompts that only hint at it; retain: another concept, asked for, is seen; H: the "
+    "harmonic mean of forget and retain. 95 % intervals in brackets: Wilson for shares, "
+    "bootstrap over prompts for H. distance: perceptual distance to the unedited pictures of "
+    "what should stay. seconds: of the edit alone. memory: the peak of the whole process, "
+    "imports and model included; the unedited model's is the floor. changed: share of the "
+    "model's weights whose stored values differ."
 )
-POOLED = "Over several recipes: all their pictures together, mean seconds and share of weights, largest memory."
+POOLED = (
+    "Over several recipes: all their pictures together, mean seconds and share of weights, "
+    "largest memory."
+)
 NOTHING = "–"
 
 
@@ -35,18 +49,14 @@ class Cell:
 
 
 def columns(rows: Sequence[Mapping]) -> list[str]:
-    """Names of the columns; what no method has is left out."""
-    measured = [
-        name
-        for name, key in (("distance", "distance"), ("CLIP score", "clip_score"))
-        if any(key in row["quality"] for row in rows)
-    ]
+    """Names of the columns; a measure that no method has gets no column."""
+    measured = [name for name, key in QUALITY.items() if any(key in row["quality"] for row in rows)]
     gpu = ["GPU memory"] if any(row["peak_gpu"] is not None for row in rows) else []
     return [*SHARES, *measured, "seconds", "memory", *gpu, "changed"]
 
 
 def cells(row: Mapping, names: Sequence[str]) -> Iterator[Cell]:
-    """A row of ``compare``'s `methods`, column by column; of a method that failed, that it did."""
+    """The cells of one of ``compare``'s `methods`; for a failed method, the code of its error."""
     if row["error"]:
         yield Cell(f"failed: {row['error']['code']}")
         yield from [Cell(NOTHING)] * (len(names) - 1)
@@ -57,32 +67,23 @@ def cells(row: Mapping, names: Sequence[str]) -> Iterator[Cell]:
 
 def _cell(row: Mapping, name: str) -> Cell:
     if name in SHARES:
-        value, interval = row.get(SHARES[name]), row.get(f"{SHARES[name]}_ci")
-        return Cell(NOTHING) if value is None else Cell(f"{value:.3f}", _interval(interval))
-    if name in ("distance", "CLIP score"):
-        measured = row["quality"].get(name.lower().replace(" ", "_"))
-        return (
-            Cell(f"{measured['value']:.3f}", _interval(measured.get("ci")))
-            if measured
-            else Cell(NOTHING)
-        )
-    value = row[
-        {
-            "seconds": "seconds",
-            "memory": "peak_rss",
-            "GPU memory": "peak_gpu",
-            "changed": "changed",
-        }[name]
-    ]
+        key = SHARES[name]
+        if row.get(key) is None:
+            return Cell(NOTHING)
+        return Cell(f"{row[key]:.3f}", _interval(row.get(f"{key}_ci")))
+    if name in QUALITY:
+        measured = row["quality"].get(QUALITY[name])
+        if not measured:
+            return Cell(NOTHING)
+        return Cell(f"{measured['value']:.3f}", _interval(measured.get("ci")))
+    value = row[COSTS[name]]
     if value is None:
         return Cell(NOTHING)
-    return Cell(
-        f"{value:.1f}"
-        if name == "seconds"
-        else f"{value:.2%}"
-        if name == "changed"
-        else f"{value / 2**20:,.0f} MiB"
-    )
+    if name == "seconds":
+        return Cell(f"{value:.1f}")
+    if name == "changed":
+        return Cell(f"{value:.2%}")
+    return Cell(f"{value / 2**20:,.0f} MiB")
 
 
 def _interval(ends: Sequence[float] | None) -> str:
@@ -90,22 +91,16 @@ def _interval(ends: Sequence[float] | None) -> str:
 
 
 def markdown(rows: Sequence[Mapping]) -> str:
-    """The table in Markdown, with what went wrong below it."""
+    """The table in Markdown, and below it a line for each failed method."""
     names = columns(rows)
     lines = [
         ["method", *names],
         ["---", *(["---:"] * len(names))],
-        *([_escaped(row["name"]), *map(str, cells(row, names))] for row in rows),
+        *([markdown_cell(row["name"]), *map(str, cells(row, names))] for row in rows),
     ]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return text + "".join(
-        f"\n{_escaped(row['name'])} failed: {_escaped(row['error']['message'])}\n"
+        f"\n{markdown_text(row['name'])} failed: {markdown_text(row['error']['message'])}\n"
         for row in rows
         if row["error"]
     )
-
-
-def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    flat = " ".join(text.split())
-    return "".join(f"\\{c}" if c in "\\|`*_<>[]" else c for c in flat)

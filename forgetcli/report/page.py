@@ -9,8 +9,11 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
+from forgetcli.artifact.manifest import REPORT
 from forgetcli.evaluation.scores import good
 from forgetcli.report import plot
 from forgetcli.report.methods import LEGEND, SHARES, cells, columns
@@ -19,8 +22,8 @@ from forgetcli.storage import atomic
 if TYPE_CHECKING:
     from forgetcli.evaluation import Evaluation, Run
 
-SHOWN = 8  # pairs of a concept and kind of prompt; the rest are in the folder
-SIDE = 192  # larger pictures are shrunk to this on the page
+PAIRS_PER_KIND = 8  # pairs of a concept and kind of prompt; the others are in the folder
+SIDE = 192  # pixels; larger images are shrunk to this on the page
 
 
 def write_page(
@@ -33,13 +36,13 @@ def write_page(
     command: str,
     methods: Sequence[Mapping] = (),
 ) -> None:
-    """The report of an evaluation: scores beside the unedited model's, pairs of pictures, plot,
-    matrix, identities.
+    """The report of an evaluation: scores beside the unedited model's, image pairs, plot, matrix,
+    identities.
 
     Args:
         data: ``evaluation.as_dict()``.
-        command: what repeats it.
-        methods: rows of a comparison, which stand for the scores then.
+        command: the command that repeats the evaluation.
+        methods: rows of a comparison, which replace the table of scores.
     """
     page = render(
         "page.html.j2",
@@ -60,8 +63,14 @@ def write_page(
     atomic.write_atomically(path, page.encode())
 
 
-def render(template: str, **values) -> str:
-    """A page of a template in this folder."""
+def render(template: str, *, plotted: Mapping | None, judge: Mapping, **values: Any) -> str:
+    """A page from a template in this folder.
+
+    Args:
+        plotted: what the forget–retain plot shows; None: no plot.
+        judge: the judge's identity.
+    """
+    # Only commands that write a page need jinja2.
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(
@@ -70,70 +79,86 @@ def render(template: str, **values) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    plotted = values.pop("plotted")
+    details = {key: v for key, v in judge.items() if key not in ("confusions", "accuracy")}
     return environment.get_template(template).render(
         **values,
+        judge=judge,
         measures=SHARES,
         legend=LEGEND,
         columns=columns,
         cells=cells,
         plot=_data_url(plot.forget_retain(plotted), "svg+xml") if plotted else None,
-        judge_details=json.dumps(
-            {k: v for k, v in values["judge"].items() if k not in ("confusions", "accuracy")},
-            indent=1,
-        ),
-        share=lambda x: "–" if x is None else f"{100 * x:.0f} %",
-        interval=lambda ci: f"{100 * ci[0]:.0f}–{100 * ci[1]:.0f}",
-        figure=lambda x, form: form % x if isinstance(x, int | float) else "–",
-        shade=lambda x: f"rgba(11, 110, 79, {0.75 * (x or 0):.3f})",
+        judge_details=json.dumps(details, indent=1),
+        share=_share,
+        interval=_interval,
+        figure=_figure,
+        shade=_shade,
     )
 
 
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f}"
+
+
+def _figure(value: object, form: str) -> str:
+    return form % value if isinstance(value, int | float) else "–"
+
+
+def _shade(share: float | None) -> str:
+    """The colour of a cell of the matrix."""
+    return f"rgba(11, 110, 79, {0.75 * (share or 0):.3f})"
+
+
 def pairs(baseline: Run, edited: Run) -> dict[str, list[dict]]:
-    """Before and after at the same seed, at most `SHOWN` of a concept and kind of prompt."""
+    """Images of the unedited and the edited model at the same seed, at most `PAIRS_PER_KIND` of a
+    concept and kind of prompt.
+    """
     groups: dict[str, list[dict]] = {"Forgotten": [], "Kept": []}
-    count: dict[tuple, int] = {}
+    count: dict[tuple[str, str], int] = {}
     for before, after in zip(baseline.answers, edited.answers):
-        q = after.question
-        key = (q.label, q.kind)
-        count[key] = count.get(key, 0) + 1
-        if count[key] <= SHOWN:
-            groups["Forgotten" if q.label in edited.subject.forgets else "Kept"].append(
-                {
-                    "prompt": q.prompt,
-                    "concept": q.concept,
-                    "kind": q.kind,
-                    "seed": after.seed,
-                    "good": good(after, edited.subject),
-                    "judged_before": before.judged,
-                    "judged_after": after.judged,
-                    "before": _picture(before.path),
-                    "after": _picture(after.path),
-                }
-            )
+        question = after.question
+        kind = (question.label, question.kind)
+        count[kind] = count.get(kind, 0) + 1
+        if count[kind] > PAIRS_PER_KIND:
+            continue
+        group = "Forgotten" if question.label in edited.subject.forgets else "Kept"
+        groups[group].append(
+            {
+                "prompt": question.prompt,
+                "concept": question.concept,
+                "kind": question.kind,
+                "seed": after.seed,
+                "good": good(after, edited.subject),
+                "judged_before": before.judged,
+                "judged_after": after.judged,
+                "before": _image_url(before.path),
+                "after": _image_url(after.path),
+            }
+        )
     return groups
 
 
 def sites(run: Run) -> list[dict]:
     """What the edit did at each site, from the report in the edited folder."""
-    from forgetcli.artifact.provenance import REPORT
-
     try:
         return json.loads((run.subject.base.folder / REPORT).read_text())["sites"]
     except (OSError, ValueError, KeyError, TypeError):
-        return []  # a report of another method, or of none
+        return []  # no report, or another method's
 
 
-def _picture(path: Path) -> str:
-    from PIL import Image
-
-    with Image.open(path) as picture:
-        if max(picture.size) <= SIDE:
+def _image_url(path: Path) -> str:
+    """An image as a data URL; a large image is shrunk to `SIDE`."""
+    with Image.open(path) as image:
+        if max(image.size) <= SIDE:
             return _data_url(path.read_bytes(), "png")
-        picture = picture.convert("RGB")
-        picture.thumbnail((SIDE, SIDE))
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=85)
+        shrunk = image.convert("RGB")
+    shrunk.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    shrunk.save(buffer, "WEBP", quality=85)
     return _data_url(buffer.getvalue(), "webp")
 
 

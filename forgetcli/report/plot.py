@@ -3,54 +3,32 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-INK = ("#555555", "#0b6e4f", "#b5432a", "#2f5aa8", "#8a5a9e", "#a87b12", "#137a8b")
-MARKS = "os^Dv"  # another one each time the colours begin again
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#555555", "#0b6e4f", "#b5432a", "#2f5aa8", "#8a5a9e", "#a87b12", "#137a8b")
+MARKS = "os^Dv"  # the next mark each time the colours start again
+H_LEVELS = (0.2, 0.4, 0.6, 0.8, 0.9)
 
 
-def forget_retain(data: Mapping) -> bytes:
-    """SVG of ``eval``'s result. Up and to the right is better; grey curves join points of equal H."""
+def svg_plot(plot: Callable[[Axes], None]) -> bytes:
+    """An SVG with axes from forget to retain, on which `plot` puts its points; the same bytes for
+    the same points.
+    """
+    # matplotlib is slow to import, and only commands that write a plot need it.
     import matplotlib
 
     matplotlib.use("svg")
     import matplotlib.pyplot as plt
-    import numpy as np
 
-    points = [("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in data["models"])]
     with matplotlib.rc_context(
         {"svg.hashsalt": "forget", "svg.fonttype": "none", "font.family": "sans-serif"}
     ):
         figure, axes = plt.subplots(figsize=(5.2, 4.6))
-        grid = np.linspace(0.005, 1, 200)
-        x, y = np.meshgrid(grid, grid)
-        curves = axes.contour(
-            x,
-            y,
-            2 * x * y / (x + y),
-            levels=[0.2, 0.4, 0.6, 0.8, 0.9],
-            colors="#cccccc",
-            linewidths=0.7,
-        )
-        axes.clabel(curves, fmt="H = %.1f", fontsize=7, colors="#999999")
-        for k, (name, scores) in enumerate(points):
-            forget, retain = scores.get("forget"), scores.get("retain")
-            if forget is None or retain is None:
-                continue
-            errors = [
-                [[max(0.0, value - ci[0])], [max(0.0, ci[1] - value)]]
-                for value, ci in ((forget, scores["forget_ci"]), (retain, scores["retain_ci"]))
-            ]
-            axes.errorbar(
-                forget,
-                retain,
-                xerr=errors[0],
-                yerr=errors[1],
-                fmt=MARKS[k // len(INK) % len(MARKS)],
-                capsize=3,
-                color=INK[k % len(INK)],
-                label=_text(name),
-            )
+        plot(axes)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="forget", ylabel="retain")
         axes.legend(loc="lower left", frameon=False)
         figure.tight_layout()
@@ -60,5 +38,55 @@ def forget_retain(data: Mapping) -> bytes:
     return buffer.getvalue()
 
 
-def _text(name: str) -> str:
-    return name.replace("$", r"\$")  # matplotlib would read it as mathematics
+def forget_retain(data: Mapping) -> bytes:
+    """SVG of ``eval``'s result.
+
+    Up and to the right is better; grey curves join points of equal H.
+    """
+    models = [("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in data["models"])]
+
+    def plot(axes: Axes) -> None:
+        _plot_levels(axes)
+        for number, (name, scores) in enumerate(models):
+            if scores.get("forget") is not None and scores.get("retain") is not None:
+                _plot_model(axes, number, name, scores)
+
+    return svg_plot(plot)
+
+
+def _plot_levels(axes: Axes) -> None:
+    """Curves of equal H."""
+    import numpy as np  # with matplotlib, for plots only
+
+    grid = np.linspace(0.005, 1, 200)
+    x = grid[np.newaxis, :]
+    y = grid[:, np.newaxis]
+    curves = axes.contour(
+        grid, grid, 2 * x * y / (x + y), levels=list(H_LEVELS), colors="#cccccc", linewidths=0.7
+    )
+    axes.clabel(curves, fmt="H = %.1f", fontsize=7, colors="#999999")
+
+
+def _plot_model(axes: Axes, number: int, name: str, scores: Mapping) -> None:
+    """A model's point with its intervals."""
+    axes.errorbar(
+        scores["forget"],
+        scores["retain"],
+        xerr=_error_bar(scores["forget"], scores["forget_ci"]),
+        yerr=_error_bar(scores["retain"], scores["retain_ci"]),
+        fmt=MARKS[number // len(COLOURS) % len(MARKS)],
+        capsize=3,
+        color=COLOURS[number % len(COLOURS)],
+        label=_plain_label(name),
+    )
+
+
+def _error_bar(value: float, interval: Sequence[float]) -> list[list[float]]:
+    """Distances from a value to the ends of its interval."""
+    low, high = interval
+    return [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+def _plain_label(name: str) -> str:
+    """A name that matplotlib does not read as mathematics."""
+    return name.replace("$", r"\$")

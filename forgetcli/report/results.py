@@ -1,15 +1,14 @@
-"""Results for other programs: results.json, results.csv (a row for each picture), JUnit XML."""
+"""Results for other programs: results.json, results.csv (a row for each image), JUnit XML."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from forgetcli.report.text_formats import csv_table
 from forgetcli.storage import atomic
 from forgetcli.storage import json as plain_json
 
@@ -41,54 +40,44 @@ def write_json(path: Path, data: Mapping, command: str = "eval") -> None:
 
 
 def write_csv(path: Path, evaluation: Evaluation, folder: Path) -> None:
-    """A row for each picture of each model: see `picture_rows`."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(picture_rows(evaluation, folder))
-    atomic.write_atomically(path, text.getvalue().encode())
+    """A row for each image of each model: see `image_rows`."""
+    atomic.write_atomically(path, csv_table(COLUMNS, image_rows(evaluation, folder)))
 
 
-def picture_rows(evaluation: Evaluation, folder: Path) -> Iterator[list]:
-    """`COLUMNS` of each picture; `edited`: the model, or any of the edited ones for the unedited,
-    forgets the concept.
+def image_rows(evaluation: Evaluation, folder: Path) -> Iterator[list[object]]:
+    """`COLUMNS` of each image.
 
-    A cell that a spreadsheet would run as a formula begins with an apostrophe instead.
+    `edited` says whether the model was edited to forget the concept. In rows of the unedited model
+    it says whether any of the edited models was.
     """
     from forgetcli.evaluation.scores import good
 
     forgotten = frozenset().union(*(run.subject.forgets for run in evaluation.edited))
     for run in evaluation.runs:
-        for a in run.answers:
-            edited = a.question.label in (run.subject.forgets or forgotten)
+        for answer in run.answers:
+            question = answer.question
+            edited = question.label in (run.subject.forgets or forgotten)
+            if run is evaluation.baseline:
+                as_intended = answer.seen != edited
+            else:
+                as_intended = good(answer, run.subject)
             yield [
-                _inert(x)
-                for x in (
-                    run.subject.name,
-                    a.question.label,
-                    a.judged,
-                    a.question.prompt,
-                    a.question.kind,
-                    a.seed,
-                    int(edited),
-                    int(a.seen),
-                    int(a.seen != edited if run is evaluation.baseline else good(a, run.subject)),
-                    f"{a.score:.6f}",
-                    a.path.relative_to(folder).as_posix(),
-                )
+                run.subject.name,
+                question.label,
+                answer.judged,
+                question.prompt,
+                question.kind,
+                answer.seed,
+                int(edited),
+                int(answer.seen),
+                int(as_intended),
+                f"{answer.score:.6f}",
+                answer.path.relative_to(folder).as_posix(),
             ]
 
 
-def _inert(cell: object) -> object:
-    return (
-        f"'{cell}"
-        if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r")
-        else cell
-    )
-
-
 def write_junit(path: Path, data: Mapping, outcomes: Sequence[Outcome]) -> None:
-    """A test case for each gate, and one for each concept of each model with its figures as output."""
+    """A test case for each gate, and one for each model and concept with its scores as output."""
     cases = [(o.model, o.gate.key, o.text, o.passed) for o in outcomes]
     cases += [
         (model["name"], concept, json.dumps(sides["edited"]), True)

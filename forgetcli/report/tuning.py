@@ -1,66 +1,54 @@
-"""The forget–retain front of a search: every trial a point, the ones that no other beats in both
-joined by a line.
-"""
+"""The plot of a search: a point for each trial, and a line through the Pareto front."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forgetcli.report.plot import svg_plot
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
-    from forgetcli.experiments.tuning import Trial
+    from matplotlib.axes import Axes
+
+    from forgetcli.experiments.tuning import Tuned
+
+FRONT = "front.svg"
+
+Point = tuple[float, float]
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The (forget, retain) pairs that no other pair beats in both, by falling retain."""
-    best, kept = -1.0, []
-    for forget, retain in sorted(set(points), key=lambda p: (-p[1], -p[0])):
-        if forget > best:
-            kept.append((forget, retain))
-            best = forget
-    return kept
+def front(points: Sequence[Point]) -> list[Point]:
+    """The (forget, retain) points that no other point exceeds in both, by falling retain."""
+    highest = -1.0
+    front_points = []
+    for forget, retain in sorted(set(points), key=lambda point: (-point[1], -point[0])):
+        if forget > highest:
+            front_points.append((forget, retain))
+            highest = forget
+    return front_points
 
 
-def write_front(path: Path, baseline: Mapping, trials: Sequence[Trial], best: Trial) -> None:
-    """SVG of the trials that came through; the unedited model and the winner are marked."""
-    import matplotlib
+def write_front(path: Path, tuned: Tuned) -> None:
+    """SVG of the completed trials; the unedited model and the best trial are marked."""
+    points = [_point(trial.scores) for trial in tuned.completed if trial.scores]
 
-    matplotlib.use("svg")
-    import matplotlib.pyplot as plt
+    def plot(axes: Axes) -> None:
+        line_x, line_y = zip(*front(points))
+        axes.plot(line_x, line_y, color="#0b6e4f", linewidth=1, zorder=1)
+        x, y = zip(*points)
+        axes.scatter(x, y, s=16, color="#999999", label="trials", zorder=2)
+        own_x, own_y = points[0]
+        axes.scatter(own_x, own_y, s=40, color="#2f5aa8", label="the recipe's own values", zorder=3)
+        best_x, best_y = _point(tuned.best.scores or {})
+        label = f"best, H = {tuned.best.h:.3f}"
+        axes.scatter(best_x, best_y, s=40, color="#0b6e4f", label=label, zorder=4)
+        base_x, base_y = _point(tuned.baseline)
+        axes.scatter(base_x, base_y, s=40, color="#555555", marker="x", label="unedited", zorder=3)
 
-    points = [(t.scores["forget"], t.scores["retain"]) for t in trials]
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "forget", "svg.fonttype": "none", "font.family": "sans-serif"}
-    ):
-        figure, axes = plt.subplots(figsize=(5.2, 4.6))
-        axes.plot(*zip(*front(points)), color="#0b6e4f", linewidth=1, zorder=1)
-        axes.scatter(*zip(*points), s=16, color="#999999", label="trials", zorder=2)
-        axes.scatter(*points[0], s=40, color="#2f5aa8", label="the recipe's own values", zorder=3)
-        axes.scatter(
-            best.scores["forget"],
-            best.scores["retain"],
-            s=40,
-            color="#0b6e4f",
-            label=f"best, H = {best.scores['h']:.3f}",
-            zorder=4,
-        )
-        axes.scatter(
-            baseline["forget"],
-            baseline["retain"],
-            s=40,
-            color="#555555",
-            marker="x",
-            label="unedited",
-            zorder=3,
-        )
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="forget", ylabel="retain")
-        axes.legend(loc="lower left", frameon=False)
-        figure.tight_layout()
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-        plt.close(figure)
-    atomic.write_atomically(path, buffer.getvalue())
+    atomic.write_atomically(path, svg_plot(plot))
+
+
+def _point(scores: Mapping) -> Point:
+    return scores["forget"], scores["retain"]

@@ -1,21 +1,29 @@
-"""How the untouched files of a base get into its edited copy, and whether there is room for them."""
+"""Copies of files: reflinks, bytes or hard links, and whether the disk has room for them."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
+import sys
+import tempfile
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 
 from forgetcli.errors import OutputError
-from forgetcli.storage.atomic import copy_file
+
+if sys.platform == "linux":
+    import fcntl
+
+FICLONE = 0x40049409  # linux/fs.h
 
 
 class Copying(StrEnum):
-    """A reflink where the file system can, else bytes; bytes always; a hard link to the base's own
-    file.
+    """How a file gets into the output.
+
+    REFLINK: a reflink where the file system can, else bytes. COPY: always bytes. LINK: a hard link
+    to the base's own file.
     """
 
     REFLINK = "reflink"
@@ -24,11 +32,10 @@ class Copying(StrEnum):
 
 
 def put(source: Path, target: Path, how: Copying) -> None:
-    """An untouched file of the base, in the output.
+    """Put an unchanged file of the base into the output.
 
-    A hard link *is* the base's file: the same bytes, and the same mode, which is left as it is.
-    What writes to one writes to the
-    other; forget does not, and `verify` sees it.
+    A hard link *is* the base's file, with the same bytes and the same mode. A program that writes
+    to one writes to the other. forget does not, and `verify` detects it.
 
     Raises:
         OutputError: output.cannot-link: another file system, or one without hard links.
@@ -37,9 +44,8 @@ def put(source: Path, target: Path, how: Copying) -> None:
         copy_file(source, target, reflink=how is Copying.REFLINK)
         return
     try:
-        os.link(
-            os.path.realpath(source), target
-        )  # the hub's cache has links to blobs: the blob, not the link
+        # The hub's cache has links to blobs: the blob is linked, not the link.
+        os.link(os.path.realpath(source), target)
     except OSError as fault:
         if fault.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
             raise
@@ -50,16 +56,48 @@ def put(source: Path, target: Path, how: Copying) -> None:
         ) from fault
 
 
-def refuse_lack_of_room(files: Iterable[Path], staging: Path, output: Path) -> None:
-    """Before the work: whether the disk has room for these files.
+def copy_file(source: Path, target: Path, *, reflink: bool = True) -> None:
+    """Copy a file's content: as a reflink where the file system can (and `reflink` allows), byte
+    for byte elsewhere.
 
-    What fits is never refused: the little that forget adds, and what the file system needs for
-    itself, are not counted.
+    The copy's mode comes from the umask. The source may be read-only or private, as in a model
+    cache.
+    """
+    with open(source, "rb") as reader, open(target, "xb") as writer:
+        if not (reflink and _clone(reader.fileno(), writer.fileno())):
+            shutil.copyfileobj(reader, writer, 8 << 20)
+
+
+def can_clone(source: Path, folder: Path) -> bool:
+    """Whether files like `source` can be reflinked into `folder`.
+
+    It is tried on a file without a name.
+    """
+    with open(source, "rb") as reader, tempfile.TemporaryFile(dir=folder) as writer:
+        return _clone(reader.fileno(), writer.fileno())
+
+
+def _clone(source: int, target: int) -> bool:
+    if sys.platform != "linux":
+        return False
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+        return True
+    except OSError:  # another file system, or one without reflinks
+        return False
+
+
+def refuse_lack_of_room(files: Iterable[Path], staging: Path, output: Path) -> None:
+    """Check before the work that the disk has room for these files.
+
+    Files that fit are never refused: the few files that forget adds, and the file system's own
+    needs, are not counted.
 
     Args:
-        staging: an existing folder on the output's disk. output: what the user knows it as.
+        staging: an existing folder on the output's disk.
+        output: the output as the user knows it, for the message.
     Raises:
-        OutputError: output.disk-full, with what is needed and what is free.
+        OutputError: output.disk-full, with the needed and the free size.
     """
     needed = sum(path.stat().st_size for path in files)
     free = shutil.disk_usage(staging).free

@@ -1,5 +1,5 @@
-"""Models by name from the Hugging Face hub: the local cache first, the network only for what is
-missing.
+"""Models by name from the Hugging Face hub: the local cache first, the network only for missing
+files.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from forgetcli.errors import ModelError
@@ -14,7 +15,7 @@ from forgetcli.storage.atomic import output_faults
 
 NAME = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[^\s@]+))?")
 PATTERNS = ("*.json", "*.txt", "*/*.safetensors")  # no pickles, no single-file copies at the top
-OWN = ("forget.ledger.safetensors",)  # what an edited model has there besides
+OWN = ("forget.ledger.safetensors",)  # edited models have it at the top
 NETWORK_PACKAGES = ("httpx", "httpx2", "httpcore", "requests", "huggingface_hub", "hf_xet")
 VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")  # second copies of the weights
 KNOWN = (
@@ -27,51 +28,78 @@ KNOWN = (
 )
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model on the hub: which of its files are needed, and how messages name it.
+
+    Attributes:
+        noun: what messages call it, with a space at the end, or empty.
+        index: the file that every model of this kind has.
+        patterns: the files to fetch.
+        extra: files to fetch that a message's command leaves out.
+        copies: files that `patterns` match and that are not needed.
+        copies_suffice: whether `copies` are fetched where nothing else makes the model complete.
+        revision_option: how the user gives a revision.
+        suggests: whether messages suggest similar names.
+    """
+
+    noun: str
+    index: str
+    patterns: tuple[str, ...]
+    extra: tuple[str, ...]
+    copies: tuple[str, ...]
+    copies_suffice: bool
+    revision_option: str
+    suggests: bool
+
+
+PIPELINE = Kind(
+    noun="",
+    index="model_index.json",
+    patterns=PATTERNS,
+    extra=OWN,
+    copies=VARIANTS,
+    copies_suffice=True,
+    revision_option="@REVISION",
+    suggests=True,
+)
+
+
 def snapshot(
     name: str,
     revision: str | None,
     complete: Callable[[Path], bool],
     *,
-    download: bool,
-    patterns: Sequence[str] = PATTERNS,
+    download: bool = True,
+    kind: Kind = PIPELINE,
 ) -> Path:
     """The folder of a hub model's files.
 
     Args:
         name: ``org/name``.
         revision: branch, tag or commit; the default branch if None.
-        complete: whether a folder holds all that is needed. What is cached is used only if it does.
-        download: fetch what is missing.
-        patterns: the files to fetch.
+        complete: whether a folder holds all files that are needed. A cached folder is used only if
+            it does.
+        download: fetch missing files.
     Raises:
         ModelError: model.not-found, model.gated. The hint has the command that fetches the model
             elsewhere.
-        OutputError: the cache's disk is full, or closed to us.
+        OutputError: no space or no permission for the cache.
     """
+    # huggingface_hub imports an HTTP library; most models are folders and need none.
     import huggingface_hub as hub
     from huggingface_hub import errors
 
+    unreachable = "is not in the local cache, and the hub cannot be reached"
     try:
-        cached = hub.try_to_load_from_cache(name, "model_index.json", revision=revision)
+        cached = hub.try_to_load_from_cache(name, kind.index, revision=revision)
         if isinstance(cached, str) and complete(Path(cached).parent):
             return Path(cached).parent
         if not download:
-            raise _not_found(name, revision, "is not in the local cache", patterns)
+            raise _not_found(name, revision, "is not in the local cache", kind)
         cache = Path(hub.constants.HF_HUB_CACHE)
         with output_faults(cache, within=cache, remedy="set HF_HOME to another folder"):
-            folder = Path(
-                hub.snapshot_download(
-                    name,
-                    revision=revision,
-                    allow_patterns=[*patterns, *OWN],
-                    ignore_patterns=list(VARIANTS),
-                )
-            )
-            if not complete(folder):  # a model that has variants only
-                folder = Path(
-                    hub.snapshot_download(name, revision=revision, allow_patterns=[*patterns, *OWN])
-                )
-        return folder
+            return _downloaded(name, revision, complete, kind)
     except errors.GatedRepoError as fault:
         raise ModelError(
             "model.gated",
@@ -82,32 +110,42 @@ def snapshot(
         raise ModelError(
             "model.not-found",
             f"'{name}' has no revision '{revision}'",
-            "leave @REVISION out for the newest",
+            f"leave {kind.revision_option} out for the newest",
         ) from fault
     except errors.RepositoryNotFoundError as fault:
-        raise _not_found(
-            name, revision, "does not exist on the hub, or is private", patterns
-        ) from fault
+        what = "does not exist on the hub, or is private"
+        raise _not_found(name, revision, what, kind) from fault
     except (OSError, ValueError, errors.HfHubHTTPError) as fault:
-        raise _not_found(
-            name, revision, "is not in the local cache, and the hub cannot be reached", patterns
-        ) from fault
+        raise _not_found(name, revision, unreachable, kind) from fault
     except Exception as fault:  # the hub's HTTP library has errors of its own, by version
         if type(fault).__module__.partition(".")[0] not in NETWORK_PACKAGES:
             raise
-        raise _not_found(
-            name, revision, "is not in the local cache, and the hub cannot be reached", patterns
-        ) from fault
+        raise _not_found(name, revision, unreachable, kind) from fault
+
+
+def _downloaded(
+    name: str, revision: str | None, complete: Callable[[Path], bool], kind: Kind
+) -> Path:
+    import huggingface_hub as hub  # see `snapshot`
+
+    wanted = [*kind.patterns, *kind.extra]
+    folder = hub.snapshot_download(
+        name, revision=revision, allow_patterns=wanted, ignore_patterns=list(kind.copies)
+    )
+    if kind.copies_suffice and not complete(Path(folder)):
+        folder = hub.snapshot_download(name, revision=revision, allow_patterns=wanted)
+    return Path(folder)
 
 
 def command(name: str, revision: str | None, patterns: Sequence[str] = PATTERNS) -> str:
-    """The shell command that puts a model into the local cache."""
+    """The shell command that fetches a model into the local cache."""
     at = f" --revision {revision}" if revision else ""
     return f"hf download {name}{at} " + " ".join(f"--include '{pattern}'" for pattern in patterns)
 
 
 def near(name: str) -> list[str]:
-    """Names like this one: models in the local cache, and those that forget is used with."""
+    """Similar names: of models in the local cache, and of those that forget is used with."""
+    # See `snapshot`.
     from huggingface_hub import constants
 
     folders = Path(constants.HF_HUB_CACHE).glob("models--*--*")
@@ -116,11 +154,13 @@ def near(name: str) -> list[str]:
     return [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, 2, 0.75)]
 
 
-def _not_found(name: str, revision: str | None, what: str, patterns: Sequence[str]) -> ModelError:
-    others = near(name)
+def _not_found(name: str, revision: str | None, what: str, kind: Kind) -> ModelError:
+    others = near(name) if kind.suggests else []
     guess = f"did you mean {' or '.join(others)}? " if others else ""
+    full_name = f"{name}@{revision}" if revision else name
+    fetch = command(name, revision, kind.patterns)
     return ModelError(
         "model.not-found",
-        f"'{name}{'@' + revision if revision else ''}' is no folder here and {what}",
-        f"{guess}fetch it where there is a network: {command(name, revision, patterns)}",
+        f"{kind.noun}'{full_name}' is no folder here and {what}",
+        f"{guess}fetch it where there is a network: {fetch}",
     )

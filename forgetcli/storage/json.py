@@ -1,6 +1,4 @@
-"""JSON that every parser takes: Python would write NaN and Infinity, which the format does not
-have.
-"""
+"""JSON that every parser accepts: without NaN and Infinity, which Python would write."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from typing import Any
 
 
 def plain(value: Any) -> Any:
-    """`value` with null for numbers that are not finite, tuples as lists, keys as strings."""
+    """A copy of `value`: None for numbers that are not finite, tuples as lists, keys as strings."""
     if isinstance(value, Mapping):
         return {str(key): plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
@@ -20,7 +18,6 @@ def plain(value: Any) -> Any:
 
 
 def encode(value: Any) -> bytes:
-    """A file's content: keys in their order, two spaces of indent."""
-    return (
-        json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False, default=str) + "\n"
-    ).encode()
+    """The content of a JSON file: keys in their order, indented by two spaces."""
+    text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
+    return (text + "\n").encode()

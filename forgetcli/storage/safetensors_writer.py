@@ -28,7 +28,8 @@ class Content:
 
     Attributes:
         dtype: as safetensors writes it: ``F16``.
-        pieces: gives its bytes, row-major and little-endian, in order.
+        shape: the tensor's sizes.
+        pieces: returns its bytes in order, row-major and little-endian.
     """
 
     dtype: str
@@ -52,9 +53,7 @@ def of_floats(tensor: Tensor) -> Content:
 
 
 def of_sites(folder: Path, sites: Iterable[TensorSite], shape: tuple[int, ...]) -> Content:
-    """Tensors of files in `folder`, read when they are written, one below the other along the first
-    axis.
-    """
+    """Tensors of files in `folder`, concatenated along the first axis, read as they are written."""
     sites = tuple(sites)
 
     def pieces() -> Iterator[bytes]:
@@ -69,14 +68,23 @@ def of_sites(folder: Path, sites: Iterable[TensorSite], shape: tuple[int, ...]) 
     return Content(sites[0].dtype, shape, pieces)
 
 
-def write(writer: BinaryIO, tensors: Mapping[str, Content], metadata: Mapping[str, str]) -> None:
+def write(
+    writer: BinaryIO,
+    tensors: Mapping[str, Content],
+    metadata: Mapping[str, str],
+    *,
+    compact: bool = True,
+) -> None:
     """Write a whole safetensors file.
 
+    Args:
+        compact: the header has no spaces, and UTF-8 instead of escapes. Ledgers are written with
+            spaces and escapes since their first version, and stay byte for byte the same.
     Raises:
         ModelError: model.changed: a tensor has not as many bytes as its dtype and shape say.
     """
-    # The widest numbers first, as the safetensors package has it: every tensor then begins at a
-    # multiple of its item.
+    # The widest dtypes first, as the safetensors package has it: every tensor then begins at a
+    # multiple of its item size.
     ordered = sorted(tensors.items(), key=lambda item: (-ITEM_BITS[item[1].dtype], item[0]))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     at = 0
@@ -87,7 +95,10 @@ def write(writer: BinaryIO, tensors: Mapping[str, Content], metadata: Mapping[st
             "data_offsets": [at, at + content.size],
         }
         at += content.size
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    if compact:
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    else:
+        text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     writer.write(struct.pack("<Q", len(text)) + text)
     for name, content in ordered:
@@ -95,5 +106,6 @@ def write(writer: BinaryIO, tensors: Mapping[str, Content], metadata: Mapping[st
         if written != content.size:
             raise ModelError(
                 "model.changed",
-                f"'{name}' has {written} bytes, not {content.size}: the file it comes from was changed meanwhile",
+                f"'{name}' has {written} bytes, not {content.size}: "
+                "the file it comes from was changed meanwhile",
             )

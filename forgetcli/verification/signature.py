@@ -1,9 +1,9 @@
 """Signatures of edited folders, by the model-signing package: a Sigstore bundle over the digest of
 every file.
 
-Signed is all that lies in the folder, the manifest and hidden files included, but for the signature
-itself. With an elliptic-curve
-key that works offline, and other programs of model-signing can check it.
+The signature covers every file in the folder, the manifest and hidden files included, except the
+signature itself. An elliptic-curve key works offline, and other programs that use model-signing can
+check the result.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import tempfile
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from forgetcli.artifact.manifest import MANIFEST, SIGNATURE
 from forgetcli.errors import ForgetError, ModelError, OutputError
@@ -41,7 +42,7 @@ def sign(
         )
     path = output or folder / SIGNATURE
     try:
-        # As bytes, though its type hint says text: that is what the package hands on.
+        # The package passes the password on as it is, and needs bytes, not text as its hint says.
         configured = package.Config().use_elliptic_key_signer(
             private_key=key, password=password.encode() if password else None
         )
@@ -104,11 +105,9 @@ def check(folder: Path, signature: Path, key: str | Path | None) -> list[str]:
             ]
         if "mismatch" in str(said) or type(fault).__name__ == "InvalidSignature":
             return [f"was not made with the private key that belongs to {key}"]
-        return [
-            f"is no signature that can be checked: {type(fault).__name__}: {str(fault).splitlines()[0] if str(fault) else ''}".rstrip(
-                ": "
-            )
-        ]
+        name = type(fault).__name__
+        first_line = next(iter(str(fault).splitlines()), "")
+        return [f"is no signature that can be checked: {name}: {first_line}".rstrip(": ")]
     return []
 
 
@@ -122,9 +121,10 @@ def _parts(listed: str) -> list[str]:
         return [listed]
 
 
-def _hashing(folder: Path, signature: Path):
-    """All files but the signature and what the hub adds; what links lead to, since models
-    downloaded from the hub may consist of them.
+def _hashing(folder: Path, signature: Path) -> Any:
+    """Hashing of all files except the signature and those that the hub adds.
+
+    Links are followed: models from the hub's cache consist of links.
     """
     from model_signing import hashing
 
@@ -134,7 +134,7 @@ def _hashing(folder: Path, signature: Path):
         if own.is_relative_to(os.path.abspath(folder))
         else []
     )
-    ignored = [SIGNATURE, ".gitattributes", ".cache/huggingface", *inside]
+    ignored: list[str | Path] = [SIGNATURE, ".gitattributes", ".cache/huggingface", *inside]
     return (
         hashing.Config()
         .set_ignored_paths(paths=ignored, ignore_git_paths=False)

@@ -14,11 +14,12 @@ from pipelines import tiny_sd
 from tiny_runs import RECIPE
 
 from forgetcli import recipe as recipes
-from forgetcli.artifact import card, provenance
+from forgetcli.artifact import card, integrity
+from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base
 from forgetcli.errors import ModelError, OutputError
-from forgetcli.pipeline import apply
-from forgetcli.storage import atomic
+from forgetcli.pipeline.apply import apply
+from forgetcli.storage.files import walk_files
 
 NASTY = "<script>alert(1)</script> ![x](http://evil.example/p.png) | `a` **b** www.evil.example [c](d)\u202e\u2028---\u0085 license: cc0"
 BASE_CARD = "---\nlicense: creativeml-openrail-m\nlicense_link: LICENSE\ntags: [a]\nmodel: {x: 1}\n---\n# The base's own words\n"
@@ -35,7 +36,7 @@ def original(tmp_path_factory) -> Path:
 def applied(original, tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("applied")
     (place / "art.toml").write_text(RECIPE)
-    apply.apply(
+    apply(
         place / "art.toml", model=str(original), output=place / "edited", device="cpu", strict=False
     )
     return place / "edited"
@@ -69,13 +70,13 @@ def test_an_edit_has_a_card_that_says_what_was_done(applied, original):
         and "2 of the base's tensors" in text
         and "Not evaluated yet" in text
     )
-    assert provenance.load(applied).recipe_sha256 in text and "mlp\\.fc2" in text
+    assert manifests.load(applied).recipe_sha256 in text and "mlp\\.fc2" in text
     assert (
         "The base's own words" not in text and str(original.parent) not in text
     )  # nor where it lay on this disk
-    verdict = provenance.verify(applied)
+    verdict = integrity.verify(applied)
     assert verdict.ok, verdict.problems
-    assert "README.md" in provenance.load(applied).written
+    assert "README.md" in manifests.load(applied).written
 
 
 def test_the_hub_reads_the_front_matter(applied):
@@ -181,19 +182,17 @@ def test_scores_of_this_model_get_into_the_card_and_the_manifest_follows(edited,
     assert (
         front_matter(text)["license"] == "creativeml-openrail-m"
     )  # of the card before, which had it from the base
-    assert provenance.verify(edited).ok and not (edited / "forget.signature.json").exists()
+    assert integrity.verify(edited).ok and not (edited / "forget.signature.json").exists()
     assert (
         base.resolve(edited).digest == digest
     )  # so the pictures and scores there are still this model's
     assert weights.stat().st_ino == inode  # gigabytes are not copied for it
     card.rewrite(edited)
-    assert (
-        "Not evaluated yet" in (edited / "README.md").read_text() and provenance.verify(edited).ok
-    )
+    assert "Not evaluated yet" in (edited / "README.md").read_text() and integrity.verify(edited).ok
 
 
 def test_scores_of_another_model_are_refused_and_the_folder_stays(edited, tmp_path):
-    before = {path: (edited / path).read_bytes() for path in atomic.walk_files(edited)}
+    before = {path: (edited / path).read_bytes() for path in walk_files(edited)}
     for content in (
         '{"judge": {"name": "demo"}, "n_images": 1, "baseline": {}, "models": [{"digest": "0", "edited": {}}]}',
         "{}",
@@ -204,7 +203,7 @@ def test_scores_of_another_model_are_refused_and_the_folder_stays(edited, tmp_pa
         with pytest.raises(OutputError) as error:
             card.rewrite(edited, tmp_path / "results.json")
         assert error.value.code == "card.results"
-    assert {path: (edited / path).read_bytes() for path in atomic.walk_files(edited)} == before
+    assert {path: (edited / path).read_bytes() for path in walk_files(edited)} == before
     with pytest.raises(ModelError):
         card.rewrite(tmp_path)
 
@@ -213,7 +212,7 @@ def test_a_rewritten_card_hides_no_other_change(edited):
     path = edited / "unet" / "config.json"
     path.write_text(path.read_text() + " ")
     card.rewrite(edited)
-    assert [p["file"] for p in provenance.verify(edited).problems][0] == "unet/config.json"
+    assert [p.file for p in integrity.verify(edited).problems][0] == "unet/config.json"
 
 
 def test_the_command(forget, edited):

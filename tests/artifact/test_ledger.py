@@ -17,24 +17,27 @@ from pipelines import tiny_sd
 from typer.testing import CliRunner
 
 from forgetcli import models, recipe
-from forgetcli.artifact import card, ledger, patch, provenance
+from forgetcli.artifact import card, integrity, ledger, patch
+from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact.patch import encode
 from forgetcli.checkpoint import base
 from forgetcli.cli.app import app
 from forgetcli.editing.edit import Edit, Keys
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.linalg import Moment
+from forgetcli.models.tensors import read_tensor
 from forgetcli.models.tokens import tokenise
-from forgetcli.pipeline import apply as pipeline
-from forgetcli.pipeline import revert
+from forgetcli.pipeline.apply import apply as apply_recipe
+from forgetcli.pipeline.revert import log, revert
 from forgetcli.progress import Silent
-from forgetcli.storage.safetensors import read_header, read_tensor
+from forgetcli.storage.files import sha256_file
+from forgetcli.storage.safetensors import read_header
 
 WEIGHTS = "text_encoder/model.safetensors"
 SITE = ("text_encoder", "encoder.layers.1.mlp.fc2.weight")
 DEEPER = ("text_encoder", "encoder.layers.2.mlp.fc2.weight")
-OWN = {provenance.MANIFEST, provenance.REPORT, provenance.RECIPE, ledger.LEDGER, ledger.TENSORS}
-CARD = provenance.CARD  # forget's own in an edited folder, the base's in one without edits
+OWN = {manifests.MANIFEST, manifests.REPORT, manifests.RECIPE, ledger.LEDGER, ledger.TENSORS}
+CARD = manifests.CARD  # forget's own in an edited folder, the base's in one without edits
 OF_BASE = "---\nlicense: mit\n---\nthe base's own card\n"
 TEXT = """\
 name = "{name}"
@@ -91,7 +94,7 @@ class Sequence:
 
 
 def apply(what: recipe.Recipe, model: Path, output: Path, **options) -> Path:
-    return pipeline.apply(
+    return apply_recipe(
         what, model=str(model), output=output, device="cpu", strict=False, **options
     ).output
 
@@ -120,6 +123,14 @@ def two(sequence, tmp_path) -> Path:
 
 def stored(folder: Path, key=SITE) -> torch.Tensor:
     return read_tensor(folder, base.locate(folder, *key))
+
+
+def extended(folder: Path, edit: Edit) -> ledger.Ledger | None:
+    """The ledger of a model with one more edit, as the pipeline makes it."""
+    model = base.resolve(folder)
+    earlier = ledger.PreviousEdits(model).fitting_ledger()
+    changes = patch.changes(model, edit.weights)
+    return ledger.extended(earlier, model, edit, changes, written(*FIRST), {})
 
 
 def all_but_own(folder: Path) -> dict[str, bytes]:
@@ -171,8 +182,8 @@ def test_every_edit_adds_to_the_ledger_and_the_weights_are_the_rounded_sum(seque
     )  # rounding does not add up from edit to edit
     assert {p.component for p in book.places} == {"text_encoder", "unet"}
     for folder in (sequence.one, sequence.two, sequence.three):
-        assert provenance.verify(folder).ok
-        assert set(provenance.load(folder).written) == {CARD, *OWN} - {provenance.MANIFEST}
+        assert integrity.verify(folder).ok
+        assert set(manifests.load(folder).written) == {CARD, *OWN} - {manifests.MANIFEST}
     (number,) = {e.number for e in ledger.load(sequence.one).edits}
     assert number == 1
 
@@ -184,9 +195,9 @@ def test_changes_are_kept_much_finer_than_the_weights_and_exactly_beside_wide_on
     assert {site.dtype for name, site in header.items() if ".delta:" in name} == {"F32"}
     wide = tiny_sd(tmp_path / "sd", torch.float32)
     weight = stored(wide).double() + torch.randn(stored(wide).shape, dtype=torch.float64)
-    made = ledger.extended(base.resolve(wide), Edit({SITE: weight}), written(*FIRST), {})
+    made = extended(wide, Edit({SITE: weight}))
     (place,) = made.book.places
-    assert torch.equal(made.wanted(place), stored(wide).double() + (weight - stored(wide).double()))
+    assert torch.equal(made.exact(place), stored(wide).double() + (weight - stored(wide).double()))
 
 
 def test_a_repeated_run_writes_the_same_ledger_for_dates_are_in_the_manifest(sequence, tmp_path):
@@ -195,11 +206,11 @@ def test_a_repeated_run_writes_the_same_ledger_for_dates_are_in_the_manifest(seq
         (again / name).read_bytes() == (sequence.one / name).read_bytes()
         for name in (ledger.LEDGER, ledger.TENSORS)
     )
-    dates = [e.date for e in revert.log(sequence.three).edits]
+    dates = [e.date for e in log(sequence.three).edits]
     assert (
         dates == sorted(dates) and len(set(dates)) == 3
     )  # each its own, the earlier ones carried on
-    assert dates[:2] == [e.date for e in revert.log(sequence.two).edits]
+    assert dates[:2] == [e.date for e in log(sequence.two).edits]
     assert dates[0][:10] not in (sequence.three / ledger.LEDGER).read_text()
 
 
@@ -242,7 +253,7 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
     held, free = (
         next(
             s
-            for s in json.loads((f / provenance.REPORT).read_text())["sites"]
+            for s in json.loads((f / manifests.REPORT).read_text())["sites"]
             if s["name"] in SITE[1]
         )
         for f in (sequence.two, sequence.free)
@@ -271,10 +282,10 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
             for f in (sequence.two, sequence.free)
         }
     assert off["two"] < 0.5 * off["free"]  # of the way that the first edit went
-    materials = provenance.load(sequence.two).materials
+    materials = manifests.load(sequence.two).materials
     assert (
         "kp/encoder.layers.1.mlp.fc2" in materials
-        and "kp/encoder.layers.1.mlp.fc2" not in provenance.load(sequence.free).materials
+        and "kp/encoder.layers.1.mlp.fc2" not in manifests.load(sequence.free).materials
     )
 
 
@@ -288,23 +299,24 @@ def test_what_cannot_be_held_is_said(sequence):
 
     model = models.load(base.resolve(sequence.three), device="cpu")
     for blocks, free in (
-        ([1, 2], "3"),
-        ([0], "1, 2, 3"),
+        ([1, 2], "edit 3 is"),
+        ([0], "edits 1, 2 and 3 are"),
     ):  # uce has no keys there; nobody edited block 0
         observer = Noted()
-        found = ledger.held(model.base, model.pick_sites(blocks), observer)
-        assert [note.rpartition(": ")[2] for note in observer.notes] == [free]
+        found = ledger.PreviousEdits(model.base).held(model.pick_sites(blocks), observer)
+        assert [note.partition(" not protected: ")[0] for note in observer.notes] == [free]
         assert len(found) == (0 if blocks == [0] else 2)
     observer = Noted()
     assert (
-        ledger.held(base.resolve(sequence.two), model.pick_sites([1]), observer)[
-            SITE[1].removesuffix(".weight")
-        ].tokens
+        ledger.PreviousEdits(base.resolve(sequence.two))
+        .held(model.pick_sites([1]), observer)[SITE[1].removesuffix(".weight")]
+        .tokens
         == 96
     )
     assert (
         observer.notes == []
-        and ledger.held(base.resolve(sequence.sd), model.pick_sites([1]), observer) == {}
+        and ledger.PreviousEdits(base.resolve(sequence.sd)).held(model.pick_sites([1]), observer)
+        == {}
     )
 
 
@@ -336,12 +348,12 @@ def test_the_last_edit_taken_out_gives_the_model_before_it(sequence, tmp_path):
         (sequence.three, 3, sequence.two),
         (sequence.two, 2, sequence.one),
     ):
-        result = revert.revert(folder, [number], output=tmp_path / before.name)
+        result = revert(folder, [number], output=tmp_path / before.name)
         assert base_files(result.output) == base_files(before)
         assert (result.output / ledger.TENSORS).read_bytes() == (
             before / ledger.TENSORS
         ).read_bytes()
-        verdict = provenance.verify(
+        verdict = integrity.verify(
             result.output, sequence.sd
         )  # the original base: edits of it, no longer of `one`
         assert verdict.ok and any(
@@ -350,7 +362,7 @@ def test_the_last_edit_taken_out_gives_the_model_before_it(sequence, tmp_path):
 
 
 def test_an_edit_in_the_middle_taken_out_leaves_the_others_as_if_alone(sequence, tmp_path):
-    result = revert.revert(sequence.two, [1], output=tmp_path / "out")
+    result = revert(sequence.two, [1], output=tmp_path / "out")
     W, d1, d2 = stored(sequence.sd).double(), delta(sequence.two, 1), delta(sequence.two, 2)
     assert torch.equal(stored(result.output), patch.round_to(W + d2, torch.float16))
     from_rounded = patch.round_to(stored(sequence.two).double() - d1, torch.float16)
@@ -358,33 +370,33 @@ def test_an_edit_in_the_middle_taken_out_leaves_the_others_as_if_alone(sequence,
         stored(result.output), from_rounded
     )  # taken from what was rounded, it would not be
     assert (result.reverted, result.left) == ((1,), (2,))
-    manifest = provenance.load(result.output)
+    manifest = manifests.load(result.output)
     assert (manifest.base_digest, manifest.method) == (
         base.resolve(sequence.sd).digest,
         "nullspace",
     )
     assert recipe.load(manifest.recipe_path).name == "second"
-    assert provenance.verify(result.output).ok
-    assert [e.number for e in revert.log(result.output).edits] == [2]
+    assert integrity.verify(result.output).ok
+    assert [e.number for e in log(result.output).edits] == [2]
     third = apply(written("third", "dog", "cat", "uce"), result.output, tmp_path / "third")
-    assert [e.number for e in revert.log(third).edits] == [2, 3]  # numbers stay
+    assert [e.number for e in log(third).edits] == [2, 3]  # numbers stay
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3), (3, 2, 1), (2, 3, 1)])
 def test_all_taken_out_in_any_order_give_the_bases_bytes(sequence, tmp_path, order):
     folder = sequence.three
     for number in order:
-        folder = revert.revert(folder, [number], output=tmp_path / f"without-{number}").output
-        assert provenance.verify(folder, sequence.sd).ok
+        folder = revert(folder, [number], output=tmp_path / f"without-{number}").output
+        assert integrity.verify(folder, sequence.sd).ok
     assert all_but_own(folder) == tree(sequence.sd)  # the card included
     assert set(tree(folder)) - set(tree(sequence.sd)) == {
-        provenance.MANIFEST,
-        provenance.REPORT,
-        provenance.RECIPE,
+        manifests.MANIFEST,
+        manifests.REPORT,
+        manifests.RECIPE,
     }
-    assert provenance.load(folder).edited == () and provenance.load(folder).method == "none"
+    assert manifests.load(folder).edited == () and manifests.load(folder).method == "none"
     assert recipe.load(folder / "recipe.toml").method == "none"
-    assert revert.log(folder).edits == ()
+    assert log(folder).edits == ()
     assert base_files(sequence.three) != base_files(sequence.sd)  # though there were edits
 
 
@@ -392,7 +404,7 @@ def test_all_at_once_and_without_the_base(sequence, tmp_path):
     shutil.copytree(sequence.three, tmp_path / "three")
     hidden = sequence.sd.rename(sequence.sd.with_name("hidden"))
     try:
-        result = revert.revert(tmp_path / "three", None, output=tmp_path / "out")
+        result = revert(tmp_path / "three", None, output=tmp_path / "out")
     finally:
         hidden.rename(sequence.sd)
     assert result.reverted == (1, 2, 3) and all_but_own(result.output) == tree(sequence.sd)
@@ -402,9 +414,7 @@ def test_the_card_names_the_edits_that_are_left_and_then_is_the_bases_again(
     sequence, two, tmp_path
 ):
     (two / CARD).write_text("changed by hand")
-    text = (
-        revert.revert(sequence.three, [2], output=tmp_path / "one-three").output / CARD
-    ).read_text()
+    text = (revert(sequence.three, [2], output=tmp_path / "one-three").output / CARD).read_text()
     assert (
         "# sd without van gogh, dog\n" in text
         and "| van gogh | monet |" in text
@@ -412,31 +422,31 @@ def test_the_card_names_the_edits_that_are_left_and_then_is_the_bases_again(
     )
     assert "holds 2 edits" in text and "Method: uce" in text and "starry night" not in text
     assert 'license: "mit"' in text  # as the base's card names it
-    text = (revert.revert(two, [2], output=tmp_path / "first").output / CARD).read_text()
+    text = (revert(two, [2], output=tmp_path / "first").output / CARD).read_text()
     assert (
         "| van gogh | monet |" in text
         and "starry night" not in text
         and "edits of the base" not in text
     )
-    assert (revert.revert(two, None, output=tmp_path / "out").output / CARD).read_text() == OF_BASE
+    assert (revert(two, None, output=tmp_path / "out").output / CARD).read_text() == OF_BASE
 
 
 def test_the_card_is_of_all_edits_whenever_it_is_written(sequence, tmp_path):
     text = (sequence.three / CARD).read_text()  # an edit of an edit
     assert "# sd without van gogh, starry night, dog\n" in text and "holds 3 edits" in text
-    out = revert.revert(sequence.three, [2], output=tmp_path / "out").output
+    out = revert(sequence.three, [2], output=tmp_path / "out").output
     before = (out / CARD).read_text()
     card.rewrite(out)
     assert (
         (out / CARD).read_text() == before
         and "# sd without van gogh, dog\n" in before
-        and provenance.verify(out).ok
+        and integrity.verify(out).ok
     )
-    back = revert.revert(out, None, output=tmp_path / "back").output
+    back = revert(out, None, output=tmp_path / "back").output
     card.rewrite(back)
     text = (back / CARD).read_text()
     assert (
-        "# sd, unedited\n" in text and "Nothing is forgotten" in text and provenance.verify(back).ok
+        "# sd, unedited\n" in text and "Nothing is forgotten" in text and integrity.verify(back).ok
     )
     assert not [c for c in ("van gogh", "starry night", "| dog") if c in text]
 
@@ -449,9 +459,9 @@ def test_a_base_gets_back_the_card_that_it_had(tmp_path, text):
     if text is not None:
         (sd / CARD).write_bytes(text)
     edited = apply(written("third", "dog", "cat", "uce"), sd, tmp_path / "edited")
-    assert (edited / CARD).read_bytes() != text and provenance.verify(edited).ok
-    back = revert.revert(edited, None, output=tmp_path / "back").output
-    assert all_but_own(back) == tree(sd) and provenance.verify(back, sd).ok
+    assert (edited / CARD).read_bytes() != text and integrity.verify(edited).ok
+    back = revert(edited, None, output=tmp_path / "back").output
+    assert all_but_own(back) == tree(sd) and integrity.verify(back, sd).ok
     assert (back / CARD).exists() == (text is not None)
 
 
@@ -462,8 +472,8 @@ def test_edits_whose_recipes_cannot_be_read_here_can_be_taken_out_and_leave_the_
         raise ForgetError("recipe.method", "there is no such method", "install it")
 
     monkeypatch.setattr(recipe, "parse", refuse)
-    out = revert.revert(two, [1], output=tmp_path / "out").output
-    assert (out / CARD).read_text() == OF_BASE and provenance.verify(out).ok
+    out = revert(two, [1], output=tmp_path / "out").output
+    assert (out / CARD).read_text() == OF_BASE and integrity.verify(out).ok
 
 
 def test_other_forms_of_the_weights_come_back_too(tmp_path):
@@ -471,9 +481,9 @@ def test_other_forms_of_the_weights_come_back_too(tmp_path):
     half = tiny_sd(tmp_path / "half", torch.float16)
     shutil.copy(half / WEIGHTS, sd / WEIGHTS.replace("model.", "model.fp16."))
     edited = apply(written(*FIRST, refine__mode='"copy"'), sd, tmp_path / "edited")
-    (_, also) = [t for t in provenance.load(edited).edited if t.parameter == SITE[1]]
+    (_, also) = [t for t in manifests.load(edited).edited if t.parameter == SITE[1]]
     assert also.file.endswith("fp16.safetensors")
-    back = revert.revert(edited, [1], output=tmp_path / "back").output
+    back = revert(edited, [1], output=tmp_path / "back").output
     assert all_but_own(back) == tree(sd) != base_files(edited)
 
 
@@ -482,11 +492,11 @@ def test_other_forms_of_the_weights_come_back_too(tmp_path):
 
 def test_in_place_needs_force_and_is_one_step(two, sequence):
     before = tree(two)
-    assert code_of(revert.revert, two, [2]) == "output.exists"
+    assert code_of(revert, two, [2]) == "output.exists"
     assert tree(two) == before
-    revert.revert(two, [2], force=True)
+    revert(two, [2], force=True)
     assert base_files(two) == base_files(sequence.one)
-    assert code_of(revert.revert, two, [1], output=two / "inside") == "output.overlaps-base"
+    assert code_of(revert, two, [1], output=two / "inside") == "output.overlaps-base"
 
 
 @pytest.mark.parametrize(
@@ -501,14 +511,14 @@ def test_stopped_anywhere_the_folder_is_the_old_or_the_new_one(two, sequence, fa
         saboteur = Saboteur(at, fault)
         try:
             with saboteur.at_work():
-                revert.revert(two, [2], force=True)
+                revert(two, [2], force=True)
         except (KeyboardInterrupt, OutputError):
             pass
         here = base_files(two)
         assert here in (before, after)
         if here == before:
             assert {name: (two / name).read_bytes() for name in own} == own
-        assert provenance.verify(two).ok
+        assert integrity.verify(two).ok
         assert [p for p in two.parent.iterdir() if p.name.startswith(".")] == []
         outcomes.append(here == after)
         if here == after:
@@ -525,10 +535,10 @@ def flipped(path: Path) -> None:
 
 def listed_again(folder: Path) -> None:
     """Make the manifest agree with the ledger's files, as a forger or a careless script would."""
-    manifest = json.loads((folder / provenance.MANIFEST).read_text())
+    manifest = json.loads((folder / manifests.MANIFEST).read_text())
     for subject in manifest["subject"]:
-        subject["digest"]["sha256"] = provenance.sha256_file(folder / subject["name"])
-    (folder / provenance.MANIFEST).write_text(json.dumps(manifest))
+        subject["digest"]["sha256"] = sha256_file(folder / subject["name"])
+    (folder / manifests.MANIFEST).write_text(json.dumps(manifest))
 
 
 def without_tensor(folder: Path) -> None:
@@ -589,11 +599,11 @@ def without_tensor(folder: Path) -> None:
 def test_damage_is_said_and_nothing_is_written(two, tmp_path, damage, code):
     damage(two)
     before = tree(two)
-    found = code_of(revert.revert, two, [1], output=tmp_path / "out")
+    found = code_of(revert, two, [1], output=tmp_path / "out")
     assert found == code
     assert tree(two) == before and not (tmp_path / "out").exists()
     if code == "ledger.damaged":
-        assert code_of(ledger.extended, base.resolve(two), Edit({}), written(*FIRST), {}) == code
+        assert code_of(extended, two, Edit({})) == code
 
 
 def test_weights_that_something_else_changed_are_not_edited_on_top(two):
@@ -602,13 +612,13 @@ def test_weights_that_something_else_changed_are_not_edited_on_top(two):
         file.seek(site.start)
         file.write(encode(stored(two).double() + 1, site))
     with pytest.raises(ModelError) as caught:
-        ledger.extended(base.resolve(two), Edit({SITE: stored(two).double()}), written(*FIRST), {})
+        extended(two, Edit({SITE: stored(two).double()}))
     assert caught.value.code == "ledger.other-weights"
 
 
 def test_a_bad_edit_is_refused_before_the_ledger_grows(two):
     with pytest.raises(EditError) as caught:
-        ledger.extended(base.resolve(two), Edit({SITE: torch.zeros(3, 3)}), written(*FIRST), {})
+        extended(two, Edit({SITE: torch.zeros(3, 3)}))
     assert caught.value.code == "edit.shape"
 
 
@@ -636,9 +646,9 @@ def test_log_and_revert_as_commands(two, sequence, tmp_path, monkeypatch):
     assert (done["output"], done["reverted"], done["left"]) == ("out", [1], [2])
     assert run.invoke(app, ["revert", "out", "--all", "--force", "-q"]).stdout == "out\n"
     assert "no edits" in run.invoke(app, ["log", "out"]).stdout
-    assert code_of(revert.revert, "two", [7]) == "ledger.no-such-edit"
-    assert code_of(revert.revert, "out", None) == "ledger.none"
-    assert code_of(revert.log, sequence.sd) == "model.not-edited"
+    assert code_of(revert, "two", [7]) == "ledger.no-such-edit"
+    assert code_of(revert, "out", None) == "ledger.none"
+    assert code_of(log, sequence.sd) == "model.not-edited"
     for arguments in (["revert", "two"], ["revert", "two", "--all", "--edit", "1"]):
         with pytest.raises(ForgetError) as caught:
             run.invoke(app, arguments, catch_exceptions=False)

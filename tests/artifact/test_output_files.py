@@ -19,13 +19,15 @@ from pipelines import shard, tiny_sd
 from safetensors.torch import load, save
 from single_files import ldm, settings
 
-from forgetcli.artifact import patch, provenance
+from forgetcli import models
+from forgetcli.artifact import integrity, patch, statement
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import OutputError
-from forgetcli.pipeline import apply
+from forgetcli.models.tensors import read_tensor
+from forgetcli.pipeline.apply import apply
 from forgetcli.storage import atomic, copying
-from forgetcli.storage.atomic import walk_files
 from forgetcli.storage.copying import Copying
+from forgetcli.storage.files import refuse_overlap, walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight"
@@ -117,13 +119,13 @@ def edit(
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for component, parameter in CHANGED:
-        W = checkpoint.read_tensor(base.folder, base.locate(component, parameter)[0]).double()
+        W = read_tensor(base.folder, base.locate(component, parameter)[0]).double()
         weights[component, parameter] = W + 0.1 * torch.randn(
             W.shape, generator=generator, dtype=torch.float64
         )
     with atomic.publishing(output, force=True) as staging:
         stored = patch.patch(base, staging, weights, Copying(how))
-        provenance.write(
+        statement.write(
             staging,
             base=base,
             recipe_bytes=b"",
@@ -183,7 +185,7 @@ def test_every_untouched_byte_is_the_bases(originals, tmp_path, kind, how):
     assert {
         path: was for path, was in state(tmp_path).items() if not path.startswith("edited/")
     } == before
-    assert provenance.verify(tmp_path / "edited").ok
+    assert integrity.verify(tmp_path / "edited").ok
     with open(
         tmp_path / "edited" / next(iter(stored.values())).site.file, "r+b"
     ) as file:  # the control: a byte of the header
@@ -191,7 +193,7 @@ def test_every_untouched_byte_is_the_bases(originals, tmp_path, kind, how):
         byte = file.read(1)
         file.seek(20)
         file.write(bytes([byte[0] ^ 1]))
-    assert not provenance.verify(tmp_path / "edited").ok
+    assert not integrity.verify(tmp_path / "edited").ok
     assert {
         path: was for path, was in state(tmp_path).items() if not path.startswith("edited/")
     } == before
@@ -249,12 +251,12 @@ def test_what_writes_through_a_link_is_found(half, tmp_path):
     tells.
     """
     edit(checkpoint.resolve(half), tmp_path / "edited", "link")
-    assert provenance.verify(tmp_path / "edited", base=half).ok
+    assert integrity.verify(tmp_path / "edited", base=half).ok
     with open(tmp_path / "edited/vae/config.json", "r+b") as file:
         file.write(b"[")
     assert (half / "vae/config.json").read_bytes()[:1] == b"["
     assert {
-        problem["file"] for problem in provenance.verify(tmp_path / "edited", base=half).problems
+        problem.file for problem in integrity.verify(tmp_path / "edited", base=half).problems
     } == {"vae/config.json"}
 
 
@@ -285,7 +287,7 @@ def reflinks(monkeypatch) -> list[int]:
         os.pwrite(target, os.pread(source, 1 << 30, 0), 0)
         return True
 
-    monkeypatch.setattr(atomic, "_clone", clone)
+    monkeypatch.setattr(copying, "_clone", clone)
     return made
 
 
@@ -313,14 +315,10 @@ def test_too_little_room_is_said_with_both_figures_before_the_work(half, tmp_pat
     base = checkpoint.resolve(half)
     needed = sum((half / path).stat().st_size for path in base.files)
     monkeypatch.setattr(copying.shutil, "disk_usage", lambda path: Usage(10**9, 0, needed - 1))
-    monkeypatch.setattr(
-        apply.models, "load", lambda *args, **kwargs: pytest.fail("the work was begun")
-    )
+    monkeypatch.setattr(models, "load", lambda *args, **kwargs: pytest.fail("the work was begun"))
     (tmp_path / "art.toml").write_text('[[concepts]]\nconcept = "van gogh"\ntarget = "monet"\n')
     with pytest.raises(OutputError) as error:
-        apply.apply(
-            tmp_path / "art.toml", model=str(half), output=tmp_path / "edited", copying="copy"
-        )
+        apply(tmp_path / "art.toml", model=str(half), output=tmp_path / "edited", copying="copy")
     assert (
         error.value.code == "output.disk-full"
         and f"{(needed - 1) / 1e6:.1f} MB are free" in error.value.message
@@ -341,7 +339,7 @@ def test_what_is_shared_needs_no_room(half, tmp_path, monkeypatch, reflinks):
         patch.check_room(base, staging, tmp_path / "edited", how)
     with pytest.raises(OutputError):
         patch.check_room(base, staging, tmp_path / "edited", Copying.COPY)
-    monkeypatch.setattr(atomic, "_clone", lambda source, target: False)
+    monkeypatch.setattr(copying, "_clone", lambda source, target: False)
     with pytest.raises(OutputError):
         patch.check_room(base, staging, tmp_path / "edited", Copying.REFLINK)
     assert list(staging.iterdir()) == []  # the probe is gone
@@ -369,11 +367,11 @@ def test_an_output_must_not_hold_the_base_nor_lie_in_it(originals, half, tmp_pat
     ):
         for output in outputs:
             with pytest.raises(OutputError) as error:
-                apply.refuse_overlap(output, model)
+                refuse_overlap(output, model.place)
             assert error.value.code == "output.overlaps-base" and error.value.hint
         (tmp_path / "link").unlink(missing_ok=True)
         (tmp_path / "link").symlink_to(outputs[0])
         with pytest.raises(OutputError):
-            apply.refuse_overlap(tmp_path / "link", model)
-    apply.refuse_overlap(tmp_path / "edited", base)
-    apply.refuse_overlap(file.folder / "edited", file)  # beside the file is no fault
+            refuse_overlap(tmp_path / "link", model.place)
+    refuse_overlap(tmp_path / "edited", base.place)
+    refuse_overlap(file.folder / "edited", file.place)  # beside the file is no fault

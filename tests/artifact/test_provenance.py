@@ -18,10 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pipelines import tiny_sd
 
-from forgetcli.artifact import patch, provenance
+from forgetcli.artifact import integrity, patch, statement
+from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import ModelError, OutputError
+from forgetcli.models.tensors import read_tensor
 from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file, walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 KEY = "text_model." + FC2
@@ -58,9 +61,7 @@ def apply(
     resolved = checkpoint.resolve(base)
     weights = {}
     for key in (("text_encoder", FC2), ("text_encoder", "final_layer_norm.bias")):
-        weight = checkpoint.read_tensor(
-            resolved.folder, checkpoint.locate(resolved.folder, *key)
-        ).double()
+        weight = read_tensor(resolved.folder, checkpoint.locate(resolved.folder, *key)).double()
         generator = torch.Generator().manual_seed(1)
         weights[key] = weight + 0.1 * torch.randn(
             weight.shape, generator=generator, dtype=torch.float64
@@ -68,7 +69,7 @@ def apply(
     with atomic.publishing(output, force=force) as staging:
         stored = patch.patch(resolved, staging, weights)
         before_writing(staging)
-        provenance.write(
+        statement.write(
             staging,
             base=resolved,
             recipe_bytes=RECIPE,
@@ -83,11 +84,11 @@ def apply(
 
 
 def problems_of(folder: Path, base=None) -> dict[str, str]:
-    verdict = provenance.verify(folder, base)
+    verdict = integrity.verify(folder, base)
     assert verdict.ok == (not verdict.problems)
     assert set(verdict.as_dict()) >= {"ok", "problems", "proved", "not_proved"}
     json.dumps(verdict.as_dict())
-    return {problem["file"]: problem["what"] for problem in verdict.problems}
+    return {problem.file: problem.what for problem in verdict.problems}
 
 
 def flip(path: Path, at: int) -> None:
@@ -105,43 +106,43 @@ def site(folder: Path) -> checkpoint.TensorSite:
 
 
 def test_an_edited_folder_is_proved_whole(edited, base):
-    verdict = provenance.verify(edited)  # finds the base by the manifest
+    verdict = integrity.verify(edited)  # finds the base by the manifest
     assert verdict.ok and verdict.problems == []
-    assert (verdict.edited, verdict.files) == (2, len(atomic.walk_files(edited)))
+    assert (verdict.edited, verdict.files) == (2, len(walk_files(edited)))
     assert len(verdict.proved) == 3
     assert any("not signed" in line for line in verdict.not_proved)
-    assert provenance.verify(edited, base).ok
+    assert integrity.verify(edited, base).ok
 
 
 def test_the_edited_folder_loads(edited):
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(edited, safety_checker=None)
-    wanted = checkpoint.read_tensor(edited, site(edited))
+    wanted = read_tensor(edited, site(edited))
     assert torch.equal(
         pipeline.text_encoder.get_parameter(FC2), wanted.to(pipeline.text_encoder.dtype)
     )
 
 
 def test_the_manifest_says_what_was_done(edited, base):
-    manifest = provenance.load(edited)
+    manifest = manifests.load(edited)
     resolved = checkpoint.resolve(base)
     assert (manifest.base_id, manifest.base_revision, manifest.base) == (str(base), None, str(base))
     assert (manifest.base_digest, manifest.base_files) == (resolved.digest, resolved.files)
     assert manifest.recipe_path.read_bytes() == RECIPE
-    assert manifest.recipe_sha256 == atomic.sha256_file(manifest.recipe_path)
+    assert manifest.recipe_sha256 == sha256_file(manifest.recipe_path)
     assert (manifest.method, manifest.parameters) == ("nullspace", {"edit": {"sites": [1]}})
     assert manifest.materials == {"k0/encoder.layers.1": "0" * 64}
-    assert manifest.written == (provenance.REPORT, provenance.RECIPE)
+    assert manifest.written == (manifests.REPORT, manifests.RECIPE)
     assert manifest.subjects == {
-        path: atomic.sha256_file(edited / path)
-        for path in atomic.walk_files(edited)
-        if path != provenance.MANIFEST
+        path: sha256_file(edited / path)
+        for path in walk_files(edited)
+        if path != manifests.MANIFEST
     }
     fc2 = next(tensor for tensor in manifest.edited if tensor.parameter == FC2)
     assert (fc2.file, fc2.key, fc2.dtype, fc2.component) == (WEIGHTS, KEY, "F16", "text_encoder")
     assert fc2.before != fc2.after and 0 < fc2.error < 0.1
-    assert json.loads((edited / provenance.REPORT).read_text()) == {
+    assert json.loads((edited / manifests.REPORT).read_text()) == {
         "sites": [{"null_dim": 3, "rcond": None}]
     }
 
@@ -171,7 +172,7 @@ def test_a_repeated_run_gives_the_same_build_definition(base, tmp_path):
         apply(base, tmp_path / day, startedOn=f"2026-01-0{day}T00:00:00Z", versions={"torch": day})
         for day in "12"
     ]
-    first, second = (json.loads((output / provenance.MANIFEST).read_text()) for output in outputs)
+    first, second = (json.loads((output / manifests.MANIFEST).read_text()) for output in outputs)
     assert first["predicate"]["runDetails"] != second["predicate"]["runDetails"]
     assert first["subject"] == second["subject"]
     assert first["predicate"]["buildDefinition"] == second["predicate"]["buildDefinition"]
@@ -180,7 +181,7 @@ def test_a_repeated_run_gives_the_same_build_definition(base, tmp_path):
 def test_an_edited_folder_can_be_edited_again(edited, tmp_path):
     again = apply(edited, tmp_path / "again")
     assert problems_of(again) == {}
-    assert provenance.load(again).base_id == str(edited)
+    assert manifests.load(again).base_id == str(edited)
 
 
 def test_a_new_model_card_is_forgets_own_but_nothing_else_may_be_replaced(base, tmp_path):
@@ -191,7 +192,7 @@ def test_a_new_model_card_is_forgets_own_but_nothing_else_may_be_replaced(base, 
         before_writing=lambda staging: (staging / "README.md").write_text("new"),
     )
     assert problems_of(with_card) == {}
-    assert "README.md" in provenance.load(with_card).written
+    assert "README.md" in manifests.load(with_card).written
     for spoil in (
         lambda staging: flip(staging / "unet" / "config.json", 3),
         lambda staging: (staging / "vae" / "config.json").unlink(),
@@ -207,8 +208,8 @@ def test_a_new_model_card_is_forgets_own_but_nothing_else_may_be_replaced(base, 
 
 
 def test_one_flipped_byte_in_any_file_is_found(edited):
-    for path in atomic.walk_files(edited):
-        if path == provenance.MANIFEST:
+    for path in walk_files(edited):
+        if path == manifests.MANIFEST:
             continue
         size = (edited / path).stat().st_size
         for at in {0, size // 2, size - 1}:
@@ -222,10 +223,10 @@ def signed_again(folder: Path, change=lambda statement: None) -> None:
     """Bring the manifest's digests up to date, as whoever tampers would; then only the base can
     tell.
     """
-    path = folder / provenance.MANIFEST
+    path = folder / manifests.MANIFEST
     statement = json.loads(path.read_text())
     for subject in statement["subject"]:
-        subject["digest"]["sha256"] = atomic.sha256_file(folder / subject["name"])
+        subject["digest"]["sha256"] = sha256_file(folder / subject["name"])
     change(statement["predicate"]["buildDefinition"])
     path.write_text(json.dumps(statement))
 
@@ -286,7 +287,7 @@ def test_missing_and_added_files_are_named(edited):
         ".hidden",
         "forget.other.json",
     }
-    assert provenance.verify(edited).proved == ["the 2 edited tensors have the recorded digests"]
+    assert integrity.verify(edited).proved == ["the 2 edited tensors have the recorded digests"]
 
 
 def test_another_recipe_in_the_folder_is_found(edited):
@@ -311,17 +312,17 @@ def test_the_wrong_base_is_named(edited, tmp_path):
 
 def test_without_the_base_it_is_said_what_is_not_proved(edited, base):
     shutil.rmtree(base)
-    verdict = provenance.verify(edited)
+    verdict = integrity.verify(edited)
     assert verdict.ok
     assert "cannot be had" in verdict.not_proved[0]
     assert not any("base" in line for line in verdict.proved)
     with pytest.raises(ModelError):  # asked for by name it is an error
-        provenance.verify(edited, base)
+        integrity.verify(edited, base)
 
 
 def test_files_that_the_base_has_gained_are_not_vouched_for(edited, base):
     (base / "LICENSE").write_text("new terms")
-    verdict = provenance.verify(edited)
+    verdict = integrity.verify(edited)
     assert verdict.ok
     assert "LICENSE" in verdict.not_proved[0]
 
@@ -342,32 +343,32 @@ def test_odd_files_do_not_stop_the_check(edited):
 
 def test_a_folder_that_forget_did_not_make(base, tmp_path):
     with pytest.raises(ModelError) as error:
-        provenance.load(base)
+        manifests.load(base)
     assert error.value.code == "model.not-edited"
-    assert list(problems_of(base)) == [provenance.MANIFEST]
+    assert list(problems_of(base)) == [manifests.MANIFEST]
     with pytest.raises(ModelError):
-        provenance.verify(tmp_path / "nowhere")
+        integrity.verify(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     "text", ["", "null", "{}", "[]", "\xff", '{"_type": "https://in-toto.io/Statement/v1"}']
 )
 def test_a_manifest_of_another_shape_is_one_problem(edited, text):
-    (edited / provenance.MANIFEST).write_text(text, encoding="latin-1")
+    (edited / manifests.MANIFEST).write_text(text, encoding="latin-1")
     with pytest.raises(ModelError) as error:
-        provenance.load(edited)
+        manifests.load(edited)
     assert error.value.code == "model.manifest" and "\n" not in error.value.message
-    assert list(problems_of(edited)) == [provenance.MANIFEST]
+    assert list(problems_of(edited)) == [manifests.MANIFEST]
 
 
 @pytest.mark.parametrize(
     "name", ["../secret", "/etc/passwd", "a/../../b", "", "a//b", "..\\b", "C:/b", "./a"]
 )
 def test_paths_that_lead_out_of_the_folder_are_refused(edited, name):
-    statement = json.loads((edited / provenance.MANIFEST).read_text())
+    statement = json.loads((edited / manifests.MANIFEST).read_text())
     statement["subject"][0]["name"] = name
-    (edited / provenance.MANIFEST).write_text(json.dumps(statement))
-    assert list(problems_of(edited)) == [provenance.MANIFEST]
+    (edited / manifests.MANIFEST).write_text(json.dumps(statement))
+    assert list(problems_of(edited)) == [manifests.MANIFEST]
 
 
 def paths_in(value, path=()):
@@ -388,7 +389,7 @@ def paths_in(value, path=()):
 @given(data=st.data())
 def test_no_manifest_makes_the_check_fail(edited, data):
     """Any part of it replaced by anything: a verdict, never an exception."""
-    path = edited / provenance.MANIFEST
+    path = edited / manifests.MANIFEST
     kept = path.read_bytes()
     statement = copy.deepcopy(json.loads(kept))
     *above, last = data.draw(st.sampled_from([p for p in paths_in(statement) if p]))
@@ -417,7 +418,7 @@ def test_an_edited_folder_is_old_or_complete_whatever_fails(base, tmp_path, faul
     place = tmp_path / "out"
     output = place / "edited"
     new = tree(apply(base, tmp_path / "reference"))
-    old = {provenance.MANIFEST: b"{}", "weights": b"old"}
+    old = {manifests.MANIFEST: b"{}", "weights": b"old"}
     failed = 0
     for n in range(1, 400):
         shutil.rmtree(place, ignore_errors=True)

@@ -18,14 +18,17 @@ from pipelines import shard, tiny_sd
 from safetensors import safe_open
 from safetensors.torch import load, save
 
+from forgetcli.artifact import integrity
+from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact import patch as patching
-from forgetcli.artifact import provenance
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import EditError, ModelError, OutputError
+from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline import apply
 from forgetcli.storage import hub
 from forgetcli.storage import safetensors as tensorfile
-from forgetcli.storage.atomic import copy_file, walk_files
+from forgetcli.storage.copying import copy_file
+from forgetcli.storage.files import walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
 WEIGHTS = "text_encoder/model.safetensors"
@@ -60,7 +63,7 @@ def patched(folder: Path, staging: Path, weights: dict) -> dict:
 
 
 def weight_of(folder: Path, name: str = FC2, component: str = "text_encoder") -> torch.Tensor:
-    return checkpoint.read_tensor(folder, checkpoint.locate(folder, component, name))
+    return read_tensor(folder, checkpoint.locate(folder, component, name))
 
 
 def changed(weight: torch.Tensor, size: float, seed: int = 0) -> torch.Tensor:
@@ -72,7 +75,6 @@ def changed(weight: torch.Tensor, size: float, seed: int = 0) -> torch.Tensor:
 
 
 # --- what is patched
-# --------------------------------------------------------------------------------------------------
 
 
 def test_only_the_edited_bytes_differ(folder, tmp_path):
@@ -111,7 +113,7 @@ def test_the_loaded_model_has_the_wanted_weight(folder, tmp_path):
         assert reader.metadata() == {"format": "pt"}
         assert torch.equal(
             reader.get_tensor("text_model." + FC2),
-            checkpoint.read_tensor(tmp_path / "edited", stored["text_encoder", FC2].site),
+            read_tensor(tmp_path / "edited", stored["text_encoder", FC2].site),
         )
 
 
@@ -249,7 +251,6 @@ def test_a_quantised_tensor_is_refused(half, tmp_path):
 
 
 # --- rounding
-# ---------------------------------------------------------------------------------------------------------
 
 finite = st.floats(allow_nan=False, allow_infinity=False, min_value=-65000, max_value=65000)
 
@@ -310,7 +311,6 @@ def test_bfloat16_is_the_nearest(value):
 
 
 # --- where a tensor lies
-# ----------------------------------------------------------------------------------------------
 
 
 def test_every_site_is_where_the_safetensors_library_finds_it(folder):
@@ -322,7 +322,7 @@ def test_every_site_is_where_the_safetensors_library_finds_it(folder):
         with safe_open(folder / file, "pt") as reader:
             assert set(sites) == set(reader.keys())
             for key, site in sites.items():
-                assert torch.equal(checkpoint.read_tensor(folder, site), reader.get_tensor(key))
+                assert torch.equal(read_tensor(folder, site), reader.get_tensor(key))
                 assert checkpoint.locate(folder, component, key) == site
 
 
@@ -382,7 +382,6 @@ def test_shards_that_are_missing_or_unnamed_are_refused(half):
 
 
 # --- damaged files
-# ----------------------------------------------------------------------------------------------------
 
 
 def tensor_file(entries: object, data: bytes = b"\0" * 16, length: int | None = None) -> bytes:
@@ -395,7 +394,9 @@ def entry(start: int, end: int, shape=(4,), dtype="F16") -> dict:
 
 
 BROKEN = {
-    "a git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 492265168\n",
+    "a git-lfs pointer": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 492265168\n"
+    ),
     "a web page": b"<!DOCTYPE html><html><head><title>Sign in</title></head></html>",
     "a pickle": b"PK\x03\x04" + b"\0" * 400,
     "empty": b"",
@@ -441,7 +442,7 @@ def test_the_same_builder_makes_files_that_are_accepted(tmp_path):
         "b": 8,
         "empty": 0,
     }
-    assert checkpoint.read_tensor(tmp_path, sites["empty"]).shape == (0, 3)
+    assert read_tensor(tmp_path, sites["empty"]).shape == (0, 3)
 
 
 @settings(max_examples=300, deadline=None)
@@ -466,7 +467,6 @@ def test_no_damage_raises_anything_but_a_model_error(tmp_path_factory, cuts):
 
 
 # --- what is a model
-# --------------------------------------------------------------------------------------------------
 
 
 def refused(model) -> ModelError:
@@ -557,7 +557,6 @@ def test_a_near_name_is_suggested(tmp_path, monkeypatch, half):
 
 
 # --- the hub
-# ----------------------------------------------------------------------------------------------------------
 
 COMMIT = "a" * 40
 
@@ -609,7 +608,8 @@ def test_the_commit_is_recorded_and_found_again_after_the_branch_has_moved(
 ):
     snapshot = cache_model(half, hub_cache)
     (tmp_path / "r.toml").write_text(
-        '[[concepts]]\nconcept = "van gogh"\ntarget = "monet"\n[edit]\nsites = [1]\n[refine]\nmode = "copy"\n'
+        '[[concepts]]\nconcept = "van gogh"\ntarget = "monet"\n'
+        '[edit]\nsites = [1]\n[refine]\nmode = "copy"\n'
     )
     apply.apply(
         tmp_path / "r.toml",
@@ -618,7 +618,7 @@ def test_the_commit_is_recorded_and_found_again_after_the_branch_has_moved(
         device="cpu",
         strict=False,
     )
-    manifest = provenance.load(tmp_path / "edited")
+    manifest = manifests.load(tmp_path / "edited")
     assert (manifest.base_id, manifest.base_revision, manifest.base) == (
         "org/tiny-sd",
         COMMIT,
@@ -630,8 +630,8 @@ def test_the_commit_is_recorded_and_found_again_after_the_branch_has_moved(
     assert (
         checkpoint.resolve("org/tiny-sd").revision == "b" * 40
     )  # the control: by name it is another model now
-    assert provenance.verify(tmp_path / "edited").ok
-    assert not provenance.verify(tmp_path / "edited", base="org/tiny-sd@main").ok
+    assert integrity.verify(tmp_path / "edited").ok
+    assert not integrity.verify(tmp_path / "edited", base="org/tiny-sd@main").ok
 
 
 def test_a_local_path_wins_over_the_hub(half, hub_cache, tmp_path, monkeypatch):
@@ -646,7 +646,8 @@ def test_an_incomplete_cache_is_not_used(half, hub_cache):
     error = refused("org/tiny-sd@main")
     assert error.code == "model.not-found"
     assert error.hint.endswith(
-        "hf download org/tiny-sd --revision main --include '*.json' --include '*.txt' --include '*/*.safetensors'"
+        "hf download org/tiny-sd --revision main "
+        "--include '*.json' --include '*.txt' --include '*/*.safetensors'"
     )
 
 

@@ -20,17 +20,21 @@ from tiny_runs import EVAL, PROMPTS, RECIPE
 from typer.testing import CliRunner
 
 from forgetcli import export, models, recipe
-from forgetcli.artifact import delta, ledger, patch, provenance
+from forgetcli.artifact import integrity, ledger, patch, statement
+from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.checkpoint import ldm_keys
+from forgetcli.checkpoint import ldm as layout
 from forgetcli.cli.app import app
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.generation import draw
 from forgetcli.models import components
+from forgetcli.models.tensors import read_parameter, read_tensor
 from forgetcli.pipeline import apply as pipeline
 from forgetcli.pipeline import estimates, inspect, revert
-from forgetcli.storage.atomic import walk_files
+from forgetcli.pipeline.apply_delta import apply_delta
+from forgetcli.pipeline.plan import plan
+from forgetcli.storage.files import walk_files
 from forgetcli.verification import audit
 
 FC2 = "encoder.layers.1.mlp.fc2.weight"
@@ -115,7 +119,6 @@ def rewritten(file: Path, change: Callable[[dict], None]) -> Path:
 
 
 # --- names
-# ------------------------------------------------------------------------------------------------------------
 
 REAL = {
     "sd1": {"cross_attention_dim": 768, "attention_head_dim": 8},
@@ -151,19 +154,17 @@ def test_real_denoisers_keys_are_those_that_diffusers_reads(style):
     names = set(unet.state_dict())
     keys = {}
     for name in names:
-        options = [place.key for place in ldm_keys.unet_places(name, layers=2)]
+        options = [place.key for place in layout.unet_places(name, layers=2)]
         plain_block = len(options) == 2 and not any(
             n.startswith(name.split("upsamplers")[0] + "attentions") for n in names
         )
-        keys[ldm_keys.DENOISER + options[plain_block]] = name
+        keys[layout.DENOISER + options[plain_block]] = name
     assert len(keys) == len(names)
     assert convert_ldm_unet_checkpoint(keys, dict(unet.config)) == {name: name for name in names}
-    found = ldm_keys.LdmKeys(keys)
+    found = layout.LdmKeys(keys)
     assert found.layers == 2 and all(keys[found.place("unet", name).key] == name for name in names)
     assert found.place("unet", "down_blocks.9.resnets.0.conv1.weight") is None
-    off = {
-        ldm_keys.DENOISER + next(ldm_keys.unet_places(name, layers=1)).key: name for name in names
-    }
+    off = {layout.DENOISER + next(layout.unet_places(name, layers=1)).key: name for name in names}
     assert convert_ldm_unet_checkpoint(off, dict(unet.config)) != {
         name: name for name in names
     }  # the arithmetic matters
@@ -182,14 +183,14 @@ def test_the_real_autoencoders_keys_are_those_that_diffusers_reads():
         vae = AutoencoderKL(block_out_channels=(128, 256, 512, 512), layers_per_block=2, **kinds)
     state = vae.state_dict()
     keys = {
-        ldm_keys.VAE + next(ldm_keys.vae_places(name, levels=4)).key: value
+        layout.VAE + next(layout.vae_places(name, levels=4)).key: value
         for name, value in state.items()
     }
     converted = convert_ldm_vae_checkpoint(keys, kinds)
     assert converted.keys() == state.keys() and all(
         converted[name] is state[name] for name in state
     )
-    assert ldm_keys.LdmKeys(keys).vae_levels == 4
+    assert layout.LdmKeys(keys).vae_levels == 4
 
 
 @pytest.mark.parametrize(
@@ -210,14 +211,13 @@ def test_the_real_autoencoders_keys_are_those_that_diffusers_reads():
 )
 def test_the_architecture_is_known_from_the_text_encoders(keys, architecture):
     assert (
-        ldm_keys.LdmKeys([*keys, "model.diffusion_model.input_blocks.0.0.bias"]).architecture
+        layout.LdmKeys([*keys, "model.diffusion_model.input_blocks.0.0.bias"]).architecture
         == architecture
     )
-    assert ldm_keys.LdmKeys(keys).architecture is None  # without a denoiser
+    assert layout.LdmKeys(keys).architecture is None  # without a denoiser
 
 
 # --- reading
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("style", ["sd1", "sd2", "sdxl"])
@@ -252,23 +252,18 @@ def test_a_file_without_the_text_model_prefix_is_read_alike(folders, file):
         for key in list(tensors):
             tensors[key.replace(".text_model.", ".")] = tensors.pop(key)
 
-    before = checkpoint.read_tensor(
-        file.parent, checkpoint.resolve(file).locate("text_encoder", FC2)[0]
-    )
+    before = read_tensor(file.parent, checkpoint.resolve(file).locate("text_encoder", FC2)[0])
     base = checkpoint.resolve(rewritten(file, strip))
     site = base.locate("text_encoder", FC2)[0]
-    assert "text_model" not in site.key and torch.equal(
-        checkpoint.read_tensor(file.parent, site), before
-    )
+    assert "text_model" not in site.key and torch.equal(read_tensor(file.parent, site), before)
 
 
 # --- editing
-# ----------------------------------------------------------------------------------------------------------
 
 
-def assert_only_edited_bytes_differ(file: Path, edited: Path) -> list[provenance.EditedTensor]:
+def assert_only_edited_bytes_differ(file: Path, edited: Path) -> list[manifests.EditedTensor]:
     """Every other byte of the file is the base's, header included; the edited ones do differ."""
-    tensors = provenance.load(edited).edited
+    tensors = manifests.load(edited).edited
     before, after = bytearray(file.read_bytes()), bytearray((edited / file.name).read_bytes())
     assert len(before) == len(after) and tensors
     for tensor in tensors:
@@ -299,7 +294,7 @@ def test_the_edit_of_a_file_is_the_edit_of_the_folder(
     )  # one with the denoiser's descent
     apply(folder, tmp_path / "of-folder", changes=changes, method=method)
     apply(file, tmp_path / "edited", changes=changes, method=method)
-    wanted = {(t.component, t.parameter): t for t in provenance.load(tmp_path / "of-folder").edited}
+    wanted = {(t.component, t.parameter): t for t in manifests.load(tmp_path / "of-folder").edited}
     tensors = assert_only_edited_bytes_differ(file, tmp_path / "edited")
     main = {(t.component, t.parameter): t for t in tensors if not t.key.startswith("model_ema.")}
     assert (
@@ -319,7 +314,7 @@ def test_the_edit_of_a_file_is_the_edit_of_the_folder(
     was, now = load(file.read_bytes()), load((tmp_path / "edited" / NAME).read_bytes())
     for copy in copies:
         key = next(t.key for t in main.values() if t.parameter == copy.parameter)
-        assert copy.key == ldm_keys.averaged_key(key) and not torch.equal(was[copy.key], was[key])
+        assert copy.key == layout.averaged_key(key) and not torch.equal(was[copy.key], was[key])
         change = (now[copy.key].double() - was[copy.key].double()) - (
             now[key].double() - was[key].double()
         )
@@ -330,7 +325,7 @@ def test_the_edit_of_a_file_is_the_edit_of_the_folder(
         assert (change.abs() <= step + 1e-7).all()  # the same change, each rounded once
     with safe_open(tmp_path / "edited" / NAME, "pt") as reader:  # an independent reader
         assert reader.metadata() == METADATA and set(reader.keys()) == set(was)
-    assert provenance.verify(tmp_path / "edited").ok
+    assert integrity.verify(tmp_path / "edited").ok
 
 
 def test_the_output_is_the_file_its_settings_and_what_forget_writes(read_only_files, tmp_path):
@@ -353,9 +348,9 @@ def test_the_output_is_the_file_its_settings_and_what_forget_writes(read_only_fi
         assert (tmp_path / "edited/config" / path).read_bytes() == (
             file.parent / "config" / path
         ).read_bytes()
-    manifest = provenance.load(tmp_path / "edited")
+    manifest = manifests.load(tmp_path / "edited")
     assert list(manifest.base_files) == [NAME] and manifest.base == str(file)
-    verdict = provenance.verify(tmp_path / "edited", base=file)
+    verdict = integrity.verify(tmp_path / "edited", base=file)
     assert verdict.ok and any("every other file and byte" in claim for claim in verdict.proved)
 
 
@@ -381,7 +376,7 @@ def test_it_loads_in_diffusers_with_the_edited_weights(read_only_files, tmp_path
         for place in (file.parent, tmp_path / "edited")
     )
     edited, stored = (
-        provenance.load(tmp_path / "edited").edited,
+        manifests.load(tmp_path / "edited").edited,
         load((tmp_path / "edited" / NAME).read_bytes()),
     )
     assert {t.component for t in edited} == set(encoders_of(file.parent / "config"))
@@ -406,8 +401,8 @@ def test_verify_finds_what_else_was_changed(read_only_files, tmp_path, spoil):
         data = bytearray((edited / NAME).read_bytes())
         data[-1 if spoil == "another tensor" else data.index(b"modelspec")] ^= 1
         (edited / NAME).write_bytes(data)
-    verdict = provenance.verify(edited)
-    assert not verdict.ok and verdict.problems[0]["file"].startswith(
+    verdict = integrity.verify(edited)
+    assert not verdict.ok and verdict.problems[0].file.startswith(
         "config/" if spoil[-1] == "s" or "one" in spoil else NAME
     )
 
@@ -419,7 +414,7 @@ def test_part_of_a_fused_tensor_is_edited_alone(read_only_files, tmp_path):
     (tmp_path / "edited").mkdir()
     wanted = torch.arange(32 * 32, dtype=torch.float64).reshape(32, 32) / 100
     stored = patch.patch(base, tmp_path / "edited", {("text_encoder", name): wanted})
-    provenance.write(
+    statement.write(
         tmp_path / "edited",
         base=base,
         recipe_bytes=b"",
@@ -437,7 +432,7 @@ def test_part_of_a_fused_tensor_is_edited_alone(read_only_files, tmp_path):
     assert torch.equal(now, torch.cat([was[:32], wanted.half(), was[64:]])) and not torch.equal(
         was, now
     )
-    assert provenance.verify(tmp_path / "edited", base=file).ok
+    assert integrity.verify(tmp_path / "edited", base=file).ok
 
 
 def test_edits_of_a_file_add_up_and_are_taken_out_one_by_one(read_only_files, tmp_path):
@@ -454,11 +449,19 @@ def test_edits_of_a_file_add_up_and_are_taken_out_one_by_one(read_only_files, tm
         ("text_encoder", name): torch.full((32, 32), n + 0.5, dtype=torch.float64)
         for n, name in enumerate(names)
     }
-    edits = ledger.extended(base, Edit(wanted, ()), recipe.load(tmp_path / "art.toml"), {})
+    changes = patch.changes(base, wanted)
+    edits = ledger.extended(
+        ledger.PreviousEdits(base).fitting_ledger(),
+        base,
+        Edit(wanted, ()),
+        changes,
+        recipe.load(tmp_path / "art.toml"),
+        {},
+    )
     third.mkdir()
-    stored = patch.patch(base, third, wanted, values=edits.values)
+    stored = patch.write(base, third, changes, values=edits.values)
     edits.write(third)
-    provenance.write(
+    statement.write(
         third,
         base=base,
         recipe_bytes=edits.edits[-1].recipe.encode(),
@@ -487,7 +490,7 @@ def test_edits_of_a_file_add_up_and_are_taken_out_one_by_one(read_only_files, tm
     ).read_bytes() == (second / NAME).read_bytes()
     for folder in back.values():
         assert (
-            provenance.verify(folder, base=file).ok
+            integrity.verify(folder, base=file).ok
             and checkpoint.resolve(folder).settings == folder / "config"
         )
     assert [e.number for e in revert.log(back["12"]).edits] == [1, 2]
@@ -498,7 +501,7 @@ def test_a_later_edit_of_a_file_holds_the_earlier_ones(read_only_files, tmp_path
     apply(tmp_path / "one", tmp_path / "two")
     apply(tmp_path / "one", tmp_path / "free", changes=(*COPY, "edit.hold_earlier=false"))
     held, free = (
-        json.loads((tmp_path / name / provenance.REPORT).read_text())["sites"]
+        json.loads((tmp_path / name / manifests.REPORT).read_text())["sites"]
         for name in ("two", "free")
     )
     assert all(site["held"] for site in held) and not any(site["held"] for site in free)
@@ -508,9 +511,9 @@ def test_a_delta_gives_the_file_and_its_settings_back(folders, read_only_files, 
     file = read_only_files("sd2")
     apply(file, tmp_path / "edited", method="uce")
     path = export.export(tmp_path / "edited", "delta", output=tmp_path / "d.safetensors").output
-    delta.apply(path, output=tmp_path / "again", copying="link")
-    names = [name for name in walk_files(tmp_path / "edited") if name != provenance.MANIFEST]
-    assert names == [name for name in walk_files(tmp_path / "again") if name != provenance.MANIFEST]
+    apply_delta(path, output=tmp_path / "again", copying="link")
+    names = [name for name in walk_files(tmp_path / "edited") if name != manifests.MANIFEST]
+    assert names == [name for name in walk_files(tmp_path / "again") if name != manifests.MANIFEST]
     assert all(
         (tmp_path / "again" / name).read_bytes() == (tmp_path / "edited" / name).read_bytes()
         for name in names
@@ -524,7 +527,7 @@ def test_a_delta_gives_the_file_and_its_settings_back(folders, read_only_files, 
     assert (
         "--config"
         in refused(
-            "delta.other-result", delta.apply, path, config=other, output=tmp_path / "x"
+            "delta.other-result", apply_delta, path, config=other, output=tmp_path / "x"
         ).hint
     )
 
@@ -586,7 +589,7 @@ def test_a_delta_holds_parts_of_a_tensor(read_only_files, tmp_path):
     edited = tmp_path / "edited"
     edited.mkdir()
     stored = patch.patch(base, edited, wanted)
-    provenance.write(
+    statement.write(
         edited,
         base=base,
         recipe_bytes=b"",
@@ -597,11 +600,11 @@ def test_a_delta_holds_parts_of_a_tensor(read_only_files, tmp_path):
         report={"sites": []},
         run_details={},
     )
-    assert [t.third for t in provenance.load(edited).edited] == [0, 2] and provenance.verify(
+    assert [t.third for t in manifests.load(edited).edited] == [0, 2] and integrity.verify(
         edited, base=base.place
     ).ok
     path = export.export(edited, "delta", output=tmp_path / "d.safetensors").output
-    delta.apply(path, output=tmp_path / "again")
+    apply_delta(path, output=tmp_path / "again")
     assert (
         (tmp_path / "again" / NAME).read_bytes()
         == (edited / NAME).read_bytes()
@@ -663,12 +666,12 @@ def test_a_dry_run_knows_what_is_cached_for_a_file(read_only_files, tmp_path, mo
     file = read_only_files("sd2")
     (tmp_path / "art.toml").write_text(RECIPE)
     what = recipe.load(tmp_path / "art.toml", COPY)
-    before = pipeline.plan(what, model=str(file), device="cpu")
+    before = plan(what, model=str(file), device="cpu")
     assert before.cache["hits"] == 0 < before.cache["misses"]
     apply(file, tmp_path / "edited", device="cpu")
-    after = pipeline.plan(what, model=str(file), device="cpu")
+    after = plan(what, model=str(file), device="cpu")
     assert after.cache == {"hits": before.cache["misses"], "misses": 0} and all(
-        site["cached"] for site in after.sites
+        site.cached for site in after.sites
     )
 
 
@@ -686,7 +689,7 @@ def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_
     assert counted[0] == counted[1] > (0, 0)
     (tmp_path / "art.toml").write_text(RECIPE)
     few, many = (
-        pipeline.plan(
+        plan(
             recipe.load(tmp_path / "art.toml", ("refine.match=denoiser", f"refine.steps={steps}")),
             model=file.reference,
             device="cpu",
@@ -699,7 +702,7 @@ def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_
     assert (
         0
         < ledger
-        == pipeline.plan(tmp_path / "art.toml", model=str(folder.folder), device="cpu").estimates[
+        == plan(tmp_path / "art.toml", model=str(folder.folder), device="cpu").estimates[
             "disk_bytes"
         ]
         - sum(path.stat().st_size for path in patch.sources(folder))
@@ -711,17 +714,17 @@ def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(
 ):
     apply(folders["sd1"], tmp_path / "edited")
     file = checkpoint.resolve(shutil.copy(read_only_files("sd1"), tmp_path / "edited"))
-    assert ledger.of(file) is None and ledger.of(checkpoint.resolve(tmp_path / "edited"))
+    assert ledger.PreviousEdits(file).ledger is None
+    assert ledger.PreviousEdits(checkpoint.resolve(tmp_path / "edited")).ledger
 
 
 def test_a_transposed_tensor_is_read_but_not_edited(read_only_files):
     base = checkpoint.resolve(read_only_files("sdxl"))
-    assert base.single.tensor("text_encoder_2", "text_projection.weight").shape == (40, 48)
+    assert read_parameter(base.single, "text_encoder_2", "text_projection.weight").shape == (40, 48)
     refused("model.no-tensor", base.locate, "text_encoder_2", "text_projection.weight")
 
 
 # --- through the commands
-# ---------------------------------------------------------------------------------------------
 
 
 def test_the_commands_take_a_file_and_what_was_made_of_it(read_only_files, tmp_path):
@@ -786,7 +789,7 @@ def test_pictures_are_those_of_the_folder_and_after_the_edit_others(
         )
     )
     assert of_file == of_folder != of_edit
-    verdict = provenance.verify(tmp_path / "edited", base=read_only_files(style))
+    verdict = integrity.verify(tmp_path / "edited", base=read_only_files(style))
     assert verdict.ok and any("every other file and byte" in claim for claim in verdict.proved)
 
 
@@ -811,7 +814,6 @@ def test_other_settings_draw_other_pictures_and_have_other_moments(file):
 
 
 # --- settings
-# ---------------------------------------------------------------------------------------------------------
 
 
 def test_settings_are_the_ones_asked_for_then_those_beside_the_file(folders, file, tmp_path):
@@ -896,11 +898,10 @@ def test_a_vae_that_the_file_lacks_is_taken_from_the_settings_folder(
     draw.generate(
         ["a cat"], model=tmp_path / "edited", steps=1, output=tmp_path / "x", compare_base=True
     )
-    assert provenance.verify(tmp_path / "edited").ok
+    assert integrity.verify(tmp_path / "edited").ok
 
 
 # --- bad input
-# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

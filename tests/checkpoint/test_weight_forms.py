@@ -14,7 +14,8 @@ from pipelines import shard, tiny_sd
 from tiny_runs import RECIPE
 
 from forgetcli import recipe
-from forgetcli.artifact import provenance
+from forgetcli.artifact import integrity
+from forgetcli.artifact import manifest as manifests
 from forgetcli.generation import draw
 from forgetcli.pipeline import apply
 
@@ -62,7 +63,7 @@ def edited(folder: Path) -> tuple[dict, bytes, bytes]:
         device="cpu",
         strict=False,
     )
-    assert provenance.verify(output, base=str(folder)).ok
+    assert integrity.verify(output, base=str(folder)).ok
     drawn = [
         draw.generate(
             ["van gogh"], model=str(model), steps=2, output=model / ".pictures", device="cpu"
@@ -72,7 +73,7 @@ def edited(folder: Path) -> tuple[dict, bytes, bytes]:
         for model in (folder, output)
     ]
     return (
-        {(t.component, t.parameter): (t.before, t.after) for t in provenance.load(output).edited},
+        {(t.component, t.parameter): (t.before, t.after) for t in manifests.load(output).edited},
         *(Image.open(path).tobytes() for path in drawn),
     )
 

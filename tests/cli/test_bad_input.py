@@ -306,8 +306,8 @@ def test_one_spoilt_picture_leaves_the_others_alone(forget: Forks, place: Path, 
     run = forget(tmp_path, *EVAL)
     assert (
         run.code == 0
-        and "pictures (edited): " in run.stderr
-        and "pictures (sd)" not in run.stderr.replace(str(place), "")
+        and "images (edited): " in run.stderr
+        and "images (sd)" not in run.stderr.replace(str(place), "")
     )
     assert {path: path.stat().st_ino for path in others} == numbers  # not written again
     assert pictures(tmp_path / "eval") == pictures(place / "eval")

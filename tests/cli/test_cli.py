@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,8 @@ from recipe_example import EXAMPLE
 from typer.testing import CliRunner
 
 import forgetcli
-from forgetcli.cli.app import app
+from forgetcli.cli.app import COMMANDS, app
+from forgetcli.cli.commands import LazyGroup
 from forgetcli.recipe import json_schema
 from forgetcli.recipe import text as recipe_text
 
@@ -33,7 +35,8 @@ def assert_one_error(run, code: str, *says: str, exit_code: int = 2) -> None:
 def commands(group=None, path: tuple = ()) -> Iterator[tuple]:
     """(words, command) of every command that does something."""
     group = group or typer.main.get_command(app)
-    for name, command in group.commands.items():
+    for name, listed in group.commands.items():
+        command = group.load(name) if isinstance(group, LazyGroup) else listed
         if hasattr(command, "commands"):
             yield from commands(command, (*path, name))
         else:
@@ -94,6 +97,58 @@ def test_every_flag_has_a_variable_of_its_own_meaning():
     assert len(seen) > 20
 
 
+def test_the_variable_of_every_option_is_the_documented_one():
+    """The list was made before the variables were derived from names: users rely on it."""
+    documented = json.loads((Path(__file__).parent / "variables.json").read_text(encoding="utf-8"))
+    present = {
+        " ".join(words): {
+            max(parameter.opts, key=len): parameter.envvar
+            for parameter in command.params
+            if parameter.param_type_name == "option"
+        }
+        for words, command in commands()
+    }
+    assert present == documented
+
+
+def test_a_derived_variable_is_read_and_named_in_help_and_errors(forget):
+    assert forget("recipe", "ls", FORGET_QUIET="1").stdout == forget("recipe", "ls", "-q").stdout
+    assert "[env var: FORGET_COUNT]" in forget("generate", "--help").stdout
+    run = forget("generate", "x", FORGET_COUNT="0")
+    assert run.code == 2 and "FORGET_COUNT" in run.stderr
+    assert "FORGET_HELP" not in forget("generate", "--help").stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_the_command_says(name: str):
+    """Help lists summaries from a table, so that it need not import the commands."""
+    group = typer.main.get_command(app)
+    documented = " ".join(group.load(name).help.split("\n\n")[0].split())
+    assert COMMANDS[name].summary == documented
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["recipe", "validate", "x.toml"]])
+def test_only_the_command_that_is_called_is_imported(arguments: list[str], tmp_path: Path):
+    script = (
+        f"import sys; sys.argv = ['forget', *{arguments!r}]; "
+        "from forgetcli.cli import main; main(); "
+        "print(*(m.rpartition('.')[2] for m in sys.modules if m.startswith('forgetcli.cli.')), "
+        "file=sys.stderr)"
+    )
+    loaded = set(python(script, cwd=tmp_path).stderr.splitlines()[-1].split())
+    called = {arguments[0]} & set(COMMANDS)
+    assert loaded & {entry.home.partition(":")[0] for entry in COMMANDS.values()} == called
+
+
+def test_square_brackets_of_recipe_tables_are_shown_in_help(forget):
+    for command, table in (
+        (("apply",), "[methods.NAME]"),
+        (("compare",), "[methods.NAME]"),
+        (("recipe", "show"), "[families.NAME]"),
+    ):
+        assert table in forget(*command, "--help").stdout
+
+
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
 
 
@@ -137,7 +192,8 @@ def test_the_check_for_torch_can_fail(tmp_path: Path):
 
 def heavy_modules(arguments: list[str], folder: Path) -> tuple[int, list[str]]:
     script = (
-        f"import sys; sys.argv = ['forget', *{arguments!r}]; from forgetcli.cli import main; code = main(); "
+        f"import sys; sys.argv = ['forget', *{arguments!r}]; "
+        "from forgetcli.cli import main; code = main(); "
         f"print(code, *[m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
     )
     done = python(script, cwd=folder)
@@ -338,7 +394,7 @@ def test_variables_stand_for_flags_and_json_can_be_quiet(forget, good: Path):
         (["apply", "good.toml", "--sede", "3"], "usage", "--sede"),
         (["apply", "good.toml", "--dtype", "float8"], "usage", "float8"),
         (["generate", "x", "-n", "0"], "usage", "--count"),
-        (["generate"], "usage", "nothing to draw"),
+        (["generate"], "usage", "nothing to generate"),
         (["generate", "--prompts", "absent.txt"], "prompts.not-found", "absent.txt: no such file"),
         (["apply", "absent.toml"], "recipe.not-found", "absent.toml: there is no such recipe"),
         (
@@ -368,7 +424,10 @@ def test_offline_and_not_cached_gives_the_command_that_fetches_it(forget, tmp_pa
         HF_HOME=str(tmp_path / "hf"),
         HF_HUB_OFFLINE="1",
     )
-    command = "hf download org/none --revision v1 --include '*.json' --include '*.txt' --include '*/*.safetensors'"
+    command = (
+        "hf download org/none --revision v1 --include '*.json' --include '*.txt' "
+        "--include '*/*.safetensors'"
+    )
     assert (
         run.code == 2
         and run.stderr.startswith("error[model.not-found]: 'org/none@v1'")

@@ -70,7 +70,7 @@ def test_a_recipe_error_has_a_line_for_each_fault(capsys: pytest.CaptureFixture)
 
 def test_an_error_inside_is_one_line_and_a_traceback_when_debugging(tmp_path: Path):
     script = (
-        "import sys; sys.argv = ['forget', 'env']; from forgetcli import environment\n"
+        "import sys; sys.argv = ['forget', 'env']; from forgetcli.pipeline import environment\n"
         "environment.report = lambda: 1 / 0\n"
         "from forgetcli.cli import main; sys.exit(main())"
     )

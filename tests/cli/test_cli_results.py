@@ -196,7 +196,7 @@ def test_apply_dry_run_plans_and_does_not_apply(invoke, monkeypatch: pytest.Monk
     applied = recorder(monkeypatch, "forgetcli.pipeline.apply.apply", APPLIED)
     recorder(
         monkeypatch,
-        "forgetcli.pipeline.apply.plan",
+        "forgetcli.pipeline.plan.plan",
         Result(base={"id": "demo"}, preserve=3, pairs=[["a", "b"]], seconds={"total": 0.1}),
     )
     assert json.loads(invoke("apply", "good.toml", "--dry-run", "--json").stdout)["preserve"] == 3
@@ -243,9 +243,7 @@ def test_generate_takes_prompts_from_everywhere(
         and named["model"] == "edited"
         and named["output"] == Path("images")
     )
-    assert (
-        human.stdout == "images/1.png\n" and "2 of the pictures were there already" in human.stderr
-    )
+    assert human.stdout == "images/1.png\n" and "2 of the images were there already" in human.stderr
     assert json.loads(invoke("generate", "a", "--json").stdout)["images"] == [
         {"path": "images/1.png", "prompt": "a", "seed": 3}
     ]
@@ -353,15 +351,14 @@ def test_gates_decide_the_exit_code(invoke, evaluated, tmp_path: Path):
 
 
 def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.MonkeyPatch):
-    story = Result(
-        report=Path("demo/report.html"), grid=Path("demo/grid.png"), edited=Path("demo/edited")
-    )
+    story = Result(edited=Path("demo/edited"))
     story.evaluation = EVALUATED
-    story.as_dict = lambda: {"report": "demo/report.html", "seconds": {"total": 200}}
+    files = Result(page=Path("demo/report.html"), sheet=Path("demo/grid.png"))
     module = type(sys)("forgetcli.experiments.demo")
     monkeypatch.setitem(sys.modules, "forgetcli.experiments.demo", module)
     monkeypatch.setattr("forgetcli.experiments.demo", module, raising=False)
     module.run = lambda *positional, **named: story
+    monkeypatch.setattr("forgetcli.report.demo.write", lambda *positional, **named: files)
     human = invoke("demo").stdout
     assert (
         "0.935" in human
@@ -369,17 +366,20 @@ def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.
         and "grid: demo/grid.png\n" in human
     )
     assert invoke("demo", "-q").stdout == "demo/report.html\n"
-    assert json.loads(invoke("demo", "--json").stdout)["command"] == "demo"
+    data = json.loads(invoke("demo", "--json").stdout)
+    assert data["command"] == "demo"
+    keys = ["schema_version", "command", "report", "grid", "output", "evaluation", "seconds"]
+    assert list(data) == keys
 
 
 def test_verify_names_every_difference_and_exits_with_the_verdict(
     invoke, monkeypatch: pytest.MonkeyPatch
 ):
-    from forgetcli.artifact.provenance import Verdict
+    from forgetcli.artifact.integrity import Problem, Verdict
 
     bad = Verdict(
         False,
-        [{"file": "a.bin", "what": "changed"}, {"file": "b\n", "what": "extra"}],
+        [Problem("a.bin", "changed"), Problem("b\n", "extra")],
         ["x holds"],
         ["who"],
         3,

@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
 
-import completions
+import completions  # noqa: E402
 
 
 @pytest.mark.parametrize("shell", completions.FILES)
@@ -53,7 +53,8 @@ def on_path(tmp_path: Path) -> dict[str, str]:
 )
 def test_bash_completes(words: list[str], offered: list[str], on_path: dict[str, str]):
     script = (
-        f"source {completions.FOLDER / 'forget.bash'}; COMP_WORDS=(forget {' '.join(words)}); COMP_CWORD={len(words)}; "
+        f"source {completions.FOLDER / 'forget.bash'}; "
+        f"COMP_WORDS=(forget {' '.join(words)}); COMP_CWORD={len(words)}; "
         'unset -v COMPREPLY; _forget_completion forget; printf "%s\\n" "${COMPREPLY[@]}"'
     )
     done = subprocess.run(
@@ -66,7 +67,8 @@ def test_bash_completes(words: list[str], offered: list[str], on_path: dict[str,
 def test_completing_loads_nothing_heavy(on_path: dict[str, str]):
     script = (
         "import sys\nfrom forgetcli.cli import main\nsys.argv = ['forget']\nmain()\n"
-        "print([m for m in ('torch', 'numpy', 'forgetcli.recipe') if m in sys.modules], file=sys.stderr)"
+        "heavy = ('torch', 'numpy', 'forgetcli.recipe')\n"
+        "print([m for m in heavy if m in sys.modules], file=sys.stderr)"
     )
     asking = {
         **on_path,

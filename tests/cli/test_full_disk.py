@@ -58,7 +58,8 @@ def refused(run: Told, code: str = FULL) -> str:
     assert (run.code, run.stdout) == (2, ""), run.stderr
     *progress, error, hint = run.stderr.splitlines()
     found = re.fullmatch(
-        rf"error\[{re.escape(code)}\]: (?:the disk is full: (.+) was not written|cannot write (.+): .+"
+        rf"error\[{re.escape(code)}\]: "
+        r"(?:the disk is full: (.+) was not written|cannot write (.+): .+"
         r"|the disk is too full for (.+): it needs [\d.]+ [MG]B, [\d.]+ [MG]B are free)",
         error,
     )

@@ -76,20 +76,20 @@ APPLY_STAGES = {  # where the signal comes; the stages begun by then
     ),
     "noisy pictures": (
         Strike("forgetcli.models.families.sd:StableDiffusion.denoise", nth=2),
-        ["noisy pictures"],
+        ["noisy latents"],
     ),
     "refinement": (Strike("forgetcli.editing.refine:descend_all", nth=3), ["refinement"]),
     "its backward pass": (Strike("torch:Tensor.backward", nth=2), ["refinement"]),
     "check": (
         Strike("forgetcli.editing.check:noisy_bank", after=True),
-        ["refinement", "noisy pictures"],
+        ["refinement", "noisy latents"],
     ),
     "copying": (Strike("forgetcli.storage.copying:copy_file", nth=4, after=True), ["writing"]),
     "within a copy": (Strike("shutil:copyfileobj", nth=2), ["writing"]),
     "patching": (Strike("forgetcli.artifact.patch:sync_file"), ["writing"]),
     "ledger": (Strike("forgetcli.artifact.ledger:extended", after=True), ["writing"]),
     "card": (Strike("forgetcli.artifact.card:write", after=True), ["writing"]),
-    "manifest": (Strike("forgetcli.artifact.provenance:_json", nth=2), ["writing"]),
+    "manifest": (Strike("forgetcli.artifact.statement:_json", nth=2), ["writing"]),
     "syncing": (Strike("forgetcli.storage.atomic:sync_folder", nth=4), ["writing"]),
     "renaming": (Strike("forgetcli.storage.atomic:_put_in_place"), ["writing"]),
 }

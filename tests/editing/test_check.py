@@ -13,14 +13,16 @@ import torch
 from pipelines import tiny_sd
 
 from forgetcli import models
-from forgetcli.artifact import ledger, patch, provenance
+from forgetcli.artifact import integrity, ledger, patch
+from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.editing.check import NO_OP, WRECKED, Check, check, spread
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.pipeline import apply as pipeline
+from forgetcli.pipeline.plan import plan
 from forgetcli.progress import Silent
-from forgetcli.storage.atomic import sha256_file, walk_files
+from forgetcli.storage.files import sha256_file, walk_files
 
 RECIPE = """\
 [[concepts]]
@@ -199,36 +201,36 @@ def test_apply_publishes_a_verified_edit_and_the_second_time_uses_the_cache(appl
     changed = {name for name, digest in before.items() if digests(output)[name] != digest}
     assert changed == {"text_encoder/model.safetensors"}
     own = {
-        provenance.MANIFEST,
-        provenance.REPORT,
-        provenance.RECIPE,
-        provenance.CARD,
+        manifests.MANIFEST,
+        manifests.REPORT,
+        manifests.RECIPE,
+        manifests.CARD,
         ledger.LEDGER,
         ledger.TENSORS,
     }
     assert set(digests(output)) - set(before) == own
-    assert (output / provenance.RECIPE).read_text() == RECIPE
-    report = json.loads((output / provenance.REPORT).read_text())
+    assert (output / manifests.RECIPE).read_text() == RECIPE
+    report = json.loads((output / manifests.REPORT).read_text())
     assert report["check"] == first.check and 1 < len(report["losses"]) <= 31
-    assert [site["name"] for site in report["sites"]] == [site["name"] for site in first.sites]
+    assert [site["name"] for site in report["sites"]] == [site.name for site in first.sites]
     assert all(
-        0 < site["stored_error"] < 1e-3 for site in first.sites
+        0 < site.stored_error < 1e-3 for site in first.sites
     )  # float32 keeps nearly all of Δ
     assert {"load", "edit", "check", "write", "total"} <= set(first.seconds)
-    assert provenance.verify(output, base=base).ok
+    assert integrity.verify(output, base=base).ok
 
     written = digests(output)
     second = apply(force=True)
     assert second.cache == {"hits": 6, "misses": 0}
     weights_file = "text_encoder/model.safetensors"
     assert digests(output)[weights_file] == written[weights_file]  # same seed, same bytes
-    assert provenance.verify(output, base=base).ok
+    assert integrity.verify(output, base=base).ok
     with open(output / weights_file, "r+b") as file:
         file.seek(-1, 2)
         last = file.read(1)
         file.seek(-1, 2)
         file.write(bytes([last[0] ^ 1]))
-    assert not provenance.verify(output, base=base).ok
+    assert not integrity.verify(output, base=base).ok
 
 
 def test_the_edited_folder_loads_in_diffusers_with_the_edited_weights(apply, base: Path, model):
@@ -265,7 +267,7 @@ def test_an_edit_that_fails_leaves_the_old_output_as_it_was(apply, tmp_path: Pat
         apply(("steps = 30", "steps = 30\ndamping = 1e9"), force=True)
     assert caught.value.code == "edit.no-effect"
     assert digests(output) == old
-    assert provenance.verify(output, base=base).ok
+    assert integrity.verify(output, base=base).ok
     with pytest.raises(OutputError) as refused:
         apply()
     assert refused.value.code == "output.exists"
@@ -294,9 +296,9 @@ def test_float16_storage_loses_part_of_the_edit_and_the_report_says_how_much(
     )
     exact = apply()
     for stored, kept in zip(result.sites, exact.sites, strict=True):
-        assert 1e-5 < stored["stored_error"] < 0.5
-        assert stored["stored_error"] > 100 * kept["stored_error"]  # float32 of the same edit
-    assert provenance.verify(result.output, base=half).ok
+        assert 1e-5 < stored.stored_error < 0.5
+        assert stored.stored_error > 100 * kept.stored_error  # float32 of the same edit
+    assert integrity.verify(result.output, base=half).ok
 
 
 @pytest.mark.parametrize(("size", "unchanged"), [(1e-2, 0.02), (1e-3, 0.21), (1e-4, 0.82)])
@@ -313,7 +315,7 @@ def test_float16_swallows_small_edits(size: float, unchanged: float):
 
 def test_a_plan_names_what_would_be_done_and_writes_nothing(base: Path, tmp_path: Path):
     (tmp_path / "art.toml").write_text(RECIPE)
-    found = pipeline.plan(tmp_path / "art.toml", model=str(base)).as_dict()
+    found = plan(tmp_path / "art.toml", model=str(base)).as_dict()
     assert found["pairs"] == [list(pair) for pair in PAIRS]
     assert found["preserve"] == 5  # the empty prompt is one
     assert found["parameters"]["edit"]["min_rank"] == 24

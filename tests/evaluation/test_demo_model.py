@@ -39,7 +39,9 @@ def place(tmp_path_factory) -> Path:
     (folder / "apply.json").write_text(
         json.dumps(result(forget(folder, "apply", "art_styles", "--json")))
     )
-    (folder / "eval.json").write_text(json.dumps(result(forget(folder, "eval", "--json"))))
+    (folder / "eval.json").write_text(
+        json.dumps(result(forget(folder, "eval", "--steps", "8", "--json")))
+    )
     return folder
 
 

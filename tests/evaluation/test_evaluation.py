@@ -25,7 +25,8 @@ from forgetcli.evaluation.questions import choices, of_recipe
 from forgetcli.evaluation.run import claim, unused
 from forgetcli.evaluation.scores import matrix, scores, summary
 from forgetcli.evaluation.verdicts import Log, look
-from forgetcli.generation.draw import Shot, alike
+from forgetcli.generation.draw import batches
+from forgetcli.generation.images import ImageRequest
 from forgetcli.progress import Silent
 from forgetcli.report.results import COLUMNS, write_csv, write_json, write_junit
 
@@ -348,9 +349,9 @@ def test_two_processes_share_the_work_and_agree_with_one(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
 def test_every_picture_is_made_by_one_process_in_the_same_block(count):
-    shots = [Shot(f"p{k}", k, steps=20 if k % 3 else 10) for k in range(23)]
-    alone = list(alike(shots, 4, Processes()))
-    shared = [list(alike(shots, 4, Processes(i, count))) for i in range(count)]
+    shots = [ImageRequest(f"p{k}", k, steps=20 if k % 3 else 10) for k in range(23)]
+    alone = list(batches(shots, 4, Processes()))
+    shared = [list(batches(shots, 4, Processes(i, count))) for i in range(count)]
     assert sorted(tuple(b) for part in shared for b in part) == sorted(tuple(b) for b in alone)
     assert sorted(i for b in alone for i in b) == list(range(23))
     assert all(len({shots[i].steps for i in block}) == 1 for block in alone)

@@ -33,19 +33,27 @@ from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import Answer, Question, Run, Subject, evaluate, judges
 from forgetcli.evaluation.judges import Sight
 from forgetcli.evaluation.scores import scores
-from forgetcli.experiments.comparison import Comparison, Row, chosen, edits, rows
-from forgetcli.experiments.comparison import run as run_module
-from forgetcli.experiments.comparison.edits import Edited, Fault, _fault
+from forgetcli.experiments.comparison import Comparison, Row, chosen, edits, plan, rows
+from forgetcli.experiments.comparison.edits import Fault, MethodEdit, _fault
+from forgetcli.experiments.comparison.rows import RowPart
 from forgetcli.pipeline import apply
 from forgetcli.report import comparison as comparison_report
 from forgetcli.report.methods import columns, markdown
 
-RECIPE = """
+EDITED_CONCEPT = (
+    'concept = "van gogh", target = "monet", '
+    'direct = ["van gogh picture of a dog", "a house by van gogh"], indirect = ["starry night"]'
+)
+RETAINED_DOG = '{concept = "a dog", direct = ["a dog", "a picture of a dog"]}'
+RECIPE = f"""
 schema_version = 1
-concepts = [{concept = "van gogh", target = "monet", direct = ["van gogh picture of a dog", "a house by van gogh"], indirect = ["starry night"]}]
-prompts = {templates = ["{}", "painting by {}"]}
-preserve = {prompts = ["a cat", "a dog"]}
-retain = [{concept = "a dog", direct = ["a dog", "a picture of a dog"]}, {concept = "a cat", direct = ["a cat"], indirect = ["cat sketch"]}]
+concepts = [{{{EDITED_CONCEPT}}}]
+prompts = {{templates = ["{{}}", "painting by {{}}"]}}
+preserve = {{prompts = ["a cat", "a dog"]}}
+retain = [
+  {RETAINED_DOG},
+  {{concept = "a cat", direct = ["a cat"], indirect = ["cat sketch"]}},
+]
 [edit]
 sites = [9]                               # the tiny model has no such layer: this method fails
 [methods.uce.edit]
@@ -214,7 +222,7 @@ def test_the_share_of_changed_weights_is_that_of_the_files(place):
                 place / "whole/edited/uce" / file.relative_to(place / "model"), "pt"
             ) as after,
         ):
-            for key in before.keys():
+            for key in before.keys():  # noqa: SIM118 - safe_open is no mapping
                 a, b = before.get_tensor(key), after.get_tensor(key)
                 if a.is_floating_point():
                     changed, total = (
@@ -375,27 +383,29 @@ def test_another_comparison_is_not_mixed_in(inside, change):
 
 
 def test_an_edit_is_kept_only_if_it_is_just_this_one(inside, tmp_path):
-    base = run_module.resolve("model")
+    base = plan.resolve("model")
     used = recipes.load("tiny.toml", method="uce")
     shutil.copytree("whole/edited", tmp_path / "edited")
     folder = tmp_path / "edited/uce"
-    kept = edits._kept(used, base, folder)
+    kept = edits._existing(used, base, folder)
     assert (
         kept.reused
         and kept.seconds == json.loads(folder.with_name("uce.json").read_text())["seconds"]
     )
-    assert edits._kept(recipes.load("tiny.toml", ["seed=1"], method="uce"), base, folder) is None
-    assert edits._kept(recipes.load("tiny.toml", method="none"), base, folder) is None
-    assert edits._kept(used, run_module.resolve("demo"), folder) is None  # another base
+    assert (
+        edits._existing(recipes.load("tiny.toml", ["seed=1"], method="uce"), base, folder) is None
+    )
+    assert edits._existing(recipes.load("tiny.toml", method="none"), base, folder) is None
+    assert edits._existing(used, plan.resolve("demo"), folder) is None  # another base
     notes = folder.with_name("uce.json").read_bytes()
     for damage in (b"", b"[]", notes.replace(b'"manifest_sha256": "', b'"manifest_sha256": "0')):
         folder.with_name("uce.json").write_bytes(damage)
-        assert edits._kept(used, base, folder) is None
+        assert edits._existing(used, base, folder) is None
     folder.with_name("uce.json").write_bytes(notes)
-    assert edits._kept(used, base, folder) == kept  # control
+    assert edits._existing(used, base, folder) == kept  # control
     weights = next(folder.rglob("diffusion_pytorch_model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-2] + b"xx")
-    assert edits._kept(used, base, folder) is None
+    assert edits._existing(used, base, folder) is None
 
 
 # what stops it
@@ -408,7 +418,8 @@ def test_an_unknown_method_is_named_before_anything_is_loaded(place):
     assert (refused.returncode, refused.stdout) == (2, "") and "Traceback" not in refused.stderr
     assert (
         refused.stderr
-        == "error[recipe.unknown-method]: there is no method 'nulspace'\nhint: did you mean 'nullspace'?\n"
+        == "error[recipe.unknown-method]: there is no method 'nulspace'\nhint: did you mean "
+        "'nullspace'?\n"
     )
     assert not (place / "bad").exists()
 
@@ -447,7 +458,9 @@ def test_all_failed_is_an_error_and_so_is_a_control_that_fails(inside, monkeypat
     same = {"methods": "nullspace", "model": "model", "images": 2, "steps": 2}
     shutil.rmtree("alone", ignore_errors=True)
     shutil.copytree("whole", "alone")
-    monkeypatch.setattr(edits, "_apply", lambda method, *rest: Fault("edit.x", f"no {method}", "h"))
+    monkeypatch.setattr(
+        edits, "_apply", lambda method, **rest: Fault("edit.x", f"no {method}", "h")
+    )
     with pytest.raises(EditError) as failed:
         forgetcli.compare("tiny.toml", output="alone", **same)  # the control is there already
     assert (failed.value.code, failed.value.message, failed.value.hint) == (
@@ -495,26 +508,27 @@ def test_why_an_edit_failed(said, code, fault):
 def test_what_every_method_would_meet_ends_the_comparison(said, stops, tmp_path, monkeypatch):
     fake = tmp_path / "python"
     fake.write_text(
-        f"#!/bin/sh\nenv > {tmp_path}/env\necho \"$@\" > {tmp_path}/args\necho 'error[{said}]: x' >&2\nexit 2\n"
+        f"#!/bin/sh\nenv > {tmp_path}/env\necho \"$@\" > {tmp_path}/args\necho 'error[{said}]: x' "
+        f">&2\nexit 2\n"
     )
     fake.chmod(0o755)
     monkeypatch.setattr(edits.sys, "executable", str(fake))
     for name in ("DRY_RUN", "SET", "METHOD", "CACHE_DIR"):
         monkeypatch.setenv(f"FORGET_{name}", "1")
-    base = run_module.resolve("demo")
+    base = plan.resolve("demo")
+    files = {"folder": tmp_path / "uce", "source": tmp_path / "r.toml"}
     if stops:
         with pytest.raises(ForgetError) as ended:
-            edits._apply("uce", base, tmp_path / "uce", tmp_path / "r.toml", None)
+            edits._apply("uce", base=base, **files, device=None)
         assert ended.value.code == said
     else:
-        assert edits._apply("uce", base, tmp_path / "uce", tmp_path / "r.toml", "cpu") == Fault(
-            said, "x"
-        )
+        assert edits._apply("uce", base=base, **files, device="cpu") == Fault(said, "x")
         assert (
             (tmp_path / "args")
             .read_text()
             .endswith(
-                f"--model demo --output {tmp_path}/uce --lenient --force --json --quiet --device cpu\n"
+                f"--model demo --output {tmp_path}/uce --lenient --force --json --quiet --device "
+                f"cpu\n"
             )
         )
     inherited = re.findall(r"^(FORGET_\w+)=", (tmp_path / "env").read_text(), re.MULTILINE)
@@ -529,9 +543,14 @@ def test_what_every_method_would_meet_ends_the_comparison(said, stops, tmp_path,
     reason="needs VmHWM",
 )
 def test_peak_memory_is_the_process_own_and_not_its_parents():
-    child = "import resource; from forgetcli.pipeline.memory import peak_rss; print(peak_rss(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    child = (
+        "import resource; from forgetcli.pipeline.memory import peak_rss; "
+        "print(peak_rss(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
     done = python(
-        f"import subprocess, sys\nheld = b'x' * (300 << 20)\nprint(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, text=True).stdout)\n"
+        f"import subprocess, sys\nheld = b'x' * (300 << 20)\n"
+        f"print(subprocess.run([sys.executable, '-c', {child!r}], capture_output=True, "
+        f"text=True).stdout)\n"
         "from forgetcli.pipeline.memory import peak_rss; print(peak_rss())"
     )
     (own, rusage), parent = (
@@ -583,38 +602,38 @@ def both(place: Path, tmp_path_factory) -> tuple[Comparison, Path]:
     folder = tmp_path_factory.mktemp("both")
     (folder / "first.toml").write_text(RECIPE)
     reversed_ = RECIPE.replace(
-        'concept = "van gogh", target = "monet", direct = ["van gogh picture of a dog", "a house by van gogh"], indirect = ["starry night"]',
-        'concept = "a dog", target = "a cat", direct = ["a dog by van gogh"], indirect = ["dog sketch"]',
+        EDITED_CONCEPT,
+        'concept = "a dog", target = "a cat", '
+        'direct = ["a dog by van gogh"], indirect = ["dog sketch"]',
     )
     reversed_ = reversed_.replace(
         'preserve = {prompts = ["a cat", "a dog"]}', 'preserve = {prompts = ["a cat"]}'
-    ).replace(
-        'retain = [{concept = "a dog", direct = ["a dog", "a picture of a dog"]}',
-        'retain = [{concept = "van gogh", direct = ["van gogh picture of a dog"]}',
-    )
+    ).replace(RETAINED_DOG, '{concept = "van gogh", direct = ["van gogh picture of a dog"]}')
     (folder / "second.toml").write_text(
         reversed_.replace("sites = [9]", "sites = [1]\nmin_rank = 4").replace(
             "[methods", '[refine]\nmode = "copy"\n[methods'
         )
     )
 
-    def edit(recipe, base, where, *, source, device, anew):
+    def edit(recipe, base, where, *, source, device, force):
         try:
             made = apply.apply(recipe, model=str(base.folder), output=where, strict=False)
         except EditError as fault:
-            return Edited(recipe.method, where, fault=Fault(fault.code, fault.message, fault.hint))
-        return Edited(
+            return MethodEdit(
+                recipe.method, where, fault=Fault(fault.code, fault.message, fault.hint)
+            )
+        return MethodEdit(
             recipe.method,
             where,
-            made.seconds["edit"],
-            made.peak_rss,
-            made.peak_gpu,
-            0.25,
-            made.cache,
+            seconds=made.seconds["edit"],
+            peak_rss=made.peak_rss,
+            peak_gpu=made.peak_gpu,
+            changed=0.25,
+            cache=made.cache,
         )
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "edit", edit)
+        patch.setattr(edits, "edit", edit)
         load = judges.load
         patch.setattr(
             judges,
@@ -681,7 +700,7 @@ def test_several_recipes_are_pooled_over_their_pictures(both):
 
 
 def test_several_recipes_have_a_folder_each_and_a_page_over_all(both):
-    result, folder = both
+    _, folder = both
     data = json.loads((folder / "results.json").read_text())
     assert (
         [part["name"] for part in data["recipes"]] == ["first", "second"]
@@ -722,7 +741,7 @@ def test_a_label_forgotten_here_and_kept_there_is_each_recipes_own(tmp_path):
             Answer(Question(label, label, f"a {label}"), 0, tmp_path, there, label, 1.0)
             for label, there in seen.items()
         )
-        return recipe, Row("m"), Run(subject, answers), subject
+        return RowPart(recipe, Row("m"), Run(subject, answers), subject)
 
     parts = [
         part("one", "dog", {"dog": False, "cat": True}),
@@ -731,28 +750,31 @@ def test_a_label_forgotten_here_and_kept_there_is_each_recipes_own(tmp_path):
     made = rows.pooled("m", parts).scores
     assert (made["forget"], made["forget_n"], made["retain"], made["retain_n"]) == (1.0, 2, 1.0, 2)
     naive = scores(
-        [a for _, _, run, _ in parts for a in run.answers],
-        replace(parts[0][3], forgets=frozenset({"dog", "cat"})),
+        [a for part in parts for a in part.run.answers],
+        replace(parts[0].subject, forgets=frozenset({"dog", "cat"})),
     )
     assert naive["forget"] == 0.5 and naive["retain"] is None  # control: labels mixed up
 
 
 def test_names_become_names_of_folders(tmp_path):
-    assert [
-        run_module.plain(name) for name in ("art_styles", "../../x", "..", "a b/c", "-x", "")
-    ] == ["art_styles", "_.._x", "_", "a_b_c", "x", "_"]
+    assert [plan.plain(name) for name in ("art_styles", "../../x", "..", "a b/c", "-x", "")] == [
+        "art_styles",
+        "_.._x",
+        "_",
+        "a_b_c",
+        "x",
+        "_",
+    ]
     assert all(
-        Path(run_module.plain(name)).name == run_module.plain(name)
-        for name in ("../../x", "..", "/", "a/b")
+        Path(plan.plain(name)).name == plan.plain(name) for name in ("../../x", "..", "/", "a/b")
     )
 
 
 def test_quick_asks_less_of_the_same():
     whole = recipes.load("art_styles")
-    quick = run_module.quickly(whole)
-    assert len(whole.retain) > len(quick.retain) == 6 and set(
-        c.concept for c in quick.retain
-    ) <= set(c.concept for c in whole.retain)
+    quick = plan.shortened(whole)
+    assert len(whole.retain) > len(quick.retain) == 6
+    assert {c.concept for c in quick.retain} <= {c.concept for c in whole.retain}
     assert (
         max(len(c.direct) for c in whole.concepts)
         > 3
@@ -763,7 +785,7 @@ def test_quick_asks_less_of_the_same():
         quick.edit_pairs() == whole.edit_pairs() and quick.sha256 == whole.sha256
     )  # edits are the same
     few = recipes.parse(RECIPE)
-    assert run_module.quickly(few).retain == few.retain
+    assert plan.shortened(few).retain == few.retain
 
 
 # how it shows
@@ -804,8 +826,8 @@ def test_the_table_as_markdown_is_text_whatever_it_holds():
     ]
     _, _, first, second, _, told = markdown([good, bad]).splitlines()
     assert (
-        first
-        == "| a\\|b | 0.500 [0.25, 0.75] | – | – | 1.000 [0.90, 1.00] | 0.667 [0.50, 0.80] | 25.000 | 1.2 | 512 MiB | 1.23% |"
+        first == "| a\\|b | 0.500 [0.25, 0.75] | – | – | 1.000 [0.90, 1.00] | 0.667 [0.50, 0.80] | "
+        "25.000 | 1.2 | 512 MiB | 1.23% |"
     )
     assert second.startswith("| c | failed: edit.x | – |") and told == "c failed: no \\*good\\* \\|"
     assert "distance" in columns(
@@ -814,7 +836,7 @@ def test_the_table_as_markdown_is_text_whatever_it_holds():
 
 
 def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
-    result, folder = both
+    result, _ = both
     calls: list = []
     monkeypatch.setattr("forgetcli.cli.progress.silence_libraries", lambda: None)
     monkeypatch.setattr(
@@ -836,7 +858,10 @@ def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
         ),
     )
     monkeypatch.chdir(place)
-    invoke = lambda *args: CliRunner().invoke(app, ["compare", *args], catch_exceptions=False)
+
+    def invoke(*args: str):
+        return CliRunner().invoke(app, ["compare", *args], catch_exceptions=False)
+
     human = invoke(
         "tiny.toml",
         "--methods",

@@ -20,8 +20,10 @@ from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import judges
 from forgetcli.evaluation.judges import Sight
 from forgetcli.experiments import tuning
+from forgetcli.experiments.tuning import study as study_module
+from forgetcli.experiments.tuning.space import SearchSpace, suggest
 from forgetcli.pipeline import apply as pipeline
-from forgetcli.report.tuning import front
+from forgetcli.report.tuning import front, write_front
 
 RECIPE = """\
 # what it is about
@@ -135,7 +137,8 @@ def test_the_recipes_own_values_come_first_and_the_best_is_written(
     )
     text = result.recipe.read_text()
     assert "# what it is about" in text and "# gentle" in text  # comments stay
-    assert result.front.read_text().count("<svg") == 1
+    write_front(Path("front.svg"), result)
+    assert Path("front.svg").read_text().count("<svg") == 1
     assert not list(Path("tune/trials").iterdir())  # no checkpoint of each trial is left
 
 
@@ -157,7 +160,8 @@ def test_what_the_recipe_says_for_the_models_family_is_its_own_and_the_found_goe
 ):
     source.write_text(
         source.read_text()
-        + "\n[families.sd.edit]\nlam = 0.5\nthreshold = 0.01\n\n[families.sdxl.edit]\nlam = 7.0\nmin_rank = 9\n"
+        + "\n[families.sd.edit]\nlam = 0.5\nthreshold = 0.01\n\n[families.sdxl.edit]\nlam = 7.0\n"
+        "min_rank = 9\n"
     )
     calls = lenient(
         monkeypatch,
@@ -256,7 +260,7 @@ def test_an_edit_that_wrecks_is_pruned_and_one_that_cannot_be_made_failed(
 def test_a_hopeless_trial_is_given_up_after_its_first_pictures(
     source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(tuning, "STARTUP", 1)
+    monkeypatch.setattr(study_module, "STARTUP_TRIALS", 1)
 
     def before(recipe) -> None:
         seen[:] = (
@@ -303,13 +307,14 @@ def test_the_space_is_widened_to_the_recipes_own_values():
         "refine.steps": Range(10, 20),
     }
     read = recipes.parse(RECIPE)
-    wide, own = tuning.with_own(read, space)
+    found = SearchSpace.around(read, space)
+    wide, own = found.dimensions, found.start
     assert wide["edit.lam"] == Range(0.02, 1.0, log=True) and wide["refine.steps"] == Range(2, 20)
     assert wide["edit.sites"].values[own["edit.sites"]] == (1,)
     trial = optuna.create_study().ask(fixed_distributions=None)
-    value = tuning.suggested(trial, "refine.steps", wide["refine.steps"])
+    value = suggest(trial, "refine.steps", wide["refine.steps"])
     assert isinstance(value, int) and 2 <= value <= 20
-    assert tuning.suggested(
+    assert suggest(
         SimpleNamespace(suggest_categorical=lambda key, values: values[-1]),
         "edit.sites",
         wide["edit.sites"],

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,14 +20,19 @@ from typer.testing import CliRunner
 
 from forgetcli import export
 from forgetcli import recipe as recipes
-from forgetcli.artifact import delta, manifest, patch, provenance
+from forgetcli.artifact import integrity, manifest, patch, statement
+from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.checkpoint import ldm_layout
+from forgetcli.checkpoint import ldm
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
 from forgetcli.linalg.low_rank import low_rank, rank_for
-from forgetcli.pipeline import apply, revert
+from forgetcli.models.tensors import read_tensor
+from forgetcli.pipeline.apply import apply
+from forgetcli.pipeline.apply_delta import apply_delta
+from forgetcli.pipeline.revert import log
 from forgetcli.storage import atomic, safetensors_writer
+from forgetcli.storage.files import walk_files
 
 FC2 = "encoder.layers.1.mlp.fc2"
 TO_K = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -45,7 +51,7 @@ def place(tmp_path_factory) -> Path:
         (place / name / "README.md").write_text("# a card\n")
         recipe = recipes.load(place / "art.toml", ("refine.mode=copy",))
         output = place / ("edited" if name == "sd" else "half-edited")
-        apply.apply(recipe, model=str(place / name), output=output, device="cpu", strict=False)
+        apply(recipe, model=str(place / name), output=output, device="cpu", strict=False)
     return place
 
 
@@ -66,9 +72,7 @@ def edit(
     """
     resolved, weights = checkpoint.resolve(base), {}
     for seed, key in enumerate(parameters):
-        weight = checkpoint.read_tensor(
-            resolved.folder, checkpoint.locate(resolved.folder, *key)
-        ).double()
+        weight = read_tensor(resolved.folder, checkpoint.locate(resolved.folder, *key)).double()
         generator = torch.Generator().manual_seed(seed)
         if weight.ndim < 2:
             change = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
@@ -82,7 +86,7 @@ def edit(
     with atomic.publishing(output, force=False) as staging:
         stored = patch.patch(resolved, staging, weights)
         before_writing(staging)
-        provenance.write(
+        statement.write(
             staging,
             base=resolved,
             recipe_bytes=b"[[concepts]]\nconcept = 'van gogh'\n",
@@ -103,11 +107,10 @@ def code_of(call) -> str:
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
-    return {path: (folder / path).read_bytes() for path in atomic.walk_files(folder)}
+    return {path: (folder / path).read_bytes() for path in walk_files(folder)}
 
 
-# --- delta
-# ------------------------------------------------------------------------------------------------------------
+# --- delta -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("base", ["sd", "half"])
@@ -118,26 +121,26 @@ def test_a_delta_gives_the_edited_folder_back_to_the_byte(place, base, tmp_path)
     assert done.bytes < sum((edited / name).stat().st_size for name in names) and done.figures == {
         "tensors": 2
     }
-    made = delta.apply(tmp_path / "d.safetensors", output=tmp_path / "again")
+    made = apply_delta(tmp_path / "d.safetensors", output=tmp_path / "again")
     again, wanted = bytes_of(tmp_path / "again"), bytes_of(edited)
     assert {path for path in wanted if again.get(path) != wanted[path]} == {
-        provenance.MANIFEST
+        manifests.MANIFEST
     } and again.keys() == wanted.keys()
     assert (
         wanted[WEIGHTS] != (place / base / WEIGHTS).read_bytes()
     )  # control: there was something to bring back
-    first, second = (json.loads(files[provenance.MANIFEST]) for files in (wanted, again))
+    first, second = (json.loads(files[manifests.MANIFEST]) for files in (wanted, again))
     assert first["subject"] == second["subject"]
     assert first["predicate"]["buildDefinition"] == second["predicate"]["buildDefinition"]
     assert second["predicate"]["runDetails"]["metadata"]["delta"]["name"] == "d.safetensors"
     assert (
-        provenance.verify(tmp_path / "again").ok
+        integrity.verify(tmp_path / "again").ok
         and made.method == "nullspace"
         and len(made.sites) == 2
     )
     assert (
-        [e.date for e in revert.log(tmp_path / "again").edits]
-        == [e.date for e in revert.log(edited).edits]
+        [e.date for e in log(tmp_path / "again").edits]
+        == [e.date for e in log(edited).edits]
         != [""]
     )  # the edit's, not the delta's
 
@@ -145,7 +148,7 @@ def test_a_delta_gives_the_edited_folder_back_to_the_byte(place, base, tmp_path)
 def test_a_difference_added_again_would_not_be_the_same_bytes(place):
     """Why a delta holds values: (a + (b − a)) is not b in the file's dtype."""
     site = checkpoint.locate(place / "half", "text_encoder", f"{FC2}.weight")
-    old, new = (checkpoint.read_tensor(place / name, site) for name in ("half", "half-edited"))
+    old, new = (read_tensor(place / name, site) for name in ("half", "half-edited"))
     assert not torch.equal(old + (new - old), new)
 
 
@@ -163,10 +166,10 @@ def test_a_delta_holds_the_variants_too(tmp_path):
     )
     export.export(edited, "delta", output=tmp_path / "d.safetensors")
     assert len(load_file(tmp_path / "d.safetensors")) == 4
-    delta.apply(tmp_path / "d.safetensors", output=tmp_path / "again")
+    apply_delta(tmp_path / "d.safetensors", output=tmp_path / "again")
     assert (
         manifest.load(tmp_path / "again").subjects == manifest.load(edited).subjects
-        and provenance.verify(tmp_path / "again").ok
+        and integrity.verify(tmp_path / "again").ok
     )
 
 
@@ -186,10 +189,10 @@ def test_a_delta_brings_forgets_own_files_along_and_no_others(place, tmp_path):
         ("README.md", "# Ein Modell, mit Umlauten: äöü\r\n".encode()),
         ("forget.more.bin", bytes(range(256))),
     ):
-        delta.apply(with_file(name, data), output=tmp_path / f"{name}-again")
+        apply_delta(with_file(name, data), output=tmp_path / f"{name}-again")
         assert (tmp_path / f"{name}-again" / name).read_bytes() == data
     assert (
-        code_of(lambda: delta.apply(with_file("run.py", b"print()"), output=tmp_path / "no"))
+        code_of(lambda: apply_delta(with_file("run.py", b"print()"), output=tmp_path / "no"))
         == "delta.damaged"
     )
 
@@ -197,11 +200,11 @@ def test_a_delta_brings_forgets_own_files_along_and_no_others(place, tmp_path):
 def test_a_delta_refuses_any_other_base(place, edited, tmp_path):
     export.export(edited, "delta", output=tmp_path / "d.safetensors")
     moved = Path(shutil.copytree(place / "sd", tmp_path / "moved"))
-    delta.apply(tmp_path / "d.safetensors", model=str(moved), output=tmp_path / "ok")
+    apply_delta(tmp_path / "d.safetensors", model=str(moved), output=tmp_path / "ok")
     with open(moved / "vae/config.json", "a") as file:
         file.write(" ")
     with pytest.raises(ForgetError) as error:
-        delta.apply(tmp_path / "d.safetensors", model=str(moved), output=tmp_path / "no")
+        apply_delta(tmp_path / "d.safetensors", model=str(moved), output=tmp_path / "no")
     assert (
         error.value.code == "delta.other-base" and "vae/config.json differs" in error.value.message
     )
@@ -219,13 +222,13 @@ def test_a_damaged_delta_is_refused(place, edited, tmp_path):
         (b"\0" * 100, "model.damaged"),
     ):
         path.write_bytes(spoilt)
-        assert code_of(lambda: delta.apply(path, output=tmp_path / "no")) == code
+        assert code_of(lambda: apply_delta(path, output=tmp_path / "no")) == code
     assert (
-        code_of(lambda: delta.apply(place / "sd" / WEIGHTS, output=tmp_path / "no"))
+        code_of(lambda: apply_delta(place / "sd" / WEIGHTS, output=tmp_path / "no"))
         == "delta.not-a-delta"
     )
     assert (
-        code_of(lambda: delta.apply(tmp_path / "none", output=tmp_path / "no")) == "delta.not-found"
+        code_of(lambda: apply_delta(tmp_path / "none", output=tmp_path / "no")) == "delta.not-found"
     )
     assert os.listdir(tmp_path) == ["d.safetensors"]
 
@@ -245,8 +248,7 @@ def test_the_headers_say_what_the_file_is(place, edited, tmp_path):
         assert metadata["forget.base_digest"] == checkpoint.resolve(place / "sd").digest
 
 
-# --- LoRA
-# -------------------------------------------------------------------------------------------------------------
+# --- LoRA ------------------------------------------------------------------
 
 
 def test_the_rank_is_the_smallest_that_keeps_the_error():
@@ -280,7 +282,7 @@ def test_an_edit_of_few_keys_is_a_lora_of_few_ranks(place, tmp_path):
     )
     for row in done.figures["tensors"]:
         old, new = (
-            checkpoint.read_tensor(
+            read_tensor(
                 folder, checkpoint.locate(folder, "text_encoder", row["parameter"])
             ).double()
             for folder in (base.folder, edited)
@@ -322,7 +324,7 @@ def pipeline_of(folder: Path):
 
 
 def all_weights(pipe) -> dict[str, torch.Tensor]:
-    """Weights of text encoder and UNet, adapters merged in, under the names that they have without."""
+    """Weights of text encoder and UNet with adapters merged in, under their names without them."""
     found = {}
     for part in ("text_encoder", "unet"):
         state = getattr(pipe, part).state_dict()
@@ -476,8 +478,8 @@ def test_a_lora_needs_the_base_that_was_edited(place, edited, tmp_path):
         == "export.other-base"
     )
     alone = Path(shutil.copytree(edited, tmp_path / "alone"))
-    text = (alone / provenance.MANIFEST).read_text()
-    (alone / provenance.MANIFEST).write_text(
+    text = (alone / manifests.MANIFEST).read_text()
+    (alone / manifests.MANIFEST).write_text(
         text.replace(json.dumps(str(place / "sd")), json.dumps(str(tmp_path / "gone")))
     )
     assert code_of(lambda: export.export(alone, "lora", output=tmp_path / "l")) == "export.no-base"
@@ -489,8 +491,7 @@ def test_a_lora_needs_the_base_that_was_edited(place, edited, tmp_path):
     )
 
 
-# --- single file
-# ------------------------------------------------------------------------------------------------------
+# --- single file -----------------------------------------------------------
 
 
 def realistic(folder: Path, kind: str) -> Path:
@@ -609,7 +610,7 @@ def test_keys_of_the_published_checkpoints():
         "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
         "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3,
     }
-    layout = ldm_layout.Layout(
+    layout = ldm.Layout(
         "StableDiffusionPipeline",
         {
             "text_encoder": {"hidden_act": "quick_gelu"},
@@ -618,7 +619,9 @@ def test_keys_of_the_published_checkpoints():
         },
     )
     unet = {
-        "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k.weight": "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight",
+        "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k.weight": (
+            "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+        ),
         "down_blocks.2.downsamplers.0.conv.weight": "input_blocks.9.0.op.weight",
         "down_blocks.3.resnets.1.time_emb_proj.bias": "input_blocks.11.0.emb_layers.1.bias",
         "mid_block.resnets.1.conv2.weight": "middle_block.2.out_layers.3.weight",
@@ -629,7 +632,9 @@ def test_keys_of_the_published_checkpoints():
     vae = {
         "decoder.up_blocks.0.resnets.2.conv1.weight": "decoder.up.3.block.2.conv1.weight",
         "decoder.up_blocks.2.upsamplers.0.conv.weight": "decoder.up.1.upsample.conv.weight",
-        "encoder.down_blocks.1.resnets.0.conv_shortcut.bias": "encoder.down.1.block.0.nin_shortcut.bias",
+        "encoder.down_blocks.1.resnets.0.conv_shortcut.bias": (
+            "encoder.down.1.block.0.nin_shortcut.bias"
+        ),
         "encoder.mid_block.attentions.0.proj_attn.weight": "encoder.mid.attn_1.proj_out.weight",
     }
     assert {key: layout.place("unet", key).key for key in unet} == {
@@ -646,7 +651,7 @@ def test_keys_of_the_published_checkpoints():
         ("unet", "mid_block.motion_modules.0.x.weight"),
         ("vae", "encoder.x"),
     ):
-        assert code_of(lambda: layout.place(component, parameter)) == "export.no-single-file"
+        assert code_of(partial(layout.place, component, parameter)) == "export.no-single-file"
 
 
 @pytest.mark.parametrize(
@@ -662,16 +667,13 @@ def test_a_family_without_such_a_form_is_refused(unlike, edited, tmp_path):
     unet = {"down_block_types": ["DownBlock2D"], "layers_per_block": 1, **unlike}
     assert (
         code_of(
-            lambda: ldm_layout.Layout(
-                unlike.get("_class_name", "StableDiffusionPipeline"), {"unet": unet}
-            )
+            lambda: ldm.Layout(unlike.get("_class_name", "StableDiffusionPipeline"), {"unet": unet})
         )
         == "export.no-single-file"
     )
 
 
-# --- folder
-# -----------------------------------------------------------------------------------------------------------
+# --- folder ----------------------------------------------------------------
 
 
 def test_a_plain_folder_has_the_edit_and_nothing_of_forgets(place, edited, tmp_path):
@@ -684,8 +686,7 @@ def test_a_plain_folder_has_the_edit_and_nothing_of_forgets(place, edited, tmp_p
     pipeline_of(tmp_path / "plain")
 
 
-# --- what holds of all
-# ------------------------------------------------------------------------------------------------
+# --- what holds of all -----------------------------------------------------
 
 
 @pytest.mark.parametrize("name", export.names())
@@ -800,6 +801,6 @@ def test_export_and_apply_as_commands(place, tmp_path, monkeypatch):
         and len(put["sites"]) == 2
         and put["check"]
     )
-    assert provenance.verify(Path("edited")).ok
+    assert integrity.verify(Path("edited")).ok
     for wrong in (("art.toml", "--delta", "edited-delta.safetensors"), ()):
         assert CliRunner().invoke(app, ["apply", *wrong]).exit_code == 2

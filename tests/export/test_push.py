@@ -17,7 +17,7 @@ from tiny_runs import RECIPE
 
 from forgetcli.errors import ForgetError
 from forgetcli.export import push as uploads
-from forgetcli.storage import atomic
+from forgetcli.storage.files import walk_files
 
 REPO = "me/tiny"
 
@@ -161,9 +161,7 @@ def test_every_file_goes_up_in_one_commit_to_a_private_repository(push, hub, ori
         and done.json["commit"] == "c" * 40
         and done.json["url"] == f"{hub.url}/{REPO}"
     )
-    assert commits(hub) == [
-        {path: (original / path).read_bytes() for path in atomic.walk_files(original)}
-    ]
+    assert commits(hub) == [{path: (original / path).read_bytes() for path in walk_files(original)}]
     assert {
         "README.md",
         "forget.provenance.json",

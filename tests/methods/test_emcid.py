@@ -25,6 +25,7 @@ from forgetcli.editing.moments import preserve_moments
 from forgetcli.errors import EditError
 from forgetcli.evaluation import judges
 from forgetcli.generation import draw as generation
+from forgetcli.generation.images import ImageRequest
 from forgetcli.linalg import Moment, spread_edit
 from forgetcli.methods import emcid
 from forgetcli.methods.emcid import edit as algorithm
@@ -470,7 +471,7 @@ def test_the_embedded_model_draws_no_more_dogs(tmp_path: Path):
         "a dog",
         "art of a dog, pop art style",
     ]
-    shots = [generation.Shot(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
+    shots = [ImageRequest(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
     judge, seen = judges.load("demo", device="cpu"), {}
     for name in ("demo", str(tmp_path / "edited")):
         paths, _ = generation.draw(

@@ -23,6 +23,7 @@ from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
 from forgetcli.evaluation import judges
 from forgetcli.generation import draw
+from forgetcli.generation.images import ImageRequest
 from forgetcli.methods import esd
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import noisy_bank
@@ -396,7 +397,7 @@ def test_the_embedded_model_draws_no_more_dogs(tmp_path: Path):
         "a dog",
         "art of a dog, pop art style",
     ]
-    shots = [draw.Shot(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
+    shots = [ImageRequest(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
     judge, seen = judges.load("demo", device="cpu"), {}
     for name in ("demo", str(tmp_path / "edited")):
         paths, _ = draw.draw(

@@ -255,7 +255,7 @@ def test_the_prior_holds_words_that_no_preserve_prompt_names(model):
 
 def test_vocabulary_is_whole_words_most_common_first(model):
     found = vocabulary.words(model.tokenizer)
-    assert set(found) == {word for word in WORDS if len(word) >= vocabulary.SHORTEST}
+    assert set(found) == {word for word in WORDS if len(word) >= vocabulary.MINIMUM_LETTERS}
     assert vocabulary.words(model.tokenizer, 3) == found[:3]
     ids = [model.tokenizer.convert_tokens_to_ids(word + "</w>") for word in found]
     assert ids == sorted(ids)

@@ -493,4 +493,4 @@ def test_the_embedded_model_forgets(tmp_path: Path):
     assert found.after.dogs <= 0.25
     assert found.after.others >= found.before.others - 0.25
     assert found.applied.check["moved"] > 0.5
-    assert all(site["name"].endswith("to_v") for site in found.applied.sites)
+    assert all(site.name.endswith("to_v") for site in found.applied.sites)

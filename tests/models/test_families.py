@@ -19,18 +19,19 @@ from safetensors.torch import load_file
 
 import forgetcli
 from forgetcli import models, recipe
-from forgetcli.artifact import provenance
+from forgetcli.artifact import integrity
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.moments import preserve_moments
 from forgetcli.editing.pairs import Pairs
 from forgetcli.errors import EditError, ForgetError, RecipeError
 from forgetcli.generation import draw as generation
+from forgetcli.generation.images import ImageRequest
 from forgetcli.models.base import Context
 from forgetcli.models.families import flux
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import noisy_bank
-from forgetcli.pipeline import apply as pipeline
+from forgetcli.pipeline.plan import plan
 from forgetcli.progress import Silent
 from forgetcli.recipe import text
 
@@ -80,7 +81,7 @@ def pipes(folders) -> dict:
 
 @pytest.fixture(scope="module")
 def before(folders, tmp_path_factory) -> dict[str, bytes]:
-    """The unedited models' pictures."""
+    """The unedited models' images."""
 
     class Lazily(dict):
         def __missing__(self, family: str) -> bytes:
@@ -278,7 +279,7 @@ def test_flow_matching_stops_at_the_pipelines_times_and_noises_between_them(fami
 
 
 @pytest.mark.parametrize("family", ["sdxl", "flux"])
-def test_noisy_pictures_end_where_the_pipelines_own_do(family, folders, pipes):
+def test_noisy_latents_end_where_the_pipelines_own_do(family, folders, pipes):
     """From the same noise, with the sampler that the family has."""
     model, pipe = loaded(folders[family]), pipes[family]
     bank = noisy_bank(
@@ -474,7 +475,7 @@ def test_methods_for_cross_attention_refuse_joint_attention(method, family, fold
         and "nullspace" in caught.value.hint
     )
     assert not (tmp_path / "out").exists()
-    if family == "sd3":  # its attn2 is the picture's own: not to be mistaken
+    if family == "sd3":  # its attn2 is image attention, which must not be taken for cross-attention
         assert any(
             "attn2" in name for name, _ in loaded(folders[family]).transformer.named_modules()
         )
@@ -502,9 +503,9 @@ def test_a_recipe_edits_any_family(family, settings, folders, before, tmp_path):
     )
     kinds = chosen.parameters["edit"].get("encoders", ["clip"])
     sites = loaded(folders[family]).pick_sites([1, 2, 3], kinds)
-    assert [s["name"] for s in result.sites] == [s.name for s in sites]
+    assert [s.name for s in result.sites] == [s.name for s in sites]
     assert all(
-        s["delta_rel"] > 0 and s["stored_error"] * s["delta_rel"] < 1e-7 for s in result.sites
+        s.delta_rel > 0 and s.stored_error * s.delta_rel < 1e-7 for s in result.sites
     )  # float32
     check_edited(
         folders[family],
@@ -535,7 +536,7 @@ def check_edited(
     base: Path, edited: Path, changed: set[tuple[str, str]], before: bytes, more: bool = False
 ) -> None:
     """Exactly these weights are others, the manifest proves it, and the pipeline draws other
-    pictures with them.
+    images with them.
     """
     differing = set()
     for file in sorted(base.glob("*/*.safetensors")):
@@ -545,18 +546,18 @@ def check_edited(
     plain = {(component, key.removeprefix("text_model.")) for component, key in differing}
     wanted = {(component, key.removeprefix("text_model.")) for component, key in changed}
     assert wanted <= plain if more else wanted == plain
-    assert provenance.verify(edited, base=str(base)).ok
+    assert integrity.verify(edited, base=str(base)).ok
     assert (draw(edited, edited.parent / "after") != before) == bool(changed)
 
 
 def draw(folder: Path, output: Path) -> bytes:
-    shot = generation.Shot("a van gogh painting of a dog", 0, steps=2, width=16, height=16)
+    shot = ImageRequest("a van gogh painting of a dog", 0, steps=2, width=16, height=16)
     (path,), _ = generation.draw(
         checkpoint.resolve(folder), [shot], output, device="cpu", batch=1, observer=Silent()
     )
-    with Image.open(path) as picture:
-        assert picture.size == (16, 16)
-        return picture.tobytes()
+    with Image.open(path) as image:
+        assert image.size == (16, 16)
+        return image.tobytes()
 
 
 # [families.NAME]
@@ -645,7 +646,7 @@ methods = 3
     )
     with pytest.raises(RecipeError) as caught:
         recipe.parse(bad)
-    lines = {number: line for number, line in enumerate(bad.splitlines(), start=1)}
+    lines = dict(enumerate(bad.splitlines(), start=1))
     told = [
         (found.code, lines[int(found.message.split(":")[1])], found.hint)
         for found in caught.value.problems
@@ -662,5 +663,5 @@ methods = 3
 
 def test_the_family_of_the_base_decides(folders, tmp_path):
     read = recipe.parse(OVERRIDES)
-    assert pipeline.plan(read, model=str(folders["sdxl"])).parameters["edit"]["lam"] == 0.25
-    assert pipeline.plan(read, model=str(folders["flux"])).parameters["edit"]["lam"] == 0.5
+    assert plan(read, model=str(folders["sdxl"])).parameters["edit"]["lam"] == 0.25
+    assert plan(read, model=str(folders["flux"])).parameters["edit"]["lam"] == 0.5

@@ -14,7 +14,8 @@ from forgetcli import methods, models
 from forgetcli import recipe as recipes
 from forgetcli.checkpoint import base
 from forgetcli.editing.moment_cache import MomentCache
-from forgetcli.pipeline import apply, memory
+from forgetcli.pipeline import memory
+from forgetcli.pipeline.apply import apply
 from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Silent
 
@@ -106,7 +107,7 @@ def test_only_what_a_stage_needs_is_loaded(work, tmp_path, loaded):
     )
     assert loaded == ["CLIPTextModel"]  # without refinement the edit has no use for the denoiser
     loaded.clear()
-    apply.apply(
+    apply(
         work / "recipe.toml",
         model=str(work / "base"),
         output=tmp_path / "edited",

@@ -19,7 +19,8 @@ from forgetcli import models
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.cli.app import app
 from forgetcli.errors import EditError, ModelError
-from forgetcli.pipeline import apply, estimates, inspect, memory
+from forgetcli.pipeline import estimates, inspect, memory
+from forgetcli.pipeline.apply import apply
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_shards_variants_and_other_pipelines(tmp_path):
 
 def test_the_command_says_how_a_model_was_edited(base, recipe, tmp_path, quiet):
     assert shown("inspect", base)["edited"] is None
-    apply.apply(recipe, model=str(base), output=tmp_path / "edited", device="cpu", strict=False)
+    apply(recipe, model=str(base), output=tmp_path / "edited", device="cpu", strict=False)
     data = shown("inspect", tmp_path / "edited")
     assert data["edited"]["concepts"] == [["van gogh", "monet"]] and data["edited"]["base"] == str(
         base
@@ -130,7 +131,7 @@ def test_a_dry_run_knows_what_is_cached_site_by_site(base, recipe, tmp_path, qui
         return {site["name"].rpartition("layers.")[2]: site["cached"] for site in data["sites"]}
 
     assert cached() == {"1.mlp.fc2": False, "2.mlp.fc2": False}
-    apply.apply(recipe, model=str(base), output=tmp_path / "edited", device="cpu", strict=False)
+    apply(recipe, model=str(base), output=tmp_path / "edited", device="cpu", strict=False)
     assert cached() == {"1.mlp.fc2": True, "2.mlp.fc2": True}
     assert cached("--set", "edit.sites=[2,3]") == {"2.mlp.fc2": True, "3.mlp.fc2": False}
     assert cached("--dtype", "bfloat16") == {
@@ -220,7 +221,7 @@ def test_an_edit_takes_the_disk_that_was_estimated(base, recipe, tmp_path, quiet
     wanted = shown("apply", recipe, "--model", base, "--device", "cpu", "--dry-run")["estimates"][
         "disk_bytes"
     ]
-    apply.apply(
+    apply(
         recipe,
         model=str(base),
         output=tmp_path / "edited",
@@ -243,5 +244,5 @@ def test_the_estimate_knows_how_much_the_check_does():
     from forgetcli.editing import check
     from forgetcli.pipeline import estimates
 
-    assert (estimates.CHECKED, estimates.CHECK_STEPS) == (check.PROMPTS, check.STEPS)
+    assert (estimates.CHECKED_PROMPTS, estimates.CHECK_STEPS) == (check.PROMPTS, check.STEPS)
     assert check.GUIDANCE == 1  # else twice as many predictions

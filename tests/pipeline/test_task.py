@@ -35,7 +35,12 @@ direct = ["a fish"]
 def test_a_task_has_what_the_recipe_says(monkeypatch):
     base, sites, observer, cache = object(), [object()], object(), object()
     asked = []
-    monkeypatch.setattr(ledger, "held", lambda *given: asked.append(given) or {"site": "moment"})
+
+    def held(previous, *given):
+        asked.append((previous.base, *given))
+        return {"site": "moment"}
+
+    monkeypatch.setattr(ledger.PreviousEdits, "held", held)
     task = task_of(recipe.parse(RECIPE), base, cache)
     assert task.pairs == (("a dog", "a cat"), ("a photo of a dog", "a photo of a cat"))
     assert task.preserve == ("", "a house", "a car")

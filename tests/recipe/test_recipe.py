@@ -298,7 +298,8 @@ def test_an_unknown_key_does_not_hide_a_conflict():
 @pytest.mark.parametrize("text", ["", "concepts = []", "seed = 1\n"])
 def test_no_concepts(text: str):
     assert problems_of(text) == [
-        f"recipe.empty recipe{':1' if 'concepts' in text else ''}: there are no [[concepts]]: nothing to forget"
+        f"recipe.empty recipe{':1' if 'concepts' in text else ''}: "
+        "there are no [[concepts]]: nothing to forget"
     ]
 
 
@@ -313,7 +314,8 @@ def test_two_concepts_cannot_share_a_word_or_a_prompt():
     second += 'aliases = ["VAN GOGH"]\nprompts = ["swirling oil strokes"]\n'
     assert problems_of(EXAMPLE + second) == [
         "recipe.conflict recipe:26: 'VAN GOGH' is to be forgotten twice (first at recipe:4)",
-        "recipe.conflict recipe:27: the prompt 'swirling oil strokes' is edited for 'van gogh' and for 'degas'",
+        "recipe.conflict recipe:27: the prompt 'swirling oil strokes' is edited for 'van gogh' and "
+        "for 'degas'",
     ]
 
 
@@ -415,7 +417,8 @@ def test_set_changes_one_value_and_the_record_repeats_it(override: str, value):
         ("refine.step=9", "recipe.unknown-key --set refine.step: [refine] has no key 'step'"),
         (
             "refine.steps=many",
-            'recipe.type --set refine.steps: [refine] steps must be a whole number, not the string "many"',
+            "recipe.type --set refine.steps: [refine] steps must be a whole number, "
+            'not the string "many"',
         ),
         ("refine.steps", "recipe.set --set 'refine.steps': not a key and a value"),
         ("=3", "recipe.set --set '=3': not a key and a value"),

@@ -13,7 +13,7 @@ from PIL import Image
 
 from forgetcli import report
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject
-from forgetcli.experiments.demo import shown
+from forgetcli.report.demo import selected_pairs
 from forgetcli.report.pairs import COLUMNS, SIDE, Pair, write_sheet
 
 NASTY = '<script>alert(1)</script> & "quotes" <img src=http://example.com/x.png>'
@@ -93,7 +93,7 @@ def test_the_report_shows_scores_matrix_and_judge(evaluation, tmp_path):
 
 
 def test_the_sheet_has_every_pair(evaluation, tmp_path):
-    pairs = shown(evaluation)
+    pairs = selected_pairs(evaluation)
     assert [p.edited for p in pairs] == [True, False]
     write_sheet([Pair("p", p.before, p.after, p.edited) for p in pairs * 2], tmp_path / "sheet.png")
     sheet = Image.open(tmp_path / "sheet.png")

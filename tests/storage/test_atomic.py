@@ -17,9 +17,12 @@ from pathlib import Path
 
 import pytest
 from faults import Saboteur, tree
+from filelock import FileLock
 
 from forgetcli.errors import OutputError
-from forgetcli.storage import atomic
+from forgetcli.storage import atomic, workspace
+from forgetcli.storage.copying import copy_file
+from forgetcli.storage.files import sha256_file, walk_files
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = {atomic.MARKER: b"{}", "unet/weights": b"old" * 1000}
@@ -59,7 +62,6 @@ def mode(path: Path) -> int:
 
 
 # --- single files
-# -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("mask", "wanted"), [(0o022, 0o644), (0o027, 0o640), (0o000, 0o666)])
@@ -69,7 +71,7 @@ def test_files_have_the_mode_that_the_umask_gives(tmp_path, mask, wanted):
     private.chmod(0o400)  # as files in a model cache can be
     with umask(mask):
         atomic.write_atomically(tmp_path / "written", b"data")
-        atomic.copy_file(private, tmp_path / "copied")
+        copy_file(private, tmp_path / "copied")
         atomic.write_atomically(tmp_path / "asked", b"data", mode=0o604)
         with atomic.publishing(tmp_path / "folder", force=False):
             pass
@@ -81,16 +83,16 @@ def test_files_have_the_mode_that_the_umask_gives(tmp_path, mask, wanted):
 def test_a_copy_is_the_same_bytes_and_never_replaces(tmp_path):
     source = tmp_path / "source"
     source.write_bytes(os.urandom((8 << 20) + 17))
-    atomic.copy_file(source, tmp_path / "copy")
-    assert atomic.sha256_file(tmp_path / "copy") == atomic.sha256_file(source)
+    copy_file(source, tmp_path / "copy")
+    assert sha256_file(tmp_path / "copy") == sha256_file(source)
     with pytest.raises(FileExistsError):
-        atomic.copy_file(source, tmp_path / "copy")
+        copy_file(source, tmp_path / "copy")
 
 
 def test_sha256_is_that_of_an_independent_tool(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert (
-        atomic.sha256_file(tmp_path / "abc")
+        sha256_file(tmp_path / "abc")
         == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
 
@@ -130,7 +132,6 @@ def test_a_write_in_place_would_be_caught(tmp_path):
 
 
 # --- folders
-# ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("exchange", [True, False], ids=["exchange", "no-exchange"])
@@ -325,29 +326,32 @@ def test_a_parent_that_is_a_file_is_said_in_one_line(tmp_path):
 
 
 # --- processes
-# --------------------------------------------------------------------------------------------------------
 
 SLOW_RUN = """
     import sys, time
     from pathlib import Path
-    from forgetcli import store
-    with store.publishing(Path(sys.argv[1]), force=True) as staging:
-        (staging / store.MARKER).write_bytes(b"half")
+    from forgetcli.storage import atomic
+    with atomic.publishing(Path(sys.argv[1]), force=True) as staging:
+        (staging / atomic.MARKER).write_bytes(b"half")
         print("half", flush=True)
         sys.stdin.read()
 """
 
 
-def slow_run(output: Path) -> subprocess.Popen:
-    """A process that has half of its output written and waits for its stdin to close."""
-    run = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(SLOW_RUN), str(output)],
+def running(code: str, *arguments: object) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         cwd=ROOT,
         text=True,
     )
+
+
+def slow_run(output: Path) -> subprocess.Popen:
+    """A process that has half of its output written and waits for its stdin to close."""
+    run = running(SLOW_RUN, output)
     assert run.stdout.readline() == "half\n", run.stderr.read()
     return run
 
@@ -393,32 +397,194 @@ def test_a_run_that_is_still_at_work_is_left_alone(tmp_path):
         stream.close()
 
 
-def test_the_lock_tells_when_the_pid_does_not(tmp_path):
-    """In a container every run has the same pid: a dead run's folder then bears our own."""
+def test_a_held_lock_decides_and_no_process_number(tmp_path):
+    """In a container every run has the same pid, and another name space has other ones."""
     dead = tmp_path / f".edited.{os.getpid()}-0123abcd.tmp"
     dead.mkdir()
-    held = tmp_path / ".edited.999999999-0123abcd.tmp"  # no such pid here, but somebody holds it
+    alive = tmp_path / f".edited.{os.getppid()}-0123abcd.tmp"  # alive, but it is no run of forget
+    alive.mkdir()
+    held = tmp_path / ".edited.999999999-0123abcd.tmp"  # no such pid here, but the lock is held
     held.mkdir()
-    lock = atomic._lock(held)
-    publish(tmp_path / "edited")
-    assert temporary(tmp_path) == [held]
-    os.close(lock)
+    with FileLock(held / workspace.LOCK):
+        publish(tmp_path / "edited")
+        assert temporary(tmp_path) == [held]
     publish(tmp_path / "edited")
     assert temporary(tmp_path) == []
 
 
-def test_two_runs_of_one_process_leave_each_other_alone_even_without_locks(tmp_path, monkeypatch):
-    monkeypatch.setattr(atomic, "fcntl", None)  # as on Windows
+@pytest.mark.parametrize("locks", [True, False], ids=["locks", "no-locks"])
+def test_two_runs_of_one_process_leave_each_other_alone(tmp_path, monkeypatch, locks):
+    if not locks:
+
+        def refuse(*_, **__):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(FileLock, "acquire", refuse)
     with atomic.publishing(tmp_path / "edited", force=True) as staging:
         fill(staging, OLD)
         publish(tmp_path / "edited")  # must not take the first one's folder for a dead run's
     assert tree(tmp_path / "edited") == OLD
+    assert temporary(tmp_path) == []
+
+
+def test_a_new_folder_that_another_run_removes_is_made_again(tmp_path, monkeypatch):
+    """Between mkdir and lock, a folder looks like a dead run's."""
+    mkdir, taken = os.mkdir, []
+
+    def taken_at_once(path, *args, **kwargs):
+        mkdir(path, *args, **kwargs)
+        if str(path).endswith(".tmp") and len(taken) < 2:
+            taken.append(Path(path))
+            workspace.collect(tmp_path / "edited")
+            assert not taken[-1].exists()
+
+    monkeypatch.setattr(os, "mkdir", taken_at_once)
+    publish(tmp_path / "edited")
+    assert tree(tmp_path / "edited") == NEW and len(taken) == 2
+    assert temporary(tmp_path) == []
+
+
+NO_EXCHANGE = """
+    import os, sys
+    from pathlib import Path
+    from forgetcli.storage import atomic
+    from forgetcli.storage.workspace import Workspace
+    atomic._exchange = lambda first, second: False
+    rename = os.rename
+    def stop(source, target):
+        rename(source, target)
+        if Path(target).name == "old":
+            print("aside", flush=True)
+            sys.stdin.read()
+    os.rename = stop
+    with atomic.publishing(Path(sys.argv[1]), force=True) as staging:
+        (staging / atomic.MARKER).write_bytes(b"half")
+"""
+
+
+def killed_with_the_output_aside(output: Path) -> Path:
+    """The workspace of a run that was killed between its two renames."""
+    run = running(NO_EXCHANGE, output)
+    assert run.stdout.readline() == "aside\n"
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    (left,) = temporary(output.parent)
+    assert not output.exists() and tree(left / "old")
+    return left
 
 
 def test_an_output_that_a_killed_run_had_moved_aside_comes_back(tmp_path):
-    fill(tmp_path / ".edited.999999999-0123abcd.old", OLD)
+    fill(tmp_path / "edited", OLD)
+    killed_with_the_output_aside(tmp_path / "edited")
     assert refuse(tmp_path / "edited", force=False).code == "output.exists"
     assert tree(tmp_path / "edited") == OLD
+    assert temporary(tmp_path) == []
+
+
+def test_an_output_aside_goes_when_there_is_a_newer_one(tmp_path):
+    fill(tmp_path / "edited", OLD)
+    killed_with_the_output_aside(tmp_path / "edited")
+    fill(tmp_path / "edited", NEW)
+    publish(tmp_path / "edited", OLD)
+    assert tree(tmp_path / "edited") == OLD
+    assert temporary(tmp_path) == []
+
+
+PLANTED = {
+    "the name of earlier versions": lambda place, left: left.rename(
+        place / ".edited.999999999-0123abcd.old"
+    ),
+    "a copy": lambda place, left: (
+        shutil.copytree(left / "old", left / "copy"),
+        shutil.rmtree(left / "old"),
+        (left / "copy").rename(left / "old"),
+    ),
+    "no record": lambda place, left: (left / "moved.json").unlink(),
+    "a damaged record": lambda place, left: (left / "moved.json").write_text("{"),
+    "another output's record": lambda place, left: (left / "moved.json").write_text(
+        (left / "moved.json").read_text().replace("edited", "other")
+    ),
+    "a record that is a link": lambda place, left: (
+        (left / "moved.json").rename(place / "elsewhere"),
+        (left / "moved.json").symlink_to(place / "elsewhere"),
+    ),
+    "a link": lambda place, left: (
+        (left / "old").rename(place / "elsewhere"),
+        (left / "old").symlink_to(place / "elsewhere"),
+    ),
+    "a workspace that is a link": lambda place, left: (
+        left.rename(place / "elsewhere"),
+        left.symlink_to(place / "elsewhere"),
+    ),
+}
+
+
+@pytest.mark.parametrize("way", PLANTED)
+def test_what_only_looks_like_an_output_set_aside_is_not_put_in_place(tmp_path, way):
+    fill(tmp_path / "edited", OLD)
+    PLANTED[way](tmp_path, killed_with_the_output_aside(tmp_path / "edited"))
+    with (
+        pytest.raises(ValueError, match="stop"),
+        atomic.publishing(tmp_path / "edited", force=False),
+    ):
+        raise ValueError("stop")
+    assert not os.path.lexists(tmp_path / "edited")
+    publish(tmp_path / "edited")
+    assert tree(tmp_path / "edited") == NEW
+
+
+def test_a_lock_that_is_a_link_is_not_opened(tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    left = tmp_path / ".edited.1-0123abcd.tmp"
+    left.mkdir()
+    (left / workspace.LOCK).symlink_to(tmp_path / "precious")
+    publish(tmp_path / "edited")
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def test_links_with_a_temporary_name_are_not_followed(tmp_path):
+    fill(tmp_path / "photos", {"holiday.png": b"precious"})
+    (tmp_path / ".edited.1-0123abcd.tmp").symlink_to(tmp_path / "photos")
+    publish(tmp_path / "edited")
+    assert tree(tmp_path / "photos") == {"holiday.png": b"precious"}
+
+
+@pytest.mark.parametrize("where", ["mkdir", "lock", "new"])
+def test_kill_9_at_any_point_of_a_file_leaves_the_old_one(tmp_path, where):
+    output = tmp_path / "edit.safetensors"
+    output.write_bytes(b"old")
+    run = running(KILLED_FILE, output, where)
+    assert run.stdout.readline() == f"{where}\n"
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    assert output.read_bytes() == b"old" and len(temporary(tmp_path)) == 1
+    with atomic.publishing_file(output, force=True) as writer:
+        writer.write(b"new")
+    assert output.read_bytes() == b"new" and temporary(tmp_path) == []
+
+
+KILLED_FILE = """
+    import os, sys
+    from pathlib import Path
+    from forgetcli.storage import atomic, workspace
+    where = sys.argv[2]
+    def stop(name):
+        if name == where:
+            print(name, flush=True)
+            sys.stdin.read()
+    acquired, mkdir = workspace._acquired, os.mkdir
+    def make(*args):
+        mkdir(*args)
+        stop("mkdir")
+    def acquire(path):
+        lock = acquired(path)
+        stop("lock")
+        return lock
+    os.mkdir, workspace._acquired = make, acquire
+    with atomic.publishing_file(Path(sys.argv[1]), force=True) as writer:
+        writer.write(b"half")
+        stop("new")
+"""
 
 
 def test_names_that_only_look_like_ours_stay(tmp_path):
@@ -434,12 +600,19 @@ def test_walk_follows_links_and_ends(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "c").write_bytes(b"")
     (tmp_path / "model" / "vae").symlink_to(tmp_path / "elsewhere")
-    assert atomic.walk_files(tmp_path / "model") == ["a", "unet/b", "vae/c"]
+    assert walk_files(tmp_path / "model") == ["a", "unet/b", "vae/c"]
 
 
 def test_no_torch():
     modules = ", ".join(
-        f"forgetcli.{name}" for name in ("store", "checkpoint", "provenance", "cache")
+        f"forgetcli.{name}"
+        for name in (
+            "storage.atomic",
+            "checkpoint.base",
+            "artifact.integrity",
+            "artifact.statement",
+            "editing.moment_cache",
+        )
     )
     code = f"import sys, {modules}; print('torch' in sys.modules)"
     done = subprocess.run(

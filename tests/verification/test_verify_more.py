@@ -18,13 +18,16 @@ from pipelines import tiny_sd
 from tiny_runs import RECIPE
 from typer.testing import CliRunner
 
-from forgetcli.artifact import provenance
+from forgetcli.artifact import integrity
+from forgetcli.artifact import manifest as manifests
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
-from forgetcli.pipeline import apply, revert
-from forgetcli.storage import atomic
-from forgetcli.storage.safetensors import read_tensor
+from forgetcli.models.tensors import read_tensor
+from forgetcli.pipeline.apply import apply
+from forgetcli.pipeline.revert import revert
+from forgetcli.storage.files import sha256_file
 from forgetcli.verification import audit
 
 WEIGHTS = "text_encoder/model.safetensors"
@@ -36,7 +39,7 @@ def place(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("verified")
     tiny_sd(place / "sd")
     (place / "art.toml").write_text(RECIPE)
-    apply.apply(
+    apply(
         place / "art.toml",
         model=str(place / "sd"),
         output=place / "edited",
@@ -53,7 +56,7 @@ def edited(place, tmp_path) -> Path:
 
 def brought_up_to_date(folder: Path, change=lambda build: None) -> None:
     """The manifest as whoever tampers with the folder would leave it."""
-    path = folder / provenance.MANIFEST
+    path = folder / manifests.MANIFEST
     statement = json.loads(path.read_text())
     build = statement["predicate"]["buildDefinition"]
     for tensor in build["internalParameters"]["edited"]:
@@ -61,18 +64,18 @@ def brought_up_to_date(folder: Path, change=lambda build: None) -> None:
         tensor["after"] = hashlib.sha256(data).hexdigest()
     change(build)
     for subject in statement["subject"]:
-        subject["digest"]["sha256"] = atomic.sha256_file(folder / subject["name"])
+        subject["digest"]["sha256"] = sha256_file(folder / subject["name"])
     path.write_text(json.dumps(statement))
 
 
 def problems(folder: Path, **options) -> list[str]:
     verdict = audit.verify(folder, **options)
     assert verdict.ok == (not verdict.problems)
-    return [f"{p['file']}: {p['what']}" for p in verdict.problems]
+    return [f"{p.file}: {p.what}" for p in verdict.problems]
 
 
 def changed_report(folder: Path, change) -> None:
-    path = folder / provenance.REPORT
+    path = folder / manifests.REPORT
     report = json.loads(path.read_text())
     change(report["sites"])
     path.write_text(json.dumps(report))
@@ -81,8 +84,8 @@ def changed_report(folder: Path, change) -> None:
 
 def moved_weights(folder: Path, place: Path, by: float, which: int = 0) -> None:
     """An edited tensor off by `by` of its change; the report's figure is made to fit."""
-    tensor = provenance.load(folder).edited[which]
-    site = audit._place(folder, tensor)
+    tensor = manifests.load(folder).edited[which]
+    site = EditedModel(folder).site(tensor)
     before, stored = (read_tensor(where, site).double() for where in (place / "sd", folder))
     delta = stored - before
     noise = torch.randn(
@@ -110,14 +113,14 @@ def test_a_good_folder_is_proved_in_all_its_parts(place):
         "every other file and byte",
     ):
         assert any(claim in line for line in verdict.proved), claim
-    assert provenance.UNSIGNED in verdict.not_proved and provenance.EFFECT in verdict.not_proved
+    assert integrity.UNSIGNED in verdict.not_proved and integrity.EFFECT in verdict.not_proved
 
 
 def test_a_reported_figure_that_is_not_the_tensors_is_found(edited):
     def factor(by: float):
         return lambda rows: rows[0].update(delta_rel=rows[0]["delta_rel"] * by)
 
-    error = json.loads((edited / provenance.REPORT).read_text())["sites"][0]["stored_error"]
+    error = json.loads((edited / manifests.REPORT).read_text())["sites"][0]["stored_error"]
     changed_report(edited, factor(1 + error / 4))  # what rounding accounts for is no difference
     assert problems(edited) == []
     changed_report(edited, factor(1.01))
@@ -145,7 +148,7 @@ def test_a_report_on_other_layers_is_found(edited):
 def test_weights_that_were_changed_with_every_digest_do_not_fit_the_report(edited, place):
     moved_weights(edited, place, 0.5)
     assert problems(edited) == []  # control: with the report made to fit, nothing here can tell
-    true = json.loads((place / "edited" / provenance.REPORT).read_text())["sites"][0]["delta_rel"]
+    true = json.loads((place / "edited" / manifests.REPORT).read_text())["sites"][0]["delta_rel"]
     changed_report(edited, lambda rows: rows[0].update(delta_rel=true))
     assert "by the tensors" in problems(edited)[0]
 
@@ -217,12 +220,12 @@ def test_of_long_lists_only_what_differs_is_told(edited, tmp_path):
 
 
 def test_of_a_model_without_edits_nothing_is_claimed_of_edits(place, tmp_path):
-    revert.revert(place / "edited", None, output=tmp_path / "back")
+    revert(place / "edited", None, output=tmp_path / "back")
     verdict = audit.verify(tmp_path / "back", place / "sd")
     assert verdict.ok and any("no tensor is edited" in line for line in verdict.proved)
     assert (
         not any(" 0 " in line for line in verdict.proved)
-        and provenance.EFFECT not in verdict.not_proved
+        and integrity.EFFECT not in verdict.not_proved
     )
     config = tmp_path / "back" / "unet" / "config.json"  # control
     config.write_bytes(config.read_bytes() + b"\n")
@@ -251,7 +254,7 @@ def test_weights_that_the_recipe_does_not_give_are_found_by_repeating_it(
     done = CliRunner().invoke(app, ["verify", str(edited), "--rebuild"])
     found = [line.strip() for line in done.stdout.splitlines() if "✗" in line]
     assert done.exit_code == 1 and len(found) == 2 and "not proved: who made it" in done.stdout
-    for line, tensor in zip(found, provenance.load(edited).edited):
+    for line, tensor in zip(found, manifests.load(edited).edited):
         assert (
             line.startswith(f"✗ {WEIGHTS}: '{tensor.key}' is not what the recipe gives here")
             and "tolerance 0.05" in line
@@ -259,7 +262,7 @@ def test_weights_that_the_recipe_does_not_give_are_found_by_repeating_it(
 
 
 def test_an_edit_of_an_edit_is_repeated_until_the_first_is_taken_out(place, tmp_path):
-    again = apply.apply(
+    again = apply(
         place / "art.toml",
         model=str(place / "edited"),
         output=tmp_path / "again",
@@ -269,8 +272,7 @@ def test_an_edit_of_an_edit_is_repeated_until_the_first_is_taken_out(place, tmp_
     verdict = audit.verify(again, rebuild=True)
     assert verdict.ok and any("again, byte for byte" in line for line in verdict.proved)
     first, second = (
-        revert.revert(again, [number], output=tmp_path / f"without-{number}").output
-        for number in (2, 1)
+        revert(again, [number], output=tmp_path / f"without-{number}").output for number in (2, 1)
     )
     assert any(
         "again, byte for byte" in line
@@ -341,7 +343,7 @@ def test_a_signature_says_who_and_finds_what_every_digest_hides(edited, place, k
     unchecked = audit.verify(edited)
     assert unchecked.ok and any("no public key was given" in line for line in unchecked.not_proved)
     verdict = audit.verify(edited, key=keys / "mine.pub")
-    assert verdict.ok and provenance.UNSIGNED not in verdict.not_proved
+    assert verdict.ok and integrity.UNSIGNED not in verdict.not_proved
     assert any(line.startswith(signature.PROVED) for line in verdict.proved) and any(
         "who holds that key" in line for line in verdict.not_proved
     )

@@ -25,10 +25,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from forgetcli import plugins
-from forgetcli.errors import ForgetError
 
 GROUP = "forgetcli.judges"
 
@@ -58,25 +56,6 @@ def load(name: str, device: str | None = None, options: Mapping[str, object] | N
             range.
     """
     module = plugins.find(__name__, GROUP, name, "judge.unknown", "judge")
-    return module.load(_read(name, module.Options, options or {}), device)
-
-
-def _read(name: str, schema, options: Mapping[str, object]):
-    from pydantic import ValidationError
-
-    try:
-        return schema.model_validate(options)
-    except ValidationError as bad:
-        fault = bad.errors()[0]
-        key, known = ".".join(map(str, fault["loc"])), sorted(schema.model_fields)
-        near = get_close_matches(key, known, 1)
-        unknown = fault["type"] == "extra_forbidden"
-        raise ForgetError(
-            f"judge.{'unknown-option' if unknown else 'bad-option'}",
-            f"judge '{name}' has no setting '{key}'"
-            if unknown
-            else f"judge '{name}': {key}: {fault['msg']}",
-            f"did you mean '{near[0]}'?"
-            if near and unknown
-            else f"its settings: {', '.join(known) or 'none'}",
-        ) from None
+    return module.load(
+        plugins.validated_options("judge", name, module.Options, options or {}, "judge"), device
+    )

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from forgetcli.bundled.demo import JUDGE, world
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.judges import Sight
-from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +50,7 @@ class DemoJudge:
     def identity(self) -> dict:
         return {
             "name": "demo",
-            "digest": atomic.sha256_file(JUDGE / "judge.safetensors"),
+            "digest": sha256_file(JUDGE / "judge.safetensors"),
             "accuracy": self.card["accuracy"],
             "confusions": self.confusions(),
         }

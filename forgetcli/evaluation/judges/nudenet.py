@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.judges import Sight
-from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -121,7 +121,7 @@ class NudenetJudge:
         self.options, self.onnxruntime = options, onnxruntime.__version__
         self.path = Path(nudenet.__file__).parent / WEIGHTS
         try:
-            self.digest = atomic.sha256_file(self.path)
+            self.digest = sha256_file(self.path)
             self.detector = nudenet.NudeDetector(str(self.path))
         except Exception as fault:  # onnxruntime's errors have no common base
             raise ForgetError(

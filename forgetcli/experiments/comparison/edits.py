@@ -1,9 +1,8 @@
 """The edits of a comparison: each made by ``forget apply`` in a process of its own, and kept for
-the next time.
+the next run.
 
-A process of its own because peak memory is a process's, and because a method may crash. Beside each
-edited folder a
-small JSON file keeps what the edit took.
+Each edit has a process of its own because peak memory is measured for a whole process, and because
+a method may crash. A small JSON file beside each edited folder holds the cost of the edit.
 """
 
 from __future__ import annotations
@@ -19,23 +18,25 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forgetcli import methods, models
-from forgetcli.artifact import provenance
+from forgetcli.artifact import integrity
+from forgetcli.artifact.edited import EditedModel
+from forgetcli.artifact.manifest import MANIFEST
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError
+from forgetcli.evaluation.run import unused
+from forgetcli.experiments.comparison.plan import RecipePlan, plain
 from forgetcli.experiments.comparison.weights import changed_share
+from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
 from forgetcli.storage import atomic
+from forgetcli.storage.files import sha256_file
 
 ERROR = re.compile(r"^error\[([a-z0-9.-]+)\]: (.*)(?:\nhint: (.*))?", re.MULTILINE)
-OUTPUT_FAULTS = (
-    "output",
-    "permission",
-    "io",
-    "usage",
-    "recipe",
-)  # what no other method would escape
-GRACE = 60  # seconds that an interrupted edit has to clear up
+# Kinds of error that every other method would meet too: they end the comparison.
+COMMON_FAULTS = ("output", "permission", "io", "usage", "recipe")
+GRACE_SECONDS = 60  # for an interrupted edit to remove its temporary files
 SCHEMA_VERSION = 1
+FIGURES = ("seconds", "peak_rss", "peak_gpu", "changed", "cache")  # kept beside the edit
 
 
 @dataclass(frozen=True)
@@ -48,18 +49,18 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Edited:
-    """A method's edit and what it took, or why there is none.
+class MethodEdit:
+    """A method's edit and its cost, or the reason why there is none.
 
     Attributes:
         seconds: of the edit alone, without imports, loading and writing.
         peak_rss: bytes, of the whole process, imports and model included; that of ``none`` is the
             floor.
         peak_gpu: bytes allocated on a CUDA device; None without one.
-        changed: share of the model's parameters whose stored values differ from the base's.
-        cache: {"hits", "misses"} of cached second moments: with hits it was quicker than from
+        changed: share of the model's parameters whose stored values differ from the base model's.
+        cache: {"hits", "misses"} of cached second moments: with hits, the edit was faster than from
             scratch.
-        reused: it was there already.
+        reused: an earlier run made the edit.
     """
 
     method: str
@@ -73,29 +74,55 @@ class Edited:
     fault: Fault | None = None
 
 
-FIGURES = ("seconds", "peak_rss", "peak_gpu", "changed", "cache")  # what is kept beside the edit
+def edits_of(
+    plan: RecipePlan, *, device: str | None, force: bool, observer: Observer
+) -> tuple[MethodEdit, list[MethodEdit]]:
+    """The control, which shows how much memory is needed without any edit, and every method's edit.
+
+    Raises:
+        ForgetError: nothing can be written, or the control fails: every method would fail too.
+    """
+    folder = plan.folder / "edited"
+    source = folder / "recipe.toml"
+    with atomic.output_faults(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    atomic.write_atomically(source, plan.recipe.raw)
+    made: list[MethodEdit] = []
+    for number, use in enumerate(plan.uses):
+        is_control = number == 0
+        count = "" if is_control else f" ({number} of {len(plan.uses) - 1})"
+        observer.stage(f"{plan.name}: {use.method}{count}")
+        name = unused(plain(use.method), [edit.folder.name for edit in made])
+        latest = edit(use, plan.base, folder / name, source=source, device=device, force=force)
+        made.append(latest)
+        if latest.fault is not None:
+            if is_control:
+                raise ForgetError(latest.fault.code, latest.fault.message, latest.fault.hint)
+            observer.note(f"{use.method} failed: {latest.fault.message}")
+    observer.done()
+    return made[0], made[1:]
 
 
 def edit(
-    recipe: Recipe, base: Base, folder: Path, *, source: Path, device: str | None, anew: bool
-) -> Edited:
-    """`recipe` applied with its method, in `folder`; what is there already, made by just this, is
-    kept.
+    recipe: Recipe, base: Base, folder: Path, *, source: Path, device: str | None, force: bool
+) -> MethodEdit:
+    """`recipe` applied with its method, in `folder`. An edit in `folder` that was made by exactly
+    this recipe, method and base model is kept.
 
     Args:
         recipe: as used with the method.
         source: a file with the recipe, for the other process.
-        anew: make it again in any case.
+        force: make the edit again in any case.
     Raises:
-        ForgetError: `folder` cannot be written to. That a method fails is a `Fault`.
+        ForgetError: `folder` cannot be written. If the method fails, the result has a `Fault`.
     """
-    kept = None if anew else _kept(recipe, base, folder)
-    if kept is not None:
-        return kept
+    existing = None if force else _existing(recipe, base, folder)
+    if existing is not None:
+        return existing
     _notes(folder).unlink(missing_ok=True)
-    printed = _apply(recipe.method, base, folder, source, device)
+    printed = _apply(recipe.method, base=base, folder=folder, source=source, device=device)
     if isinstance(printed, Fault):
-        return Edited(recipe.method, folder, fault=printed)
+        return MethodEdit(recipe.method, folder, fault=printed)
     if (printed["recipe_sha256"], printed["base"]["digest"]) != (recipe.sha256, base.digest):
         raise ForgetError(
             "compare.changed",
@@ -106,79 +133,59 @@ def edit(
         "seconds": printed["seconds"]["edit"],
         "peak_rss": printed["peak_rss"],
         "peak_gpu": printed["peak_gpu"],
-        "changed": changed_share(base, folder, provenance.load(folder)),
+        "changed": changed_share(base, folder, EditedModel(folder).manifest),
         "cache": printed["cache"],
     }
     notes = {
         "schema_version": SCHEMA_VERSION,
-        "manifest_sha256": atomic.sha256_file(folder / provenance.MANIFEST),
+        "manifest_sha256": sha256_file(folder / MANIFEST),
         **figures,
     }
     atomic.write_atomically(_notes(folder), (json.dumps(notes, indent=1) + "\n").encode())
-    return Edited(recipe.method, folder, **figures)
+    return MethodEdit(recipe.method, folder, **figures)
 
 
 def _notes(folder: Path) -> Path:
+    """The file with the cost of the edit in `folder`."""
     return folder.with_name(f"{folder.name}.json")
 
 
-def _kept(recipe: Recipe, base: Base, folder: Path) -> Edited | None:
-    """The edit in `folder`, if it is whole and was made by this recipe, method and base, and what
-    it took is known.
+def _existing(recipe: Recipe, base: Base, folder: Path) -> MethodEdit | None:
+    """The edit in `folder`, if it is complete, was made by this recipe, method and base model, and
+    its cost is known.
     """
-    parameters = recipe.on(models.family_of(base.settings)).parameters
-    wanted = (
-        methods.get(recipe.method).Parameters.model_validate(parameters).model_dump(mode="json")
-    )
+    schema = methods.get(recipe.method).Parameters
+    used = recipe.on(models.family_of(base.settings)).parameters
+    parameters = schema.model_validate(used).model_dump(mode="json")
     try:
-        manifest = provenance.load(folder)
+        edited = EditedModel(folder)
+        manifest = edited.manifest
         notes = json.loads(_notes(folder).read_text())
         same = (
-            manifest.recipe_sha256,
-            manifest.method,
-            manifest.parameters,
-            manifest.base_digest,
-        ) == (recipe.sha256, recipe.method, wanted, base.digest) and notes[
-            "manifest_sha256"
-        ] == atomic.sha256_file(folder / provenance.MANIFEST)
+            manifest.recipe_sha256 == recipe.sha256
+            and manifest.method == recipe.method
+            and manifest.parameters == parameters
+            and manifest.base_digest == base.digest
+            and notes["manifest_sha256"] == sha256_file(folder / MANIFEST)
+        )
         figures = {name: notes[name] for name in FIGURES}
     except (ForgetError, OSError, ValueError, KeyError, TypeError):
         return None
-    return (
-        Edited(recipe.method, folder, **figures, reused=True)
-        if same and provenance.verify(folder).ok
-        else None
-    )
+    if not same or not integrity.verify(edited).ok:
+        return None
+    return MethodEdit(recipe.method, folder, **figures, reused=True)
 
 
-def _apply(method: str, base: Base, folder: Path, source: Path, device: str | None) -> dict | Fault:
-    """What ``forget apply --json`` printed, or what it stopped with.
+def _apply(
+    method: str, *, base: Base, folder: Path, source: Path, device: str | None
+) -> dict | Fault:
+    """The object that ``forget apply --json`` printed, or the error that it stopped with.
 
     Raises:
-        ForgetError: it cannot write; that would stop every other method too.
+        ForgetError: an error that would stop every other method too.
     """
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "forgetcli",
-        "apply",
-        str(source.absolute()),
-        "--method",
-        method,
-        "--model",
-        base.reference,
-        "--output",
-        str(folder.absolute()),
-        "--lenient",
-        "--force",
-        "--json",
-        "--quiet",
-        *(["--config", str(base.config)] if base.config else []),
-        *(["--device", device] if device else []),
-    ]
     child = subprocess.Popen(
-        command,
+        _command(method, base=base, folder=folder, source=source, device=device),
         env=_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -188,49 +195,75 @@ def _apply(method: str, base: Base, folder: Path, source: Path, device: str | No
         errors="replace",
     )
     try:
-        printed, said = child.communicate()
+        printed, messages = child.communicate()
     finally:
-        if child.poll() is None:  # Ctrl-C, or whatever stops this process: not without the child
-            child.terminate()
-            try:
-                child.wait(GRACE)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+        # Ctrl-C, or another reason that stops this process, must not leave the child running.
+        if child.poll() is None:
+            _stop(child)
     if child.returncode == 0:
         return json.loads(printed)
-    fault = _fault(said, child.returncode)
-    if fault.code.partition(".")[0] in OUTPUT_FAULTS:
+    fault = _fault(messages, child.returncode)
+    if fault.code.partition(".")[0] in COMMON_FAULTS:
         raise ForgetError(fault.code, fault.message, fault.hint)
     return fault
 
 
-def _fault(said: str, code: int) -> Fault:
-    found = ERROR.search(said)
-    if found:
-        return Fault(found[1], found[2], found[3] or "")
+def _command(
+    method: str, *, base: Base, folder: Path, source: Path, device: str | None
+) -> list[str]:
+    return [
+        *(sys.executable, "-P", "-m", "forgetcli"),
+        *("apply", str(source.absolute())),
+        *("--method", method),
+        *("--model", base.reference),
+        *("--output", str(folder.absolute())),
+        *("--lenient", "--force", "--json", "--quiet"),
+        *(["--config", str(base.config)] if base.config else []),
+        *(["--device", device] if device else []),
+    ]
+
+
+def _stop(child: subprocess.Popen[str]) -> None:
+    """End the child, with time to remove its temporary files."""
+    child.terminate()
+    try:
+        child.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
+def _fault(messages: str, code: int) -> Fault:
+    """The reason why an edit's process ended with an exit code other than 0.
+
+    Args:
+        messages: its standard error.
+    """
+    match = ERROR.search(messages)
+    if match:
+        return Fault(code=match[1], message=match[2], hint=match[3] or "")
     if code < 0:
         name = signal.Signals(-code).name
         return Fault(
-            "killed",
-            f"the edit was ended by {name}",
-            "too little memory?" if name == "SIGKILL" else "",
+            code="killed",
+            message=f"the edit was ended by {name}",
+            hint="too little memory?" if name == "SIGKILL" else "",
         )
-    last = (said.strip().splitlines() or ["it said nothing"])[-1]
-    return Fault("internal", f"the edit ended with exit code {code}: {last}")
+    last = (messages.strip().splitlines() or ["it said nothing"])[-1]
+    return Fault(code="internal", message=f"the edit ended with exit code {code}: {last}")
 
 
 def _environment() -> dict[str, str]:
-    """This process's, and the same modules; but no FORGET_* variable that would be a flag of
-    ``apply``.
+    """This process's environment and module path, without the FORGET_* variables that would be
+    flags of ``apply``.
     """
-    kept = {
+    inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("FORGET_") or name in ("FORGET_CACHE_DIR", "FORGET_DEBUG")
     }
     return {
-        **kept,
+        **inherited,
         "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
         "PYTHONUTF8": "1",
     }

@@ -1,4 +1,4 @@
-"""Rows of the table: a method's scores beside what its edit took; and the same over several
+"""Rows of the table: a method's scores beside the cost of its edit, and the same over several
 recipes.
 """
 
@@ -6,28 +6,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from forgetcli.evaluation import Evaluation, Run, Subject
+from forgetcli.evaluation import Answer, Evaluation, Run, Subject
 from forgetcli.evaluation.scores import scores
-from forgetcli.experiments.comparison.edits import Edited, Fault
+from forgetcli.experiments.comparison.edits import Fault, MethodEdit
 
 UNEDITED = "unedited"
-CONTROL = "none"  # the method that changes nothing
+COSTS = ("seconds", "peak_rss", "peak_gpu", "changed", "cache", "reused")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method in the table; the unedited model is one too.
+    """One method in the table; the unedited model has a row too.
 
     Attributes:
         seconds, peak_rss, peak_gpu, changed, cache, reused: see
-            `forgetcli.experiments.comparison.edits.Edited`.
+            `forgetcli.experiments.comparison.edits.MethodEdit`.
         scores: forget, forget_direct, forget_indirect, retain, h, each with ``*_ci`` and ``*_n``;
-            empty if it failed.
-        quality: of the pictures that should stay: ``distance`` to the unedited model's and what
-            else was measured,
-            ``clip_score``; each {value, n} and where there is one, ci.
-        fault: why there is no edit.
+            empty if the method failed.
+        quality: of the images of retained concepts: ``distance`` to the unedited model's images,
+            ``fid``, ``kid``, ``clip_score``. Each is {value, n}, with ci where it was computed.
+        fault: the reason why there is no edit.
     """
 
     name: str
@@ -42,12 +42,14 @@ class Row:
     fault: Fault | None = None
 
     def as_dict(self) -> dict:
-        """`scores` are keys of their own, as in ``eval``."""
-        error = (
-            {"code": self.fault.code, "message": self.fault.message, "hint": self.fault.hint}
-            if self.fault
-            else None
-        )
+        """The row as in ``compare --json``; each of the scores has its own key, as in ``eval``."""
+        error = None
+        if self.fault:
+            error = {
+                "code": self.fault.code,
+                "message": self.fault.message,
+                "hint": self.fault.hint,
+            }
         return {
             "name": self.name,
             "seconds": self.seconds,
@@ -63,138 +65,160 @@ class Row:
 
 
 def rows_of(
-    control: Edited, edits: Sequence[Edited], evaluation: Evaluation | None
+    control: MethodEdit, edits: Sequence[MethodEdit], evaluation: Evaluation | None
 ) -> tuple[Row, ...]:
-    """The unedited model and every method.
+    """The rows of the unedited model and of every method.
 
     Args:
-        evaluation: of the edits that did not fail, in their order; None if all did.
+        evaluation: of the successful edits, in their order; None if every method failed.
     """
-    runs = iter(evaluation.edited if evaluation else ())
-    found = {edit.method: next(runs) for edit in edits if edit.fault is None}
-    quality = {
-        method: evaluation.quality.get(run.subject.name, {}) for method, run in found.items()
-    }
-    first = next(iter(found.values()), None)
+    if evaluation is None:
+        unedited = Row(UNEDITED, **_costs(control))
+        return (unedited, *(Row(edit.method, fault=edit.fault) for edit in edits))
+    first = evaluation.edited[0].subject
     unedited = Row(
         UNEDITED,
-        **_took(control),
-        scores=scores(evaluation.baseline.answers, first.subject) if first else {},
-        quality=_clip(next(iter(quality.values()), {}), "baseline"),
+        **_costs(control),
+        scores=scores(evaluation.baseline.answers, first),
+        quality=_clip_score(evaluation.quality.get(first.name, {}), "baseline"),
     )
-    return (
-        unedited,
-        *(
-            Row(edit.method, fault=edit.fault)
-            if edit.fault
-            else Row(
-                edit.method,
-                **_took(edit),
-                scores=scores(found[edit.method].answers, found[edit.method].subject),
-                quality={
-                    key: quality[edit.method][key]
-                    for key in ("distance", "fid", "kid")
-                    if key in quality[edit.method]
-                }
-                | _clip(quality[edit.method], "edited"),
-            )
-            for edit in edits
-        ),
+    runs = iter(evaluation.edited)
+    rows = [unedited]
+    for edit in edits:
+        if edit.fault:
+            rows.append(Row(edit.method, fault=edit.fault))
+        else:
+            run = next(runs)
+            quality = evaluation.quality.get(run.subject.name, {})
+            rows.append(_row_of(edit, run, quality))
+    return tuple(rows)
+
+
+def _row_of(edit: MethodEdit, run: Run, quality: Mapping[str, Mapping]) -> Row:
+    measured = {key: quality[key] for key in ("distance", "fid", "kid") if key in quality}
+    return Row(
+        edit.method,
+        **_costs(edit),
+        scores=scores(run.answers, run.subject),
+        quality=measured | _clip_score(quality, "edited"),
     )
 
 
-def _took(edit: Edited) -> dict:
-    return {
-        key: getattr(edit, key)
-        for key in ("seconds", "peak_rss", "peak_gpu", "changed", "cache", "reused")
-    }
+def _costs(edit: MethodEdit) -> dict[str, Any]:
+    return {key: getattr(edit, key) for key in COSTS}
 
 
-def _clip(quality: Mapping, side: str) -> dict:
+def _clip_score(quality: Mapping[str, Mapping], side: str) -> dict[str, Mapping]:
     return {"clip_score": quality["clip_score"][side]} if "clip_score" in quality else {}
 
 
-def pooled(name: str, parts: Sequence[tuple[str, Row, Run | None, Subject | None]]) -> Row:
-    """One row over several recipes: shares over all pictures, H's interval over all prompts, mean
+@dataclass(frozen=True)
+class RowPart:
+    """A method's row with one recipe.
+
+    Attributes:
+        recipe: the recipe's name.
+        run: the images behind the scores; None if there are no scores.
+        subject: the edited model whose concepts the images are scored for.
+    """
+
+    recipe: str
+    row: Row
+    run: Run | None = None
+    subject: Subject | None = None
+
+
+def pooled(name: str, parts: Sequence[RowPart]) -> Row:
+    """One row over several recipes: shares over all images, H's interval over all prompts, mean
     seconds, largest memory.
 
-    A method that failed with one of them has no pooled scores: over fewer recipes they would not
-    compare.
+    A method that failed with one recipe has no pooled scores: scores over fewer recipes would not
+    be comparable.
 
     Args:
-        parts: for each recipe its name, the method's row, its pictures, and the edited model whose
-            concepts they are scored for.
+        parts: the method's row with each recipe.
     """
-    missing = [f"{recipe}: {row.fault.message}" for recipe, row, *_ in parts if row.fault]
-    if missing:
-        first = next(row.fault for _, row, *_ in parts if row.fault)
-        return Row(
-            name,
-            fault=Fault(
-                first.code,
-                f"failed on {len(missing)} of {len(parts)} recipes: {'; '.join(missing)}",
-                first.hint,
-            ),
+    failed = [(part.recipe, part.row.fault) for part in parts if part.row.fault]
+    if failed:
+        reasons = "; ".join(f"{recipe}: {fault.message}" for recipe, fault in failed)
+        _, first = failed[0]
+        fault = Fault(
+            code=first.code,
+            message=f"failed on {len(failed)} of {len(parts)} recipes: {reasons}",
+            hint=first.hint,
         )
-    rows = [row for _, row, *_ in parts]
-    runs = [(recipe, run, subject) for recipe, _, run, subject in parts if run and subject]
-    caches = [row.cache for row in rows if row.cache]
+        return Row(name, fault=fault)
+    rows = [part.row for part in parts]
+    runs = [
+        (part.recipe, part.run, part.subject)
+        for part in parts
+        if part.run is not None and part.subject is not None
+    ]
     return Row(
         name,
         seconds=_mean([row.seconds for row in rows]),
         peak_rss=_largest([row.peak_rss for row in rows]),
         peak_gpu=_largest([row.peak_gpu for row in rows]),
         changed=_mean([row.changed for row in rows]),
-        cache={key: sum(cache[key] for cache in caches) for key in ("hits", "misses")}
-        if caches
-        else None,
+        cache=_pooled_cache(rows),
         reused=all(row.reused for row in rows),
         scores=_pooled_scores(runs) if len(runs) == len(parts) else {},
         quality=_pooled_quality(rows),
     )
 
 
+def _pooled_cache(rows: Sequence[Row]) -> dict[str, int] | None:
+    caches = [row.cache for row in rows if row.cache]
+    if not caches:
+        return None
+    return {key: sum(cache[key] for cache in caches) for key in ("hits", "misses")}
+
+
 def _pooled_scores(runs: Sequence[tuple[str, Run, Subject]]) -> dict:
-    """`scores` of all pictures. A label may be forgotten under one recipe and kept under another,
-    so each is its recipe's own.
+    """`scores` of all images.
+
+    One recipe may forget a label that another one retains, so labels and prompts are prefixed with
+    their recipe's name.
     """
-    answers, forgets, seen = [], set(), set()
+    answers: list[Answer] = []
+    forgets: set[str] = set()
+    edit_prompts: set[str] = set()
     for recipe, run, subject in runs:
-        own = f"{recipe}: {{}}".format
-        answers += [
-            replace(
-                a,
-                question=replace(
-                    a.question, label=own(a.question.label), prompt=own(a.question.prompt)
-                ),
+        for answer in run.answers:
+            question = replace(
+                answer.question,
+                label=f"{recipe}: {answer.question.label}",
+                prompt=f"{recipe}: {answer.question.prompt}",
             )
-            for a in run.answers
-        ]
-        forgets |= {own(label) for label in subject.forgets}
-        seen |= {own(prompt) for prompt in subject.edit_prompts}
-    return scores(
-        answers, replace(runs[0][2], forgets=frozenset(forgets), edit_prompts=frozenset(seen))
+            answers.append(replace(answer, question=question))
+        forgets |= {f"{recipe}: {label}" for label in subject.forgets}
+        edit_prompts |= {f"{recipe}: {prompt}" for prompt in subject.edit_prompts}
+    _, _, first = runs[0]
+    pooled_subject = replace(
+        first, forgets=frozenset(forgets), edit_prompts=frozenset(edit_prompts)
     )
+    return scores(answers, pooled_subject)
 
 
 def _pooled_quality(rows: Sequence[Row]) -> dict:
-    """Means over all pictures, without an interval; FID and KID are figures of one set and cannot
+    """Means over all images, without an interval. FID and KID describe one set of images and cannot
     be pooled.
     """
-    found = {}
+    pooled_measures = {}
     for key in ("distance", "clip_score"):
         parts = [row.quality[key] for row in rows if key in row.quality]
         if len(parts) == len(rows):
             count = sum(part["n"] for part in parts)
-            found[key] = {
-                "value": round(sum(part["value"] * part["n"] for part in parts) / count, 5),
-                "n": count,
-            }
-    return found
+            total = sum(part["value"] * part["n"] for part in parts)
+            pooled_measures[key] = {"value": round(total / count, 5), "n": count}
+    return pooled_measures
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    return None if None in values else round(sum(values) / len(values), 6)
+    measured = [value for value in values if value is not None]
+    if len(measured) < len(values):
+        return None
+    return round(sum(measured) / len(measured), 6)
 
 
 def _largest(values: Sequence[int | None]) -> int | None:

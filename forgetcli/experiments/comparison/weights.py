@@ -1,4 +1,4 @@
-"""How much of a checkpoint an edit has changed, as it is stored."""
+"""The fraction of a checkpoint's stored values that an edit has changed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from forgetcli.artifact.manifest import Manifest
 from forgetcli.checkpoint.base import INDEX, Base
-from forgetcli.checkpoint.ldm_keys import EMA
+from forgetcli.checkpoint.ldm import EMA
 from forgetcli.storage.safetensors import (
     ITEM_BITS,
     TORCH_NAMES,
     TensorSite,
     read_bytes,
-    read_header,
-    weight_sets,
 )
 
 
 def changed_share(base: Base, edited: Path, manifest: Manifest) -> float:
-    """The share of the model's parameters whose stored bits differ from the base's.
+    """The fraction of the model's parameters whose stored bits differ from the base model's.
 
     All floating-point tensors of all components count, each in the form that loaders read by
     default.
@@ -33,39 +33,33 @@ def changed_share(base: Base, edited: Path, manifest: Manifest) -> float:
 
 
 def parameters(base: Base) -> Iterator[TensorSite]:
-    """Every floating-point tensor of a diffusers folder, or of a single file but for its running
+    """Every floating-point tensor of a diffusers folder, or of a single file without its running
     averages.
     """
     if base.single:
-        yield from (
-            site
-            for key, site in base.single.header.items()
-            if site.dtype in TORCH_NAMES and not key.startswith(EMA)
-        )
+        for key, site in base.single.header.items():
+            if site.dtype in TORCH_NAMES and not key.startswith(EMA):
+                yield site
         return
-    folder = base.folder
-    for name, entry in json.loads((folder / INDEX).read_text(encoding="utf-8")).items():
-        if (
-            name.startswith("_")
-            or not isinstance(entry, list)
-            or not (folder / name / "config.json").is_file()
-        ):
-            continue  # no component, or one without weights
-        files = weight_sets(folder, name)[0].files
+    for component in weighted_components(base.folder):
+        files = base.weight_sets(component)[0].files
         for file in [files] if isinstance(files, str) else sorted(set(files.values())):
-            yield from (
-                site
-                for site in read_header(folder, f"{name}/{file}").values()
-                if site.dtype in TORCH_NAMES
-            )
+            for site in base.weight_file(f"{component}/{file}").sites.values():
+                if site.dtype in TORCH_NAMES:
+                    yield site
+
+
+def weighted_components(folder: Path) -> Iterator[str]:
+    """The components of a diffusers folder that have weights."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    for name, entry in index.items():
+        is_component = not name.startswith("_") and isinstance(entry, list)
+        if is_component and (folder / name / "config.json").is_file():
+            yield name
 
 
 def differing(before: Path, after: Path, site: TensorSite) -> int:
-    """Values of one tensor whose bits differ."""
-    import numpy as np
-
-    a, b = (
-        np.frombuffer(read_bytes(folder, site), f"u{ITEM_BITS[site.dtype] // 8}")
-        for folder in (before, after)
-    )
+    """The number of values of one tensor whose bits differ."""
+    item = f"u{ITEM_BITS[site.dtype] // 8}"
+    a, b = (np.frombuffer(read_bytes(folder, site), item) for folder in (before, after))
     return int((a != b).sum())

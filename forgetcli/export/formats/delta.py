@@ -1,5 +1,6 @@
-"""The edit alone: the new values of the changed tensors, from which ``forget apply --delta`` makes
-the edited model anew.
+"""The edit alone: the new values of the changed tensors.
+
+``forget apply --delta`` makes the same edited model again from them and the base model.
 """
 
 from __future__ import annotations
@@ -7,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from forgetcli.artifact import delta
-from forgetcli.artifact.edited import Edited
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.manifest import EditedTensor
 from forgetcli.export.modelspec import modelspec
 from forgetcli.progress import Observer
@@ -22,14 +24,19 @@ SUFFIX = ".safetensors"
 
 
 class Options(BaseModel):
+    """No settings."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def write(edited: Edited, output: Path, options: Options, force: bool, observer: Observer) -> dict:
-    """Values as they are stored, not differences: adding a difference would round again, and give
+def write(
+    edited: EditedModel, output: Path, options: Options, force: bool, observer: Observer
+) -> dict[str, Any]:
+    """Write the stored values, not differences: adding a difference would round again and give
     other bytes.
 
-    Figures: ``tensors``, their number.
+    Returns:
+        ``tensors``: their number.
     """
 
     def values(tensor: EditedTensor) -> Iterator[bytes]:
@@ -42,7 +49,7 @@ def write(edited: Edited, output: Path, options: Options, force: bool, observer:
         )
         for tensor in edited.manifest.edited
     }
-    texts, others = delta.own_files(edited.folder, edited.manifest)
+    texts, others = delta.own_files(edited)
     observer.stage("writing", len(tensors))
     with atomic.publishing_file(output, force=force) as writer:
         safetensors_writer.write(writer, tensors | others, modelspec(edited, "delta") | texts)

@@ -1,206 +1,236 @@
-"""The edit as a LoRA: two thin matrices for each edited weight, which UIs put on the base at any
-strength.
+"""The edit as a LoRA: two low-rank matrices for each edited weight, which UIs add to the base model
+at any strength.
 
-A closed-form edit has at most as many ranks as it had keys, so it fits one exactly, but for what
-storing it has rounded:
-a base in float16 rounds every entry of W + Δ, and that noise has full rank. What is cut off is
-stated and measured.
+The rank of a closed-form edit is at most its number of keys, so a LoRA holds it exactly, except for
+the rounding of stored weights: a base model in float16 rounds every entry of W + Δ, and this noise
+has full rank. The error of the truncation is measured and reported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
-from forgetcli.artifact.edited import Edited
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.manifest import EditedTensor
 from forgetcli.errors import EditError
 from forgetcli.export.modelspec import modelspec
+from forgetcli.linalg.low_rank import low_rank, rank_for
+from forgetcli.models.tensors import from_bytes
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic, safetensors_writer
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 SUFFIX = ".safetensors"
-ELSEWHERE = "export it as delta, single-file or diffusers, which hold any edit"
+OTHER_FORMATS = "export it as delta, single-file or diffusers, which hold any edit"
 TEXT_MODEL = "text_model."
-PREFIXES = {
-    "unet": "lora_unet",
-    "text_encoder": "lora_te",
-    "text_encoder_2": "lora_te2",
-}  # kohya's; te1 where there are two
+# kohya's prefixes. A first text encoder of two is lora_te1.
+PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
+KOHYA = "https://github.com/kohya-ss/sd-scripts"
+
+Naming = Literal["diffusers", "kohya"]
 
 
 class Options(BaseModel):
     """
     Attributes:
-        error: ‖Δ − BA‖_F / ‖Δ‖_F that is allowed for each tensor.
-        rank: at most this one, whatever the error then is.
+        error: the relative error ‖Δ − BA‖_F / ‖Δ‖_F that is allowed for each tensor.
+        rank: the maximum rank, whatever the error then is.
+        naming: whose tensor names the file has.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     error: float = Field(1e-3, ge=0, lt=1)
     rank: int | None = Field(None, ge=1)
-    naming: Literal["diffusers", "kohya"] = "diffusers"
+    naming: Naming = "diffusers"
 
 
-def write(edited: Edited, output: Path, options: Options, force: bool, observer: Observer) -> dict:
-    """One rank for the whole file, the largest that any tensor needs; the others are filled up with
-    zeros.
+@dataclass(frozen=True)
+class Factors:
+    """The two matrices of one edited weight as they are stored, float32.
 
-    Loaders read rank and alpha in different places, and several take the first for all. With one
-    rank, and alpha equal
-    to it, all of them compute the same.
+    Attributes:
+        tensor: the edited weight.
+        up: shape (outputs, r), followed by 1 for each dimension of a convolution's kernel.
+        down: shape (r, inputs), followed by the dimensions of a convolution's kernel.
+        figures: the weight's entry in ``export --json``.
+    """
 
-    Figures:
-        rank, naming, and for each of ``tensors``: `rank`, of `full_rank`; `error`, ‖W₀ + BA − W‖_F
-            / ‖W − W₀‖_F of what
-        was written, at strength 1; `weight_error`, the same relative to ‖W‖_F; `stored_error`, the
-        share of the edit
-        that storing it had rounded away before; `rank_of_edit`, the rank at which the error is no
-        more than that: beyond
-        it a LoRA holds rounding noise.
+    tensor: EditedTensor
+    up: Tensor
+    down: Tensor
+    figures: Mapping[str, Any]
+
+
+def write(
+    edited: EditedModel, output: Path, options: Options, force: bool, observer: Observer
+) -> dict[str, Any]:
+    """Write the LoRA. All tensors have one rank: the largest that any of them needs.
+
+    Loaders read rank and alpha in different places, and several use the first tensor's for all.
+    With one rank, and alpha equal to it, all loaders compute the same. Smaller factors are padded
+    with zeros.
+
+    Returns:
+        ``rank``, ``naming`` and ``tensors``, each of which has ``rank`` and ``full_rank``;
+        ``error``: ‖W₀ + BA − W‖_F / ‖W − W₀‖_F of the stored factors at strength 1;
+        ``weight_error``: the same relative to ‖W‖_F; ``stored_error``: the fraction of the edit
+        that was lost when the edited weight was rounded to its dtype; ``rank_of_edit``: the rank at
+        which the error is at most ``stored_error``. Above this rank a LoRA holds rounding noise.
     Raises:
-        EditError: export.not-a-lora: something was edited that is no weight of a linear or
-            convolution layer;
-            export.nothing-edited.
+        EditError: export.not-a-lora: the edit changed a parameter other than the weight of a linear
+            or convolution layer; export.nothing-edited.
     """
     changed = _changed(edited)
     for tensor in changed:
-        _refuse_others(edited, tensor)
+        _refuse_other_layers(edited, tensor)
     observer.stage("decomposing", len(changed))
-    factors, rows = {}, []
+    factors = []
     for tensor in changed:
-        factors[tensor], row = _factors(edited, tensor, options)
-        rows.append(row)
+        factors.append(_factors(edited, tensor, options))
         observer.advance()
-    rank = max(row["rank"] for row in rows)
-    both = (edited.settings / "text_encoder_2").is_dir()
-    tensors = {}
-    for tensor, (up, down) in factors.items():
-        tensors |= _named(
-            tensor, _padded(up, 1, rank), _padded(down, 0, rank), options.naming, both
-        )
+    rank = max(each.down.shape[0] for each in factors)
+    two_encoders = (edited.settings / "text_encoder_2").is_dir()
+    tensors: dict[str, Tensor] = {}
+    for each in factors:
+        up = _padded(each.up, 1, rank)
+        down = _padded(each.down, 0, rank)
+        if options.naming == "kohya":
+            tensors |= _kohya_names(each.tensor, up, down, two_encoders)
+        else:
+            tensors |= _diffusers_names(each.tensor, up, down)
     observer.stage("writing")
     contents = {name: safetensors_writer.of_floats(value) for name, value in tensors.items()}
     with atomic.publishing_file(output, force=force) as writer:
         safetensors_writer.write(writer, contents, _metadata(edited, rank, options.naming))
-    return {"rank": rank, "naming": options.naming, "tensors": rows}
+    return {
+        "rank": rank,
+        "naming": options.naming,
+        "tensors": [dict(each.figures) for each in factors],
+    }
 
 
-def _changed(edited: Edited) -> list[EditedTensor]:
-    """The tensors that differ, in the form of the weights that loaders read; a variant beside it
-    has the same edit.
+def _changed(edited: EditedModel) -> list[EditedTensor]:
+    """The tensors that differ from the base model's, one for each parameter.
+
+    If the folder has a parameter in several variants, all have the same edit: the first one is the
+    one that loaders read by default.
     """
-    first = {}
+    first: dict[tuple[str, str], EditedTensor] = {}
     for tensor in edited.manifest.edited:
         first.setdefault((tensor.component, tensor.parameter), tensor)
     changed = [tensor for tensor in first.values() if tensor.before != tensor.after]
     if not changed:
         raise EditError(
             "export.nothing-edited",
-            f"no weight of {edited.folder} differs from the base: there is nothing to put into a LoRA",
+            f"no weight of {edited.folder} differs from the base: "
+            "there is nothing to put into a LoRA",
         )
     return changed
 
 
-def _refuse_others(edited: Edited, tensor: EditedTensor) -> None:
-    shape, name = edited.site(tensor).shape, tensor.parameter
-    layer = (
-        name.endswith(".weight") and len(shape) in (2, 4) and "embedding" not in name.split(".")[-2]
-    )
-    if not layer or tensor.component not in PREFIXES:
+def _refuse_other_layers(edited: EditedModel, tensor: EditedTensor) -> None:
+    """
+    Raises:
+        EditError: export.not-a-lora.
+    """
+    shape = edited.site(tensor).shape
+    layer, _, kind = tensor.parameter.rpartition(".")
+    is_embedding = "embedding" in layer.rpartition(".")[2]
+    is_layer = bool(layer) and kind == "weight" and len(shape) in (2, 4) and not is_embedding
+    if not is_layer or tensor.component not in PREFIXES:
         raise EditError(
             "export.not-a-lora",
-            f"the edit changed {tensor.component} {name} {shape}; a LoRA can change only the "
-            "weights of linear and convolution layers of the denoiser and the text encoder",
-            ELSEWHERE,
+            f"the edit changed {tensor.component} {tensor.parameter} {shape}; a LoRA can change "
+            "only the weights of linear and convolution layers of the denoiser and the text "
+            "encoder",
+            OTHER_FORMATS,
         )
 
 
-def _factors(
-    edited: Edited, tensor: EditedTensor, options: Options
-) -> tuple[tuple[Tensor, Tensor], dict]:
-    """(up, down) of one weight as they will be stored, float32, and its figures."""
-    from forgetcli.linalg.low_rank import low_rank, rank_for
-
+def _factors(edited: EditedModel, tensor: EditedTensor, options: Options) -> Factors:
+    """Δ = W − W₀ of one weight, decomposed."""
     shape = edited.site(tensor).shape
-    new, old = (
-        _double(data, tensor.dtype).reshape(shape[0], -1)
-        for data in (edited.after(tensor), edited.before(tensor))
-    )
-    found = low_rank(new - old, options.error, options.rank)
-    up, down = found.up.float(), found.down.float()
-    missed = float((new - old - up.double() @ down.double()).norm())
-    row = {
-        "component": tensor.component,
-        "parameter": tensor.parameter,
-        "dtype": tensor.dtype,
-        "rank": found.rank,
-        "full_rank": len(found.singular),
-        "error": missed / float((new - old).norm()),
-        "weight_error": missed / float(new.norm()),
-        "stored_error": tensor.error,
-        "rank_of_edit": rank_for(found.singular, min(tensor.error, 1.0)),
-    }
+    after = from_bytes(edited.after(tensor), tensor.dtype, shape).double().flatten(1)
+    before = from_bytes(edited.before(tensor), tensor.dtype, shape).double().flatten(1)
+    delta = after - before
+    decomposed = low_rank(delta, options.error, options.rank)
+    up = decomposed.up.float()
+    down = decomposed.down.float()
+    residual = float((delta - up.double() @ down.double()).norm())
     kernel = shape[2:]
-    return (up.reshape(*up.shape, *[1] * len(kernel)), down.reshape(found.rank, *shape[1:])), row
-
-
-def _double(data: bytes, dtype: str) -> Tensor:
-    import torch
-
-    from forgetcli.storage.safetensors import TORCH_NAMES
-
-    return torch.frombuffer(bytearray(data), dtype=getattr(torch, TORCH_NAMES[dtype])).double()
+    return Factors(
+        tensor=tensor,
+        up=up.reshape(*up.shape, *[1] * len(kernel)),
+        down=down.reshape(decomposed.rank, *shape[1:]),
+        figures={
+            "component": tensor.component,
+            "parameter": tensor.parameter,
+            "dtype": tensor.dtype,
+            "rank": decomposed.rank,
+            "full_rank": len(decomposed.singular),
+            "error": residual / float(delta.norm()),
+            "weight_error": residual / float(after.norm()),
+            "stored_error": tensor.error,
+            "rank_of_edit": rank_for(decomposed.singular, min(tensor.error, 1.0)),
+        },
+    )
 
 
 def _padded(factor: Tensor, axis: int, rank: int) -> Tensor:
-    import torch
+    """The factor with zeros up to `rank` along an axis."""
+    shape = list(factor.shape)
+    shape[axis] = rank - factor.shape[axis]
+    return torch.cat([factor, factor.new_zeros(shape)], axis)
 
-    missing = list(factor.shape)
-    missing[axis] = rank - factor.shape[axis]
-    return torch.cat([factor, factor.new_zeros(missing)], axis)
 
+def _layer(tensor: EditedTensor) -> str:
+    """The layer's path, in a text encoder with the ``text_model.`` that loaders look for.
 
-def _named(
-    tensor: EditedTensor, up: Tensor, down: Tensor, naming: str, both_encoders: bool
-) -> dict[str, Tensor]:
-    """The two factors under the names that loaders look for.
-
-    diffusers finds `lora_A` in the denoiser and, of layers of the text encoder's MLP, only the
-    older
-    `lora_linear_layer`; ComfyUI takes the latter too. kohya's names have underscores for dots.
+    transformers 5 has no ``text_model.`` in memory, and so the manifest has none.
     """
-    module, component = tensor.parameter.removesuffix(".weight"), tensor.component
-    if component != "unet" and not module.startswith((TEXT_MODEL, "text_projection")):
-        module = TEXT_MODEL + module  # files have it; transformers 5 in memory has not
-    if naming == "kohya":
-        import torch
-
-        prefix = PREFIXES[component] + (
-            "1" if both_encoders and component == "text_encoder" else ""
-        )
-        name = f"{prefix}_{module.replace('.', '_')}"
-        alpha = torch.tensor(float(down.shape[0]))
-        return {
-            f"{name}.lora_up.weight": up,
-            f"{name}.lora_down.weight": down,
-            f"{name}.alpha": alpha,
-        }
-    ends = (
-        ("lora_B", "lora_A")
-        if component == "unet"
-        else ("lora_linear_layer.up", "lora_linear_layer.down")
-    )
-    return {f"{component}.{module}.{end}.weight": factor for end, factor in zip(ends, (up, down))}
+    layer = tensor.parameter.removesuffix(".weight")
+    if tensor.component != "unet" and not layer.startswith((TEXT_MODEL, "text_projection")):
+        return TEXT_MODEL + layer
+    return layer
 
 
-def _metadata(edited: Edited, rank: int, naming: str) -> Mapping[str, str]:
+def _diffusers_names(tensor: EditedTensor, up: Tensor, down: Tensor) -> dict[str, Tensor]:
+    """The factors under the names that diffusers reads.
+
+    diffusers reads `lora_A` in the denoiser. For MLP layers of a text encoder it reads only the
+    older `lora_linear_layer`, which ComfyUI reads too.
+    """
+    prefix = f"{tensor.component}.{_layer(tensor)}"
+    if tensor.component == "unet":
+        return {f"{prefix}.lora_B.weight": up, f"{prefix}.lora_A.weight": down}
+    return {
+        f"{prefix}.lora_linear_layer.up.weight": up,
+        f"{prefix}.lora_linear_layer.down.weight": down,
+    }
+
+
+def _kohya_names(
+    tensor: EditedTensor, up: Tensor, down: Tensor, two_encoders: bool
+) -> dict[str, Tensor]:
+    """The factors under kohya's names, which have underscores for dots, with alpha."""
+    prefix = PREFIXES[tensor.component]
+    if two_encoders and tensor.component == "text_encoder":
+        prefix += "1"
+    name = f"{prefix}_{_layer(tensor).replace('.', '_')}"
+    return {
+        f"{name}.lora_up.weight": up,
+        f"{name}.lora_down.weight": down,
+        f"{name}.alpha": torch.tensor(float(down.shape[0])),
+    }
+
+
+def _metadata(edited: EditedModel, rank: int, naming: Naming) -> Mapping[str, str]:
     own = {
         "format": "pt",
         "forget.base": edited.manifest.base,
@@ -213,4 +243,4 @@ def _metadata(edited: Edited, rank: int, naming: str) -> Mapping[str, str]:
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank),
     }
-    return {**modelspec(edited, "lora", "https://github.com/kohya-ss/sd-scripts"), **own, **kohya}
+    return {**modelspec(edited, "lora", KOHYA), **own, **kohya}

@@ -1,21 +1,23 @@
 """A whole checkpoint in one .safetensors file with the original code's names, as ComfyUI and A1111
 load it.
 
-Values are as stored, byte for byte; only names and, where the original code has a convolution for a
-matrix, shapes differ.
-Written tensor by tensor from the folder's files, so a model of any size takes a few megabytes of
-memory.
+Values are copied byte for byte. Names differ, and so do shapes where the original code has a
+convolution for a matrix. Tensors are copied one by one, so a model of any size needs a few
+megabytes of memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy
 from pydantic import BaseModel, ConfigDict
 
-from forgetcli.artifact.edited import Edited
-from forgetcli.checkpoint.ldm_layout import Layout, Place
+from forgetcli.artifact.edited import EditedModel
+from forgetcli.checkpoint.ldm import Layout, Place
+from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
 from forgetcli.export.modelspec import modelspec
 from forgetcli.progress import Observer
@@ -24,12 +26,11 @@ from forgetcli.storage.safetensors import (
     ITEM_BITS,
     TensorSite,
     read_bytes,
-    read_header,
-    weight_sets,
 )
 from forgetcli.storage.safetensors_writer import Content
 
 SUFFIX = ".safetensors"
+# Where the original code is, by whether the model is SDXL.
 SOURCES = {
     False: "https://github.com/CompVis/stable-diffusion",
     True: "https://github.com/Stability-AI/generative-models",
@@ -37,15 +38,21 @@ SOURCES = {
 
 
 class Options(BaseModel):
+    """No settings."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def write(edited: Edited, output: Path, options: Options, force: bool, observer: Observer) -> dict:
-    """Figures: ``tensors``, their number.
+def write(
+    edited: EditedModel, output: Path, options: Options, force: bool, observer: Observer
+) -> dict[str, Any]:
+    """Write the checkpoint.
 
+    Returns:
+        ``tensors``: their number.
     Raises:
-        ModelError: export.no-single-file: the family has no such form; export.single-file: it is
-            one already; model.changed.
+        ModelError: export.no-single-file: the family has no such form; export.single-file: the
+            edited model is a single file already; model.changed.
     """
     if edited.file:
         raise ModelError(
@@ -58,8 +65,9 @@ def write(edited: Edited, output: Path, options: Options, force: bool, observer:
     }
     layout = Layout(str(edited.index.get("_class_name")), configs)
     observer.stage("checking")
+    # Reading this property verifies the digests of all files.
     _ = edited.files
-    contents = _contents(edited.folder, layout)
+    contents = _contents(edited, layout)
     observer.stage("writing")
     metadata = {
         **modelspec(edited, implementation=SOURCES[layout.xl]),
@@ -72,34 +80,38 @@ def write(edited: Edited, output: Path, options: Options, force: bool, observer:
     return {"tensors": len(contents)}
 
 
-def _contents(folder: Path, layout: Layout) -> dict[str, Content]:
-    found: dict[str, list[tuple[Place, TensorSite]]] = {}
+def _contents(edited: EditedModel, layout: Layout) -> dict[str, Content]:
+    """The checkpoint's tensors by key."""
+    parts_of: dict[str, list[tuple[Place, TensorSite]]] = {}
     for component in layout.components:
-        for site in _sites(folder, component):
+        for site in _sites(edited, component):
             place = layout.place(component, site.key)
             if place is not None:
-                found.setdefault(place.key, []).append((place, site))
+                parts_of.setdefault(place.key, []).append((place, site))
     return {
-        key: _content(folder, key, sorted(parts, key=lambda p: p[0].part))
-        for key, parts in found.items()
+        key: _content(edited.folder, key, sorted(parts, key=lambda entry: entry[0].third or 0))
+        for key, parts in parts_of.items()
     }
 
 
-def _sites(folder: Path, component: str) -> Iterator[TensorSite]:
+def _sites(edited: EditedModel, component: str) -> Iterator[TensorSite]:
     """The tensors of a component in the form that loaders read by default."""
-    weights = weight_sets(folder, component)[0].files
-    for file in [weights] if isinstance(weights, str) else sorted(set(weights.values())):
-        header = read_header(folder, f"{component}/{file}")
-        yield from (
-            site
-            for key, site in header.items()
-            if isinstance(weights, str) or weights.get(key) == file
-        )
+    weights = weight_sets(edited.folder, component)[0]
+    for file in weights.names:
+        for key, site in edited.weight_file(f"{component}/{file}").sites.items():
+            # Loaders ignore tensors of a shard that the index does not assign to it.
+            if isinstance(weights.files, str) or weights.files.get(key) == file:
+                yield site
 
 
 def _content(folder: Path, key: str, parts: list[tuple[Place, TensorSite]]) -> Content:
+    """One tensor of the checkpoint, concatenated from its parts in the folder.
+
+    Raises:
+        ModelError: model.damaged: a part is missing, or the parts do not fit together.
+    """
     place, first = parts[0]
-    if len(parts) != place.parts or any(
+    if len(parts) != (1 if place.third is None else 3) or any(
         site.dtype != first.dtype or site.shape[1:] != first.shape[1:] for _, site in parts
     ):
         raise ModelError(
@@ -107,7 +119,9 @@ def _content(folder: Path, key: str, parts: list[tuple[Place, TensorSite]]) -> C
             f"{folder}: {', '.join(site.key for _, site in parts)} do not make up '{key}'",
             "fetch the model again",
         )
-    shape = (sum(site.shape[0] for _, site in parts), *first.shape[1:]) if first.shape else ()
+    shape: tuple[int, ...] = ()
+    if first.shape:
+        shape = (sum(site.shape[0] for _, site in parts), *first.shape[1:])
     if place.transposed:
         return Content(first.dtype, shape[::-1], lambda: (_transposed(folder, first),))
     if place.convolution and len(shape) == 2:
@@ -116,8 +130,8 @@ def _content(folder: Path, key: str, parts: list[tuple[Place, TensorSite]]) -> C
 
 
 def _transposed(folder: Path, site: TensorSite) -> bytes:
-    import numpy
-
-    width = ITEM_BITS[site.dtype] // 8
-    items = numpy.frombuffer(read_bytes(folder, site), dtype=f"V{width}")
-    return items.reshape(site.shape).T.tobytes()  # row-major, whatever the order in memory
+    """The bytes of the transposed matrix, row-major."""
+    item_bytes = ITEM_BITS[site.dtype] // 8
+    # Items without a numeric type: numpy has no bfloat16.
+    items = numpy.frombuffer(read_bytes(folder, site), dtype=f"V{item_bytes}")
+    return items.reshape(site.shape).T.tobytes()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from forgetcli.checkpoint.base import read_tensor
 from forgetcli.editing import finetuning
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.task import Task
 from forgetcli.methods.esd import Parameters
 from forgetcli.models.base import LoadedModel
+from forgetcli.models.tensors import read_tensor
 from forgetcli.progress import Observer
 
 

@@ -1,1 +1,63 @@
-"""Model families, one file each; the file's name is the family's. See `forgetcli.models`."""
+"""Model families, one module each. What such a module offers is the protocol `Family`.
+
+Families are named and found without torch: recipes are checked without loading it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pkgutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+from forgetcli.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+    from forgetcli.checkpoint.base import Base
+    from forgetcli.models.base import LoadedModel
+
+
+class Family(Protocol):
+    """A family's module. Its file name is the name of the family.
+
+    Attributes:
+        PIPELINES: the values of ``_class_name`` in model_index.json that belong to the family.
+        GUIDANCE: the default guidance scale of images from models of this family.
+    """
+
+    PIPELINES: tuple[str, ...]
+    GUIDANCE: float
+
+    def load(self, base: Base, device: torch.device, dtype: torch.dtype) -> LoadedModel:
+        """The model of `base`. Components are read when first used."""
+        ...
+
+
+def names() -> list[str]:
+    """Names of all families, sorted."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def get(family: str) -> Family:
+    """The module of a family."""
+    return cast(Family, importlib.import_module(f"{__name__}.{family}"))
+
+
+def family_of(folder: Path) -> str:
+    """The family of a diffusers folder, from its model_index.json.
+
+    Raises:
+        ModelError: model.unknown-family: the folder's pipeline class belongs to no family.
+    """
+    pipeline = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    for name in names():
+        if pipeline in get(name).PIPELINES:
+            return name
+    raise ModelError(
+        "model.unknown-family",
+        f"{folder} is a {pipeline}, which forget cannot edit yet",
+        f"known families: {', '.join(names())}",
+    )

@@ -1,15 +1,14 @@
-"""FLUX.1: T5's states as the context, the summary of a CLIP text encoder, and a transformer trained
-by flow matching.
+"""FLUX.1: a T5 and a CLIP text encoder, a transformer trained by flow matching.
 
-Of CLIP the denoiser reads the summary alone. Its tokens' states are T5's, which is edited with
-[edit] encoders = ["clip", "t5"].
-Guidance is not taken from a second prediction: it is a number that the distilled model (dev) reads.
+The denoiser reads T5's hidden states, and of CLIP only the pooled embedding. T5 is edited with
+[edit] encoders = ["clip", "t5"]. Guidance does not need a second prediction: the guidance scale is
+an input of the distilled model (dev).
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forgetcli.models.base import Context, TextEncoder
 from forgetcli.models.flow import FlowModel
@@ -22,18 +21,19 @@ if TYPE_CHECKING:
 
 PIPELINES = ("FluxPipeline",)
 GUIDANCE = 3.5
+T5_LENGTH = 512  # tokens; the default of diffusers
 
 
 class Flux(FlowModel):
-    """A loaded model."""
+    """A loaded FLUX.1 model."""
 
     ENCODERS = (
         TextEncoder(),
-        TextEncoder("text_encoder_2", "tokenizer_2", "t5", "T5EncoderModel", 512),
+        TextEncoder("text_encoder_2", "tokenizer_2", "t5", "T5EncoderModel", T5_LENGTH),
     )
 
     @cached_property
-    def transformer(self):
+    def transformer(self) -> Any:
         from diffusers import FluxTransformer2DModel
 
         return self._network("transformer", FluxTransformer2DModel)
@@ -41,18 +41,22 @@ class Flux(FlowModel):
     def encode(self, ids: Tensor) -> Context:
         """Token ids (n, 77 + 512) → context (n, 512, d)."""
         clip, t5 = self.encoders
-        return Context(self.read(t5, ids).last_hidden_state, self.read(clip, ids).pooler_output)
+        return Context(
+            hidden=self.read(t5, ids).last_hidden_state,
+            pooled=self.read(clip, ids).pooler_output,
+        )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        size = self.vae_config["sample_size"] // self.vae_scale  # the transformer takes any
+        # The transformer's own config names no size: it accepts any.
+        size = self.vae_config["sample_size"] // self.vae_scale
         return (self.config["in_channels"] // self.PATCH**2, size, size)
 
     @property
     def context_length(self) -> int:
-        return self.ENCODERS[1].length
+        return T5_LENGTH
 
-    def times(self, steps: int) -> dict:
+    def times(self, steps: int) -> dict[str, Any]:
         return {"sigmas": [1 - step / steps for step in range(steps)]}
 
     def denoise(
@@ -65,25 +69,24 @@ class Flux(FlowModel):
         rows, columns = height // self.PATCH, width // self.PATCH
         places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # (patches, 2)
         places = torch.cat([torch.zeros(len(places), 1), places], 1).to(noisy)  # (patches, 3)
-        strength = (
-            torch.full((n,), guidance, device=noisy.device)
-            if self.transformer.config.guidance_embeds
-            else None
-        )
-        found = self.transformer(
+        scale = None
+        if self.transformer.config.guidance_embeds:
+            scale = torch.full((n,), guidance, device=noisy.device)
+        velocity = self.transformer(
             packed(noisy, self.PATCH),
             encoder_hidden_states=context.hidden,
             pooled_projections=context.pooled,
             timestep=t.expand(n).to(noisy) / self.scheduler.config.num_train_timesteps,
-            guidance=strength,
+            guidance=scale,
             txt_ids=noisy.new_zeros(context.hidden.shape[1], 3),
             img_ids=places,
         ).sample
-        return unpacked(found, rows, columns, self.PATCH)
+        return unpacked(velocity, rows, columns, self.PATCH)
 
     def guided(
         self, noisy: Tensor, t: Tensor, context: Context, empty: Context, guidance: float
     ) -> Tensor:
+        """One prediction, to which the guidance scale is an input."""
         return self.denoise(noisy, t, context, guidance)
 
 
@@ -97,9 +100,9 @@ def packed(latents: Tensor, patch: int) -> Tensor:
 
 
 def unpacked(patches: Tensor, rows: int, columns: int, patch: int) -> Tensor:
-    """`packed` undone."""
-    n, _, wide = patches.shape
-    channels = wide // patch**2
+    """The inverse of `packed`."""
+    n, _, width = patches.shape
+    channels = width // patch**2
     cut = patches.reshape(n, rows, columns, channels, patch, patch)
     return cut.permute(0, 3, 1, 4, 2, 5).reshape(n, channels, rows * patch, columns * patch)
 

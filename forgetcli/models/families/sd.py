@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x, in-painting variants included: one CLIP text encoder, a UNet with
+"""Stable Diffusion 1.x and 2.x, including in-painting variants: one CLIP text encoder, a UNet with
 cross-attention, a VAE.
 """
 
@@ -20,20 +20,18 @@ PIPELINES = (
     "StableDiffusionImg2ImgPipeline",
     "StableDiffusionInpaintPipeline",
 )
-GUIDANCE = 7.5  # what its pictures are made with, if nothing else is said
+GUIDANCE = 7.5
 
 
 class StableDiffusion(UNetModel):
-    """A loaded model."""
+    """A loaded Stable Diffusion 1.x or 2.x model."""
 
     def encode(self, ids: Tensor) -> Context:
-        """Token ids (n, length) → context."""
+        """Token ids (n, length) → context (n, length, d)."""
         return Context(self.read(self.encoders[0], ids).last_hidden_state)
 
     def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
-        """The denoiser's raw prediction (ε or v, as the model was trained) for noisy latents (n, c,
-        h, w).
-        """
+        """ε or v, as the model was trained, for noisy latents (n, c, h, w)."""
         return self.unet(self.with_mask(noisy), t, encoder_hidden_states=context.hidden).sample
 
 

@@ -1,15 +1,15 @@
 """Stable Diffusion 3 and 3.5: two CLIP text encoders, T5 (which copies may leave out), a
-transformer, flow matching.
+transformer trained by flow matching.
 
-The transformer reads the CLIP encoders' last hidden states but one, side by side, with zeros up to
-T5's width, after them
-T5's states, and the summaries of both CLIP encoders.
+The transformer reads the penultimate hidden states of both CLIP encoders, concatenated along the
+width and padded with zeros to T5's width, followed by T5's hidden states. It also reads the pooled
+embeddings of both CLIP encoders.
 """
 
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forgetcli.models.base import Context, TextEncoder
 from forgetcli.models.flow import FlowModel
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 PIPELINES = ("StableDiffusion3Pipeline",)
 GUIDANCE = 7.0
-T5_LENGTH = 256  # what diffusers has T5 read, if nothing else is said
+T5_LENGTH = 256  # tokens; the default of diffusers
 
 
 class StableDiffusion3(FlowModel):
-    """A loaded model."""
+    """A loaded Stable Diffusion 3 model."""
 
     ENCODERS = (
         TextEncoder(loader="CLIPTextModelWithProjection"),
@@ -35,14 +35,15 @@ class StableDiffusion3(FlowModel):
     )
 
     @cached_property
-    def transformer(self):
+    def transformer(self) -> Any:
         from diffusers import SD3Transformer2DModel
 
         return self._network("transformer", SD3Transformer2DModel)
 
     def encode(self, ids: Tensor) -> Context:
-        """Token ids (n, 77 + 77 + 256) → context (n, 77 + 256, d); without T5, zeros are in its
-        place.
+        """Token ids (n, 77 + 77 + 256) → context (n, 77 + 256, d).
+
+        Without T5 its states are zeros.
         """
         import torch
         from torch.nn.functional import pad
@@ -53,17 +54,18 @@ class StableDiffusion3(FlowModel):
             if encoder.kind == "clip"
         ]
         width = self.transformer.config.joint_attention_dim
-        hidden = pad(torch.cat([out.hidden_states[-2] for out in clip], -1), (0, width))[
-            ..., :width
-        ]
+        hidden = torch.cat([output.hidden_states[-2] for output in clip], -1)
+        hidden = pad(hidden, (0, width))[..., :width]
         t5 = [
             self.read(encoder, ids).last_hidden_state
             for encoder in self.encoders
             if encoder.kind == "t5"
         ]
-        t5 = t5 or [hidden.new_zeros(len(ids), T5_LENGTH, width)]
+        if not t5:
+            t5 = [hidden.new_zeros(len(ids), T5_LENGTH, width)]
         return Context(
-            torch.cat([hidden, *t5], 1), torch.cat([out.text_embeds for out in clip], -1)
+            hidden=torch.cat([hidden, *t5], 1),
+            pooled=torch.cat([output.text_embeds for output in clip], -1),
         )
 
     @property
@@ -73,11 +75,8 @@ class StableDiffusion3(FlowModel):
 
     @property
     def context_length(self) -> int:
-        from forgetcli.pipeline.flops import positions
-
-        return (
-            positions(self, "text_encoder") + T5_LENGTH
-        )  # both CLIP encoders' states lie side by side
+        # The states of both CLIP encoders are concatenated along the width, not the length.
+        return self.positions("text_encoder") + T5_LENGTH
 
     def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         """The velocity for noisy latents (n, c, h, w)."""

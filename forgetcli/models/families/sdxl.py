@@ -1,9 +1,9 @@
-"""Stable Diffusion XL, in-painting variants included: two CLIP text encoders side by side, and the
-second one's summary.
+"""Stable Diffusion XL, including in-painting variants: two CLIP text encoders, a UNet with
+cross-attention, a VAE.
 
-The denoiser reads the last hidden states but one of both encoders, (n, 77, 768 + 1280), the second
-encoder's projected summary
-and six numbers: the picture's size before and after cropping, and where it was cropped.
+The denoiser reads the penultimate hidden states of both encoders, (n, 77, 768 + 1280), the pooled
+and projected embedding of the second encoder, and six numbers: the image's size before cropping,
+the position of the crop and the size after cropping.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GUIDANCE = 5.0
 
 
 class StableDiffusionXL(UNetModel):
-    """A loaded model."""
+    """A loaded Stable Diffusion XL model."""
 
     ENCODERS = (
         TextEncoder(unread=1),
@@ -37,27 +37,32 @@ class StableDiffusionXL(UNetModel):
 
         outputs = [self.read(encoder, ids, output_hidden_states=True) for encoder in self.encoders]
         return Context(
-            torch.cat([out.hidden_states[-2] for out in outputs], -1), outputs[-1].text_embeds
+            hidden=torch.cat([output.hidden_states[-2] for output in outputs], -1),
+            pooled=outputs[-1].text_embeds,
         )
 
     def unconditional(self) -> Context:
-        """The empty prompt, or zeros where the model was trained so (the base model is)."""
+        """The empty prompt, or zeros if the model was trained with zeros, as SDXL base was."""
         import torch
 
         empty = super().unconditional()
         if self.index.get("force_zeros_for_empty_prompt", True):
-            return Context(torch.zeros_like(empty.hidden), torch.zeros_like(empty.pooled))
+            return Context(
+                torch.zeros_like(empty.hidden), torch.zeros_like(empty.pooled_embeddings)
+            )
         return empty
 
     def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
-        """The denoiser's raw prediction (ε or v, as it was trained) for noisy latents (n, c, h, w)
-        of uncropped pictures.
-        """
+        """ε or v, as the model was trained, for noisy latents (n, c, h, w) of uncropped images."""
         height, width = (side * self.vae_scale for side in noisy.shape[-2:])
-        sizes = context.pooled.new_tensor([height, width, 0, 0, height, width])
-        more = {"text_embeds": context.pooled, "time_ids": sizes.repeat(len(noisy), 1)}
+        pooled = context.pooled_embeddings
+        sizes = pooled.new_tensor([height, width, 0, 0, height, width])
+        conditions = {"text_embeds": pooled, "time_ids": sizes.repeat(len(noisy), 1)}
         return self.unet(
-            self.with_mask(noisy), t, encoder_hidden_states=context.hidden, added_cond_kwargs=more
+            self.with_mask(noisy),
+            t,
+            encoder_hidden_states=context.hidden,
+            added_cond_kwargs=conditions,
         ).sample
 
 

@@ -1,0 +1,93 @@
+"""The result of a comparison: the table, and each recipe's evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from forgetcli.checkpoint.base import Base
+from forgetcli.evaluation import Evaluation
+from forgetcli.experiments.comparison.rows import UNEDITED, Row, RowPart, pooled
+from forgetcli.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class ComparedRecipe:
+    """All methods with one recipe.
+
+    Attributes:
+        rows: the unedited model first, then the methods.
+        evaluation: None if every method failed.
+    """
+
+    name: str
+    recipe: Recipe
+    base: Base
+    folder: Path
+    rows: tuple[Row, ...]
+    evaluation: Evaluation | None
+
+    def as_dict(self) -> dict:
+        return {
+            "name": self.name,
+            "recipe_sha256": self.recipe.sha256,
+            "folder": str(self.folder),
+            "base": {
+                "id": self.base.id,
+                "revision": self.base.revision,
+                "digest": self.base.digest,
+            },
+            "methods": [row.as_dict() for row in self.rows],
+            "evaluation": self.evaluation.as_dict() if self.evaluation else None,
+        }
+
+    def part(self, row: Row) -> RowPart:
+        """A row of this recipe with its images, to be pooled with other recipes' rows."""
+        if self.evaluation is None or row.fault is not None:
+            return RowPart(recipe=self.name, row=row)
+        if row.name == UNEDITED:
+            subject = self.evaluation.edited[0].subject
+            return RowPart(recipe=self.name, row=row, run=self.evaluation.baseline, subject=subject)
+        succeeded = [other.name for other in self.rows[1:] if other.fault is None]
+        run = self.evaluation.edited[succeeded.index(row.name)]
+        return RowPart(recipe=self.name, row=row, run=run, subject=run.subject)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The whole comparison.
+
+    Attributes:
+        rows: over all recipes; with one recipe, that recipe's rows.
+        judge: the judge's identity.
+    """
+
+    rows: tuple[Row, ...]
+    recipes: tuple[ComparedRecipe, ...]
+    judge: Mapping[str, object]
+    settings: Mapping[str, object]
+    seconds: Mapping[str, float]
+
+    def as_dict(self) -> dict:
+        """The stable keys of ``compare --json`` and results.json."""
+        parts = [compared.as_dict() for compared in self.recipes]
+        return {
+            "methods": [row.as_dict() for row in self.rows],
+            "recipes": parts,
+            "judge": dict(self.judge),
+            "n_images": sum(part["evaluation"]["n_images"] for part in parts if part["evaluation"]),
+            "settings": dict(self.settings),
+            "seconds": dict(self.seconds),
+        }
+
+
+def pooled_rows(recipes: Sequence[ComparedRecipe]) -> tuple[Row, ...]:
+    """The rows over all recipes; with one recipe, that recipe's rows."""
+    if len(recipes) == 1:
+        return recipes[0].rows
+    rows = []
+    for same_method in zip(*(compared.rows for compared in recipes)):
+        parts = [compared.part(row) for compared, row in zip(recipes, same_method)]
+        rows.append(pooled(same_method[0].name, parts))
+    return tuple(rows)

@@ -1,0 +1,177 @@
+"""`tune`: the whole search on one page."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import optuna
+
+from forgetcli import methods, models
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.errors import EditError, ForgetError
+from forgetcli.evaluation import judges, of_recipe
+from forgetcli.evaluation.run import UNEDITED, claim
+from forgetcli.experiments.tuning.recipe_file import RecipeSource, write_recipe
+from forgetcli.experiments.tuning.results import Trial, Tuned, completed
+from forgetcli.experiments.tuning.space import Dimension, SearchSpace
+from forgetcli.experiments.tuning.study import (
+    STUDY,
+    finished,
+    has_scores,
+    open_study,
+    recorded_trials,
+)
+from forgetcli.experiments.tuning.trials import ImageSettings, TrialRunner
+from forgetcli.progress import Observer, Silent, Stopwatch
+from forgetcli.storage import atomic
+
+RECIPE = "tuned.toml"
+
+
+def tune(
+    recipe: str | Path,
+    *,
+    method: str | None = None,
+    overrides: Sequence[str] = (),
+    model: str | None = None,
+    config: str | Path | None = None,
+    trials: int = 30,
+    minutes: float | None = None,
+    images: int = 1,
+    seed: int = 0,
+    steps: int = 20,
+    judge: str = "demo",
+    output: Path | str = "tune",
+    device: str | None = None,
+    batch: int = 8,
+    force: bool = False,
+    observer: Observer | None = None,
+) -> Tuned:
+    """Search the method's ``SEARCH`` space for the highest H on the recipe's evaluation prompts,
+    and write the recipe with the best values.
+
+    Args:
+        recipe: a recipe file or a bundled recipe, whose concepts and prompts are there to tune on.
+        method: tune this method instead of the recipe's.
+        model, config: see `pipeline.apply`.
+        trials: number of sets of values to try, earlier runs in `output` included.
+        minutes: start no trial after this time.
+        output: the study, images of the unedited model and `tuned.toml`; an interrupted search
+            continues there.
+        force: throw away another search in `output`.
+    Raises:
+        ForgetError: the method has no search space, no trial was completed, or `output` holds
+            another search.
+    """
+    observer = observer or Silent()
+    watch = Stopwatch()
+    output = Path(output)
+    source = RecipeSource(source=recipe, overrides=tuple(overrides), method=method)
+    loaded = source.load()
+    dimensions = search_dimensions(loaded.method)
+    loaded_judge = judges.load(judge, device)
+    base = checkpoint.resolve(model or loaded.model, config=config)
+    runner = TrialRunner(
+        source=source,
+        recipe=loaded,
+        base=base,
+        judge=loaded_judge,
+        questions=[q for q in of_recipe(loaded, loaded_judge) for _ in range(images)],
+        settings=ImageSettings(images=images, seed=seed, steps=steps, device=device, batch=batch),
+        output=output,
+        observer=observer,
+    )
+    claim(output, search_identity(runner), force, also=(STUDY, "trials"))
+    baseline = runner.score_unedited(watch)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    space = SearchSpace.around(loaded.on(models.family_of(base.settings)), dimensions)
+    study = open_study(output / STUDY, space.start, seed)
+    with watch.stage("trials"):
+        search(study, runner, space, trials=trials, minutes=minutes)
+    recorded = recorded_trials(study)
+    best = best_of(recorded)
+    with watch.stage("write"), atomic.output_faults(output):
+        write_recipe(output / RECIPE, loaded, best)
+    observer.done()
+    return Tuned(
+        recipe=output / RECIPE,
+        method=loaded.method,
+        own=recorded[0],
+        best=best,
+        trials=recorded,
+        baseline=baseline,
+        seconds=watch.report(),
+    )
+
+
+def search_dimensions(method: str) -> Mapping[str, Dimension]:
+    """A method's ``SEARCH`` space.
+
+    Raises:
+        ForgetError: the method has none.
+    """
+    dimensions = getattr(methods.get(method), "SEARCH", None)
+    if not dimensions:
+        raise ForgetError(
+            "tune.no-space",
+            f"the method '{method}' does not say what can be searched",
+            "give its module a SEARCH",
+        )
+    return dimensions
+
+
+def search_identity(runner: TrialRunner) -> dict:
+    """What a search must share with an earlier one in the same folder to continue it."""
+    return {
+        "models": {UNEDITED: runner.base.drawn_by},
+        "recipe": runner.recipe.sha256,
+        "method": runner.recipe.method,
+        "images": runner.settings.images,
+        "seed": runner.settings.seed,
+        "steps": runner.settings.steps,
+        "judge": runner.judge.identity(),
+    }
+
+
+def search(
+    study: optuna.Study,
+    runner: TrialRunner,
+    space: SearchSpace,
+    *,
+    trials: int,
+    minutes: float | None,
+) -> None:
+    """Run trials until `trials` have finished or the time is over, but at least one."""
+    deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
+    while (number := len(finished(study))) < trials:
+        if number > 0 and time.monotonic() >= deadline:
+            return
+        best = f", best H {study.best_value:.3f}" if has_scores(study) else ""
+        runner.observer.note(f"trial {number + 1} of {trials}{best}")
+        trial = study.ask()
+        try:
+            study.tell(trial, runner.run(trial, space))
+        except optuna.TrialPruned as pruned:
+            trial.set_user_attr("why", str(pruned))
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        except EditError as fault:
+            trial.set_user_attr("why", str(fault.message))
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+def best_of(trials: tuple[Trial, ...]) -> Trial:
+    """The completed trial with the highest H, the first of equals.
+
+    Raises:
+        ForgetError: no trial was completed.
+    """
+    whole = completed(trials)
+    if not whole:
+        raise ForgetError(
+            "tune.no-trial",
+            f"none of {len(trials)} trials came through: {trials[-1].why}",
+            "allow more --trials, or check the recipe",
+        )
+    return max(whole, key=lambda trial: trial.h)

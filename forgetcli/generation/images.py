@@ -1,0 +1,146 @@
+"""Images as files: what is requested, the PNG with its origin in the metadata, the grid."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forgetcli.storage import atomic
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+METADATA = "forget"  # the PNG text chunk with the origin of the image, as JSON
+FINGERPRINT_DIGITS = 10
+
+
+@dataclass(frozen=True)
+class ImageRequest:
+    """An image to be generated.
+
+    Attributes:
+        prompt: the prompt.
+        seed: the seed of the initial noise.
+        steps: steps of the sampler.
+        guidance: the scale of classifier-free guidance; None: the model's default.
+        width: in pixels; None: the model's default.
+        height: in pixels; None: the model's default.
+    """
+
+    prompt: str
+    seed: int
+    steps: int = 20
+    guidance: float | None = None
+    width: int | None = None
+    height: int | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All but prompt and seed. Images with equal settings can be generated in one batch."""
+        settings: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance}
+        if self.width or self.height:
+            settings |= {"width": self.width, "height": self.height}
+        return settings
+
+    def origin(self, model: str) -> dict[str, Any]:
+        """What determines the image.
+
+        Args:
+            model: the digest of the model.
+        """
+        return {"prompt": self.prompt, "seed": self.seed, "model": model, **self.settings}
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """An image on disk.
+
+    Attributes:
+        path: the PNG.
+        prompt: the prompt.
+        seed: the seed of the initial noise.
+        base: the base model's image for the same prompt and seed, if requested.
+    """
+
+    path: Path
+    prompt: str
+    seed: int
+    base: Path | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """As in ``generate --json``."""
+        data: dict[str, Any] = {"path": str(self.path), "prompt": self.prompt, "seed": self.seed}
+        if self.base:
+            data["base"] = str(self.base)
+        return data
+
+
+def fingerprint(origin: Mapping[str, Any]) -> str:
+    """A short hash of an image's origin, for its file name."""
+    text = json.dumps(origin, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:FINGERPRINT_DIGITS]
+
+
+def has_origin(path: Path, origin: Mapping[str, Any]) -> bool:
+    """Whether the file is an intact image with exactly this origin."""
+    # The command line starts without Pillow.
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        # verify() compares the checksums: decoding alone does not notice some damage.
+        with Image.open(path) as image:
+            image.verify()
+        with Image.open(path) as image:
+            image.load()
+            # Only PNG images have a text attribute.
+            text: Mapping[str, str] = image.text  # type: ignore[attr-defined, unused-ignore]
+            return json.loads(text.get(METADATA, "null")) == origin
+    except (OSError, UnidentifiedImageError, ValueError, AttributeError, SyntaxError):
+        return False
+
+
+def png_bytes(image: Image, origin: Mapping[str, Any] | None = None) -> bytes:
+    """A PNG, with the image's origin in its metadata."""
+    # The command line starts without Pillow.
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    if origin:
+        info.add_text(METADATA, json.dumps(origin, sort_keys=True))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def write_grid(images: Sequence[GeneratedImage], count: int, path: Path) -> None:
+    """One row per prompt with `count` images, which follow the base model's if there are any.
+
+    Args:
+        images: all of the same size, `count` for each prompt, in the order of the prompts.
+        path: the PNG to be written.
+    """
+    # The command line starts without Pillow.
+    from PIL import Image
+
+    rows = []
+    for start in range(0, len(images), count):
+        row = images[start : start + count]
+        files = [image.base for image in row if image.base] + [image.path for image in row]
+        rows.append([Image.open(file).convert("RGB") for file in files])
+    width, height = rows[0][0].size
+    gap = max(2, width // 32)
+    # A wider gap separates the base model's images.
+    wide_gap = 3 * gap if images[0].base else 0
+    columns = len(rows[0])
+    size = (columns * (width + gap) + gap + wide_gap, len(rows) * (height + gap) + gap)
+    grid = Image.new("RGB", size, "white")
+    for r, row_images in enumerate(rows):
+        for c, image in enumerate(row_images):
+            left = gap + c * (width + gap) + (wide_gap if c >= count else 0)
+            grid.paste(image, (left, gap + r * (height + gap)))
+    atomic.write_atomically(path, png_bytes(grid))

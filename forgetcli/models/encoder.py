@@ -1,0 +1,38 @@
+"""What forget knows of a text encoder before any of it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# The last two names of the second linear layer of an MLP, by kind of text encoder.
+MLP_OUTPUT = {"clip": ("mlp", "fc2"), "t5": ("DenseReluDense", "wo")}
+# The tokenizer's class in transformers, by kind of text encoder.
+TOKENIZERS = {"clip": "CLIPTokenizer", "t5": "T5TokenizerFast"}
+
+
+@dataclass(frozen=True)
+class TextEncoder:
+    """One of a family's text encoders.
+
+    Attributes:
+        component: the folder of its weights.
+        tokenizer: the folder of its tokenizer.
+        kind: CLIP is causal. T5 is not: every position attends to the whole prompt, padding
+            included.
+        loader: its class in transformers.
+        length: the number of token positions that it reads; None: the tokenizer's maximum.
+        unread: the number of last blocks whose output the denoiser never reads; they are no sites.
+    """
+
+    component: str = "text_encoder"
+    tokenizer: str = "tokenizer"
+    kind: Literal["clip", "t5"] = "clip"
+    loader: str = "CLIPTextModel"
+    length: int | None = None
+    unread: int = 0
+
+    @property
+    def causal(self) -> bool:
+        """Whether a position attends only to the positions up to it."""
+        return self.kind == "clip"

@@ -1,0 +1,100 @@
+"""Editable layers: how they are found in a text encoder, and their inputs.
+
+torch is imported inside functions, because families are listed without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from forgetcli.models.encoder import MLP_OUTPUT, TextEncoder
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Site:
+    """One linear layer that can be edited.
+
+    Attributes:
+        component: the component that has the layer.
+        name: the layer's path in the component. Where several components have such layers, the
+            component's name precedes it.
+        module: the layer.
+    """
+
+    component: str
+    name: str
+    module: torch.nn.Linear
+
+    @property
+    def path(self) -> str:
+        """The layer's path in the component."""
+        return self.name.removeprefix(f"{self.component}.")
+
+    @property
+    def parameter(self) -> str:
+        """The name of the layer's weight in the component."""
+        return f"{self.path}.weight"
+
+
+def mlp_outputs(encoder: TextEncoder, network: torch.nn.Module, qualified: bool) -> dict[int, Site]:
+    """Block number → the second linear layer of the block's MLP, found by the layers' names.
+
+    Args:
+        network: the loaded text encoder.
+        qualified: put the component's name in front of the layer's.
+    """
+    import torch
+
+    sites = {}
+    for path, module in network.named_modules():
+        parts = path.split(".")
+        if isinstance(module, torch.nn.Linear) and tuple(parts[-2:]) == MLP_OUTPUT[encoder.kind]:
+            block = next(int(part) for part in parts if part.isdecimal())
+            name = f"{encoder.component}.{path}" if qualified else path
+            sites[block] = Site(encoder.component, name, module)
+    read = sorted(sites)[: len(sites) - encoder.unread]
+    return {block: sites[block] for block in read}
+
+
+@contextmanager
+def recorded_inputs(sites: Sequence[Site]) -> Iterator[dict[str, list[Tensor]]]:
+    """Site name → the inputs of each forward pass within a `with`, on the CPU, float64."""
+    inputs: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+
+    def recorder(name: str) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
+        def record(_module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
+            inputs[name].append(arguments[0].detach().cpu().double())
+
+        return record
+
+    hooks = [site.module.register_forward_pre_hook(recorder(site.name)) for site in sites]
+    try:
+        yield inputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def replaced_weights(changed: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """(parameter, values): the parameters have these values within a `with`, their own after it."""
+    import torch
+
+    originals = []
+    try:
+        with torch.no_grad():
+            for parameter, values in changed:
+                originals.append((parameter, parameter.detach().clone()))
+                parameter.copy_(values.to(parameter))
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, values in originals:
+                parameter.copy_(values)

@@ -1,0 +1,196 @@
+"""Hidden folders in which one run builds an output beside its final place.
+
+    .edited.1234-0123abcd.tmp/
+        lock        held by the run for as long as the folder is in use
+        new         the output that is being built
+        old         the earlier output, where two names cannot be exchanged in one step
+        moved.json  which folder `old` is; written before it is moved
+
+The system takes a lock back when its holder dies. A folder whose lock nobody holds was therefore
+left by a killed run, whatever process number its name has.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+LOCK = "lock"
+ATTEMPTS = 5  # names tried, should other runs take each new folder for an abandoned one
+# What file systems without locks answer.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+
+
+def temporary_name(path: Path) -> Path:
+    """A new hidden name beside `path`."""
+    return path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+class Workspace:
+    """One hidden folder beside the output `target`; see the module's description."""
+
+    def __init__(self, target: Path, folder: Path | None = None) -> None:
+        self.target = target
+        self.folder = folder or temporary_name(target)
+        self._lock: BaseFileLock | None = None
+
+    @property
+    def new(self) -> Path:
+        return self.folder / "new"
+
+    @property
+    def old(self) -> Path:
+        return self.folder / "old"
+
+    @property
+    def record(self) -> Path:
+        return self.folder / "moved.json"
+
+    def create(self) -> None:
+        """Make the folder and take its lock.
+
+        Where the file system has no locks the folder goes without one. `collect` cannot take a lock
+        there either and leaves every folder alone.
+
+        Raises:
+            OSError: the folder or its lock cannot be written.
+        """
+        for _ in range(ATTEMPTS):
+            os.mkdir(self.folder, 0o700)
+            try:
+                self._lock = _acquired(self.folder / LOCK)
+            except NotImplementedError:
+                return
+            except FileNotFoundError:  # `collect` of another run has removed the folder
+                pass
+            if self._lock is not None and (self.folder / LOCK).exists():
+                return
+            # Another run saw the folder before its lock was held, and removes it.
+            self.release()
+            self.folder = temporary_name(self.target)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.folder))
+
+    def acquire(self) -> bool:
+        """Take the lock of a folder that another run has made, if that run is dead."""
+        try:
+            self._lock = _acquired(self.folder / LOCK)
+        except (OSError, NotImplementedError):
+            return False
+        return self._lock is not None
+
+    def release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def set_aside(self) -> None:
+        """Move the earlier output into the workspace, and first record which folder it is."""
+        with open(self.record, "w", encoding="utf-8") as writer:
+            json.dump(self._identity(self.target), writer)
+            writer.flush()
+            os.fsync(writer.fileno())
+        os.rename(self.target, self.old)
+
+    def restore(self) -> None:
+        """Put an earlier output back, unless there is another output by now.
+
+        Only a folder that `set_aside` has recorded is put back: a plain folder, no link, with the
+        recorded inode. A folder that was planted under this name cannot know its inode beforehand.
+        """
+        if not os.path.lexists(self.target) and self._is_recorded():
+            os.rename(self.old, self.target)
+
+    def remove(self) -> None:
+        """Remove the workspace and release its lock, also when a first Ctrl-C interrupts this.
+
+        An earlier output that is still in it is put back. If it cannot be, the workspace stays.
+        """
+        try:
+            self._remove()
+        except (KeyboardInterrupt, SystemExit):
+            self._remove()
+            raise
+        finally:
+            self.release()
+
+    def _remove(self) -> None:
+        self.restore()
+        if os.path.lexists(self.old) and not os.path.lexists(self.target):
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.release()
+        if os.path.lexists(self.folder):  # Windows removes no file that is open: the lock
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _is_recorded(self) -> bool:
+        try:
+            plain = stat.S_ISREG(os.lstat(self.record).st_mode)
+            return plain and json.loads(self.record.read_bytes()) == self._identity(self.old)
+        except (OSError, ValueError):
+            return False
+
+    def _identity(self, folder: Path) -> dict[str, str | int]:
+        """What stays the same when a plain folder is renamed."""
+        status = os.lstat(folder)
+        if not stat.S_ISDIR(status.st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+        return {"output": self.target.name, "inode": status.st_ino}
+
+
+def collect(target: Path) -> None:
+    """Remove the workspaces that killed runs have left beside `target`.
+
+    An earlier output that one of them had moved aside is put back. Folders of other users and links
+    are left alone.
+    """
+    name = re.compile(rf"\.{re.escape(target.name)}\.\d+-[0-9a-f]{{8}}\.tmp")
+    if not target.parent.is_dir():
+        return
+    for path in sorted(target.parent.iterdir()):
+        if name.fullmatch(path.name) and _is_own_folder(path):
+            workspace = Workspace(target, path)
+            if workspace.acquire():
+                workspace.remove()
+
+
+def _is_own_folder(path: Path) -> bool:
+    """Whether `path` is a plain folder of this user, and the lock in it is no planted link."""
+    try:
+        status = os.lstat(path)
+    except OSError:  # removed by another run meanwhile
+        return False
+    if not stat.S_ISDIR(status.st_mode) or os.path.islink(path / LOCK):
+        return False
+    return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+
+
+def _acquired(path: Path) -> BaseFileLock | None:
+    """The lock `path`, held from now on; None if another run holds it.
+
+    Raises:
+        NotImplementedError: the file system has no locks.
+        OSError: the lock cannot be opened.
+    """
+    # filelock imports asyncio, which would delay the start of commands that write nothing.
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except OSError as fault:
+        if fault.errno in _NO_LOCKS:
+            raise NotImplementedError(f"no locks at {path}") from fault
+        raise
+    return lock

@@ -1,0 +1,170 @@
+"""The edit of a folder, repeated on this machine and compared with what lies in the folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from forgetcli import models
+from forgetcli import recipe as recipes
+from forgetcli.artifact.edited import EditedModel
+from forgetcli.artifact.integrity import Problem, problem
+from forgetcli.artifact.manifest import MANIFEST, EditedTensor
+from forgetcli.checkpoint.base import Base
+from forgetcli.device import pick_device
+from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.errors import ForgetError
+from forgetcli.pipeline.apply import apply
+from forgetcli.progress import Observer
+from forgetcli.recipe import Recipe
+from forgetcli.verification.differences import differences, flat, method_parameters
+from forgetcli.verification.finding import Finding, read_edited
+
+# ‖stored − rebuilt‖ / ‖stored − base‖ that other hardware, thread counts or library versions may
+# cause: they round otherwise, and the refinement amplifies that. Chosen for machines that were not
+# available: two threads instead of one gave 4e-5 (docs/checkpoints.md), the same number of threads
+# gives the same bytes (tests).
+TOLERANCE = 0.05
+
+Place = tuple[str, str, int | None]  # file, key, third: see `EditedTensor`
+
+
+def rebuilt(edited: EditedModel, observer: Observer) -> Finding:
+    """Whether the manifest's recipe, method, seed, device and dtype give these weights again.
+
+    Raises:
+        ForgetError: the base is not here, or the edit cannot be made on this machine;
+            verify.reverted: it was made to a model with edits that `forget revert` has taken out,
+            or that are not in the manifest's base.
+    """
+    base = edited.base_or_fault
+    if isinstance(base, ForgetError):
+        raise base
+    _refuse_reverted(edited)
+    manifest = edited.manifest
+    recipe = recipes.load(manifest.recipe_path).on(models.family_of(base.settings))
+    problems = _parameter_problems(edited, recipe)
+    device, elsewhere = _device(manifest.run_details.get("metadata", {}).get("device"))
+    listed = {_place(tensor): tensor for tensor in manifest.edited}
+    with tempfile.TemporaryDirectory(prefix="forget-rebuild-") as folder:
+        again = _repeat(edited, base, recipe, device, Path(folder), observer)
+        made = {_place(tensor): tensor for tensor in again.manifest.edited}
+        problems += _listing_problems(listed, made)
+        shared = [tensor for tensor in manifest.edited if _place(tensor) in made]
+        differing = [t for t in shared if made[_place(t)].after != t.after]
+        distances = {t: _distance(edited, again, base, t) for t in differing}
+    problems += [
+        problem(
+            tensor.file,
+            f"'{tensor.key}' is not what the recipe gives here: "
+            f"they differ by {distance:.2g} of the change (tolerance {TOLERANCE})",
+        )
+        for tensor, distance in distances.items()
+        if not distance <= TOLERANCE  # NaN is a problem too
+    ]
+    if problems:
+        return Finding(problems)
+    if not differing:
+        claim = f"the edit, repeated here, gives all {len(shared)} tensors again, byte for byte"
+        return Finding(proved=[claim], not_proved=elsewhere)
+    claim = (
+        f"the edit, repeated here, gives the {len(shared)} tensors again to within "
+        f"{max(distances.values()):.2g} of the change (tolerance {TOLERANCE})"
+    )
+    missing = (
+        f"that the edit gives the same bytes: {len(differing)} tensors differ within the "
+        "tolerance, as other hardware, thread counts or library versions make them"
+    )
+    return Finding(proved=[claim], not_proved=[*elsewhere, missing])
+
+
+def _refuse_reverted(edited: EditedModel) -> None:
+    edits = edited.ledger
+    if edits and edits.edits[-1].applied_to != edited.manifest.base_digest:
+        raise ForgetError(
+            "verify.reverted",
+            f"edit {edits.edits[-1].number} of {edited.folder} cannot be repeated: it was made to "
+            "a model that held other edits, and 'forget revert' has changed which there are",
+            "verify it without --rebuild",
+        )
+
+
+def _parameter_problems(edited: EditedModel, recipe: Recipe) -> list[Problem]:
+    """Method and parameters of the manifest that are not those of the recipe."""
+    manifest = edited.manifest
+    listed = flat({"method": manifest.method, **manifest.parameters})
+    by_recipe = flat({"method": recipe.method, **method_parameters(recipe)})
+    return [
+        problem(MANIFEST, f"{key} is {here} in {MANIFEST}, {there} by the recipe")
+        for key, here, there in differences(listed, by_recipe)
+    ]
+
+
+def _repeat(
+    edited: EditedModel,
+    base: Base,
+    recipe: Recipe,
+    device: str | None,
+    folder: Path,
+    observer: Observer,
+) -> EditedModel:
+    """The edit made again in `folder`, with nothing from the user's cache."""
+    run = edited.manifest.run_details.get("metadata", {})
+    result = apply(
+        recipe,
+        model=base.reference,
+        config=base.config,
+        output=folder / "edited",
+        device=device,
+        dtype=str(run["dtype"]).removeprefix("torch.") if "dtype" in run else None,
+        strict=False,
+        observer=observer,
+        cache=MomentCache(folder / "cache"),
+    )
+    return EditedModel(result.output)
+
+
+def _place(tensor: EditedTensor) -> Place:
+    return tensor.file, tensor.key, tensor.third
+
+
+def _listing_problems(
+    listed: Mapping[Place, EditedTensor], made: Mapping[Place, EditedTensor]
+) -> list[Problem]:
+    """Tensors that only the manifest, or only the repeated edit, has as edited."""
+    surplus = [
+        problem(t.file, f"'{t.key}' is listed as edited, but the recipe does not edit it here")
+        for place, t in listed.items()
+        if place not in made
+    ]
+    return surplus + [
+        problem(t.file, f"'{t.key}' is not listed as edited, but the recipe edits it here")
+        for place, t in made.items()
+        if place not in listed
+    ]
+
+
+def _device(recorded: object) -> tuple[str | None, list[str]]:
+    """The device that the edit was made on, or None if this machine has none, and what is not
+    proved then.
+    """
+    if not isinstance(recorded, str):
+        return None, []
+    try:
+        pick_device(recorded)
+    except ForgetError:
+        missing = (
+            f"reproduction on '{recorded}', where the edit was made "
+            "(no such device on this machine)"
+        )
+        return None, [missing]
+    return recorded, []
+
+
+def _distance(edited: EditedModel, again: EditedModel, base: Base, tensor: EditedTensor) -> float:
+    """‖stored − rebuilt‖ / ‖rebuilt − base‖ of one tensor."""
+    stored, repeated, before = (
+        read_edited(tensor, model.weight_file(tensor.file)) for model in (edited, again, base)
+    )
+    return float((stored - repeated).norm() / (repeated - before).norm().clamp_min(1e-300))

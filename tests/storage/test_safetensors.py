@@ -1,0 +1,96 @@
+"""Claims: a header is read once and kept, by a file and by a base model; a part of a tensor is the
+bytes that slicing gives; metadata are text.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.checkpoint import weights
+from forgetcli.errors import ModelError
+from forgetcli.storage import safetensors
+from forgetcli.storage.safetensors import WeightFile
+
+FILE = "unet/model.safetensors"
+
+
+@pytest.fixture
+def tensors(tmp_path) -> dict[str, np.ndarray]:
+    """Two tensors in `FILE`, the first of which could be q, k and v."""
+    values = np.random.default_rng(0).standard_normal((6, 5)).astype(np.float32)
+    tensors = {"qkv": values, "bias": values[0].astype(np.float16)}
+    (tmp_path / "unet").mkdir()
+    save_file(tensors, tmp_path / FILE, metadata={"format": "pt"})
+    return tensors
+
+
+@pytest.fixture
+def headers(monkeypatch) -> list[bytes]:
+    """Every header that is parsed."""
+    parsed: list[bytes] = []
+    loads = json.loads
+
+    def counted(text, *args, **kwargs):
+        parsed.append(text)
+        return loads(text, *args, **kwargs)
+
+    monkeypatch.setattr(safetensors.json, "loads", counted)
+    return parsed
+
+
+def test_a_header_is_read_once_and_kept(tmp_path, tensors, headers):
+    file = WeightFile(tmp_path, FILE)
+    assert headers == []  # not before it is needed
+    for key, values in tensors.items():
+        assert file.read_bytes(file.sites[key]) == values.tobytes()
+        assert file.sites[key].shape == values.shape
+    assert file.metadata == {"format": "pt"}
+    assert len(headers) == 1
+    safetensors.read_header(tmp_path, FILE)  # the function reads it each time
+    assert len(headers) == 2
+
+
+def test_a_base_model_reads_a_header_once_for_all_of_its_tensors(tmp_path, tensors, headers):
+    model = checkpoint.Base("tiny", None, tmp_path)
+    sites = [model.locate("unet", key)[0] for key in (*tensors, *tensors)]
+    assert len(headers) == 1
+    assert model.weight_file(FILE) is model.weight_file(FILE)
+    assert sites == [weights.locate(tmp_path, "unet", key) for key in (*tensors, *tensors)]
+    assert len(headers) == 1 + len(sites)  # without a base model it is read for each
+
+
+def test_a_third_is_what_slicing_gives(tmp_path, tensors):
+    file = WeightFile(tmp_path, FILE)
+    for third in range(3):
+        part = file.sites["qkv"].part(third)
+        rows = tensors["qkv"][2 * third : 2 * third + 2]
+        assert (part.shape, part.third) == (rows.shape, third)
+        assert file.read_bytes(part) == rows.tobytes()
+    assert file.sites["qkv"].part(None) == file.sites["qkv"]
+
+
+@pytest.mark.parametrize("metadata", [{"format": 1}, ["pt"], "pt"])
+def test_metadata_that_are_not_text_are_damage(tmp_path, metadata):
+    header = json.dumps({"__metadata__": metadata}).encode()
+    path: Path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    assert WeightFile(tmp_path, path.name).sites == {}
+    with pytest.raises(ModelError) as error:
+        _ = WeightFile(tmp_path, path.name).metadata
+    assert error.value.code == "model.damaged"
+
+
+def test_a_file_that_shrinks_after_its_header_was_read_is_damage(tmp_path, tensors):
+    file = WeightFile(tmp_path, FILE)
+    last = max(file.sites.values(), key=lambda site: site.end)
+    file.path.write_bytes(file.path.read_bytes()[:-1])
+    with pytest.raises(ModelError) as error:
+        file.read_bytes(last)
+    assert error.value.code == "model.damaged"
