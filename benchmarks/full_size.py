@@ -401,7 +401,7 @@ def stage_solve(bench: Bench) -> None:
                 pairs.concepts,
                 keys[site.name],
                 moments.by_site[site.name],
-                Projector(basis, 0.0, 0.0, 0.0),
+                Projector(basis, 0.0, 0.0),
                 parameters.edit,
             )
             problem.delta(torch.randn(problem.values.shape, dtype=torch.float64))
@@ -415,7 +415,9 @@ def stage_step(bench: Bench) -> None:
     """
     import torch
 
-    from forgetcli.editing.refine import Matcher, Pairs, added, descend_once
+    from forgetcli.editing.objectives import Matcher
+    from forgetcli.editing.pairs import Pairs
+    from forgetcli.editing.refine import added, descend_once
     from forgetcli.progress import Silent
 
     recipe, parameters = bench.recipe()

@@ -1,3 +1,3 @@
-"""What editing methods share: second moments, the closed form, refinement, cross-attention,
-fine-tuning, the check afterwards.
+"""Shared parts of the editing methods: second moments, the closed form, refinement,
+cross-attention, fine-tuning, and the check after the edit.
 """

@@ -1,39 +1,48 @@
 """The quick check after every edit: it took effect, and it broke nothing.
 
-Measured on the denoiser's predictions, at noisy pictures that the refinement did not see (another
-seed): how far those for
-the concept prompts went towards those for the target prompts, and how far those for preserve
-prompts moved.
+The check compares the denoiser's predictions at noisy images that the refinement did not use
+(another seed): how far the predictions for the concept prompts moved to those for the target
+prompts, and how far the predictions for preserve prompts moved.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError, ModelError
+from forgetcli.models.base import LoadedModel
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import noisy_bank
 from forgetcli.progress import Observer
 
 PROMPTS = 12  # of each kind, spread over the list
-STEPS, GUIDANCE = 5, 1.0  # of the sampler that makes the noisy pictures: rough ones will do
-NO_OP = 0.05  # less of the way than this is no edit
-WRECKED = 0.25  # preserve predictions off by more than this are broken
+# Few sampler steps without guidance: the noisy images need no quality.
+STEPS = 5
+GUIDANCE = 1.0
+Item = TypeVar("Item")
+
+# An edit that covers a smaller fraction of the distance to the target has no effect.
+NO_OP = 0.05
+# A larger relative change of the predictions for preserve prompts means a broken model.
+WRECKED = 0.25
 
 
 @dataclass(frozen=True)
 class Check:
-    """All figures are relative root mean squares over predictions.
+    """Figures of the check. All are relative root mean squares over predictions.
 
     Attributes:
         concept_before: ‖ε(concept) − ε(target)‖ / ‖ε(target) − ε(∅)‖ for the unedited model.
         concept_after: the same with the edited model's ε(concept); the targets are the unedited
             model's.
-        moved: 1 − after/before, the share of the way that was gone.
+        moved: 1 − after/before, the fraction of the distance to the target that the edit covered.
         preserve_drift: ‖ε_edited − ε‖ / ‖ε‖ for preserve prompts.
     """
 
@@ -46,13 +55,16 @@ class Check:
         return {name: round(value, 5) for name, value in asdict(self).items()}
 
     def enforce(self) -> None:
-        """Raise if the figures say that the edit is none, or too much of one.
+        """Raise if the edit has no effect, or changes too much.
 
         Raises:
             EditError: the edit did nothing (`edit.no-effect`) or the model is wrecked
                 (`edit.wrecked`).
         """
-        figures = f"moved {self.moved:.0%} of the way to the target, preserve prompts by {self.preserve_drift:.1%}"
+        figures = (
+            f"moved {self.moved:.0%} of the way to the target, "
+            f"preserve prompts by {self.preserve_drift:.1%}"
+        )
         if not (math.isfinite(self.moved) and math.isfinite(self.preserve_drift)):
             raise EditError(
                 "edit.wrecked",
@@ -63,25 +75,35 @@ class Check:
             raise EditError(
                 "edit.wrecked",
                 f"the edit breaks what it should preserve: {figures}",
-                "raise [refine] damping (of other methods [edit] lam), lower threshold and min_rank, or add preserve prompts near the concept",
+                "raise [refine] damping (of other methods [edit] lam), lower threshold and "
+                "min_rank, or add preserve prompts near the concept",
             )
         if self.moved < NO_OP:
             raise EditError(
                 "edit.no-effect",
                 f"the edit has no effect: {figures}",
-                "lower [refine] damping (of other methods [edit] lam), raise min_rank, refine for more steps, or check that the model knows the concept",
+                "lower [refine] damping (of other methods [edit] lam), raise min_rank, "
+                "refine for more steps, or check that the model knows the concept",
             )
 
 
-def check(model, edit: Edit, pairs, preserve, seed: int, observer: Observer) -> Check:
-    """Compare predictions before and after; `Check.enforce` says whether that will do.
+def check(
+    model: LoadedModel,
+    edit: Edit,
+    pairs: Sequence[tuple[str, str]],
+    preserve: Sequence[str],
+    seed: int,
+    observer: Observer,
+) -> Check:
+    """Compare predictions before and after the edit; `Check.enforce` judges the figures.
 
     Raises:
         ModelError: the unedited model's own predictions are not finite.
     """
     generator = torch.Generator().manual_seed(seed + 1)
     pairs, preserve = spread(pairs, PROMPTS), spread(preserve, PROMPTS)
-    concepts, targets = [c for c, _ in pairs], [t for _, t in pairs]
+    concepts = [concept for concept, _ in pairs]
+    targets = [target for _, target in pairs]
     bank = noisy_bank(
         model,
         concepts + preserve,
@@ -93,42 +115,45 @@ def check(model, edit: Edit, pairs, preserve, seed: int, observer: Observer) -> 
     n, rows = len(concepts), torch.arange(len(concepts) + len(preserve))
     x, t = bank.draw(rows, (0, 10**9), generator)
 
-    @torch.no_grad()
-    def predict(x, t, prompts):
-        return (
-            model.denoise(
-                x, t.to(model.device), model.encode(tokenise(model.tokenizer, prompts).ids)
-            )
-            .cpu()
-            .double()
-        )
-
-    wanted, nothing = predict(x[:n], t[:n], targets), predict(x[:n], t[:n], [""] * n)
-    before, kept = (
-        predict(x[:n], t[:n], concepts),
-        predict(x[n:], t[n:], preserve) if preserve else None,
-    )
-    if not all(bool(x.isfinite().all()) for x in (wanted, nothing, before, kept) if x is not None):
+    target = predictions(model, x[:n], t[:n], targets)
+    empty = predictions(model, x[:n], t[:n], [""] * n)
+    before = predictions(model, x[:n], t[:n], concepts)
+    preserved = predictions(model, x[n:], t[n:], preserve) if preserve else None
+    known = [each for each in (target, empty, before, preserved) if each is not None]
+    if not all(bool(each.isfinite().all()) for each in known):
         raise ModelError(
             "model.not-finite",
             f"the predictions of {model.base.id} are not finite numbers before any edit",
             "run it with --dtype float32, or check the checkpoint",
         )
+    drift = 0.0
     with model.weights(edit.weights):
-        after, kept_after = (
-            predict(x[:n], t[:n], concepts),
-            predict(x[n:], t[n:], preserve) if preserve else None,
-        )
-    unit = (wanted - nothing).norm().clamp_min(1e-12)
-    drift = float((kept_after - kept).norm() / kept.norm()) if preserve else 0.0
-    first, last = float((before - wanted).norm() / unit), float((after - wanted).norm() / unit)
-    return Check(first, last, 1 - last / first if first != 0 else 0.0, drift)
-
-
-def spread(items, count: int) -> list:
-    """At most `count` of the items, evenly over the list."""
-    return (
-        [items[i * len(items) // count] for i in range(count)]
-        if len(items) > count
-        else list(items)
+        after = predictions(model, x[:n], t[:n], concepts)
+        if preserved is not None:
+            moved = predictions(model, x[n:], t[n:], preserve)
+            drift = float((moved - preserved).norm() / preserved.norm())
+    unit = (target - empty).norm().clamp_min(1e-12)
+    first = float((before - target).norm() / unit)
+    last = float((after - target).norm() / unit)
+    return Check(
+        concept_before=first,
+        concept_after=last,
+        moved=1 - last / first if first != 0 else 0.0,
+        preserve_drift=drift,
     )
+
+
+@torch.no_grad()
+def predictions(model: LoadedModel, x: Tensor, t: Tensor, prompts: Sequence[str]) -> Tensor:
+    """The denoiser's predictions at x_t, (n, c, h, w), and t, (n,), one prompt each: float64, on
+    the CPU.
+    """
+    context = model.encode(tokenise(model.tokenizer, prompts).ids)
+    return model.denoise(x, t.to(model.device), context).cpu().double()
+
+
+def spread(items: Sequence[Item], count: int) -> list[Item]:
+    """At most `count` of the items, evenly over the list."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]

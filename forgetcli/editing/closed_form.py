@@ -1,6 +1,4 @@
-"""From a model's sites to the linear problems that the null-space edit solves, and the figures of
-their solutions.
-"""
+"""The linear problems of the null-space edit at a model's sites, and figures of their solutions."""
 
 from __future__ import annotations
 
@@ -15,6 +13,7 @@ from forgetcli.linalg import (
     EditOperator,
     Moment,
     Projector,
+    drift,
     edit_operator,
     null_projector,
     whitened,
@@ -26,7 +25,7 @@ from forgetcli.progress import Observer
 
 @dataclass(frozen=True)
 class SiteProblem:
-    """One site's closed form, all but the residual.
+    """One site's closed form, without the residual.
 
     Attributes:
         site: the layer.
@@ -34,8 +33,8 @@ class SiteProblem:
         K1: the concept prompts' distinct keys, float64, shape (d, n).
         counts: how often each occurs, float64, shape (n,).
         operator: A of K₁·√counts.
-        price: tr(W (λI + words' ridge) Wᵀ), what the whole weight costs in the metric in which the
-            operator weighs a change.
+        weight_cost: tr(W (λI + prior) Wᵀ); normalises the penalty so that replacing the whole
+            weight costs 1.
         held: K_pK_pᵀ of earlier edits, or None.
         vocabulary: second moment of the tokenizer's words, or None where `[edit] prior` is 0.
     """
@@ -47,13 +46,13 @@ class SiteProblem:
     moment: Moment
     projector: Projector
     operator: EditOperator
-    price: float
+    weight_cost: float
     held: Moment | None = None
     vocabulary: Moment | None = None
 
     @property
     def values(self) -> Tensor:
-        """W K₁, shape (m, n): what the site puts out now, without bias."""
+        """W K₁, shape (m, n): the site's current output without bias."""
         return self.weight @ self.K1
 
     @property
@@ -68,22 +67,22 @@ class SiteProblem:
         return residual.double() @ self.A
 
     def coordinates(self, movable: Tensor) -> Coordinates:
-        """Of the changes that residuals at the movable tokens, bool (n,), give; a cost of 1 is that
-        of the weight itself.
+        """Coordinates of the changes that residuals at the movable tokens, bool (n,), can make. A
+        penalty of 1 is that of replacing the whole weight.
         """
-        found = whitened(
-            self.A * movable[:, None], self.projector.basis, self.operator.metric / self.price
+        space = whitened(
+            self.A * movable[:, None], self.projector.basis, self.operator.metric / self.weight_cost
         )
-        return Coordinates(found.changes, found.residuals * movable)
+        return Coordinates(space.changes, space.residuals * movable)
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A site's change, and what was asked for.
+    """A site's change, and the change that was requested.
 
     Attributes:
         delta: Δ, float64, shape (m, d).
-        residual: R = V₁ − W K₁, the wanted change at the distinct tokens, float64, shape (m, n).
+        residual: R = V₁ − W K₁, the requested change at the distinct tokens, float64, shape (m, n).
     """
 
     delta: Tensor
@@ -108,17 +107,20 @@ def pose(
     words = settings.prior * unit / vocabulary.tokens * vocabulary.matrix if vocabulary else None
     ridges = [matrix for matrix in (held.matrix if held else None, words) if matrix is not None]
     operator = edit_operator(K1 * counts.sqrt(), projector, lam, sum(ridges) if ridges else None)
-    # Without K_p, which grows with every edit: the tenth is to be held back as much as the first.
-    price = lam * weight.pow(2).sum() + (
+    # Without K_p, which grows with every edit: the penalty of the tenth edit equals the first's.
+    weight_cost = lam * weight.pow(2).sum() + (
         ((weight @ words) * weight).sum() if words is not None else 0
     )
     return SiteProblem(
-        site, weight, K1, counts, moment, projector, operator, float(price), held, vocabulary
+        site, weight, K1, counts, moment, projector, operator, float(weight_cost), held, vocabulary
     )
 
 
 def stored_weight(base, site) -> Tensor:
-    """The site's weight as the base's file has it, float64."""
+    """The site's weight as in the base model's file, float64.
+
+    The weight in memory is rounded to the dtype that the model runs in.
+    """
     return read_tensor(base.folder, base.locate(site.component, site.parameter)[0]).double()
 
 
@@ -132,12 +134,12 @@ def prepare(
     held: Mapping[str, Moment] | None = None,
     vocabulary: Mapping[str, Moment] | None = None,
 ) -> list[SiteProblem]:
-    """The problems of all sites, at the unedited model's keys, each with the tokens that its
-    encoder reads.
+    """The problems of all sites at the unedited model's keys, each with the tokens that its encoder
+    reads.
 
     Args:
-        held: K_pK_pᵀ by site name, where there is something to hold.
-        vocabulary: second moments of the tokenizer's words by site name, if they are to weigh.
+        held: K_pK_pᵀ of earlier edits by site name.
+        vocabulary: second moments of the vocabulary's words by site name; None without a prior.
     """
     observer.stage("null space", len(sites))
     keys = model.keys(sites, pairs.concepts.ids)
@@ -164,7 +166,7 @@ def prepare(
 def measure(
     model, problems: list[SiteProblem], solutions: dict[str, Solution], heldout: TokenBatch | None
 ) -> tuple[SiteReport, ...]:
-    """What the solutions do, at each site's own unedited keys. All norms are Frobenius, float64."""
+    """Figures of the solutions at each site's unedited keys. All norms are Frobenius, float64."""
     sites = [p.site for p in problems]
     heldout_keys = model.keys(sites, heldout.ids) if heldout else {}
     reports = []
@@ -175,9 +177,9 @@ def measure(
         if heldout:
             own = heldout.of(problem.site.component)
             K = own.merge(heldout_keys[name]) * own.counts.double().sqrt()
-            outside = float((delta @ K).norm() / (W @ K).norm())
+            outside = drift(delta, W, K)
         root = problem.counts.sqrt()
-        wanted, done = residual * root, (delta @ problem.K1) * root
+        requested, done = residual * root, (delta @ problem.K1) * root
         reports.append(
             SiteReport(
                 name=name,
@@ -188,7 +190,7 @@ def measure(
                 delta_rel=float(delta.norm() / W.norm()),
                 preserve_drift=drift(delta, W, problem.moment),
                 heldout_drift=outside,
-                fit=float((done - wanted).norm() / wanted.norm().clamp_min(1e-300)),
+                fit=float((done - requested).norm() / requested.norm().clamp_min(1e-300)),
                 held=problem.held.tokens if problem.held else None,
                 held_drift=drift(delta, W, problem.held) if problem.held else None,
             )
@@ -196,18 +198,12 @@ def measure(
     return tuple(reports)
 
 
-def drift(delta: Tensor, weight: Tensor, moment: Moment) -> float:
-    """‖ΔK‖_F / ‖WK‖_F, from the second moment of K alone."""
-    M = moment.matrix
-    return float((((delta @ M) * delta).sum().clamp_min(0) / ((weight @ M) * weight).sum()).sqrt())
-
-
 def keys_after(
     model, sites, batch: TokenBatch, weights: Mapping[tuple[str, str], Tensor]
 ) -> dict[tuple[str, str], Keys]:
-    """The prompts' keys in the *edited* model: at a deeper site the edits before it have changed
-    them, and it is the changed ones
-    that a later edit meets there."""
+    """The prompts' keys in the *edited* model, which a later edit finds there. At a deeper site,
+    the edits of the sites before it have changed them.
+    """
     with model.weights(weights):
         keys = model.keys(sites, batch.ids)
     owned = {site.component: batch.of(site.component) for site in sites}

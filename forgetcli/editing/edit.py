@@ -12,23 +12,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SiteReport:
-    """Figures of one edited site; the keys are those of ``apply --json``. What a method does not
-    have is None.
+    """Figures of one edited site; the keys are those of ``apply --json``.
+
+    Figures that a method does not have are None.
 
     Attributes:
-        name: the layer, as in the model (``encoder.layers.1.mlp.fc2``); of a parameter that is no
-            weight, its full name.
+        name: the layer, as in the model (``encoder.layers.1.mlp.fc2``); the full name of a
+            parameter that is not called weight.
         delta_rel: ‖Δ‖_F / ‖W‖_F.
         null_dim: directions that the preserve prompts leave free.
         eig_below, eig_above: eigenvalues of K₀K₀ᵀ on either side of the cut, relative to their
             mean.
         rcond: reciprocal condition number of the edit's linear system.
         preserve_drift: ‖Δ K₀‖_F / ‖W K₀‖_F.
-        heldout_drift: the same for prompts that must stay but that the edit did not see; None
+        heldout_drift: the same for prompts that should stay but that the edit did not use; None
             without such prompts.
-        fit: ‖Δ K₁ − R‖_F / ‖R‖_F, how much of the wanted change the constraint left out (0 is
-            perfect).
-        held: tokens of earlier edits that were to stay as they were; None without earlier edits.
+        fit: ‖Δ K₁ − R‖_F / ‖R‖_F, the fraction of the requested change that the constraint
+            prevented (0 is a perfect fit).
+        held: number of tokens of earlier edits that were protected; None without earlier edits.
         held_drift: ‖Δ K_p‖_F / ‖W K_p‖_F at their keys K_p.
     """
 
@@ -47,8 +48,9 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class Keys:
-    """The concept prompts' keys at a site of the edited model: what a later edit has to leave
-    alone.
+    """Layer inputs for the concept prompts, recorded after the edit.
+
+    Later edits must keep the layer's output for these inputs.
 
     Attributes:
         columns: distinct keys, shape (d, n).
@@ -61,18 +63,16 @@ class Keys:
 
 @dataclass(frozen=True)
 class Edit:
-    """New weights, and how they came about.
+    """New weights and the figures of the edit.
 
     Attributes:
-        weights: (component, parameter) → the new weight, float64. Empty for the control, which
-            changes nothing.
+        weights: (component, parameter) → the new weight, float64. Empty for the control.
         sites: one report a site.
-        losses: loss of the method's descent by step, if it has one; of nullspace's joint mode
-            relative to the unedited model's, with what the
-            change costs.
-        moments: the second moments that went in: {"name", "sha256"} each, for the manifest.
-        cache: {"hits", "misses"}.
-        keys: (component, parameter) → the keys that a later edit has to hold there, for the ledger.
+        losses: loss of the method's descent by step, if it has one. In nullspace's joint mode it is
+            relative to the unedited model's and includes the penalty of the change.
+        moments: the second moments that were used: {"name", "sha256"} each, for the manifest.
+        cache: {"hits", "misses"} of the second moments.
+        keys: (component, parameter) → the keys that later edits must protect, for the ledger.
     """
 
     weights: Mapping[tuple[str, str], Tensor]

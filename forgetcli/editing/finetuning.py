@@ -1,13 +1,13 @@
-"""Fine-tuning the denoiser away from concepts (ESD): the frozen network says what to predict, the
-learnt one follows.
+"""Fine-tuning the denoiser away from concepts (ESD): the frozen network is the teacher of the
+trained one.
 
-What is asked for at a noisy picture x_t is
+The requested prediction at a noisy image x_t is
 
     ε(x_t, anchor) − η (ε(x_t, c) − ε(x_t, ∅))
 
-with the unedited model's predictions, c the concept prompt. Of a network that predicts v the same
-combination is taken of v: its
-coefficients sum to 1, and at one x_t and t, v is an affine function of ε, so it is the same target.
+with the unedited model's predictions and c the concept prompt. For a network that predicts v, the
+same combination of v is the same target: its coefficients sum to 1, and at given x_t and t, v is an
+affine function of ε.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from forgetcli.progress import Observer
 def trainable(denoiser: torch.nn.Module, train_method: str) -> list[str]:
     """Names of the parameters that a training method changes, in the network's order.
 
-    As in the authors' current code: weights and biases of linear and convolution layers, never
-    those of normalisations.
+    As in the authors' current code: weights and biases of linear and convolution layers, not of
+    normalisations.
     """
     chosen = {
         "esd-x": lambda parts: "attn2" in parts,
@@ -48,11 +48,11 @@ def trainable(denoiser: torch.nn.Module, train_method: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Teacher:
-    """The unedited model's word on what should be predicted.
+    """The unedited model, which gives the requested predictions.
 
     Attributes:
-        concepts, anchors: contexts, a row a pair.
-        empty: what guidance leads away from, one row.
+        concepts, anchors: contexts, one row per pair.
+        empty: context of the empty prompt, one row.
         eta: η.
     """
 
@@ -95,13 +95,11 @@ class Teacher:
 
 
 class Student(torch.nn.Module):
-    """The denoiser with a learnt change added to some of its parameters.
+    """The denoiser with a trained change added to some of its parameters.
 
-    The model's own parameters are never written to: the sums stand in for them only while a
-    prediction is made. So the
-    frozen model and the learnt one are one network in memory, an interrupted run leaves nothing to
-    restore, and the changes
-    are float32 whatever the model runs in.
+    The model's own parameters are never written: the sums replace them only during a prediction.
+    So the frozen and the trained model are one network in memory, an interrupted run leaves nothing
+    to restore, and the changes are float32 whatever dtype the model runs in.
 
     Attributes:
         changes: parameter name → change, float32, requires grad.
@@ -131,11 +129,17 @@ class Student(torch.nn.Module):
 
 @dataclass(frozen=True)
 class BasePictures:
-    """x_t from the unedited model's runs, made once, and what is wanted there, asked for once each."""
+    """x_t from the unedited model's sampler runs, generated once, with the requested predictions.
+
+    Attributes:
+        bank: the noisy images.
+        wanted: requested predictions, shape (prompts, steps, c, h, w).
+        known: bool, shape (prompts, steps): which of `wanted` were computed.
+    """
 
     bank: NoisyBank
-    wanted: Tensor  # (prompts, steps, c, h, w)
-    known: Tensor  # bool, (prompts, steps)
+    wanted: Tensor
+    known: Tensor
 
     @staticmethod
     def of(
@@ -158,7 +162,7 @@ class BasePictures:
     def draw(
         self, rows: Tensor, teacher: Teacher, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x_t, t and what is wanted, for a random step of each row's run."""
+        """x_t, t and the requested prediction, at a random step of each row's run."""
         step = torch.randint(len(self.bank.timesteps), (len(rows),), generator=generator)
         noisy, t = (
             self.bank.latents[rows, step],
@@ -173,8 +177,8 @@ class BasePictures:
 
 @dataclass(frozen=True)
 class OwnPictures:
-    """x_t from a run of the model as it has been edited so far, begun anew at every step and left
-    at a random time.
+    """x_t from a sampler run of the model as trained so far. Every training step starts a new run
+    and stops it at a random time.
     """
 
     student: Student
@@ -204,8 +208,8 @@ def train(
     """The change of every trained parameter, float32, by name, and the loss by step.
 
     Raises:
-        EditError: a prompt is too long, the denoiser has no such layers, or the descent left the
-            finite numbers.
+        EditError: a prompt is too long, the denoiser has no such layers, or the loss is no longer
+            finite.
     """
     settings = parameters.train
     generator = torch.Generator().manual_seed(seed)

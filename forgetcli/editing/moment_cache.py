@@ -1,11 +1,9 @@
-"""Second moments on disk, one file per entry, so that a second `apply` to the same model skips the
-work.
+"""Second moments on disk, one file per entry, so that a second `apply` to the same model does not
+compute them again.
 
-An entry's name is the SHA-256 of everything that it depends on (its identity), which also lies
-inside and is compared
-on load, as is a checksum of the tensors. Whatever is wrong with an entry makes it a miss: the cache
-can cost time,
-never correctness.
+An entry's name is the SHA-256 of its identity, which is everything that it depends on. The file has
+the identity and a checksum of the tensors, and both are compared on load. A damaged entry is a
+miss: the cache can cost time, never correctness.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ import json
 import os
 import struct
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BUCKET = "k0-v1"  # raise the number when the file's layout changes
-STALE_TEMPORARY = 24 * 3600  # seconds after which a temporary file is a killed run's
+STALE_SECONDS = 24 * 3600  # older temporary files are left over from killed runs
 
 
 def default_folder() -> Path:
@@ -46,8 +44,7 @@ class Entry:
     Attributes:
         bytes: size of the file.
         modified: when it was last stored or used; seconds since the epoch.
-        model, prompts: what it was computed for, where its identity says so (`prompts` is their
-            number).
+        model, prompts: the model and the number of prompts, if the entry's identity has them.
     """
 
     key: str
@@ -61,39 +58,35 @@ class MomentCache:
     """Tensors by identity.
 
     An identity is a JSON object of everything that the tensors depend on. `hits` and `misses` count
-    what was asked for.
+    the calls of `load`.
 
     Args:
-        folder: the cache's folder, by default `default_folder()`. It is made when something is
+        folder: the cache's folder, by default `default_folder()`. It is created when an entry is
             stored.
-        observer: told when an entry could not be stored.
-        patience: seconds to wait for another process that computes the same entry, before doing it
-            as well.
+        observer: gets a note if an entry cannot be stored.
     """
 
-    def __init__(
-        self, folder: Path | None = None, observer: Observer | None = None, patience: float = 600.0
-    ) -> None:
+    def __init__(self, folder: Path | None = None, observer: Observer | None = None) -> None:
         self.folder = Path(folder) if folder is not None else default_folder()
         self.bucket = self.folder / BUCKET
         self.observer = observer or Silent()
-        self.patience = patience
         self.hits = 0
         self.misses = 0
 
     def load(self, identity: Mapping) -> dict[str, Tensor] | None:
-        """The tensors stored for `identity`, or None: there are none, or they are damaged."""
+        """The tensors stored for `identity`, or None if there are none or they are damaged."""
         tensors = self._read(identity)
         self._count(tensors is not None)
         return tensors
 
     def has(self, identity: Mapping) -> bool:
-        """Whether there is an entry for `identity`; it is not read, and not counted."""
+        """Whether there is an entry for `identity`; it is neither read nor counted."""
         return self._path(_canonical(identity)).is_file()
 
     def store(self, identity: Mapping, tensors: Mapping[str, Tensor]) -> bool:
-        """Keep `tensors` for `identity`. Says whether that worked; a full or read-only disk is
-        noted, not raised.
+        """Store `tensors` for `identity`, and return whether that worked.
+
+        A full or read-only disk is a note to the observer, not an error.
         """
         from safetensors.torch import save
 
@@ -103,7 +96,7 @@ class MomentCache:
         try:
             with output_faults(path):
                 self.bucket.mkdir(parents=True, exist_ok=True)
-            # As bytes, not by save_file: safetensors makes files mode 0600 whatever the umask.
+            # As bytes, since save_file creates files with mode 0600, whatever the umask.
             write_atomically(
                 path, save(whole, metadata={"identity": preimage, "sha256": _checksum(whole)})
             )
@@ -112,32 +105,10 @@ class MomentCache:
             self.observer.note(f"not kept in the cache: {fault.message}")
             return False
 
-    def get_or_compute(
-        self, identity: Mapping, compute: Callable[[], Mapping[str, Tensor]]
-    ) -> tuple[dict[str, Tensor], bool]:
-        """The tensors for `identity` and whether they were there; computed and stored otherwise.
-
-        Of several processes that want the same entry one computes it and the others wait. The lock
-        only saves work:
-        where it cannot be had, each computes for itself, and the last to store wins with the same
-        content.
-        """
-        found = self._read(identity)
-        if found is None:
-            with self._lock(self._path(_canonical(identity)).with_suffix(".lock")):
-                found = self._read(identity)  # someone else's, stored while we waited
-                self._count(found is not None)
-                if found is None:
-                    computed = dict(compute())
-                    self.store(identity, computed)
-                    return computed, False
-                return found, True
-        self._count(True)
-        return found, True
-
     def entries(self) -> list[Entry]:
-        """All entries of this version, least recently used first. A damaged file is listed without
-        its model.
+        """All entries of this version, least recently used first.
+
+        A damaged file is listed without a model.
         """
         found = [self._entry(path) for path in self.bucket.glob("*.safetensors")]
         return sorted((e for e in found if e is not None), key=lambda e: (e.modified, e.key))
@@ -148,12 +119,12 @@ class MomentCache:
         max_bytes: int | None = None,
         everything: bool = False,
     ) -> list[Entry]:
-        """Delete entries and say which.
+        """Delete entries and return them.
 
         Args:
-            older_than_days: those not used for so long.
-            max_bytes: then the least recently used, until the rest is no larger than this.
-            everything: all of them, and what older versions of forget left.
+            older_than_days: delete entries that were not used for this long.
+            max_bytes: then delete the least recently used until the rest is no larger than this.
+            everything: delete all entries, and those of older versions of forget.
         Raises:
             OutputError: no permission to delete.
         """
@@ -176,10 +147,12 @@ class MomentCache:
         return gone
 
     def _leftovers(self, everything: bool) -> list[Path]:
-        """Files that no entry needs: locks, what killed runs left; with `everything` the other
-        buckets' files too.
+        """Files that are no entries: locks of older versions and temporary files of killed runs.
+
+        Args:
+            everything: also the files of other buckets.
         """
-        old = time.time() - STALE_TEMPORARY
+        old = time.time() - STALE_SECONDS
         own = [p for pattern in ("*.lock", ".*.tmp") for p in self.bucket.glob(pattern)]
         stale = [p for p in own if everything or p.stat().st_mtime < old]
         others = self.folder.glob("k0-v*/*") if everything else ()
@@ -206,37 +179,17 @@ class MomentCache:
                 return None
         except Exception:
             return None
-        with suppress(OSError):  # a cache that others own
-            os.utime(path)  # used now, for `prune`
+        with suppress(OSError):  # the cache may belong to another user
+            os.utime(path)  # the time of last use, for `prune`
         return tensors
-
-    @contextmanager
-    def _lock(self, path: Path) -> Iterator[None]:
-        from filelock import FileLock, Timeout
-
-        lock = FileLock(path)
-        try:
-            self.bucket.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=self.patience)
-        except (
-            OSError,
-            NotImplementedError,
-            Timeout,
-        ):  # read-only, no locks on this file system, a hanging owner
-            lock = None
-        try:
-            yield
-        finally:
-            if lock is not None:
-                lock.release()
 
     def _entry(self, path: Path) -> Entry | None:
         try:
             status = path.stat()
-        except OSError:  # pruned by someone else meanwhile
+        except OSError:  # another process deleted it meanwhile
             return None
         model = prompts = None
-        with suppress(Exception):  # damaged: still listed, so that it can be pruned
+        with suppress(Exception):  # a damaged file is listed too, so that it can be pruned
             with open(path, "rb") as reader:
                 head = reader.read(8)
                 identity = json.loads(
@@ -244,13 +197,10 @@ class MomentCache:
                 )
             model = identity.get("model") if isinstance(identity.get("model"), str) else None
             prompts = identity.get("prompts")
-            prompts = (
-                len(prompts)
-                if isinstance(prompts, list)
-                else prompts
-                if type(prompts) is int
-                else None
-            )
+            if isinstance(prompts, list):
+                prompts = len(prompts)
+            elif type(prompts) is not int:
+                prompts = None
         return Entry(path.stem, status.st_size, status.st_mtime, model, prompts)
 
 
@@ -261,7 +211,7 @@ def _canonical(identity: Mapping) -> str:
 
 
 def _metadata(data: bytes) -> dict[str, str]:
-    """`__metadata__` of a safetensors file's bytes; whatever is raised means that it is damaged."""
+    """`__metadata__` of a safetensors file; an exception means that the file is damaged."""
     length = struct.unpack("<Q", data[:8])[0]
     return json.loads(data[8 : 8 + length])["__metadata__"]
 

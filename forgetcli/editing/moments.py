@@ -1,6 +1,4 @@
-"""The preserve prompts' second moments at the sites: streamed through the encoder, kept in the
-cache.
-"""
+"""Second moments of prompts' keys at the sites: computed in batches and kept in the cache."""
 
 from __future__ import annotations
 
@@ -15,13 +13,18 @@ from forgetcli.linalg import Moment
 from forgetcli.models.tokens import tokenise
 from forgetcli.progress import Observer
 
-VERSION = 2  # raise when the numbers would come out otherwise
-BATCH = 64
+VERSION = 2  # raise when the computation changes its results
+BATCH = 64  # prompts encoded at a time
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Second moments by site name, and where they came from."""
+    """Second moments by site name.
+
+    Attributes:
+        materials: {"name", "sha256"} of each, for the manifest.
+        hits, misses: how many were in the cache, and how many were computed.
+    """
 
     by_site: dict[str, Moment]
     materials: tuple[dict, ...]
@@ -40,19 +43,17 @@ def preserve_moments(
     name: str = "k0",
     what: str = "preserve prompts",
 ) -> Moments:
-    """K₀K₀ᵀ of all token positions of `prompts` at each site, float64, from the cache where it is
-    there.
+    """K₀K₀ᵀ of all token positions of `prompts` at each site, float64, from the cache if possible.
 
-    With `balance_empty` the empty prompt counts as often as all others together. Guidance reads it
-    in every step, beside
-    whatever prompt; counted once among hundreds its keys fall below the cut and the edit moves it
-    (measured on the
-    embedded model: the denoiser's prediction for it moved so far that the whole check's drift rose
-    from 3 % to 24 %).
+    Sites that are not cached are computed together in one pass over the prompts.
 
-    `name` stands before the site in the manifest, `what` the prompts are in the user's words.
-
-    Sites that are missing are computed together in one pass over the prompts, `BATCH` at a time.
+    Args:
+        balance_empty: count the empty prompt as often as all others together. Guidance reads it at
+            every step, with every prompt. Counted once among hundreds, its keys fall below the cut
+            and the edit moves it. (Measured on the embedded model: the denoiser's prediction for it
+            moved so far that the drift of the whole check rose from 3 % to 24 %.)
+        name: precedes the site's name in the manifest.
+        what: the prompts' name in messages.
     """
     often = _often(prompts, balance_empty)
     identities = {site.name: _identity(model, site, prompts, often) for site in sites}
@@ -106,16 +107,16 @@ def materials(name: str, by_site: Mapping[str, Moment]) -> tuple[dict[str, str],
 def are_cached(
     model, site, prompts: Sequence[str], cache: MomentCache, *, balance_empty: bool = False
 ) -> bool:
-    """Whether `preserve_moments` would find this site's in the cache. No weights are loaded; the
-    base's files are hashed.
+    """Whether `preserve_moments` would find the site's moment in the cache.
+
+    No weights are loaded. The base model's files are hashed.
 
     Args:
-        site: `component` and `name`, as in the model or as in its file.
+        site: has `component` and `name`, as in the model or as in its file.
     """
     often = _often(prompts, balance_empty)
-    path = site.name.removeprefix(
-        "text_model."
-    )  # transformers 5 has no such prefix in memory, files have it
+    # Files have this prefix; transformers 5 does not have it in memory.
+    path = site.name.removeprefix("text_model.")
     names = (site.name, path, f"{site.component}.{site.name}", f"{site.component}.{path}")
     return any(
         cache.has(

@@ -1,13 +1,13 @@
-"""What the edited model must agree with: the losses that the refinement descends on.
+"""The losses of the refinement: what the edited model should reproduce.
 
-Either the denoiser's prediction, MSE(ε(x_t, t, c), ε(x_t, t, c*)), or what the denoiser reads of
-the contexts themselves; c is
-the edited encoder's context for the concept prompt, c* the unedited one's for the target prompt.
+`Matcher` compares the denoiser's predictions, MSE(ε(x_t, t, c), ε(x_t, t, c*)). `ContextMatcher`
+compares what the denoiser reads from the contexts. c is the edited encoder's context for the
+concept prompt, c* the unedited encoder's context for the target prompt.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import ceil
 
@@ -15,57 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from forgetcli.editing.pairs import Pairs
 from forgetcli.models.base import Context
-from forgetcli.models.tokens import TokenBatch, tokenise
 from forgetcli.models.trajectories import NoisyBank, noisy_bank
 from forgetcli.progress import Observer
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """Concept prompts and, row by row, what they should turn into.
+class Draw:
+    """Noisy images, each with its prompt.
 
     Attributes:
-        concepts, targets: tokens, n rows each.
-        movable: bool, shape (distinct concept prefixes,): which tokens' outputs may be asked to
-            change.
-    """
-
-    concepts: TokenBatch
-    targets: TokenBatch
-    movable: Tensor
-
-    @staticmethod
-    def of(tokenizer, pairs: Sequence[tuple[str, str]], positions: str) -> Pairs:
-        concepts = tokenise(tokenizer, [concept for concept, _ in pairs], strict=True)
-        targets = tokenise(tokenizer, [target for _, target in pairs], strict=True)
-        movable = torch.ones(len(concepts.first), dtype=torch.bool)
-        for part in concepts.parts if positions == "from-concept" else ():
-            if part.causal:
-                # Up to the first token that differs, concept and target prompt mean the same:
-                # nothing is to change there.
-                columns = slice(part.start, part.stop)
-                same = (concepts.ids[:, columns] == targets.ids[:, columns]).cumprod(1).bool()
-                movable[concepts.owner[:, columns][same]] = False
-        return Pairs(concepts, targets, movable)
-
-    def of_encoder(self, encoder: str) -> Pairs:
-        """What one text encoder reads of them."""
-        for part in self.concepts.parts if len(self.concepts.parts) > 1 else ():
-            if part.encoder == encoder:
-                # Its distinct prefixes, in the order in which they first occur: the numbers that
-                # they have among themselves.
-                distinct = self.concepts.owner[:, part.start : part.stop].unique()
-                return Pairs(
-                    self.concepts.of(encoder), self.targets.of(encoder), self.movable[distinct]
-                )
-        return self
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Noisy pictures, each with its prompt: `rows` (k,), x_t (k, c, h, w), t (k,), and the
-    prediction for the target, like x_t.
+        rows: numbers of the prompts, shape (k,).
+        noisy: x_t, shape (k, c, h, w).
+        t: shape (k,).
+        wanted: predictions for the target prompts, of the shape of x_t.
     """
 
     rows: Tensor
@@ -76,12 +40,12 @@ class Draw:
 
 @dataclass
 class Matcher:
-    """The denoiser's predictions for the encoder as it is at the moment.
+    """Loss of the denoiser's predictions with the encoder in its current state.
 
     Attributes:
         target_context: c* of n rows, from the unedited encoder.
         rows: the concept prompts that are being encoded, int64.
-        drawn: the pictures of `losses`, once they have been asked for.
+        drawn: the noisy images of `losses`, drawn by its first call.
     """
 
     model: object
@@ -97,8 +61,7 @@ class Matcher:
     @staticmethod
     def of(model, pairs: Pairs, settings, seed: int, observer: Observer) -> Matcher:
         generator = torch.Generator().manual_seed(seed)
-        # Pictures on the way to the concept and on the way to the target: the edited model will
-        # pass through both.
+        # Noisy images for the concept and for the target: the edited model will denoise both.
         bank = noisy_bank(
             model,
             pairs.concepts.prompts + pairs.targets.prompts,
@@ -114,7 +77,7 @@ class Matcher:
         )
 
     def loss(self) -> Tensor:
-        """Of a new batch."""
+        """The loss of a new batch of noisy images."""
         return self.mismatch(
             self.draw(
                 torch.randint(
@@ -124,11 +87,10 @@ class Matcher:
         )
 
     def losses(self, pictures: int) -> Iterator[Tensor]:
-        """Parts of the loss of the same pictures each time, as many of every prompt; their sum is
-        the mean.
+        """Parts of the loss of the same noisy images at every call; their sum is the mean.
 
         Args:
-            pictures: at least so many in all.
+            pictures: number of images, rounded up to the same number for every prompt.
         """
         if not self.drawn:
             count = len(self.pairs.concepts.prompts)
@@ -148,30 +110,27 @@ class Matcher:
         return Draw(rows, noisy, t, self.model.denoise(noisy, t, self.target_context[rows]).float())
 
     def mismatch(self, drawn: Draw) -> Tensor:
-        self.rows, where = drawn.rows.unique(
-            return_inverse=True
-        )  # each prompt is encoded once a step
+        # Each prompt is encoded once.
+        self.rows, where = drawn.rows.unique(return_inverse=True)
         context = self.model.encode(self.pairs.concepts.ids[self.rows])[where]
         return F.mse_loss(self.model.denoise(drawn.noisy, drawn.t, context).float(), drawn.wanted)
 
 
 @dataclass
 class ContextMatcher:
-    """The loss without the denoiser's run: what its cross-attention reads of the contexts, ‖W(c −
-    c*)‖² / ‖W(c₀ − c*)‖².
+    """Loss of what the denoiser's cross-attention reads from the contexts, without running the
+    denoiser: ‖W(c − c*)‖² / ‖W(c₀ − c*)‖².
 
-    W is every `to_k` and `to_v`, one above the other; equal readings give equal predictions,
-    whatever the picture. Where a
-    denoiser reads pooled summaries too, their distance is added, in the same units. One without
-    layers that read the context
-    alone (Stable Diffusion 3, Flux) is taken to read it as it is: W = 1.
+    W is every `to_k` and `to_v`, stacked. If W c is equal, the predictions are equal, whatever the
+    image. Where a denoiser also reads pooled summaries, their distance is added in the same units.
+    W = 1 for denoisers without layers that read the context alone (Stable Diffusion 3, Flux).
 
     Attributes:
-        metric: WᵀW, float32, shape (d, d), or None for 1.
+        metric: WᵀW, float32, shape (d, d), or None for W = 1.
         target_context: c* of n rows, from the unedited encoder.
-        unit: mean ‖W(c₀ − c*)‖² of a prompt, c₀ the unedited contexts of the concept prompts; and
-            the summaries' own.
-        batch: prompts that are encoded at a time.
+        unit: mean ‖W(c₀ − c*)‖² per prompt, with c₀ the unedited contexts of the concept prompts,
+            and the same for the summaries.
+        batch: number of prompts encoded at a time.
         rows: the concept prompts that are being encoded, int64.
     """
 
@@ -204,7 +163,7 @@ class ContextMatcher:
         return matcher
 
     def distances(self) -> list[Tensor]:
-        """Squared, on average over `rows`: of the hidden states as they are read, and of the
+        """Mean squared distances over `rows`: of the hidden states as they are read, and of the
         summaries if there are any.
         """
         context, wanted = (
@@ -220,7 +179,7 @@ class ContextMatcher:
         return found
 
     def loss(self) -> Tensor:
-        """Of a new batch, unless it is all of them."""
+        """The loss of a new batch of prompts, or of all prompts if they fit in a batch."""
         count = len(self.pairs.concepts.prompts)
         rows = (
             torch.randperm(count, generator=self.generator)[: self.batch]
@@ -230,7 +189,7 @@ class ContextMatcher:
         return self.mismatch(rows)
 
     def losses(self, pictures: int = 0) -> Iterator[Tensor]:
-        """Parts of the loss of all prompts; their sum is the mean. No picture is needed for it."""
+        """Parts of the loss of all prompts; their sum is the mean. No images are needed."""
         count = len(self.pairs.concepts.prompts)
         for rows in torch.arange(count).split(self.batch):
             yield self.mismatch(rows) * len(rows) / count

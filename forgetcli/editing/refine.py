@@ -1,4 +1,4 @@
-"""Finding what the concept's tokens should put out: descent on one of the losses of
+"""Finding the outputs for the concept's tokens: descent on one of the losses of
 `forgetcli.editing.objectives`.
 """
 
@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forgetcli.editing.closed_form import SiteProblem, Solution, pose
-from forgetcli.editing.objectives import ContextMatcher, Matcher, Pairs
+from forgetcli.editing.objectives import ContextMatcher, Matcher
+from forgetcli.editing.pairs import Pairs
 from forgetcli.errors import EditError
 from forgetcli.progress import Observer
 
@@ -22,7 +23,7 @@ def run(
     """Solutions by site name, and the loss by step.
 
     Raises:
-        EditError: the descent left the finite numbers.
+        EditError: the loss is no longer finite.
     """
     if parameters.refine.mode == "copy":
         return copied(model, problems, pairs), []
@@ -33,23 +34,20 @@ def run(
 
 
 def joint(model, problems, pairs, matcher, parameters, observer):
-    """Descent on R through Δ = R A, all sites at once: what is minimised is the mismatch of the
-    weights which will be written,
-    relative to the unedited model's, and `damping` times what the changes cost, relative to what
-    the weights do.
+    """Descent on R through Δ = R A, at all sites together.
 
-    L-BFGS (Nocedal & Wright, Numerical Optimization, algorithm 7.5, with the strong Wolfe
-    conditions) in coordinates in which the
-    cost is a plain sum of squares (`linalg.whitened`). All prompts count in every step, so nothing
-    is random but noisy pictures,
-    and the end does not depend on a rate or, much, on the number of steps.
+    The loss is the mismatch of the weights as they will be written, relative to the unedited
+    model's, plus `damping` times the penalty of the changes, relative to that of the weights.
+
+    The search is L-BFGS (Nocedal & Wright, Numerical Optimization, algorithm 7.5, with the strong
+    Wolfe conditions) in coordinates in which the penalty is a sum of squares (`linalg.whitened`).
+    Every step uses all prompts, so only noisy images are random. The result does not depend on a
+    learning rate, and little on the number of steps.
     """
-    settings, movable = (
-        parameters.refine,
-        {p.site.name: pairs.of_encoder(p.site.component).movable for p in problems},
-    )
-    # An encoder to which concept and target are one prompt has nothing to change; if that is all of
-    # them, `whitened` says so.
+    settings = parameters.refine
+    movable = {p.site.name: pairs.of_encoder(p.site.component).movable for p in problems}
+    # An encoder that reads the same tokens in concept and target prompts has nothing to change. If
+    # no encoder has, `whitened` raises the error.
     moving = [p for p in problems if movable[p.site.name].any()] or problems
     spaces = {p.site.name: p.coordinates(movable[p.site.name]) for p in moving}
     maps = {name: space.changes.to(model.device, torch.float32) for name, space in spaces.items()}
@@ -74,7 +72,7 @@ def joint(model, problems, pairs, matcher, parameters, observer):
         try:
             search.step(objective)
         except EditError:
-            if not objective.losses:  # a search that went too far still has its best point
+            if not objective.losses:  # after a step that diverged, the best point is still known
                 raise
     solutions = {
         p.site.name: Solution(torch.zeros_like(p.weight), torch.zeros_like(p.values))
@@ -88,15 +86,15 @@ def joint(model, problems, pairs, matcher, parameters, observer):
 
 
 class Objective:
-    """mismatch / the unedited model's + damping · ‖Z‖², with its gradient left at `values`, as
-    torch's L-BFGS asks for it.
+    """mismatch / initial mismatch + damping · ‖Z‖². A call leaves the gradient in `values`, as
+    torch's L-BFGS requires.
 
     Attributes:
         values: Z / scale by site, shape (m, k).
-        changes: Δ = Z E by site, shape (m, d): what the hooks add.
+        changes: Δ = Z E by site, shape (m, d), which the hooks apply.
         scale: torch's first step is g / ‖g‖₁; in these units that is Polyak's, f / ‖g‖², of a loss
             whose minimum would be 0.
-        best: the values of the least of `losses`.
+        best: the values with the smallest of `losses`.
     """
 
     def __init__(
@@ -107,7 +105,10 @@ class Objective:
         outputs: dict[str, int],
         observer: Observer,
     ) -> None:
-        self.matcher, self.settings, self.maps, self.observer = matcher, settings, maps, observer
+        self.matcher = matcher
+        self.settings = settings
+        self.maps = maps
+        self.observer = observer
         self.values = {name: E.new_zeros(outputs[name], len(E)) for name, E in maps.items()}
         self.changes: dict[str, Tensor] = {}
         self.best: dict[str, Tensor] = {}
@@ -123,7 +124,8 @@ class Objective:
         slopes = {
             name: change.grad @ self.maps[name].T for name, change in self.changes.items()
         }  # (m, k)
-        if not self.losses:  # at zero, whatever the scale is
+        # The first call is at zero, whatever the scale is.
+        if not self.losses:
             self.unit = mismatch or 1.0
             absolute, square = (
                 sum(float(g.abs().pow(p).sum()) for g in slopes.values()) for p in (1, 2)
@@ -142,8 +144,8 @@ class Objective:
 
 
 def sequential(model, problems, pairs, matcher, parameters, observer):
-    """The published form: V₁ is refined in place of the site's output, one site after the other,
-    then solved for.
+    """The published form: V₁ replaces the site's output while it is refined, one site after the
+    other. Then Δ is solved for.
     """
     settings = parameters.refine
     total = {p.site.name: torch.zeros_like(p.weight) for p in problems}
@@ -187,9 +189,7 @@ def sequential(model, problems, pairs, matcher, parameters, observer):
 
 
 def copied(model, problems, pairs) -> dict[str, Solution]:
-    """V₁ = the target prompt's own outputs at the same positions: no descent, and known to fail on
-    styles.
-    """
+    """V₁ = the target prompt's outputs at the same positions. No descent; fails for styles."""
     keys = model.keys([p.site for p in problems], pairs.targets.ids)
     solutions = {}
     for problem in problems:
@@ -201,9 +201,9 @@ def copied(model, problems, pairs) -> dict[str, Solution]:
 
 
 def descend_all(matcher, pictures: int) -> float:
-    """The whole loss, with its gradients left where they belong; part by part, so that what is kept
-    for them does not grow
-    with the prompts."""
+    """The whole loss, with its gradients accumulated. It is computed in parts, so that memory does
+    not grow with the number of prompts.
+    """
     total = 0.0
     for loss in matcher.losses(pictures):
         total += finite(loss, "check the model's weights, or run it with --dtype float32")
@@ -228,7 +228,7 @@ def descend_once(matcher: Matcher, optimiser) -> float:
 
 @contextmanager
 def added(module, extra):
-    """The module's output plus `extra(input)`, for the length of a `with`."""
+    """A context in which the module's output has `extra(input)` added."""
     handle = module.register_forward_hook(
         lambda _, args, output: output + extra(args[0]).to(output.dtype)
     )
@@ -240,11 +240,11 @@ def added(module, extra):
 
 @contextmanager
 def shifted(module, matcher: Matcher, shift: Tensor, pairs: Pairs | None = None):
-    """The module's output moved by `shift` (m, distinct) at the concept prompts' tokens, whatever
-    its input is.
+    """A context in which `shift`, (m, distinct), is added to the module's output at the concept
+    prompts' tokens, whatever its input is.
 
     Args:
-        pairs: what the module's encoder reads of the matcher's pairs, if there are several
+        pairs: the matcher's pairs as the module's encoder reads them, if there are several
             encoders.
     """
     pairs = pairs or matcher.pairs

@@ -1,5 +1,6 @@
-"""What `forget tune` may try: a method's module has ``SEARCH``, dotted parameter → one of these. No
-optuna: methods import it.
+"""Search spaces of `forget tune`: a method's ``SEARCH`` has dotted parameter → one of these.
+
+No optuna here, since methods import this module.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from `low` to `high`; whole ones if both are; on a logarithmic scale for what is a
-    scale.
+    """Numbers from `low` to `high`, integers if both are.
+
+    Attributes:
+        log: sample on a logarithmic scale.
     """
 
     low: float
@@ -20,6 +23,6 @@ class Range:
 
 @dataclass(frozen=True)
 class Choice:
-    """One of these values."""
+    """One of the values."""
 
     values: tuple

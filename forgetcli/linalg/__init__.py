@@ -1,6 +1,7 @@
-"""The mathematics of the edit: pure float64 functions. No model, no disk, no choice of device."""
+"""The mathematics of the edit: pure float64 functions, without models, files or devices."""
 
 from forgetcli.linalg.adversarial import adversarial_columns
+from forgetcli.linalg.drift import drift
 from forgetcli.linalg.edit_operator import EditOperator, edit_operator
 from forgetcli.linalg.memit import SpreadEdit, spread_edit
 from forgetcli.linalg.moment import Moment
@@ -21,6 +22,7 @@ __all__ = [
     "augmented",
     "centroids",
     "constrained_map",
+    "drift",
     "edit_operator",
     "most_moved",
     "null_projector",

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from forgetcli.errors import EditError
+from forgetcli.linalg.factor import cholesky, reciprocal_condition
 from forgetcli.linalg.moment import symmetrised
 from forgetcli.linalg.projector import Projector
 
@@ -18,8 +19,7 @@ class EditOperator:
 
     Attributes:
         matrix: A, float64, shape (n, d); A = A P, so Δ K₀ ≈ 0 whatever R is.
-        metric: M, float64, shape (r, r): what a change costs apart from its misfit, ‖Y‖²_M = tr(Y M
-            Yᵀ) for Δ = Y Ũᵀ.
+        metric: M, float64, shape (r, r): the penalty of a change Δ = Y Ũᵀ is tr(Y M Yᵀ).
         rcond: reciprocal condition number of the matrix that was factorised.
     """
 
@@ -37,26 +37,23 @@ def edit_operator(
 ) -> EditOperator:
     """A = (K₁ᵀ P K₁ + λI)⁻¹ K₁ᵀ P, so that Δ = R A minimises ‖ΔP K₁ − R‖² + λ‖ΔP‖² over all Δ = ΔP.
 
-    The same as the paper's K₁ᵀP (K₁K₁ᵀP + λI)⁻¹ by the push-through identity. With B = ŨᵀK₁ both of
-    (BᵀB + λI)⁻¹Bᵀ (n×n) and Bᵀ(BBᵀ + λI)⁻¹ (r×r) give A = … Ũᵀ; the smaller one is factorised, by
-    Cholesky: no inverse
-    is formed.
+    By the push-through identity this equals the paper's K₁ᵀP (K₁K₁ᵀP + λI)⁻¹. With B = ŨᵀK₁, A is
+    both (BᵀB + λI)⁻¹BᵀŨᵀ (n×n) and Bᵀ(BBᵀ + λI)⁻¹Ũᵀ (r×r). The smaller system is factorised by
+    Cholesky; no inverse is formed.
 
-    With keys K_p of earlier edits to be held, ‖ΔP K_p‖² is added to what is minimised, and the
-    paper's form becomes
-    K₁ᵀP (K₁K₁ᵀP + K_pK_pᵀP + λI)⁻¹. That is Bᵀ(BBᵀ + ŨᵀK_pK_pᵀŨ + λI)⁻¹ Ũᵀ: r×r, symmetric positive
-    definite. (An n×n
-    form would need a factor of the r×r matrix ŨᵀK_pK_pᵀŨ + λI first.)
+    With keys K_p of earlier edits, ‖ΔP K_p‖² is added to the objective. The paper's form becomes
+    K₁ᵀP (K₁K₁ᵀP + K_pK_pᵀP + λI)⁻¹ = Bᵀ(BBᵀ + ŨᵀK_pK_pᵀŨ + λI)⁻¹ Ũᵀ, where the system is r×r and
+    symmetric positive definite. (An n×n form would first need a factor of the r×r matrix
+    ŨᵀK_pK_pᵀŨ + λI.)
 
     Args:
-        K1: keys of the concept prompts, shape (d, n); repeated tokens merged (m copies of k are one
-            column √m·k, with
-            the value √m·mean(v)).
+        K1: keys of the concept prompts, shape (d, n); repeated tokens are merged: m copies of k are
+            one column √m·k, with the value √m·mean(v).
         projector: P.
         lam: λ > 0, in the units of K₁K₁ᵀ.
-        held: K_pK_pᵀ, float64, shape (d, d), of whatever should move little, as an earlier edit's
-            keys or, weighted, a vocabulary's;
-            None if there is none.
+        held: K_pK_pᵀ, float64, shape (d, d): second moment of inputs for which the outputs should
+            move little, as an earlier edit's keys or, weighted, the vocabulary's. None: no such
+            inputs.
     Raises:
         EditError: λ is not positive, K₁ is not finite, the moment is damaged, or the system cannot
             be factorised.
@@ -76,19 +73,11 @@ def edit_operator(
     metric = lam * torch.eye(rank, dtype=torch.float64, device=B.device)
     if held is not None:
         metric = metric + projector.basis.T @ symmetrised(held) @ projector.basis  # (r, r)
-    system = (
-        B @ B.T + metric
-        if wide
-        else B.T @ B + lam * torch.eye(count, dtype=torch.float64, device=B.device)
-    )
-    factor, failed = torch.linalg.cholesky_ex(system)
-    if int(failed):
-        raise EditError(
-            "edit.singular",
-            "the edit's linear system is singular to working precision",
-            "raise [edit] lam",
-        )
+    if wide:
+        system = B @ B.T + metric
+    else:
+        system = B.T @ B + lam * torch.eye(count, dtype=torch.float64, device=B.device)
+    factor = cholesky(system, "raise [edit] lam")
     solved = torch.cholesky_solve(B if wide else B.T, factor)  # (r, n) or (n, r)
     A = (solved.T if wide else solved) @ projector.basis.T  # (n, d)
-    eigenvalues = torch.linalg.eigvalsh(system)
-    return EditOperator(A, metric, rcond=float(eigenvalues[0] / eigenvalues[-1]))
+    return EditOperator(A, metric, rcond=reciprocal_condition(system))

@@ -1,4 +1,4 @@
-"""A matrix as a product of two thin ones, cut at a stated error."""
+"""A matrix as a product of two thin matrices, within a given error."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class LowRank:
     """Δ ≈ up @ down.
 
     Attributes:
-        up, down: float64, shapes (m, r) and (r, n); singular values shared out evenly, so that both
-            factors have
-            entries of one size, whatever dtype they are stored in.
+        up, down: float64, shapes (m, r) and (r, n). Each has the square roots of the singular
+            values, so that the entries of both have similar sizes, whatever dtype they are stored
+            in.
         singular: all singular values of Δ, descending, float64, shape (min(m, n),).
     """
 
@@ -35,10 +35,10 @@ def rank_for(singular: Tensor, error: float) -> int:
 
     Args:
         singular: all singular values, descending.
-        error: relative; 0 keeps what is above float64's own rounding.
+        error: relative; 0 keeps every singular value above the rounding of float64.
     """
     energy = singular.square()
-    beyond = energy.flip(0).cumsum(0).flip(0)  # [r]: what the first r leave out
+    beyond = energy.flip(0).cumsum(0).flip(0)  # [r]: energy beyond the first r
     floor = float(singular[:1].sum()) * len(singular) * torch.finfo(singular.dtype).eps
     allowed = max(error**2 * float(energy.sum()), floor**2)
     return int((beyond > allowed).sum())

@@ -1,5 +1,5 @@
-"""The mass edit: new values at the concept's keys, with everything else held by its second moment
-and not by a projector.
+"""The mass edit: new values at the concept's keys. A second moment protects all other keys, not a
+projector.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from forgetcli.errors import EditError
+from forgetcli.linalg.factor import cholesky, reciprocal_condition
 from forgetcli.linalg.moment import symmetrised
 
 
 @dataclass(frozen=True)
 class SpreadEdit:
-    """Δ and what it took.
+    """The change of one site.
 
     Attributes:
         delta: Δ, float64, shape (m, d).
@@ -29,17 +30,15 @@ class SpreadEdit:
 def spread_edit(
     keys: Tensor, residual: Tensor, moment: Tensor, lam: float, sites_left: int = 1
 ) -> SpreadEdit:
-    """Δ = R K₁ᵀ (λ C₀ + K₁K₁ᵀ)⁻¹ with R the share of the residual that this site takes, an equal
-    one of the sites that are left.
+    """Δ = R K₁ᵀ (λ C₀ + K₁K₁ᵀ)⁻¹ with R this site's share of the residual.
 
-    It minimises ‖ΔK₁ − R‖_F² + λ tr(Δ C₀ Δᵀ), whose gradient is 2(ΔK₁ − R)K₁ᵀ + 2λΔC₀; the second
-    term is λ times the mean of
-    ‖Δk‖² over the preserved keys k. The last site takes the whole of what the sites before it have
-    left undone.
+    All remaining sites have equal shares; the last site's share is the whole remaining residual.
+    Δ minimises ‖ΔK₁ − R‖_F² + λ tr(Δ C₀ Δᵀ), whose gradient is 2(ΔK₁ − R)K₁ᵀ + 2λΔC₀. The second
+    term is λ times the mean of ‖Δk‖² over the preserved keys k.
 
     Args:
         keys: K₁, shape (d, n).
-        residual: what the output of the last site still lacks, shape (m, n).
+        residual: difference of the requested and the current output of the last site, shape (m, n).
         moment: C₀, the preserved keys' *mean* second moment, float64, shape (d, d), positive
             definite.
         lam: λ > 0.
@@ -57,16 +56,8 @@ def spread_edit(
             "the concept prompts give NaN or infinite keys or values",
             "check the model's weights, or lower [refine] lr",
         )
-    K1, R = keys.double(), residual.double() / sites_left  # (d, n), (m, n)
+    K1 = keys.double()  # (d, n)
+    R = residual.double() / sites_left  # (m, n)
     M = lam * symmetrised(moment) + K1 @ K1.T
-    factor, failed = torch.linalg.cholesky_ex(M)
-    if int(failed):
-        raise EditError(
-            "edit.singular",
-            "the edit's linear system is singular to working precision",
-            "add preserve prompts, or raise [edit] lam or ridge",
-        )
-    eigenvalues = torch.linalg.eigvalsh(M)
-    return SpreadEdit(
-        R @ torch.cholesky_solve(K1, factor).T, float(eigenvalues[0] / eigenvalues[-1])
-    )
+    factor = cholesky(M, "add preserve prompts, or raise [edit] lam or ridge")
+    return SpreadEdit(R @ torch.cholesky_solve(K1, factor).T, rcond=reciprocal_condition(M))

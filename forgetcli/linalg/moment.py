@@ -9,13 +9,14 @@ from torch import Tensor
 
 from forgetcli.errors import EditError
 
-BLOCK = 256  # rows at a time
+ROWS_PER_BLOCK = 256
 
 
 @dataclass(frozen=True)
 class Moment:
-    """K₀K₀ᵀ and the number of tokens in it. Additive: the moment of two prompt sets is the sum of
-    theirs.
+    """K₀K₀ᵀ and the number of tokens in it.
+
+    Moments are additive: the moment of two prompt sets is the sum of their moments.
 
     Attributes:
         matrix: float64, shape (d, d), symmetric positive semi-definite.
@@ -38,13 +39,12 @@ class Moment:
         """
         scaled = keys.double() * counts.double().sqrt()  # (d, n)
         matrix = scaled.new_empty(len(scaled), len(scaled))
-        for start in range(
-            0, len(scaled), BLOCK
-        ):  # the upper triangle, mirrored: half of the products
-            stop = start + BLOCK
+        # The upper triangle only, mirrored: half of the products.
+        for start in range(0, len(scaled), ROWS_PER_BLOCK):
+            stop = start + ROWS_PER_BLOCK
             rows = scaled[start:stop] @ scaled[start:].T  # (block, d − start)
             matrix[start:, start:stop] = rows.T
-            matrix[start:stop, stop:] = rows[:, BLOCK:]
+            matrix[start:stop, stop:] = rows[:, ROWS_PER_BLOCK:]
         return Moment(matrix, int(counts.sum()))
 
     def __add__(self, other: Moment) -> Moment:
@@ -54,14 +54,9 @@ class Moment:
         """The moment of the same prompts, each `count` times."""
         return Moment(self.matrix * count, self.tokens * count)
 
-    @property
-    def energy(self) -> float:
-        """‖K₀‖_F², the trace."""
-        return float(self.matrix.trace())
-
 
 def symmetrised(matrix: Tensor) -> Tensor:
-    """(M + Mᵀ)/2, after checking that M was symmetric but for rounding.
+    """(M + Mᵀ)/2, after a check that M is symmetric up to rounding.
 
     Raises:
         EditError: not square, not finite, or further from symmetric than rounding explains.

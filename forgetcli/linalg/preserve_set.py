@@ -1,5 +1,5 @@
-"""Which columns must stay: the affected ones, copies of them that a layer cannot tell apart, and a
-few that stand for many.
+"""Choosing the columns that an edit preserves: those that it would move, copies that a layer cannot
+distinguish from them, and means that represent many columns.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from torch import Tensor
 
 
 def most_moved(columns: Tensor, delta: Tensor) -> Tensor:
-    """The columns c with ‖Δc‖ above the mean (influence-based filtering), and always the one that
-    is moved most.
+    """The columns c with ‖Δc‖ above the mean (influence-based filtering), and always the one with
+    the largest ‖Δc‖.
 
     Args:
         columns: shape (d, n).
@@ -24,8 +24,8 @@ def most_moved(columns: Tensor, delta: Tensor) -> Tensor:
 def weak_directions(weight: Tensor, count: int) -> Tensor:
     """Right singular vectors of the `count` smallest singular values of W, shape (d, count).
 
-    Of min(m, d) singular values, as published: a wide W (m < d) also has an exact null space, which
-    is not meant.
+    Of the min(m, d) singular values, as published. The exact null space of a wide W (m < d) is not
+    included.
     """
     return torch.linalg.svd(weight, full_matrices=False).Vh[-count:].T
 
@@ -33,8 +33,8 @@ def weak_directions(weight: Tensor, count: int) -> Tensor:
 def augmented(
     columns: Tensor, weight: Tensor, copies: int, directions: int, generator: torch.Generator
 ) -> Tensor:
-    """Copies c + P_min ε of the columns, ε standard normal, shape (d, n·copies): what W puts out
-    hardly changes.
+    """Copies c + P_min ε of the columns, ε standard normal, shape (d, n·copies), for which the
+    output of W is almost the same.
 
     P_min projects on `weak_directions`, so ‖W(c' − c)‖ ≤ σ‖c' − c‖ with σ the largest of the
     singular values chosen.
@@ -49,12 +49,11 @@ def augmented(
 
 
 def centroids(columns: Tensor, count: int, rounds: int = 100) -> Tensor:
-    """`count` means that stand for the columns (k-means), shape (d, count); the columns themselves
-    if there are no more.
+    """`count` means that represent the columns (k-means), shape (d, count); the columns themselves
+    if there are at most `count`.
 
     Lloyd's iteration from evenly spaced columns: contexts of padding change slowly from position to
-    position, and the same
-    input always gives the same means.
+    position. The same input always gives the same means.
     """
     n = columns.shape[1]
     if n <= count:

@@ -1,4 +1,4 @@
-"""The projector onto what the preserve prompts do not use."""
+"""The projector onto the directions that the preserve prompts do not use."""
 
 from __future__ import annotations
 
@@ -19,13 +19,11 @@ class Projector:
         basis: Ũ, float64, shape (d, r), orthonormal columns.
         eig_below: largest eigenvalue inside the null space, relative to the mean eigenvalue.
         eig_above: smallest eigenvalue outside it, likewise (infinite when everything is inside).
-        energy: ‖P K₀‖_F², the sum of the eigenvalues inside.
     """
 
     basis: Tensor
     eig_below: float
     eig_above: float
-    energy: float
 
     @property
     def rank(self) -> int:
@@ -42,24 +40,19 @@ class Projector:
     @staticmethod
     def identity(dim: int) -> Projector:
         """P = I: an edit that protects nothing (the control)."""
-        return Projector(
-            torch.eye(dim, dtype=torch.float64), float("inf"), float("inf"), float("inf")
-        )
+        return Projector(torch.eye(dim, dtype=torch.float64), float("inf"), float("inf"))
 
 
 def null_projector(moment: Tensor, threshold: float, min_rank: int) -> Projector:
     """Projector onto the directions in which the preserve keys have (almost) no energy.
 
-    With K₀K₀ᵀ = U Σ Uᵀ and Ũ the columns whose eigenvalue is below ``threshold × mean(Σ)``, P = Ũ
-    Ũᵀ is the
-    orthogonal projector with ‖P K₀‖_F² = the sum of those eigenvalues, which bounds what an update
-    ΔP can do to W K₀:
-    ‖Δ P K₀‖_F ≤ ‖Δ‖₂ ‖P K₀‖_F.
+    With K₀K₀ᵀ = U Σ Uᵀ and Ũ the columns whose eigenvalue is below ``threshold × mean(Σ)``,
+    P = ŨŨᵀ is the orthogonal projector with ‖P K₀‖_F² = the sum of those eigenvalues. It bounds
+    the effect of an update ΔP on W K₀: ‖Δ P K₀‖_F ≤ ‖Δ‖₂ ‖P K₀‖_F.
 
     Args:
-        moment: K₀K₀ᵀ, float64, shape (d, d), symmetric. float32 would be meaningless at the usual
-            thresholds: they lie
-            below its resolution relative to the largest eigenvalue.
+        moment: K₀K₀ᵀ, float64, shape (d, d), symmetric. The usual thresholds lie below the
+            resolution of float32 relative to the largest eigenvalue.
         threshold: cut relative to the mean eigenvalue (dimensionless).
         min_rank: never fewer directions than this (at most d), the smallest ones first.
     Raises:
@@ -74,7 +67,8 @@ def null_projector(moment: Tensor, threshold: float, min_rank: int) -> Projector
     if float(eigenvalues[0]) < -1e-10 * largest:
         raise EditError(
             "edit.moment-indefinite",
-            f"a second moment cannot have the eigenvalue {float(eigenvalues[0]):.1e} (largest: {largest:.1e})",
+            f"a second moment cannot have the eigenvalue {float(eigenvalues[0]):.1e} "
+            f"(largest: {largest:.1e})",
         )
     eigenvalues = eigenvalues.clamp_min(0)  # rounding-size negatives only, as checked
     dim, mean = len(eigenvalues), float(eigenvalues.mean())
@@ -89,5 +83,4 @@ def null_projector(moment: Tensor, threshold: float, min_rank: int) -> Projector
         basis=vectors[:, :rank].contiguous(),
         eig_below=float(eigenvalues[rank - 1]) / mean,
         eig_above=float(eigenvalues[rank]) / mean if rank < dim else float("inf"),
-        energy=float(eigenvalues[:rank].sum()),
     )

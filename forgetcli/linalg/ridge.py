@@ -1,6 +1,4 @@
-"""The ridge form of the cross-attention edits: a weighted least-squares map with everything
-preserved alike.
-"""
+"""The ridge form of the cross-attention edits: a weighted least-squares map."""
 
 from __future__ import annotations
 
@@ -10,6 +8,7 @@ import torch
 from torch import Tensor
 
 from forgetcli.errors import EditError
+from forgetcli.linalg.factor import cholesky, reciprocal_condition
 
 
 @dataclass(frozen=True)
@@ -36,11 +35,11 @@ def ridge_map(
     """T such that W(I + T) minimises η_e Σ‖W'c − W c*‖² + η_p Σ‖W'c_p − W c_p‖² + λ‖W' − W‖².
 
     The minimiser is W' = (λW + η_e Σ W c*cᵀ + η_p Σ W c_p c_pᵀ) M⁻¹ with M = λI + η_e Σ ccᵀ + η_p Σ
-    c_p c_pᵀ, that is
-    T = η_e Σ (c* − c)cᵀ M⁻¹: W M taken off both sides, so that rounding falls on the change alone.
+    c_p c_pᵀ. Subtracting W gives T = η_e Σ (c* − c)cᵀ M⁻¹, in which rounding affects the change
+    alone.
 
     Args:
-        concepts, targets: c and c*, shape (d, n), column by column; one that stands there m times
+        concepts, targets: c and c*, shape (d, n), column by column. A column that occurs m times
             has m times the weight.
         preserve: c_p, shape (d, p); p may be 0.
         lam, erase, keep: λ > 0, η_e, η_p.
@@ -58,15 +57,6 @@ def ridge_map(
             "check the model's weights: one of them is probably damaged",
         )
     M = lam * torch.eye(len(C), dtype=torch.float64) + erase * C @ C.T + keep * K @ K.T
-    factor, failed = torch.linalg.cholesky_ex(M)
-    if int(failed):
-        raise EditError(
-            "edit.singular",
-            "the edit's linear system is singular to working precision",
-            "raise [edit] lam",
-        )
-    asked = erase * (C_star - C) @ C.T  # (d, d)
-    eigenvalues = torch.linalg.eigvalsh(M)
-    return RidgeMap(
-        torch.cholesky_solve(asked.T, factor).T, float(eigenvalues[0] / eigenvalues[-1])
-    )
+    factor = cholesky(M, "raise [edit] lam")
+    requested = erase * (C_star - C) @ C.T  # (d, d)
+    return RidgeMap(torch.cholesky_solve(requested.T, factor).T, rcond=reciprocal_condition(M))

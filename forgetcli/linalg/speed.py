@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from forgetcli.errors import EditError
+from forgetcli.linalg.factor import cholesky, reciprocal_condition
 from forgetcli.linalg.projector import Projector
 from forgetcli.linalg.ridge import RidgeMap
+
+HINT = "raise [edit] alpha or lam"  # for singular systems
 
 
 def constrained_map(
@@ -18,25 +21,25 @@ def constrained_map(
     alpha: float,
     lam: float = 0.0,
 ) -> RidgeMap:
-    """T such that Δ = W T = ΔP minimises ‖(W + Δ)C − W C*‖² + α‖Δ‖² subject to Δ K₂ = 0, or with ‖Δ
-    K₂‖²/λ added for λ > 0.
+    """T such that Δ = W T = ΔP minimises ‖(W + Δ)C − W C*‖² + α‖Δ‖² subject to Δ K₂ = 0.
+
+    For λ > 0 the penalty ‖Δ K₂‖²/λ replaces the constraint.
 
     The published form, with S_tt = C Cᵀ, S_at = C* Cᵀ and M = (S_tt P + αI)⁻¹, is
 
         Δ = W (S_at − S_tt) P [I − M K₂ (K₂ᵀ P M K₂ + λI)⁻¹ K₂ᵀ P] M
 
-    With P = ŨŨᵀ the push-through identity gives P M = Ũ H⁻¹ Ũᵀ, H = Ũᵀ S_tt Ũ + αI symmetric
-    positive definite and r×r. With
-    J = ŨᵀK₂ the bracket becomes H⁻¹ − H⁻¹J(JᵀH⁻¹J + λI)⁻¹JᵀH⁻¹ = (H + JJᵀ/λ)⁻¹, hence the objective
-    above. For λ = 0 the
-    search is confined to Ũ N instead, N an orthonormal basis of the null space of Jᵀ: the same
-    matrix, and still exact
-    where K₂ hardly reaches into the null space, where JᵀH⁻¹J would be singular.
+    With P = ŨŨᵀ the push-through identity gives P M = Ũ H⁻¹ Ũᵀ with H = Ũᵀ S_tt Ũ + αI, which is
+    r×r and symmetric positive definite. With J = ŨᵀK₂ the bracket becomes
+    H⁻¹ − H⁻¹J(JᵀH⁻¹J + λI)⁻¹JᵀH⁻¹ = (H + JJᵀ/λ)⁻¹, hence the objective above. For λ = 0, Ũ is
+    replaced by Ũ N with N an orthonormal basis of the null space of Jᵀ. The result is the same
+    matrix, and still exact where K₂ has almost no part in the null space, so that JᵀH⁻¹J would be
+    singular.
 
     Args:
         concepts, targets: c and c*, shape (d, n), column by column; the sums of the paper are over
             columns.
-        projector: P of the columns that stay.
+        projector: P, onto the null space of the preserved columns.
         invariants: K₂, shape (d, k).
         alpha: α > 0, in the units of CCᵀ.
         lam: λ ≥ 0; 0 for a constraint that holds exactly.
@@ -63,26 +66,25 @@ def constrained_map(
         if U.shape[1] == 0:
             raise EditError(
                 "edit.no-null-space",
-                "what must not move leaves nothing that could",
+                "the preserve prompts leave no free direction",
                 "ask for fewer invariants, or raise threshold",
             )
     B = U.T @ C  # (r, n)
     H = B @ B.T + alpha * torch.eye(len(B), dtype=torch.float64)
-    factor = factorised(H)
+    factor = cholesky(H, HINT)
     inner = torch.cholesky_solve(B @ asked.T, factor)  # (r, d): H⁻¹ Ũᵀ(S_at − S_tt)ᵀ
     if lam > 0:
         J = U.T @ invariants.double()  # (r, k)
         HJ = torch.cholesky_solve(J, factor)
-        small = factorised(J.T @ HJ + lam * torch.eye(J.shape[1], dtype=torch.float64))
+        small = cholesky(J.T @ HJ + lam * torch.eye(J.shape[1], dtype=torch.float64), HINT)
         inner = inner - HJ @ torch.cholesky_solve(J.T @ inner, small)
-    eigenvalues = torch.linalg.eigvalsh(H)
-    return RidgeMap((U @ inner).T, float(eigenvalues[0] / eigenvalues[-1]))
+    return RidgeMap((U @ inner).T, rcond=reciprocal_condition(H))
 
 
 def complement(columns: Tensor) -> Tensor:
     """Orthonormal basis of all that is orthogonal to the columns: shape (r, r − rank) for (r, k).
 
-    Columns are scaled to length 1 first: one that hardly reaches into the null space is a
+    Columns are scaled to length 1 first: a column with a small part in the null space is a
     constraint like the others.
     """
     sizes = columns.norm(dim=0)
@@ -91,19 +93,3 @@ def complement(columns: Tensor) -> Tensor:
         return torch.eye(len(columns), dtype=torch.float64)
     left, singular, _ = torch.linalg.svd(columns, full_matrices=True)
     return left[:, int((singular > 1e-12 * singular[0]).sum()) :]
-
-
-def factorised(system: Tensor) -> Tensor:
-    """Lower Cholesky factor.
-
-    Raises:
-        EditError: the matrix is not positive definite to working precision.
-    """
-    factor, failed = torch.linalg.cholesky_ex(system)
-    if int(failed):
-        raise EditError(
-            "edit.singular",
-            "the edit's linear system is singular to working precision",
-            "raise [edit] alpha or lam",
-        )
-    return factor

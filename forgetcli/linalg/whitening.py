@@ -1,5 +1,5 @@
-"""Coordinates of all changes that an edit operator can make, in which what a change costs is a
-plain sum of squares.
+"""Coordinates of all changes that an edit operator can make, in which the penalty of a change is a
+sum of squares.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from forgetcli.errors import EditError
+from forgetcli.linalg.factor import cholesky
 
-NEGLIGIBLE = 1e-7  # of the largest singular value: directions that A hardly has
+# Directions of A with a singular value below this fraction of the largest one are left out.
+NEGLIGIBLE_RATIO = 1e-7
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,11 @@ class Coordinates:
 def whitened(A: Tensor, basis: Tensor, metric: Tensor) -> Coordinates:
     """Coordinates of {R A}: k = the rank of A, at most min(n, r), however many keys there are.
 
-    The minimiser of f(ΔK₁) + tr(Y M Yᵀ) over all Δ = Y Ũᵀ has rows in the span of M⁻¹B, B = ŨᵀK₁,
-    whatever f is: there the gradient
-    G Bᵀ + 2 Y M is zero. Those of A span the same, since A = Bᵀ(BBᵀ + M)⁻¹Ũᵀ and (BBᵀ + M)⁻¹B =
-    M⁻¹B(I + BᵀM⁻¹B)⁻¹. So nothing is
-    lost by asking for Δ = R A. With M = LLᵀ and the singular value decomposition A Ũ L = U S Vᵀ: E
-    = Vᵀ L⁻¹ Ũᵀ, T = S⁻¹ Uᵀ.
+    The minimiser of f(ΔK₁) + tr(Y M Yᵀ) over all Δ = Y Ũᵀ has rows in the span of M⁻¹B with
+    B = ŨᵀK₁, whatever f is, since the gradient G Bᵀ + 2 Y M is zero there. The rows of A span the
+    same space, since A = Bᵀ(BBᵀ + M)⁻¹Ũᵀ and (BBᵀ + M)⁻¹B = M⁻¹B(I + BᵀM⁻¹B)⁻¹. So the
+    restriction to Δ = R A loses nothing. With M = LLᵀ and the singular value decomposition
+    A Ũ L = U S Vᵀ: E = Vᵀ L⁻¹ Ũᵀ and T = S⁻¹ Uᵀ.
 
     Args:
         A: the edit operator's matrix, or some of its rows and zeros for the others, float64, shape
@@ -46,19 +47,13 @@ def whitened(A: Tensor, basis: Tensor, metric: Tensor) -> Coordinates:
     Raises:
         EditError: A is zero, or M is singular to working precision.
     """
-    lower, failed = torch.linalg.cholesky_ex(metric)  # (r, r)
-    if int(failed):
-        raise EditError(
-            "edit.singular",
-            "what a change costs is singular to working precision",
-            "raise [edit] lam",
-        )
+    lower = cholesky(metric, "raise [edit] lam", what="the penalty of a change")  # (r, r)
     left, sizes, right = torch.linalg.svd(A @ basis @ lower, full_matrices=False)
-    rank = int((sizes > NEGLIGIBLE * sizes[0]).sum())
+    rank = int((sizes > NEGLIGIBLE_RATIO * sizes[0]).sum())
     if rank == 0:
         raise EditError(
             "edit.nothing-to-change",
-            "no token of the concept prompts lies outside what must stay",
+            "every token of the concept prompts is also preserved, so there is nothing to edit",
             'give other prompts, or set [edit] positions = "all"',
         )
     unwhitened = torch.linalg.solve_triangular(

@@ -14,18 +14,14 @@ from pipelines import POSITIONS, tiny_sd
 
 from forgetcli import models
 from forgetcli.checkpoint import base
-from forgetcli.editing.cross_attention import (
+from forgetcli.editing.alignment import matches, shared_ends, subject_ends, words
+from forgetcli.editing.context_columns import (
     contexts,
-    edited,
     heldout_columns,
-    matches,
     pair_columns,
-    pick,
     prompt_columns,
-    shared_ends,
-    subject_ends,
-    words,
 )
+from forgetcli.editing.cross_attention import edited, pick
 from forgetcli.errors import EditError
 from forgetcli.linalg import Projector
 from forgetcli.models.tokens import tokenise
@@ -191,7 +187,7 @@ def test_the_empty_prompt_counts_everywhere(model, positions: str):
 def test_prompts_in_several_batches_are_the_same_columns(model, monkeypatch: pytest.MonkeyPatch):
     prompts = ["", "a cat", "a dog", "a house", "a cat house", "a sketch of a dog"]
     whole = prompt_columns(model, prompts, "all")
-    monkeypatch.setattr("forgetcli.editing.cross_attention.BATCH", 2)
+    monkeypatch.setattr("forgetcli.editing.context_columns.BATCH", 2)
     assert torch.allclose(prompt_columns(model, prompts, "all"), whole, atol=1e-5)
 
 

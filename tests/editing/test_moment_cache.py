@@ -12,7 +12,6 @@ import textwrap
 import time
 from pathlib import Path
 
-import filelock
 import pytest
 import torch
 from faults import Saboteur
@@ -187,73 +186,16 @@ def test_a_store_that_fails_is_a_note_and_leaves_nothing(tmp_path, code):
     assert n > 5 and stored and same(cache.load(IDENTITY))
 
 
-def test_get_or_compute_computes_once(tmp_path):
-    cache, calls = MomentCache(tmp_path), []
-
-    def compute():
-        calls.append(1)
-        return tensors()
-
-    first, first_hit = cache.get_or_compute(IDENTITY, compute)
-    second, second_hit = cache.get_or_compute(IDENTITY, compute)
-    assert same(first) and same(second)
-    assert (first_hit, second_hit, len(calls)) == (False, True, 1)
-    assert (cache.hits, cache.misses) == (1, 1)
-
-
-def test_a_computation_that_fails_stores_nothing_and_frees_the_lock(tmp_path):
-    cache = MomentCache(tmp_path, patience=5)
-
-    def fail():
-        raise RuntimeError("no memory")
-
-    with pytest.raises(RuntimeError, match="no memory"):
-        cache.get_or_compute(IDENTITY, fail)
-    assert cache.entries() == []
-    start = time.monotonic()
-    assert same(MomentCache(tmp_path, patience=5).get_or_compute(IDENTITY, tensors)[0])
-    assert time.monotonic() - start < 4
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        OSError(30, "Read-only file system"),
-        NotImplementedError("no locks here"),
-        filelock.Timeout("held"),
-    ],
-    ids=["read-only", "no locks", "held"],
-)
-def test_a_lock_that_cannot_be_had_does_not_stop_the_work(tmp_path, monkeypatch, fault):
-    def refuse(self, timeout=None):
-        raise fault
-
-    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
-    found, hit = MomentCache(tmp_path).get_or_compute(IDENTITY, tensors)
-    assert same(found) and not hit
-
-
-def test_a_lock_that_hangs_is_waited_for_and_then_ignored(tmp_path):
-    cache = MomentCache(tmp_path, patience=0.2)
-    cache.bucket.mkdir(parents=True)
-    (cache.bucket / "x").touch()
-    preimage = json.dumps(IDENTITY, sort_keys=True, separators=(",", ":"))
-    with filelock.FileLock(cache._path(preimage).with_suffix(".lock")):
-        found, hit = cache.get_or_compute(IDENTITY, tensors)
-    assert same(found) and not hit
-
-
 def test_a_cache_in_an_impossible_place_only_costs_time(tmp_path):
     (tmp_path / "file").write_bytes(b"")
     cache = MomentCache(tmp_path / "file" / "cache", observer=Notes())
-    found, hit = cache.get_or_compute(IDENTITY, tensors)
-    assert same(found) and not hit
+    assert not cache.store(IDENTITY, tensors())
+    assert cache.load(IDENTITY) is None
     assert len(cache.observer.lines) == 1
     assert cache.entries() == []
 
 
 # --- processes
-# --------------------------------------------------------------------------------------------------------
 
 WRITER = """
     import sys
@@ -261,30 +203,19 @@ WRITER = """
     import torch
     from forgetcli.editing.moment_cache import MomentCache
 
-    folder, mode = Path(sys.argv[1]), sys.argv[2]
-    cache, big = MomentCache(folder), {"moment": torch.full((600, 600), 7.0, dtype=torch.float64)}
-    if mode == "rewrite":                                             # two of these get in each other's way
-        print("ready", flush=True)
-        for _ in range(15):
-            assert cache.store({"model": "demo"}, big)
-            found = cache.load({"model": "demo"})
-            assert found is not None and torch.equal(found["moment"], big["moment"])
-    else:
-        def compute():
-            with open(folder / "computed", "a") as log:
-                log.write("x")
-            import time
-            time.sleep(1.5)
-            return big
-        print("ready", flush=True)
-        sys.stdin.readline()
-        assert torch.equal(cache.get_or_compute({"model": "demo"}, compute)[0]["moment"], big["moment"])
+    cache = MomentCache(Path(sys.argv[1]))
+    big = {"moment": torch.full((600, 600), 7.0, dtype=torch.float64)}
+    print("ready", flush=True)
+    for _ in range(15):
+        assert cache.store({"model": "demo"}, big)
+        found = cache.load({"model": "demo"})
+        assert found is not None and torch.equal(found["moment"], big["moment"])
 """
 
 
-def writer(folder: Path, mode: str) -> subprocess.Popen:
+def writer(folder: Path) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(WRITER), str(folder), mode],
+        [sys.executable, "-c", textwrap.dedent(WRITER), str(folder)],
         cwd=ROOT,
         text=True,
         stdin=subprocess.PIPE,
@@ -294,7 +225,7 @@ def writer(folder: Path, mode: str) -> subprocess.Popen:
 
 
 def test_two_writers_never_show_each_other_half_an_entry(tmp_path):
-    runs = [writer(tmp_path, "rewrite") for _ in range(2)]
+    runs = [writer(tmp_path) for _ in range(2)]
     for run in runs:
         _, errors = run.communicate(timeout=60)
         assert run.returncode == 0, errors
@@ -302,29 +233,18 @@ def test_two_writers_never_show_each_other_half_an_entry(tmp_path):
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_of_two_that_want_an_entry_one_computes_it(tmp_path):
-    runs = [writer(tmp_path, "compute") for _ in range(2)]
-    for run in runs:
-        assert run.stdout.readline() == "ready\n", run.stderr.read()
-    for run in runs:
-        run.stdin.write("go\n")
-        run.stdin.flush()
-    for run in runs:
-        _, errors = run.communicate(timeout=60)
-        assert run.returncode == 0, errors
-    assert (tmp_path / "computed").read_text() == "x"
-
-
 def test_kill_9_while_storing_leaves_a_cache_that_works(tmp_path):
-    run = writer(tmp_path, "rewrite")
+    run = writer(tmp_path)
     assert run.stdout.readline() == "ready\n", run.stderr.read()
     time.sleep(0.05)
     run.kill()
     run.communicate()
     cache = MomentCache(tmp_path)
-    found, _ = cache.get_or_compute(
-        {"model": "demo"}, lambda: {"moment": torch.full((600, 600), 7.0, dtype=torch.float64)}
-    )
+    found = cache.load({"model": "demo"})
+    if found is None:
+        big = {"moment": torch.full((600, 600), 7.0, dtype=torch.float64)}
+        assert cache.store({"model": "demo"}, big)
+        found = cache.load({"model": "demo"})
     assert found["moment"].eq(7).all() and found["moment"].shape == (600, 600)
 
 

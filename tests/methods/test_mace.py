@@ -15,7 +15,8 @@ from torch import Tensor
 
 from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
-from forgetcli.editing.cross_attention import contexts, pick, prompt_columns
+from forgetcli.editing.context_columns import contexts, prompt_columns
+from forgetcli.editing.cross_attention import pick
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.methods import mace_cf
 from forgetcli.models.tokens import tokenise

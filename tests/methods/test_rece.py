@@ -20,7 +20,8 @@ from torch import Tensor
 import forgetcli
 from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
-from forgetcli.editing.cross_attention import pair_columns, pick, prompt_columns
+from forgetcli.editing.context_columns import pair_columns, prompt_columns
+from forgetcli.editing.cross_attention import pick
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
 from forgetcli.linalg import adversarial_columns, ridge_map

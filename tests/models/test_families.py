@@ -21,9 +21,9 @@ import forgetcli
 from forgetcli import models, recipe
 from forgetcli.artifact import integrity
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.editing import refine
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.moments import preserve_moments
+from forgetcli.editing.pairs import Pairs
 from forgetcli.errors import EditError, ForgetError, RecipeError
 from forgetcli.generation import draw as generation
 from forgetcli.generation.images import ImageRequest
@@ -394,7 +394,7 @@ def test_positions_are_merged_where_their_keys_are_the_same(family, folders):
 
 def test_pairs_of_an_encoder_are_those_of_its_own_tokens(folders):
     model = loaded(folders["flux"])
-    pairs = refine.Pairs.of(
+    pairs = Pairs.of(
         model.tokenizer,
         [("a van gogh painting", "a monet painting"), ("a dog", "a cat")],
         "from-concept",

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from forgetcli.editing.alignment import subject_ends, words
 from forgetcli.editing.closed_form import keys_after, stored_weight
-from forgetcli.editing.cross_attention import subject_ends, words
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.moments import preserve_moments
-from forgetcli.editing.refine import Matcher, Pairs, descend_once, shifted
+from forgetcli.editing.objectives import Matcher
+from forgetcli.editing.pairs import Pairs
+from forgetcli.editing.refine import descend_once, shifted
 from forgetcli.editing.task import Task
 from forgetcli.errors import EditError
-from forgetcli.linalg import Moment, spread_edit
+from forgetcli.linalg import Moment, drift, spread_edit
 from forgetcli.methods.emcid import EditSettings, Parameters, RefineSettings
 from forgetcli.models.base import LoadedModel, Site
 from forgetcli.progress import Observer
@@ -204,15 +206,12 @@ def spread(
         delta, W = solved.delta, site.module.weight.detach().cpu().double()
         share = residual * root / left
         misfit = (delta @ (K1 * root) - share).norm() / share.norm().clamp_min(1e-300)
-        drift = (
-            ((delta @ moment.matrix) * delta).sum().clamp_min(0) / ((W @ moment.matrix) * W).sum()
-        ).sqrt()
         reports.append(
             SiteReport(
                 site.name,
                 float(delta.norm() / W.norm()),
                 rcond=solved.rcond,
-                preserve_drift=float(drift),
+                preserve_drift=drift(delta, W, moment),
                 fit=float(misfit),
             )
         )

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 from forgetcli.editing.closed_form import stored_weight
-from forgetcli.editing.cross_attention import (
-    edited,
-    heldout_columns,
-    pair_columns,
-    pick,
-    prompt_columns,
-)
+from forgetcli.editing.context_columns import heldout_columns, pair_columns, prompt_columns
+from forgetcli.editing.cross_attention import edited, pick
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.task import Task
 from forgetcli.linalg import ridge_map

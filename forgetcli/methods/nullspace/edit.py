@@ -6,6 +6,7 @@ from forgetcli.editing import refine
 from forgetcli.editing.closed_form import keys_after, measure, prepare, stored_weight
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.moments import Moments, materials, preserve_moments
+from forgetcli.editing.pairs import Pairs
 from forgetcli.editing.task import Task
 from forgetcli.methods.nullspace import Parameters
 from forgetcli.models import vocabulary
@@ -22,7 +23,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     """
     settings = parameters.edit
     sites = model.pick_sites(settings.sites, settings.encoders)
-    pairs = refine.Pairs.of(model.tokenizer, task.pairs, settings.positions)
+    pairs = Pairs.of(model.tokenizer, task.pairs, settings.positions)
     moments = preserve_moments(
         model,
         sites,

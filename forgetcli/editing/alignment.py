@@ -1,0 +1,75 @@
+"""Which token of a concept prompt corresponds to which token of its target prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+Positions = Literal["last", "from-last", "all", "beside", "aligned"]
+
+
+def words(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    """Token ids up to the end-of-text token: the start token and the prompt's own."""
+    ids = list(ids)
+    if tokenizer.eos_token_id not in ids:
+        return ids
+    return ids[: ids.index(tokenizer.eos_token_id)]
+
+
+def shared_ends(concept: Sequence[int], target: Sequence[int]) -> tuple[int, int]:
+    """Number of tokens that both prompts have in common at their start, including the start token,
+    and at their end.
+
+    The subject lies between. It has at least one token in both prompts: where a prompt only adds
+    words ("dog" → "hot dog", "dog" → "dog toy"), the shared word next to them is the subject too.
+    """
+    limit = min(len(concept), len(target)) - 1
+    start = 0
+    while start < limit and concept[start] == target[start]:
+        start += 1
+    end = 0
+    while start + end < limit and concept[-1 - end] == target[-1 - end]:
+        end += 1
+    return start, end
+
+
+def subject_ends(concept: Sequence[int], target: Sequence[int]) -> tuple[int, int]:
+    """Positions of the last subject token of both prompts; at least the first one after the start
+    token.
+
+    "van gogh" and "monet" in "a van gogh picture" → "a monet picture" end where the common "
+    picture" begins.
+    """
+    _, end = shared_ends(concept, target)
+    return max(1, len(concept) - 1 - end), max(1, len(target) - 1 - end)
+
+
+def matches(
+    concept: Sequence[int], target: Sequence[int], length: int, positions: Positions
+) -> list[tuple[int, int]]:
+    """Positions of the concept prompt, each with the position of the target prompt that it is
+    mapped to.
+
+    Args:
+        concept, target: `words` of the prompts.
+        length: of the padded prompts.
+        positions: `last`: the last subject token. `from-last`: that one and all after it, by their
+            distance from it. `all`: every position to the same one of the target prompt. `beside`:
+            all except the subject's own, those before it by position, those after it by distance.
+            `aligned`: these and the subject's own, the last to the last (all that a longer concept
+            has in front are mapped to the target's first).
+    """
+    if positions == "all":
+        return [(i, i) for i in range(length)]
+    a, b = subject_ends(concept, target)
+    if positions == "last":
+        return [(a, b)]
+    after = [(a + k, b + k) for k in range(1, length - max(a, b))]
+    if positions == "from-last":
+        return [(a, b), *after]
+    start = max(1, shared_ends(concept, target)[0])
+    before = [(i, i) for i in range(start)]
+    if positions == "beside":
+        return before + after
+    subject = [(i, max(start, b - (a - i))) for i in range(start, a + 1)]
+    return before + subject + after
