@@ -128,7 +128,8 @@ class MomentCache:
         Raises:
             OutputError: no permission to delete.
         """
-        kept, gone = [], []
+        kept: list[Entry] = []
+        gone: list[Entry] = []
         limit = time.time() - older_than_days * 86400 if older_than_days is not None else None
         for entry in self.entries():
             (gone if everything or (limit is not None and entry.modified < limit) else kept).append(
