@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -159,6 +160,4 @@ def _identity(model: LoadedModel, site: Any, prompts: Sequence[str], often: int)
 
 
 def _digest(matrix: torch.Tensor) -> str:
-    import hashlib
-
     return hashlib.sha256(matrix.contiguous().numpy().tobytes()).hexdigest()
