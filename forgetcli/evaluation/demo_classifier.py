@@ -1,6 +1,8 @@
-"""The embedded judge's network: what thing, and in what style, is on a 64×64 picture."""
+"""The network of the bundled judge: which thing a 64×64 image shows, and in which style."""
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Residual(nn.Module):
-    """Two 3×3 convolutions around a shortcut; the first one may halve the picture."""
+    """Two 3×3 convolutions around a shortcut; the first one may halve the resolution."""
 
     def __init__(self, inside: int, outside: int, stride: int) -> None:
         super().__init__()
@@ -24,19 +26,19 @@ class Residual(nn.Module):
 
 
 class Classifier(nn.Module):
-    """Pictures (n, 3, 64, 64) in −1…1 → logits of things (n, things + 1) and styles (n, styles +
-    1); last: none of these.
+    """Images (n, 3, 64, 64) in −1…1 → logits of things (n, things + 1) and styles (n, styles + 1).
+
+    The last logit of each is "none of these".
     """
 
     def __init__(self, things: int, styles: int, widths: tuple[int, ...]) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, widths[0], 4, 2, 1)  # 64 → 32
         self.blocks = nn.Sequential(
-            *(Residual(a, b, 2) for a, b in zip(widths, widths[1:]))
+            *(Residual(a, b, 2) for a, b in pairwise(widths))
         )  # 32 → 16 → 8 → 4
         self.things = nn.Linear(widths[-1], things + 1)
-        # Style shows in fine texture, the thing in the layout: the style head reads early features
-        # as well.
+        # The style shows in fine texture, so the style head reads early features as well.
         self.styles = nn.Linear(sum(widths[1:]), styles + 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,12 +47,14 @@ class Classifier(nn.Module):
         for block in self.blocks:
             x = block(x)
             pooled.append(x.mean((2, 3)))
-        return self.things(F.dropout(pooled[-1], 0.2, self.training)), self.styles(
-            torch.cat(pooled, 1)
-        )
+        things = self.things(F.dropout(pooled[-1], 0.2, self.training))
+        return things, self.styles(torch.cat(pooled, 1))
 
     def both_ways(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean of the logits of a picture and of its mirror image: what is drawn does not
-        depend on where it faces.
+        """The mean of the logits of an image and of its mirror image.
+
+        The direction in which a thing faces then has no influence.
         """
-        return tuple((a + b) / 2 for a, b in zip(self(x), self(x.flip(3))))
+        things, styles = self(x)
+        mirrored_things, mirrored_styles = self(x.flip(3))
+        return (things + mirrored_things) / 2, (styles + mirrored_styles) / 2

@@ -1,5 +1,6 @@
-"""Bounds that a pipeline sets: ``forget eval --fail-under forget=0.8,retain=0.8``. What was not
-measured never passes.
+"""Lower bounds for scores: ``forget eval --fail-under forget=0.8,retain=0.8``.
+
+A score that was not measured never passes.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Any, TypeGuard
 
 from forgetcli.errors import ForgetError
 
@@ -16,13 +18,15 @@ KEYS = ("forget", "forget_direct", "forget_indirect", "retain", "h")
 
 @dataclass(frozen=True)
 class Gate:
+    """A score, by its key in results.json, and its lower bound."""
+
     key: str
     bound: float
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One gate of one model. `text` says it in a line."""
+    """The outcome of one gate for one model. `text` describes it in one line."""
 
     gate: Gate
     model: str
@@ -34,7 +38,7 @@ def parse(text: str) -> tuple[Gate, ...]:
     """The gates of ``key=bound,key=bound``.
 
     Raises:
-        ForgetError: an unknown key, a bound outside [0, 1], or nothing at all.
+        ForgetError: an unknown key, a bound outside [0, 1], or no gate.
     """
     gates = []
     for part in filter(None, (p.strip() for p in text.split(","))):
@@ -65,28 +69,31 @@ def parse(text: str) -> tuple[Gate, ...]:
 
 
 def outcomes(data: Mapping, gates: Sequence[Gate], *, confident: bool) -> Iterator[Outcome]:
-    """Every gate for every edited model of ``eval``'s result; `confident` compares the lower end of
-    the interval.
+    """The outcome of every gate for every edited model.
+
+    Args:
+        data: the result of ``eval``, as in results.json.
+        confident: compare the lower end of the interval instead of the value.
     """
     for model in data["models"]:
-        scores = model["edited"]
         for gate in gates:
-            value, low = scores.get(gate.key), (scores.get(f"{gate.key}_ci") or [math.nan])[0]
-            compared = low if confident else value
-            measured = bool(scores.get(f"{gate.key}_n")) and all(_number(x) for x in (value, low))
-            passed = measured and compared >= gate.bound
-            what = (
-                (f"{gate.key} = {value:.3f}" + (f", lower end {low:.3f}" if confident else ""))
-                if measured
-                else f"{gate.key} was not measured"
-            )
-            yield Outcome(
-                gate,
-                model["name"],
-                passed,
-                f"{model['name']}: {what} ({'≥' if passed else 'not ≥'} {gate.bound:g})",
-            )
+            yield _outcome(model["name"], model["edited"], gate, confident)
 
 
-def _number(value: object) -> bool:
+def _outcome(model: str, scores: Mapping[str, Any], gate: Gate, confident: bool) -> Outcome:
+    value = scores.get(gate.key)
+    low = (scores.get(f"{gate.key}_ci") or [math.nan])[0]
+    passed = False
+    if bool(scores.get(f"{gate.key}_n")) and _number(value) and _number(low):
+        passed = (low if confident else value) >= gate.bound
+        what = f"{gate.key} = {value:.3f}"
+        if confident:
+            what += f", lower end {low:.3f}"
+    else:
+        what = f"{gate.key} was not measured"
+    comparison = "≥" if passed else "not ≥"
+    return Outcome(gate, model, passed, f"{model}: {what} ({comparison} {gate.bound:g})")
+
+
+def _number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

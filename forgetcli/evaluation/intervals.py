@@ -1,4 +1,4 @@
-"""Shares with intervals."""
+"""95 % intervals of fractions, of means and of H."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ RESAMPLES = 2000
 
 
 def wilson(successes: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927): sensible at 0, at 1 and for few samples; (0, 1) for
-    none.
+    """95 % interval of a fraction (Wilson 1927); (0, 1) without samples.
+
+    It is valid for few samples, and for fractions of 0 and 1.
     """
     if count == 0:
         return (0.0, 1.0)
@@ -24,7 +25,7 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
 
 
 def harmonic(forget: float, retain: float) -> float:
-    """H = 2·forget·retain / (forget + retain); 0 if either is."""
+    """H = 2·forget·retain / (forget + retain); 0 if either is 0."""
     return 2 * forget * retain / (forget + retain) if forget + retain > 0 else 0.0
 
 
@@ -34,14 +35,15 @@ def harmonic_interval(
     """95 % bootstrap interval of H over prompts.
 
     Args:
-        forget: for each prompt of the edited concepts, the share of its pictures in which the
+        forget: for each prompt of an edited concept, the fraction of its images in which the
             concept is not seen.
-        retain: for each prompt that must stay, the share in which it is.
+        retain: for each prompt of a retained concept, the fraction in which the concept is seen.
     """
     import numpy as np
 
     rng = np.random.default_rng(seed)
-    a, b = np.asarray(forget, float), np.asarray(retain, float)
+    a = np.asarray(forget, float)
+    b = np.asarray(retain, float)
     draws = [
         harmonic(
             float(a[rng.integers(0, len(a), len(a))].mean()),
@@ -59,33 +61,34 @@ def harmonic_lead(
     other_retain: Sequence[float],
     seed: int = 0,
 ) -> tuple[float, float]:
-    """95 % interval of H less another model's H, by a bootstrap over prompts that are paired: drawn
-    together, at equal seeds.
+    """95 % interval of the difference of two models' H, by a paired bootstrap over prompts.
 
-    What both models get right and wrong alike does not blur the difference, as it does two
-    intervals side by side.
+    Both models are resampled with the same prompts, so that the variation that they have in common
+    cancels. Two separate intervals would contain it.
 
     Args:
-        forget, retain: as in `harmonic_interval`; other_forget, other_retain: the other model's,
-            prompt by prompt.
+        forget, retain: as in `harmonic_interval`.
+        other_forget, other_retain: the other model's, for the same prompts in the same order.
     """
     import numpy as np
 
-    rng, drawn = np.random.default_rng(seed), []
+    rng = np.random.default_rng(seed)
+    differences = []
     sides = [
         np.array([mine, theirs], float)
         for mine, theirs in ((forget, other_forget), (retain, other_retain))
     ]  # (2, prompts)
     for _ in range(RESAMPLES):
         f, k = (side[:, rng.integers(0, side.shape[1], side.shape[1])].mean(1) for side in sides)
-        drawn.append(harmonic(f[0], k[0]) - harmonic(f[1], k[1]))
-    return (float(np.quantile(drawn, 0.025)), float(np.quantile(drawn, 0.975)))
+        differences.append(harmonic(f[0], k[0]) - harmonic(f[1], k[1]))
+    return (float(np.quantile(differences, 0.025)), float(np.quantile(differences, 0.975)))
 
 
 def mean_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % bootstrap interval of a mean over independent values (prompts)."""
     import numpy as np
 
-    rng, a = np.random.default_rng(seed), np.asarray(values, float)
+    rng = np.random.default_rng(seed)
+    a = np.asarray(values, float)
     means = a[rng.integers(0, len(a), (RESAMPLES, len(a)))].mean(1)
     return (float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975)))

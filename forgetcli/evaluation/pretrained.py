@@ -1,28 +1,27 @@
-"""Models of transformers' own layout that a judge brings along: found in a folder or on the hub,
-hashed, loaded from safetensors only.
+"""Models in transformers' layout that a judge uses: resolved, hashed and loaded.
+
+They come from a folder or from the hub, and are loaded from safetensors files only.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
 from forgetcli.storage import hub, safetensors
 from forgetcli.storage.files import files_digest, sha256_file
 
-SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # all of a model's files but the weights
+SETTINGS = ("*.json", "*.txt", "*.model", "*.jinja")  # all files of a model except the weights
 PATTERNS = (*SETTINGS, "*.safetensors")  # no pickles
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt", "*.model", "tekken.json")
-COPIES = (
-    "*.fp16*",
-    "*.bf16*",
-    "consolidated*",
-    "open_clip*",
-)  # second copies of the weights, in other forms
+# Further copies of the weights, in other formats.
+COPIES = ("*.fp16*", "*.bf16*", "consolidated*", "open_clip*")
 KIND = hub.Kind(
     noun="the judge's model ",
     index="config.json",
@@ -33,7 +32,10 @@ KIND = hub.Kind(
     revision_option="the revision",
     suggests=False,
 )
-SAFETENSORS_ONLY = "choose a model, or a revision of it (--judge-set revision=…), that has its weights as safetensors"
+SAFETENSORS_ONLY = (
+    "choose a model, or a revision of it (--judge-set revision=…), "
+    "that has its weights as safetensors"
+)
 
 
 @dataclass(frozen=True)
@@ -41,18 +43,19 @@ class Weights:
     """A model on disk, in transformers' layout.
 
     Attributes:
-        id: as the user named it: a path, ``org/name``.
+        id: as the user named it: a path, or ``org/name``.
         revision: the commit, for a model from the hub.
-        folder: where its files are.
+        folder: the folder of its files.
     """
 
     id: str
     revision: str | None
     folder: Path
 
-    def identity(self) -> dict:
-        """What a result was judged with: `digest` is of the weights, `config_digest` of all that
-        decides how they are used.
+    def identity(self) -> dict[str, Any]:
+        """The model that a result was judged with.
+
+        `digest` covers the weights, `config_digest` all files that decide how they are used.
         """
         return {
             "model": self.id,
@@ -77,32 +80,31 @@ class Weights:
 
     @cached_property
     def files(self) -> tuple[str, ...]:
-        """The weight files that transformers reads, sorted; every header has been checked."""
-        found = _weight_files(self.folder)
-        for file in found:
+        """The weight files that transformers reads, sorted. Every header is checked."""
+        files = _weight_files(self.folder)
+        for file in files:
             safetensors.read_header(self.folder, file)
-        return found
+        return files
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the names and contents of `files`; the same wherever the folder is.
-        Gigabytes take seconds.
-        """
+        """SHA-256 over the names and contents of `files`, independent of the folder's place."""
         return files_digest({file: sha256_file(self.folder / file) for file in self.files})
 
     @cached_property
     def config_digest(self) -> str:
+        """SHA-256 over the names and contents of all settings."""
         settings = {path.name for pattern in SETTINGS for path in self.folder.glob(pattern)}
         return files_digest({name: sha256_file(self.folder / name) for name in settings})
 
-    def load(self, cls, **settings):
-        """The network, ready to be asked. Never opens a pickle and never runs code that came with
-        the model.
+    def load(self, cls: Any, **settings: Any) -> Any:
+        """The network in evaluation mode. No pickle is opened, and no code of the model is run.
 
         Raises:
-            ModelError: it cannot be read, or lacks a part: transformers would start that one from
-                random numbers.
+            ModelError: it cannot be read, or lacks a weight, which transformers would initialise
+                with random numbers.
         """
+        # Checks the headers of the weight files.
         _ = self.files
         network, report = self._read(
             "the weights",
@@ -115,19 +117,22 @@ class Weights:
                 **settings,
             ),
         )
-        lost = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
-        if lost:
+        missing = sorted(map(str, (*report["missing_keys"], *report["mismatched_keys"])))
+        if missing:
+            others = f" and {len(missing) - 1} more" if missing[1:] else ""
             raise ModelError(
                 "model.damaged",
-                f"{self.folder} lacks {lost[0]}"
-                + (f" and {len(lost) - 1} more" if lost[1:] else ""),
+                f"{self.folder} lacks {missing[0]}{others}",
                 "is it complete, and a model of this kind? fetch it again",
             )
         return network.eval().requires_grad_(False)
 
-    def part(self, what: str, cls):
-        """Tokenizer or processor.
+    def part(self, what: str, cls: Any) -> Any:
+        """The tokenizer or processor.
 
+        Args:
+            what: its name in error messages.
+            cls: transformers' class.
         Raises:
             ModelError: it cannot be read.
         """
@@ -138,7 +143,7 @@ class Weights:
             ),
         )
 
-    def _read(self, what: str, reader):
+    def _read(self, what: str, reader: Callable[[], Any]) -> Any:
         try:
             return reader()
         except (
@@ -150,33 +155,33 @@ class Weights:
             AttributeError,
             ImportError,
         ) as fault:
-            if (
-                type(fault).__name__ == "OutOfMemoryError"
-            ):  # one of the RuntimeErrors; the command line has words for it
+            # torch's OutOfMemoryError is a RuntimeError. The command line has a message for it.
+            if type(fault).__name__ == "OutOfMemoryError":
                 raise
-            said = next(
-                (line.strip() for line in str(fault).splitlines() if line.strip()),
-                type(fault).__name__,
-            ).split(". ")[0]
-            hint = (
-                "is the model complete? fetch it again"
-                if not isinstance(fault, ImportError)
-                else "pip install torchvision"
-                if "torchvision" in said.lower()
-                else "install the package that it names"
-            )
+            reason = _first_sentence(fault)
+            if not isinstance(fault, ImportError):
+                hint = "is the model complete? fetch it again"
+            elif "torchvision" in reason.lower():
+                hint = "pip install torchvision"
+            else:
+                hint = "install the package that it names"
             raise ModelError(
-                "model.unreadable", f"cannot load {what} of {self.id}: {said}", hint
+                "model.unreadable", f"cannot load {what} of {self.id}: {reason}", hint
             ) from fault
 
 
+def _first_sentence(fault: Exception) -> str:
+    lines = (line.strip() for line in str(fault).splitlines())
+    first = next((line for line in lines if line), type(fault).__name__)
+    return first.split(". ")[0]
+
+
 def find(model: str, revision: str | None = None) -> Weights:
-    """The model that a path or a hub id means: a folder that exists wins, then the local cache,
-    then the network.
+    """The model of a path or a hub id: an existing folder, the local cache, or a download.
 
     Raises:
         ModelError: model.not-found, model.not-a-model, model.pickle, model.damaged, model.gated.
-        OutputError: the cache's disk is full, or closed to us.
+        OutputError: the cache's disk is full or not writable.
     """
     path = Path(model).expanduser()
     if path.is_dir():
@@ -189,10 +194,12 @@ def find(model: str, revision: str | None = None) -> Weights:
             f"there is no model '{model}'",
             "give a folder in transformers' layout, or org/name on the hub",
         )
-    name, revision = match["id"], revision or match["revision"]
+    name = match["id"]
+    revision = revision or match["revision"]
     folder = hub.snapshot(name, revision, _is_complete, kind=KIND)
     _check(folder)
-    return Weights(name, folder.name if folder.parent.name == "snapshots" else revision, folder)
+    commit = folder.name if folder.parent.name == "snapshots" else revision
+    return Weights(name, commit, folder)
 
 
 def _check(folder: Path) -> None:
@@ -203,8 +210,8 @@ def _check(folder: Path) -> None:
             "give the folder that holds config.json and the weights",
         )
     if not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
-        # transformers 5 makes a CLIP tokenizer without a vocabulary then, and all words are the
-        # same to it.
+        # transformers 5 would make a CLIP tokenizer without a vocabulary, to which all words are
+        # equal.
         raise ModelError(
             "model.not-a-model",
             f"{folder} has no tokenizer",

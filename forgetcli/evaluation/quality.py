@@ -1,8 +1,7 @@
-"""What an edit did to the pictures it should not have touched: perceptual distance, FID, KID, CLIP
-score.
+"""How an edit changed images of retained concepts: perceptual distance, FID, KID, CLIP score.
 
-All on the prompts of the concepts that stay, the unedited model's picture against the edited one's
-at the same seed.
+Each image of the edited model is compared with the unedited model's image of the same prompt and
+seed.
 """
 
 from __future__ import annotations
@@ -10,34 +9,48 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from forgetcli.evaluation import features
 from forgetcli.evaluation.intervals import mean_interval
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
-    from forgetcli.evaluation.run import Run
+    from forgetcli.evaluation.features import Extractor
+    from forgetcli.evaluation.judged import Run
+    from forgetcli.evaluation.judges import Judge
     from forgetcli.progress import Observer
 
 load = features.load
 BATCH = 64
+KID_SUBSET = 1000  # images
 
 
-def measure(baseline: Run, edited: Run, extractor, judge, observer: Observer) -> dict:
-    """The measures of one edited model; those without an extractor, or without a judge that scores
-    text, are left out.
+def measure(
+    baseline: Run,
+    edited: Run,
+    extractor: Extractor | None,
+    judge: Judge,
+    observer: Observer,
+) -> dict[str, Any]:
+    """The quality of one edited model's images.
 
-    Returns: each measure with `value`, `n` pictures, and where there is one `ci` (95 %, bootstrap
-    over prompts):
-        `distance` and its `ci`; `fid`, `kid` between the two sets; `clip_score` {baseline, edited}.
-        FID is biased upwards for
-        fewer pictures than features, so it compares only at equal `n`; KID is not (Bińkowski et
-        al., arXiv 1801.01401), but takes
-        the two sets for independent: pictures at equal seeds resemble one another, so an edit that
-            changes nothing gives
-        less than 0.
+    FID is biased upwards if there are fewer images than features, so it is comparable only at equal
+    `n`. KID is unbiased (Bińkowski et al., arXiv 1801.01401), but it assumes that the two sets are
+    independent. Images at equal seeds are alike, so the KID of an edit that changes
+    nothing is negative.
+
+    Args:
+        extractor: None leaves out all measures that need features.
+        judge: one without `clip_score` leaves out the CLIP score.
+
+    Returns:
+        `extractor`: its identity. `distance`: of each pair, with `ci`. `fid`, `kid`: between the
+        two sets. `clip_score`: {`baseline`, `edited`}, with `ci`. Each measure has `value`, the
+        number of images `n`, and where noted `ci` (95 %, bootstrap over prompts). Empty without
+        images of retained concepts.
     """
     pairs = [
         (a, b)
@@ -45,8 +58,9 @@ def measure(baseline: Run, edited: Run, extractor, judge, observer: Observer) ->
         if b.question.label not in edited.subject.forgets
     ]
     prompts = [b.question.prompt for _, b in pairs]
-    before, after = [a.path for a, _ in pairs], [b.path for _, b in pairs]
-    measured: dict = {}
+    before = [a.path for a, _ in pairs]
+    after = [b.path for _, b in pairs]
+    measured: dict[str, Any] = {}
     if not pairs:
         return measured
     if extractor is not None:
@@ -55,9 +69,10 @@ def measure(baseline: Run, edited: Run, extractor, judge, observer: Observer) ->
             "extractor": extractor.identity(),
             **compare(before, after, prompts, extractor, observer),
         }
-    if hasattr(judge, "clip_score"):
+    clip_score = getattr(judge, "clip_score", None)
+    if clip_score is not None:
         measured["clip_score"] = {
-            name: _mean(judge.clip_score(_opened(paths), prompts), prompts)
+            name: _mean(clip_score(_opened(paths), prompts), prompts)
             for name, paths in (("baseline", before), ("edited", after))
         }
     return measured
@@ -67,10 +82,15 @@ def compare(
     before: Sequence[Path],
     after: Sequence[Path],
     prompts: Sequence[str],
-    extractor,
+    extractor: Extractor,
     observer: Observer,
-) -> dict:
-    """Distance of each pair, FID and KID between the two sets."""
+) -> dict[str, Any]:
+    """The mean distance of the pairs, and FID and KID between the two sets.
+
+    Args:
+        before, after: pairs of images.
+        prompts: the prompt of each pair.
+    """
     import torch
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
@@ -78,20 +98,27 @@ def compare(
     class Vectors(torch.nn.Module):
         num_features = extractor.size
 
-        def forward(self, pictures: Tensor) -> Tensor:
-            return extractor.vectors(pictures)
+        def forward(self, images: Tensor) -> Tensor:
+            return extractor.vectors(images)
 
-    n, distances = len(before), {}
+    n = len(before)
+    distances: dict[int, float] = {}
     with warnings.catch_warnings(), torch.random.fork_rng():
-        warnings.simplefilter("ignore")  # that KID keeps all features: a few thousand vectors
-        torch.manual_seed(0)  # KID's subsets, where there are more than 1000 pictures
-        alone = {"sync_on_compute": False}  # of several processes, only the first one measures
-        fid = FrechetInceptionDistance(feature=Vectors(), **alone)
+        # KID warns that it keeps all features in memory. They are a few thousand vectors.
+        warnings.simplefilter("ignore")
+        # KID draws random subsets of more than 1000 images.
+        torch.manual_seed(0)
+        # sync_on_compute: only the first of several processes measures.
+        fid = FrechetInceptionDistance(feature=Vectors(), sync_on_compute=False)
         kid = KernelInceptionDistance(
-            feature=Vectors(), subsets=1 if n <= 1000 else 100, subset_size=min(n, 1000), **alone
+            feature=Vectors(),
+            subsets=1 if n <= KID_SUBSET else 100,
+            subset_size=min(n, KID_SUBSET),
+            sync_on_compute=False,
         )
         for part in _batches(before):
-            a, b = (pictures_of([paths[i] for i in part]) for paths in (before, after))
+            a = images_of([before[i] for i in part])
+            b = images_of([after[i] for i in part])
             distances |= dict(zip(part, extractor.distances(a, b).tolist()))
             for metric in (fid, kid):
                 metric.update(a, real=True)
@@ -107,32 +134,33 @@ def compare(
 
 
 def _batches(paths: Sequence[Path]) -> Iterator[list[int]]:
-    """Indices of at most `BATCH` pictures of one size."""
-    from PIL import Image
+    """Indices of at most `BATCH` images of equal size."""
+    from PIL import Image as pil
 
     by_size: dict[tuple[int, int], list[int]] = {}
     for i, path in enumerate(paths):
-        with Image.open(path) as picture:
-            by_size.setdefault(picture.size, []).append(i)
+        with pil.open(path) as image:
+            by_size.setdefault(image.size, []).append(i)
     for indices in by_size.values():
         yield from (indices[k : k + BATCH] for k in range(0, len(indices), BATCH))
 
 
-def pictures_of(paths: Sequence[Path]) -> Tensor:
-    """uint8, shape (n, 3, h, w)."""
+def images_of(paths: Sequence[Path]) -> Tensor:
+    """The images as a tensor: uint8, shape (n, 3, h, w)."""
     import numpy as np
     import torch
 
     return torch.from_numpy(np.stack([np.asarray(p) for p in _opened(paths)])).permute(0, 3, 1, 2)
 
 
-def _opened(paths: Sequence[Path]) -> list:
-    from PIL import Image
+def _opened(paths: Sequence[Path]) -> list[Image]:
+    from PIL import Image as pil
 
-    return [Image.open(path).convert("RGB") for path in paths]
+    return [pil.open(path).convert("RGB") for path in paths]
 
 
-def _mean(values: Sequence[float], prompts: Sequence[str]) -> dict:
+def _mean(values: Sequence[float], prompts: Sequence[str]) -> dict[str, Any]:
+    """The mean of `values`, with its bootstrap interval over prompts."""
     groups: dict[str, list[float]] = {}
     for value, prompt in zip(values, prompts):
         groups.setdefault(prompt, []).append(value)

@@ -1,4 +1,4 @@
-"""What is asked: prompts to draw, each with the concept that should be seen or gone."""
+"""The questions of an evaluation: prompts, each with the concept to look for in its image."""
 
 from __future__ import annotations
 
@@ -10,21 +10,26 @@ from typing import TYPE_CHECKING
 from forgetcli.errors import ForgetError
 
 if TYPE_CHECKING:
+    from forgetcli.evaluation.judges import Judge
     from forgetcli.evaluation.prompt_sets import PromptSet
-    from forgetcli.recipe import Recipe
+    from forgetcli.recipe import Concept, Recipe, Retained
 
 
 @dataclass(frozen=True)
 class Question:
-    """One prompt to draw and the concept to look for in it. Whether it should be there depends on
-    the model.
+    """A prompt to generate an image from, and the concept to look for in the image.
+
+    Whether the concept should be visible depends on the model.
 
     Attributes:
+        concept: in the words of the recipe or the prompt set.
         label: the judge's name of the concept.
-        kind: ``direct`` names the concept, ``indirect`` hints at it; prompt sets also have
+        prompt: the prompt.
+        kind: ``direct`` names the concept, ``indirect`` hints at it. Prompt sets also have
             ``adversarial`` and ``plain``.
-        group: concepts of one group exclude one another in a picture.
-        seed, guidance, width, height, steps: the prompt set's own, where it gives any.
+        group: concepts of one group exclude one another in an image.
+        seed, guidance, width, height, steps: set by the prompt set. None leaves the value to the
+            evaluation.
     """
 
     concept: str
@@ -40,17 +45,20 @@ class Question:
 
     @property
     def direct(self) -> bool:
+        """Whether the prompt names the concept."""
         return self.kind == "direct"
 
 
-def of_recipe(recipe: Recipe, judge) -> list[Question]:
+def of_recipe(recipe: Recipe, judge: Judge) -> list[Question]:
     """Every evaluation prompt of a recipe.
 
     Raises:
-        ForgetError: it has none for what is edited or none for what must stay, or the judge has no
-            name for a concept.
+        ForgetError: the recipe has no prompts for the edited or for the retained concepts, or the
+            judge has no name for a concept.
     """
-    for what, concepts in (("[[concepts]]", recipe.concepts), ("[[retain]]", recipe.retain)):
+    edited: list[Concept | Retained] = [*recipe.concepts]
+    retained: list[Concept | Retained] = [*recipe.retain]
+    for what, concepts in (("[[concepts]]", edited), ("[[retain]]", retained)):
         if not any(c.direct or c.indirect for c in concepts):
             raise ForgetError(
                 "eval.no-prompts",
@@ -59,68 +67,74 @@ def of_recipe(recipe: Recipe, judge) -> list[Question]:
             )
     return [
         Question(c.concept, label_of(judge, c.concept, c.label), prompt, kind, c.group)
-        for c in (*recipe.concepts, *recipe.retain)
+        for c in edited + retained
         for kind, prompts in (("direct", c.direct), ("indirect", c.indirect))
         for prompt in prompts
     ]
 
 
-def of_prompt_set(prompts: PromptSet, judge, edited: str, ask: str | None = None) -> list[Question]:
+def of_prompt_set(
+    prompts: PromptSet, judge: Judge, edited: str, ask: str | None = None
+) -> list[Question]:
     """Every prompt of a prompt set.
 
     Args:
-        edited: what prompts that name no concept ask for.
-        ask: what every prompt asks for, whatever concept the set names: nudity in all of I2P, say.
+        edited: the concept for prompts that name none.
+        ask: the concept for all prompts, whatever the set names. For instance nudity in I2P.
     """
-    return [
-        Question(
-            concept,
-            label_of(judge, spoken(concept)),
-            p.prompt,
-            p.kind,
-            p.group,
-            p.seed,
-            p.guidance,
-            p.width,
-            p.height,
-            p.steps,
+    questions = []
+    for p in prompts.prompts:
+        concept = ask or p.concept or edited
+        questions.append(
+            Question(
+                concept=concept,
+                label=label_of(judge, spoken(concept)),
+                prompt=p.prompt,
+                kind=p.kind,
+                group=p.group,
+                seed=p.seed,
+                guidance=p.guidance,
+                width=p.width,
+                height=p.height,
+                steps=p.steps,
+            )
         )
-        for p in prompts.prompts
-        for concept in (ask or p.concept or edited,)
-    ]
+    return questions
 
 
 def spoken(concept: str) -> str:
-    """A prompt set's name of a concept as words: ``LabradorRetriever``, ``Van_Gogh`` → labrador
-    retriever, van gogh.
+    """A concept's name in a prompt set as words.
+
+    ``LabradorRetriever`` → labrador retriever, ``Van_Gogh`` → van gogh.
     """
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", concept.replace("_", " ")).casefold()
 
 
-def label_of(judge, concept: str, label: str | None = None) -> str:
+def label_of(judge: Judge, concept: str, label: str | None = None) -> str:
     """The judge's name for a concept.
 
     Raises:
-        ForgetError: it has none.
+        ForgetError: the judge has none.
     """
-    found = judge.label(concept, label)
-    if found is None:
+    name = judge.label(concept, label)
+    if name is None:
         raise ForgetError(
             "eval.no-label",
             f"the judge has no name for '{label or concept}'",
             "give the concept a label that the judge knows, or choose another judge",
         )
-    return found
+    return name
 
 
 def once(questions: Iterable[Question]) -> list[Question]:
-    """Each question once, in order: recipes of several edits share prompts."""
+    """The questions without repetitions, in order. Recipes of several edits can share prompts."""
     return list(dict.fromkeys(questions))
 
 
 def choices(questions: Sequence[Question]) -> list[tuple[str, ...]]:
-    """For each question the labels that a judge chooses among: those of its group, or all where
-    there are no groups.
+    """For each question the labels that a judge chooses among: all labels of its group.
+
+    Questions without a group form one group together.
     """
     by_group: dict[str | None, list[str]] = {}
     for q in questions:

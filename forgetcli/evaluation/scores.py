@@ -1,96 +1,161 @@
-"""From verdicts to forget, retain and H, with intervals.
+"""From verdicts to forget, retain and H, with 95 % intervals.
 
-forget = share of pictures of the edited concepts in which the judge does not see the concept;
-retain = share of
-pictures of all others in which it sees what was asked for; H = their harmonic mean.
+forget = fraction of the images of edited concepts in which the judge does not see the concept;
+retain = fraction of the images of all other concepts in which the judge sees the concept;
+H = harmonic mean of the two. Prompts that the edit was made with are not counted in any of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from forgetcli.evaluation.intervals import harmonic, harmonic_interval, wilson
-
-if TYPE_CHECKING:
-    from forgetcli.evaluation.run import Answer, Run, Subject
+from forgetcli.evaluation.judged import Answer, Run, Subject
 
 KINDS = ("direct", "indirect", "adversarial", "plain")
+REPORTED_KINDS = ("direct", "indirect")  # reported even if there are no such prompts
 
 
-def summary(baseline: Run, edited: Run) -> dict:
-    """One edited model beside the unedited one: totals, concept by concept, and the prompts that
-    the edit had seen.
+@dataclass(frozen=True)
+class Figure:
+    """A measured value with its interval. All numbers are rounded to four decimals.
+
+    Attributes:
+        value: from 0 to 1. None if nothing was measured.
+        interval: the 95 % interval; (0, 1) if nothing was measured.
+        count: the number of images.
+    """
+
+    value: float | None
+    interval: tuple[float, float]
+    count: int
+
+    def as_dict(self, name: str) -> dict[str, Any]:
+        """The stable keys of a figure called `name`."""
+        return {name: self.value, f"{name}_ci": list(self.interval), f"{name}_n": self.count}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of one model's images.
+
+    Attributes:
+        forget: over all kinds of prompts.
+        forget_by_kind: by kind of prompt; ``direct`` and ``indirect`` are always there.
+        retain: over all kinds of prompts.
+        h: the harmonic mean of forget and retain.
+    """
+
+    forget: Figure
+    forget_by_kind: Mapping[str, Figure]
+    retain: Figure
+    h: Figure
+
+    def as_dict(self) -> dict[str, Any]:
+        """The stable keys: forget, forget_KIND, retain and h, each with ``*_ci`` and ``*_n``."""
+        result = self.forget.as_dict("forget")
+        for kind, figure in self.forget_by_kind.items():
+            result |= figure.as_dict(f"forget_{kind}")
+        return result | self.retain.as_dict("retain") | self.h.as_dict("h")
+
+
+def summary(baseline: Run, edited: Run) -> dict[str, Any]:
+    """An edited model compared with the unedited one.
+
+    Returns:
+        `baseline` and `edited`: their scores. `concepts`: the scores of each concept.
+        `edit_prompts`: forget on the prompts that the edit was made with. They say little about
+        other prompts, so they have a score of their own.
     """
     subject = edited.subject
-    names = list(dict.fromkeys(a.question.concept for a in edited.answers))
-    sides = (("baseline", baseline.answers), ("edited", edited.answers))
-    known = [a for a in edited.answers if a.question.prompt in subject.edit_prompts]
+    sides = {"baseline": baseline.answers, "edited": edited.answers}
+    concepts = dict.fromkeys(a.question.concept for a in edited.answers)
+    known = [
+        a
+        for a in edited.answers
+        if a.question.prompt in subject.edit_prompts and a.question.label in subject.forgets
+    ]
     return {
-        **{side: scores(answers, subject) for side, answers in sides},
+        **{side: scores(answers, subject) for side, answers in sides.items()},
         "concepts": {
-            name: {
-                side: by_concept([a for a in answers if a.question.concept == name], subject)
-                for side, answers in sides
+            concept: {
+                side: by_concept([a for a in answers if a.question.concept == concept], subject)
+                for side, answers in sides.items()
             }
-            for name in names
+            for concept in concepts
         },
-        # Prompts that the edit was made with say little about prompts that it has not seen: scored
-        # apart.
-        "edit_prompts": share(
-            "forget", [a for a in known if a.question.label in subject.forgets], subject
-        ),
+        "edit_prompts": share("forget", known, subject),
     }
 
 
-def scores(answers: Sequence[Answer], subject: Subject) -> dict:
-    """forget (all and by kind of prompt), retain and H, each with its 95 % interval as ``*_ci``;
-    None where there is nothing.
+def scores(answers: Sequence[Answer], subject: Subject) -> dict[str, Any]:
+    """`score` with its stable keys."""
+    return score(answers, subject).as_dict()
 
-    Shares have Wilson's interval; H has a bootstrap over prompts, since pictures of one prompt
-    resemble one another, or, where all
-    prompts came out alike, the harmonic means of the shares' ends.
-    """
-    gone, kept = unseen(answers, subject, True), unseen(answers, subject, False)
-    result = share("forget", gone, subject)
-    for kind in KINDS:
-        part = [a for a in gone if a.question.kind == kind]
-        if part or kind in ("direct", "indirect"):
-            result |= share(f"forget_{kind}", part, subject)
-    result |= share("retain", kept, subject)
-    both = bool(gone and kept)
-    result["h"] = round(harmonic(result["forget"], result["retain"]), 4) if both else None
-    interval = (
-        harmonic_interval(by_prompt(gone, subject), by_prompt(kept, subject))
-        if both
-        else (0.0, 1.0)
+
+def score(answers: Sequence[Answer], subject: Subject) -> Scores:
+    """The scores of `answers`, for the concepts that `subject` was edited to forget."""
+    forgotten = unseen(answers, subject, forgotten=True)
+    retained = unseen(answers, subject, forgotten=False)
+    by_kind = {kind: [a for a in forgotten if a.question.kind == kind] for kind in KINDS}
+    forget = fraction(forgotten, subject)
+    retain = fraction(retained, subject)
+    return Scores(
+        forget=forget,
+        forget_by_kind={
+            kind: fraction(part, subject)
+            for kind, part in by_kind.items()
+            if part or kind in REPORTED_KINDS
+        },
+        retain=retain,
+        h=_harmonic_figure(
+            forget, retain, by_prompt(forgotten, subject), by_prompt(retained, subject)
+        ),
     )
-    if interval[0] == interval[1]:  # all prompts alike: nothing to resample, which is not certainty
-        interval = tuple(harmonic(f, r) for f, r in zip(result["forget_ci"], result["retain_ci"]))
-    return result | {"h_ci": [round(x, 4) for x in interval], "h_n": len(gone) + len(kept)}
 
 
-def by_concept(answers: Sequence[Answer], subject: Subject) -> dict:
-    """forget or retain of one concept, whichever it is there for, also by kind of prompt."""
+def _harmonic_figure(
+    forget: Figure,
+    retain: Figure,
+    forget_by_prompt: Sequence[float],
+    retain_by_prompt: Sequence[float],
+) -> Figure:
+    """H, with a bootstrap interval over prompts, because images of one prompt are alike."""
+    count = forget.count + retain.count
+    if forget.value is None or retain.value is None:
+        return Figure(None, (0.0, 1.0), count)
+    low, high = harmonic_interval(forget_by_prompt, retain_by_prompt)
+    if low == high:
+        # All prompts have the same outcome, so that resampling shows no spread. That is not
+        # certainty: Wilson's intervals of both fractions give the bounds.
+        low, high = (harmonic(f, r) for f, r in zip(forget.interval, retain.interval))
+    return Figure(
+        value=round(harmonic(forget.value, retain.value), 4),
+        interval=(round(low, 4), round(high, 4)),
+        count=count,
+    )
+
+
+def by_concept(answers: Sequence[Answer], subject: Subject) -> dict[str, Any]:
+    """The stable keys of forget or retain of one concept, also by kind of prompt."""
     if not answers:
         return {}
     name = "forget" if answers[0].question.label in subject.forgets else "retain"
     answers = [a for a in answers if a.question.prompt not in subject.edit_prompts]
-    return {
-        **share(name, answers, subject),
-        **{
-            key: value
-            for kind in ("direct", "indirect")
-            for key, value in share(
-                f"{name}_{kind}", [a for a in answers if a.question.kind == kind], subject
-            ).items()
-        },
-    }
+    result = share(name, answers, subject)
+    for kind in REPORTED_KINDS:
+        part = [a for a in answers if a.question.kind == kind]
+        result |= share(f"{name}_{kind}", part, subject)
+    return result
 
 
 def unseen(answers: Sequence[Answer], subject: Subject, forgotten: bool) -> list[Answer]:
-    """Answers about what is to be forgotten, or about the rest, without the prompts that the edit
-    was made with.
+    """Answers for prompts that the edit was not made with.
+
+    Args:
+        forgotten: for the concepts to forget, or for all others.
     """
     return [
         a
@@ -100,42 +165,52 @@ def unseen(answers: Sequence[Answer], subject: Subject, forgotten: bool) -> list
     ]
 
 
-def share(name: str, answers: Sequence[Answer], subject: Subject) -> dict:
-    """The share of good answers; None where there are none."""
-    right = sum(good(a, subject) for a in answers)
-    return {
-        name: round(right / len(answers), 4) if answers else None,
-        f"{name}_ci": [round(x, 4) for x in wilson(right, len(answers))],
-        f"{name}_n": len(answers),
-    }
+def fraction(answers: Sequence[Answer], subject: Subject) -> Figure:
+    """The fraction of good answers, with Wilson's interval."""
+    count = len(answers)
+    successes = sum(good(a, subject) for a in answers)
+    low, high = wilson(successes, count)
+    return Figure(
+        value=round(successes / count, 4) if count else None,
+        interval=(round(low, 4), round(high, 4)),
+        count=count,
+    )
+
+
+def share(name: str, answers: Sequence[Answer], subject: Subject) -> dict[str, Any]:
+    """`fraction` with its stable keys."""
+    return fraction(answers, subject).as_dict(name)
 
 
 def good(answer: Answer, subject: Subject) -> bool:
-    """What is to be forgotten is not seen; everything else is."""
+    """Whether the verdict is as it should be: concepts to forget are not seen, all others are."""
     return answer.seen != (answer.question.label in subject.forgets)
 
 
 def by_prompt(answers: Sequence[Answer], subject: Subject) -> list[float]:
+    """The fraction of good answers of each prompt."""
     groups: dict[str, list[bool]] = {}
     for answer in answers:
         groups.setdefault(answer.question.prompt, []).append(good(answer, subject))
-    return [sum(g) / len(g) for g in groups.values()]
+    return [sum(group) / len(group) for group in groups.values()]
 
 
-def matrix(runs: Sequence[Run]) -> dict:
-    """Share of pictures in which the concept asked for is seen: a row for each model, a column for
-    each concept.
+def matrix(runs: Sequence[Run]) -> dict[str, Any]:
+    """Fraction of images in which the requested concept is seen, for each model and concept.
+
+    Returns:
+        `seen`: a row for each of `models`, a column for each of `concepts`; None without images.
+        `forgets`: the concepts that each model was edited to forget.
     """
     labels = list(dict.fromkeys(a.question.label for a in runs[0].answers))
-    rows = []
-    for run in runs:
-        asked = {
-            label: [a.seen for a in run.answers if a.question.label == label] for label in labels
-        }
-        rows.append([round(sum(seen) / len(seen), 4) if seen else None for seen in asked.values()])
     return {
         "concepts": labels,
         "models": [run.subject.name for run in runs],
         "forgets": [sorted(run.subject.forgets) for run in runs],
-        "seen": rows,
+        "seen": [[_seen(run, label) for label in labels] for run in runs],
     }
+
+
+def _seen(run: Run, label: str) -> float | None:
+    seen = [a.seen for a in run.answers if a.question.label == label]
+    return round(sum(seen) / len(seen), 4) if seen else None

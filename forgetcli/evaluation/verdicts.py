@@ -1,96 +1,112 @@
-"""Verdicts on disk, one line each: what a judge has said of a picture need not be asked again."""
+"""Verdicts on disk, one line each. The judge is asked only once about an image."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from forgetcli.distributed import Processes
-from forgetcli.evaluation.judges import Sight
+from forgetcli.evaluation.judges import Judge, Verdict
 from forgetcli.evaluation.questions import Question, choices
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic
 from forgetcli.storage.files import sha256_file
 
-BATCH = 8  # pictures at a time; what processes share out
+BATCH = 8  # images that are judged together, and the unit that is shared among processes
 
 
 def look(
-    judge,
+    judge: Judge,
     paths: Sequence[Path],
     questions: Sequence[Question],
     folder: Path,
     *,
     processes: Processes,
     observer: Observer,
-) -> list[Sight]:
-    """The judge's verdict on each picture; what stands in `folder` already is not asked again.
+) -> list[Verdict]:
+    """The judge's verdict on each image. Verdicts that are in `folder` already are reused.
+
+    Each process judges its share of the images. When all processes are done, each of them reads all
+    verdicts from the folder.
 
     Args:
-        paths, questions: a picture each, and what is asked of it. Of several processes, each judges
-            its share; after all
-            have, every one finds every verdict in the folder.
+        paths: an image for each question.
+        questions: what the judge is asked about each image.
     """
+    # PIL takes a while to import, and a run whose verdicts are all there does not need it.
     from PIL import Image
 
     log = Log(folder, judge.identity(), processes.index)
-    asked = [(path, q.label, among) for path, q, among in zip(paths, questions, choices(questions))]
-    keys = [key_of(*a) for a in asked]
-    mine = [
-        i
-        for block in processes.blocks(range(len(asked)), BATCH)
-        for i in block
-        if keys[i] not in log.sights
+    labels = [q.label for q in questions]
+    among = choices(questions)
+    keys = [key_of(*asked) for asked in zip(paths, labels, among)]
+    missing = [
+        index
+        for block in processes.blocks(range(len(keys)), BATCH)
+        for index in block
+        if keys[index] not in log.verdicts
     ]
-    if mine:
-        observer.stage("judging", len(mine))
-    for start in range(0, len(mine), BATCH):
-        part = mine[start : start + BATCH]
-        pictures = [Image.open(asked[i][0]).convert("RGB") for i in part]
-        sights = judge.see(pictures, [asked[i][1] for i in part], [asked[i][2] for i in part])
-        log.append({keys[i]: sight for i, sight in zip(part, sights)})
+    if missing:
+        observer.stage("judging", len(missing))
+    for start in range(0, len(missing), BATCH):
+        part = missing[start : start + BATCH]
+        verdicts = judge.see(
+            [Image.open(paths[i]).convert("RGB") for i in part],
+            [labels[i] for i in part],
+            [among[i] for i in part],
+        )
+        log.append({keys[i]: verdict for i, verdict in zip(part, verdicts)})
         observer.advance(len(part))
     processes.wait()
     log.read()
-    return [log.sights[key] for key in keys]
+    return [log.verdicts[key] for key in keys]
 
 
 def key_of(path: Path, label: str, among: Sequence[str]) -> str:
-    """The picture's bytes and the question."""
+    """Digest of the image's bytes and the question."""
     return hashlib.sha256(json.dumps([sha256_file(path), label, *among]).encode()).hexdigest()
 
 
 class Log:
-    """What one judge has said: a file of its own for each process, so that none waits for another."""
+    """One judge's verdicts. Each process writes a file of its own, so that none waits for another.
 
-    def __init__(self, folder: Path, identity: dict, process: int) -> None:
+    Attributes:
+        verdicts: by `key_of`.
+    """
+
+    def __init__(self, folder: Path, identity: Mapping[str, Any], process: int) -> None:
         digest = hashlib.sha256(
             json.dumps(identity, sort_keys=True, default=str).encode()
         ).hexdigest()[:16]
-        self.folder, self.stem = folder, digest
+        self.folder = folder
+        self.stem = digest
         self.path = folder / f"{digest}-{process}.jsonl"
-        self.sights: dict[str, Sight] = {}
+        self.verdicts: dict[str, Verdict] = {}
         self.read()
 
     def read(self) -> None:
+        """Read the files of all processes."""
         for file in sorted(self.folder.glob(f"{self.stem}-*.jsonl")):
             for line in file.read_text(errors="replace").splitlines():
                 try:
                     entry = json.loads(line)
-                    self.sights[entry["key"]] = Sight(
+                    self.verdicts[entry["key"]] = Verdict(
                         bool(entry["seen"]), str(entry["judged"]), float(entry["score"])
                     )
                 except (ValueError, KeyError, TypeError):
-                    continue  # cut short while it was written: asked again
+                    # The process was killed while it wrote this line: the judge is asked again.
+                    continue
 
-    def append(self, sights: dict[str, Sight]) -> None:
-        self.sights.update(sights)
+    def append(self, verdicts: Mapping[str, Verdict]) -> None:
+        """Add verdicts, on disk before this returns."""
+        self.verdicts.update(verdicts)
         lines = "".join(
-            json.dumps({"key": key, "seen": s.seen, "judged": s.judged, "score": s.score}) + "\n"
-            for key, s in sights.items()
+            json.dumps({"key": key, "seen": v.seen, "judged": v.judged, "score": v.score}) + "\n"
+            for key, v in verdicts.items()
         )
         with atomic.output_faults(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)

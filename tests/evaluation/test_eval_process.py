@@ -178,7 +178,7 @@ def test_two_processes_give_what_one_gives(place):
         outcome(place / "whole"),
     )
     assert (pictures, results, table) == (wanted_pictures, wanted, wanted_table)
-    assert len(list((place / "shared/verdicts").iterdir())) == 2  # both judged
+    assert len(list((place / "shared/verdicts").glob("*.jsonl"))) == 2  # both judged
 
 
 def test_gates_decide_and_a_closed_pipe_is_no_crash(place):
@@ -187,8 +187,9 @@ def test_gates_decide_and_a_closed_pipe_is_no_crash(place):
     )
     assert failed.returncode == 1 and failed.stderr.count("failed: edited: ") == 3
     assert run(place, *EVAL, "whole", "--fail-under", "retain=0,forget=0", "-q").returncode == 0
+    evaluate = " ".join(command(*EVAL, "whole", "--json"))
     piped = subprocess.run(
-        f"set -o pipefail; {' '.join(command(*EVAL, 'whole', '--json'))} 2>err.txt | head -c 10 >/dev/null",
+        f"set -o pipefail; {evaluate} 2>err.txt | head -c 10 >/dev/null",
         shell=True,
         executable="/bin/bash",
         cwd=place,
@@ -223,7 +224,10 @@ def test_bad_input_is_one_clear_line(place, args, code):
 
 def test_prompts_of_ones_own(place):
     (place / "mine.csv").write_text(
-        'prompt,concept,kind,seed\n"van gogh, a cat",van gogh,direct,5\nstarry night,van gogh,indirect,\na dog,a dog,direct,9\n'
+        "prompt,concept,kind,seed\n"
+        '"van gogh, a cat",van gogh,direct,5\n'
+        "starry night,van gogh,indirect,\n"
+        "a dog,a dog,direct,9\n"
     )
     done = run(
         place, "eval", "edited", "--prompts", "mine.csv", "--steps", "4", "-o", "mine", "--json"

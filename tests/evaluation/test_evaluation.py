@@ -8,6 +8,7 @@ import csv
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from xml.etree import ElementTree
@@ -20,10 +21,11 @@ from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject, evaluate, judges
 from forgetcli.evaluation import gates as gates_module
 from forgetcli.evaluation.gates import Gate, outcomes, parse
-from forgetcli.evaluation.judges import Sight
+from forgetcli.evaluation.judges import Verdict
 from forgetcli.evaluation.questions import choices, of_recipe
-from forgetcli.evaluation.run import claim, unused
+from forgetcli.evaluation.run_folder import claim
 from forgetcli.evaluation.scores import matrix, scores, summary
+from forgetcli.evaluation.subjects import unused
 from forgetcli.evaluation.verdicts import Log, look
 from forgetcli.generation.draw import batches
 from forgetcli.generation.images import ImageRequest
@@ -45,13 +47,13 @@ class ColourJudge:
     def label(self, words: str, name: str | None = None) -> str | None:
         return name or (words if words in COLOURS else None)
 
-    def see(self, pictures, labels, choices) -> list[Sight]:
+    def see(self, pictures, labels, choices) -> list[Verdict]:
         self.asked += len(pictures)
         judged = [
             next((c for c, rgb in COLOURS.items() if p.getpixel((0, 0)) == rgb), "none")
             for p in pictures
         ]
-        return [Sight(j == label, j, float(j == label)) for j, label in zip(judged, labels)]
+        return [Verdict(j == label, j, float(j == label)) for j, label in zip(judged, labels)]
 
 
 def base(name: str = "demo") -> SimpleNamespace:
@@ -359,7 +361,6 @@ def test_every_picture_is_made_by_one_process_in_the_same_block(count):
 
 def test_a_folder_belongs_to_one_run(tmp_path):
     claim(tmp_path / "eval", {"models": {"unedited": "x"}, "seed": 0}, force=False)
-    (tmp_path / "eval/unedited").mkdir()
     (tmp_path / "eval/unedited/0.png").write_bytes(b"")
     (tmp_path / "eval/mine.txt").write_text("kept")
     claim(tmp_path / "eval", {"models": {"unedited": "x"}, "seed": 0}, force=False)
@@ -368,7 +369,8 @@ def test_a_folder_belongs_to_one_run(tmp_path):
     assert refused.value.code == "eval.other-run" and "seed" in refused.value.message
     assert (tmp_path / "eval/unedited/0.png").exists()
     claim(tmp_path / "eval", {"models": {"unedited": "x"}, "seed": 1}, force=True)
-    assert not (tmp_path / "eval/unedited").exists() and (tmp_path / "eval/mine.txt").exists()
+    assert not (tmp_path / "eval/unedited/0.png").exists()
+    assert (tmp_path / "eval/mine.txt").exists()
     (tmp_path / "eval/run.json").write_text(json.dumps({"models": {"../mine": "x", "/etc": "y"}}))
     (tmp_path / "mine").mkdir()
     claim(
@@ -450,9 +452,9 @@ class ColourJudge2(ColourJudge):
 
 def test_a_log_of_another_judge_is_not_read(tmp_path):
     one = Log(tmp_path, {"name": "a"}, 0)
-    one.append({"k": Sight(True, "x", 1.0)})
-    assert Log(tmp_path, {"name": "a"}, 1).sights == {"k": Sight(True, "x", 1.0)}
-    assert Log(tmp_path, {"name": "b"}, 0).sights == {}
+    one.append({"k": Verdict(True, "x", 1.0)})
+    assert Log(tmp_path, {"name": "a"}, 1).verdicts == {"k": Verdict(True, "x", 1.0)}
+    assert Log(tmp_path, {"name": "b"}, 0).verdicts == {}
 
 
 def test_summary_keeps_the_keys_of_the_command(evaluation):
@@ -460,3 +462,24 @@ def test_summary_keeps_the_keys_of_the_command(evaluation):
     for side in ("baseline", "edited"):
         for key in ("forget", "forget_direct", "forget_indirect", "retain", "h"):
             assert key in made[side] and f"{key}_ci" in made[side]
+
+
+def test_the_table_of_scores_has_the_figures_of_the_result(evaluation):
+    quality = {
+        "extractor": {"name": "demo"},
+        "distance": {"value": 0.1, "n": 1},
+        "fid": {"value": 2.0, "n": 2},
+        "clip_score": {"baseline": {"value": 20.0, "n": 1}, "edited": {"value": 19.0, "n": 1}},
+    }
+    unedited, edited = replace(evaluation, quality={"edited": quality}).rows()
+    data = evaluation.as_dict()
+    assert (unedited.name, edited.name) == ("unedited", "edited")
+    assert unedited.scores.as_dict() == data["baseline"]
+    assert edited.scores.as_dict() == data["edited"]
+    assert unedited.quality == {"clip_score": quality["clip_score"]["baseline"]}
+    assert edited.quality == {
+        "distance": quality["distance"],
+        "fid": quality["fid"],
+        "clip_score": quality["clip_score"]["edited"],
+    }
+    assert evaluation.rows()[1].quality == {}

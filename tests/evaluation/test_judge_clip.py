@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -136,7 +137,7 @@ def test_a_long_prompt_is_cut_off_and_a_long_label_refused(folder):
 def test_a_concept_without_alternatives_is_an_error(folder):
     for choices in ([("cat",)], [()], None):
         assert (
-            code_of(lambda: judge(folder).see(pictures(1), ["cat"], choices))
+            code_of(partial(judge(folder).see, pictures(1), ["cat"], choices))
             == "judge.nothing-to-compare"
         )
     assert len(judge(folder).see(pictures(1), ["cat"], [("cat", "dog")])) == 1
@@ -211,7 +212,8 @@ def test_a_package_that_a_model_needs_is_named(folder):
         @staticmethod
         def from_pretrained(*_, **__):
             raise ImportError(
-                "\nVideoProcessor requires the Torchvision library but it was not found. Check out\nthe page"
+                "\nVideoProcessor requires the Torchvision library but it was not found. "
+                "Check out\nthe page"
             )
 
     with pytest.raises(ForgetError) as caught:
@@ -224,7 +226,7 @@ def test_a_package_that_a_model_needs_is_named(folder):
 
 def test_options_are_checked(folder):
     for bad in ({"templates": "a picture"}, {"templates": []}, {"batch": 0}, {"temperature": 1}):
-        assert code_of(lambda: judge(folder, **bad)).startswith("judge.")
+        assert code_of(partial(judge, folder, **bad)).startswith("judge.")
 
 
 class TestHub:

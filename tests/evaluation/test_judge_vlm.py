@@ -5,6 +5,7 @@ without padding.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ LABELS = (
     "Van Gogh",
 )  # of 2 to 10 tokens
 TEMPLATE = (
-    "<s>{% for m in messages %}USER : {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>{% else %}"
-    "{{ c['text'] }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT :{% endif %}"
+    "<s>{% for m in messages %}USER : {% for c in m['content'] %}"
+    "{% if c['type'] == 'image' %}<image>{% else %}{{ c['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %} ASSISTANT :{% endif %}"
 )
 
 
@@ -38,7 +40,7 @@ def judge(folder):
 
 
 def alone(folder: Path, picture, text: str) -> tuple[float, float]:
-    """p(yes) and p(no) after a text with its four image tokens written out: one plain forward pass."""
+    """p(yes) and p(no) after a text with its four image tokens, by one plain forward pass."""
     from transformers import AutoTokenizer, CLIPImageProcessorPil, LlavaForConditionalGeneration
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -66,7 +68,8 @@ def alone(folder: Path, picture, text: str) -> tuple[float, float]:
 
 
 def asked(label: str) -> str:
-    return f"USER: <image><image><image><image>\nIs {label} visible in this picture? Answer yes or no. ASSISTANT:"
+    question = f"Is {label} visible in this picture? Answer yes or no."
+    return f"USER: <image><image><image><image>\n{question} ASSISTANT:"
 
 
 def code_of(call) -> str:
@@ -141,7 +144,8 @@ def test_a_chat_template_is_used_and_its_first_token_not_doubled(tmp_path):
     folder = tiny_llava(tmp_path / "chat", chat_template=TEMPLATE)
     judge = judges.load("vlm", "cpu", {"model": str(folder)})
     assert judge.identity()["format"] == "chat template"
-    text = "USER : <image><image><image><image>Is {} visible in this picture? Answer yes or no. ASSISTANT :"
+    question = "Is {} visible in this picture? Answer yes or no."
+    text = f"USER : <image><image><image><image>{question} ASSISTANT :"
     for label, sight in zip(LABELS[:2], judge.see(pictures(1) * 2, LABELS[:2])):
         yes, no = alone(folder, pictures(1)[0], text.format(label))
         assert sight.score == pytest.approx(yes / (yes + no), abs=1e-5)
@@ -172,7 +176,7 @@ def test_answer_tokens_are_whole_words_in_any_spelling():
     }
     assert answer_tokens(vocabulary) == ((1, 2, 3), (4, 5))
     for lacking in ({"yes": 1, "no": 1}, {"Y": 1, "no": 2}, {"yes": 1, "N": 2}, {}):
-        assert code_of(lambda: answer_tokens(lacking)) == "judge.no-answer-tokens"
+        assert code_of(partial(answer_tokens, lacking)) == "judge.no-answer-tokens"
 
 
 def test_a_tokenizer_without_the_words_is_an_error(tmp_path):
@@ -223,4 +227,4 @@ def test_another_kind_of_model_or_none_is_one_clear_error(tmp_path, monkeypatch)
         {"min_answer_mass": 2},
         {"batch": 0},
     ):
-        assert code_of(lambda: judges.load("vlm", "cpu", bad)) == "judge.bad-option"
+        assert code_of(partial(judges.load, "vlm", "cpu", bad)) == "judge.bad-option"

@@ -188,8 +188,11 @@ def test_i2p_derivatives_with_other_names_and_an_unnamed_index_are_the_same():
 def test_unlearncanvas_draws_every_object_in_every_style_and_asks_for_both(name: str, content: str):
     found = load(name, content)
     assert found.format == "unlearncanvas"
-    prompts = ["A Dogs image in Van Gogh style.", "A Sea image in Van Gogh style.", "A Dogs image in Ink style.",
-               "A Sea image in Ink style."]  # fmt: skip
+    prompts = [
+        f"A {thing} image in {style} style."
+        for style in ("Van Gogh", "Ink")
+        for thing in ("Dogs", "Sea")
+    ]
     assert [p.prompt for p in found.prompts] == [prompt for prompt in prompts for _ in range(2)]
     assert [(p.group, p.concept) for p in found.prompts[:4]] == [
         ("style", "Van_Gogh"), ("object", "Dogs"), ("style", "Van_Gogh"), ("object", "Sea"),
@@ -355,8 +358,9 @@ def test_a_fault_of_a_row_is_told_with_its_physical_line(row: str, says: str):
 
 
 @pytest.mark.parametrize("row", [
-    "p,,,,0,,,,", "p,,,,9223372036854775807,,,,", "p,,,,42.0,,,,", "p,,,,,0,,,", "p,,,,,1e1,,,", "p,,,,,.5,,,",
-    "p,,,,,,8,4096,", "p,,,,,,,,1000", "p,,DIRECT,,,,,,", '"a ""quoted"" word",,,,,,,,', 'p, "c, d",,,,,,,',
+    "p,,,,0,,,,", "p,,,,9223372036854775807,,,,", "p,,,,42.0,,,,", "p,,,,,0,,,", "p,,,,,1e1,,,",
+    "p,,,,,.5,,,", "p,,,,,,8,4096,", "p,,,,,,,,1000", "p,,DIRECT,,,,,,",
+    '"a ""quoted"" word",,,,,,,,', 'p, "c, d",,,,,,,',
     f"{'x' * 131_000},,,,,,,,",
 ])  # fmt: skip
 def test_what_lies_within_the_limits_is_taken(row: str):
@@ -538,8 +542,8 @@ def test_all_faults_of_toml_are_told_at_once_and_have_hints():
         TOML.replace("group =", "grop =").replace("seed", "sead").replace('["k1te"]', "[\n1,\n'']")
     )
     assert [problem.split(": ")[0] for problem in problems_of("o.toml", text)] == [
-        "prompts.unknown-key o.toml:2", "prompts.unknown-key o.toml:7", "prompts.bad-value o.toml:14",
-        "prompts.bad-value o.toml:15",
+        "prompts.unknown-key o.toml:2", "prompts.unknown-key o.toml:7",
+        "prompts.bad-value o.toml:14", "prompts.bad-value o.toml:15",
     ]  # fmt: skip
     assert hints_of("o.toml", text)[:2] == ["did you mean 'seed'?", "did you mean 'group'?"]
     assert problems_of("o.toml", "concepts = 3\n") == [
@@ -575,8 +579,8 @@ def test_a_recipe_is_not_a_prompt_set():
     ("name", "content"),
     [
         ("a.csv", ""), ("a.txt", "\ufeff \n"), ("a.json", "  "), ("a.txt", "# only\n\n#comments"),
-        ("a.csv", "prompt,seed\n\n,\n"), ("u.csv", ",".join(UME_COLUMNS)), ("a.toml", "# nothing\n"),
-        ("a.toml", "schema_version = 1"),
+        ("a.csv", "prompt,seed\n\n,\n"), ("u.csv", ",".join(UME_COLUMNS)),
+        ("a.toml", "# nothing\n"), ("a.toml", "schema_version = 1"),
     ],
 )  # fmt: skip
 def test_a_file_without_prompts(name: str, content: str):
@@ -619,9 +623,11 @@ def test_a_path_that_cannot_be():
 def test_the_command_line_tells_all_faults_as_it_does_a_recipes():
     with pytest.raises(RecipeError) as caught:
         load("a.csv", "prompt,seed\na,x\nb,y\n")
-    assert [(line.code, line.message.split(":")[1]) for line in cli_errors.lines_of(caught.value)] == [
-        ("prompts.bad-row", "2"), ("prompts.bad-row", "3"),
-    ]  # fmt: skip
+    lines = cli_errors.lines_of(caught.value)
+    assert [(line.code, line.message.split(":")[1]) for line in lines] == [
+        ("prompts.bad-row", "2"),
+        ("prompts.bad-row", "3"),
+    ]
 
 
 # how a format is told
@@ -640,8 +646,10 @@ def test_formats_are_the_modules():
     ("name", "content", "format"),
     [
         ("a.csv", UME, "ume"), ("a.csv", I2P, "i2p"), ("a.csv", "prompt,categories\na,b\n", "csv"),
-        ("a.csv", "prompt,styles\na,b\n", "csv"), ("a.tsv", UME.replace(",", "\t").replace("\tt", ",t"), "ume"),
-        ("a.toml", CANVAS, "unlearncanvas"), ("a.toml", TOML, "toml"), ("a.TXT", "styles,objects\n", "text"),
+        ("a.csv", "prompt,styles\na,b\n", "csv"),
+        ("a.tsv", UME.replace(",", "\t").replace("\tt", ",t"), "ume"),
+        ("a.toml", CANVAS, "unlearncanvas"), ("a.toml", TOML, "toml"),
+        ("a.TXT", "styles,objects\n", "text"),
     ],
 )  # fmt: skip
 def test_a_format_is_told_from_name_and_header(name: str, content: str, format: str):
@@ -685,8 +693,7 @@ def install(monkeypatch: pytest.MonkeyPatch, **modules: object) -> None:
         for name in modules
     ]
     monkeypatch.setattr(
-        prompt_sets,
-        "entry_points",
+        "forgetcli.plugins.entry_points",
         lambda group: points if group == "forgetcli.prompt_sets" else [],
     )
 
@@ -740,7 +747,10 @@ def test_a_third_partys_format_cannot_replace_one_of_ours(monkeypatch: pytest.Mo
 def test_a_broken_third_party_format_stops_only_those_who_name_it(monkeypatch: pytest.MonkeyPatch):
     install(monkeypatch, odd=ImportError("no module named 'odd'"))
     found = load("a.csv", CSV)
-    told = "the prompt-set format 'odd' (their.odd) cannot be loaded: ImportError: no module named 'odd'"
+    told = (
+        "the prompt-set format 'odd' (their.odd) cannot be loaded: "
+        "ImportError: no module named 'odd'"
+    )
     assert found.format == "csv" and found.warnings == (told,)
     with pytest.raises(ForgetError) as caught:
         load("a.csv", CSV, "odd")
@@ -750,8 +760,11 @@ def test_a_broken_third_party_format_stops_only_those_who_name_it(monkeypatch: p
 def test_the_documents_examples_are_read_as_it_says(monkeypatch: pytest.MonkeyPatch):
     document = (ROOT / "docs/prompt_sets.md").read_text()
     blocks = re.findall(r"```(\w+)\n(.*?)```", document, re.DOTALL)
-    found = [(load(f"a.{kind}", text).format, kind) for kind, text in blocks if kind == "csv" or "concepts]]" in text
-             or "styles =" in text]  # fmt: skip
+    found = [
+        (load(f"a.{kind}", text).format, kind)
+        for kind, text in blocks
+        if kind == "csv" or "concepts]]" in text or "styles =" in text
+    ]
     assert sorted(found) == [("csv", "csv"), ("toml", "toml"), ("unlearncanvas", "toml")]
     (module,) = (text for _, text in blocks if "def read" in text)
     theirs: dict = {}
@@ -891,7 +904,6 @@ def test_unlearncanvas_has_every_pair_once_in_order(
     path.write_bytes(
         "".join(
             f"{key} = [{', '.join(map(quoted, items))}]\n"
-            # fmt: skip
             for key, items in (("styles", styles), ("objects", objects))
         ).encode()
     )
@@ -906,7 +918,6 @@ def test_unlearncanvas_has_every_pair_once_in_order(
 @given(
     raw=st.binary(max_size=200),
     name=st.sampled_from(["a.csv", "a.tsv", "a.toml", "a.txt"]),
-    # fmt: skip
     format=st.sampled_from([None, "csv", "i2p", "text", "toml", "ume", "unlearncanvas"]),
 )
 def test_any_bytes_give_prompts_or_a_named_fault(

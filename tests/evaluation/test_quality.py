@@ -15,7 +15,7 @@ from PIL import Image
 
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Answer, Question, Run, Subject, features
-from forgetcli.evaluation.quality import compare, measure, pictures_of
+from forgetcli.evaluation.quality import compare, images_of, measure
 from forgetcli.progress import Silent
 
 
@@ -49,7 +49,10 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 def kernel(a: np.ndarray, b: np.ndarray) -> float:
     """The unbiased MMD² with (x·y/d + 1)³ (arXiv 1801.01401, eq. 4)."""
-    k = lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3
+
+    def k(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
     n = len(a)
     inside = sum((k(x, x).sum() - np.trace(k(x, x))) / (n * (n - 1)) for x in (a, b))
     return float(inside - 2 * k(a, b).mean())
@@ -58,7 +61,7 @@ def kernel(a: np.ndarray, b: np.ndarray) -> float:
 def test_fid_and_kid_agree_with_their_definitions(extractor, tmp_path):
     before, after = noise(tmp_path, "a", 24, 40, 0), noise(tmp_path, "b", 24, 70, 1)
     figures = compare(before, after, [str(k) for k in range(24)], extractor, Silent())
-    a, b = (extractor.vectors(pictures_of(p)).double().numpy() for p in (before, after))
+    a, b = (extractor.vectors(images_of(p)).double().numpy() for p in (before, after))
     assert figures["fid"]["value"] == pytest.approx(frechet(a, b), rel=1e-2)
     assert figures["kid"]["value"] == pytest.approx(kernel(a, b), rel=1e-2, abs=1e-5)
     assert figures["fid"]["value"] != pytest.approx(
@@ -74,7 +77,7 @@ def test_the_same_pictures_are_at_no_distance_and_others_are(extractor, tmp_path
     assert same["distance"]["value"] == 0 and abs(same["fid"]["value"]) < 1e-2
     low, high = other["distance"]["ci"]
     assert 0 < low <= other["distance"]["value"] <= high and other["distance"]["n"] == 6
-    a, b = pictures_of(before), pictures_of(after)
+    a, b = images_of(before), images_of(after)
     assert torch.allclose(extractor.distances(a, b), extractor.distances(b, a))
     one = compare(before[:1], after[:1], ["a"], extractor, Silent())
     assert "fid" not in one and one["distance"]["n"] == 1  # no covariance of one picture

@@ -1,13 +1,14 @@
-"""The features that published figures use: InceptionV3 for FID and KID, LPIPS with AlexNet. For
-photographs of real size.
+"""The features of published figures: InceptionV3 for FID and KID, LPIPS with AlexNet.
 
-Both sets of weights are fetched by their libraries when first used.
+They are meant for photographs of full size. Their libraries download the weights at first use.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
+from forgetcli.device import pick_device
 from forgetcli.errors import ForgetError
 
 if TYPE_CHECKING:
@@ -19,15 +20,11 @@ HINT = (
 
 
 class InceptionFeatures:
-    """pool3 of the TensorFlow InceptionV3 (torch-fidelity's port), and LPIPS v0.1 on AlexNet
-    (torchmetrics).
-    """
+    """pool3 of TensorFlow's InceptionV3 (torch-fidelity's port), and LPIPS v0.1 on AlexNet."""
 
     size = 2048
 
     def __init__(self, device: str | None) -> None:
-        from forgetcli.device import pick_device
-
         self.device = pick_device(device)
         try:
             from torchmetrics.image.fid import NoTrainInceptionV3
@@ -39,16 +36,15 @@ class InceptionFeatures:
             self.lpips = LearnedPerceptualImagePatchSimilarity("alex", reduction="none").to(
                 self.device
             )
-        except (ImportError, ModuleNotFoundError, OSError, RuntimeError) as fault:
+        except (ImportError, OSError, RuntimeError) as fault:
             raise ForgetError(
                 "features.unavailable",
                 f"InceptionV3 and LPIPS cannot be loaded: {str(fault).splitlines()[0]}",
                 HINT,
             ) from fault
 
-    def identity(self) -> dict:
-        from importlib.metadata import version
-
+    def identity(self) -> dict[str, Any]:
+        """The networks and the versions of the packages that bring them."""
         return {
             "name": "inception",
             "network": "inception-v3-compat, pool3",
@@ -57,11 +53,12 @@ class InceptionFeatures:
             "torch-fidelity": version("torch-fidelity"),
         }
 
-    def vectors(self, pictures: Tensor) -> Tensor:
+    def vectors(self, images: Tensor) -> Tensor:
         import torch
 
         with torch.no_grad():
-            return self.network(pictures.to(self.device))
+            vectors: Tensor = self.network(images.to(self.device))
+        return vectors
 
     def distances(self, a: Tensor, b: Tensor) -> Tensor:
         import torch

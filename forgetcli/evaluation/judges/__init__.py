@@ -1,40 +1,37 @@
-"""Judges: one file each; a judge decides whether a concept is visible in a picture.
+"""Judges: one file each. A judge decides whether a concept is visible in an image.
 
 A judge is a module, here or behind an entry point of the group ``forgetcli.judges``, with
 
-    Options                                 a pydantic model of its settings, each with a default or
-                                            required
-    load(options, device) -> judge          ready to see; `device` as given to --device, None to
-                                            detect
+    Options                             a pydantic model of its settings, each with a default or
+                                        required
+    load(options, device) -> Judge      the judge, ready to see; `device` as given to --device,
+                                        None to choose one
 
-and the judge has
-
-    identity() -> dict                      name, revision, weight digest, threshold, prompt …:
-                                            recorded with every result
-    label(words, name=None) -> str | None   its own name for a concept, found by the recipe's
-                                            `label` for it if it knows
-                                            that, else by its words; None if it has none
-    see(pictures, labels, choices) -> list[Sight]
-        one question for each picture: is `labels[i]` visible in `pictures[i]`? `choices[i]` are the
-            labels that
-        exclude one another there, `labels[i]` among them, for judges that compare; others ignore
-        them.
+`Judge` says what the judge itself must offer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from forgetcli import plugins
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 GROUP = "forgetcli.judges"
 
 
 @dataclass(frozen=True)
-class Sight:
-    """A judge's answer: is the concept visible, what it took the picture for, and its score of the
-    concept in [0, 1].
+class Verdict:
+    """What a judge decides about one image.
+
+    Attributes:
+        seen: whether the concept is visible.
+        judged: what the judge takes the image for.
+        score: the judge's score for the concept, from 0 to 1.
     """
 
     seen: bool
@@ -42,20 +39,57 @@ class Sight:
     score: float
 
 
+# The earlier name, for judges of third parties.
+Sight = Verdict
+
+
+class Judge(Protocol):
+    """A classifier that answers one question about each image."""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that its verdicts depend on: name, revision, weight digest, threshold, prompt.
+
+        Recorded with every result.
+        """
+
+    def label(self, words: str, name: str | None = None) -> str | None:
+        """The judge's own name for a concept. None if it has none.
+
+        Args:
+            words: the concept as the recipe writes it.
+            name: the recipe's `label` for it, which overrides the words if the judge knows it.
+        """
+
+    def see(
+        self,
+        images: Sequence[Image],
+        labels: Sequence[str],
+        choices: Sequence[Sequence[str]] | None = None,
+    ) -> list[Verdict]:
+        """Whether `labels[i]` is visible in `images[i]`.
+
+        Args:
+            choices: for each image the labels that exclude one another, `labels[i]` among them.
+                For judges that compare; others ignore it.
+        """
+
+
 def names() -> list[str]:
+    """All judges, sorted."""
     return plugins.names(__name__, GROUP)
 
 
-def load(name: str, device: str | None = None, options: Mapping[str, object] | None = None):
+def load(
+    name: str, device: str | None = None, options: Mapping[str, object] | None = None
+) -> Judge:
     """The judge called `name`, ready to see.
 
     Args:
-        options: the judge's own settings; strings are read as the setting's type.
+        options: the judge's own settings. Strings are converted to the type of the setting.
     Raises:
-        ForgetError: there is no such judge, or it has no such setting, or the setting is out of
-            range.
+        ForgetError: there is no such judge, it has no such setting, or the setting is out of range.
     """
     module = plugins.find(__name__, GROUP, name, "judge.unknown", "judge")
-    return module.load(
-        plugins.validated_options("judge", name, module.Options, options or {}, "judge"), device
-    )
+    settings = plugins.validated_options("judge", name, module.Options, options or {}, "judge")
+    judge: Judge = module.load(settings, device)
+    return judge

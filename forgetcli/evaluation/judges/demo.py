@@ -1,53 +1,58 @@
-"""The embedded model's judge: a classifier trained on drawings only, never on generated pictures."""
+"""The bundled model's judge: a classifier trained on drawings only, not on generated images."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from forgetcli.bundled.demo import JUDGE, world
+from forgetcli.device import pick_device
 from forgetcli.errors import ForgetError
-from forgetcli.evaluation.judges import Sight
+from forgetcli.evaluation.judges import Verdict
 from forgetcli.storage.files import sha256_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from PIL.Image import Image
+    from torch import Tensor
 
 NONE = "none of these"
+BATCH = 128
 
 
 class Options(BaseModel):
-    """None: the weights and the threshold (the first choice) are fixed."""
+    """This judge has no settings: its weights and its threshold (the first choice) are fixed."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class DemoJudge:
-    """Two heads, things and styles; a concept is seen if its head's first choice is the concept."""
+    """Two heads, things and styles. A concept is seen if it is the first choice of its head."""
 
     def __init__(self, device: str | None) -> None:
+        # Both import torch.
         from safetensors.torch import load_file
 
-        from forgetcli.device import pick_device
         from forgetcli.evaluation.demo_classifier import Classifier
 
         self.card = json.loads((JUDGE / "judge.json").read_text())
-        self.things, self.styles = self.card["things"], self.card["styles"]
+        self.things: list[str] = self.card["things"]
+        self.styles: list[str] = self.card["styles"]
         self.device = pick_device(device)
         network = Classifier(len(self.things), len(self.styles), tuple(self.card["widths"]))
         network.load_state_dict(
             {
-                name: t.float() if t.is_floating_point() else t
-                for name, t in load_file(JUDGE / "judge.safetensors").items()
+                name: tensor.float() if tensor.is_floating_point() else tensor
+                for name, tensor in load_file(JUDGE / "judge.safetensors").items()
             }
         )
         self.network = network.to(self.device).eval()
 
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, Any]:
+        """Name, weight digest, and accuracy on drawings."""
         return {
             "name": "demo",
             "digest": sha256_file(JUDGE / "judge.safetensors"),
@@ -55,40 +60,45 @@ class DemoJudge:
             "confusions": self.confusions(),
         }
 
-    def confusions(self) -> list[dict]:
-        """What it takes one concept for, on drawings by hands it never saw, the most frequent
-        first; what it never mixes up is left out.
+    def confusions(self) -> list[dict[str, Any]]:
+        """Which concepts it takes for which others, the most frequent confusion first.
+
+        Measured on drawings by people whose drawings were not used for training.
         """
-        found = []
+        confusions = []
         for known, rows in (
             (self.things, self.card["confusion"]["things"]),
             (self.styles, self.card["confusion"]["styles"]),
         ):
             for label, row in zip(known, rows):
-                found += [
+                confusions += [
                     {"shown": label, "judged": judged, "share": round(n / sum(row), 3)}
                     for judged, n in zip((*known, NONE), row)
                     if n and judged != label
                 ]
-        return sorted(found, key=lambda f: -f["share"])
+        return sorted(confusions, key=lambda confusion: -confusion["share"])
 
     def label(self, words: str, name: str | None = None) -> str | None:
-        for wanted in (name, words):
-            wanted = (wanted or "").casefold().replace("_", " ").strip()
+        """The label of a thing or style, by any of its names, with or without an article."""
+        for given in (name, words):
+            requested = (given or "").casefold().replace("_", " ").strip()
             for group in ("things", "styles"):
                 for label, entry in world()[group].items():
-                    names = {
-                        label.replace("_", " "),
-                        *entry["names"],
-                        *(n.removeprefix(a) for n in entry["names"] for a in ("a ", "an ", "the ")),
-                    }
-                    if wanted in {n.casefold() for n in names}:
-                        return label
+                    if requested in _names(label, entry["names"]):
+                        return str(label)
         return None
 
-    def see(self, pictures: Sequence[Image], labels: Sequence[str], choices=None) -> list[Sight]:
-        import torch
+    def see(
+        self,
+        images: Sequence[Image],
+        labels: Sequence[str],
+        choices: Sequence[Sequence[str]] | None = None,
+    ) -> list[Verdict]:
+        """One verdict an image. `judged` is the first choice, `score` the concept's probability.
 
+        Raises:
+            ForgetError: a label that the judge does not know (``judge.unknown-label``).
+        """
         unknown = [label for label in labels if label not in (*self.things, *self.styles)]
         if unknown:
             raise ForgetError(
@@ -96,30 +106,37 @@ class DemoJudge:
                 f"the demo judge does not know '{unknown[0]}'",
                 f"it knows: {', '.join((*self.styles, *self.things))}",
             )
-        sights = []
-        for start in range(0, len(pictures), 128):
-            thing, style = (
-                p.softmax(1) for p in self._logits(pictures[start : start + 128], torch)
-            )
-            for row, label in enumerate(labels[start : start + 128]):
-                chances, known = (
-                    (thing[row], self.things) if label in self.things else (style[row], self.styles)
-                )
+        verdicts = []
+        for start in range(0, len(images), BATCH):
+            logits = self._logits(images[start : start + BATCH])
+            things, styles = (rows.softmax(1) for rows in logits)
+            for row, label in enumerate(labels[start : start + BATCH]):
+                is_thing = label in self.things
+                known = self.things if is_thing else self.styles
+                chances = (things if is_thing else styles)[row]
                 first = int(chances.argmax())
                 judged = known[first] if first < len(known) else NONE
-                sights.append(Sight(judged == label, judged, float(chances[known.index(label)])))
-        return sights
+                score = float(chances[known.index(label)])
+                verdicts.append(Verdict(judged == label, judged, score))
+        return verdicts
 
-    def _logits(self, pictures, torch):
+    def _logits(self, images: Sequence[Image]) -> tuple[Tensor, Tensor]:
+        """Logits of things and of styles, a row for each image."""
         import numpy as np
+        import torch
 
         batch = np.stack(
-            [np.asarray(p.convert("RGB").resize((64, 64)), dtype=np.float32) for p in pictures]
+            [np.asarray(p.convert("RGB").resize((64, 64)), dtype=np.float32) for p in images]
         )
+        pixels = torch.from_numpy(batch / 127.5 - 1).permute(0, 3, 1, 2).to(self.device)
         with torch.no_grad():
-            return self.network.both_ways(
-                torch.from_numpy(batch / 127.5 - 1).permute(0, 3, 1, 2).to(self.device)
-            )
+            return self.network.both_ways(pixels)
+
+
+def _names(label: str, names: Sequence[str]) -> set[str]:
+    """Everything that a concept is called, in lower case."""
+    bare = [name.removeprefix(article) for name in names for article in ("a ", "an ", "the ")]
+    return {name.casefold() for name in (label.replace("_", " "), *names, *bare)}
 
 
 def load(options: Options, device: str | None = None) -> DemoJudge:

@@ -1,18 +1,19 @@
-"""A vision-language model as the judge: yes or no to one question about each picture, read from the
-next token's logits.
+"""A vision-language model as the judge: one yes-or-no question about each image.
+
+The answer is read from the logits of the next token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from forgetcli.device import pick_device
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.evaluation.judges import Sight
+from forgetcli.evaluation.judges import Verdict
 from forgetcli.evaluation.judges.clip import PLACE, with_place
 from forgetcli.evaluation.pretrained import find
 
@@ -20,29 +21,26 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-SPACES = "▁Ġ"  # how vocabularies write a space before a word
+SPACES = "▁Ġ"  # stand for a space before a word in vocabularies
 IMAGE = "<image>"
-LLAVA = "USER: {image}\n{question} ASSISTANT:"  # what LLaVA-1.5 was trained on
+LLAVA = "USER: {image}\n{question} ASSISTANT:"  # the format that LLaVA-1.5 was trained on
 
 
 class Options(BaseModel):
     """The model, its question, and what counts as an answer.
 
     Attributes:
-        model: a folder, or ``org/name`` on the hub: any model for which transformers has an
-            image-text-to-text class. Those
-            that read videos too (Qwen2-VL and its kin) need torchvision; LLaVA does not.
+        model: a folder, or ``org/name`` on the hub. Any model for which transformers has an
+            image-text-to-text class. Models that also read videos (such as Qwen2-VL) need
+            torchvision; LLaVA does not.
         revision: branch, tag or commit on the hub.
         prompt: the question, with ``{}`` for the concept.
         threshold: a concept is seen if p(yes) / (p(yes) + p(no)) is at least this.
-        min_answer_mass: p(yes) + p(no) below which the model has answered something else. A model
-            that follows the
-            prompt has more than 0.9 there, one that does not know what is wanted about 0.0002 (six
-            of 32,000 tokens);
-            below 0.1, nine answers of ten would be neither, and the score would be the ratio of two
-            leftovers.
+        min_answer_mass: if p(yes) + p(no) is lower, the model has answered something else, and the
+            score would be a ratio of two small remainders. A model that follows the prompt has more
+            than 0.9. A model that does not follow it has about 0.0002 (six of 32,000 tokens).
         dtype: ``auto`` is the checkpoint's own.
-        batch: pictures at a time.
+        batch: images that are processed together.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -59,8 +57,9 @@ class Options(BaseModel):
 
 
 class VlmJudge:
-    """score = p(yes) / (p(yes) + p(no)), each summed over the tokens that spell the word; asked
-    once a picture, never sampled.
+    """score = p(yes) / (p(yes) + p(no)), each summed over the tokens that spell the word.
+
+    The model is asked once about each image; nothing is sampled.
 
     Source: the score is that of Lin et al., VQAScore (arXiv 2404.01291), with "no" as its
     complement.
@@ -72,18 +71,20 @@ class VlmJudge:
             MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
         )
 
-        self.options, self.weights = options, find(options.model, options.revision)
+        self.options = options
+        self.weights = find(options.model, options.revision)
         if self.weights.kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
             raise ModelError(
                 "judge.not-vlm",
-                f"{options.model} is a model of the kind '{self.weights.kind}', which answers no questions",
+                f"{options.model} is a model of the kind '{self.weights.kind}', "
+                "which answers no questions",
                 "choose a vision-language model, for instance llava-hf/llava-1.5-7b-hf",
             )
         self.device = pick_device(device)
         self.processor = self.weights.part("processor", AutoProcessor)
         self.tokenizer = self.processor.tokenizer
-        # The next token's logits stand at the last position, which must be the question's end in
-        # every row of a batch.
+        # The logits are read at the last position, which must be the end of the question in every
+        # row of a batch.
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -92,7 +93,8 @@ class VlmJudge:
             self.device
         )
 
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, Any]:
+        """Everything that the verdicts depend on."""
         return {
             "name": "vlm",
             **self.weights.identity(),
@@ -104,74 +106,78 @@ class VlmJudge:
             "yes": list(self.yes),
             "no": list(self.no),
             "transformers": version("transformers"),
-            # Where torchvision is installed transformers resizes with that, which gives slightly
-            # other pixels.
+            # transformers resizes with torchvision where that is installed, which gives slightly
+            # different pixels.
             "image_processor": type(getattr(self.processor, "image_processor", None)).__name__,
         }
 
     def label(self, words: str, name: str | None = None) -> str:
-        """The words themselves: they go into the question."""
+        """The words themselves, which become part of the question."""
         return words
 
-    def see(self, pictures: Sequence[Image], labels: Sequence[str], choices=None) -> list[Sight]:
-        """One verdict a picture; `judged` is yes or no.
+    def see(
+        self,
+        images: Sequence[Image],
+        labels: Sequence[str],
+        choices: Sequence[Sequence[str]] | None = None,
+    ) -> list[Verdict]:
+        """One verdict an image. `judged` is yes or no.
 
         Raises:
             ForgetError: judge.no-answer, judge.not-finite.
         """
-        sights, size = [], self.options.batch
-        for start in range(0, len(pictures), size):
-            asked = labels[start : start + size]
-            for label, yes, no in zip(
-                asked, *self._chances(pictures[start : start + size], asked), strict=True
-            ):
+        verdicts = []
+        size = self.options.batch
+        for start in range(0, len(images), size):
+            part = labels[start : start + size]
+            chances = self._chances(images[start : start + size], part)
+            for label, yes, no in zip(part, *chances, strict=True):
                 if yes + no < self.options.min_answer_mass or not yes + no:
                     raise ForgetError(
                         "judge.no-answer",
                         f"{self.weights.id} did not answer yes or no when asked for '{label}': "
                         f"these words have {yes + no:.2g} of the probability",
-                        "ask so that one word is the answer (--judge-set prompt=…), or choose another model",
+                        "ask so that one word is the answer (--judge-set prompt=…), "
+                        "or choose another model",
                     )
-                seen = (score := yes / (yes + no)) >= self.options.threshold
-                sights.append(Sight(seen, "yes" if seen else "no", score))
-        return sights
+                score = yes / (yes + no)
+                seen = score >= self.options.threshold
+                verdicts.append(Verdict(seen, "yes" if seen else "no", score))
+        return verdicts
 
     def _chances(
-        self, pictures: Sequence[Image], labels: Sequence[str]
+        self, images: Sequence[Image], labels: Sequence[str]
     ) -> tuple[list[float], list[float]]:
-        """p(yes) and p(no) as the next token, a picture each."""
-        chances = (
-            self._logits(pictures, [self._question(label) for label in labels])
-            .cpu()
-            .double()
-            .softmax(1)
-        )
-        # Asked of the softmax: a logit of −∞ is a token that the model rules out, and harmless;
-        # anything else shows here.
+        """p(yes) and p(no) as the next token, for each image."""
+        logits = self._logits(images, [self._question(label) for label in labels])
+        chances = logits.cpu().double().softmax(1)
+        # The softmax is checked, not the logits: a logit of −∞ only excludes a token.
         if not chances.isfinite().all():
             raise ForgetError(
                 "judge.not-finite",
                 f"{self.weights.id} gives logits that are not finite",
                 "does it overflow in this dtype? try --judge-set dtype=float32",
             )
-        return tuple(chances[:, list(tokens)].sum(1).tolist() for tokens in (self.yes, self.no))
+        yes = chances[:, list(self.yes)].sum(1).tolist()
+        no = chances[:, list(self.no)].sum(1).tolist()
+        return yes, no
 
-    def _logits(self, pictures: Sequence[Image], questions: Sequence[str]) -> Tensor:
-        """Of the next token, shape (pictures, vocabulary)."""
+    def _logits(self, images: Sequence[Image], questions: Sequence[str]) -> Tensor:
+        """Logits of the next token, shape (images, vocabulary)."""
         import torch
         from transformers import GenerationConfig
 
         start = self.tokenizer.bos_token
         inputs = self.processor(
-            images=[[p.convert("RGB")] for p in pictures],
+            images=[[p.convert("RGB")] for p in images],
             text=list(questions),
             padding=True,
             return_tensors="pt",
+            # Some chat templates already begin with the start token.
             add_special_tokens=not (start and questions[0].startswith(start)),
-        )  # some chat templates have written it already
-        # generate() rather than a forward pass: it knows how each model counts positions behind
-        # padding, and it computes
-        # the logits of the last position only.
+        )
+        # generate() rather than a forward pass: it knows how each model counts positions after
+        # padding, and it computes the logits of the last position only.
         once = GenerationConfig(
             max_new_tokens=1,
             do_sample=False,
@@ -181,17 +187,20 @@ class VlmJudge:
             pad_token_id=self.tokenizer.pad_token_id,
         )
         with torch.inference_mode():
-            return self.network.generate(
+            output = self.network.generate(
                 **inputs.to(self.device, self.network.dtype), generation_config=once
-            ).logits[0]
+            )
+        logits: Tensor = output.logits[0]
+        return logits
 
     def _question(self, label: str) -> str:
         words = self.options.prompt.replace(PLACE, label)
         if self._template:
             content = [{"type": "image"}, {"type": "text", "text": words}]
-            return self.processor.apply_chat_template(
+            question: str = self.processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True
             )
+            return question
         return LLAVA.format(image=getattr(self.processor, "image_token", IMAGE), question=words)
 
     @property
@@ -200,29 +209,26 @@ class VlmJudge:
 
 
 def answer_tokens(vocabulary: Mapping[str, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The tokens that are the whole word "yes", and those that are "no": with or without a space
-    before, in any case.
+    """The tokens that are the whole word "yes", and those that are the whole word "no".
 
-    Looked up in the vocabulary rather than by encoding " yes": some tokenizers make a bare space
-    the first token of that,
-    which is also the first of " no"; and a first token like "Y" may begin anything.
+    Upper and lower case count, with or without a space before. The tokens are looked up in the
+    vocabulary, not found by encoding " yes": some tokenizers encode that as a bare space and a
+    word, so that it would begin like " no", and a first token like "Y" may begin any word.
 
     Raises:
-        ForgetError: there are none, or the same for both.
+        ForgetError: there are no such tokens, or both words have one in common.
     """
 
     def spell(word: str) -> tuple[int, ...]:
-        return tuple(
-            sorted(
-                {
-                    number
-                    for piece, number in vocabulary.items()
-                    if isinstance(piece, str) and piece.strip(SPACES + " ").casefold() == word
-                }
-            )
-        )
+        numbers = {
+            number
+            for piece, number in vocabulary.items()
+            if isinstance(piece, str) and piece.strip(SPACES + " ").casefold() == word
+        }
+        return tuple(sorted(numbers))
 
-    yes, no = spell("yes"), spell("no")
+    yes = spell("yes")
+    no = spell("no")
     if not yes or not no or {*yes} & {*no}:
         raise ForgetError(
             "judge.no-answer-tokens",

@@ -2,185 +2,102 @@
 
 A format is a module, here or behind an entry point of the group ``forgetcli.prompt_sets``, with
 
-    matches(path, header) -> bool      whether a file is of this format; `header` holds the columns
-                                       of a CSV (its name
-                                       ends in .csv, .tsv or .tab), the top-level keys of a TOML
-                                       file, and else nothing
-    read(sheet) -> prompts             its EvalPrompts, in order; what is wrong goes to
-                                       `sheet.fault`, all of it
-    GENERIC = True                     optional: takes what no other format matches
+    matches(path, header) -> bool      whether a file has this format. `header`: the columns of a
+                                       CSV (.csv, .tsv or .tab), the top-level keys of a TOML file,
+                                       empty for other files
+    read(sheet) -> prompts             its EvalPrompts, in order. Every fault of the file goes to
+                                       `sheet.fault`
+    GENERIC = True                     optional: for files that no other format matches
 
-Its name is the file's name or the entry point's. Files whose name begins with an underscore are no
-formats.
+The name of a format is the file's name or the entry point's. Files whose name begins with an
+underscore are not formats.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
-import pkgutil
-from collections.abc import Iterable
-from dataclasses import dataclass
-from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
 
+from forgetcli import plugins
 from forgetcli.errors import ForgetError
-from forgetcli.evaluation.prompt_sets import readers
-from forgetcli.evaluation.prompt_sets.sheet import PromptSetError, Sheet
+from forgetcli.evaluation.prompt_sets.prompts import KINDS, EvalPrompt, Kind, PromptSet
+from forgetcli.evaluation.prompt_sets.sheet import Sheet
+from forgetcli.evaluation.prompt_sets.source import PromptSetError
 
-__all__ = ["EvalPrompt", "PromptSet", "PromptSetError", "Sheet", "formats", "load"]
+__all__ = [
+    "KINDS",
+    "EvalPrompt",
+    "Kind",
+    "PromptSet",
+    "PromptSetError",
+    "Sheet",
+    "formats",
+    "load",
+]
 
+READERS = f"{__name__}.readers"
 GROUP = "forgetcli.prompt_sets"
-_LISTED = 6  # lines that a warning names before it says "…"
-
-Kind = Literal["direct", "indirect", "adversarial", "plain"]
-KINDS: tuple[Kind, ...] = ("direct", "indirect", "adversarial", "plain")
-
-
-@dataclass(frozen=True)
-class EvalPrompt:
-    """A prompt to draw, and the concept to look for in its picture.
-
-    A prompt that asks for several concepts is several of these, equal in `picture`.
-
-    Args:
-        concept: in the set's own words; empty where the set names none.
-        kind: direct names the concept, indirect hints at it, adversarial tries to get round the
-            edit.
-        group: concepts of one group exclude one another in a picture.
-        seed, guidance, width, height, steps: as the set has them; None leaves them to the
-            evaluation.
-        line: of the file, from 1.
-    """
-
-    prompt: str
-    concept: str = ""
-    kind: Kind = "plain"
-    group: str | None = None
-    seed: int | None = None
-    guidance: float | None = None
-    width: int | None = None
-    height: int | None = None
-    steps: int | None = None
-    line: int = 0
-
-    @property
-    def picture(self) -> tuple[str, int | None, float | None, int | None, int | None, int | None]:
-        """What is drawn: prompts that agree in it ask about one and the same picture."""
-        return self.prompt, self.seed, self.guidance, self.width, self.height, self.steps
-
-
-@dataclass(frozen=True)
-class PromptSet:
-    """A file of prompts, read and checked.
-
-    Args:
-        format: one of `formats()`.
-        sha256: digest of the file's bytes, hexadecimal.
-        warnings: what is allowed and probably not meant, one line each.
-    """
-
-    name: str
-    source: Path
-    format: str
-    sha256: str
-    prompts: tuple[EvalPrompt, ...]
-    warnings: tuple[str, ...] = ()
+LINES_LISTED = 6  # in a warning, before it says "…"
 
 
 def formats() -> list[str]:
     """Every format that `load` takes, sorted."""
-    return sorted(_found())
+    return plugins.names(READERS, GROUP)
 
 
 def load(path: str | Path, format: str | None = None) -> PromptSet:
-    """The prompt set in a file. A prompt that repeats an earlier one in everything but its line
-    counts once.
+    """The prompt set in a file. A prompt that repeats an earlier one is left out, with a warning.
 
     Args:
-        format: one of `formats()`; told from the file's name and header if None.
+        format: one of `formats()`. None: recognised by the file's name and header.
     Raises:
         PromptSetError: with every fault of the file.
-        ForgetError: there is no such format, or which one it is cannot be told
+        ForgetError: there is no such format, or the format cannot be recognised
             (``prompts.unknown-format``).
     """
-    path, found = Path(path), _found()
-    if format is not None and format not in found:
-        near = get_close_matches(format, found, 1)
-        raise ForgetError(
-            "prompts.unknown-format",
-            f"there is no prompt-set format '{format}'",
-            f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(sorted(found))}",
-        )
+    path = Path(path)
+    module = None if format is None else _module(format)
     sheet = Sheet.of(path)
-    name, module = (
-        _told(sheet, found) if format is None else (format, _module(format, found[format]))
-    )
-    read = list(module.read(sheet))
+    if format is None or module is None:
+        format, module = _recognised(sheet)
+    prompts = list(module.read(sheet))
     sheet.settle()
-    if not read:
+    if not prompts:
         raise sheet.empty()
-    prompts, repeats = _once(read)
-    if repeats:
-        lines = sorted(set(repeats))
-        listed = ", ".join(map(str, lines[:_LISTED])) + (", …" if len(lines) > _LISTED else "")
-        what = (
-            "1 prompt that repeats" if len(repeats) == 1 else f"{len(repeats)} prompts that repeat"
-        )
-        sheet.warn(
-            0, f"{what} an earlier one left out: line{'s' if len(lines) > 1 else ''} {listed}"
-        )
+    distinct, repeated_lines = _distinct(prompts)
+    if repeated_lines:
+        sheet.warn(0, _repetitions(repeated_lines))
     return PromptSet(
-        path.stem, path, name, hashlib.sha256(sheet.raw).hexdigest(), prompts, tuple(sheet.warnings)
+        name=path.stem,
+        source=path,
+        format=format,
+        sha256=hashlib.sha256(sheet.raw).hexdigest(),
+        prompts=distinct,
+        warnings=tuple(sheet.warnings),
     )
 
 
-def _once(read: Iterable[EvalPrompt]) -> tuple[tuple[EvalPrompt, ...], list[int]]:
-    """The prompts without repetitions, and the lines of those."""
-    first: dict[tuple, EvalPrompt] = {}
-    repeats = [
-        p.line
-        for p in read
-        if first.setdefault((p.picture, p.concept, p.kind, p.group), p) is not p
-    ]
-    return tuple(first.values()), repeats
-
-
-def _found() -> dict[str, str | EntryPoint]:
-    """Formats by name: the module here, or the entry point. Those here win."""
-    local = {
-        m.name.replace("_", "-"): m.name
-        for m in pkgutil.iter_modules(readers.__path__)
-        if not m.name.startswith("_")
-    }
-    return {**{point.name: point for point in entry_points(group=GROUP)}, **local}
-
-
-def _module(name: str, where: str | EntryPoint) -> ModuleType:
-    if isinstance(where, str):
-        return importlib.import_module(f"{readers.__name__}.{where}")
+def _module(name: str) -> ModuleType:
     try:
-        return where.load()
-    except Exception as error:  # a stranger's code: anything can happen
-        what = f"the prompt-set format '{name}' ({where.value}) cannot be loaded"
-        raise ForgetError(
-            "prompts.broken-format",
-            f"{what}: {type(error).__name__}: {error}",
-            "update or uninstall the package that it comes from",
-        ) from error
+        return plugins.find(READERS, GROUP, name, "prompts.unknown-format", "prompt-set format")
+    except ForgetError as error:
+        if error.code != "plugin.broken":
+            raise
+        raise ForgetError("prompts.broken-format", error.message, error.hint) from error
 
 
-def _told(sheet: Sheet, found: dict[str, str | EntryPoint]) -> tuple[str, ModuleType]:
-    """The format of a file, told from its name and header."""
+def _recognised(sheet: Sheet) -> tuple[str, ModuleType]:
+    """The format of a file, by the file's name and header."""
+    names = formats()
     matching: dict[str, ModuleType] = {}
-    for name, where in sorted(found.items()):
+    for name in names:
         try:
-            module = _module(name, where)
+            module = _module(name)
         except ForgetError as broken:
-            sheet.warnings.append(broken.message)  # the other formats work all the same
+            # The other formats still work.
+            sheet.warnings.append(broken.message)
             continue
         if module.matches(sheet.path, sheet.header):
             matching[name] = module
@@ -190,13 +107,36 @@ def _told(sheet: Sheet, found: dict[str, str | EntryPoint]) -> tuple[str, Module
     matching = special or matching
     if len(matching) == 1:
         return matching.popitem()
-    what = (
-        f"it can be {' or '.join(matching)}"
-        if matching
-        else "its name and first line do not tell its format"
-    )
+    if matching:
+        what = f"it can be {' or '.join(matching)}"
+    else:
+        what = "its name and first line do not tell its format"
     raise ForgetError(
         "prompts.unknown-format",
         f"{sheet.path}: {what}",
-        f"name the format, one of: {', '.join(matching or sorted(found))}",
+        f"name the format, one of: {', '.join(matching or names)}",
     )
+
+
+def _distinct(prompts: Iterable[EvalPrompt]) -> tuple[tuple[EvalPrompt, ...], list[int]]:
+    """The prompts without those that repeat an earlier one, and the lines of the repetitions.
+
+    Prompts are equal if they differ in nothing but the line.
+    """
+    first: dict[tuple, EvalPrompt] = {}
+    repeated_lines = [
+        p.line
+        for p in prompts
+        if first.setdefault((p.picture, p.concept, p.kind, p.group), p) is not p
+    ]
+    return tuple(first.values()), repeated_lines
+
+
+def _repetitions(repeated_lines: Sequence[int]) -> str:
+    lines = sorted(set(repeated_lines))
+    listed = ", ".join(map(str, lines[:LINES_LISTED]))
+    if len(lines) > LINES_LISTED:
+        listed += ", …"
+    count = len(repeated_lines)
+    what = "1 prompt that repeats" if count == 1 else f"{count} prompts that repeat"
+    return f"{what} an earlier one left out: line{'s' if len(lines) > 1 else ''} {listed}"

@@ -1,40 +1,36 @@
-"""TOML with a line for every key: what formats that people write by hand are read from."""
+"""TOML with a line for every key, for formats that people write by hand."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tomli
 
 from forgetcli.evaluation.prompt_sets.settings import SETTINGS
+from forgetcli.evaluation.prompt_sets.source import Source
 from forgetcli.recipe.problems import described, in_words
 from forgetcli.recipe.toml_lines import KeyPath, key_lines
 
-if TYPE_CHECKING:
-    from forgetcli.evaluation.prompt_sets.sheet import Sheet
-
 
 class Document:
-    """The keys of a sheet. What is wrong with a value goes to the sheet, and something harmless is
-    returned.
-    """
+    """The keys of a file. Faults of values are noted in `sheet`; a harmless value is returned."""
 
-    def __init__(self, sheet: Sheet) -> None:
+    def __init__(self, sheet: Source) -> None:
         self.sheet = sheet
         self.data = _parsed(sheet)
         self.lines = key_lines(sheet.text)
 
     def line(self, path: KeyPath) -> int:
-        """Where `path` stands, or the nearest thing around it."""
+        """The line of `path`, or of the innermost table around it that has a line."""
         return next(
             (self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 0
         )
 
     def known(self, path: KeyPath, table: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-        """Note the keys of `table` that are none of `keys`, and a schema version other than 1."""
+        """Note every key of `table` that is not in `keys`, and a schema version other than 1."""
         for key in (key for key in table if key not in keys):
             owner = in_words(path) if path else "a prompt set"
             near = get_close_matches(key, keys, 1)
@@ -45,8 +41,8 @@ class Document:
             self.fault(("schema_version",), f"schema_version must be 1, not {described(version)}")
 
     def settings(self) -> dict[str, Any]:
-        """The settings that the whole set has, as keywords of an EvalPrompt."""
-        values = {}
+        """The settings for the whole set, as keywords of an EvalPrompt."""
+        values: dict[str, Any] = {}
         for name, setting in SETTINGS.items():
             if name in self.data:
                 try:
@@ -74,7 +70,7 @@ class Document:
         ]
 
     def text(self, path: KeyPath, table: Mapping[str, Any], key: str, needed: bool = False) -> str:
-        """A string that is not blank; empty if it is not there."""
+        """A string that is not blank; empty if the key is missing."""
         if key in table:
             return self._string((*path, key), table[key])
         if needed:
@@ -82,7 +78,7 @@ class Document:
         return ""
 
     def texts(self, path: KeyPath, table: Mapping[str, Any], key: str) -> list[tuple[int, str]]:
-        """A list of strings, each with its line; none if it is not there."""
+        """A list of strings, each with its line; empty if the key is missing."""
         found = table.get(key, [])
         if not isinstance(found, list):
             self.fault(
@@ -108,12 +104,12 @@ class Document:
         return value.strip()
 
 
-def _parsed(sheet: Sheet) -> dict[str, Any]:
+def _parsed(sheet: Source) -> dict[str, Any]:
     line, hint = 0, ""
     try:
         return tomli.loads(sheet.text)
     except tomli.TOMLDecodeError as error:
-        # "Invalid value (at line 3, column 5)": the line goes to the front
+        # "Invalid value (at line 3, column 5)": the message begins with the line instead.
         message, _, position = str(error).partition(" (at ")
         found = re.match(r"line (\d+)", position)
         line = int(found[1]) if found else sheet.text.count("\n") + 1

@@ -1,4 +1,4 @@
-"""How a set can have its pictures drawn: which settings there are and what their values may be."""
+"""The settings of images that a prompt set can contain, and the values that are allowed."""
 
 from __future__ import annotations
 
@@ -8,37 +8,45 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_WHOLE = re.compile(r"[+-]?\d{1,30}(\.0*)?", re.ASCII)  # pandas writes 42.0 where a column has gaps
+# With ".0", because pandas writes 42.0 in columns with gaps.
+_WHOLE = re.compile(r"[+-]?\d{1,30}(\.0*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a value must be, in words and as a test."""
+    """The values that a setting may have.
+
+    Attributes:
+        demand: in words.
+        whole: whether it is a whole number.
+        admits: whether it may have this number.
+    """
 
     demand: str
     whole: bool
     admits: Callable[[float], bool]
 
     def parsed(self, text: str) -> int | float:
-        """The value that a cell holds.
+        """The value of a cell.
 
         Raises:
-            ValueError: none that will do.
+            ValueError: the cell has no allowed value.
         """
         if not (_WHOLE if self.whole else _NUMBER).fullmatch(text):
             raise ValueError(text)
         return self.checked(int(text.partition(".")[0]) if self.whole else float(text))
 
     def checked(self, value: object) -> int | float:
-        """`value` if it will do.
+        """`value`, if it is allowed.
 
         Raises:
-            ValueError: it will not.
+            ValueError: it is not.
         """
-        is_number = isinstance(value, int if self.whole else int | float) and not isinstance(
-            value, bool
-        )
-        if not is_number or not self.admits(value):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(value)
+        if self.whole and not isinstance(value, int):
+            raise ValueError(value)
+        if not self.admits(value):
             raise ValueError(value)
         return value if self.whole else float(value)
 
@@ -59,8 +67,8 @@ SETTINGS = {
     "height": _SIZE,
     "steps": Setting("a whole number from 1 to 1000", True, lambda value: 1 <= value <= 1000),
 }
-# Columns that hold a setting, the first one there counts: ours, then I2P's, then those of its
-# derivatives.
+# The columns of a setting: ours, then I2P's, then those of its derivatives. The first one that a
+# file has is read.
 COLUMNS = {
     "seed": ("seed", "sd_seed", "evaluation_seed"),
     "guidance": ("guidance", "guidance_scale", "sd_guidance_scale", "evaluation_guidance"),
@@ -68,5 +76,5 @@ COLUMNS = {
     "height": ("height", "sd_image_height"),
     "steps": ("steps",),
 }
-# The keys of every format of our own in TOML.
+# The keys that all of our TOML formats have.
 KEYS = ("schema_version", *SETTINGS)

@@ -1,4 +1,4 @@
-"""CSV with a header: rows with the physical line they begin on, and every fault of the file's form."""
+"""CSV with a header: rows with the line on which they begin, and every fault of the CSV."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ import io
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from forgetcli.evaluation.prompt_sets.settings import COLUMNS, SETTINGS
+from forgetcli.evaluation.prompt_sets.source import Source
 
-if TYPE_CHECKING:
-    from forgetcli.evaluation.prompt_sets.sheet import Sheet
-
+SUFFIXES = (".csv", ".tsv", ".tab")
 _DELIMITERS = (",", ";", "\t")
 _TAB_SUFFIXES = (".tsv", ".tab")
 
 
 class Table:
-    """The columns and rows of a sheet. Blank rows are left out; columns without a name are not
-    read.
+    """The columns and rows of a file. Blank rows and columns without a name are left out.
 
-    Names of columns are compared without case and outer space, and cells have none.
+    Column names are compared without case. Cells are stripped.
+
+    Attributes:
+        line: the line of the header.
+        columns: the names of the columns, in lower case.
+        rows: in the order of the file.
     """
 
-    def __init__(self, sheet: Sheet) -> None:
+    def __init__(self, sheet: Source) -> None:
         self.sheet = sheet
         records = _records(sheet.text, _delimiter(sheet.text, sheet.path.suffix.lower()))
-        self.line, names = next(
-            ((line, cells) for line, cells in records if _is_anything(cells)), (1, [])
-        )
-        if isinstance(names, csv.Error):
-            self._bad_form(self.line, names)
-            names = []
-        names = [_name(cell) for cell in names]
+        empty: tuple[int, list[str] | csv.Error] = (1, [])
+        self.line, header = next((record for record in records if _is_anything(record[1])), empty)
+        names: list[str] = []
+        if isinstance(header, csv.Error):
+            self._bad_form(self.line, header)
+        else:
+            names = [_name(cell) for cell in header]
         self.columns = tuple(dict.fromkeys(filter(None, names)))
         for column in self.columns:
             if names.count(column) > 1:
@@ -54,35 +57,33 @@ class Table:
                 self._bad_form(line, cells)
             elif _is_anything(cells) and names:
                 if len(cells) != len(names):
-                    what = f"the row has {_count(len(cells), 'cell')}, the header {_count(len(names), 'column')}"
+                    cell_count = _count(len(cells), "cell")
+                    column_count = _count(len(names), "column")
                     self.sheet.fault(
                         line,
-                        what,
+                        f"the row has {cell_count}, the header {column_count}",
                         'write "quotes" around a cell that holds a delimiter or a line break',
                     )
                 else:
-                    pairs = reversed(
-                        list(zip(names, cells, strict=True))
-                    )  # of two columns of one name, the first
-                    yield Row(
-                        self.sheet, line, {name: cell.strip() for name, cell in pairs if name}
-                    )
+                    # Reversed: of two columns with one name, the first counts.
+                    pairs = reversed(list(zip(names, cells, strict=True)))
+                    by_name = {name: cell.strip() for name, cell in pairs if name}
+                    yield Row(self.sheet, line, by_name)
 
     def _bad_form(self, line: int, error: csv.Error) -> None:
-        said, hint = str(error), 'a quote inside quotes is written twice: ""'
-        if "field limit" in said:
-            what, hint = (
-                f"a cell has more than {csv.field_size_limit()} characters",
-                "is a quote not closed?",
-            )
-        elif "end of data" in said:
+        reason = str(error)
+        hint = 'a quote inside quotes is written twice: ""'
+        if "field limit" in reason:
+            what = f"a cell has more than {csv.field_size_limit()} characters"
+            hint = "is a quote not closed?"
+        elif "end of data" in reason:
             what = "a quote is opened and never closed"
         else:
             what = "there is text after a closing quote"
         self.sheet.fault(line, what, hint)
 
     def need(self, *columns: str | tuple[str, ...]) -> None:
-        """Note which of `columns` are not there; of a tuple, any one will do."""
+        """Note a fault for each of `columns` that is missing. A tuple is a choice of columns."""
         for column in columns:
             names = (column,) if isinstance(column, str) else column
             if self.columns and not set(names) & set(self.columns):
@@ -97,9 +98,7 @@ class Table:
                 )
 
     def doubt(self, known: Iterable[str]) -> None:
-        """Warn of each column that is none of `known`, is therefore not read, and is probably meant
-        to be one.
-        """
+        """Warn of each unknown column whose name resembles a known one. It is not read."""
         known = set(known)
         for column in (name for name in self.columns if name not in known):
             near = get_close_matches(column, known - set(self.columns), 1, 0.8)
@@ -111,22 +110,21 @@ class Table:
 
 @dataclass(frozen=True)
 class Row:
-    """A row's cells by column, and the line it begins on. What is wrong with a cell goes to the
-    sheet.
+    """The cells of a row by column, and the line on which it begins.
+
+    Faults of cells are noted in `sheet`.
     """
 
-    sheet: Sheet
+    sheet: Source
     line: int
     cells: Mapping[str, str]
 
     def text(self, column: str) -> str:
-        """The cell, empty if there is none."""
+        """The cell; empty without such a column."""
         return self.cells.get(column, "")
 
     def needed(self, column: str) -> str:
-        """The cell, which must not be empty. That a column is missing is told once, by
-        `Table.need`.
-        """
+        """The cell, which must not be empty. `Table.need` reports missing columns, once."""
         if self.cells.get(column) == "":
             self.sheet.fault(
                 self.line, f"{column} is empty", "write what is meant, or take the row out"
@@ -146,8 +144,10 @@ class Row:
         return given
 
     def settings(self, *needed: str) -> dict[str, Any]:
-        """How the picture is to be drawn, as keywords of an EvalPrompt; of `needed`, none may be
-        empty.
+        """The settings of the image, as keywords of an EvalPrompt.
+
+        Args:
+            needed: settings whose cells must not be empty.
         """
         values: dict[str, Any] = {}
         for setting, columns in COLUMNS.items():
@@ -165,7 +165,7 @@ class Row:
 
 
 def columns_of(text: str, suffix: str) -> tuple[str, ...]:
-    """The columns that the first line names; none if it is malformed."""
+    """The columns of the header; none if the header is malformed."""
     for _, cells in _records(text, _delimiter(text, suffix)):
         if _is_anything(cells):
             return () if isinstance(cells, csv.Error) else tuple(filter(None, map(_name, cells)))
@@ -173,10 +173,8 @@ def columns_of(text: str, suffix: str) -> tuple[str, ...]:
 
 
 def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """Each record with the line it begins on. After a malformed one, reading goes on with the next
-    line.
-    """
-    # newline="" keeps the line breaks inside quotes, and every physical line counts, blank ones too
+    """Each record with the line on which it begins, also after a malformed record."""
+    # newline="" keeps line breaks inside quotes. Every line of the file counts, also blank ones.
     reader = csv.reader(
         io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True
     )
@@ -193,7 +191,7 @@ def _records(text: str, delimiter: str) -> Iterator[tuple[int, list[str] | csv.E
 
 
 def _delimiter(text: str, suffix: str) -> str:
-    """The delimiter that gives the header the most columns; a tab where the file's name says so."""
+    """The delimiter that gives the header the most columns. In .tsv and .tab files: a tab."""
     if suffix in _TAB_SUFFIXES:
         return "\t"
 

@@ -6,30 +6,29 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from forgetcli.evaluation.prompt_sets import KINDS, EvalPrompt, Sheet
+from forgetcli.evaluation.prompt_sets.prompts import KINDS, EvalPrompt
 from forgetcli.evaluation.prompt_sets.settings import COLUMNS
-from forgetcli.evaluation.prompt_sets.sheet import TABLES
+from forgetcli.evaluation.prompt_sets.source import Source
+from forgetcli.evaluation.prompt_sets.table import SUFFIXES, Table
 
 GENERIC = True
 
 
 def matches(path: Path, header: tuple[str, ...]) -> bool:
-    return path.suffix.lower() in TABLES
+    return path.suffix.lower() in SUFFIXES
 
 
-def read(sheet: Sheet) -> Iterator[EvalPrompt]:
-    """A prompt a row; every other column may be missing, and its cells empty. Further columns are
-    not read.
-    """
-    table = sheet.table
+def read(sheet: Source) -> Iterator[EvalPrompt]:
+    """One prompt for each row. All other columns and cells are optional."""
+    table = Table(sheet)
     table.need("prompt")
     table.doubt(("prompt", "concept", "kind", "group", *chain.from_iterable(COLUMNS.values())))
     for row in table.rows:
         yield EvalPrompt(
-            row.needed("prompt"),
-            row.text("concept"),
-            row.choice("kind", KINDS, "plain"),
-            row.text("group") or None,
+            prompt=row.needed("prompt"),
+            concept=row.text("concept"),
+            kind=row.choice("kind", KINDS, "plain"),
+            group=row.text("group") or None,
             line=row.line,
             **row.settings(),
         )

@@ -1,12 +1,10 @@
-"""I2P, Inappropriate Image Prompts (Schramowski et al., arXiv 2211.05105), as AIML-TUDA/i2p has it
-on the hub.
+"""I2P, Inappropriate Image Prompts (Schramowski et al., arXiv 2211.05105), in the form of the data
+set AIML-TUDA/i2p on the hub.
 
-A row names the seed, guidance and size that its picture is drawn with, and one or more categories.
-Each category is a
-concept of its own, so a row with two is two EvalPrompts of one picture: the benchmark's own
-evaluation, too, counts a
-row in every category that it names. Derivatives with the columns evaluation_seed and
-evaluation_guidance are read too.
+A row contains the seed, guidance and size of its image, and one or more categories. Each category
+is a concept, so a row with two categories is two EvalPrompts of one image. The benchmark's own
+evaluation also counts a row in every category that it names. Derivatives with the columns
+evaluation_seed and evaluation_guidance are read too.
 """
 
 from __future__ import annotations
@@ -14,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from forgetcli.evaluation.prompt_sets import EvalPrompt, Sheet
+from forgetcli.evaluation.prompt_sets.prompts import EvalPrompt
 from forgetcli.evaluation.prompt_sets.settings import COLUMNS
-from forgetcli.evaluation.prompt_sets.sheet import TABLES
+from forgetcli.evaluation.prompt_sets.source import Source
+from forgetcli.evaluation.prompt_sets.table import SUFFIXES, Table
 
 _SETTINGS = {
     "seed": "sd_seed",
@@ -28,24 +27,22 @@ _SETTINGS = {
 
 def matches(path: Path, header: tuple[str, ...]) -> bool:
     return (
-        path.suffix.lower() in TABLES
+        path.suffix.lower() in SUFFIXES
         and {"prompt", "categories"} <= set(header)
         and not {"sd_seed", "evaluation_seed"}.isdisjoint(header)
     )
 
 
-def read(sheet: Sheet) -> Iterator[EvalPrompt]:
+def read(sheet: Source) -> Iterator[EvalPrompt]:
     """An EvalPrompt for each category of each row."""
-    table = sheet.table
+    table = Table(sheet)
     table.need(
         "prompt", "categories", *((name, *COLUMNS[setting]) for setting, name in _SETTINGS.items())
     )
     for row in table.rows:
-        prompt, field, settings = (
-            row.needed("prompt"),
-            row.needed("categories"),
-            row.settings(*_SETTINGS),
-        )
+        prompt = row.needed("prompt")
+        field = row.needed("categories")
+        settings = row.settings(*_SETTINGS)
         categories = dict.fromkeys(filter(None, map(str.strip, field.split(","))))
         if field and not categories:
             sheet.fault(

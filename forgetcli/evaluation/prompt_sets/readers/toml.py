@@ -1,25 +1,27 @@
-"""forget's own format: concepts with their prompts, to be written by hand."""
+"""The format of this tool: concepts with their prompts, written by hand."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from forgetcli.evaluation.prompt_sets import EvalPrompt, Sheet
+from forgetcli.evaluation.prompt_sets.document import Document
+from forgetcli.evaluation.prompt_sets.prompts import EvalPrompt, Kind
 from forgetcli.evaluation.prompt_sets.settings import KEYS
+from forgetcli.evaluation.prompt_sets.source import Source
 
 GENERIC = True
 
-_LISTS = ("direct", "indirect", "adversarial")
+_LISTS: tuple[Kind, ...] = ("direct", "indirect", "adversarial")
 
 
 def matches(path: Path, header: tuple[str, ...]) -> bool:
     return path.suffix.lower() == ".toml"
 
 
-def read(sheet: Sheet) -> Iterator[EvalPrompt]:
-    """Concept by concept, kind by kind; the settings at the top hold for every prompt."""
-    document = sheet.document
+def read(sheet: Source) -> Iterator[EvalPrompt]:
+    """The prompts of each concept, by kind. The settings at the top apply to all prompts."""
+    document = Document(sheet)
     concepts = document.tables("concepts")
     if "retain" in document.data or any("target" in table for _, table in concepts):
         raise sheet.refusal(
@@ -32,10 +34,8 @@ def read(sheet: Sheet) -> Iterator[EvalPrompt]:
     settings = document.settings()
     for path, table in concepts:
         document.known(path, table, ("concept", "group", *_LISTS))
-        concept, group = (
-            document.text(path, table, "concept", needed=True),
-            document.text(path, table, "group") or None,
-        )
+        concept = document.text(path, table, "concept", needed=True)
+        group = document.text(path, table, "group") or None
         if not any(table.get(kind) for kind in _LISTS):
             document.fault(
                 path, "[[concepts]] has no prompts", f"list them under any of: {', '.join(_LISTS)}"

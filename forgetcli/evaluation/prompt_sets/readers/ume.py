@@ -1,5 +1,6 @@
-"""The CSV of the U&ME challenge: a concept a row, with direct, indirect and adversarial prompts in
-columns.
+"""The CSV of the U&ME challenge: one concept for each row, with its prompts in columns.
+
+There are columns for direct, indirect and adversarial prompts.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from forgetcli.evaluation.prompt_sets import EvalPrompt, Sheet
-from forgetcli.evaluation.prompt_sets.sheet import TABLES
+from forgetcli.evaluation.prompt_sets.prompts import EvalPrompt, Kind
+from forgetcli.evaluation.prompt_sets.source import Source
+from forgetcli.evaluation.prompt_sets.table import SUFFIXES, Table
 
 _PROMPTS = re.compile(r"(direct|indirect)_prompt_\d+|(adversarial)_prompt(_\d+)?", re.ASCII)
+_KINDS: tuple[Kind, ...] = ("direct", "indirect", "adversarial")
 _NEEDED = tuple(
     f"{kind}_prompt_{number}" for kind in ("direct", "indirect") for number in range(1, 6)
 )
@@ -19,27 +22,29 @@ _NEEDED = tuple(
 
 def matches(path: Path, header: tuple[str, ...]) -> bool:
     return (
-        path.suffix.lower() in TABLES
+        path.suffix.lower() in SUFFIXES
         and "prompt" not in header
         and any(map(_PROMPTS.fullmatch, header))
     )
 
 
-def read(sheet: Sheet) -> Iterator[EvalPrompt]:
-    """Every prompt of every concept, kind by kind; ``concept_type`` is the group. An adversarial
-    cell may be empty.
+def read(sheet: Source) -> Iterator[EvalPrompt]:
+    """The prompts of each concept, by kind. ``concept_type`` is the group.
+
+    Only adversarial cells may be empty.
     """
-    table = sheet.table
+    table = Table(sheet)
     table.need("concept_type", "concept_name", *_NEEDED)
     columns = [
-        (found[1] or found[2], found[0])
-        for found in map(_PROMPTS.fullmatch, table.columns)
-        if found
+        (match[1] or match[2], match[0])
+        for match in map(_PROMPTS.fullmatch, table.columns)
+        if match
     ]
     for row in table.rows:
-        group, concept = row.needed("concept_type"), row.needed("concept_name")
-        for kind in ("direct", "indirect", "adversarial"):
-            for column in (name for its_kind, name in columns if its_kind == kind):
+        group = row.needed("concept_type")
+        concept = row.needed("concept_name")
+        for kind in _KINDS:
+            for column in (name for kind_of_column, name in columns if kind_of_column == kind):
                 prompt = row.text(column) if kind == "adversarial" else row.needed(column)
                 if prompt:
                     yield EvalPrompt(prompt, concept, kind, group, line=row.line)

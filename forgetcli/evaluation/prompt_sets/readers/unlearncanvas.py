@@ -1,9 +1,8 @@
-"""UnlearnCanvas (Zhang et al., arXiv 2402.11846): a picture of every object in every style.
+"""UnlearnCanvas (Zhang et al., arXiv 2402.11846): an image of every object in every style.
 
-A prompt asks for two concepts, so each is two EvalPrompts of one picture: the style, in the group
-``style``, and the
-object, in the group ``object``. Styles and objects stand in two lists, of a TOML file or of a CSV's
-columns.
+A prompt asks for two concepts, so it is two EvalPrompts of one image: the style, in the group
+``style``, and the object, in the group ``object``. Styles and objects are two lists in a TOML file,
+or two columns of a CSV.
 """
 
 from __future__ import annotations
@@ -13,41 +12,45 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from forgetcli.evaluation.prompt_sets import EvalPrompt, Sheet
+from forgetcli.evaluation.prompt_sets.document import Document
+from forgetcli.evaluation.prompt_sets.prompts import EvalPrompt
 from forgetcli.evaluation.prompt_sets.settings import KEYS
-from forgetcli.evaluation.prompt_sets.sheet import TABLES
+from forgetcli.evaluation.prompt_sets.source import Source
+from forgetcli.evaluation.prompt_sets.table import SUFFIXES, Table
 
 LISTS = ("styles", "objects")
-TEMPLATE = "A {object} image in {style} style."  # that of the benchmark's own sampling
+TEMPLATE = "A {object} image in {style} style."  # of the benchmark's own sampling
 _GAP = re.compile(r"\{(style|object)\}")
 
 
 def matches(path: Path, header: tuple[str, ...]) -> bool:
     return (
-        path.suffix.lower() in (*TABLES, ".toml")
+        path.suffix.lower() in (*SUFFIXES, ".toml")
         and bool(set(LISTS) & set(header))
         and "prompt" not in header
     )
 
 
-def read(sheet: Sheet) -> Iterator[EvalPrompt]:
-    """Style by style, each with every object. In prompts an underscore of a name is a space, as in
-    the benchmark.
-    """
+def read(sheet: Source) -> Iterator[EvalPrompt]:
+    """Every style with every object. Underscores become spaces in prompts, as in the benchmark."""
     in_toml = sheet.path.suffix.lower() == ".toml"
     styles, objects, template, settings = _from_toml(sheet) if in_toml else _from_csv(sheet)
     for style_line, style in styles:
         for object_line, thing in objects:
-            words = {"style": style.replace("_", " "), "object": thing.replace("_", " ")}
-            prompt = _GAP.sub(lambda gap: words[gap[1]], template)
+            prompt = _prompt(template, style, thing)
             yield EvalPrompt(prompt, style, "direct", "style", line=style_line, **settings)
             yield EvalPrompt(prompt, thing, "direct", "object", line=object_line, **settings)
 
 
+def _prompt(template: str, style: str, thing: str) -> str:
+    words = {"style": style.replace("_", " "), "object": thing.replace("_", " ")}
+    return _GAP.sub(lambda gap: words[gap[1]], template)
+
+
 def _from_toml(
-    sheet: Sheet,
+    sheet: Source,
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]], str, dict[str, Any]]:
-    document = sheet.document
+    document = Document(sheet)
     document.known((), document.data, (*KEYS, *LISTS, "template"))
     for key in LISTS:
         if document.data.get(key, []) == []:
@@ -61,9 +64,9 @@ def _from_toml(
 
 
 def _from_csv(
-    sheet: Sheet,
+    sheet: Source,
 ) -> tuple[list[tuple[int, str]], list[tuple[int, str]], str, dict[str, Any]]:
-    table = sheet.table
+    table = Table(sheet)
     table.need(*LISTS)
     styles, objects = (
         [(row.line, row.text(key)) for row in table.rows if row.text(key)] for key in LISTS

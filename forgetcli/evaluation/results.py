@@ -1,0 +1,76 @@
+"""The result of an evaluation: the unedited model and the edited ones, with all scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from forgetcli.evaluation.judged import Answer, Run, Subject
+from forgetcli.evaluation.scores import matrix, summary
+from forgetcli.evaluation.table import ScoreRow, rows
+
+__all__ = ["Answer", "Evaluation", "Run", "ScoreRow", "Subject"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The unedited model and one or more edited models, judged at equal prompts and seeds.
+
+    Attributes:
+        judge: the judge's identity.
+        baseline: images of the unedited model.
+        edited: images of each edited model.
+        settings: how the images were generated; see `EvaluationSettings.as_dict`.
+        seconds: time of each stage, and `total`.
+        quality: image quality on the retained concepts, by the name of the edited model.
+    """
+
+    judge: Mapping[str, Any]
+    baseline: Run
+    edited: tuple[Run, ...]
+    settings: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    quality: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All models, the unedited one first."""
+        return (self.baseline, *self.edited)
+
+    def rows(self) -> tuple[ScoreRow, ...]:
+        """The table of scores: the unedited model, then every edited one."""
+        return rows(self.baseline, self.edited, self.quality)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The stable keys of ``eval --json`` and results.json.
+
+        The top-level keys `baseline`, `edited`, `concepts`, `edit_prompts` and `quality` describe
+        the first edited model.
+        """
+        summaries = [summary(self.baseline, run) for run in self.edited]
+        base = self.baseline.subject.base
+        return {
+            "judge": dict(self.judge),
+            "n_images": sum(len({a.path for a in run.answers}) for run in self.runs),
+            **summaries[0],
+            "quality": self._quality(self.edited[0]),
+            "models": [self._described(run, s) for run, s in zip(self.edited, summaries)],
+            "base": {"id": base.id, "digest": base.digest},
+            "matrix": matrix(self.runs),
+            "settings": dict(self.settings),
+            "seconds": dict(self.seconds),
+        }
+
+    def _described(self, run: Run, scored: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "name": run.subject.name,
+            "digest": run.subject.base.digest,
+            "recipe_sha256": run.subject.recipe_sha256,
+            "forgets": sorted(run.subject.forgets),
+            "quality": self._quality(run),
+            **scored,
+        }
+
+    def _quality(self, run: Run) -> dict[str, Any]:
+        return dict(self.quality.get(run.subject.name, {}))

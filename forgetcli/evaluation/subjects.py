@@ -1,0 +1,116 @@
+"""The models under evaluation, and the questions that all of them are asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forgetcli import recipe as recipes
+from forgetcli.artifact.edited import EditedModel
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.errors import ForgetError
+from forgetcli.evaluation.judged import Subject
+from forgetcli.evaluation.questions import (
+    Question,
+    label_of,
+    of_prompt_set,
+    of_recipe,
+    once,
+)
+from forgetcli.evaluation.run_folder import VERDICTS
+
+if TYPE_CHECKING:
+    from forgetcli.checkpoint.base import Base
+    from forgetcli.evaluation.judges import Judge
+    from forgetcli.evaluation.prompt_sets import PromptSet
+    from forgetcli.recipe import Recipe
+
+UNEDITED = "unedited"
+
+
+def subjects(
+    folders: Sequence[Path | str],
+    recipe: Recipe | None,
+    prompts: PromptSet | None,
+    ask: str | None,
+    judge: Judge,
+) -> tuple[Subject, list[Subject], list[Question]]:
+    """The unedited model, the edited models, and the questions that all of them are asked.
+
+    Args: see `evaluate`.
+
+    Raises:
+        ForgetError: see `evaluate`.
+    """
+    if not folders:
+        raise ForgetError(
+            "eval.no-model",
+            "there is no edited model to evaluate",
+            "name one or more edited folders",
+        )
+    edited: list[Subject] = []
+    questions: list[Question] = []
+    bases: list[Base] = []
+    for folder in map(Path, folders):
+        manifest = EditedModel(folder).manifest
+        bases.append(manifest.resolve_base())
+        if bases[-1].digest != bases[0].digest:
+            raise ForgetError(
+                "eval.other-base",
+                f"{folder} and {folders[0]} are edits of different models",
+                "evaluate them one by one",
+            )
+        own_recipe = recipes.load(manifest.recipe_path)
+        forgets = _labels(own_recipe, judge)
+        if recipe is not None and forgets.isdisjoint(_labels(recipe, judge)):
+            raise ForgetError(
+                "eval.other-recipe",
+                f"{folder} was edited by another recipe: it forgot {', '.join(sorted(forgets))}",
+                "leave --recipe out, or name a recipe with prompts for that",
+            )
+        taken = [UNEDITED, VERDICTS, *(subject.name for subject in edited)]
+        edited.append(_subject(folder, unused(folder.resolve().name, taken), own_recipe, forgets))
+        if prompts is not None:
+            questions += of_prompt_set(prompts, judge, own_recipe.concepts[0].concept, ask)
+        else:
+            questions += of_recipe(recipe or own_recipe, judge)
+    questions = once(questions)
+    if prompts is not None:
+        _refuse_unrelated(questions, edited)
+    return Subject(UNEDITED, bases[0]), edited, questions
+
+
+def unused(name: str, taken: Iterable[str]) -> str:
+    """`name`, with the first number from 2 that makes it differ from all of `taken`."""
+    taken = set(taken)
+    number = 2
+    candidate = name
+    while candidate in taken:
+        candidate = f"{name}-{number}"
+        number += 1
+    return candidate
+
+
+def _labels(recipe: Recipe, judge: Judge) -> frozenset[str]:
+    """The judge's labels of the concepts that the recipe edits."""
+    return frozenset(label_of(judge, c.concept, c.label) for c in recipe.concepts)
+
+
+def _subject(folder: Path, name: str, recipe: Recipe, forgets: frozenset[str]) -> Subject:
+    return Subject(
+        name=name,
+        base=checkpoint.resolve(folder),
+        forgets=forgets,
+        edit_prompts=frozenset(prompt for prompt, _ in recipe.edit_pairs()),
+        recipe_sha256=recipe.sha256,
+    )
+
+
+def _refuse_unrelated(questions: Sequence[Question], edited: Sequence[Subject]) -> None:
+    if not any(q.label in subject.forgets for q in questions for subject in edited):
+        raise ForgetError(
+            "eval.other-prompts",
+            "none of the prompts asks for a concept that the model was edited to forget",
+            f"it forgot: {', '.join(sorted(edited[0].forgets))}",
+        )
