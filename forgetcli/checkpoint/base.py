@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
@@ -15,6 +14,7 @@ from forgetcli.checkpoint.weights import PICKLES, WeightSet, locate, locate_all,
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
 from forgetcli.storage.files import files_digest, sha256_file, walk_files
+from forgetcli.storage.json import read_json
 from forgetcli.storage.safetensors import TensorSite, WeightFile
 
 __all__ = ["Base", "TensorSite", "locate", "resolve"]
@@ -338,7 +338,7 @@ def _index(folder: Path) -> dict[str, Any]:
             _index_hint(folder),
         )
     try:
-        entries = json.loads(index.read_text(encoding="utf-8"))
+        entries = read_json(index)
         entries["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ModelError(

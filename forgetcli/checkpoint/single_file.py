@@ -8,7 +8,6 @@ reference model of the architecture, from the hub's cache or fetched.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from forgetcli.checkpoint.ldm import DENOISER, LdmKeys, Place
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
+from forgetcli.storage.json import read_json
 from forgetcli.storage.safetensors import TensorSite, WeightFile
 
 INDEX = "model_index.json"
@@ -206,7 +206,7 @@ def _own_weights(settings: Path, component: str) -> list[str]:
 
 def _components(settings: Path) -> list[str]:
     try:
-        entries = json.loads((settings / INDEX).read_text(encoding="utf-8"))
+        entries = read_json(settings / INDEX)
         return [
             name
             for name, entry in entries.items()

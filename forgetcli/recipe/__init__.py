@@ -11,7 +11,7 @@ import tomli
 
 from forgetcli.bundled import recipes as bundled_recipes
 from forgetcli.bundled.recipes import bundled
-from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.errors import ForgetError, ModelError, RecipeError
 from forgetcli.recipe import parameters as method_tables
 from forgetcli.recipe import prompt_files, toml_lines
 from forgetcli.recipe import usage as records
@@ -19,6 +19,7 @@ from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
 from forgetcli.recipe.problems import Sheet, did_you_mean, faults_of, in_words, without_unknown_keys
 from forgetcli.recipe.toml_lines import KeyPath
+from forgetcli.storage.files import read_regular
 
 __all__ = [
     "Concept",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 UNNAMED = "recipe"
+LARGEST_FILE = 8_000_000  # bytes
 _BOM = "\ufeff"  # Windows editors write it; TOML does not have it
 
 
@@ -50,7 +52,11 @@ def load(path: str | Path, overrides: Sequence[str] = (), method: str | None = N
     path = Path(path)
     source = path if path.exists() else bundled_recipes.find(path) or path
     try:
-        raw = source.read_bytes()
+        raw = read_regular(source, LARGEST_FILE)
+    except ModelError as error:
+        code = "recipe.not-found" if error.code == "file.not-regular" else error.code
+        fault = ForgetError(code, error.message, "give the recipe's file")
+        raise RecipeError([fault]) from error
     except OSError as error:
         hint = (
             did_you_mean(path.stem, bundled(), "forget recipe ls")

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import BinaryIO
 
-from forgetcli.errors import ForgetError
+from forgetcli.errors import ForgetError, ModelError
+from forgetcli.storage.files import open_regular
+
+_LINE_END = re.compile(r"\r\n|\n|\r")
+LARGEST_FILE = 64_000_000  # bytes
 
 
 def prompts_in(text: str) -> list[tuple[int, str]]:
-    """The prompts of `text`, stripped, each with its line number (from 1)."""
-    lines = ((number, line.strip()) for number, line in enumerate(text.splitlines(), start=1))
+    """The prompts of `text`, stripped, each with its line number (from 1).
+
+    A line ends at a line feed, a carriage return or both. Unlike `str.splitlines`, the separators
+    of Unicode (U+2028, NEL) and form feeds are characters of a prompt, as in editors and `grep -n`.
+    """
+    lines = ((number, line.strip()) for number, line in enumerate(_LINE_END.split(text), start=1))
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
 
 
@@ -19,14 +28,17 @@ def read(path: Path) -> list[tuple[int, str]]:
 
     Raises:
         ForgetError: the file cannot be read (``prompts.not-found``) or is not UTF-8
-            (``prompts.encoding``).
+            (``prompts.encoding``), or is too large (``file.too-large``).
     """
     try:
-        with path.open("rb") as stream:
+        with open_regular(path, limit=LARGEST_FILE) as stream:
             return read_stream(stream, str(path))
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise ForgetError("prompts.not-found", f"{path}: {reason}", "check the path") from error
+    except ModelError as error:
+        code = "prompts.not-found" if error.code == "file.not-regular" else error.code
+        raise ForgetError(code, error.message, "check the path") from error
 
 
 def read_stream(stream: BinaryIO, name: str = "stdin") -> list[tuple[int, str]]:
@@ -36,7 +48,14 @@ def read_stream(stream: BinaryIO, name: str = "stdin") -> list[tuple[int, str]]:
         ForgetError: not UTF-8 (``prompts.encoding``).
     """
     try:
-        return prompts_in(stream.read().decode("utf-8-sig"))
+        data = stream.read(LARGEST_FILE + 1)
+        if len(data) > LARGEST_FILE:
+            raise ForgetError(
+                "file.too-large",
+                f"{name} is larger than {LARGEST_FILE // 10**6} MB",
+                "give fewer prompts at a time",
+            )
+        return prompts_in(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ForgetError(
             "prompts.encoding", f"{name}: not UTF-8 text", "save it as UTF-8"

@@ -22,10 +22,14 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forgetcli.errors import ForgetError
+from forgetcli.storage.json import read_json
+
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 LOCK = "lock"
+LARGEST_RECORD = 10_000  # bytes
 ATTEMPTS = 5  # names tried, should other runs take each new folder for an abandoned one
 # What file systems without locks answer.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -135,8 +139,9 @@ class Workspace:
     def _is_recorded(self) -> bool:
         try:
             plain = stat.S_ISREG(os.lstat(self.record).st_mode)
-            return plain and json.loads(self.record.read_bytes()) == self._identity(self.old)
-        except (OSError, ValueError):
+            record = read_json(self.record, LARGEST_RECORD) if plain else None
+            return plain and record == self._identity(self.old)
+        except (OSError, ValueError, ForgetError):
             return False
 
     def _identity(self, folder: Path) -> dict[str, str | int]:
