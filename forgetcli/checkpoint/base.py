@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from forgetcli.checkpoint.confinement import check_component_name, check_folder
 from forgetcli.checkpoint.single_file import CONFIG, SingleFile, settings_files
 from forgetcli.checkpoint.weights import PICKLES, WeightSet, locate, locate_all, weight_sets
 from forgetcli.errors import ForgetError, ModelError
@@ -69,9 +70,14 @@ class Base:
         that goes with a single file.
 
         Raises:
-            ModelError: model.no-config: there is none for the single file, and none can be fetched.
+            ModelError: model.no-config: there is none for the single file, and none can be fetched;
+            those of `confinement.check_folder`.
         """
-        return self.single.settings(self.config) if self.single else self.folder
+        if self.single is None:
+            return self.folder
+        settings = self.single.settings(self.config)
+        check_folder(settings, _is_part)
+        return settings
 
     @cached_property
     def beside(self) -> dict[str, Path]:
@@ -304,12 +310,14 @@ def _checked(base: Base) -> Base:
     Headers are read, weights are not.
 
     Raises:
-        ModelError: model.not-a-model, model.pickle, model.damaged.
+        ModelError: model.not-a-model, model.pickle, model.damaged; those of `check_folder`.
     """
     folder = base.folder
+    check_folder(folder, _is_part)
     for name, entry in _index(folder).items():
         if name.startswith("_") or not isinstance(entry, list) or None in entry:
             continue  # a setting, or a component that the pipeline does without
+        check_component_name(folder / INDEX, name)
         component = folder / name
         if not component.is_dir() and name not in DISPENSABLE:
             raise ModelError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from forgetcli.checkpoint.confinement import check_component_name
 from forgetcli.checkpoint.ldm import DENOISER, LdmKeys, Place
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ForgetError, ModelError
@@ -207,7 +208,7 @@ def _own_weights(settings: Path, component: str) -> list[str]:
 def _components(settings: Path) -> list[str]:
     try:
         entries = read_json(settings / INDEX)
-        return [
+        names = [
             name
             for name, entry in entries.items()
             if not name.startswith("_") and isinstance(entry, list) and None not in entry
@@ -216,6 +217,9 @@ def _components(settings: Path) -> list[str]:
         raise ModelError(
             "model.no-config", f"{settings / INDEX} is not valid: {fault}", "fetch the folder again"
         ) from fault
+    for name in names:
+        check_component_name(settings / INDEX, name)
+    return names
 
 
 def _has_settings(folder: Path) -> bool:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.storage.files import open_regular
+from forgetcli.recipe.problems import clipped
+from forgetcli.storage.files import inside, open_regular
 
+LONGEST_PROMPT = 10_000  # characters
 _LINE_END = re.compile(r"\r\n|\n|\r")
 LARGEST_FILE = 64_000_000  # bytes
 
@@ -21,6 +23,26 @@ def prompts_in(text: str) -> list[tuple[int, str]]:
     """
     lines = ((number, line.strip()) for number, line in enumerate(_LINE_END.split(text), start=1))
     return [(number, line) for number, line in lines if line and not line.startswith("#")]
+
+
+def beside(folder: Path, name: str) -> Path:
+    """The path of a prompt file that a recipe in `folder` names.
+
+    A recipe's prompts go into the edited model, which may be published. A recipe from elsewhere
+    must therefore not name files of its reader.
+
+    Raises:
+        ForgetError: file.outside: it is not below `folder`, also if a link leads out.
+    """
+    hint = "put the file beside the recipe, and name it relative to the recipe"
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        message = f"the prompt file '{clipped(name)}' is not below the recipe's folder"
+        raise ForgetError("file.outside", message, hint)
+    try:
+        inside(folder, folder / name)
+    except ModelError as error:
+        raise ForgetError(error.code, error.message, hint) from error
+    return folder / name
 
 
 def read(path: Path) -> list[tuple[int, str]]:
@@ -45,7 +67,8 @@ def read_stream(stream: BinaryIO, name: str = "stdin") -> list[tuple[int, str]]:
     """The prompts of an open file, `name` in messages.
 
     Raises:
-        ForgetError: not UTF-8 (``prompts.encoding``).
+        ForgetError: not UTF-8 (``prompts.encoding``), too large (``file.too-large``), or with a
+            line that is no prompt (``prompts.too-long``).
     """
     try:
         data = stream.read(LARGEST_FILE + 1)
@@ -55,7 +78,15 @@ def read_stream(stream: BinaryIO, name: str = "stdin") -> list[tuple[int, str]]:
                 f"{name} is larger than {LARGEST_FILE // 10**6} MB",
                 "give fewer prompts at a time",
             )
-        return prompts_in(data.decode("utf-8-sig"))
+        prompts = prompts_in(data.decode("utf-8-sig"))
+        for line, prompt in prompts:
+            if len(prompt) > LONGEST_PROMPT:
+                raise ForgetError(
+                    "prompts.too-long",
+                    f"{name}:{line}: {len(prompt)} characters, more than {LONGEST_PROMPT}",
+                    "write one prompt a line",
+                )
+        return prompts
     except UnicodeDecodeError as error:
         raise ForgetError(
             "prompts.encoding", f"{name}: not UTF-8 text", "save it as UTF-8"

@@ -36,11 +36,11 @@ def open_regular(path: str | Path, *, limit: int | None = None) -> BinaryIO:
         OSError: the file is missing or may not be read.
     """
     # Opening a device can have effects, and opening a socket fails: look first, and again after.
-    _refuse_special(path, os.stat(path).st_mode)
+    refuse_special(path, os.stat(path).st_mode)
     handle = os.open(path, _READ)
     try:
         status = os.fstat(handle)
-        _refuse_special(path, status.st_mode)
+        refuse_special(path, status.st_mode)
         if limit is not None and status.st_size > limit:
             raise _too_large(path, limit)
         return os.fdopen(handle, "rb")
@@ -64,7 +64,12 @@ def read_regular(path: str | Path, limit: int) -> bytes:
     return data
 
 
-def _refuse_special(path: str | Path, mode: int) -> None:
+def refuse_special(path: str | Path, mode: int) -> None:
+    """Refuse what is not a file, by the mode that `os.stat` gives.
+
+    Raises:
+        ModelError: file.not-regular.
+    """
     if not stat.S_ISREG(mode):
         kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
         raise ModelError(
@@ -95,8 +100,11 @@ def inside(folder: Path, path: Path) -> Path:
     target = Path(os.path.realpath(path))
     if target.is_relative_to(root):
         return target
-    if root.parent.name == "snapshots" and target.parent == root.parent.parent / "blobs":
-        return target
+    # The folder is a snapshot, or lies in one: models--a--b/snapshots/COMMIT/…
+    for ancestor in (root, *root.parents):
+        snapshots = ancestor.parent
+        if snapshots.name == "snapshots" and target.parent == snapshots.parent / "blobs":
+            return target
     raise ModelError(
         "file.outside",
         f"{path} leads out of {folder}, to {target}",
