@@ -9,10 +9,13 @@ from pathlib import Path
 from forgetcli import distributed
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import Evaluation, evaluate
-from forgetcli.evaluation.run import RUN, claim
+from forgetcli.evaluation.run import claim
+from forgetcli.evaluation.run_folder import refuse_others
 from forgetcli.experiments.comparison.edits import MethodEdit, edits_of
 from forgetcli.experiments.comparison.plan import (
     ALL,
+    EDITS,
+    IMAGES,
     RecipePlan,
     check_judge,
     chosen,
@@ -118,6 +121,10 @@ def compare(
             device=device,
         )
         claim(output, comparison_identity(plans, settings), force)
+        for plan in plans:
+            if plan.folder != output:
+                refuse_others(output, folders=[plan.folder.name])
+            refuse_others(plan.folder, folders=[EDITS, IMAGES])
     compared = [
         compare_recipe(
             plan,
@@ -198,10 +205,6 @@ def evaluation_of(
     folders = [edit.folder for edit in edits if edit.fault is None]
     if not folders:
         return None
-    images = plan.folder / "pictures"
-    if not force:
-        # Each image records what it was made with, so images of other methods can stay.
-        (images / RUN).unlink(missing_ok=True)
     return evaluate(
         folders,
         recipe=settings.asked(plan.recipe),
@@ -212,10 +215,12 @@ def evaluation_of(
         judge=judging.judge,
         judge_options=judging.options,
         features=judging.features,
-        output=images,
+        output=plan.folder / IMAGES,
         device=device,
         batch=settings.batch,
-        force=True,
+        force=force,
+        # Each image records what it was made with, so images of other methods can stay.
+        keep_images=not force,
         observer=observer,
     )
 
