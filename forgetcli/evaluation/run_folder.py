@@ -94,6 +94,16 @@ def refuse_others(output: Path, *, folders: Iterable[str] = (), files: Iterable[
                 raise not_ours(path)
 
 
+def refuse_unmarked(folder: Path) -> None:
+    """Refuse a folder that could not be deleted, because it has no marker and is not empty.
+
+    Raises:
+        ForgetError: eval.not-ours.
+    """
+    if os.path.lexists(folder) and not is_ours(folder) and not _is_empty_folder(folder):
+        raise not_ours(folder)
+
+
 def fresh(folder: Path) -> None:
     """Make `folder`, empty and marked. One that an interrupted run has left is deleted first.
 
@@ -115,8 +125,7 @@ def discard(folder: Path) -> None:
     """
     if not os.path.lexists(folder):
         return
-    if not is_ours(folder) and not _is_empty_folder(folder):
-        raise not_ours(folder)
+    refuse_unmarked(folder)
     mounted = _mount_point(folder)
     if mounted is not None:
         raise not_ours(mounted)
@@ -136,7 +145,8 @@ def not_ours(path: Path) -> ForgetError:
     return ForgetError(
         "eval.not-ours",
         f"{path} was not made by this command and is not deleted, --force or not",
-        "choose another folder with -o, or remove it yourself",
+        "choose another folder with -o, or remove it yourself, for instance if an older version "
+        "made it",
     )
 
 
@@ -185,9 +195,8 @@ def _clear(output: Path, folders: Iterable[str], files: Iterable[str]) -> None:
     paths = [path for path in (output / name for name in files) if os.path.lexists(path)]
     if paths and not ours:
         raise not_ours(paths[0])
-    for path in (output / name for name in folders):
-        if os.path.lexists(path) and path not in ours and not _is_empty_folder(path):
-            raise not_ours(path)
+    for name in folders:
+        refuse_unmarked(output / name)
     for folder in ours:
         foreign = _unmarked(folder) or _mount_point(folder)
         if foreign is not None:

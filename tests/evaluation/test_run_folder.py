@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from forgetcli.errors import ForgetError, OutputError
+from forgetcli.evaluation import run
+from forgetcli.evaluation.questions import Question
+from forgetcli.evaluation.run import EvaluationSettings
 from forgetcli.evaluation.run_folder import (
     MAX_RUN_BYTES,
     RUN,
@@ -278,6 +282,37 @@ def test_a_model_whose_folder_has_no_plain_name_is_refused(tmp_path: Path, name:
     with pytest.raises(ForgetError) as refused:
         claim(tmp_path / "eval", {"models": {name: "x"}}, force=True)
     assert refused.value.code == "eval.bad-name" and os.listdir(tmp_path) == []
+
+
+def test_a_folder_of_a_version_without_markers_resumes_and_is_never_deleted(output: Path):
+    for marker in output.rglob("forget.run-*"):
+        marker.unlink()
+    claim(output, {"models": MODELS, "seed": 0}, force=False)
+    assert (output / "edited/0.png").exists()
+    before = tree(output.parent)
+    with pytest.raises(ForgetError) as refused:
+        another(output)
+    assert refused.value.code == "eval.not-ours" and "older version" in refused.value.hint
+    assert tree(output.parent) == before
+
+
+def test_the_identity_of_a_run_is_that_of_earlier_versions():
+    """Else no folder of an earlier version would resume. The digest is from commit 37e56ee."""
+    settings = EvaluationSettings(images=2, seed=3, steps=20, guidance=None, batch=8)
+    asked = [
+        Question("van gogh", "van gogh", "a sketch by van gogh"),
+        Question("dog", "dog", "a dog", "indirect", "animals", 1, 7.5, 64, 32, 10),
+    ]
+    model = SimpleNamespace(name="unedited", base=SimpleNamespace(digest="x"))
+    assert run._identity([model], settings, asked) == {
+        "models": {"unedited": "x"},
+        "images": 2,
+        "seed": 3,
+        "steps": 20,
+        "guidance": None,
+        "batch": 8,
+        "prompts": "b9e0ccc5bf9d45964753bc6599123a437a4efeaddd99d01f0a0d49b7d998f3e1",
+    }
 
 
 def test_a_huge_run_json_is_another_run(output: Path):

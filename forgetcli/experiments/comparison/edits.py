@@ -24,7 +24,7 @@ from forgetcli.artifact.manifest import MANIFEST
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.run import unused
-from forgetcli.evaluation.run_folder import not_ours, refuse_others
+from forgetcli.evaluation.run_folder import refuse_others
 from forgetcli.experiments.comparison.plan import EDITS, RecipePlan, plain
 from forgetcli.experiments.comparison.weights import changed_share
 from forgetcli.progress import Observer
@@ -84,9 +84,6 @@ def edits_of(
         ForgetError: nothing can be written, or the control fails: every method would fail too.
     """
     folder = plan.folder / EDITS
-    if os.path.lexists(folder / MANIFEST):
-        # The folder is an edited model, whose recipe.toml would be overwritten.
-        raise not_ours(folder)
     source = folder / "recipe.toml"
     with atomic.output_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from forgetcli import distributed
+from forgetcli.artifact.manifest import MANIFEST
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import Evaluation, evaluate
-from forgetcli.evaluation.run import claim
-from forgetcli.evaluation.run_folder import refuse_others
+from forgetcli.evaluation.run import UNEDITED, claim
+from forgetcli.evaluation.run_folder import not_ours, refuse_others, refuse_unmarked
 from forgetcli.experiments.comparison.edits import MethodEdit, edits_of
 from forgetcli.experiments.comparison.plan import (
     ALL,
@@ -120,11 +122,9 @@ def compare(
             features=features,
             device=device,
         )
-        claim(output, comparison_identity(plans, settings), force)
         for plan in plans:
-            if plan.folder != output:
-                refuse_others(output, folders=[plan.folder.name])
-            refuse_others(plan.folder, folders=[EDITS, IMAGES])
+            check_folder(plan, output, force)
+        claim(output, comparison_identity(plans, settings), force)
     compared = [
         compare_recipe(
             plan,
@@ -146,6 +146,23 @@ def compare(
         settings=asdict(settings),
         seconds=watch.report(),
     )
+
+
+def check_folder(plan: RecipePlan, output: Path, force: bool) -> None:
+    """Check what is in the way of a recipe's edits and images, before the edits, which take long.
+
+    Raises:
+        ForgetError: eval.not-ours: something that this tool did not make.
+    """
+    if plan.folder != output:
+        refuse_others(output, folders=[plan.folder.name])
+    refuse_others(plan.folder, folders=[EDITS, IMAGES])
+    edits = plan.folder / EDITS
+    if os.path.lexists(edits / MANIFEST):
+        # The folder is itself an edited model, whose recipe.toml would be overwritten.
+        raise not_ours(edits)
+    if force:
+        refuse_unmarked(plan.folder / IMAGES / UNEDITED)
 
 
 def comparison_identity(plans: Sequence[RecipePlan], settings: Settings) -> dict:
