@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.checkpoint import single_file
 from forgetcli.errors import ModelError
 from forgetcli.storage.atomic import MARKER
 
@@ -230,9 +232,6 @@ class Manifest:
         Raises:
             ModelError: those of `checkpoint.resolve`.
         """
-        from forgetcli.checkpoint import base as checkpoint
-        from forgetcli.checkpoint import single_file
-
         config = self.recipe_path.parent / single_file.CONFIG
         return checkpoint.resolve(
             named or self.base, config=config if config.is_dir() else None, download=download

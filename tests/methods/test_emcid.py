@@ -276,7 +276,8 @@ def test_a_later_block_is_solved_with_the_earlier_ones_edited(
 ):
     asked = []
     monkeypatch.setattr(
-        "forgetcli.linalg.spread_edit", lambda *args: asked.append(args) or spread_edit(*args)
+        "forgetcli.methods.emcid.edit.spread_edit",
+        lambda *args: asked.append(args) or spread_edit(*args),
     )
     setup = posed(model, edit__lam=1e-4)
     weights = setup.solve(model)
