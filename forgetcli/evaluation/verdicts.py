@@ -97,7 +97,7 @@ class Log:
                     self.verdicts[entry["key"]] = Verdict(
                         bool(entry["seen"]), str(entry["judged"]), float(entry["score"])
                     )
-                except (ValueError, KeyError, TypeError):
+                except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
                     # The process was killed while it wrote this line: the judge is asked again.
                     continue
 

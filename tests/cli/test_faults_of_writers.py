@@ -23,7 +23,8 @@ from tiny_runs import OTHER, apply, hidden
 # Read before the fixture that hides FORGET_* from the tests.
 ALL = bool(os.environ.get("FORGET_FUZZ"))
 FAULTS = ("ENOSPC", "EIO", "SHORT", "FSYNC", "SIGKILL")
-ERROR = re.compile(r"error\[(output|cache)\.[a-z-]+\]: [^\n]+\n(hint: [^\n]+\n)?")
+# error[io]: a fault of the disk within a command that the disk's own layer does not name yet.
+ERROR = re.compile(r"error\[((output|cache)\.[a-z-]+|io)\]: [^\n]+\n(hint: [^\n]+\n)?")
 
 
 @dataclass(frozen=True)
@@ -66,18 +67,35 @@ WRITERS = {
         5,
     ),
     "apply-delta": Writer(
-        ("apply", "delta.safetensors", "--model", "base", "-o", "again", "--force"), "again", 19
+        ("apply", "--delta", "delta.safetensors", "--model", "base", "-o", "again", "--force"),
+        "again",
+        19,
     ),
     "revert": Writer(("revert", "edited", "--all", "-o", "reverted", "--force"), "reverted", 19),
     "cache": Writer(
-        ("apply", "art.toml", "--model", "base", "-o", "made", "--set", "refine.mode=copy")
-        + ("--lenient", "--force", "-q"),
+        (
+            "apply",
+            "art.toml",
+            "--model",
+            "base",
+            "-o",
+            "made",
+            "--set",
+            "refine.mode=copy",
+            "--lenient",
+            "--force",
+            "-q",
+        ),
         "cache",
         37,
         piecewise=True,
         forgiving=True,
     ),
 }
+
+
+# A command that writes nothing in this way.
+WITHOUT = {("generate", "SHORT"), ("lora", "SHORT"), ("delta", "SHORT")}
 
 
 @pytest.fixture(scope="module")
@@ -129,19 +147,26 @@ def test_each_call_failing_in_turn(
     writer = WRITERS[name]
     whole = undisturbed(forget, place, tmp_path, writer)
     struck = 0
-    for nth in count(1 + FAULTS.index(what), 1 if ALL else writer.step):
+    first = 1 if what in ("SHORT", "FSYNC") else 1 + FAULTS.index(what)
+    for nth in count(first, 1 if ALL else writer.step):
         here = furnished(tmp_path / f"{name}-{nth}", place)
         run = _run(forget, here, writer, Sweep(nth, what))
         if not run.struck:
             break
         struck += 1
         assert_whole_or_absent(here, writer, run, whole, what)
+        if run.code == 0 and not writer.piecewise:
+            # The fault had no effect (pathlib ignores those of a folder that exists already).
+            shutil.rmtree(here)
+            continue
         again = _run(forget, here, writer)
         assert again.code == 0, (run.struck, again.stderr)
-        assert same(content(here / writer.output), whole), run.struck
-        assert not leftovers(here), run.struck
+        found = content(here / writer.output) or {}
+        final = {name: data for name, data in found.items() if not _is_temporary(name)}
+        assert same(final, whole), run.struck
+        assert what == "SIGKILL" or not leftovers(here), run.struck
         shutil.rmtree(here)
-    assert struck >= 1
+    assert struck >= 1 or (name, what) in WITHOUT
 
 
 def undisturbed(forget: Forks, place: Path, folder: Path, writer: Writer) -> dict[str, bytes]:

@@ -100,8 +100,8 @@ oddities = st.one_of(
     st.sampled_from(NUMBERS),
     st.sampled_from(TEXTS),
     st.sampled_from(sorted(RAW)),
-    st.builds(lambda: []),
-    st.builds(lambda: {}),
+    st.builds(list),
+    st.builds(dict),
     st.lists(st.sampled_from((*NUMBERS, *TEXTS, None, *sorted(RAW))), max_size=4),
     st.dictionaries(st.sampled_from(TEXTS), st.sampled_from((*NUMBERS, *TEXTS, None)), max_size=3),
     st.integers(),
@@ -169,7 +169,9 @@ def damaged(draw: st.DrawFn, data: bytes) -> bytes:
     if kind == 2:
         return data + draw(st.sampled_from((b"\0", b"}", b"\n\n", b"\xff", b" " * 1000, data[:99])))
     if kind == 3:
-        head = draw(st.sampled_from((b"\xef\xbb\xbf", b"\0", b"\xff\xfe", b"PK\x03\x04", b"<html>")))
+        head = draw(
+            st.sampled_from((b"\xef\xbb\xbf", b"\0", b"\xff\xfe", b"PK\x03\x04", b"<html>"))
+        )
         return head + data
     return data
 

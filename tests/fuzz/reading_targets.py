@@ -168,7 +168,7 @@ def read_shards(data: bytes, folder: Path) -> None:
 @cache
 def shards() -> dict[str, Any]:
     header, _ = hostile.split_safetensors(TEXT_ENCODER.read_bytes())
-    names = sorted(header)[:6] + ["text_model.encoder.layers.1.mlp.fc2.weight"]
+    names = [*sorted(header)[:6], "text_model.encoder.layers.1.mlp.fc2.weight"]
     return {"metadata": {"total_size": 9}, "weight_map": dict.fromkeys(names, "model.safetensors")}
 
 
@@ -385,9 +385,7 @@ def _target_list() -> tuple[Target, ...]:
     golden = hostile.safetensors_files
     return (
         Target("header", lambda: golden(_small_file()), read_header, naive_header),
-        Target(
-            "single-file", lambda: golden(single_file_header()), read_single_file, naive_header
-        ),
+        Target("single-file", lambda: golden(single_file_header()), read_single_file, naive_header),
         Target("index", config("model_index.json"), read_index, naive_index, 0.5),
         Target("shards", lambda: hostile.json_files(shards()), read_shards, naive_shards, 0.5),
         Target(
@@ -439,9 +437,7 @@ def _target_list() -> tuple[Target, ...]:
             lambda data: [a + b for a, b in map(str.split, data.decode().split("\n")[1:-1])],
             0.1,
         ),
-        Target(
-            "recipe", lambda: hostile.recipe_files(EXAMPLE, KEYS), read_recipe, naive_recipe
-        ),
+        Target("recipe", lambda: hostile.recipe_files(EXAMPLE, KEYS), read_recipe, naive_recipe),
         Target(
             "prompt-file",
             lambda: hostile.text_files(PROMPTS),
@@ -466,9 +462,7 @@ def _target_list() -> tuple[Target, ...]:
             _prompt_set("unlearncanvas.toml"),
             lambda data: [s.lower() for s in tomli.loads(data.decode())["styles"]],
         ),
-        Target(
-            "manifest", config("forget.provenance.json"), read_manifest, naive_manifest, 0.2
-        ),
+        Target("manifest", config("forget.provenance.json"), read_manifest, naive_manifest, 0.2),
         Target("ledger", config("forget.ledger.json"), read_ledger, naive_ledger, 0.3),
         Target(
             "ledger-tensors",
@@ -484,9 +478,7 @@ def _target_list() -> tuple[Target, ...]:
             read_delta,
             naive_delta,
         ),
-        Target(
-            "verdicts", lambda: hostile.json_lines(VERDICTS), read_verdicts, naive_verdicts
-        ),
+        Target("verdicts", lambda: hostile.json_lines(VERDICTS), read_verdicts, naive_verdicts),
         Target("run", lambda: hostile.json_files(RUN), read_run, naive_run),
     )
 
