@@ -21,6 +21,7 @@ RECIPE = """\
 [[concepts]]
 concept = "cat"
 target = "dog"
+direct = ["a photo of a cat"]
 
 [preserve]
 prompts = ["a house"]
@@ -75,7 +76,7 @@ def test_no_command_leaves_this_machine(tmp_path: Path) -> None:
         ["apply", "art.toml", "--model", "demo", "-o", "edited", "--lenient", "-q"],
         ["generate", "a cat", "--model", "edited", "--steps", "1", "-o", "images", "-q"],
         ["verify", "edited", "-q"],
-        ["eval", "edited", "--ask", "cat", "--steps", "1", "-n", "1", "-o", "eval", "-q"],
+        ["eval", "edited", "--steps", "1", "-n", "1", "--features", "demo", "-o", "eval", "-q"],
     ]
     program = (
         "import sys\n"
