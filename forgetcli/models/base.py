@@ -19,13 +19,14 @@ from forgetcli.models import components
 from forgetcli.models.context import Context
 from forgetcli.models.encoder import TOKENIZERS, TextEncoder
 from forgetcli.models.sites import Site, mlp_outputs, recorded_inputs, replaced_weights
+from forgetcli.models.tokens import Tokenizers, tokenise
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from forgetcli.checkpoint.base import Base
-    from forgetcli.models.tokens import Tokenizer, Tokenizers
+    from forgetcli.models.tokens import Tokenizer
 
 __all__ = ["Context", "LoadedModel", "Site", "TextEncoder"]
 
@@ -130,8 +131,6 @@ class LoadedModel(ABC):
     @cached_property
     def tokenizer(self) -> Tokenizer | Tokenizers:
         """What `tokens.tokenise` takes: the one tokenizer, or those of all text encoders."""
-        from forgetcli.models.tokens import Tokenizers
-
         if len(self.encoders) == 1:
             return self._tokenizer(self.encoders[0])
         return Tokenizers.of(
@@ -173,16 +172,12 @@ class LoadedModel(ABC):
 
     def read(self, encoder: TextEncoder, ids: Tensor, **options: Any) -> Any:
         """The output of a text encoder for its columns of the token ids (n, length)."""
-        from forgetcli.models.tokens import Tokenizers
-
         if isinstance(self.tokenizer, Tokenizers):
             ids = self.tokenizer.columns(encoder.component, ids)
         return getattr(self, encoder.component)(ids.to(self.device), **options)
 
     def unconditional(self) -> Context:
         """The negative context of classifier-free guidance, one row: the empty prompt."""
-        from forgetcli.models.tokens import tokenise
-
         return self.encode(tokenise(self.tokenizer, [""]).ids)
 
     def guided(

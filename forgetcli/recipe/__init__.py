@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import tomli
@@ -207,10 +208,19 @@ def _method_faults(
 
 def schema() -> dict[str, Any]:
     """JSON Schema of a recipe with the tables of every method, for editors."""
+    return _json_schema().build()
+
+
+def schema_text() -> str:
+    """`schema` as the text of a file."""
+    return _json_schema().text()
+
+
+def _json_schema() -> ModuleType:
     # Imported here: a tenth of the time that a check of a recipe takes, which does not need it.
     from forgetcli.recipe import json_schema
 
-    return json_schema.build()
+    return json_schema
 
 
 def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, Any]]:
