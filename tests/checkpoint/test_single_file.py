@@ -893,6 +893,7 @@ def scheduler(file: Path, **values: object) -> None:
 
 
 PREDICTION = "modelspec.prediction_type"
+EPSILON = {"prediction_type": "epsilon"}
 VELOCITY = {"prediction_type": "v_prediction"}
 ZERO_SNR = {**VELOCITY, "rescale_betas_zero_snr": True}
 EDM = {"_class_name": "EDMDPMSolverMultistepScheduler"}
@@ -905,7 +906,7 @@ EDM = {"_class_name": "EDMDPMSolverMultistepScheduler"}
         (lambda file: with_tensors(file, ztsnr=torch.tensor([])), ZERO_SNR, VELOCITY),
         (lambda file: with_metadata(file, **{PREDICTION: "v"}), VELOCITY, {}),
         (lambda file: with_metadata(file, **{PREDICTION: " V_Prediction"}), VELOCITY, {}),
-        (lambda file: with_metadata(file, **{PREDICTION: "epsilon"}), {}, VELOCITY),
+        (lambda file: with_metadata(file, **{PREDICTION: "epsilon"}), EPSILON, VELOCITY),
         (
             lambda file: with_metadata(file, **{PREDICTION: "sample"}),
             {"prediction_type": "sample"},
