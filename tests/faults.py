@@ -79,6 +79,8 @@ class Saboteur:
                 str(kwargs.get("mode", args[1] if len(args) > 1 else "r"))
             ):
                 return real(*args, **kwargs)  # reading
+            if real is OS_OPEN and not args[1] & (os.O_WRONLY | os.O_RDWR):
+                return real(*args, **kwargs)  # reading, or a folder to be synced
             if "dir_fd" in kwargs:
                 return real(*args, **kwargs)  # rmtree
             if self.only and name not in self.only:

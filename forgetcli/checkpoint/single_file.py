@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from forgetcli.checkpoint import prediction
 from forgetcli.checkpoint.confinement import check_component_name
 from forgetcli.checkpoint.ldm import DENOISER, LdmKeys, Place
 from forgetcli.checkpoint.weights import weight_sets
@@ -125,7 +126,13 @@ class SingleFile:
             asked: one that the user names: a folder, or ``org/name`` on the hub.
         Raises:
             ModelError: model.no-config: there is none; the hint has the command that fetches it.
+                model.prediction: its scheduler is of another kind than the file says.
         """
+        settings = self._find_settings(asked)
+        prediction.check(self.path, self.header, self.weights.metadata, settings)
+        return settings
+
+    def _find_settings(self, asked: Path | str | None) -> Path:
         if asked is not None:
             return _asked(asked)
         for folder in (self.folder / CONFIG, self.folder):
