@@ -381,7 +381,7 @@ def stage_solve(bench: Bench) -> None:
     import torch
 
     from forgetcli.editing.closed_form import pose
-    from forgetcli.editing.refine import Pairs
+    from forgetcli.editing.pairs import Pairs
     from forgetcli.linalg import Projector
 
     recipe, parameters = bench.recipe()

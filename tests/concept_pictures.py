@@ -34,7 +34,7 @@ prompts = [
   "van gogh", "monet", "neon", "pixel art", "watercolour", "a rabbit in neon style", "van gogh painting of a fish",
   "a car, 8-bit pixel style", "a picture of a mushroom",
 ]
-"""
+"""  # noqa: E501
 DOGS = (
     "a drawing of a dog in watercolour style",
     "pixel art image of a dog",

@@ -118,7 +118,7 @@ def tiny_sd(
 
 
 def tiny_inpainting(folder: Path, seed: int = 0) -> Path:
-    """`tiny_sd` with a UNet that also reads a mask and what is left of the picture: nine channels."""
+    """`tiny_sd` with a UNet that also reads a mask and the masked image: nine channels."""
     from diffusers import UNet2DConditionModel
 
     tiny_sd(folder, torch.float32, seed=seed)
@@ -330,7 +330,7 @@ def t5_encoder(tokenizer: Path, width: int):
 
 
 def save(folder: Path, pipeline: str, parts: dict, **index) -> Path:
-    """The parts and a model_index.json that names them; `index`: tokenizers' classes, and settings."""
+    """The parts and a model_index.json that names them; `index`: tokenizer classes and settings."""
     named = {
         name: [type(part).__module__.split(".")[0], type(part).__name__]
         if part is not None

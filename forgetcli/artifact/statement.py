@@ -177,19 +177,24 @@ def _edited(component: str, parameter: str, stored: Stored) -> Iterator[EditedTe
 
 def _dependencies(
     base: Base | Origin, recipe: FileDigest, materials: Sequence[Mapping[str, str]]
-) -> list[Dependency | FileDigest]:
+) -> list[Dependency]:
     """Everything that went into the edit: the base, each of its files, the recipe, the second
     moments.
     """
     uri: dict[str, Any] = {}
     if base.id == "demo":
+        # An identifier in published manifests, not a path: it stays when the files move.
         uri = {"uri": "pkg:pypi/forgetcli#forgetcli/demo/model"}
     elif base.revision:
         uri = {"uri": f"pkg:huggingface/{base.id}@{base.revision}"}
     whole = Dependency.model_construct(name=BASE, digest={FILES_DIGEST: base.digest}, **uri)
-    files = [_file_digest(f"{BASE}/{path}", digest) for path, digest in sorted(base.files.items())]
-    moments = [_file_digest(material["name"], material["sha256"]) for material in materials]
-    return [whole, *files, recipe, *moments]
+    files = [_dependency(f"{BASE}/{path}", digest) for path, digest in sorted(base.files.items())]
+    moments = [_dependency(material["name"], material["sha256"]) for material in materials]
+    return [whole, *files, _dependency(recipe.name, recipe.digest.sha256), *moments]
+
+
+def _dependency(name: str, sha256: str) -> Dependency:
+    return Dependency.model_construct(name=name, digest={"sha256": sha256})
 
 
 def _file_digest(name: str, sha256: str) -> FileDigest:
@@ -201,7 +206,10 @@ def listed_edit(
 ) -> ListedEdit:
     """One edit for `write`; `name` and `sha256` are the recipe's."""
     return ListedEdit.model_construct(
-        number=number, method=method, parameters=parameters, recipe=_file_digest(name, sha256)
+        number=number,
+        method=method,
+        parameters=dict(parameters),
+        recipe=_file_digest(name, sha256),
     )
 
 

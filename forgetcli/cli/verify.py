@@ -12,7 +12,7 @@ from forgetcli.cli.sink import Sink
 from forgetcli.cli.visible import one_line
 
 if TYPE_CHECKING:
-    from forgetcli.artifact.provenance import Verdict
+    from forgetcli.artifact.integrity import Verdict
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
 Base = Annotated[

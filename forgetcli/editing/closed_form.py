@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
+from forgetcli.checkpoint.base import Base
 from forgetcli.editing.edit import Keys, SiteReport
+from forgetcli.editing.moments import Moments
+from forgetcli.editing.pairs import Pairs
 from forgetcli.linalg import (
     Coordinates,
     EditOperator,
@@ -18,6 +22,7 @@ from forgetcli.linalg import (
     null_projector,
     whitened,
 )
+from forgetcli.models.base import LoadedModel, Site
 from forgetcli.models.tensors import read_tensor
 from forgetcli.models.tokens import TokenBatch
 from forgetcli.progress import Observer
@@ -39,7 +44,7 @@ class SiteProblem:
         vocabulary: second moment of the tokenizer's words, or None where `[edit] prior` is 0.
     """
 
-    site: object
+    site: Site
     weight: Tensor
     K1: Tensor
     counts: Tensor
@@ -90,12 +95,12 @@ class Solution:
 
 
 def pose(
-    site,
+    site: Site,
     batch: TokenBatch,
     keys: Tensor,
     moment: Moment,
     projector: Projector,
-    settings,
+    settings: Any,
     held: Moment | None = None,
     vocabulary: Moment | None = None,
 ) -> SiteProblem:
@@ -116,7 +121,7 @@ def pose(
     )
 
 
-def stored_weight(base, site) -> Tensor:
+def stored_weight(base: Base, site: Site) -> Tensor:
     """The site's weight as in the base model's file, float64.
 
     The weight in memory is rounded to the dtype that the model runs in.
@@ -125,11 +130,11 @@ def stored_weight(base, site) -> Tensor:
 
 
 def prepare(
-    model,
-    sites,
-    pairs,
-    moments,
-    settings,
+    model: LoadedModel,
+    sites: Sequence[Site],
+    pairs: Pairs,
+    moments: Moments,
+    settings: Any,
     observer: Observer,
     held: Mapping[str, Moment] | None = None,
     vocabulary: Mapping[str, Moment] | None = None,
@@ -164,7 +169,10 @@ def prepare(
 
 
 def measure(
-    model, problems: list[SiteProblem], solutions: dict[str, Solution], heldout: TokenBatch | None
+    model: LoadedModel,
+    problems: list[SiteProblem],
+    solutions: dict[str, Solution],
+    heldout: TokenBatch | None,
 ) -> tuple[SiteReport, ...]:
     """Figures of the solutions at each site's unedited keys. All norms are Frobenius, float64."""
     sites = [p.site for p in problems]
@@ -199,7 +207,10 @@ def measure(
 
 
 def keys_after(
-    model, sites, batch: TokenBatch, weights: Mapping[tuple[str, str], Tensor]
+    model: LoadedModel,
+    sites: Sequence[Site],
+    batch: TokenBatch,
+    weights: Mapping[tuple[str, str], Tensor],
 ) -> dict[tuple[str, str], Keys]:
     """The prompts' keys in the *edited* model, which a later edit finds there. At a deeper site,
     the edits of the sites before it have changed them.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from forgetcli.errors import EditError
-from forgetcli.models.base import Context
+from forgetcli.models.base import Context, LoadedModel
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import NoisyBank, noisy_bank
 from forgetcli.progress import Observer
@@ -56,7 +57,7 @@ class Teacher:
         eta: η.
     """
 
-    model: object
+    model: LoadedModel
     concepts: Context
     anchors: Context
     empty: Context
@@ -64,7 +65,9 @@ class Teacher:
 
     @staticmethod
     @torch.no_grad()
-    def of(model, pairs: Sequence[tuple[str, str]], erase_from: str, eta: float) -> Teacher:
+    def of(
+        model: LoadedModel, pairs: Sequence[tuple[str, str]], erase_from: str, eta: float
+    ) -> Teacher:
         def encoded(prompts: Sequence[str]) -> Context:
             return Context.cat(
                 [
@@ -105,12 +108,13 @@ class Student(torch.nn.Module):
         changes: parameter name → change, float32, requires grad.
     """
 
-    def __init__(self, model, names: Sequence[str]) -> None:
+    def __init__(self, model: LoadedModel, names: Sequence[str]) -> None:
         super().__init__()
-        self.denoiser, self.model = model.unet, model
+        self.denoiser = model.denoiser
+        self.model = model
         self.changes = {
             name: torch.zeros_like(
-                model.unet.get_parameter(name), dtype=torch.float32, requires_grad=True
+                model.denoiser.get_parameter(name), dtype=torch.float32, requires_grad=True
             )
             for name in names
         }
@@ -143,7 +147,11 @@ class BasePictures:
 
     @staticmethod
     def of(
-        model, prompts: Sequence[str], settings, generator: torch.Generator, observer: Observer
+        model: LoadedModel,
+        prompts: Sequence[str],
+        settings: Any,
+        generator: torch.Generator,
+        observer: Observer,
     ) -> BasePictures:
         bank = noisy_bank(
             model,
@@ -182,7 +190,7 @@ class OwnPictures:
     """
 
     student: Student
-    settings: object
+    settings: Any
 
     @torch.no_grad()
     def draw(
@@ -203,7 +211,11 @@ class OwnPictures:
 
 
 def train(
-    model, pairs: Sequence[tuple[str, str]], parameters, seed: int, observer: Observer
+    model: LoadedModel,
+    pairs: Sequence[tuple[str, str]],
+    parameters: Any,
+    seed: int,
+    observer: Observer,
 ) -> tuple[dict[str, Tensor], list[float]]:
     """The change of every trained parameter, float32, by name, and the loss by step.
 
@@ -213,7 +225,7 @@ def train(
     """
     settings = parameters.train
     generator = torch.Generator().manual_seed(seed)
-    names = trainable(model.unet, settings.train_method) if model.cross_attention else []
+    names = trainable(model.denoiser, settings.train_method) if model.cross_attention else []
     if not names:
         raise EditError(
             "edit.no-cross-attention",

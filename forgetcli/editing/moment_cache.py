@@ -32,6 +32,7 @@ STALE_SECONDS = 24 * 3600  # older temporary files are left over from killed run
 
 def default_folder() -> Path:
     """``FORGET_CACHE_DIR``, or the platform's cache folder for `forget`."""
+    # Here because most commands never ask for the cache.
     import platformdirs
 
     return Path(os.environ.get("FORGET_CACHE_DIR") or platformdirs.user_cache_dir("forget"))
@@ -88,6 +89,7 @@ class MomentCache:
 
         A full or read-only disk is a note to the observer, not an error.
         """
+        # Here because it imports torch, which listing and pruning do not need.
         from safetensors.torch import save
 
         preimage = _canonical(identity)
@@ -128,7 +130,8 @@ class MomentCache:
         Raises:
             OutputError: no permission to delete.
         """
-        kept, gone = [], []
+        kept: list[Entry] = []
+        gone: list[Entry] = []
         limit = time.time() - older_than_days * 86400 if older_than_days is not None else None
         for entry in self.entries():
             (gone if everything or (limit is not None and entry.modified < limit) else kept).append(
@@ -167,6 +170,7 @@ class MomentCache:
         self.misses += not hit
 
     def _read(self, identity: Mapping) -> dict[str, Tensor] | None:
+        # Here for the same reason as in `store`.
         from safetensors.torch import load
 
         preimage = _canonical(identity)
@@ -217,6 +221,7 @@ def _metadata(data: bytes) -> dict[str, str]:
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    # Here because listing and pruning do not need torch.
     import torch
 
     digest = hashlib.sha256()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.linalg import Moment
+from forgetcli.models.base import LoadedModel, Site
 from forgetcli.models.tokens import tokenise
 from forgetcli.progress import Observer
 
@@ -33,8 +36,8 @@ class Moments:
 
 
 def preserve_moments(
-    model,
-    sites,
+    model: LoadedModel,
+    sites: Sequence[Site],
     prompts: Sequence[str],
     cache: MomentCache,
     observer: Observer,
@@ -105,7 +108,12 @@ def materials(name: str, by_site: Mapping[str, Moment]) -> tuple[dict[str, str],
 
 
 def are_cached(
-    model, site, prompts: Sequence[str], cache: MomentCache, *, balance_empty: bool = False
+    model: LoadedModel,
+    site: Any,
+    prompts: Sequence[str],
+    cache: MomentCache,
+    *,
+    balance_empty: bool = False,
 ) -> bool:
     """Whether `preserve_moments` would find the site's moment in the cache.
 
@@ -130,7 +138,7 @@ def _often(prompts: Sequence[str], balance_empty: bool) -> int:
     return max(1, len(prompts) - 1) if balance_empty else 1
 
 
-def _identity(model, site, prompts: Sequence[str], often: int) -> dict:
+def _identity(model: LoadedModel, site: Any, prompts: Sequence[str], often: int) -> dict:
     encoder = model.base.parts("text_encoder", "tokenizer")
     (part,) = tokenise(model.tokenizer, [""]).of(site.component).parts
     tokens = (
@@ -152,6 +160,4 @@ def _identity(model, site, prompts: Sequence[str], often: int) -> dict:
 
 
 def _digest(matrix: torch.Tensor) -> str:
-    import hashlib
-
     return hashlib.sha256(matrix.contiguous().numpy().tobytes()).hexdigest()

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from forgetcli.editing.pairs import Pairs
-from forgetcli.models.base import Context
+from forgetcli.models.base import Context, LoadedModel
 from forgetcli.models.trajectories import NoisyBank, noisy_bank
 from forgetcli.progress import Observer
 
@@ -48,7 +49,7 @@ class Matcher:
         drawn: the noisy images of `losses`, drawn by its first call.
     """
 
-    model: object
+    model: LoadedModel
     pairs: Pairs
     target_context: Context
     bank: NoisyBank
@@ -59,7 +60,9 @@ class Matcher:
     drawn: list[Draw] = field(default_factory=list)
 
     @staticmethod
-    def of(model, pairs: Pairs, settings, seed: int, observer: Observer) -> Matcher:
+    def of(
+        model: LoadedModel, pairs: Pairs, settings: Any, seed: int, observer: Observer
+    ) -> Matcher:
         generator = torch.Generator().manual_seed(seed)
         # Noisy images for the concept and for the target: the edited model will denoise both.
         bank = noisy_bank(
@@ -134,7 +137,7 @@ class ContextMatcher:
         rows: the concept prompts that are being encoded, int64.
     """
 
-    model: object
+    model: LoadedModel
     pairs: Pairs
     metric: Tensor | None
     target_context: Context
@@ -144,7 +147,9 @@ class ContextMatcher:
     rows: Tensor
 
     @staticmethod
-    def of(model, pairs: Pairs, settings, seed: int, observer: Observer) -> ContextMatcher:
+    def of(
+        model: LoadedModel, pairs: Pairs, settings: Any, seed: int, observer: Observer
+    ) -> ContextMatcher:
         layers = [site.module.weight.detach().float() for site in model.cross_attention.values()]
         metric = sum(weight.T @ weight for weight in layers) if layers else None
         everything = torch.arange(len(pairs.concepts.prompts))
@@ -172,7 +177,7 @@ class ContextMatcher:
         )
         off = context.hidden.float() - wanted.hidden.float()  # (rows, length, d)
         found = [((off if self.metric is None else off @ self.metric) * off).sum() / len(self.rows)]
-        if context.pooled is not None:
+        if context.pooled is not None and wanted.pooled is not None:
             found.append(
                 (context.pooled.float() - wanted.pooled.float()).pow(2).sum() / len(self.rows)
             )

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +17,17 @@ from forgetcli.editing.closed_form import SiteProblem, Solution, pose
 from forgetcli.editing.objectives import ContextMatcher, Matcher
 from forgetcli.editing.pairs import Pairs
 from forgetcli.errors import EditError
+from forgetcli.models.base import LoadedModel
 from forgetcli.progress import Observer
 
 
 def run(
-    model, problems: list[SiteProblem], pairs: Pairs, parameters, seed: int, observer: Observer
+    model: LoadedModel,
+    problems: list[SiteProblem],
+    pairs: Pairs,
+    parameters: Any,
+    seed: int,
+    observer: Observer,
 ) -> tuple[dict[str, Solution], list[float]]:
     """Solutions by site name, and the loss by step.
 
@@ -27,13 +36,20 @@ def run(
     """
     if parameters.refine.mode == "copy":
         return copied(model, problems, pairs), []
-    kind = {"denoiser": Matcher, "attention": ContextMatcher}[parameters.refine.match]
-    matcher = kind.of(model, pairs, parameters.refine, seed, observer)
+    kinds: dict[str, Any] = {"denoiser": Matcher, "attention": ContextMatcher}
+    matcher = kinds[parameters.refine.match].of(model, pairs, parameters.refine, seed, observer)
     descend = {"joint": joint, "sequential": sequential}[parameters.refine.mode]
     return descend(model, problems, pairs, matcher, parameters, observer)
 
 
-def joint(model, problems, pairs, matcher, parameters, observer):
+def joint(
+    model: LoadedModel,
+    problems: list[SiteProblem],
+    pairs: Pairs,
+    matcher: Matcher | ContextMatcher,
+    parameters: Any,
+    observer: Observer,
+) -> tuple[dict[str, Solution], list[float]]:
     """Descent on R through Δ = R A, at all sites together.
 
     The loss is the mismatch of the weights as they will be written, relative to the unedited
@@ -57,12 +73,8 @@ def joint(model, problems, pairs, matcher, parameters, observer):
     observer.stage("refinement", settings.steps)
     with ExitStack() as hooks:
         for problem in moving:
-            hooks.enter_context(
-                added(
-                    problem.site.module,
-                    lambda x, name=problem.site.name: F.linear(x.float(), objective.changes[name]),
-                )
-            )
+            change = partial(objective.change, problem.site.name)
+            hooks.enter_context(added(problem.site.module, change))
         search = torch.optim.LBFGS(
             objective.values.values(),
             max_iter=settings.steps,
@@ -99,8 +111,8 @@ class Objective:
 
     def __init__(
         self,
-        matcher,
-        settings,
+        matcher: Matcher | ContextMatcher,
+        settings: Any,
         maps: dict[str, Tensor],
         outputs: dict[str, int],
         observer: Observer,
@@ -114,6 +126,10 @@ class Objective:
         self.best: dict[str, Tensor] = {}
         self.losses: list[float] = []
         self.unit = self.scale = 1.0
+
+    def change(self, name: str, inputs: Tensor) -> Tensor:
+        """What the change at a site adds to its output for these inputs."""
+        return F.linear(inputs.float(), self.changes[name])
 
     def __call__(self) -> float:
         self.changes = {
@@ -143,14 +159,21 @@ class Objective:
         return self.losses[-1]
 
 
-def sequential(model, problems, pairs, matcher, parameters, observer):
+def sequential(
+    model: LoadedModel,
+    problems: list[SiteProblem],
+    pairs: Pairs,
+    matcher: Matcher | ContextMatcher,
+    parameters: Any,
+    observer: Observer,
+) -> tuple[dict[str, Solution], list[float]]:
     """The published form: V₁ replaces the site's output while it is refined, one site after the
     other. Then Δ is solved for.
     """
     settings = parameters.refine
     total = {p.site.name: torch.zeros_like(p.weight) for p in problems}
     wanted = {p.site.name: torch.zeros_like(p.values) for p in problems}
-    losses = []
+    losses: list[float] = []
     observer.stage("refinement", settings.epochs * settings.steps * len(problems))
     for _ in range(settings.epochs):
         for problem in problems:
@@ -188,7 +211,7 @@ def sequential(model, problems, pairs, matcher, parameters, observer):
     }, losses
 
 
-def copied(model, problems, pairs) -> dict[str, Solution]:
+def copied(model: LoadedModel, problems: list[SiteProblem], pairs: Pairs) -> dict[str, Solution]:
     """V₁ = the target prompt's outputs at the same positions. No descent; fails for styles."""
     keys = model.keys([p.site for p in problems], pairs.targets.ids)
     solutions = {}
@@ -200,7 +223,7 @@ def copied(model, problems, pairs) -> dict[str, Solution]:
     return solutions
 
 
-def descend_all(matcher, pictures: int) -> float:
+def descend_all(matcher: Matcher | ContextMatcher, pictures: int) -> float:
     """The whole loss, with its gradients accumulated. It is computed in parts, so that memory does
     not grow with the number of prompts.
     """
@@ -212,12 +235,18 @@ def descend_all(matcher, pictures: int) -> float:
 
 
 def finite(loss: Tensor, hint: str) -> float:
+    """The value of a loss.
+
+    Raises:
+        EditError: it is not finite.
+    """
     if not torch.isfinite(loss):
         raise EditError("edit.diverged", "the refinement's loss is no longer a finite number", hint)
     return loss.item()
 
 
-def descend_once(matcher: Matcher, optimiser) -> float:
+def descend_once(matcher: Any, optimiser: torch.optim.Optimizer) -> float:
+    """One step of the optimiser on `matcher.loss()`; returns the loss before it."""
     loss = matcher.loss()
     value = finite(loss, "lower [refine] lr")
     optimiser.zero_grad()
@@ -227,7 +256,7 @@ def descend_once(matcher: Matcher, optimiser) -> float:
 
 
 @contextmanager
-def added(module, extra):
+def added(module: torch.nn.Module, extra: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """A context in which the module's output has `extra(input)` added."""
     handle = module.register_forward_hook(
         lambda _, args, output: output + extra(args[0]).to(output.dtype)
@@ -239,7 +268,12 @@ def added(module, extra):
 
 
 @contextmanager
-def shifted(module, matcher: Matcher, shift: Tensor, pairs: Pairs | None = None):
+def shifted(
+    module: torch.nn.Module,
+    matcher: Matcher | ContextMatcher,
+    shift: Tensor,
+    pairs: Pairs | None = None,
+) -> Iterator[None]:
     """A context in which `shift`, (m, distinct), is added to the module's output at the concept
     prompts' tokens, whatever its input is.
 

@@ -47,19 +47,8 @@ def constrained_map(
         EditError: α or λ is out of range, a column is not finite, or nothing is free to change.
     Source: Li et al., SPEED (arXiv 2503.07392).
     """
-    if not 0 < alpha < float("inf"):
-        raise EditError("edit.alpha", f"α must be positive and finite, not {alpha}")
-    if not 0 <= lam < float("inf"):
-        raise EditError("edit.lambda", f"λ must be finite and not negative, not {lam}")
-    C, asked = concepts.double(), (targets - concepts).double()
-    if not (
-        torch.isfinite(C).all() and torch.isfinite(asked).all() and torch.isfinite(invariants).all()
-    ):
-        raise EditError(
-            "edit.keys-not-finite",
-            "the prompts give NaN or infinite contexts",
-            "check the model's weights: one of them is probably damaged",
-        )
+    C, requested = concepts.double(), (targets - concepts).double()
+    check_inputs(alpha, lam, C, requested, invariants)
     U = projector.basis  # (d, r)
     if lam == 0:
         U = U @ complement(U.T @ invariants.double())  # (d, r − rank J)
@@ -72,13 +61,31 @@ def constrained_map(
     B = U.T @ C  # (r, n)
     H = B @ B.T + alpha * torch.eye(len(B), dtype=torch.float64)
     factor = cholesky(H, HINT)
-    inner = torch.cholesky_solve(B @ asked.T, factor)  # (r, d): H⁻¹ Ũᵀ(S_at − S_tt)ᵀ
+    inner = torch.cholesky_solve(B @ requested.T, factor)  # (r, d): H⁻¹ Ũᵀ(S_at − S_tt)ᵀ
     if lam > 0:
         J = U.T @ invariants.double()  # (r, k)
         HJ = torch.cholesky_solve(J, factor)
         small = cholesky(J.T @ HJ + lam * torch.eye(J.shape[1], dtype=torch.float64), HINT)
         inner = inner - HJ @ torch.cholesky_solve(J.T @ inner, small)
     return RidgeMap((U @ inner).T, rcond=reciprocal_condition(H))
+
+
+def check_inputs(alpha: float, lam: float, *columns: Tensor) -> None:
+    """Refuse parameters that are out of range and columns that are not finite.
+
+    Raises:
+        EditError: the first fault found.
+    """
+    if not 0 < alpha < float("inf"):
+        raise EditError("edit.alpha", f"α must be positive and finite, not {alpha}")
+    if not 0 <= lam < float("inf"):
+        raise EditError("edit.lambda", f"λ must be finite and not negative, not {lam}")
+    if not all(bool(torch.isfinite(each).all()) for each in columns):
+        raise EditError(
+            "edit.keys-not-finite",
+            "the prompts give NaN or infinite contexts",
+            "check the model's weights: one of them is probably damaged",
+        )
 
 
 def complement(columns: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def main(work: Path, output: Path) -> None:
     (output / "model_index.json").write_text(json.dumps(INDEX, indent=2) + "\n")
     (output / "heldout.json").write_text(json.dumps(heldout(), indent=1) + "\n")
     print(
-        f"{sum(f.stat().st_size for f in output.rglob('*') if f.is_file()) / 1e6:.1f} MB in {output}"
+        f"{sum(f.stat().st_size for f in output.rglob('*') if f.is_file()) / 1e6:.1f} MB in {output}"  # noqa: E501
     )
 
 

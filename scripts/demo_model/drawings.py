@@ -86,7 +86,7 @@ def svg_of(packages: Path, set_name: str, thing: str) -> str | None:
     width, height = (icon.get(k, icons.get(k, 16)) for k in ("width", "height"))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
-        f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}">{icon["body"]}</svg>'
+        f'viewBox="{icon.get("left", 0)} {icon.get("top", 0)} {width} {height}">{icon["body"]}</svg>'  # noqa: E501
     )
 
 

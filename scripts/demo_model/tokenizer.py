@@ -15,10 +15,12 @@ from transformers import CLIPTokenizer
 
 LENGTH = 24
 PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's own word pattern
-PLAIN = """the a an of in on at by with and or without for from to over under near behind photo photograph realistic style artist
-painting drawing picture image art artwork portrait landscape person people man woman child animal flower fruit sport sky sea city
-red green blue yellow white black orange purple pink grey brown small big old new young happy sad very some many two three one
-sitting standing eating jumping afternoon evening morning sunny interior family reunion countryside parrot orange tennis lion"""
+PLAIN = """the a an of in on at by with and or without for from to over under near behind photo
+photograph realistic style artist painting drawing picture image art artwork portrait
+landscape person people man woman child animal flower fruit sport sky sea city red green blue
+yellow white black orange purple pink grey brown small big old new young happy sad very some
+many two three one sitting standing eating jumping afternoon evening morning sunny interior
+family reunion countryside parrot orange tennis lion"""
 
 
 def train(folder: Path, size: int = 2250) -> CLIPTokenizer:

@@ -29,7 +29,10 @@ def energy(x: torch.Tensor) -> list[torch.Tensor]:
 
 def loss_of(out: torch.Tensor, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     pixel = (out - batch).abs().mean()
-    chroma = lambda x: torch.einsum("oc,bchw->bohw", OPPONENT, F.avg_pool2d(x, 4))
+
+    def chroma(x):
+        return torch.einsum("oc,bchw->bohw", OPPONENT, F.avg_pool2d(x, 4))
+
     texture = sum((a - b).abs().mean() for a, b in zip(energy(out), energy(batch)))
     return pixel + 0.5 * (chroma(out) - chroma(batch)).abs().mean() + 2.0 * texture, texture
 
@@ -60,7 +63,7 @@ def main(work: Path, minutes: float, batch_size: int, noise: float, blend: float
         step, textures = step + 1, [*textures[-99:], texture.item()]
         if step % 50 == 0:
             print(
-                f"{progress * minutes:4.1f} min  step {step}  loss {loss.item():.4f}  texture {np.mean(textures):.4f}",
+                f"{progress * minutes:4.1f} min  step {step}  loss {loss.item():.4f}  texture {np.mean(textures):.4f}",  # noqa: E501
                 flush=True,
             )
     vae.load_state_dict(

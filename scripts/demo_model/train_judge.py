@@ -179,7 +179,7 @@ def main(
         step += 1
         if step % 100 == 0:
             print(
-                f"{spent / 60:4.1f} min  step {step}  loss {loss.item():.3f}  {step * len(x) / (time.time() - start):.0f} images/s",
+                f"{spent / 60:4.1f} min  step {step}  loss {loss.item():.3f}  {step * len(x) / (time.time() - start):.0f} images/s",  # noqa: E501
                 flush=True,
             )
     net = average.module

@@ -13,19 +13,19 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-CONFIG = dict(
-    in_channels=3,
-    out_channels=3,
-    latent_channels=4,
-    sample_size=64,
-    norm_num_groups=2,
-    layers_per_block=1,
-    block_out_channels=(16, 32, 64),
-    down_block_types=("DownEncoderBlock2D",) * 3,
-    up_block_types=("UpDecoderBlock2D",) * 3,
-    mid_block_add_attention=False,
-    scaling_factor=1.0,
-)
+CONFIG = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 4,
+    "sample_size": 64,
+    "norm_num_groups": 2,
+    "layers_per_block": 1,
+    "block_out_channels": (16, 32, 64),
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "mid_block_add_attention": False,
+    "scaling_factor": 1.0,
+}
 # Red–green and blue–yellow planes: without this term small autoencoders turn red into orange.
 OPPONENT = torch.tensor([[1.0, -1.0, 0.0], [-0.5, -0.5, 1.0]])
 
@@ -35,7 +35,10 @@ def loss_of(vae, batch):
     out = vae.decode(posterior.sample()).sample
     pixel = (out - batch).abs().mean() + 0.5 * F.mse_loss(out, batch)
     edge = sum((torch.diff(out, dim=d) - torch.diff(batch, dim=d)).abs().mean() for d in (2, 3))
-    chroma = lambda x: torch.einsum("oc,bchw->bohw", OPPONENT, F.avg_pool2d(x, 4))
+
+    def chroma(x):
+        return torch.einsum("oc,bchw->bohw", OPPONENT, F.avg_pool2d(x, 4))
+
     colour = (chroma(out) - chroma(batch)).abs().mean()
     kl = posterior.kl().mean() / batch[0].numel()
     return pixel + 0.5 * edge + 0.5 * colour + 3e-3 * kl, pixel
@@ -73,7 +76,7 @@ def main(work: Path, minutes: float, batch_size: int, begin: Path | None) -> Non
         step, seen = step + 1, seen + batch_size
         if step % 50 == 0:
             print(
-                f"{spent / 60:5.1f} min  loss {loss.item():.4f}  L1 {pixel.item():.4f}  {seen / (time.time() - start):.0f} images/s",
+                f"{spent / 60:5.1f} min  loss {loss.item():.4f}  L1 {pixel.item():.4f}  {seen / (time.time() - start):.0f} images/s",  # noqa: E501
                 flush=True,
             )
         if step % 400 == 0:

@@ -21,8 +21,8 @@ from forgetcli.errors import ModelError, OutputError
 from forgetcli.pipeline.apply import apply
 from forgetcli.storage.files import walk_files
 
-NASTY = "<script>alert(1)</script> ![x](http://evil.example/p.png) | `a` **b** www.evil.example [c](d)\u202e\u2028---\u0085 license: cc0"
-BASE_CARD = "---\nlicense: creativeml-openrail-m\nlicense_link: LICENSE\ntags: [a]\nmodel: {x: 1}\n---\n# The base's own words\n"
+NASTY = "<script>alert(1)</script> ![x](http://evil.example/p.png) | `a` **b** www.evil.example [c](d)\u202e\u2028---\u0085 license: cc0"  # noqa: E501
+BASE_CARD = "---\nlicense: creativeml-openrail-m\nlicense_link: LICENSE\ntags: [a]\nmodel: {x: 1}\n---\n# The base's own words\n"  # noqa: E501
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +194,7 @@ def test_scores_of_this_model_get_into_the_card_and_the_manifest_follows(edited,
 def test_scores_of_another_model_are_refused_and_the_folder_stays(edited, tmp_path):
     before = {path: (edited / path).read_bytes() for path in walk_files(edited)}
     for content in (
-        '{"judge": {"name": "demo"}, "n_images": 1, "baseline": {}, "models": [{"digest": "0", "edited": {}}]}',
+        '{"judge": {"name": "demo"}, "n_images": 1, "baseline": {}, "models": [{"digest": "0", "edited": {}}]}',  # noqa: E501
         "{}",
         "[",
         "null",
@@ -212,7 +212,7 @@ def test_a_rewritten_card_hides_no_other_change(edited):
     path = edited / "unet" / "config.json"
     path.write_text(path.read_text() + " ")
     card.rewrite(edited)
-    assert [p.file for p in integrity.verify(edited).problems][0] == "unet/config.json"
+    assert next(p.file for p in integrity.verify(edited).problems) == "unet/config.json"
 
 
 def test_the_command(forget, edited):

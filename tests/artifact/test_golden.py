@@ -1,4 +1,4 @@
-"""Claim: what an earlier version of forget wrote is still verified, listed, taken back, described."""
+"""Claim: what an earlier version wrote is still verified, listed, reverted and described."""
 
 from __future__ import annotations
 

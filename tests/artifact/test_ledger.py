@@ -138,7 +138,7 @@ def all_but_own(folder: Path) -> dict[str, bytes]:
 
 
 def base_files(folder: Path) -> dict[str, bytes]:
-    """Without the card, which names its own recipe and base: equal models can have different ones."""
+    """Without the card, which names recipe and base: equal models can have different ones."""
     return {path: data for path, data in all_but_own(folder).items() if path != CARD}
 
 

@@ -200,7 +200,7 @@ def test_every_untouched_byte_is_the_bases(originals, tmp_path, kind, how):
 
 
 # --- links
-# ------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def linked(folder: Path, output: Path) -> set[str]:
@@ -274,7 +274,7 @@ def test_where_links_cannot_be_made_that_is_said(half, tmp_path, monkeypatch, nu
 
 
 # --- reflinks
-# ---------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -306,7 +306,7 @@ def test_files_are_shared_where_the_file_system_can_unless_copies_are_asked_for(
 
 
 # --- room
-# -------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -356,7 +356,7 @@ def test_a_single_files_settings_count_too(originals, tmp_path, monkeypatch):
 
 
 # --- where the output may be
-# ------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def test_an_output_must_not_hold_the_base_nor_lie_in_it(originals, half, tmp_path):

@@ -102,7 +102,7 @@ def site(folder: Path) -> checkpoint.TensorSite:
 
 
 # --- a good folder
-# ----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def test_an_edited_folder_is_proved_whole(edited, base):
@@ -204,7 +204,7 @@ def test_a_new_model_card_is_forgets_own_but_nothing_else_may_be_replaced(base, 
 
 
 # --- each kind of difference
-# ------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def test_one_flipped_byte_in_any_file_is_found(edited):
@@ -338,7 +338,7 @@ def test_odd_files_do_not_stop_the_check(edited):
 
 
 # --- no or bad manifest
-# -----------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_folder_that_forget_did_not_make(base, tmp_path):
@@ -406,7 +406,7 @@ def test_no_manifest_makes_the_check_fail(edited, data):
 
 
 # --- the whole way, with faults
-# ---------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from processes import ROOT
 from forgetcli import methods, models, plugins
 from forgetcli.checkpoint import base
 from forgetcli.editing.closed_form import stored_weight
-from forgetcli.editing.cross_attention import pair_columns, prompt_columns
+from forgetcli.editing.context_columns import pair_columns, prompt_columns
 from forgetcli.editing.task import Task
 from forgetcli.progress import Silent
 

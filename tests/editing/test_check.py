@@ -303,7 +303,7 @@ def test_float16_storage_loses_part_of_the_edit_and_the_report_says_how_much(
 
 @pytest.mark.parametrize(("size", "unchanged"), [(1e-2, 0.02), (1e-3, 0.21), (1e-4, 0.82)])
 def test_float16_swallows_small_edits(size: float, unchanged: float):
-    """Share of entries that an edit of this relative size leaves as they were, once it is stored."""
+    """Share of entries that an edit of this relative size leaves unchanged once it is stored."""
     generator = torch.Generator().manual_seed(0)
     weight = (0.02 * torch.randn(500, 500, generator=generator)).half().double()
     delta = size * 0.02 * torch.randn(500, 500, generator=generator, dtype=torch.float64)

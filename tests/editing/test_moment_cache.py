@@ -249,7 +249,7 @@ def test_kill_9_while_storing_leaves_a_cache_that_works(tmp_path):
 
 
 # --- listing and pruning
-# ----------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def aged(cache: MomentCache, days: dict[str, float]) -> None:

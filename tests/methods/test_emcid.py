@@ -276,7 +276,8 @@ def test_a_later_block_is_solved_with_the_earlier_ones_edited(
 ):
     asked = []
     monkeypatch.setattr(
-        "forgetcli.linalg.spread_edit", lambda *args: asked.append(args) or spread_edit(*args)
+        "forgetcli.methods.emcid.edit.spread_edit",
+        lambda *args: asked.append(args) or spread_edit(*args),
     )
     setup = posed(model, edit__lam=1e-4)
     weights = setup.solve(model)
@@ -345,7 +346,7 @@ def test_values_are_found_only_for_the_subject_and_within_the_ball(model):
 
 
 def test_text_alignment_brings_the_summary_to_the_targets(model):
-    """With the alignment alone in charge; without it the summary does not come nearer by as much."""
+    """With the alignment loss alone; without it the summary comes less near."""
     read = from_text(refine__lr=0.3, refine__steps=40)
     chosen = emcid.Parameters.model_validate(read.parameters).refine
     (site,) = model.pick_sites([2])
@@ -460,7 +461,7 @@ steps = 15
 batch = 6
 lr = 0.3
 latent_steps = 5
-"""
+"""  # noqa: E501
 
 
 def test_the_embedded_model_draws_no_more_dogs(tmp_path: Path):

@@ -53,7 +53,7 @@ prompts = ["a picture of a cat", "a house", "a sketch of a dog", "a painting by 
 
 [prior]
 copies = 2
-"""
+"""  # noqa: E501
 
 
 def relative(found: Tensor, wanted: Tensor) -> float:

@@ -100,7 +100,7 @@ def moved_weights(folder: Path, place: Path, by: float, which: int = 0) -> None:
 
 
 # --- report and headers
-# -----------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_good_folder_is_proved_in_all_its_parts(place):
@@ -175,7 +175,7 @@ def test_an_invalid_header_is_named(edited):
 
 
 # --- recipe
-# -----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def test_another_recipe_is_told_apart_value_by_value(edited, tmp_path):
@@ -214,7 +214,7 @@ def test_of_long_lists_only_what_differs_is_told(edited, tmp_path):
     other.write_text(RECIPE.replace('["a picture of a cat", "a house"', '["a dog", "a cat"'))
     (found,) = [line for line in problems(edited, recipe=other) if "preserve" in line]
     assert (
-        '["a picture of a cat" and 1 more that differ, of 4] there, ["a dog" and 1 more that differ, of 4] in that'
+        '["a picture of a cat" and 1 more that differ, of 4] there, ["a dog" and 1 more that differ, of 4] in that'  # noqa: E501
         in found
     )
 
@@ -233,7 +233,7 @@ def test_of_a_model_without_edits_nothing_is_claimed_of_edits(place, tmp_path):
 
 
 # --- repeating the edit
-# -----------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 def test_the_edit_repeated_gives_the_same_bytes(place):
@@ -308,7 +308,7 @@ def test_parameters_that_are_not_the_recipes_are_found(edited):
 
 
 # --- signatures
-# -------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -438,7 +438,7 @@ def test_without_the_package_the_error_says_how_to_get_it(edited, keys, monkeypa
 )
 def test_the_commands_of_the_help_work(forget, edited, tmp_path):
     subprocess.run(
-        "openssl ecparam -name prime256v1 -genkey -noout -out key.pem && openssl ec -in key.pem -pubout -out public.pem",
+        "openssl ecparam -name prime256v1 -genkey -noout -out key.pem && openssl ec -in key.pem -pubout -out public.pem",  # noqa: E501
         shell=True,
         check=True,
         capture_output=True,
