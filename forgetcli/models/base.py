@@ -117,12 +117,15 @@ class LoadedModel(ABC):
         config = components.settings(self.base, "scheduler", components.SCHEDULER_CONFIG)
         reason = "" if name in self.SCHEDULERS else f"{name} is none that it knows"
         reason = reason or self.other_noise(config)
+        usual = (
+            "FlowMatchEulerDiscreteScheduler" if self.DENOISER == "transformer" else "DDIMScheduler"
+        )
         if reason:
             raise ModelError(
                 "model.unknown-scheduler",
                 f"forget cannot edit {self.base.id} with its scheduler: {reason}",
                 "it can generate images with it; edit the model with the scheduler of its family, "
-                f"such as {self.SCHEDULERS[0]}, if it was trained with that noise",
+                f"such as {usual}, if it was trained with that noise",
             )
 
     def other_noise(self, config: Mapping[str, Any]) -> str:

@@ -872,7 +872,10 @@ def test_an_inpainting_file_has_the_settings_of_its_own_kind(file):
         key = "model.diffusion_model.input_blocks.0.0.weight"
         tensors[key] = torch.zeros(32, 9, 3, 3)
 
-    assert checkpoint.resolve(file).single._reference_model() == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert (
+        checkpoint.resolve(file).single._reference_model()
+        == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    )
     assert "inpainting" in checkpoint.resolve(rewritten(file, widen)).single._reference_model()
 
 
