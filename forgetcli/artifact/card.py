@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import recipe as recipes
 from forgetcli.artifact import manifest, statement
 from forgetcli.artifact.edited import EditedModel
+from forgetcli.bundled.demo import MODEL
+from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import ForgetError, OutputError
 from forgetcli.recipe import Concept
 from forgetcli.storage import atomic, hub
@@ -200,8 +202,6 @@ def scores(folder: Path, results: Path) -> dict[str, Any]:
     Raises:
         OutputError: card.results: no such file, not one of ours, or none of this model.
     """
-    from forgetcli.checkpoint import base as checkpoint
-
     digest = checkpoint.resolve(folder).digest
     try:
         data = json.loads(Path(results).read_text(encoding="utf-8"))
@@ -314,8 +314,6 @@ def _name(base: str) -> str:
 
 def _attribution() -> str:
     """The paragraph on training data and their authors; a part of this package, and Markdown."""
-    from forgetcli.bundled.demo import MODEL
-
     text = (MODEL.parent / "MODEL_CARD.md").read_text(encoding="utf-8")
     return text[text.index("**Training data") :].strip()
 

@@ -9,6 +9,7 @@ from importlib import resources
 from pathlib import Path
 
 from forgetcli.checkpoint import pipeline_index
+from forgetcli.checkpoint.confinement import check_folder
 from forgetcli.checkpoint.pipeline_index import DISPENSABLE, INDEX, PipelineIndex
 from forgetcli.checkpoint.single_file import CONFIG, SingleFile, settings_files
 from forgetcli.checkpoint.weights import PICKLES, WeightSet, locate, locate_all, weight_sets
@@ -80,9 +81,14 @@ class Base:
         that goes with a single file.
 
         Raises:
-            ModelError: model.no-config: there is none for the single file, and none can be fetched.
+            ModelError: model.no-config: there is none for the single file, and none can be fetched;
+            those of `confinement.check_folder`.
         """
-        return self.single.settings(self.config) if self.single else self.folder
+        if self.single is None:
+            return self.folder
+        settings = self.single.settings(self.config)
+        check_folder(settings, _is_part)
+        return settings
 
     @cached_property
     def beside(self) -> dict[str, Path]:
@@ -336,9 +342,10 @@ def _checked(base: Base) -> Base:
     Headers are read, weights are not.
 
     Raises:
-        ModelError: model.not-a-model, model.pickle, model.damaged.
+        ModelError: model.not-a-model, model.pickle, model.damaged; those of `check_folder`.
     """
     folder = base.folder
+    check_folder(folder, _is_part)
     for name in _index(folder).components:
         if name in DISPENSABLE:
             continue

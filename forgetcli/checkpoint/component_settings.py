@@ -4,12 +4,13 @@ them: without settings that make these libraries import code or read other files
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from forgetcli.errors import ModelError
+from forgetcli.storage.files import read_regular
+from forgetcli.storage.json import decode
 from forgetcli.storage.safetensors import FETCH_AGAIN, damaged
 
 LARGEST = 16 * 2**20  # bytes of a file of settings; published ones have a few kilobytes
@@ -42,19 +43,13 @@ def read_json(path: Path) -> dict[str, Any]:
         ModelError: model.damaged: it is a git-lfs pointer; model.unreadable.
     """
     try:
-        with open(path, "rb") as reader:
-            data = reader.read(LARGEST + 1)
+        data = read_regular(path, LARGEST)
     except OSError as fault:
         raise ModelError(
             "model.unreadable", f"cannot read {path}: {fault.strerror or fault}", FETCH_AGAIN
         ) from fault
-    if len(data) > LARGEST:
-        raise ValueError(f"it has more than {LARGEST} bytes")
     refuse_pointer(path, data)
-    try:
-        entries = json.loads(data.decode("utf-8"))
-    except RecursionError as fault:
-        raise ValueError("it is nested too deeply") from fault
+    entries = decode(data)
     if not isinstance(entries, dict):
         raise ValueError("it is no table")
     return entries

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from forgetcli.checkpoint.component_settings import read_json
+from forgetcli.checkpoint.confinement import check_component_name
 from forgetcli.errors import ModelError
 
 INDEX = "model_index.json"
@@ -169,7 +170,8 @@ def read(folder: Path) -> PipelineIndex:
     """The index of a diffusers folder. Only its form is checked; see `refuse_unknown`.
 
     Raises:
-        ModelError: model.not-a-model: there is none, or it is not valid.
+        ModelError: model.not-a-model: it is not valid; model.unreadable: there is none;
+            file.outside: a component's name is a path.
     """
     path = folder / INDEX
     try:
@@ -185,6 +187,7 @@ def read(folder: Path) -> PipelineIndex:
             if not isinstance(entry, list):
                 settings[name] = entry
                 continue
+            check_component_name(path, name)
             cls = _component(name, entry)
             if cls is not None:
                 components[name] = cls

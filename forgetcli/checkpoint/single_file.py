@@ -208,6 +208,8 @@ def _components(settings: Path) -> list[str]:
     try:
         return list(pipeline_index.read(settings).components)
     except ForgetError as fault:
+        if fault.code.startswith("file."):
+            raise
         raise ModelError("model.no-config", fault.message, "fetch the folder again") from fault
 
 

@@ -15,21 +15,29 @@ def main() -> int:
     0 done, 1 a negative verdict, 2 could not, 130 and 143 interrupted.
     """
     stdout.ensure()
+    failure: BaseException | None = None
+    code = 0
     try:
         signals.install()  # before typer is loaded: that alone is long enough for a Ctrl-C
         code = _run()
-        signals.end()
     except BaseException as error:
-        signals.end()
-        from forgetcli.cli import errors
-
-        code = errors.report(error) if signals.received is None else errors.COULD_NOT
-    if signals.received is not None:
-        from forgetcli.cli import errors
-
-        code = errors.report_signal(signals.received)
+        failure = error
+    signals.end()
+    if failure is not None or signals.received is not None:
+        code = _reported(failure)
     stdout.close()
     return code
+
+
+def _reported(failure: BaseException | None) -> int:
+    """Say what ended the command: a signal, or else `failure`; the exit code."""
+    # Imported here: loads typer, which a command that succeeds has loaded already.
+    from forgetcli.cli import errors
+
+    if signals.received is not None:
+        return errors.report_signal(signals.received)
+    assert failure is not None
+    return errors.report(failure)
 
 
 def _run() -> int:

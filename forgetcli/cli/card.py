@@ -39,10 +39,9 @@ def card(
     """
     # Imported here: loads torch or pydantic, which completion and help must not wait for.
     from forgetcli.artifact import card as cards
-    from forgetcli.artifact.manifest import SIGNATURE
 
     sink = Sink("card", json=json, quiet=quiet)
-    signed = (folder / SIGNATURE).exists()
+    signed = (folder / cards.manifest.SIGNATURE).exists()
     path = cards.rewrite(folder, results)
     sink.result(
         {"card": str(path), "scores": results is not None}, human=lambda: str(path), quiet=path

@@ -25,6 +25,7 @@ from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, quality, shares
 from forgetcli.errors import ForgetError
+from forgetcli.evaluation import gates
 
 if TYPE_CHECKING:
     from forgetcli.evaluation.gates import Gate
@@ -217,9 +218,6 @@ def evaluate(
 
 def _bounds(fail_under: str | None, confident: bool) -> Sequence[Gate]:
     """The bounds of ``--fail-under``."""
-    # Imported here: the package evaluation may load torch.
-    from forgetcli.evaluation import gates
-
     bounds = gates.parse(fail_under) if fail_under is not None else ()
     if confident and not bounds:
         raise ForgetError(
@@ -239,7 +237,6 @@ def _report(
     """Write and print the report; whether every bound was met."""
     # Imported here: the reports load matplotlib and jinja2.
     from forgetcli import report
-    from forgetcli.evaluation import gates
     from forgetcli.report.results import write_junit
 
     data = result.as_dict()

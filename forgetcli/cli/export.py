@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from forgetcli import export as exports
 from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
@@ -14,9 +15,6 @@ from forgetcli.cli.tables import facts, table
 
 def format_names(incomplete: str) -> list[str]:
     """Export formats that begin with `incomplete`, for completion."""
-    # Imported here: loads torch or pydantic, which completion and help must not wait for.
-    from forgetcli import export as exports
-
     return [name for name in exports.names() if name.startswith(incomplete)]
 
 
@@ -107,9 +105,6 @@ def export(
     sink = Sink("export", json=json, quiet=quiet)
     given = {"naming": naming, "error": error, "rank": rank}
     with sink.observer() as observer:
-        # Imported here: loads torch, after the libraries have been silenced.
-        from forgetcli import export as exports
-
         done = exports.export(
             folder,
             format,

@@ -177,12 +177,9 @@ def schema(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget recipe schema > recipe.schema.json
     """
-    # Imported here: the other commands do not need it, and would wait for it.
-    from forgetcli.recipe import json_schema
-
     Sink("recipe schema", json=json, quiet=quiet).result(
-        {"schema": json_schema.build()},
-        human=lambda: json_schema.text().rstrip("\n"),
+        {"schema": recipes.schema()},
+        human=lambda: recipes.schema_text().rstrip("\n"),
         quiet=bundled.folder() / bundled.SCHEMA,
     )
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import stat
 import struct
 import time
 from collections.abc import Mapping
@@ -22,11 +24,17 @@ from typing import TYPE_CHECKING
 from forgetcli.errors import OutputError
 from forgetcli.progress import Observer, Silent
 from forgetcli.storage.atomic import output_faults, write_atomically
+from forgetcli.storage.files import read_regular
+from forgetcli.storage.json import decode
+from forgetcli.storage.safetensors import WeightFile
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BUCKET = "k0-v1"  # raise the number when the file's layout changes
+LARGEST_ENTRY = 8 << 30  # bytes; a moment of width 4096 has 128 MiB
+# Names of entries, of the locks of older versions, and of temporary files: nothing else is deleted.
+MADE_HERE = re.compile(r".+\.safetensors|.+\.lock|\..+\.tmp")
 STALE_SECONDS = 24 * 3600  # older temporary files are left over from killed runs
 
 
@@ -112,7 +120,11 @@ class MomentCache:
 
         A damaged file is listed without a model.
         """
-        found = [self._entry(path) for path in self.bucket.glob("*.safetensors")]
+        found = [
+            self._entry(path)
+            for path in self.bucket.glob("*.safetensors")
+            if _is_made_here(path) and not self.bucket.is_symlink()
+        ]
         return sorted((e for e in found if e is not None), key=lambda e: (e.modified, e.key))
 
     def prune(
@@ -159,8 +171,12 @@ class MomentCache:
         own = [p for pattern in ("*.lock", ".*.tmp") for p in self.bucket.glob(pattern)]
         stale = [p for p in own if everything or p.stat().st_mtime < old]
         others = self.folder.glob("k0-v*/*") if everything else ()
-        other = [p for p in others if p.parent != self.bucket and p.is_file()]
-        return stale + other
+        other = [
+            p
+            for p in others
+            if p.parent != self.bucket and not p.parent.is_symlink() and _is_made_here(p)
+        ]
+        return [] if self.bucket.is_symlink() else [p for p in stale if _is_made_here(p)] + other
 
     def _path(self, preimage: str) -> Path:
         return self.bucket / f"{hashlib.sha256(preimage.encode()).hexdigest()}.safetensors"
@@ -176,12 +192,13 @@ class MomentCache:
         preimage = _canonical(identity)
         path = self._path(preimage)
         try:
-            data = path.read_bytes()  # not mapped: a file cut off while mapped kills the process
+            # Not mapped: a file that is cut off while mapped kills the process.
+            data = read_regular(path, LARGEST_ENTRY)
             tensors = load(data)
             metadata = _metadata(data)
             if metadata["identity"] != preimage or metadata["sha256"] != _checksum(tensors):
                 return None
-        except Exception:
+        except Exception:  # damaged, replaced by a pipe, larger than the memory
             return None
         with suppress(OSError):  # the cache may belong to another user
             os.utime(path)  # the time of last use, for `prune`
@@ -194,11 +211,8 @@ class MomentCache:
             return None
         model = prompts = None
         with suppress(Exception):  # a damaged file is listed too, so that it can be pruned
-            with open(path, "rb") as reader:
-                head = reader.read(8)
-                identity = json.loads(
-                    _metadata(head + reader.read(struct.unpack("<Q", head)[0]))["identity"]
-                )
+            metadata = WeightFile(self.bucket, path.name).metadata
+            identity = decode(metadata["identity"].encode())
             model = identity.get("model") if isinstance(identity.get("model"), str) else None
             prompts = identity.get("prompts")
             if isinstance(prompts, list):
@@ -206,6 +220,14 @@ class MomentCache:
             elif type(prompts) is not int:
                 prompts = None
         return Entry(path.stem, status.st_size, status.st_mtime, model, prompts)
+
+
+def _is_made_here(path: Path) -> bool:
+    """Whether a file is a cache's by its name, and a regular file: all else is never deleted."""
+    try:
+        return bool(MADE_HERE.fullmatch(path.name)) and stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:  # another process deleted it meanwhile
+        return False
 
 
 def _canonical(identity: Mapping) -> str:
@@ -217,7 +239,7 @@ def _canonical(identity: Mapping) -> str:
 def _metadata(data: bytes) -> dict[str, str]:
     """`__metadata__` of a safetensors file; an exception means that the file is damaged."""
     length = struct.unpack("<Q", data[:8])[0]
-    return json.loads(data[8 : 8 + length])["__metadata__"]
+    return decode(data[8 : 8 + length])["__metadata__"]
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -18,7 +18,7 @@ from forgetcli.evaluation.questions import (
     of_recipe,
     once,
 )
-from forgetcli.evaluation.run_folder import VERDICTS
+from forgetcli.evaluation.run_folder import RUN, VERDICTS
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from forgetcli.recipe import Recipe
 
 UNEDITED = "unedited"
+REPORTS = ("report.html", "results.json", "results.csv")  # beside the folders of the models
 
 
 def subjects(
@@ -69,7 +70,7 @@ def subjects(
                 f"{folder} was edited by another recipe: it forgot {', '.join(sorted(forgets))}",
                 "leave --recipe out, or name a recipe with prompts for that",
             )
-        taken = [UNEDITED, VERDICTS, *(subject.name for subject in edited)]
+        taken = [UNEDITED, VERDICTS, RUN, *REPORTS, *(subject.name for subject in edited)]
         edited.append(_subject(folder, unused(folder.resolve().name, taken), own_recipe, forgets))
         if prompts is not None:
             questions += of_prompt_set(prompts, judge, own_recipe.concepts[0].concept, ask)

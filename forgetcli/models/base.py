@@ -18,6 +18,7 @@ from forgetcli.models import components, tokenizers
 from forgetcli.models.context import Context
 from forgetcli.models.encoder import TextEncoder
 from forgetcli.models.sites import Site, mlp_outputs, recorded_inputs, replaced_weights
+from forgetcli.models.tokens import Tokenizers, attended, tokenise
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint.base import Base
     from forgetcli.checkpoint.pipeline_index import PipelineIndex
-    from forgetcli.models.tokens import Tokenizer, Tokenizers
+    from forgetcli.models.tokens import Tokenizer
 
 __all__ = ["Context", "LoadedModel", "Site", "TextEncoder"]
 
@@ -184,8 +185,6 @@ class LoadedModel(ABC):
     @cached_property
     def tokenizer(self) -> Tokenizer | Tokenizers:
         """What `tokens.tokenise` takes: the one tokenizer, or those of all text encoders."""
-        from forgetcli.models.tokens import Tokenizers
-
         if len(self.encoders) == 1:
             return self.tokenizer_of(self.encoders[0])
         return Tokenizers.of(
@@ -243,8 +242,6 @@ class LoadedModel(ABC):
         Raises:
             ModelError: model.tokenizer.
         """
-        from forgetcli.models.tokens import tokenise
-
         batch = tokenise(self.tokenizer, prompts)
         for encoder in self.encoders:
             tokenizers.refuse_unembedded(
@@ -262,8 +259,6 @@ class LoadedModel(ABC):
         Raises:
             ModelError: model.tokenizer: the text encoder has no embedding for a token.
         """
-        from forgetcli.models.tokens import Tokenizers, attended
-
         if isinstance(self.tokenizer, Tokenizers):
             ids = self.tokenizer.columns(encoder.component, ids)
         network = getattr(self, encoder.component)
@@ -276,8 +271,6 @@ class LoadedModel(ABC):
 
     def unconditional(self) -> Context:
         """The negative context of classifier-free guidance, one row: the empty prompt."""
-        from forgetcli.models.tokens import tokenise
-
         return self.encode(tokenise(self.tokenizer, [""]).ids)
 
     def guided(

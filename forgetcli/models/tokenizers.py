@@ -15,6 +15,7 @@ from forgetcli.checkpoint import component_settings, pipeline_index
 from forgetcli.checkpoint.weights import visible_files
 from forgetcli.errors import ModelError
 from forgetcli.models import components
+from forgetcli.storage.files import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +100,7 @@ def _from_folder(folder: Path, cls: Any, kind: str) -> Any:
         raise _no_vocabulary(folder)
     for file in files:
         if file in FILES:
-            with open(folder / file, "rb") as reader:
+            with open_regular(folder / file) as reader:
                 component_settings.refuse_pointer(folder / file, reader.read(64))
     config = folder / CONFIG
     entries = _config(config) if CONFIG in files else {}

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from forgetcli.errors import EditError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Tokenizer(Protocol):
@@ -102,6 +102,9 @@ class TokenBatch:
     @cached_property
     def counts(self) -> Tensor:
         """The number of occurrences of each distinct prefix: int64, shape (distinct,)."""
+        # Imported here: a model is inspected without torch.
+        import torch
+
         return torch.bincount(self.owner.flatten(), minlength=len(self.first))
 
     @cached_property
@@ -133,6 +136,9 @@ class TokenBatch:
                         first.append(row * length + column)
                     prefix = seen[step]
                     owner.append(prefix)
+        # Imported here: a model is inspected without torch.
+        import torch
+
         return torch.tensor(owner).reshape(self.ids.shape), torch.tensor(first)
 
     def merge(self, columns: Tensor) -> Tensor:
@@ -233,6 +239,9 @@ def tokenise(
             for segment, each in tokenizer.parts
         ]
         segments = tuple(segment for segment, _ in tokenizer.parts)
+        # Imported here: a model is inspected without torch.
+        import torch
+
         return TokenBatch(tuple(prompts), torch.cat(ids, 1), segments)
     length = length or tokenizer.model_max_length
     texts = [expanded(tokenizer, prompt) for prompt in prompts] if expands else list(prompts)

@@ -7,6 +7,10 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from forgetcli import __version__
+from forgetcli.bundled import recipes
+from forgetcli.editing import moment_cache
+
 PACKAGES = (
     "torch",
     "diffusers",
@@ -23,16 +27,11 @@ PACKAGES = (
 
 def forget_version() -> str:
     """The installed version, or that of the checkout it runs from."""
-    from forgetcli import __version__
-
     return __version__
 
 
 def report() -> dict[str, Any]:
     """Versions, devices, folders; JSON types. What is missing is None."""
-    from forgetcli.bundled import recipes
-    from forgetcli.editing import moment_cache
-
     return {
         "forget": forget_version(),
         "python": platform.python_version(),

@@ -13,6 +13,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from forgetcli import models
 from forgetcli.models import components
 
 if TYPE_CHECKING:
@@ -67,8 +68,6 @@ def denoiser_layers(base: Base) -> list[Layer]:
     """The layers of a UNet or of a transformer, for one picture of the size that it was made for;
     none for other denoisers.
     """
-    from forgetcli import models
-
     for name, kind in (("unet", _of_unet), ("transformer", _of_transformer)):
         path = base.settings / name / "config.json"
         if path.is_file():

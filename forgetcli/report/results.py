@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from forgetcli.evaluation.scores import good
 from forgetcli.report.text_formats import csv_table
 from forgetcli.storage import atomic
 from forgetcli.storage import json as plain_json
@@ -50,8 +51,6 @@ def image_rows(evaluation: Evaluation, folder: Path) -> Iterator[list[object]]:
     `edited` says whether the model was edited to forget the concept. In rows of the unedited model
     it says whether any of the edited models was.
     """
-    from forgetcli.evaluation.scores import good
-
     forgotten = frozenset().union(*(run.subject.forgets for run in evaluation.edited))
     for run in evaluation.runs:
         for answer in run.answers:

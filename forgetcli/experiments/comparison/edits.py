@@ -24,7 +24,8 @@ from forgetcli.artifact.manifest import MANIFEST
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.run import unused
-from forgetcli.experiments.comparison.plan import RecipePlan, plain
+from forgetcli.evaluation.run_folder import refuse_others
+from forgetcli.experiments.comparison.plan import EDITS, RecipePlan, plain
 from forgetcli.experiments.comparison.weights import changed_share
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
@@ -82,7 +83,7 @@ def edits_of(
     Raises:
         ForgetError: nothing can be written, or the control fails: every method would fail too.
     """
-    folder = plan.folder / "edited"
+    folder = plan.folder / EDITS
     source = folder / "recipe.toml"
     with atomic.output_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,7 @@ def edits_of(
         count = "" if is_control else f" ({number} of {len(plan.uses) - 1})"
         observer.stage(f"{plan.name}: {use.method}{count}")
         name = unused(plain(use.method), [edit.folder.name for edit in made])
+        refuse_others(folder, folders=[name], files=[_notes(folder / name).name])
         latest = edit(use, plan.base, folder / name, source=source, device=device, force=force)
         made.append(latest)
         if latest.fault is not None:
