@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
+
+SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def plain(value: Any) -> Any:
@@ -20,4 +23,5 @@ def plain(value: Any) -> Any:
 def encode(value: Any) -> bytes:
     """The content of a JSON file: keys in their order, indented by two spaces."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
-    return (text + "\n").encode()
+    # A name of a file that is not UTF-8 has lone surrogates, which UTF-8 cannot hold.
+    return SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text + "\n").encode()
