@@ -151,8 +151,8 @@ def pairs(baseline: Run, edited: Run) -> dict[str, list[dict]]:
 def sites(run: Run) -> list[dict]:
     """What the edit did at each site, from the report in the edited folder."""
     try:
-        return json.loads((run.subject.base.folder / REPORT).read_text())["sites"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return json.loads((run.subject.base.folder / REPORT).read_text(encoding="utf-8"))["sites"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []  # no report, or another method's
 
 

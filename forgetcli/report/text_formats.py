@@ -12,7 +12,10 @@ from collections.abc import Iterable, Sequence
 
 # Spreadsheets skip blanks and invisible characters before a formula, and take full-width and small
 # signs for the usual ones.
-INVISIBLE = r"\s\x00-\x1f\x7f-\xa0\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+INVISIBLE = (
+    r"\s\x00-\x1f\x7f-\xa0\xad\u061c\u180e\u200b-\u200f"
+    r"\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+)
 FORMULA = re.compile(rf"^[{INVISIBLE}]*[=+\-@\t\r＝＋－＠﹢﹣﹦﹫]")
 JOINERS = "\u200c\u200d"  # emoji and several scripts need them
 

@@ -68,7 +68,7 @@ class Page(HTMLParser):
         self.attributes |= {name for name, _ in attrs}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cells=st.lists(ANY_TEXT, min_size=1, max_size=3))
 def test_a_csv_has_one_row_a_row_and_no_formula(cells: list[str]):
     written = text_formats.csv_table(("a",) * len(cells), [cells, cells]).decode()
@@ -80,7 +80,7 @@ def test_a_csv_has_one_row_a_row_and_no_formula(cells: list[str]):
         assert not bare.startswith(SIGNS)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=ANY_TEXT)
 def test_markdown_is_one_line_of_text(text: str):
     for written in (
@@ -98,7 +98,7 @@ def test_markdown_is_one_line_of_text(text: str):
     assert "\n" not in code and not CONTROLS & set(code) and code.encode()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(text=ANY_TEXT)
 def test_a_terminal_gets_no_control_character(text: str):
     assert not (CONTROLS - set("\n\t")) & set(visible(text))
