@@ -94,8 +94,18 @@ def unused(name: str, taken: Iterable[str]) -> str:
 
 
 def _labels(recipe: Recipe, judge: Judge) -> frozenset[str]:
-    """The judge's labels of the concepts that the recipe edits."""
-    return frozenset(label_of(judge, c.concept, c.label) for c in recipe.concepts)
+    """The judge's labels of the concepts that the recipe edits.
+
+    A concept without a label is left out: no question asks for it, or `of_recipe` and
+    `of_prompt_set` would refuse it.
+
+    Raises:
+        ForgetError: the judge has no label for any of the concepts.
+    """
+    labels = {judge.label(c.concept, c.label) for c in recipe.concepts} - {None}
+    if not labels:
+        label_of(judge, recipe.concepts[0].concept, recipe.concepts[0].label)
+    return frozenset(label for label in labels if label is not None)
 
 
 def _subject(folder: Path, name: str, recipe: Recipe, forgets: frozenset[str]) -> Subject:

@@ -73,9 +73,9 @@ class Sandbox:
         """
         for entry in [*self._entries()]:
             if entry.is_symlink() or not (GOLDEN / self._relative(entry)).exists():
-                shutil.rmtree(
-                    entry
-                ) if entry.is_dir() and not entry.is_symlink() else entry.unlink(missing_ok=True)
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink(
+                    missing_ok=True
+                )
         for path in self.files:
             target, source = self.folder / path, GOLDEN / path
             target.parent.mkdir(exist_ok=True)

@@ -150,7 +150,9 @@ class TrialRunner:
         return Subject(
             name="trial",
             base=base,
-            forgets=frozenset(self.judge.label(c.concept, c.label) for c in self.recipe.concepts),
+            # No question asks for a concept without a label.
+            forgets=frozenset(self.judge.label(c.concept, c.label) for c in self.recipe.concepts)
+            - {None},
             edit_prompts=frozenset(prompt for prompt, _ in self.recipe.edit_pairs()),
         )
 
