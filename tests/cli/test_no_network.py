@@ -10,30 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from pipelines import tiny_sd
 from processes import ROOT
+from tiny_runs import EVAL, RECIPE, apply
 
 STRACE = shutil.which("strace")
 # A connection to anything but this machine, or a question to a name server (port 53).
 OUTWARD = re.compile(r"sa_family=AF_INET6?,")
 LOOPBACK = re.compile(r'inet_addr\("127\.|inet_pton\(AF_INET6, "::1"')
 PORT_53 = re.compile(r"htons\(53\)")
-RECIPE = """\
-[[concepts]]
-concept = "cat"
-target = "dog"
-direct = ["a photo of a cat"]
-
-[[retain]]
-concept = "car"
-direct = ["a photo of a car"]
-
-[preserve]
-prompts = ["a house"]
-
-[refine]
-mode = "copy"
-"""
-
 pytestmark = pytest.mark.skipif(STRACE is None, reason="needs strace")
 
 
@@ -74,18 +59,19 @@ def traced(folder: Path, *words: str) -> tuple[int, str, str]:
 
 
 def test_no_command_leaves_this_machine(tmp_path: Path) -> None:
+    tiny_sd(tmp_path / "sd")
     (tmp_path / "art.toml").write_text(RECIPE)
     # One process for all: what a library opens at import or at exit is traced as well.
     steps = [
-        ["apply", "art.toml", "--model", "demo", "-o", "edited", "--lenient", "-q"],
+        [*apply(Path(), "--model", "sd", "--set", "refine.mode=copy", "--lenient", "-q")],
         ["generate", "a cat", "--model", "edited", "--steps", "1", "-o", "images", "-q"],
         ["verify", "edited", "-q"],
-        ["eval", "edited", "--steps", "1", "-n", "1", "--features", "demo", "-o", "eval", "-q"],
+        [*EVAL, "-q"],
     ]
     program = (
         "import sys\n"
         "from forgetcli.cli import main\n"
-        f"for words in {steps!r}:\n"
+        f"for words in {[list(map(str, step)) for step in steps]!r}:\n"
         "    sys.argv = ['forget', *words]\n"
         "    code = main()\n"
         "    assert code == 0, (words, code)\n"

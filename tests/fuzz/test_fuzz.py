@@ -23,16 +23,7 @@ LONG = int(os.environ.get("FORGET_FUZZ", "0"))
 QUICK = 40
 # Failures that are known and not mended yet: the beginnings of their kinds, by target. A failure of
 # another kind fails the test; an entry whose inputs in the corpus all pass has to go.
-OPEN: dict[str, tuple[str, ...]] = {
-    "index": ("TypeError at forgetcli/pipeline/inspect.py",),
-    "config-text-encoder": ("StrictDataclassFieldValidationError", "TooSlow", "TypeError"),
-    "config-unet": ("TypeError", "TooSlow", "MemoryError"),
-    "config-vae": ("TypeError", "AttributeError", "TooSlow", "MemoryError"),
-    "config-scheduler": ("TypeError", "IndexError"),
-    "config-tokenizer": ("TypeError",),
-    "vocabulary": ("Exception at forgetcli/models/components.py",),
-    "merges": ("Exception at forgetcli/models/components.py",),
-}
+OPEN: dict[str, tuple[str, ...]] = {}
 CRASHES = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 
 
