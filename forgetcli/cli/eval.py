@@ -20,6 +20,7 @@ from forgetcli.cli.options import (
     QuietFlag,
     SeedOption,
     StepsOption,
+    finite,
 )
 from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.sink import Sink
@@ -80,6 +81,7 @@ Guidance = Annotated[
     float | None,
     typer.Option(
         "--guidance",
+        callback=finite,
         min=1.0,
         show_default="the model's own",
         help="Classifier-free guidance.",

@@ -15,6 +15,7 @@ from forgetcli.cli.options import (
     QuietFlag,
     SeedOption,
     StepsOption,
+    finite,
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
@@ -51,6 +52,8 @@ Guidance = Annotated[
     float | None,
     typer.Option(
         "--guidance",
+        callback=finite,
+        min=0.0,
         show_default="by model",
         help="Classifier-free guidance.",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from enum import StrEnum
 from typing import Annotated
@@ -18,6 +19,13 @@ class Dtype(StrEnum):
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+
+
+def finite(value: float | None) -> float | None:
+    """The value of an option that is a number; ``nan`` and ``inf`` are none."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
 
 
 def recipe_names(incomplete: str) -> list[str]:

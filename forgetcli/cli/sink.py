@@ -64,12 +64,16 @@ class Sink:
         if self.mode is Mode.JSON:
             whole = {"schema_version": SCHEMA_VERSION, "command": self.command, **data}
             whole.setdefault("seconds", self.watch.report())
-            stdout.write(visible_json(plain_json.encode(whole).decode()))
+            text = visible_json(plain_json.encode(whole).decode(), stdout.can_hold)
+            stdout.write(text)
         elif self.mode is Mode.QUIET:
             paths = [quiet] if isinstance(quiet, str | Path) else quiet
             lines = "".join(f"{path}\n" for path in paths)
             # Another program gets the path as it is, or it could not open it.
-            stdout.write(visible(lines) if sys.stdout.isatty() else lines)
+            if sys.stdout.isatty():
+                stdout.write(visible(lines))
+            else:
+                stdout.write_paths(lines)
         else:
             shown: Any = human()
             for part in shown if isinstance(shown, list | tuple) else [shown]:

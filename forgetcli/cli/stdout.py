@@ -4,16 +4,28 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import TextIO
 
 
 def ensure() -> None:
-    """Give a process that was started without stdout or stderr (``>&-``) ones that go nowhere."""
+    """Give a process that was started without stdout or stderr (``>&-``) ones that go nowhere.
+
+    Characters that a stream cannot hold are replaced.
+    """
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
+        stream = getattr(sys, name)
+        if stream is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and stream.errors in (
+            "strict",
+            "surrogateescape",  # in the C locale
+        ):
+            # A stream that is not UTF-8 (a Windows code page, the C locale) cannot hold every
+            # character. A missing check mark must not change the exit code.
+            stream.reconfigure(errors="replace")
 
 
 def write(text: str) -> None:
@@ -25,6 +37,27 @@ def write(text: str) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         discard()
+
+
+def write_paths(text: str) -> None:
+    """As `write`, for paths that another program reads: names that are not text stay the same."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        if hasattr(sys.stdout, "buffer"):
+            sys.stdout.flush()
+            sys.stdout.buffer.write(os.fsencode(text))
+            text = ""
+    write(text)
+
+
+def can_hold(char: str) -> bool:
+    """Whether stdout's encoding has this character."""
+    try:
+        char.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def close() -> None:

@@ -19,6 +19,7 @@ from forgetcli.cli.options import (
     SeedOption,
     SetOption,
     StepsOption,
+    finite,
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, search
@@ -43,6 +44,7 @@ Minutes = Annotated[
     float | None,
     typer.Option(
         "--minutes",
+        callback=finite,
         min=0.0,
         show_default="no limit",
         help="Start no trial after this time.",

@@ -8,6 +8,7 @@ printed as escapes instead.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Callable
 
 # Emoji and several scripts need them, and they cannot change the order or the place of other text.
 _JOINERS = "\u200c\u200d"
@@ -32,14 +33,20 @@ def one_line(text: str) -> str:
     return visible(" ".join(text.split()), keep="")
 
 
-def visible_json(text: str) -> str:
+def visible_json(text: str, can_hold: Callable[[str], bool] = lambda char: True) -> str:
     r"""JSON text with characters that a terminal could obey as ``\uXXXX``; its value is the same.
 
     Encoded JSON has such characters inside strings only, apart from its line breaks.
+
+    Args:
+        can_hold: whether the output can hold a character. Others are escaped too.
     """
-    if text.isprintable():
+    if text.isascii() and text.isprintable():
         return text
-    return "".join(char if char == "\n" or _is_shown(char) else _json_escape(char) for char in text)
+    return "".join(
+        char if char == "\n" or (_is_shown(char) and can_hold(char)) else _json_escape(char)
+        for char in text
+    )
 
 
 def _is_shown(char: str) -> bool:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import stat
 import struct
 import time
 from collections.abc import Mapping
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 BUCKET = "k0-v1"  # raise the number when the file's layout changes
 LARGEST_ENTRY = 8 << 30  # bytes; a moment of width 4096 has 128 MiB
+# Names of entries, of the locks of older versions, and of temporary files: nothing else is deleted.
+MADE_HERE = re.compile(r".+\.safetensors|.+\.lock|\..+\.tmp")
 STALE_SECONDS = 24 * 3600  # older temporary files are left over from killed runs
 
 
@@ -116,7 +120,11 @@ class MomentCache:
 
         A damaged file is listed without a model.
         """
-        found = [self._entry(path) for path in self.bucket.glob("*.safetensors")]
+        found = [
+            self._entry(path)
+            for path in self.bucket.glob("*.safetensors")
+            if _is_made_here(path) and not self.bucket.is_symlink()
+        ]
         return sorted((e for e in found if e is not None), key=lambda e: (e.modified, e.key))
 
     def prune(
@@ -163,8 +171,12 @@ class MomentCache:
         own = [p for pattern in ("*.lock", ".*.tmp") for p in self.bucket.glob(pattern)]
         stale = [p for p in own if everything or p.stat().st_mtime < old]
         others = self.folder.glob("k0-v*/*") if everything else ()
-        other = [p for p in others if p.parent != self.bucket and p.is_file()]
-        return stale + other
+        other = [
+            p
+            for p in others
+            if p.parent != self.bucket and not p.parent.is_symlink() and _is_made_here(p)
+        ]
+        return [] if self.bucket.is_symlink() else [p for p in stale if _is_made_here(p)] + other
 
     def _path(self, preimage: str) -> Path:
         return self.bucket / f"{hashlib.sha256(preimage.encode()).hexdigest()}.safetensors"
@@ -208,6 +220,14 @@ class MomentCache:
             elif type(prompts) is not int:
                 prompts = None
         return Entry(path.stem, status.st_size, status.st_mtime, model, prompts)
+
+
+def _is_made_here(path: Path) -> bool:
+    """Whether a file is a cache's by its name, and a regular file: all else is never deleted."""
+    try:
+        return bool(MADE_HERE.fullmatch(path.name)) and stat.S_ISREG(os.lstat(path).st_mode)
+    except OSError:  # another process deleted it meanwhile
+        return False
 
 
 def _canonical(identity: Mapping) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from forgetcli.evaluation import features
 from forgetcli.evaluation.intervals import mean_interval
+from forgetcli.evaluation.opened import opened
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -135,12 +136,9 @@ def compare(
 
 def _batches(paths: Sequence[Path]) -> Iterator[list[int]]:
     """Indices of at most `BATCH` images of equal size."""
-    from PIL import Image as pil
-
     by_size: dict[tuple[int, int], list[int]] = {}
     for i, path in enumerate(paths):
-        with pil.open(path) as image:
-            by_size.setdefault(image.size, []).append(i)
+        by_size.setdefault(opened(path).size, []).append(i)
     for indices in by_size.values():
         yield from (indices[k : k + BATCH] for k in range(0, len(indices), BATCH))
 
@@ -154,9 +152,7 @@ def images_of(paths: Sequence[Path]) -> Tensor:
 
 
 def _opened(paths: Sequence[Path]) -> list[Image]:
-    from PIL import Image as pil
-
-    return [pil.open(path).convert("RGB") for path in paths]
+    return [opened(path) for path in paths]
 
 
 def _mean(values: Sequence[float], prompts: Sequence[str]) -> dict[str, Any]:

@@ -97,6 +97,7 @@ def evaluate(
     device: str | None = None,
     batch: int = 8,
     force: bool = False,
+    keep_images: bool = False,
     observer: Observer | None = None,
 ) -> Evaluation:
     """Generate images with edited models and with the unedited one, judge all of them, and score.
@@ -119,6 +120,7 @@ def evaluate(
         device: default: the best one of this machine.
         batch: images generated together.
         force: delete the images and verdicts that another run left in `output`.
+        keep_images: keep them instead, and use those that this run needs.
         observer: told about progress.
     Raises:
         ForgetError: not an edited folder, edits of different bases, no evaluation prompts, an
@@ -136,6 +138,7 @@ def evaluate(
         output=Path(output),
         device=device,
         force=force,
+        keep_images=keep_images,
         observer=observer or Silent(),
     )
 
@@ -153,6 +156,7 @@ def _evaluate(
     output: Path,
     device: str | None,
     force: bool,
+    keep_images: bool,
     observer: Observer,
 ) -> Evaluation:
     watch = Stopwatch()
@@ -164,7 +168,8 @@ def _evaluate(
         extractor = _extractor(features, baseline, device)
     questions = [q for q in questions for _ in range(settings.images)]
     if processes.main:
-        claim(output, _identity([baseline, *edited], settings, questions), force)
+        identity = _identity([baseline, *edited], settings, questions)
+        claim(output, identity, force, keep_images=keep_images)
     processes.wait()
     runs = [
         answered(

@@ -3,7 +3,8 @@
 A run writes ``run.json``, which says what the images were made with, and folders: one for each
 model, one for the verdicts. Each folder contains an empty marker file, which proves that this tool
 made it. Folders without the marker are never deleted, and no file's content is used to decide
-what is deleted.
+what is deleted. A link, a device or a mount point in the place of something that a run makes is
+refused, also without --force: writing through it would change something elsewhere.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,16 @@ from forgetcli.storage import atomic
 SCHEMA_VERSION = 1
 RUN = "run.json"
 VERDICTS = "verdicts"
+MAX_RUN_BYTES = 1 << 20  # of run.json; ours have a few hundred
 
 
-def claim(output: Path, identity: Mapping[str, Any], force: bool, also: Sequence[str] = ()) -> None:
+def claim(
+    output: Path,
+    identity: Mapping[str, Any],
+    force: bool,
+    also: Sequence[str] = (),
+    keep_images: bool = False,
+) -> None:
     """Prepare `output` for this run: a new folder, or one of an earlier run with equal `identity`.
 
     The folders of the run are made and marked. With `force`, the folders of another run are
@@ -36,6 +45,8 @@ def claim(output: Path, identity: Mapping[str, Any], force: bool, also: Sequence
             models, and so of their folders. Without any, the run has no images of its own.
         also: names of what else such a run writes directly in `output`. A name with a suffix is a
             file, any other a folder.
+        keep_images: delete nothing, whatever the earlier run was. Each image records what it was
+            made with, so images of the earlier run that this run does not need do no harm.
 
     Raises:
         ForgetError: `output` contains another run and `force` is not given (``eval.other-run``), or
@@ -50,9 +61,10 @@ def claim(output: Path, identity: Mapping[str, Any], force: bool, also: Sequence
         *([VERDICTS] if models else []),
         *(name for name in also if name not in files),
     ]
-    earlier = _earlier(output)
     with atomic.output_faults(output):
-        if earlier is not None and earlier != current:
+        refuse_others(output, folders=folders, files=(RUN, *files))
+        earlier = _earlier(output)
+        if earlier is not None and earlier != current and not keep_images:
             _refuse_unless(force, output, earlier, current)
             _clear(output, folders, files)
         output.mkdir(parents=True, exist_ok=True)
@@ -62,11 +74,79 @@ def claim(output: Path, identity: Mapping[str, Any], force: bool, also: Sequence
             _make(output / name)
 
 
+def refuse_others(output: Path, *, folders: Iterable[str] = (), files: Iterable[str] = ()) -> None:
+    """Refuse links, devices, and files and folders in each other's place, under the names in
+    `output` that a run is about to use.
+
+    Raises:
+        ForgetError: eval.not-ours, or eval.bad-name: a name that leads out of `output`.
+    """
+    for names, is_kind in ((folders, stat.S_ISDIR), (files, stat.S_ISREG)):
+        for name in names:
+            if not name or Path(name).name != name or name == "..":
+                raise ForgetError(
+                    "eval.bad-name",
+                    f"'{name}' cannot be the name of a folder in {output}",
+                    "move the edited model into a folder with a name of its own",
+                )
+            path = output / name
+            if os.path.lexists(path) and not is_kind(os.lstat(path).st_mode):
+                raise not_ours(path)
+
+
+def refuse_unmarked(folder: Path) -> None:
+    """Refuse a folder that could not be deleted, because it has no marker and is not empty.
+
+    Raises:
+        ForgetError: eval.not-ours.
+    """
+    if os.path.lexists(folder) and not is_ours(folder) and not _is_empty_folder(folder):
+        raise not_ours(folder)
+
+
+def fresh(folder: Path) -> None:
+    """Make `folder`, empty and marked. One that an interrupted run has left is deleted first.
+
+    Raises:
+        ForgetError: something that this tool did not make is in the way (``eval.not-ours``).
+        OutputError: `folder` cannot be written.
+    """
+    with atomic.output_faults(folder):
+        discard(folder)
+        _make(folder)
+
+
+def discard(folder: Path) -> None:
+    """Delete `folder`, if there is one.
+
+    Raises:
+        ForgetError: this tool did not make it, or a disk is mounted in it (``eval.not-ours``).
+        OSError: it cannot be deleted.
+    """
+    if not os.path.lexists(folder):
+        return
+    refuse_unmarked(folder)
+    mounted = _mount_point(folder)
+    if mounted is not None:
+        raise not_ours(mounted)
+    shutil.rmtree(folder)
+
+
 def is_ours(folder: Path) -> bool:
     """Whether the marker in `folder` proves that `claim` made it: a directory, and no link."""
     marker = folder / marker_of(folder.name)
     return (
         not folder.is_symlink() and folder.is_dir() and not marker.is_symlink() and marker.is_file()
+    )
+
+
+def not_ours(path: Path) -> ForgetError:
+    """The error about something in the way of a run."""
+    return ForgetError(
+        "eval.not-ours",
+        f"{path} was not made by this command and is not deleted, --force or not",
+        "choose another folder with -o, or remove it yourself, for instance if an older version "
+        "made it",
     )
 
 
@@ -80,10 +160,12 @@ def marker_of(name: str) -> str:
 
 def _earlier(output: Path) -> dict[str, Any] | None:
     """The identity in ``run.json``: None without that file, empty if the file is not valid."""
-    with atomic.output_faults(output):
-        if not (output / RUN).exists():
-            return None
-        data = (output / RUN).read_bytes()
+    if not (output / RUN).exists():
+        return None
+    with open(output / RUN, "rb") as reader:
+        data = reader.read(MAX_RUN_BYTES + 1)
+    if len(data) > MAX_RUN_BYTES:
+        return {}
     try:
         earlier = json.loads(data)
     except (ValueError, RecursionError):
@@ -105,29 +187,47 @@ def _refuse_unless(
 
 
 def _clear(output: Path, folders: Iterable[str], files: Iterable[str]) -> None:
-    """Delete the marked folders in `output`, and `files`.
+    """Delete the marked folders in `output`, and `files` if there is a marked folder beside them.
 
     Nothing is deleted if anything else occupies a name that this run needs.
     """
-    paths = [output / name for name in files]
-    for path in paths:
-        if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
-            raise _not_ours(path)
-    for path in (output / name for name in folders):
-        if os.path.lexists(path) and not is_ours(path) and not _is_empty_folder(path):
-            raise _not_ours(path)
-    for folder in [path for path in output.iterdir() if is_ours(path)]:
-        shutil.rmtree(folder)
+    ours = [path for path in output.iterdir() if is_ours(path)]
+    paths = [path for path in (output / name for name in files) if os.path.lexists(path)]
+    if paths and not ours:
+        raise not_ours(paths[0])
+    for name in folders:
+        refuse_unmarked(output / name)
+    for folder in ours:
+        foreign = _unmarked(folder) or _mount_point(folder)
+        if foreign is not None:
+            raise not_ours(foreign)
+    for folder in ours:
+        discard(folder)
     for path in paths:
         path.unlink(missing_ok=True)
 
 
-def _not_ours(path: Path) -> ForgetError:
-    return ForgetError(
-        "eval.not-ours",
-        f"{path} was not made by this command and is not deleted, --force or not",
-        "choose another folder with -o, or remove it yourself",
-    )
+def _unmarked(folder: Path) -> Path | None:
+    """The first folder in `folder` that this tool did not make.
+
+    A run's folders contain files and marked folders only. What a marked folder in them contains is
+    made by the command that marked it.
+    """
+    for path in sorted(folder.iterdir()):
+        is_folder = path.is_dir() and not path.is_symlink()
+        if is_folder and not is_ours(path) and not _is_empty_folder(path):
+            return path
+    return None
+
+
+def _mount_point(folder: Path) -> Path | None:
+    """The first mount point among `folder` and all folders in it."""
+    device = os.lstat(folder).st_dev
+    inside = (Path(place, name) for place, names, _ in os.walk(folder) for name in names)
+    for path in (folder, *inside):
+        if os.path.ismount(path) or (not path.is_symlink() and os.lstat(path).st_dev != device):
+            return path
+    return None
 
 
 def _make(folder: Path) -> None:

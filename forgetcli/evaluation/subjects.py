@@ -18,7 +18,7 @@ from forgetcli.evaluation.questions import (
     of_recipe,
     once,
 )
-from forgetcli.evaluation.run_folder import VERDICTS
+from forgetcli.evaluation.run_folder import RUN, VERDICTS
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from forgetcli.recipe import Recipe
 
 UNEDITED = "unedited"
+REPORTS = ("report.html", "results.json", "results.csv")  # beside the folders of the models
 
 
 def subjects(
@@ -69,7 +70,7 @@ def subjects(
                 f"{folder} was edited by another recipe: it forgot {', '.join(sorted(forgets))}",
                 "leave --recipe out, or name a recipe with prompts for that",
             )
-        taken = [UNEDITED, VERDICTS, *(subject.name for subject in edited)]
+        taken = [UNEDITED, VERDICTS, RUN, *REPORTS, *(subject.name for subject in edited)]
         edited.append(_subject(folder, unused(folder.resolve().name, taken), own_recipe, forgets))
         if prompts is not None:
             questions += of_prompt_set(prompts, judge, own_recipe.concepts[0].concept, ask)
@@ -93,8 +94,18 @@ def unused(name: str, taken: Iterable[str]) -> str:
 
 
 def _labels(recipe: Recipe, judge: Judge) -> frozenset[str]:
-    """The judge's labels of the concepts that the recipe edits."""
-    return frozenset(label_of(judge, c.concept, c.label) for c in recipe.concepts)
+    """The judge's labels of the concepts that the recipe edits.
+
+    A concept without a label is left out: no question asks for it, or `of_recipe` and
+    `of_prompt_set` would refuse it.
+
+    Raises:
+        ForgetError: the judge has no label for any of the concepts.
+    """
+    labels = {judge.label(c.concept, c.label) for c in recipe.concepts} - {None}
+    if not labels:
+        label_of(judge, recipe.concepts[0].concept, recipe.concepts[0].label)
+    return frozenset(label for label in labels if label is not None)
 
 
 def _subject(folder: Path, name: str, recipe: Recipe, forgets: frozenset[str]) -> Subject:

@@ -11,11 +11,15 @@ from typing import Any
 
 from forgetcli.distributed import Processes
 from forgetcli.evaluation.judges import Judge, Verdict
+from forgetcli.evaluation.opened import opened
 from forgetcli.evaluation.questions import Question, choices
+from forgetcli.evaluation.run_folder import refuse_others
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic
-from forgetcli.storage.files import sha256_file
+from forgetcli.storage.files import is_regular, sha256_file
 
+MAX_LINE_BYTES = 1 << 20  # ours have a few hundred
+MAX_SCORE = 1e6  # scores are from 0 to 1, give or take rounding
 BATCH = 8  # images that are judged together, and the unit that is shared among processes
 
 
@@ -37,9 +41,6 @@ def look(
         paths: an image for each question.
         questions: what the judge is asked about each image.
     """
-    # PIL takes a while to import, and a run whose verdicts are all there does not need it.
-    from PIL import Image
-
     log = Log(folder, judge.identity(), processes.index)
     labels = [q.label for q in questions]
     among = choices(questions)
@@ -55,7 +56,7 @@ def look(
     for start in range(0, len(missing), BATCH):
         part = missing[start : start + BATCH]
         verdicts = judge.see(
-            [Image.open(paths[i]).convert("RGB") for i in part],
+            [opened(paths[i]) for i in part],
             [labels[i] for i in part],
             [among[i] for i in part],
         )
@@ -91,15 +92,25 @@ class Log:
     def read(self) -> None:
         """Read the files of all processes."""
         for file in sorted(self.folder.glob(f"{self.stem}-*.jsonl")):
-            for line in file.read_text(errors="replace").splitlines():
-                try:
-                    entry = json.loads(line)
-                    self.verdicts[entry["key"]] = Verdict(
-                        bool(entry["seen"]), str(entry["judged"]), float(entry["score"])
-                    )
-                except (ValueError, KeyError, TypeError):
-                    # The process was killed while it wrote this line: the judge is asked again.
-                    continue
+            if not is_regular(file):  # a pipe would never end
+                continue
+            with open(file, "rb") as lines:
+                while line := lines.readline(MAX_LINE_BYTES):
+                    self._read_line(line)
+
+    def _read_line(self, line: bytes) -> None:
+        """One verdict; nothing if the line is damaged, so that the judge is asked again.
+
+        A process that was killed while it wrote leaves a part of a line.
+        """
+        try:
+            entry = json.loads(line)
+            key, seen, judged, score = (entry[name] for name in ("key", "seen", "judged", "score"))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return
+        sound = isinstance(key, str) and isinstance(seen, bool) and isinstance(judged, str)
+        if sound and type(score) in (int, float) and abs(score) < MAX_SCORE:
+            self.verdicts[key] = Verdict(seen, judged, float(score))
 
     def append(self, verdicts: Mapping[str, Verdict]) -> None:
         """Add verdicts, on disk before this returns."""
@@ -110,12 +121,16 @@ class Log:
         )
         with atomic.output_faults(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a") as stream:
+            refuse_others(self.folder, files=[self.path.name])
+            with self.path.open("a", encoding="utf-8") as stream:
                 stream.write(("" if _ends_with_newline(self.path) else "\n") + lines)
                 stream.flush()
                 os.fsync(stream.fileno())
 
 
 def _ends_with_newline(path: Path) -> bool:
-    data = path.read_bytes()
-    return not data or data.endswith(b"\n")
+    with open(path, "rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"

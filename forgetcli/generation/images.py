@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli.storage import atomic
+from forgetcli.storage.files import is_regular
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,6 +92,8 @@ def has_origin(path: Path, origin: Mapping[str, Any]) -> bool:
     # The command line starts without Pillow.
     from PIL import Image, UnidentifiedImageError
 
+    if not is_regular(path):  # a pipe would never end
+        return False
     try:
         # verify() compares the checksums: decoding alone does not notice some damage.
         with Image.open(path) as image:
@@ -100,7 +103,16 @@ def has_origin(path: Path, origin: Mapping[str, Any]) -> bool:
             # Only PNG images have a text attribute.
             text: Mapping[str, str] = image.text  # type: ignore[attr-defined, unused-ignore]
             return json.loads(text.get(METADATA, "null")) == origin
-    except (OSError, UnidentifiedImageError, ValueError, AttributeError, SyntaxError):
+    except (
+        OSError,
+        UnidentifiedImageError,
+        ValueError,
+        AttributeError,
+        SyntaxError,
+        RecursionError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ):
         return False
 
 

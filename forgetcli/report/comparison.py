@@ -76,7 +76,7 @@ def _write_tables(
         for row in image_rows(compared.evaluation, folder)
     ]
     atomic.write_atomically(files.table, csv_table(("recipe", *COLUMNS), rows))
-    atomic.write_atomically(folder / MARKDOWN, text.encode())
+    atomic.write_atomically(folder / MARKDOWN, text.encode(errors="backslashreplace"))
     return files
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from forgetcli.evaluation import Evaluation, Run
 
 PAIRS_PER_KIND = 8  # pairs of a concept and kind of prompt; the others are in the folder
+# Characters that HTML cannot hold, and those that reorder the text around them.
+CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 SIDE = 192  # pixels; larger images are shrunk to this on the page
 
 
@@ -80,7 +85,7 @@ def render(template: str, *, plotted: Mapping | None, judge: Mapping, **values: 
         lstrip_blocks=True,
     )
     details = {key: v for key, v in judge.items() if key not in ("confusions", "accuracy")}
-    return environment.get_template(template).render(
+    page = environment.get_template(template).render(
         **values,
         judge=judge,
         measures=SHARES,
@@ -94,6 +99,7 @@ def render(template: str, *, plotted: Mapping | None, judge: Mapping, **values: 
         figure=_figure,
         shade=_shade,
     )
+    return CONTROLS.sub("\ufffd", page)
 
 
 def _share(value: float | None) -> str:
@@ -145,8 +151,8 @@ def pairs(baseline: Run, edited: Run) -> dict[str, list[dict]]:
 def sites(run: Run) -> list[dict]:
     """What the edit did at each site, from the report in the edited folder."""
     try:
-        return json.loads((run.subject.base.folder / REPORT).read_text())["sites"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return json.loads((run.subject.base.folder / REPORT).read_text(encoding="utf-8"))["sites"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []  # no report, or another method's
 
 

@@ -88,5 +88,10 @@ def _error_bar(value: float, interval: Sequence[float]) -> list[list[float]]:
 
 
 def _plain_label(name: str) -> str:
-    """A name that matplotlib does not read as mathematics."""
-    return name.replace("$", r"\$")
+    """A name that matplotlib does not read as mathematics, and that XML can hold.
+
+    Names that begin with an underscore get a blank: matplotlib's legend would leave them out.
+    """
+    shown = "".join(char if char.isprintable() else "\ufffd" for char in name)
+    blank = " " if shown.startswith("_") else ""
+    return blank + shown.replace("$", r"\$")

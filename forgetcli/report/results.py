@@ -94,7 +94,7 @@ def write_junit(path: Path, data: Mapping, outcomes: Sequence[Outcome]) -> None:
     )
     for model, name, text, passed in cases:
         case = ElementTree.SubElement(
-            suite, "testcase", classname=f"forget.{model}", name=_xml(name), time="0"
+            suite, "testcase", classname=_xml(f"forget.{model}"), name=_xml(name), time="0"
         )
         if not passed:
             ElementTree.SubElement(case, "failure", message=_xml(text)).text = _xml(text)
@@ -105,7 +105,7 @@ def write_junit(path: Path, data: Mapping, outcomes: Sequence[Outcome]) -> None:
 
 
 def _xml(text: str) -> str:
-    """Without the control characters that XML 1.0 cannot hold."""
+    """Without the control characters that XML 1.0 cannot hold, and without lone surrogates."""
     return "".join(
         c
         if c in "\t\n" or (c >= " " and c not in "\ufffe\uffff" and not "\ud800" <= c <= "\udfff")

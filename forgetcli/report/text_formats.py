@@ -10,11 +10,19 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-# Spreadsheets skip blanks before a formula and take full-width signs for the usual ones.
-FORMULA = re.compile("^[\\s\ufeff\u200b-\u200f\u2060]*[=+\\-@\t\r＝＋－＠]")
+# Spreadsheets skip blanks and invisible characters before a formula, and take full-width and small
+# signs for the usual ones.
+INVISIBLE = (
+    r"\s\x00-\x1f\x7f-\xa0\xad\u061c\u180e\u200b-\u200f"
+    r"\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
+)
+FORMULA = re.compile(rf"^[{INVISIBLE}]*[=+\-@\t\r＝＋－＠﹢﹣﹦﹫]")
+JOINERS = "\u200c\u200d"  # emoji and several scripts need them
 
 # The start of a block, characters with a meaning within a line, and the start of an HTML entity.
 MARKUP = re.compile(r"^[#+=-]|[\\|`*_<>\[\]]|&(?=#?\w+;)")
+# A number that would begin a list.
+LIST_NUMBER = re.compile(r"^(\d+)([.)])")
 # Between letters or digits an underscore is no emphasis: a heading keeps it.
 INTRAWORD_UNDERSCORE = re.compile(r"(?<=[^\W_])\\_(?=[^\W_])")
 
@@ -24,8 +32,9 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([inert_cell(cell) for cell in row] for row in rows)
-    return text.getvalue().encode()
+    writer.writerows([_without_returns(inert_cell(cell)) for cell in row] for row in rows)
+    # Names of files that are not UTF-8 have lone surrogates, which are written as escapes.
+    return text.getvalue().encode(errors="backslashreplace")
 
 
 def inert_cell(cell: object) -> object:
@@ -35,10 +44,27 @@ def inert_cell(cell: object) -> object:
     return cell
 
 
+def _without_returns(cell: object) -> object:
+    """A cell in which carriage returns are line feeds.
+
+    Python's writer leaves a carriage return without quotation marks. A spreadsheet would begin a
+    row at it, and a formula could follow.
+    """
+    if isinstance(cell, str) and "\r" in cell:
+        return cell.replace("\r\n", "\n").replace("\r", "\n")
+    return cell
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, without control characters, bidirectional overrides among them."""
+    flat = " ".join(text.split())
+    return "".join(char for char in flat if char.isprintable() or char in JOINERS)
+
+
 def markdown_text(text: object) -> str:
     """Text that Markdown shows as it is, on one line."""
-    flat = " ".join(str(text).split())
-    return MARKUP.sub(r"\\\g<0>", flat)
+    flat = one_line(str(text))
+    return LIST_NUMBER.sub(r"\1\\\2", MARKUP.sub(r"\\\g<0>", flat))
 
 
 def markdown_heading(text: object) -> str:
@@ -53,7 +79,7 @@ def markdown_cell(text: object) -> str:
 
 def markdown_code(text: str) -> str:
     """Text as inline code of Markdown, on one line."""
-    flat = " ".join(text.split())
+    flat = one_line(text)
     longest = max((len(run) for run in re.findall("`+", flat)), default=0)
     if longest == 0:
         return f"`{flat}`"

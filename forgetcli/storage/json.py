@@ -21,6 +21,7 @@ MOST_VALUES = 2_000_000
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+["\\]?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (LONGEST_NUMBER + 1))
+SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -96,4 +97,5 @@ def plain(value: Any) -> Any:
 def encode(value: Any) -> bytes:
     """The content of a JSON file: keys in their order, indented by two spaces."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
-    return (text + "\n").encode()
+    # A name of a file that is not UTF-8 has lone surrogates, which UTF-8 cannot hold.
+    return SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text + "\n").encode()

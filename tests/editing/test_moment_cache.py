@@ -320,3 +320,23 @@ def test_the_folder_can_be_set(monkeypatch, tmp_path):
     assert MomentCache().bucket == tmp_path / BUCKET
     monkeypatch.setenv("FORGET_CACHE_DIR", "")
     assert default_folder().name == "forget"
+
+
+@pytest.mark.parametrize("bucket", ["k0-v1", "k0-v0"])
+def test_pruning_deletes_nothing_elsewhere(tmp_path, bucket):
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in ("model.safetensors", "x.lock", ".x.tmp"):
+        (models / name).write_text("precious")
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    (folder / bucket).symlink_to(models)
+    MomentCache(folder).prune(everything=True)
+    assert len(list(models.iterdir())) == 3
+    (folder / bucket).unlink()
+    (folder / bucket).mkdir()
+    (folder / bucket / "thesis.txt").write_text("precious")
+    (folder / bucket / "x.safetensors").symlink_to(models / "model.safetensors")
+    (folder / bucket / "y.lock").mkdir()
+    MomentCache(folder).prune(everything=True)
+    assert len(list(models.iterdir())) == 3 and (folder / bucket / "thesis.txt").exists()

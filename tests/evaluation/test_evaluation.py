@@ -7,6 +7,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,13 +25,14 @@ from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject, eva
 from forgetcli.evaluation import gates as gates_module
 from forgetcli.evaluation.gates import Gate, outcomes, parse
 from forgetcli.evaluation.judges import Verdict
+from forgetcli.evaluation.opened import opened
 from forgetcli.evaluation.questions import choices, of_recipe
 from forgetcli.evaluation.run_folder import claim
 from forgetcli.evaluation.scores import matrix, scores, summary
-from forgetcli.evaluation.subjects import unused
+from forgetcli.evaluation.subjects import _labels, unused
 from forgetcli.evaluation.verdicts import Log, look
 from forgetcli.generation.draw import batches
-from forgetcli.generation.images import ImageRequest
+from forgetcli.generation.images import ImageRequest, has_origin
 from forgetcli.progress import Silent
 from forgetcli.report.results import COLUMNS, write_csv, write_json, write_junit
 
@@ -483,3 +487,92 @@ def test_the_table_of_scores_has_the_figures_of_the_result(evaluation):
         "clip_score": quality["clip_score"]["edited"],
     }
     assert evaluation.rows()[1].quality == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"null",
+        b"[]",
+        b"7",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"key": KEY, "seen": "no", "judged": "x", "score": 1}',
+        b'{"key": KEY, "seen": true, "judged": null, "score": 1}',
+        b'{"key": KEY, "seen": true, "judged": "x", "score": [1]}',
+        b'{"key": KEY, "seen": true, "judged": "x", "score": true}',
+        b'{"key": KEY, "seen": true, "judged": "x", "score": 1' + b"0" * 400 + b"}",
+        b'{"key": KEY, "seen": true, "judged": "x", "score": NaN}',
+        b'{"key": [], "seen": true, "judged": "x", "score": 1}',
+        b'{"key": KEY, "seen": true, "judged": "' + b"x" * (2 << 20) + b'", "score": 1}',
+    ],
+    ids=lambda line: line[:60].decode(errors="replace"),
+)
+def test_a_damaged_line_of_a_log_is_as_none(tmp_path, line):
+    paths, questions = questions_and_pictures(tmp_path, 1)
+    folder = tmp_path / "verdicts"
+    options = {"processes": Processes(), "observer": Silent()}
+    (before,) = look(ColourJudge(), paths, questions, folder, **options)
+    (file,) = folder.iterdir()
+    key = json.loads(file.read_text())["key"]
+    file.write_bytes(line.replace(b"KEY", json.dumps(key).encode()))
+    judge = ColourJudge()
+    assert look(judge, paths, questions, folder, **options) == [before] and judge.asked == 1
+
+
+def test_a_pipe_among_the_logs_is_not_opened(tmp_path):
+    paths, questions = questions_and_pictures(tmp_path, 1)
+    folder = tmp_path / "verdicts"
+    options = {"processes": Processes(), "observer": Silent()}
+    (before,) = look(ColourJudge(), paths, questions, folder, **options)
+    (file,) = folder.iterdir()
+    os.mkfifo(folder / file.name.replace("-0", "-1"))
+    assert look(ColourJudge(), paths, questions, folder, **options) == [before]
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ForgetError) as refused:
+        look(ColourJudge(), paths, questions, folder, **options)
+    assert refused.value.code == "eval.not-ours"
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes that says that it has 10^10 pixels."""
+    header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + struct.pack(">I", 13)
+        + header
+        + struct.pack(">I", zlib.crc32(header))
+        + struct.pack(">I", 0)
+        + b"IDAT"
+        + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x89PNG\r\n\x1a\n", bomb(), None])
+def test_an_image_that_was_replaced_is_a_named_error(tmp_path, content):
+    path = tmp_path / "0.png"
+    if content is None:
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ForgetError) as refused:
+        opened(path)
+    assert refused.value.code == "eval.image" and refused.value.hint
+    # The generator makes it again.
+    assert not has_origin(path, {})
+
+
+def test_a_concept_that_the_judge_cannot_name_matters_only_if_it_is_asked_for():
+    class Judge(ColourJudge):
+        def label(self, words: str, name: str | None = None) -> str | None:
+            return words if words in COLOURS else None
+
+    def recipe(*concepts: str) -> SimpleNamespace:
+        return SimpleNamespace(concepts=[SimpleNamespace(concept=c, label=None) for c in concepts])
+
+    assert _labels(recipe("red", "violence"), Judge()) == {"red"}
+    with pytest.raises(ForgetError) as refused:
+        _labels(recipe("violence"), Judge())
+    assert refused.value.code == "eval.no-label"

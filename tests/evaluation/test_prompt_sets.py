@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 from dataclasses import replace
 from itertools import product
@@ -22,7 +23,7 @@ from processes import ROOT, python
 from forgetcli.cli import errors as cli_errors
 from forgetcli.errors import ForgetError, RecipeError
 from forgetcli.evaluation import prompt_sets
-from forgetcli.evaluation.prompt_sets import EvalPrompt, PromptSetError
+from forgetcli.evaluation.prompt_sets import EvalPrompt, PromptSetError, source
 
 UNSET = {"seed": None, "guidance": None, "width": None, "height": None, "steps": None}
 
@@ -971,3 +972,18 @@ def test_any_table_gives_prompts_or_faults_with_lines_of_the_file(
         told = [problem.message for problem in error.problems if problem.code != "prompts.empty"]
         lines = [int(message.removeprefix(f"{path}:").partition(":")[0]) for message in told]
     assert lines == sorted(lines) and all(1 <= line <= last for line in lines)
+
+
+def test_a_pipe_a_huge_file_and_too_many_prompts_are_refused(tmp_path, monkeypatch):
+    pipe = tmp_path / "pipe.txt"
+    os.mkfifo(pipe)
+    huge = tmp_path / "huge.txt"
+    with open(huge, "wb") as file:
+        file.truncate(source.MAX_BYTES + 1)
+    many = tmp_path / "many.txt"
+    many.write_text("a\nb\nc\n")
+    monkeypatch.setattr(prompt_sets, "MAX_PROMPTS", 2)
+    for path, code in ((pipe, "not-found"), (huge, "too-large"), (many, "too-many")):
+        with pytest.raises(prompt_sets.PromptSetError) as refused:
+            prompt_sets.load(path)
+        assert [problem.code for problem in refused.value.problems] == [f"prompts.{code}"]

@@ -5,11 +5,23 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from forgetcli.errors import ForgetError, OutputError
-from forgetcli.evaluation.run_folder import RUN, claim, is_ours, marker_of
+from forgetcli.evaluation import run
+from forgetcli.evaluation.questions import Question
+from forgetcli.evaluation.run import EvaluationSettings
+from forgetcli.evaluation.run_folder import (
+    MAX_RUN_BYTES,
+    RUN,
+    claim,
+    discard,
+    fresh,
+    is_ours,
+    marker_of,
+)
 
 MODELS = {"unedited": "x", "edited": "y"}
 
@@ -182,3 +194,130 @@ def test_a_folder_that_cannot_be_written_is_an_output_fault(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         claim(tmp_path / "file/eval", {"models": MODELS}, force=False)
+
+
+@pytest.mark.parametrize("name", ["edited", "verdicts", "trials", "study.log", RUN])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_pipe_or_link_in_the_way_is_refused_and_never_opened(
+    tmp_path: Path, name: str, force: bool
+):
+    output = tmp_path / "tune"
+    output.mkdir()
+    for plant in (lambda path: os.mkfifo(path), lambda path: path.symlink_to(tmp_path)):
+        plant(output / name)
+        before = tree(tmp_path)
+        with pytest.raises(ForgetError) as refused:
+            claim(output, {"models": MODELS}, force, also=("study.log", "trials"))
+        assert refused.value.code == "eval.not-ours" and tree(tmp_path) == before
+        (output / name).unlink()
+
+
+def test_a_folder_in_a_marked_folder_is_not_deleted_without_its_own_marker(output: Path):
+    (output / "edited/mine").mkdir()
+    (output / "edited/mine/thesis.txt").write_text("precious")
+    before = tree(output.parent)
+    with pytest.raises(ForgetError) as refused:
+        another(output)
+    assert refused.value.code == "eval.not-ours" and "edited/mine" in refused.value.message
+    assert tree(output.parent) == before
+
+
+def test_a_link_in_a_marked_folder_goes_and_its_target_stays(output: Path):
+    (output / "edited/link").symlink_to(output.parent / "beside")
+    before = precious(output)
+    another(output)
+    assert precious(output) == before and not (output / "edited/link").is_symlink()
+
+
+@pytest.mark.parametrize("mounted", ["edited", "edited/disk", "trials/0003/edited/disk"])
+def test_a_mount_point_is_not_deleted(output: Path, monkeypatch: pytest.MonkeyPatch, mounted: str):
+    another(output, 1, ("study.log", "trials"))
+    fresh(output / "trials/0003")
+    (output / mounted).mkdir(parents=True, exist_ok=True)
+    is_mount = os.path.ismount
+    monkeypatch.setattr(
+        "os.path.ismount", lambda path: Path(path) == output / mounted or is_mount(path)
+    )
+    before = tree(output.parent)
+    with pytest.raises(ForgetError) as refused:
+        another(output, 2, ("study.log", "trials"))
+    assert refused.value.code == "eval.not-ours" and tree(output.parent) == before
+
+
+def test_a_study_without_marked_folders_is_the_users(output: Path):
+    (output / "tune").mkdir()
+    place = output / "tune"
+    (place / RUN).write_text('{"name": "another program"}')
+    (place / "study.log").write_text("precious")
+    before = precious(output)
+    with pytest.raises(ForgetError) as refused:
+        another(place, also=("study.log", "trials"))
+    assert refused.value.code == "eval.not-ours" and precious(output) == before
+
+
+def test_a_trials_folder_is_made_new_and_only_ours_is_replaced(tmp_path: Path):
+    trial = tmp_path / "0000"
+    fresh(trial)
+    (trial / "edited").mkdir()
+    (trial / "edited/model").write_text("left by a killed run")
+    (trial / "edited/link").symlink_to(tmp_path)
+    fresh(trial)
+    assert is_ours(trial) and len(list(trial.iterdir())) == 1
+    (trial / marker_of("0000")).unlink()
+    (trial / "thesis.txt").write_text("precious")
+    for remove in (fresh, discard):
+        with pytest.raises(ForgetError) as refused:
+            remove(trial)
+        assert refused.value.code == "eval.not-ours" and (trial / "thesis.txt").exists()
+
+
+def test_images_of_another_run_are_kept_where_each_says_what_it_is_of(output: Path):
+    claim(output, {"models": MODELS, "seed": 1}, force=False, keep_images=True)
+    assert (output / "edited/0.png").exists()
+    assert json.loads((output / RUN).read_text())["seed"] == 1
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/etc"])
+def test_a_model_whose_folder_has_no_plain_name_is_refused(tmp_path: Path, name: str):
+    with pytest.raises(ForgetError) as refused:
+        claim(tmp_path / "eval", {"models": {name: "x"}}, force=True)
+    assert refused.value.code == "eval.bad-name" and os.listdir(tmp_path) == []
+
+
+def test_a_folder_of_a_version_without_markers_resumes_and_is_never_deleted(output: Path):
+    for marker in output.rglob("forget.run-*"):
+        marker.unlink()
+    claim(output, {"models": MODELS, "seed": 0}, force=False)
+    assert (output / "edited/0.png").exists()
+    before = tree(output.parent)
+    with pytest.raises(ForgetError) as refused:
+        another(output)
+    assert refused.value.code == "eval.not-ours" and "older version" in refused.value.hint
+    assert tree(output.parent) == before
+
+
+def test_the_identity_of_a_run_is_that_of_earlier_versions():
+    """Else no folder of an earlier version would resume. The digest is from commit 37e56ee."""
+    settings = EvaluationSettings(images=2, seed=3, steps=20, guidance=None, batch=8)
+    asked = [
+        Question("van gogh", "van gogh", "a sketch by van gogh"),
+        Question("dog", "dog", "a dog", "indirect", "animals", 1, 7.5, 64, 32, 10),
+    ]
+    model = SimpleNamespace(name="unedited", base=SimpleNamespace(digest="x"))
+    assert run._identity([model], settings, asked) == {
+        "models": {"unedited": "x"},
+        "images": 2,
+        "seed": 3,
+        "steps": 20,
+        "guidance": None,
+        "batch": 8,
+        "prompts": "b9e0ccc5bf9d45964753bc6599123a437a4efeaddd99d01f0a0d49b7d998f3e1",
+    }
+
+
+def test_a_huge_run_json_is_another_run(output: Path):
+    with open(output / RUN, "ab") as file:
+        file.truncate(MAX_RUN_BYTES * 2)
+    with pytest.raises(ForgetError) as refused:
+        claim(output, {"models": MODELS, "seed": 0}, force=False)
+    assert refused.value.code == "eval.other-run"

@@ -16,6 +16,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +37,7 @@ from forgetcli.evaluation.scores import scores
 from forgetcli.experiments.comparison import Comparison, Row, chosen, edits, plan, rows
 from forgetcli.experiments.comparison.edits import Fault, MethodEdit, _fault
 from forgetcli.experiments.comparison.rows import RowPart
+from forgetcli.experiments.comparison.run import check_folder
 from forgetcli.pipeline import apply
 from forgetcli.report import comparison as comparison_report
 from forgetcli.report.methods import columns, markdown
@@ -926,3 +928,48 @@ def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
     assert not any(
         isinstance(row["seconds"], float) and math.isnan(row["seconds"]) for row in data["methods"]
     )
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("force", [False, True])
+def test_what_a_comparison_did_not_make_is_refused_before_the_edits(tmp_path, several, force):
+    output = tmp_path / "compare"
+    folder = output / "art" if several else output
+    plan = SimpleNamespace(folder=folder)
+    beside = tmp_path / "beside"
+    (beside / "edited").mkdir(parents=True)
+    (beside / "edited/run.json").write_text("precious")
+
+    def check(code: str | None) -> None:
+        if code is None:
+            check_folder(plan, output, force)
+        else:
+            with pytest.raises(ForgetError) as refused:
+                check_folder(plan, output, force)
+            assert refused.value.code == code and refused.value.hint
+
+    check(None)
+    output.mkdir()
+    if several:
+        folder.symlink_to(beside)
+        check("eval.not-ours")
+        folder.unlink()
+        folder.mkdir()
+    for name in ("edited", "pictures"):
+        (folder / name).symlink_to(beside)
+        check("eval.not-ours")
+        (folder / name).unlink()
+        (folder / name).write_text("a file")
+        check("eval.not-ours")
+        (folder / name).unlink()
+    # A folder of a version without markers resumes, and is not deleted.
+    (folder / "pictures/unedited").mkdir(parents=True)
+    (folder / "pictures/unedited/0.png").touch()
+    check("eval.not-ours" if force else None)
+    shutil.rmtree(folder / "pictures")
+    # An edited model's recipe.toml would be overwritten.
+    (folder / "edited").mkdir()
+    check(None)
+    (folder / "edited/forget.provenance.json").touch()
+    check("eval.not-ours")
+    assert (beside / "edited/run.json").read_text() == "precious"

@@ -310,6 +310,11 @@ def test_the_space_is_widened_to_the_recipes_own_values():
     found = SearchSpace.around(read, space)
     wide, own = found.dimensions, found.start
     assert wide["edit.lam"] == Range(0.02, 1.0, log=True) and wide["refine.steps"] == Range(2, 20)
+    # A logarithm has no 0.
+    zero = recipes.parse(RECIPE.replace("lam = 0.02", "lam = 0.02\nprior = 0.0"))
+    at_zero = SearchSpace.around(zero, {"edit.prior": Range(0.1, 1.0, log=True)})
+    assert at_zero.dimensions["edit.prior"] == Range(0.0, 1.0, log=False)
+    optuna.create_study().ask().suggest_float("x", 0.0, 1.0, log=False)
     assert wide["edit.sites"].values[own["edit.sites"]] == (1,)
     trial = optuna.create_study().ask(fixed_distributions=None)
     value = suggest(trial, "refine.steps", wide["refine.steps"])

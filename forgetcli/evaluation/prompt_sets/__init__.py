@@ -16,6 +16,7 @@ underscore are not formats.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +40,7 @@ __all__ = [
 
 READERS = f"{__name__}.readers"
 GROUP = "forgetcli.prompt_sets"
+MAX_PROMPTS = 200_000  # the largest known prompt set has 4,703
 LINES_LISTED = 6  # in a warning, before it says "…"
 
 
@@ -62,7 +64,11 @@ def load(path: str | Path, format: str | None = None) -> PromptSet:
     sheet = Sheet.of(path)
     if format is None or module is None:
         format, module = _recognised(sheet)
-    prompts = list(module.read(sheet))
+    prompts = list(itertools.islice(module.read(sheet), MAX_PROMPTS + 1))
+    if len(prompts) > MAX_PROMPTS:
+        raise sheet.refusal(
+            "too-many", 0, f"more than {MAX_PROMPTS:,} prompts", "split it into several files"
+        )
     sheet.settle()
     if not prompts:
         raise sheet.empty()

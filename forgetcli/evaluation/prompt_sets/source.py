@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Self
 
 from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.storage.files import is_regular
+
+MAX_BYTES = 64 << 20  # the largest known prompt set has 2 MiB
 
 
 class PromptSetError(RecipeError):
@@ -34,14 +37,23 @@ class Source:
         """The file at `path`, which is read here and nowhere else.
 
         Raises:
-            PromptSetError: the file cannot be read (``prompts.not-found``) or is empty
-                (``prompts.empty``).
+            PromptSetError: the file cannot be read (``prompts.not-found``), is empty
+                (``prompts.empty``) or larger than `MAX_BYTES` (``prompts.too-large``).
         """
         try:
-            source = cls(path, path.read_bytes())
+            if path.exists() and not path.is_dir() and not is_regular(path):
+                raise cls(path, b"").refusal(
+                    "not-found", 0, "not a regular file", "save the prompts in a file"
+                )
+            with open(path, "rb") as file:
+                source = cls(path, file.read(MAX_BYTES + 1))
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             reason = (getattr(error, "strerror", None) or str(error)).lower()
             raise cls(path, b"").refusal("not-found", 0, reason, "check the path") from error
+        if len(source.raw) > MAX_BYTES:
+            raise cls(path, b"").refusal(
+                "too-large", 0, f"larger than {MAX_BYTES >> 20} MiB", "split it into several files"
+            )
         if not source.raw.removeprefix(codecs.BOM_UTF8).strip():
             raise source.empty()
         return source

@@ -24,7 +24,8 @@ from forgetcli.artifact.manifest import MANIFEST
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.run import unused
-from forgetcli.experiments.comparison.plan import RecipePlan, plain
+from forgetcli.evaluation.run_folder import refuse_others
+from forgetcli.experiments.comparison.plan import EDITS, RecipePlan, plain
 from forgetcli.experiments.comparison.weights import changed_share
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
@@ -34,6 +35,7 @@ from forgetcli.storage.files import sha256_file
 ERROR = re.compile(r"^error\[([a-z0-9.-]+)\]: (.*)(?:\nhint: (.*))?", re.MULTILINE)
 # Kinds of error that every other method would meet too: they end the comparison.
 COMMON_FAULTS = ("output", "permission", "io", "usage", "recipe")
+MAX_FIGURE = 2**63  # bytes or seconds
 GRACE_SECONDS = 60  # for an interrupted edit to remove its temporary files
 SCHEMA_VERSION = 1
 FIGURES = ("seconds", "peak_rss", "peak_gpu", "changed", "cache")  # kept beside the edit
@@ -82,7 +84,7 @@ def edits_of(
     Raises:
         ForgetError: nothing can be written, or the control fails: every method would fail too.
     """
-    folder = plan.folder / "edited"
+    folder = plan.folder / EDITS
     source = folder / "recipe.toml"
     with atomic.output_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -93,6 +95,7 @@ def edits_of(
         count = "" if is_control else f" ({number} of {len(plan.uses) - 1})"
         observer.stage(f"{plan.name}: {use.method}{count}")
         name = unused(plain(use.method), [edit.folder.name for edit in made])
+        refuse_others(folder, folders=[name], files=[_notes(folder / name).name])
         latest = edit(use, plan.base, folder / name, source=source, device=device, force=force)
         made.append(latest)
         if latest.fault is not None:
@@ -160,7 +163,7 @@ def _existing(recipe: Recipe, base: Base, folder: Path) -> MethodEdit | None:
     try:
         edited = EditedModel(folder)
         manifest = edited.manifest
-        notes = json.loads(_notes(folder).read_text())
+        notes = json.loads(_notes(folder).read_text(encoding="utf-8"))
         same = (
             manifest.recipe_sha256 == recipe.sha256
             and manifest.method == recipe.method
@@ -169,11 +172,21 @@ def _existing(recipe: Recipe, base: Base, folder: Path) -> MethodEdit | None:
             and notes["manifest_sha256"] == sha256_file(folder / MANIFEST)
         )
         figures = {name: notes[name] for name in FIGURES}
-    except (ForgetError, OSError, ValueError, KeyError, TypeError):
+        same = same and all(_is_figure(name, value) for name, value in figures.items())
+    except (ForgetError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
     if not same or not integrity.verify(edited).ok:
         return None
     return MethodEdit(recipe.method, folder, **figures, reused=True)
+
+
+def _is_figure(name: str, value: object) -> bool:
+    """Whether a value in the notes is what this version writes under that name."""
+    if value is None:
+        return True
+    if name == "cache":
+        return isinstance(value, dict) and all(type(count) is int for count in value.values())
+    return type(value) in (int, float) and 0 <= value < MAX_FIGURE  # type: ignore[operator]
 
 
 def _apply(

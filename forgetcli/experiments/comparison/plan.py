@@ -19,6 +19,8 @@ from forgetcli.recipe import Recipe
 from forgetcli.recipe.model import Concept, Retained
 
 ALL = "all"
+EDITS = "edited"  # the folder with an edit by each method
+IMAGES = "pictures"  # the folder of the evaluation
 CONTROL = "none"  # the method that changes nothing
 QUICK_PROMPTS = 3  # prompts of each kind and concept in a quick comparison
 QUICK_RETAINED = 6  # retained concepts in a quick comparison

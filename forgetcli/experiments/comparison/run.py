@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from forgetcli import distributed
+from forgetcli.artifact.manifest import MANIFEST
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import Evaluation, evaluate
-from forgetcli.evaluation.run import RUN, claim
+from forgetcli.evaluation.run import UNEDITED, claim
+from forgetcli.evaluation.run_folder import not_ours, refuse_others, refuse_unmarked
 from forgetcli.experiments.comparison.edits import MethodEdit, edits_of
 from forgetcli.experiments.comparison.plan import (
     ALL,
+    EDITS,
+    IMAGES,
     RecipePlan,
     check_judge,
     chosen,
@@ -117,6 +122,8 @@ def compare(
             features=features,
             device=device,
         )
+        for plan in plans:
+            check_folder(plan, output, force)
         claim(output, comparison_identity(plans, settings), force)
     compared = [
         compare_recipe(
@@ -139,6 +146,23 @@ def compare(
         settings=asdict(settings),
         seconds=watch.report(),
     )
+
+
+def check_folder(plan: RecipePlan, output: Path, force: bool) -> None:
+    """Check what is in the way of a recipe's edits and images, before the edits, which take long.
+
+    Raises:
+        ForgetError: eval.not-ours: something that this tool did not make.
+    """
+    if plan.folder != output:
+        refuse_others(output, folders=[plan.folder.name])
+    refuse_others(plan.folder, folders=[EDITS, IMAGES])
+    edits = plan.folder / EDITS
+    if os.path.lexists(edits / MANIFEST):
+        # The folder is itself an edited model, whose recipe.toml would be overwritten.
+        raise not_ours(edits)
+    if force:
+        refuse_unmarked(plan.folder / IMAGES / UNEDITED)
 
 
 def comparison_identity(plans: Sequence[RecipePlan], settings: Settings) -> dict:
@@ -198,10 +222,6 @@ def evaluation_of(
     folders = [edit.folder for edit in edits if edit.fault is None]
     if not folders:
         return None
-    images = plan.folder / "pictures"
-    if not force:
-        # Each image records what it was made with, so images of other methods can stay.
-        (images / RUN).unlink(missing_ok=True)
     return evaluate(
         folders,
         recipe=settings.asked(plan.recipe),
@@ -212,10 +232,12 @@ def evaluation_of(
         judge=judging.judge,
         judge_options=judging.options,
         features=judging.features,
-        output=images,
+        output=plan.folder / IMAGES,
         device=device,
         batch=settings.batch,
-        force=True,
+        force=force,
+        # Each image records what it was made with, so images of other methods can stay.
+        keep_images=not force,
         observer=observer,
     )
 

@@ -23,7 +23,7 @@ from forgetcli.experiments.tuning.study import (
     open_study,
     recorded_trials,
 )
-from forgetcli.experiments.tuning.trials import ImageSettings, TrialRunner
+from forgetcli.experiments.tuning.trials import TRIALS, ImageSettings, TrialRunner
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
 
@@ -83,7 +83,7 @@ def tune(
         output=output,
         observer=observer,
     )
-    claim(output, search_identity(runner), force, also=(STUDY, "trials"))
+    claim(output, search_identity(runner), force, also=(STUDY, TRIALS))
     baseline = runner.score_unedited(watch)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = SearchSpace.around(loaded.on(models.family_of(base.settings)), dimensions)

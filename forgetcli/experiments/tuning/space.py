@@ -50,10 +50,11 @@ class SearchSpace:
                 widened[key] = Choice(values)
                 start[key] = values.index(value)
             else:
+                # A logarithm has no 0: a recipe that says 0 is searched on a linear scale.
                 widened[key] = Range(
                     low=min(dimension.low, value),
                     high=max(dimension.high, value),
-                    log=dimension.log,
+                    log=dimension.log and value > 0,
                 )
                 start[key] = value
         return cls(dimensions=widened, start=start)

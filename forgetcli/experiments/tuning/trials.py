@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint.base import Base
 from forgetcli.distributed import Processes
 from forgetcli.errors import EditError
-from forgetcli.evaluation import Answer, Question, Subject
+from forgetcli.evaluation import Answer, Question, Subject, run_folder
 from forgetcli.evaluation.run import UNEDITED, answered
 from forgetcli.evaluation.scores import scores
 from forgetcli.evaluation.verdicts import look
@@ -26,6 +26,7 @@ from forgetcli.pipeline import apply
 from forgetcli.progress import Observer, Stopwatch
 from forgetcli.recipe import Recipe
 
+TRIALS = "trials"  # the folder with a folder for each trial
 EARLY_STRIDE = 3  # one question in three is scored first, to decide whether to prune the trial
 PRUNING_CODES = ("edit.no-effect", "edit.wrecked")  # edits that were made, but are of no use
 
@@ -98,14 +99,16 @@ class TrialRunner:
         # JSON has no tuples.
         stored = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
         trial.set_user_attr("parameters", stored)
-        folder = self.output / "trials" / f"{trial.number:04d}"
+        folder = self.output / TRIALS / f"{trial.number:04d}"
+        run_folder.fresh(folder)
         try:
             overrides = trial_overrides(self.recipe, self.source.method, values)
             self._edit(self.source.load(overrides), folder / "edited")
             found = self._score(trial, folder)
         finally:
             # One checkpoint a trial would fill the disk. The values are enough to make it again.
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                run_folder.discard(folder)
         trial.set_user_attr("scores", found)
         return found["h"] or 0.0
 
@@ -147,7 +150,9 @@ class TrialRunner:
         return Subject(
             name="trial",
             base=base,
-            forgets=frozenset(self.judge.label(c.concept, c.label) for c in self.recipe.concepts),
+            # No question asks for a concept without a label.
+            forgets=frozenset(self.judge.label(c.concept, c.label) for c in self.recipe.concepts)
+            - {None},
             edit_prompts=frozenset(prompt for prompt, _ in self.recipe.edit_pairs()),
         )
 
