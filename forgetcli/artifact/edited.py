@@ -7,7 +7,6 @@ asked for, and kept. So is the error: a part that cannot be read raises only whe
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +20,8 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import single_file
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.storage.files import is_regular, sha256_file
+from forgetcli.storage.files import inside, is_regular, read_regular, sha256_file
+from forgetcli.storage.json import read_json
 from forgetcli.storage.safetensors import TensorSite, WeightFile
 
 _CHANGED = "run 'forget verify' on it; apply the recipe again if it was changed"
@@ -84,18 +84,20 @@ class EditedModel:
     def report_bytes(self) -> bytes:
         """
         Raises:
+            ModelError: file.outside, file.not-regular, file.too-large.
             OSError: the report cannot be read.
         """
-        return (self.folder / manifests.REPORT).read_bytes()
+        return read_regular(self.path(manifests.REPORT), manifests.LARGEST_FILE)
 
     @cached_property
     def recipe_bytes(self) -> bytes:
         """The recipe that the manifest names, as it lies in the folder.
 
         Raises:
+            ModelError: those of `manifest`; file.outside, file.not-regular, file.too-large.
             OSError: it cannot be read.
         """
-        return self.manifest.recipe_path.read_bytes()
+        return read_regular(self.path(self.manifest.recipe_path.name), manifests.LARGEST_FILE)
 
     @cached_property
     def base_or_fault(self) -> Base | ForgetError:
@@ -147,8 +149,24 @@ class EditedModel:
         return {}
 
     def weight_file(self, file: str) -> WeightFile:
-        """One of the folder's safetensors files; its header is kept here."""
-        return self._weight_files.setdefault(file, WeightFile(self.folder, file))
+        """One of the folder's safetensors files; its header is kept here.
+
+        Raises:
+            ModelError: file.outside: it is a link out of the folder.
+        """
+        if file not in self._weight_files:
+            self.path(file)
+            self._weight_files[file] = WeightFile(self.folder, file)
+        return self._weight_files[file]
+
+    def path(self, name: str) -> Path:
+        """Where a file of the folder lies; every name that the manifest gives goes through here.
+
+        Raises:
+            ModelError: file.outside: it does not lie in the folder, or is a link out of it.
+        """
+        inside(self.folder, self.folder / name)
+        return self.folder / name
 
     def site(self, tensor: EditedTensor) -> TensorSite:
         """
@@ -211,10 +229,8 @@ class EditedModel:
             if path in self.manifest.base_files or path == manifests.CARD
         ]
         for path in paths:
-            if (
-                not is_regular(self.folder / path)
-                or sha256_file(self.folder / path) != self.manifest.subjects[path]
-            ):
+            file = self.path(path)
+            if not is_regular(file) or sha256_file(file) != self.manifest.subjects[path]:
                 raise ModelError(
                     "model.changed",
                     f"{self.folder / path} is no longer what the manifest says",
@@ -237,6 +253,6 @@ class EditedModel:
 
     def _json(self, path: Path) -> dict[str, Any]:
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return dict(read_json(inside(self.folder, path)))
         except (OSError, ValueError, TypeError) as fault:
             raise ModelError("model.damaged", f"{path} is not valid: {fault}", _CHANGED) from fault

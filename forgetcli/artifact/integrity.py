@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from forgetcli.artifact.edited import EditedModel
+from forgetcli.artifact.listing import Listing, listing, unsafe_mode
 from forgetcli.artifact.manifest import (
     CARD,
     MANIFEST,
@@ -19,11 +20,12 @@ from forgetcli.artifact.manifest import (
     SIGNATURE,
     EditedTensor,
     Manifest,
+    base_uri,
     is_hubs,
 )
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.storage.files import files_digest, is_regular, sha256_file, walk_files
+from forgetcli.storage.files import files_digest, is_regular, sha256_file
 from forgetcli.storage.safetensors import WeightFile
 
 COMPARED_BYTES = 4 << 20  # bytes of two files that are compared at a time
@@ -84,17 +86,19 @@ def verify(folder: str | Path | EditedModel, base: str | Path | None = None) -> 
     """
     edited = folder if isinstance(folder, EditedModel) else EditedModel(Path(folder), base)
     edited.refuse_missing()
-    present = walk_files(edited.folder)
+    found = listing(edited.folder)
+    present = list(found.files)
     try:
         manifest = edited.manifest
     except ModelError as fault:
         nothing = ["anything: without a manifest there is nothing to compare with"]
         return Verdict(False, [problem(MANIFEST, fault.message)], [], nothing, 0, len(present))
     against = edited.base_or_fault
-    files = _check_files(edited.folder, manifest, present)
+    files = _check_files(edited.folder, manifest, found)
     claims = _check_claims(manifest)
-    tensors = _check_tensors(edited)
-    problems = [*files, *claims, *tensors]
+    tensors = _check_tensors(edited, found)
+    modes = _check_modes(edited.folder, found)
+    problems = [*files, *modes, *claims, *tensors]
     proved = []
     if not files:
         proved.append(
@@ -111,7 +115,7 @@ def verify(folder: str | Path | EditedModel, base: str | Path | None = None) -> 
         )
         not_proved.insert(0, missing)
     else:
-        differences = _compare(edited.folder, manifest, against)
+        differences = _compare(edited.folder, manifest, against, found)
         problems += differences
         if not differences and not claims:
             proved.append(_same_as_base(manifest, against))
@@ -149,9 +153,13 @@ def problem(file: str, what: str) -> Problem:
     return Problem(name, what)
 
 
-def _check_files(folder: Path, manifest: Manifest, present: list[str]) -> list[Problem]:
-    problems = [
-        problem(path, "is missing") for path in sorted(manifest.subjects.keys() - set(present))
+def _check_files(folder: Path, manifest: Manifest, found: Listing) -> list[Problem]:
+    present = found.files
+    problems = [problem(path, "is a link that leads out of the folder") for path in found.outside]
+    problems += [
+        problem(path, "is missing")
+        for path in sorted(manifest.subjects.keys() - set(present))
+        if not found.is_outside(path)
     ]
     problems += [
         problem(path, "was added: the manifest does not list it")
@@ -167,9 +175,17 @@ def _check_files(folder: Path, manifest: Manifest, present: list[str]) -> list[P
                 problems.append(
                     problem(path, "was changed: its digest is not the one in the manifest")
                 )
-        except OSError as fault:
-            problems.append(problem(path, f"cannot be read: {fault.strerror or fault}"))
+        except (ModelError, OSError) as fault:
+            problems.append(problem(path, f"cannot be read: {getattr(fault, 'message', fault)}"))
     return problems
+
+
+def _check_modes(folder: Path, found: Listing) -> list[Problem]:
+    """Files that anybody can change or that run with their owner's rights; folders that anybody can
+    write to. The folder itself is called ".".
+    """
+    modes = {path: unsafe_mode(folder / path) for path in (".", *found.folders, *found.files)}
+    return [problem(path, what) for path, what in modes.items() if what and not is_hubs(path)]
 
 
 def _check_claims(manifest: Manifest) -> list[Problem]:
@@ -204,6 +220,18 @@ def _check_claims(manifest: Manifest) -> list[Problem]:
                 manifest.recipe_path.name, "is not the recipe that the manifest says was applied"
             )
         )
+    for path in sorted(set(manifest.written) - manifest.subjects.keys()):
+        problems.append(
+            problem(path, "is listed as forget's own, but is no file that the manifest has")
+        )
+    for path in sorted({MANIFEST, SIGNATURE} & manifest.subjects.keys()):
+        problems.append(problem(path, "is listed, though it is made from the list"))
+    if manifest.listed_recipe != manifest.recipe_sha256:
+        problems.append(
+            problem(MANIFEST, "its recipe is not the one that it lists as a dependency")
+        )
+    if manifest.base_uri != base_uri(manifest.base_id, manifest.base_revision):
+        problems.append(problem(MANIFEST, "its address of the base is not that of the base"))
     if files_digest(manifest.base_files) != manifest.base_digest:
         problems.append(
             problem(MANIFEST, "its digest of the base does not fit its list of the base's files")
@@ -211,9 +239,17 @@ def _check_claims(manifest: Manifest) -> list[Problem]:
     return problems
 
 
-def _check_tensors(edited: EditedModel) -> list[Problem]:
+def _check_tensors(edited: EditedModel, found: Listing) -> list[Problem]:
     problems = []
+    seen: set[tuple[str, str, int | None]] = set()
     for tensor in edited.manifest.edited:
+        if found.is_outside(tensor.file):
+            continue  # a problem already; nothing outside is read
+        place = (tensor.file, tensor.key, tensor.third)
+        if place in seen:
+            problems.append(problem(tensor.file, f"tensor '{tensor.key}' is listed twice"))
+            continue
+        seen.add(place)
         try:
             what = _tensor_problem(edited.weight_file(tensor.file), tensor, tensor.after)
         except (ForgetError, OSError) as fault:
@@ -232,7 +268,7 @@ def _tensor_problem(weights: WeightFile, tensor: EditedTensor, digest: str) -> s
     return None
 
 
-def _compare(folder: Path, manifest: Manifest, base: Base) -> list[Problem]:
+def _compare(folder: Path, manifest: Manifest, base: Base, found: Listing) -> list[Problem]:
     """Everything in which the folder differs from the base beyond the listed tensors."""
     problems = []
     for path, digest in sorted(manifest.base_files.items()):
@@ -244,7 +280,7 @@ def _compare(folder: Path, manifest: Manifest, base: Base) -> list[Problem]:
                     f"{'differs' if path in base.files else 'is missing'}",
                 )
             )
-        elif path not in manifest.written:
+        elif path not in manifest.written and not found.is_outside(path):
             try:
                 problems += [
                     problem(path, what) for what in _file_differences(folder, manifest, base, path)

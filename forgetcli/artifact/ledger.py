@@ -49,8 +49,9 @@ from forgetcli.artifact.ledger_files import (
 from forgetcli.artifact.manifest import Manifest
 from forgetcli.artifact.patch import Change, Stored, encode, stored_as
 from forgetcli.checkpoint.base import Base
-from forgetcli.errors import ModelError
+from forgetcli.errors import EditError, ModelError
 from forgetcli.models.tensors import read_tensor
+from forgetcli.storage.files import inside
 from forgetcli.storage.safetensors import TensorSite, WeightFile, read_bytes
 
 if TYPE_CHECKING:
@@ -152,14 +153,40 @@ class Ledger:
         Raises:
             ModelError: ledger.other-weights.
         """
-        for place, site in _sites(folder, self.book.places):
-            if site is None or read_bytes(folder, site) != encode(self.exact(place), site):
-                raise ModelError(
-                    "ledger.other-weights",
-                    f"'{place.key}' in {folder / place.file} is not what {LEDGER} says",
-                    "the weights were changed by something else: "
-                    "remove forget.* there to edit them as a new base",
-                )
+        for place in self.differing(folder):
+            raise ModelError(
+                "ledger.other-weights",
+                f"'{place.key}' in {folder / place.file} is not what {LEDGER} says",
+                "the weights were changed by something else: "
+                "remove forget.* there to edit them as a new base",
+            )
+
+    def sites(self, folder: Path) -> Iterator[tuple[Place, TensorSite | None]]:
+        """Each place with the tensor that lies there in `folder`; None where there is none."""
+        return _sites(folder, self.book.places)
+
+    def differing(self, folder: Path) -> Iterator[Place]:
+        """The places at which the folder's tensors are not, byte for byte, those of the ledger."""
+        for place, site in self.sites(folder):
+            if site is None or not self._is_stored(place, folder, site):
+                yield place
+
+    def _is_stored(self, place: Place, folder: Path, site: TensorSite) -> bool:
+        """Whether a tensor on disk is that of a place. Its shape and dtype are compared first:
+        nothing is computed with tensors of other shapes.
+        """
+        if not self._has_form(place, site):
+            return False
+        try:
+            return read_bytes(folder, site) == encode(self.exact(place), site)
+        except EditError:  # the sum is not finite, and no edit ever wrote such weights
+            return False
+
+    def _has_form(self, place: Place, site: TensorSite) -> bool:
+        found = self.tensors[place.original]
+        return not isinstance(found, TensorSite) or (
+            (found.shape, found.dtype) == (site.shape, site.dtype)
+        )
 
     def restore(self, staging: Path, rest: Ledger) -> dict[tuple[str, str], Stored]:
         """Write every tensor of this ledger with its value in `rest`: the base's bytes, if no edit
@@ -167,11 +194,11 @@ class Ledger:
         """
         stored: dict[tuple[str, str], Stored] = {}
         for place, site in _sites(staging, self.book.places):
-            before = self.original(place)
-            if site is None:
+            if site is None or not self._has_form(place, site):
                 raise damaged(
                     self.folder, f"it names '{place.key}' in {place.file}, which is not there"
                 )
+            before = self.original(place)
             edited = place in rest.book.places
             exact = rest.exact(place) if edited else before.double()
             data = encode(exact, site) if edited else content(self.folder, before)
@@ -374,7 +401,8 @@ def dates(made: Manifest | None, ledger: Ledger | None, now: str = "") -> dict[s
     """The date of each edit, by its number: from a manifest; `now` for an edit that it lacks."""
     known = made.run_details.get("metadata", {}).get("edits") if made else {}
     known = known if isinstance(known, dict) else {}
-    return {str(e.number): known.get(str(e.number), now) for e in ledger.edits} if ledger else {}
+    numbers = [str(entry.number) for entry in ledger.edits] if ledger else []
+    return {number: str(known.get(number, now)) for number in numbers}
 
 
 def manifest_in(folder: Path) -> Manifest | None:
@@ -441,8 +469,10 @@ def _sites(folder: Path, places: Iterable[Place]) -> Iterator[tuple[Place, Tenso
     weight_file = cache(partial(WeightFile, folder))
     for place in places:
         weights = weight_file(place.file)
+        inside(folder, weights.path)
         site = weights.sites.get(place.key) if weights.path.is_file() else None
-        yield place, site and site.part(place.third)
+        fits = site is not None and manifest.has_part(site, place.third)
+        yield place, site.part(place.third) if site is not None and fits else None
 
 
 def _card(base: Base) -> Tensor | None:

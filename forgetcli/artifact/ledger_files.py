@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from forgetcli.artifact.manifest import MANIFEST, Manifest, RelativePath, Sha256
+from forgetcli.artifact.manifest import LARGEST_FILE, MANIFEST, Manifest, RelativePath, Sha256
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import safetensors_writer
-from forgetcli.storage.files import files_digest, sha256_file
-from forgetcli.storage.json import encode
+from forgetcli.storage.files import files_digest, inside, read_regular, sha256_file
+from forgetcli.storage.json import decode, encode
 from forgetcli.storage.safetensors import TensorSite, read_bytes, read_header
 from forgetcli.storage.safetensors_writer import Content
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LEDGER = "forget.ledger.json"
 TENSORS = "forget.ledger.safetensors"
+WIDTHS = ("F32", "F64")  # the dtypes of Δ
 FORMATS = {
     "torch.float64": "F64",
     "torch.float32": "F32",
@@ -96,7 +97,7 @@ class Entry(_Part):
     recipe: str
     recipe_sha256: Sha256
     applied_to: Sha256
-    delta_rel: float
+    delta_rel: float = Field(allow_inf_nan=False)
     tokens: dict[str, int]
     materials: list[Material]
 
@@ -134,23 +135,79 @@ def read(folder: Path, made: Manifest | None) -> tuple[Book, dict[str, TensorSit
     for name in (LEDGER, TENSORS):
         if not (folder / name).is_file():
             raise damaged(folder, f"{name} is missing")
+        inside(folder, folder / name)
         if name not in listed:
             raise damaged(folder, f"{MANIFEST} does not list {name}")
         if sha256_file(folder / name) != listed[name]:
             raise damaged(folder, f"{name} was changed: its digest is not the one in {MANIFEST}")
     try:
-        book = Book.model_validate_json((folder / LEDGER).read_bytes())
+        data = read_regular(folder / LEDGER, LARGEST_FILE)
+        decode(data, nan=False)  # limits, and keys that occur twice
+        book = Book.model_validate_json(data)
         tensors = read_header(folder, TENSORS)
     except ValidationError as fault:
         raise damaged(folder, f"{LEDGER}: {fault.errors()[0]['msg']}") from fault
     except ForgetError as fault:
         raise damaged(folder, fault.message) from fault
-    numbers = [str(entry.number) for entry in book.edits]
-    found = {match[1] for name in tensors if (match := re.match(r"edit\.(\d+)\.delta:", name))}
-    lacking = [p.key for p in book.places if p.original not in tensors]
-    if len(set(numbers)) != len(numbers) or set(numbers) != found or lacking:
-        raise damaged(folder, f"{LEDGER} and {TENSORS} do not belong together")
+    except (OSError, ValueError) as fault:
+        raise damaged(folder, f"{LEDGER}: {fault}") from fault
+    what = _mismatch(book, tensors)
+    if what:
+        raise damaged(folder, f"{LEDGER} and {TENSORS} do not belong together: {what}")
     return book, tensors
+
+
+def _mismatch(book: Book, tensors: Mapping[str, TensorSite]) -> str | None:
+    """What one of the files has and the other lacks, or tensors whose shapes do not fit; None if
+    they belong together.
+
+    Shapes are compared before anything is computed: tensors of a few bytes can broadcast to many
+    gigabytes.
+    """
+    numbers = [entry.number for entry in book.edits]
+    if not numbers or len(set(numbers)) != len(numbers):
+        return "there is no edit, or two have the same number"
+    originals = [place.original for place in book.places]
+    lacking = [name for name in originals if name not in tensors]
+    if lacking or len(set(originals)) != len(originals):
+        return f"'{lacking[0]}' is missing" if lacking else "a tensor is named twice"
+    shapes: dict[str, set[tuple[int, ...]]] = {}
+    for place in book.places:
+        shape = tensors[place.original].shape
+        shapes.setdefault(f"{place.component}:{place.parameter}", set()).add(shape)
+    expected = {"card", *originals}
+    edited = set()
+    for number in numbers:
+        for parameter, of_places in shapes.items():
+            delta, keys = f"edit.{number}.delta:{parameter}", f"edit.{number}.keys:{parameter}"
+            expected |= {delta, keys, f"{keys}:counts"}
+            if delta in tensors:
+                edited.add((number, parameter))
+                if of_places != {tensors[delta].shape} or tensors[delta].dtype not in WIDTHS:
+                    return f"'{delta}' has not the shape or dtype of a change"
+            if keys in tensors and not _are_keys(tensors, keys, of_places):
+                return f"'{keys}' has not the shape or dtype of keys"
+    if {number for number, _ in edited} != set(numbers):
+        return "an edit changes nothing"
+    if {parameter for _, parameter in edited} != set(shapes):
+        return "a tensor is listed that no edit changes"
+    surplus = sorted(tensors.keys() - expected)
+    return f"'{surplus[0]}' belongs to nothing" if surplus else None
+
+
+def _are_keys(tensors: Mapping[str, TensorSite], name: str, weights: set[tuple[int, ...]]) -> bool:
+    """Whether a layer's keys, d × n and n counts, or half of their second moment, d (d + 1) / 2
+    numbers and their count, fit a weight whose layer has d inputs.
+    """
+    keys = tensors[name]
+    counts = tensors.get(f"{name}:counts")
+    if counts is None or counts.dtype != "F64" or len(counts.shape) != 1:
+        return False
+    inputs = {math.prod(shape[1:]) for shape in weights}
+    if len(keys.shape) == 2:
+        return keys.dtype == "F32" and inputs == {keys.shape[0]} and counts.shape == keys.shape[1:]
+    halves = {(d * (d + 1) // 2,) for d in inputs}
+    return keys.dtype == "F64" and halves == {keys.shape} and counts.shape == (1,)
 
 
 def write(

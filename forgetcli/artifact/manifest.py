@@ -19,7 +19,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import single_file
 from forgetcli.errors import ModelError
+from forgetcli.storage import json
 from forgetcli.storage.atomic import MARKER
+from forgetcli.storage.files import inside, read_regular
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
@@ -31,6 +33,8 @@ RECIPE = "recipe.toml"
 CARD = "README.md"
 # The signature is not among the subjects: it is computed from them.
 SIGNATURE = "forget.signature.json"
+# Bytes of a manifest, ledger or report. Those of a model of 20,000 tensors have some 10 MB.
+LARGEST_FILE = json.LARGEST_FILE
 
 StatementType = Literal["https://in-toto.io/Statement/v1"]
 PredicateType = Literal["https://slsa.dev/provenance/v1"]
@@ -50,13 +54,31 @@ def is_hubs(path: str) -> bool:
     return path == ".gitattributes" or path.startswith(".cache/huggingface/")
 
 
+def base_uri(base_id: str, revision: str | None) -> str | None:
+    """The public address of a base, as a package URL; None if it has none."""
+    if base_id == "demo":
+        # An identifier in published manifests, not a path: it stays when the files move.
+        return "pkg:pypi/forgetcli#forgetcli/demo/model"
+    return f"pkg:huggingface/{base_id}@{revision}" if revision else None
+
+
 def _plain_path(path: str) -> str:
     """A manifest may come from anyone: its paths must not lead out of the folder."""
     parts = path.split("/")
     strange = "\\" in path or "\0" in path or re.match(r"[A-Za-z]:", path)
     if strange or any(part in ("", ".", "..") for part in parts):
         raise ValueError(f"{path!r} is not a plain relative path")
+    if re.search(r"[\x00-\x1f\x7f]", path):
+        raise ValueError(f"{path!r} has control characters")
     return path
+
+
+def _run_details(details: dict[str, Any]) -> dict[str, Any]:
+    """Both parts are tables, so that every reader can look something up in them."""
+    for name in ("builder", "metadata"):
+        if not isinstance(details.get(name, {}), dict):
+            raise ValueError(f"{name} is no table")
+    return details
 
 
 RelativePath = Annotated[str, AfterValidator(_plain_path)]
@@ -111,17 +133,22 @@ class EditedTensor(Part):
     end: int = Field(ge=0)
     before: Sha256
     after: Sha256
-    error: float
+    error: float = Field(allow_inf_nan=False)
     third: int | None = Field(default=None, ge=0, le=2)
 
     def site(self, header: Mapping[str, TensorSite]) -> TensorSite | None:
         """Its place in a file with this header; None if it is not where it was written."""
         whole = header.get(self.key)
-        if whole is None:
+        if whole is None or not has_part(whole, self.third):
             return None
         site = whole.part(self.third)
         moved = (site.start, site.end, site.dtype) != (self.start, self.end, self.dtype)
         return None if moved else site
+
+
+def has_part(whole: TensorSite, third: int | None) -> bool:
+    """Whether a tensor can be taken for q, k and v below one another, if it has to be."""
+    return third is None or (len(whole.shape) > 0 and whole.shape[0] % 3 == 0)
 
 
 class ModelName(Part):
@@ -174,7 +201,7 @@ class Predicate(Part):
     """SLSA's provenance predicate."""
 
     build: BuildDefinition = Field(alias="buildDefinition")
-    run_details: dict[str, Any] = Field(alias="runDetails")
+    run_details: Annotated[dict[str, Any], AfterValidator(_run_details)] = Field(alias="runDetails")
 
 
 class Statement(Part):
@@ -200,6 +227,9 @@ class Manifest:
         subjects: every file of the folder but the manifest, path → SHA-256.
         materials: the second moments that went in, name → SHA-256.
         run_details: times, versions, machine.
+        base_uri: the base's address, if the manifest has one.
+        listed_recipe: the digest that the recipe has among the dependencies; None if it is none.
+        edits: of a folder that `forget revert` has written: the edits that are left.
     """
 
     base_id: str
@@ -215,6 +245,9 @@ class Manifest:
     subjects: dict[str, str]
     materials: dict[str, str]
     run_details: dict[str, Any]
+    base_uri: str | None = None
+    listed_recipe: str | None = None
+    edits: Any = None
 
     @property
     def base(self) -> str:
@@ -254,9 +287,11 @@ def load(folder: str | Path) -> Manifest:
             "give the folder that 'forget apply' wrote",
         )
     try:
-        data = path.read_bytes()
+        data = read_regular(inside(folder, path), LARGEST_FILE)
     except OSError as fault:
-        raise _invalid(path, fault) from fault
+        raise _invalid(path, fault.strerror or fault) from fault
+    except ModelError as fault:
+        raise _invalid(path, fault.message) from fault
     return parse(data, folder, path)
 
 
@@ -270,6 +305,9 @@ def parse(data: bytes, folder: Path, name: str | Path) -> Manifest:
         ModelError: model.manifest: it is damaged, or not of forget's shape.
     """
     try:
+        # Limits, and keys that occur twice; the schema is checked on the text, in which a list
+        # cannot be taken for a tuple.
+        json.decode(data, nan=False)
         return _manifest(folder, Statement.model_validate_json(data))
     except ValidationError as fault:
         first = fault.errors()[0]
@@ -313,6 +351,9 @@ def _manifest(folder: Path, statement: Statement) -> Manifest:
                 if n not in special and not n.startswith(inside)
             },
             run_details=statement.predicate.run_details,
+            base_uri=next((d.uri for d in build.dependencies if d.name == BASE), None),
+            listed_recipe=dependencies.get(RECIPE, {}).get("sha256"),
+            edits=build.external.edits,
         )
     except KeyError as fault:
         raise ValueError(f"resolvedDependencies lack {fault}") from fault

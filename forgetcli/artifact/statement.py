@@ -34,6 +34,7 @@ from forgetcli.artifact.manifest import (
     Predicate,
     Sha256Digest,
     Statement,
+    base_uri,
 )
 from forgetcli.artifact.patch import Stored
 from forgetcli.checkpoint.base import Base
@@ -181,12 +182,8 @@ def _dependencies(
     """Everything that went into the edit: the base, each of its files, the recipe, the second
     moments.
     """
-    uri: dict[str, Any] = {}
-    if base.id == "demo":
-        # An identifier in published manifests, not a path: it stays when the files move.
-        uri = {"uri": "pkg:pypi/forgetcli#forgetcli/demo/model"}
-    elif base.revision:
-        uri = {"uri": f"pkg:huggingface/{base.id}@{base.revision}"}
+    address = base_uri(base.id, base.revision)
+    uri: dict[str, Any] = {"uri": address} if address else {}
     whole = Dependency.model_construct(name=BASE, digest={FILES_DIGEST: base.digest}, **uri)
     files = [_dependency(f"{BASE}/{path}", digest) for path, digest in sorted(base.files.items())]
     moments = [_dependency(material["name"], material["sha256"]) for material in materials]

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from forgetcli.checkpoint.confinement import check_component_name, check_folder
 from forgetcli.checkpoint.single_file import CONFIG, SingleFile, settings_files
 from forgetcli.checkpoint.weights import PICKLES, WeightSet, locate, locate_all, weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
 from forgetcli.storage.files import files_digest, sha256_file, walk_files
+from forgetcli.storage.json import read_json
 from forgetcli.storage.safetensors import TensorSite, WeightFile
 
 __all__ = ["Base", "TensorSite", "locate", "resolve"]
@@ -69,9 +70,14 @@ class Base:
         that goes with a single file.
 
         Raises:
-            ModelError: model.no-config: there is none for the single file, and none can be fetched.
+            ModelError: model.no-config: there is none for the single file, and none can be fetched;
+            those of `confinement.check_folder`.
         """
-        return self.single.settings(self.config) if self.single else self.folder
+        if self.single is None:
+            return self.folder
+        settings = self.single.settings(self.config)
+        check_folder(settings, _is_part)
+        return settings
 
     @cached_property
     def beside(self) -> dict[str, Path]:
@@ -304,12 +310,14 @@ def _checked(base: Base) -> Base:
     Headers are read, weights are not.
 
     Raises:
-        ModelError: model.not-a-model, model.pickle, model.damaged.
+        ModelError: model.not-a-model, model.pickle, model.damaged; those of `check_folder`.
     """
     folder = base.folder
+    check_folder(folder, _is_part)
     for name, entry in _index(folder).items():
         if name.startswith("_") or not isinstance(entry, list) or None in entry:
             continue  # a setting, or a component that the pipeline does without
+        check_component_name(folder / INDEX, name)
         component = folder / name
         if not component.is_dir() and name not in DISPENSABLE:
             raise ModelError(
@@ -338,7 +346,7 @@ def _index(folder: Path) -> dict[str, Any]:
             _index_hint(folder),
         )
     try:
-        entries = json.loads(index.read_text(encoding="utf-8"))
+        entries = read_json(index)
         entries["_class_name"]
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ModelError(

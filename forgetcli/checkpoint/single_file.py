@@ -8,16 +8,17 @@ reference model of the architecture, from the hub's cache or fetched.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from forgetcli.checkpoint.confinement import check_component_name
 from forgetcli.checkpoint.ldm import DENOISER, LdmKeys, Place
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
+from forgetcli.storage.json import read_json
 from forgetcli.storage.safetensors import TensorSite, WeightFile
 
 INDEX = "model_index.json"
@@ -206,8 +207,8 @@ def _own_weights(settings: Path, component: str) -> list[str]:
 
 def _components(settings: Path) -> list[str]:
     try:
-        entries = json.loads((settings / INDEX).read_text(encoding="utf-8"))
-        return [
+        entries = read_json(settings / INDEX)
+        names = [
             name
             for name, entry in entries.items()
             if not name.startswith("_") and isinstance(entry, list) and None not in entry
@@ -216,6 +217,9 @@ def _components(settings: Path) -> list[str]:
         raise ModelError(
             "model.no-config", f"{settings / INDEX} is not valid: {fault}", "fetch the folder again"
         ) from fault
+    for name in names:
+        check_component_name(settings / INDEX, name)
+    return names
 
 
 def _has_settings(folder: Path) -> bool:

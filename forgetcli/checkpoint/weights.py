@@ -5,7 +5,6 @@ that hold a parameter.
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,8 @@ from functools import cache, partial
 from pathlib import Path
 
 from forgetcli.errors import ModelError
+from forgetcli.storage.files import is_plain_name
+from forgetcli.storage.json import read_json
 from forgetcli.storage.safetensors import FETCH_AGAIN, TensorSite, WeightFile, damaged
 
 STANDARD_STEMS = ("model", "diffusion_pytorch_model")  # what transformers and diffusers look for
@@ -103,7 +104,7 @@ def _no_weights(folder: Path, place: Path, names: list[str]) -> ModelError:
 
 def _read_index(place: Path, name: str) -> dict[str, str]:
     try:
-        files = json.loads((place / name).read_text(encoding="utf-8"))["weight_map"]
+        files = read_json(place / name)["weight_map"]
         if not isinstance(files, dict) or not all(isinstance(f, str) for f in files.values()):
             raise ValueError("weight_map is not a table of names")
     except (OSError, ValueError, KeyError, TypeError) as fault:
@@ -113,7 +114,7 @@ def _read_index(place: Path, name: str) -> dict[str, str]:
     for file in sorted(set(files.values())):
         # transformers joins these names to the folder unchecked. With `../x`, a file outside of the
         # folder would be patched.
-        if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
+        if not is_plain_name(file) or not file.endswith(".safetensors"):
             raise ModelError(
                 "model.damaged",
                 f"{place / name} names the shard {file!r}, which is not a plain file name",

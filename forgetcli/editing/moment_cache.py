@@ -24,11 +24,15 @@ from typing import TYPE_CHECKING
 from forgetcli.errors import OutputError
 from forgetcli.progress import Observer, Silent
 from forgetcli.storage.atomic import output_faults, write_atomically
+from forgetcli.storage.files import read_regular
+from forgetcli.storage.json import decode
+from forgetcli.storage.safetensors import WeightFile
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BUCKET = "k0-v1"  # raise the number when the file's layout changes
+LARGEST_ENTRY = 8 << 30  # bytes; a moment of width 4096 has 128 MiB
 # Names of entries, of the locks of older versions, and of temporary files: nothing else is deleted.
 MADE_HERE = re.compile(r".+\.safetensors|.+\.lock|\..+\.tmp")
 STALE_SECONDS = 24 * 3600  # older temporary files are left over from killed runs
@@ -188,12 +192,13 @@ class MomentCache:
         preimage = _canonical(identity)
         path = self._path(preimage)
         try:
-            data = path.read_bytes()  # not mapped: a file cut off while mapped kills the process
+            # Not mapped: a file that is cut off while mapped kills the process.
+            data = read_regular(path, LARGEST_ENTRY)
             tensors = load(data)
             metadata = _metadata(data)
             if metadata["identity"] != preimage or metadata["sha256"] != _checksum(tensors):
                 return None
-        except Exception:
+        except Exception:  # damaged, replaced by a pipe, larger than the memory
             return None
         with suppress(OSError):  # the cache may belong to another user
             os.utime(path)  # the time of last use, for `prune`
@@ -206,11 +211,8 @@ class MomentCache:
             return None
         model = prompts = None
         with suppress(Exception):  # a damaged file is listed too, so that it can be pruned
-            with open(path, "rb") as reader:
-                head = reader.read(8)
-                identity = json.loads(
-                    _metadata(head + reader.read(struct.unpack("<Q", head)[0]))["identity"]
-                )
+            metadata = WeightFile(self.bucket, path.name).metadata
+            identity = decode(metadata["identity"].encode())
             model = identity.get("model") if isinstance(identity.get("model"), str) else None
             prompts = identity.get("prompts")
             if isinstance(prompts, list):
@@ -237,7 +239,7 @@ def _canonical(identity: Mapping) -> str:
 def _metadata(data: bytes) -> dict[str, str]:
     """`__metadata__` of a safetensors file; an exception means that the file is damaged."""
     length = struct.unpack("<Q", data[:8])[0]
-    return json.loads(data[8 : 8 + length])["__metadata__"]
+    return decode(data[8 : 8 + length])["__metadata__"]
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,14 +14,23 @@ import tomli
 
 from forgetcli.bundled import recipes as bundled_recipes
 from forgetcli.bundled.recipes import bundled
-from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.errors import ForgetError, ModelError, RecipeError
+from forgetcli.recipe import limits, prompt_files, toml_lines
 from forgetcli.recipe import parameters as method_tables
-from forgetcli.recipe import prompt_files, toml_lines
 from forgetcli.recipe import usage as records
 from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
-from forgetcli.recipe.problems import Sheet, did_you_mean, faults_of, in_words, without_unknown_keys
+from forgetcli.recipe.problems import (
+    MOST_FAULTS,
+    Sheet,
+    clipped,
+    did_you_mean,
+    faults_of,
+    in_words,
+    without_unknown_keys,
+)
 from forgetcli.recipe.toml_lines import KeyPath
+from forgetcli.storage.files import read_regular
 
 __all__ = [
     "Concept",
@@ -34,6 +45,8 @@ __all__ = [
 ]
 
 UNNAMED = "recipe"
+LONGEST_MESSAGE = 1000  # characters
+LONGEST_SHOWN = 200  # characters of a --set in a message
 _BOM = "\ufeff"  # Windows editors write it; TOML does not have it
 
 
@@ -51,7 +64,11 @@ def load(path: str | Path, overrides: Sequence[str] = (), method: str | None = N
     path = Path(path)
     source = path if path.exists() else bundled_recipes.find(path) or path
     try:
-        raw = source.read_bytes()
+        raw = read_regular(source, limits.LARGEST_FILE)
+    except ModelError as error:
+        code = "recipe.not-found" if error.code == "file.not-regular" else error.code
+        fault = ForgetError(code, error.message, "give the recipe's file")
+        raise RecipeError([fault]) from error
     except OSError as error:
         hint = (
             did_you_mean(path.stem, bundled(), "forget recipe ls")
@@ -83,14 +100,19 @@ def parse(
     body, record, data = _read(text, name)
     overridden, problems = _overridden(data, (*record.overrides, *overrides))
     sheet = Sheet(name, data, toml_lines.key_lines(body.removeprefix(_BOM)), overridden)
+    # Other checks recurse, compare and quote: they see nothing that is too deep or too long.
+    if unusable := list(islice(limits.faults_of_values(data, sheet), MOST_FAULTS + 1)):
+        raise _refused([*problems, *unusable])
 
     tables = {key: value for key, value in data.items() if key in Document.model_fields}
     parameters = {key: value for key, value in data.items() if key not in tables}
     faults = faults_of(Document, tables, sheet)
     problems += [*faults, *_method_faults(data, parameters, sheet)]
     document = _document_apart_from(faults, tables)
-    if document is None:
-        raise RecipeError(sorted(problems, key=_line))
+    if document is not None:
+        problems += limits.faults_of_size(document, sheet)
+    if document is None or (problems and problems[-1].code == "recipe.too-long"):
+        raise _refused(problems)
     method = method or record.method
     if method is not None:
         problems += method_tables.faults(method, {}, Sheet("--method"))
@@ -99,13 +121,16 @@ def parse(
     preserved, files, missing = _preserved(document, record, sheet, source)
     problems += missing + contradictions(document, preserved, sheet)
     if problems:
-        raise RecipeError(sorted(problems, key=_line))
+        raise _refused(problems)
     used = records.Record((*record.overrides, *overrides), files, method)
     values = {key: getattr(document, key) for key in Document.model_fields}
+    raw = records.join(body, used).encode()
+    if len(raw) > limits.LARGEST_FILE:
+        raise _refused([_too_many_prompts(name)])
     return Recipe(
         **{
             **values,
-            "name": document.name or (source.stem if source else UNNAMED),
+            "name": document.name or (_stem(source) if source else UNNAMED),
             "method": method or document.method,
         },
         parameters=parameters,
@@ -116,11 +141,40 @@ def parse(
             for family, own in document.families.items()
         },
         source=source,
-        raw=records.join(body, used).encode(),
+        raw=raw,
         overrides=used.overrides,
         file_prompts=tuple(kept.prompt for kept in preserved if kept.file_line),
-        warnings=tuple(doubts(document, sheet)),
+        warnings=tuple(islice(doubts(document, sheet), MOST_FAULTS)),
     )
+
+
+def _stem(source: Path) -> str:
+    """A recipe's name by its file. Names that are not UTF-8 get replacement characters."""
+    return os.fsencode(source.stem).decode("utf-8", "replace")
+
+
+def _too_many_prompts(name: str) -> ForgetError:
+    return ForgetError(
+        "recipe.too-long",
+        f"{name}: its prompt files have more than {limits.LARGEST_FILE // 10**6} MB",
+        "preserve fewer prompts",
+    )
+
+
+def _refused(problems: list[ForgetError]) -> RecipeError:
+    """The error of a recipe with these faults: the first of them, in the recipe's order."""
+    ordered = sorted(problems, key=_line)
+    if len(ordered) > MOST_FAULTS:
+        ordered[MOST_FAULTS:] = [
+            ForgetError("recipe.more-faults", "the recipe has more faults than these")
+        ]
+    return RecipeError([_short(problem) for problem in ordered])
+
+
+def _short(problem: ForgetError) -> ForgetError:
+    """A fault whose message and hint are not longer than a user reads."""
+    message = clipped(problem.message, LONGEST_MESSAGE)
+    return ForgetError(problem.code, message, clipped(problem.hint, LONGEST_MESSAGE))
 
 
 def _overridden(
@@ -172,8 +226,16 @@ def _json_schema() -> ModuleType:
 def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, Any]]:
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
-        body, record = records.split(decoded)
+        decoded.encode()  # a text with lone surrogates is not one that a file can hold
+        body, record = _split(decoded, name)
+        limits.check_text(body, name)
         return body, record, tomli.loads(body.removeprefix(_BOM))
+    except ForgetError as error:
+        fault = error
+    except UnicodeEncodeError:
+        fault = ForgetError(
+            "recipe.toml", f"{name}: not Unicode text: it has lone surrogates", "save it as UTF-8"
+        )
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         fault = ForgetError(
@@ -189,17 +251,24 @@ def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, 
             f"{name}:{line}: not TOML: {message[:1].lower()}{message[1:]}",
             "strings need quotes, lists square brackets; see https://toml.io",
         )
-    except (ValueError, KeyError):
-        fault = ForgetError(
-            "recipe.toml",
-            f"{name}: what forget recorded at its end (#:set, #:file, #:line) is damaged",
-            "take those lines out, or take the recipe from where it came from",
-        )
+    except ValueError:  # Python's own: a number of more than 4,300 digits
+        fault = ForgetError("recipe.toml", f"{name}: not TOML: a number is too long")
     except RecursionError:
         fault = ForgetError(
             "recipe.toml", f"{name}: not TOML that can be read: lists nested too deep"
         )
-    raise RecipeError([fault])
+    raise _refused([fault])
+
+
+def _split(text: str, name: str) -> tuple[str, records.Record]:
+    try:
+        return records.split(text)
+    except (ValueError, KeyError) as error:
+        raise ForgetError(
+            "recipe.toml",
+            f"{name}: what forget recorded at its end (#:set, #:file, #:line) is damaged",
+            "take those lines out, or take the recipe from where it came from",
+        ) from error
 
 
 def _document_apart_from(faults: list[ForgetError], tables: Mapping[str, Any]) -> Document | None:
@@ -230,49 +299,58 @@ def _preserved(
     problems = []
     for index, name in enumerate(document.preserve.files):
         path: KeyPath = ("preserve", "files", index)
-        file = (source.parent if source else Path()) / name
+        folder = source.parent if source else Path()
+        file = folder / name
         try:
             lines = (
                 list(enumerate(record.files[name], start=1))
                 if name in record.files
-                else prompt_files.read(file)
+                else prompt_files.read(prompt_files.beside(folder, name))
             )
         except ForgetError as error:
-            problems.append(
-                sheet.problem(
-                    "not-found",
-                    path,
-                    error.message,
-                    "prompt files are looked for beside the recipe",
-                )
-            )
+            problems.append(_unreadable(error, path, sheet))
             continue
         files[name] = tuple(prompt for _, prompt in lines)
         preserved += [PreservedPrompt(prompt, path, f"{file}:{line}") for line, prompt in lines]
     return preserved, files, problems
 
 
+def _unreadable(error: ForgetError, path: KeyPath, sheet: Sheet) -> ForgetError:
+    """The fault of a prompt file that is not read."""
+    if error.code == "file.outside":
+        return ForgetError(error.code, f"{sheet.place(path)}: {error.message}", error.hint)
+    hint = "prompt files are looked for beside the recipe"
+    return sheet.problem("not-found", path, error.message, hint)
+
+
 def _assignment(override: str) -> tuple[tuple[str, ...], Any]:
     """``refine.steps=6`` as (("refine", "steps"), 6)."""
+    shown = repr(clipped(override, LONGEST_SHOWN))
+    if len(override) > limits.LONGEST_OVERRIDE:
+        raise ForgetError("recipe.set", f"--set {shown}: too long", "write it into the recipe")
     key, equals, value = override.partition("=")
     value = value.strip()
     try:
+        limits.check_text(f"{key} = 0", f"--set {shown}")
+        limits.check_text(value, f"--set {shown}")
         keys = toml_lines.split_key(key.strip())
+    except ForgetError as error:
+        raise ForgetError("recipe.set", error.message, error.hint) from error
     except (ValueError, tomli.TOMLDecodeError):
         keys = ()
     if not keys or not equals or "\n" in override or "\r" in override:
         raise ForgetError(
             "recipe.set",
-            f"--set {override!r}: not a key and a value",
+            f"--set {shown}: not a key and a value",
             "write it as key=value: --set refine.steps=6",
         )
     try:
         return keys, tomli.loads(f"value = {value}")["value"]
-    except (tomli.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: TOML's own, and too many digits
         if value[:1] in ("", "[", "{", '"', "'"):
             raise ForgetError(
                 "recipe.set",
-                f"--set {override!r}: the value is not TOML",
+                f"--set {shown}: the value is not TOML",
                 'a list is [1, 2], a string a bare word or "quoted"',
             ) from error
         return keys, value  # bare words are a string
@@ -285,19 +363,21 @@ def _assign(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: s
     """
     holder: Any = data
     path: KeyPath = ()
+    shown = repr(clipped(override, LONGEST_SHOWN))
     for depth, name in enumerate(keys, start=1):
         key: str | int = name
         if isinstance(holder, list):
-            if not (name.isascii() and name.isdecimal()) or int(name) >= len(holder):
+            is_index = name.isascii() and name.isdecimal() and len(name) < 10
+            if not is_index or int(name) >= len(holder):
                 raise ForgetError(
                     "recipe.set",
-                    f"--set {override!r}: {in_words(path)} has no item '{name}'",
+                    f"--set {shown}: {in_words(path)} has no item '{clipped(name)}'",
                     f"it has {len(holder)}, counted from 0",
                 )
             key = int(name)
         elif not isinstance(holder, dict):
             raise ForgetError(
-                "recipe.set", f"--set {override!r}: {in_words(path)} is neither a table nor a list"
+                "recipe.set", f"--set {shown}: {in_words(path)} is neither a table nor a list"
             )
         path += (key,)
         if depth == len(keys):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from forgetcli.errors import ForgetError
-from forgetcli.recipe.model import Document, fill
-from forgetcli.recipe.problems import Sheet
+from forgetcli.recipe.model import Document, composed, fill
+from forgetcli.recipe.problems import MOST_FAULTS, Sheet, clipped
 from forgetcli.recipe.toml_lines import KeyPath
 
 
@@ -35,42 +36,42 @@ def contradictions(
 ) -> list[ForgetError]:
     """Every contradiction between two parts of a recipe."""
     edits = list(_edits(document))
-    return [
-        *_concepts(document, sheet),
-        *_different_targets(edits, sheet),
-        *_edited_and_preserved(edits, preserved, sheet),
-    ]
+    checks = (
+        _concepts(document, sheet),
+        _different_targets(edits, sheet),
+        _edited_and_preserved(edits, preserved, sheet),
+    )
+    return [fault for faults in checks for fault in islice(faults, MOST_FAULTS + 1)]
 
 
-def doubts(document: Document, sheet: Sheet) -> list[str]:
+def doubts(document: Document, sheet: Sheet) -> Iterator[str]:
     """Warnings: allowed but probably unintended, one line each, with its place."""
     edits = {_folded(edit.prompt): edit for edit in _edits(document)}
-    found = []
     for table, kinds in (("concepts", document.concepts), ("retain", document.retain)):
         for index, item in enumerate(kinds):
             for kind in ("direct", "indirect"):
                 for number, prompt in enumerate(getattr(item, kind)):
                     if _folded(prompt) in edits:
                         place = sheet.place((table, index, kind, number))
-                        found.append(
-                            f"{place}: the evaluation prompt '{prompt}' is also edited: "
+                        yield (
+                            f"{place}: the evaluation prompt '{clipped(prompt)}' is also edited: "
                             f"it does not show what the edit does to prompts it has not seen"
                         )
     forgotten = {_folded(word) for concept in document.concepts for word in concept.words}
     for index, concept in enumerate(document.concepts):
-        if _folded(concept.target) in forgotten - {_folded(word) for word in concept.words}:
-            found.append(
-                f"{sheet.place(('concepts', index, 'target'))}: the target '{concept.target}' is "
-                "itself to be forgotten"
+        target = _folded(concept.target)
+        if target in forgotten and target not in map(_folded, concept.words):
+            yield (
+                f"{sheet.place(('concepts', index, 'target'))}: "
+                f"the target '{clipped(concept.target)}' is itself to be forgotten"
             )
     if document.method in document.methods:
         place = sheet.place(("methods", document.method))
-        found.append(
+        yield (
             f"{place}: [methods.{document.method}] is not read: "
             f"{document.method} is the recipe's own method, which takes its parameters from tables "
             "such as [edit] at the top"
         )
-    return found
 
 
 def _concepts(document: Document, sheet: Sheet) -> Iterator[ForgetError]:
@@ -162,5 +163,7 @@ def _edits(document: Document) -> Iterator[_Edit]:
 
 
 def _folded(prompt: str) -> str:
-    """`prompt` without the differences that a tokenizer ignores: case and amount of white space."""
-    return " ".join(prompt.split()).casefold()
+    """`prompt` without the differences that a tokenizer ignores: case, amount of white space, and
+    whether accents are characters of their own.
+    """
+    return " ".join(composed(prompt).split()).casefold()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -182,11 +183,12 @@ class Recipe(Document):
         """(concept prompt, target prompt) in the recipe's order; of two with one concept prompt,
         the first.
         """
-        pairs: dict[str, str] = {}
+        pairs: dict[str, tuple[str, str]] = {}
         for concept in self.concepts:
             for prompt, target in pairs_of(concept, self.prompts.templates):
-                pairs.setdefault(prompt, target)
-        return list(pairs.items())
+                # Compared, not changed: prompts are edited as they are written.
+                pairs.setdefault(composed(prompt), (prompt, target))
+        return list(pairs.values())
 
     def preserve_prompts(self) -> list[str]:
         """Every prompt to preserve, once, the empty one first."""
@@ -217,4 +219,13 @@ def fill(template: str, word: str) -> str:
 
 
 def _once(prompts: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(prompts))
+    """The prompts without repetitions, also in another Unicode form."""
+    first: dict[str, str] = {}
+    for prompt in prompts:
+        first.setdefault(composed(prompt), prompt)
+    return list(first.values())
+
+
+def composed(text: str) -> str:
+    """`text` in Unicode's form NFC, in which tokenizers read it: é is one character, not two."""
+    return unicodedata.normalize("NFC", text)

@@ -12,7 +12,14 @@ from forgetcli import methods
 from forgetcli.errors import ForgetError
 from forgetcli.models import families as model_families
 from forgetcli.recipe.model import Document
-from forgetcli.recipe.problems import Sheet, did_you_mean, faults_of, in_words, unknown_key
+from forgetcli.recipe.problems import (
+    MOST_FAULTS,
+    Sheet,
+    did_you_mean,
+    faults_of,
+    in_words,
+    unknown_key,
+)
 from forgetcli.recipe.toml_lines import KeyPath
 
 Place = TypeVar("Place")
@@ -28,7 +35,8 @@ def faults(method: object, parameters: Mapping[str, Any], sheet: Sheet) -> list[
     except ForgetError as error:
         # The method is unknown, but everything that belongs to a method is a table.
         keys = [key for key, value in parameters.items() if not isinstance(value, dict)]
-        return [error, *(unknown_key((key,), sheet, Document.model_fields) for key in keys)]
+        unknown = [unknown_key((key,), sheet, Document.model_fields) for key in keys[:MOST_FAULTS]]
+        return [error, *unknown]
     return faults_of(model, parameters, sheet, more_keys=Document.model_fields)
 
 
@@ -36,8 +44,10 @@ def faults_of_others(tables: object, sheet: Sheet, above: KeyPath) -> list[Forge
     """Faults in ``[methods.NAME]``, the parameters of other methods; `above` is the table that
     holds them.
     """
-    faults = []
+    faults: list[ForgetError] = []
     for name, parameters in tables.items() if isinstance(tables, Mapping) else ():
+        if len(faults) > MOST_FAULTS:
+            break
         path = (*above, name)
         if not isinstance(parameters, Mapping):
             # of the recipe's own ones it is told with the document's faults
@@ -60,8 +70,10 @@ def faults_of_families(tables: object, method: object, sheet: Sheet) -> list[For
     """Faults in ``[families.NAME]``: the method's tables, and those of others in its ``methods``,
     for models of a family.
     """
-    faults = []
+    faults: list[ForgetError] = []
     for name, own in tables.items() if isinstance(tables, Mapping) else ():
+        if len(faults) > MOST_FAULTS:
+            break
         path = ("families", name)
         if name not in model_families.names():
             hint = did_you_mean(name, model_families.names())

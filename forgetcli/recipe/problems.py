@@ -26,6 +26,7 @@ _EXPECTED = {
     "dict": "a table",
     "model": "a table",
 }
+MOST_FAULTS = 50  # reported at a time
 _SCALAR_TYPES = {"string_type", "int_type", "float_type", "bool_type"}
 _LIMITS = {
     "greater_than_equal": ("at least", "ge"),
@@ -55,6 +56,15 @@ class Sheet:
                 return f"{self.name}:{self.lines[path[:length]]}"
         return self.name
 
+    def line(self, path: KeyPath) -> int:
+        """The line of a key, or of the table that holds it; 0 for a key of the command line."""
+        for length in range(len(path), 0, -1):
+            if path[:length] in self.overrides:
+                return 0
+            if path[:length] in self.lines:
+                return self.lines[path[:length]]
+        return 0
+
     def problem(self, code: str, path: KeyPath, message: str, hint: str = "") -> ForgetError:
         """A fault at `path`; `code` without its ``recipe.``."""
         return ForgetError(f"recipe.{code}", f"{self.place(path)}: {message}", hint)
@@ -80,7 +90,9 @@ def faults_of(
         # A list whose items are all faulty is also too short for pydantic. Report only the items.
         if path not in reported and not (finding["type"] == "too_short" and finding["input"]):
             by_path.setdefault(path, []).append(finding)
-    return [_fault(path, findings, sheet, model, more_keys) for path, findings in by_path.items()]
+    # In the recipe's order, and no more than are reported: to look for similar keys takes time.
+    paths = sorted(by_path, key=lambda path: sheet.line(path))[: MOST_FAULTS + 1]
+    return [_fault(path, by_path[path], sheet, model, more_keys) for path in paths]
 
 
 def _findings(model: type[BaseModel], tables: Mapping[str, Any], strict: bool | None) -> list[Any]:
@@ -195,6 +207,11 @@ def did_you_mean(
     return f"there are: {', '.join(known)}" if known else f"{listing} lists all"
 
 
+def clipped(text: str, longest: int = 60) -> str:
+    """`text` for a message: its beginning, if it is long."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
 def table_in_words(path: KeyPath) -> str:
     """A table as the owner of keys: ``[refine]``, ``[[concepts]]``; ``a recipe`` at the top."""
     if path and all(isinstance(key, str) for key in path):
@@ -240,7 +257,7 @@ def described(value: object) -> str:
     """A TOML value in a few words: ``the string "six"``, ``a list``."""
     match value:
         case str():
-            return f'the string "{value if len(value) <= 40 else value[:39] + "…"}"'
+            return f'the string "{clipped(value, 40)}"'
         case bool():
             return str(value).lower()
         case int() | float():

@@ -17,6 +17,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 
+from forgetcli.storage.json import decode
+
 _TITLE = "#: added by forget when this recipe was used; read again as part of it"
 
 
@@ -39,7 +41,7 @@ def split(text: str) -> tuple[str, Record]:
     """A recipe's own text and the record behind it, which is empty for most recipes.
 
     Raises:
-        ValueError, KeyError: the record was damaged.
+        ValueError, KeyError: the record is damaged.
     """
     body, found, block = text.partition(f"\n{_TITLE}\n")
     # Not splitlines, which also breaks at U+2028.
@@ -47,7 +49,7 @@ def split(text: str) -> tuple[str, Record]:
     if not found or any(not line.startswith("#:") for line in lines):
         return text, Record()
     overrides: list[str] = []
-    files: dict[str, tuple[str, ...]] = {}
+    files: dict[str, list[str]] = {}
     name, method = "", None
     for line in lines:
         kind, _, content = line.removeprefix("#:").partition(" ")
@@ -56,11 +58,19 @@ def split(text: str) -> tuple[str, Record]:
         elif kind == "method":
             method = content
         elif kind == "file":
-            name = json.loads(content)
-            files[name] = ()
+            name = _string(content)
+            files[name] = []
         elif kind == "line":
-            files[name] += (json.loads(content),)
-    return body, Record(tuple(overrides), files, method)
+            files[name].append(_string(content))
+    prompts = {name: tuple(lines) for name, lines in files.items()}
+    return body, Record(tuple(overrides), prompts, method)
+
+
+def _string(content: str) -> str:
+    text = decode(content.encode())
+    if not isinstance(text, str):
+        raise ValueError("not a string")
+    return text
 
 
 def join(body: str, record: Record) -> str:

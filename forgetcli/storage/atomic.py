@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from forgetcli.errors import OutputError
-from forgetcli.storage.workspace import Workspace, collect, temporary_name
+from forgetcli.storage import temporaries
+from forgetcli.storage.workspace import Workspace, collect
 
 MARKER = "forget.provenance.json"  # a folder that holds it was made by forget and can be replaced
 RENAME_EXCHANGE = 2  # linux/fs.h
 AT_FDCWD = -100  # linux/fcntl.h
+
+# The folders that this process has written to.
+_collected: set[str] = set()
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -35,40 +39,43 @@ def write_atomically(path: Path, data: bytes, mode: int | None = None) -> None:
             intact.
     """
     path = Path(path)
-    temporary = temporary_name(path)
     with output_faults(path):
+        _collect_once(path.parent)
+        temporary, handle = temporaries.create(path, mode)
         try:
-            _write_synced(temporary, data, mode)
-            os.replace(temporary, path)
+            try:
+                _write_synced(temporary, handle, data, mode)
+                # The lock on the handle says that the file is in use. Windows has no such lock, and
+                # cannot rename a file that is open.
+                if os.name != "nt":
+                    os.replace(temporary, path)
+            finally:
+                os.close(handle)
+            if os.name == "nt":
+                os.replace(temporary, path)
             sync_folder(path.parent)
         finally:
-            _unlink(temporary)
+            temporaries.remove(temporary)
 
 
-def _write_synced(path: Path, data: bytes, mode: int | None) -> None:
-    # The mode is given at creation. To ask for the umask means to set it, which other threads
-    # would see.
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    handle = os.open(path, flags, 0o666 if mode is None else mode)
-    try:
-        if mode is not None:  # a requested mode is not subject to the umask
-            os.chmod(path, mode)
-        rest = memoryview(data)
-        while rest:
-            rest = rest[os.write(handle, rest) :]
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _write_synced(path: Path, handle: int, data: bytes, mode: int | None) -> None:
+    if mode is not None:  # a requested mode is not subject to the umask
+        os.chmod(path, mode)
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+    os.fsync(handle)
 
 
-def _unlink(path: Path) -> None:
-    """Remove a temporary file if it exists, also when a first Ctrl-C interrupts this."""
-    try:
-        if os.path.lexists(path):
-            os.unlink(path)
-    except (KeyboardInterrupt, SystemExit):
-        path.unlink(missing_ok=True)
-        raise
+def _collect_once(folder: Path) -> None:
+    """Remove what killed runs have left in a folder, before this process first writes there.
+
+    An evaluation writes thousands of files into one folder, and each would list it.
+    """
+    place = os.path.realpath(folder)
+    if place not in _collected:
+        _collected.add(place)
+        collect(folder)
 
 
 def sync_file(path: Path) -> None:
@@ -207,7 +214,7 @@ def _replacing(output: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     published = False
     try:
         with output_faults(output):
-            collect(target)
+            collect(target.parent, target.name)
             check(target)
             _make_parents(target.parent, parents)
             workspace.create()

@@ -12,6 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from forgetcli.errors import OutputError
+from forgetcli.storage.files import open_regular
 
 if sys.platform == "linux":
     import fcntl
@@ -63,7 +64,7 @@ def copy_file(source: Path, target: Path, *, reflink: bool = True) -> None:
     The copy's mode comes from the umask. The source may be read-only or private, as in a model
     cache.
     """
-    with open(source, "rb") as reader, open(target, "xb") as writer:
+    with open_regular(source) as reader, open(target, "xb") as writer:
         if not (reflink and _clone(reader.fileno(), writer.fileno())):
             shutil.copyfileobj(reader, writer, 8 << 20)
 
@@ -73,7 +74,7 @@ def can_clone(source: Path, folder: Path) -> bool:
 
     It is tried on a file without a name.
     """
-    with open(source, "rb") as reader, tempfile.TemporaryFile(dir=folder) as writer:
+    with open_regular(source) as reader, tempfile.TemporaryFile(dir=folder) as writer:
         return _clone(reader.fileno(), writer.fileno())
 
 

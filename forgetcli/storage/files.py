@@ -1,4 +1,6 @@
-"""Files and folders as they are found: digests, listings, and whether one path contains another."""
+"""Files and folders as they are found: the one way to open a file that somebody else made, digests,
+listings, and whether one path contains another.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,121 @@ import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
-from forgetcli.errors import OutputError
+from forgetcli.errors import ModelError, OutputError
+
+# A pipe without a writer would block the open itself. Regular files ignore the flag.
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_KINDS = (
+    (stat.S_ISDIR, "a directory"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+def open_regular(path: str | Path, *, limit: int | None = None) -> BinaryIO:
+    """Open a file for reading, if it is one whose reading gives bytes and ends.
+
+    Links are followed. Nothing is read from pipes, devices and sockets, and no open of them blocks.
+
+    Args:
+        limit: the largest size in bytes; None for files that are read piece by piece.
+    Raises:
+        ModelError: file.not-regular, file.too-large.
+        OSError: the file is missing or may not be read.
+    """
+    # Opening a device can have effects, and opening a socket fails: look first, and again after.
+    refuse_special(path, os.stat(path).st_mode)
+    handle = os.open(path, _READ)
+    try:
+        status = os.fstat(handle)
+        refuse_special(path, status.st_mode)
+        if limit is not None and status.st_size > limit:
+            raise _too_large(path, limit)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: str | Path, limit: int) -> bytes:
+    """The content of a file of at most `limit` bytes.
+
+    Raises:
+        ModelError, OSError: as `open_regular`.
+    """
+    with open_regular(path, limit=limit) as reader:
+        # One byte more: some regular files (those of /proc, those that grow) are larger than their
+        # size says.
+        data = reader.read(limit + 1)
+    if len(data) > limit:
+        raise _too_large(path, limit)
+    return data
+
+
+def refuse_special(path: str | Path, mode: int) -> None:
+    """Refuse what is not a file, by the mode that `os.stat` gives.
+
+    Raises:
+        ModelError: file.not-regular.
+    """
+    if not stat.S_ISREG(mode):
+        kind = next((name for is_kind, name in _KINDS if is_kind(mode)), "a special file")
+        raise ModelError(
+            "file.not-regular",
+            f"{path} is {kind}, not a file",
+            "put the file there, or remove it",
+        )
+
+
+def _too_large(path: str | Path, limit: int) -> ModelError:
+    size = f"{limit / 1e6:.0f} MB" if limit >= 1e6 else f"{limit} bytes"
+    return ModelError(
+        "file.too-large",
+        f"{path} is larger than {size}, the most that such a file can have",
+        "is it the right file?",
+    )
+
+
+def inside(folder: Path, path: Path) -> Path:
+    """`path` with all links resolved, if it then lies in `folder`.
+
+    In a snapshot of the hub's cache, files are links to blobs of the same model. These are allowed.
+
+    Raises:
+        ModelError: file.outside.
+    """
+    root = Path(os.path.realpath(folder))
+    target = Path(os.path.realpath(path))
+    if target.is_relative_to(root):
+        return target
+    # The folder is a snapshot, or lies in one: models--a--b/snapshots/COMMIT/…
+    for ancestor in (root, *root.parents):
+        snapshots = ancestor.parent
+        if snapshots.name == "snapshots" and target.parent == snapshots.parent / "blobs":
+            return target
+    raise ModelError(
+        "file.outside",
+        f"{path} leads out of {folder}, to {target}",
+        f"put a copy of it into {folder}, or remove it",
+    )
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` is the name of one file or folder on every system, not a path."""
+    return name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\:")
 
 
 def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, lower-case hex."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file's bytes, lower-case hex.
+
+    Raises:
+        ModelError, OSError: as `open_regular`.
+    """
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

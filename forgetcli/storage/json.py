@@ -1,4 +1,6 @@
-"""JSON that every parser accepts: without NaN and Infinity, which Python would write."""
+"""JSON: written so that every parser accepts it, without NaN and Infinity, and read with limits, so
+that no file can exhaust memory or Python's stack.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,81 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from forgetcli.storage.files import read_regular
+
+LARGEST_FILE = 64_000_000  # bytes; tokenizers have the largest JSON files, of some 20 MB
+DEEPEST = 64  # lists and tables within one another
+LONGEST_NUMBER = 200  # digits; Python's conversion takes quadratic time
+MOST_VALUES = 2_000_000
+# A string, or the rest of the text if it does not end. Possessive: it never goes back.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+["\\]?', re.DOTALL)
+_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (LONGEST_NUMBER + 1))
 SURROGATE = re.compile("[\ud800-\udfff]")
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def read_json(path: str | Path, limit: int = LARGEST_FILE) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        ModelError: file.not-regular, file.too-large.
+        OSError: the file is missing or may not be read.
+        ValueError: as `decode`.
+    """
+    return decode(read_regular(path, limit))
+
+
+def decode(data: bytes, *, nan: bool = True, most_values: int = MOST_VALUES) -> Any:
+    """The value that a JSON text stands for.
+
+    Args:
+        nan: accept NaN and Infinity, which Python's own writer produces.
+        most_values: the number of values that the text may have.
+    Raises:
+        ValueError: not JSON in UTF-8; a key occurs twice in a table; lone surrogates, which no file
+            can hold; more values, nested deeper or with longer numbers than the limits. Never
+            RecursionError.
+    """
+    text = data.decode("utf-8")
+    _check_limits(data, most_values)
+    value = json.loads(text, object_pairs_hook=_unique, parse_constant=None if nan else _refuse)
+    if _SURROGATE_ESCAPE.search(data):
+        # UnicodeEncodeError, a ValueError, for a surrogate that is not one of a pair.
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
+def _check_limits(data: bytes, most_values: int) -> None:
+    """Check what parsing would cost, in time linear in the text."""
+    bare = _STRING.sub(b"0", data)
+    if bare.count(b",") + bare.count(b"[") + bare.count(b"{") > most_values:
+        raise ValueError(f"it has more than {most_values} values")
+    if _LONG_NUMBER.search(bare):
+        raise ValueError(f"a number has more than {LONGEST_NUMBER} digits")
+    brackets = bare.translate(None, _NOT_BRACKETS)
+    for _ in range(DEEPEST):
+        if not brackets:
+            return
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    # Brackets without a partner are left too. The parser stops at the first that closes.
+    opening = brackets.count(b"[") + brackets.count(b"{")
+    if b"[]" in brackets or b"{}" in brackets or opening > DEEPEST:
+        raise ValueError(f"lists or tables are nested more than {DEEPEST} deep")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return table
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number in JSON")
 
 
 def plain(value: Any) -> Any:

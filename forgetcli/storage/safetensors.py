@@ -6,16 +6,18 @@ offsets in the file, which the package does not give.
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from forgetcli.errors import ModelError
+from forgetcli.storage import json
+from forgetcli.storage.files import open_regular
 
 ITEM_BITS = {
     "BOOL": 8,
@@ -49,6 +51,11 @@ TORCH_NAMES = {
     "BF16": "bfloat16",
 }
 LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
+# Commas and brackets, some ten a tensor. The largest public models have 20,000 tensors a file.
+MOST_VALUES = 500_000
+LONGEST_KEY = 1000  # characters of a tensor's name
+LARGEST_SIZE = 2**63
+MOST_SIZES = 64  # a tensor's rank; numpy's limit
 FETCH_AGAIN = "fetch the model again"
 
 
@@ -109,11 +116,13 @@ class WeightFile:
 
         Raises:
             ModelError: model.damaged: not an intact safetensors file (a git-lfs pointer, a web
-                page, a truncated download, offsets that overlap or leave holes); model.pickle: a
-                pickle with a safetensors name; model.unreadable.
+                page, a truncated download, offsets that overlap or leave holes), or one that the
+                safetensors package refuses; model.pickle: a pickle with a safetensors name;
+                model.unreadable, file.not-regular.
         """
         entries, data, size = self._header
         try:
+            _check_keys(entries)
             sites = {
                 key: _site(self.file, key, entry, data)
                 for key, entry in entries.items()
@@ -122,6 +131,7 @@ class WeightFile:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
             raise damaged(self.path, f"its header is not valid ({fault})") from fault
         _check_cover(self.path, sites.values(), data, size)
+        self._get_second_opinion()
         return sites
 
     @cached_property
@@ -146,29 +156,52 @@ class WeightFile:
     @cached_property
     def _header(self) -> tuple[dict[str, Any], int, int]:
         """The header's entries, the offset at which the tensors begin, the file's size."""
+        with self._open() as reader:
+            size = os.fstat(reader.fileno()).st_size
+            head = reader.read(8)
+            _refuse_other_content(self.path, head + reader.read(120))
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            if len(head) < 8 or 8 + length > size or not 2 <= length <= LONGEST_HEADER:
+                raise damaged(self.path, f"it is cut off or no safetensors file ({size} bytes)")
+            reader.seek(8)
+            text = reader.read(length)
         try:
-            size = self.path.stat().st_size
-            with open(self.path, "rb") as reader:
-                head = reader.read(8)
-                _refuse_other_content(self.path, head + reader.read(120))
-                length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-                if len(head) < 8 or 8 + length > size or not 2 <= length <= LONGEST_HEADER:
-                    raise damaged(self.path, f"it is cut off or no safetensors file ({size} bytes)")
-                reader.seek(8)
-                text = reader.read(length)
+            entries = json.decode(text, nan=False, most_values=MOST_VALUES)
+        except ValueError as fault:
+            raise damaged(self.path, f"its header is not valid ({fault})") from fault
+        if not isinstance(entries, dict):
+            raise damaged(self.path, "its header is not valid (it is no table)")
+        return entries, 8 + length, size
+
+    def _open(self) -> BinaryIO:
+        try:
+            return open_regular(self.path)
         except OSError as fault:
             raise ModelError(
                 "model.unreadable",
                 f"cannot read {self.path}: {fault.strerror or fault}",
                 FETCH_AGAIN,
             ) from fault
-        try:
-            entries = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-        except (ValueError, RecursionError) as fault:
-            raise damaged(self.path, f"its header is not valid ({fault})") from fault
-        if not isinstance(entries, dict):
-            raise damaged(self.path, "its header is not valid (it is no table)")
-        return entries, 8 + length, size
+
+    def _get_second_opinion(self) -> None:
+        """Refuse a file that the safetensors package refuses.
+
+        It maps the file and parses the header, in milliseconds. The libraries that load the model
+        open it in the same way, and their error would come later and say less.
+        """
+        # Imports numpy; commands that open no weights do without it.
+        from safetensors import SafetensorError, safe_open
+
+        with self._open() as reader:
+            # By its number where the system can: the same file, and names need not be UTF-8.
+            opened = Path(f"/proc/self/fd/{reader.fileno()}")
+            try:
+                with safe_open(opened if opened.exists() else self.path, "np"):
+                    pass
+            except (SafetensorError, OSError, ValueError) as fault:
+                raise damaged(
+                    self.path, f"the safetensors package does not accept it ({fault})"
+                ) from fault
 
 
 def read_header(folder: Path, file: str) -> dict[str, TensorSite]:
@@ -214,21 +247,23 @@ def _refuse_other_content(path: Path, head: bytes) -> None:
         )
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return entries
+def _check_keys(entries: Mapping[str, Any]) -> None:
+    """Refuse names too long for a message, before any message has one."""
+    longest = max(map(len, entries), default=0)
+    if longest > LONGEST_KEY:
+        raise ValueError(f"a name has {longest} characters")
 
 
 def _site(file: str, key: str, entry: dict, data: int) -> TensorSite:
     dtype = entry["dtype"]
     shape = entry["shape"]
     begin, end = entry["data_offsets"]
-    if dtype not in ITEM_BITS:
-        raise ValueError(f"'{key}' has the unknown dtype {dtype!r}")
-    if any(type(n) is not int or n < 0 for n in (*shape, begin, end)):
-        raise ValueError(f"'{key}' has a size or offset that is no natural number")
+    if not isinstance(dtype, str) or dtype not in ITEM_BITS:
+        raise ValueError(f"'{key}' has the unknown dtype {str(dtype)[:20]!r}")
+    if not isinstance(shape, list) or len(shape) > MOST_SIZES:
+        raise ValueError(f"'{key}' has a shape that is no list of at most {MOST_SIZES} sizes")
+    if any(type(n) is not int or not 0 <= n < LARGEST_SIZE for n in (*shape, begin, end)):
+        raise ValueError(f"'{key}' has a size or offset that is no natural number of 64 bits")
     if (end - begin) * 8 != math.prod(shape) * ITEM_BITS[dtype]:
         raise ValueError(f"'{key}' has {end - begin} bytes, which is not {dtype} of shape {shape}")
     return TensorSite(file, key, dtype, tuple(shape), data + begin, data + end)
@@ -252,7 +287,7 @@ def _check_cover(path: Path, sites: Iterable[TensorSite], data: int, size: int) 
 
 def read_bytes(folder: Path, site: TensorSite) -> bytes:
     """The tensor's bytes as they are stored."""
-    with open(Path(folder, site.file), "rb") as reader:
+    with open_regular(Path(folder, site.file)) as reader:
         reader.seek(site.start)
         data = reader.read(site.end - site.start)
     if len(data) != site.end - site.start:

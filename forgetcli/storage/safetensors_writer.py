@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from forgetcli.errors import ModelError
+from forgetcli.storage.files import open_regular
 from forgetcli.storage.safetensors import ITEM_BITS, TensorSite
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def of_sites(folder: Path, sites: Iterable[TensorSite], shape: tuple[int, ...]) 
 
     def pieces() -> Iterator[bytes]:
         for site in sites:
-            with open(Path(folder, site.file), "rb") as reader:
+            with open_regular(Path(folder, site.file)) as reader:
                 reader.seek(site.start)
                 left = site.end - site.start
                 while left and (piece := reader.read(min(CHUNK, left))):

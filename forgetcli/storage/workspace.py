@@ -22,10 +22,17 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forgetcli.errors import ForgetError
+from forgetcli.storage import temporaries
+from forgetcli.storage.json import read_json
+
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
 LOCK = "lock"
+CONTENT = {LOCK, "new", "old", "moved.json"}
+_NAME = re.compile(r"\.(?P<output>.+)\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
+LARGEST_RECORD = 10_000  # bytes
 ATTEMPTS = 5  # names tried, should other runs take each new folder for an abandoned one
 # What file systems without locks answer.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -135,8 +142,9 @@ class Workspace:
     def _is_recorded(self) -> bool:
         try:
             plain = stat.S_ISREG(os.lstat(self.record).st_mode)
-            return plain and json.loads(self.record.read_bytes()) == self._identity(self.old)
-        except (OSError, ValueError):
+            record = read_json(self.record, LARGEST_RECORD) if plain else None
+            return plain and record == self._identity(self.old)
+        except (OSError, ValueError, ForgetError):
             return False
 
     def _identity(self, folder: Path) -> dict[str, str | int]:
@@ -147,20 +155,36 @@ class Workspace:
         return {"output": self.target.name, "inode": status.st_ino}
 
 
-def collect(target: Path) -> None:
-    """Remove the workspaces that killed runs have left beside `target`.
+def collect(folder: Path, output: str | None = None) -> None:
+    """Remove the workspaces and temporary files that killed runs have left in `folder`.
 
     An earlier output that one of them had moved aside is put back. Folders of other users and links
-    are left alone.
+    are left alone, and of other outputs' workspaces also those that hold anything unknown.
+
+    Args:
+        output: the name of the output that is to be written. A run that was killed early leaves a
+            workspace without a lock, which only the next run for the same output removes.
     """
-    name = re.compile(rf"\.{re.escape(target.name)}\.\d+-[0-9a-f]{{8}}\.tmp")
-    if not target.parent.is_dir():
+    if not folder.is_dir():
         return
-    for path in sorted(target.parent.iterdir()):
-        if name.fullmatch(path.name) and _is_own_folder(path):
-            workspace = Workspace(target, path)
+    temporaries.collect(folder)
+    for path in sorted(folder.iterdir()):
+        name = _NAME.fullmatch(path.name)
+        if name is None or not _is_own_folder(path):
+            continue
+        if name["output"] == output or _has_lock_and_known_files(path):
+            workspace = Workspace(folder / name["output"], path)
             if workspace.acquire():
                 workspace.remove()
+
+
+def _has_lock_and_known_files(path: Path) -> bool:
+    try:
+        names = set(os.listdir(path))
+        lock = stat.S_ISREG(os.lstat(path / LOCK).st_mode)
+    except OSError:
+        return False
+    return lock and names <= CONTENT
 
 
 def _is_own_folder(path: Path) -> bool:

@@ -14,14 +14,16 @@ from forgetcli import recipe as recipes
 from forgetcli.artifact import integrity
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.integrity import UNSIGNED, Verdict, problem
-from forgetcli.artifact.manifest import SIGNATURE
+from forgetcli.artifact.listing import listing
+from forgetcli.artifact.manifest import SIGNATURE, is_hubs
 from forgetcli.errors import ForgetError
 from forgetcli.progress import Observer, Silent
-from forgetcli.storage.files import walk_files
 from forgetcli.verification import signature as signatures
 from forgetcli.verification.differences import same_recipe
 from forgetcli.verification.figures import report
 from forgetcli.verification.finding import Finding
+from forgetcli.verification.history import history
+from forgetcli.verification.parameters import parameters
 
 
 def verify(
@@ -54,7 +56,12 @@ def verify(
         _ = edited.manifest
     except ForgetError:
         return verdict  # the verdict has this as a problem already
-    findings = [headers(edited), report(edited)]
+    findings = [
+        headers(edited),
+        report(edited),
+        parameters(edited, strict=rebuild),
+        history(edited),
+    ]
     if recipe is not None:
         findings.append(same_recipe(edited, recipes.load(recipe)))
     if rebuild:
@@ -79,13 +86,14 @@ def headers(edited: EditedModel) -> Finding:
     """Whether every safetensors file is one: its header is valid, and its tensors fill it without
     hole or overlap.
     """
-    files = [path for path in walk_files(edited.folder) if path.endswith(".safetensors")]
+    present = listing(edited.folder).files
+    files = [path for path in present if path.endswith(".safetensors") and not is_hubs(path)]
     problems = []
     for path in files:
         try:
             _ = edited.weight_file(path).sites
-        except ForgetError as fault:
-            problems.append(problem(path, fault.message))
+        except (ForgetError, OSError) as fault:
+            problems.append(problem(path, f"{getattr(fault, 'message', fault)}"))
     if problems:
         return Finding(problems)
     return Finding(proved=[f"the headers of all {len(files)} weight files are valid"])

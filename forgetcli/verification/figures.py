@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.integrity import Problem, problem
+from forgetcli.artifact.ledger import Ledger
 from forgetcli.artifact.manifest import MANIFEST, REPORT, EditedTensor, Manifest
 from forgetcli.checkpoint.base import Base
-from forgetcli.errors import ForgetError
+from forgetcli.errors import ForgetError, ModelError
+from forgetcli.storage.json import decode
 from forgetcli.verification.finding import Finding, read_edited
+from forgetcli.verification.history import place_of, values_before
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Rounding error of a weight in the dtype that the model ran in, relative.
 RUN_ERROR = {
@@ -28,25 +33,37 @@ def report(edited: EditedModel) -> Finding:
     tensors give.
     """
     try:
-        rows = json.loads(edited.report_bytes.decode("utf-8"))["sites"]
-        reported = {row["name"]: row for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        kind = type(fault).__name__
+        whole = decode(edited.report_bytes, nan=False)
+        reported = {row["name"]: row for row in whole["sites"]}
+        malformed = _malformed(whole)
+    except (ForgetError, OSError, ValueError, KeyError, TypeError) as fault:
+        kind = getattr(fault, "message", type(fault).__name__)
         text = f"has no sites that could be compared with the tensors ({kind})"
         return Finding([problem(REPORT, text)])
+    if malformed:
+        return Finding([problem(REPORT, malformed)])
     manifest = edited.manifest
     tensors = {name: tensor for name in reported if (tensor := _tensor_of(name, manifest))}
     problems = _coverage(reported, tensors, manifest)
     if not tensors:
         return Finding(problems)
+    for name, tensor in tensors.items():
+        what = _stored_error_problem(tensor, reported[name])
+        if what:
+            problems.append(problem(REPORT, f"'{name}': {what}"))
+    if problems:
+        return Finding(problems)
     base = edited.base_or_fault
+    ledger = None
     if isinstance(base, ForgetError):
+        ledger = _ledger(edited)
+    if isinstance(base, ForgetError) and ledger is None:
         missing = "that the report's figures are those of the tensors: that needs the base"
         return Finding(problems, not_proved=[missing])
     for name, tensor in tensors.items():
-        what: str | None
         try:
-            what = _figure_problem(edited, base, tensor, reported[name])
+            before = _before(edited, base, ledger, tensor)
+            what = _figure_problem(edited, before, tensor, reported[name])
         except (ForgetError, OSError) as fault:
             what = f"cannot be compared with the tensors: {getattr(fault, 'message', fault)}"
         if what:
@@ -75,18 +92,13 @@ def _coverage(
 
 
 def _figure_problem(
-    edited: EditedModel, base: Base, tensor: EditedTensor, row: Mapping[str, Any]
+    edited: EditedModel, before: Tensor, tensor: EditedTensor, row: Mapping[str, Any]
 ) -> str | None:
-    """What is wrong with the figures of one site; None if they are right."""
-    before = read_edited(tensor, base.weight_file(tensor.file))
+    """What is wrong with the size of the change at one site; None if it is right."""
     after = read_edited(tensor, edited.weight_file(tensor.file))
     measured = float((after - before).norm() / before.norm())
-    size = row.get("delta_rel")
-    error = row.get("stored_error")
-    if not _is_finite(size) or not _is_finite(error):
-        return "delta_rel or stored_error is no number"
-    if not math.isclose(error, tensor.error, rel_tol=SLACK, abs_tol=1e-12):
-        return f"stored_error is {error:.3g} there and {tensor.error:.3g} in {MANIFEST}"
+    size = float(row["delta_rel"])
+    error = float(row["stored_error"])
     metadata = edited.manifest.run_details.get("metadata", {})
     run_error = RUN_ERROR.get(str(metadata.get("dtype", "")).removeprefix("torch."), 0.0)
     # ‖stored − W‖ lies within ‖stored − exact‖ = error · ‖Δ‖ of ‖Δ‖.
@@ -98,8 +110,65 @@ def _figure_problem(
     return None
 
 
+def _before(
+    edited: EditedModel, base: Base | ForgetError, ledger: Ledger | None, tensor: EditedTensor
+) -> Tensor:
+    """A tensor's values before the edit, float64: the base's own, or those that the ledger keeps.
+
+    Raises:
+        ModelError: model.changed: there are none where the manifest says.
+    """
+    if isinstance(base, Base):
+        return read_edited(tensor, base.weight_file(tensor.file))
+    place = place_of(ledger, tensor) if ledger else None
+    if ledger is None or place is None:
+        raise ModelError("model.changed", f"the ledger has no tensor '{tensor.key}'", "")
+    return values_before(ledger, edited.manifest, place).double()
+
+
+def _ledger(edited: EditedModel) -> Ledger | None:
+    """The ledger, if it has the values of the weights before the edit; other problems with it are
+    found by `history`.
+    """
+    try:
+        ledger = edited.ledger
+        fits = ledger is not None and not any(True for _ in ledger.differing(edited.folder))
+    except (ForgetError, OSError):
+        return None
+    return ledger if fits else None
+
+
+def _malformed(report: Mapping[str, Any]) -> str | None:
+    """What in a report has not the type that its readers expect; None if all has."""
+    rows = report["sites"]
+    if type(report.get("schema_version")) is not int or report["schema_version"] != 1:
+        return "its schema_version is not 1"
+    if len({row["name"] for row in rows}) != len(rows):
+        return "it has a site twice"
+    figures = [value for row in rows for key, value in row.items() if key != "name"]
+    figures += (
+        report.get("check", {}).values() if isinstance(report.get("check", {}), dict) else [""]
+    )
+    losses = report.get("losses", [])
+    figures += losses if isinstance(losses, list) else [""]
+    if not all(value is None or _is_finite(value) for value in figures):
+        return "a figure in it is no number"
+    return None
+
+
+def _stored_error_problem(tensor: EditedTensor, row: Mapping[str, Any]) -> str | None:
+    """What is wrong with the rounding error of one site; None if it is right."""
+    error = row.get("stored_error")
+    if not _is_finite(row.get("delta_rel")) or not _is_finite(error):
+        return "delta_rel or stored_error is no number"
+    if not math.isclose(error, tensor.error, rel_tol=SLACK, abs_tol=1e-12):
+        return f"stored_error is {error:.3g} there and {tensor.error:.3g} in {MANIFEST}"
+    return None
+
+
 def _is_finite(figure: object) -> TypeGuard[float]:
-    return isinstance(figure, int | float) and math.isfinite(figure)
+    number = isinstance(figure, int | float) and not isinstance(figure, bool)
+    return number and math.isfinite(figure)
 
 
 def _tensor_of(name: str, manifest: Manifest) -> EditedTensor | None:

@@ -18,7 +18,6 @@ from forgetcli.errors import ForgetError
 from forgetcli.pipeline.apply import apply
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
-from forgetcli.verification.differences import differences, flat, method_parameters
 from forgetcli.verification.finding import Finding, read_edited
 
 # ‖stored − rebuilt‖ / ‖stored − base‖ that other hardware, thread counts or library versions may
@@ -44,13 +43,14 @@ def rebuilt(edited: EditedModel, observer: Observer) -> Finding:
     _refuse_reverted(edited)
     manifest = edited.manifest
     recipe = recipes.load(manifest.recipe_path).on(models.family_of(base.settings))
-    problems = _parameter_problems(edited, recipe)
+    problems: list[Problem] = []
     device, elsewhere = _device(manifest.run_details.get("metadata", {}).get("device"))
     listed = {_place(tensor): tensor for tensor in manifest.edited}
     with tempfile.TemporaryDirectory(prefix="forget-rebuild-") as folder:
         again = _repeat(edited, base, recipe, device, Path(folder), observer)
         made = {_place(tensor): tensor for tensor in again.manifest.edited}
         problems += _listing_problems(listed, made)
+        problems += _material_problems(manifest.materials, again.manifest.materials)
         shared = [tensor for tensor in manifest.edited if _place(tensor) in made]
         differing = [t for t in shared if made[_place(t)].after != t.after]
         distances = {t: _distance(edited, again, base, t) for t in differing}
@@ -88,17 +88,6 @@ def _refuse_reverted(edited: EditedModel) -> None:
             "a model that held other edits, and 'forget revert' has changed which there are",
             "verify it without --rebuild",
         )
-
-
-def _parameter_problems(edited: EditedModel, recipe: Recipe) -> list[Problem]:
-    """Method and parameters of the manifest that are not those of the recipe."""
-    manifest = edited.manifest
-    listed = flat({"method": manifest.method, **manifest.parameters})
-    by_recipe = flat({"method": recipe.method, **method_parameters(recipe)})
-    return [
-        problem(MANIFEST, f"{key} is {here} in {MANIFEST}, {there} by the recipe")
-        for key, here, there in differences(listed, by_recipe)
-    ]
 
 
 def _repeat(
@@ -142,6 +131,20 @@ def _listing_problems(
         problem(t.file, f"'{t.key}' is not listed as edited, but the recipe edits it here")
         for place, t in made.items()
         if place not in listed
+    ]
+
+
+def _material_problems(listed: Mapping[str, str], made: Mapping[str, str]) -> list[Problem]:
+    """Second moments that only the manifest, or only the repeated edit, has.
+
+    Their digests are not compared: another machine rounds otherwise.
+    """
+    return [
+        problem(MANIFEST, f"the second moment '{name}' is not one that the recipe needs here")
+        for name in sorted(listed.keys() - made.keys())
+    ] + [
+        problem(MANIFEST, f"the second moment '{name}' is missing")
+        for name in sorted(made.keys() - listed.keys())
     ]
 
 

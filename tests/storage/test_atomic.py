@@ -20,7 +20,7 @@ from faults import Saboteur, tree
 from filelock import FileLock
 
 from forgetcli.errors import OutputError
-from forgetcli.storage import atomic, workspace
+from forgetcli.storage import atomic, temporaries, workspace
 from forgetcli.storage.copying import copy_file
 from forgetcli.storage.files import sha256_file, walk_files
 
@@ -435,7 +435,7 @@ def test_a_new_folder_that_another_run_removes_is_made_again(tmp_path, monkeypat
         mkdir(path, *args, **kwargs)
         if str(path).endswith(".tmp") and len(taken) < 2:
             taken.append(Path(path))
-            workspace.collect(tmp_path / "edited")
+            workspace.collect(tmp_path, "edited")
             assert not taken[-1].exists()
 
     monkeypatch.setattr(os, "mkdir", taken_at_once)
@@ -566,7 +566,7 @@ def test_kill_9_at_any_point_of_a_file_leaves_the_old_one(tmp_path, where):
 KILLED_FILE = """
     import os, sys
     from pathlib import Path
-    from forgetcli.storage import atomic, workspace
+    from forgetcli.storage import atomic, temporaries, workspace
     where = sys.argv[2]
     def stop(name):
         if name == where:
@@ -585,6 +585,108 @@ KILLED_FILE = """
         writer.write(b"half")
         stop("new")
 """
+
+
+KILLED_WRITE = """
+    import os, sys
+    from pathlib import Path
+    from forgetcli.storage import atomic
+    path, where = Path(sys.argv[1]), sys.argv[2]
+    call = getattr(os, where)
+    def stop(*args, **kwargs):
+        if where != "open" or str(args[0]).endswith(".tmp"):
+            result = call(*args, **kwargs) if where in ("open", "write") else None
+            print(where, flush=True)
+            sys.stdin.read()
+            return result
+        return call(*args, **kwargs)
+    setattr(os, where, stop)
+    atomic.write_atomically(path, b"half" * 100)
+"""
+
+
+@pytest.mark.parametrize("where", ["open", "write", "fsync", "replace"])
+@pytest.mark.parametrize("writer", ["write", "publish", "publish_file"])
+def test_what_a_killed_write_leaves_goes_with_the_next_writer(tmp_path, where, writer):
+    """Whatever the next run writes there: another image, a report, an edited model."""
+    run = running(KILLED_WRITE, tmp_path / "image 1.png", where)
+    assert run.stdout.readline() == f"{where}\n"
+    (left,) = temporary(tmp_path)
+    next_write = {
+        "write": lambda: atomic.write_atomically(tmp_path / "image 2.png", b"new"),
+        "publish": lambda: publish(tmp_path / "edited"),
+        "publish_file": lambda: publish_bytes(tmp_path / "delta.safetensors"),
+    }[writer]
+    atomic._collected.clear()
+    next_write()
+    # In use by a process that is alive. Before its lock is taken, it makes a new one.
+    assert temporary(tmp_path) == ([] if where == "open" else [left])
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    (tmp_path / ".image.png.1-0123abcd.forget.tmp").symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_bytes(b"precious")
+    atomic._collected.clear()
+    shutil.rmtree(tmp_path / "edited", ignore_errors=True)
+    next_write()
+    assert [path.name for path in temporary(tmp_path)] == [".image.png.1-0123abcd.forget.tmp"]
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+def publish_bytes(path: Path) -> None:
+    with atomic.publishing_file(path, force=True) as writer:
+        writer.write(b"new")
+
+
+def test_a_write_whose_file_another_run_collects_makes_a_new_one(tmp_path):
+    run = running(KILLED_WRITE, tmp_path / "image 1.png", "open")
+    assert run.stdout.readline() == "open\n"
+    workspace.collect(tmp_path)
+    assert temporary(tmp_path) == []
+    run.stdin.close()
+    assert run.wait(10) == 0
+    assert (tmp_path / "image 1.png").read_bytes() == b"half" * 100
+    assert temporary(tmp_path) == []
+    for stream in (run.stdout, run.stderr):
+        stream.close()
+
+
+def test_a_folder_is_looked_through_once(tmp_path, monkeypatch):
+    listed = []
+    monkeypatch.setattr(atomic, "collect", listed.append)
+    for number in range(3):
+        atomic.write_atomically(tmp_path / str(number), b"x")
+    assert listed == [tmp_path]
+
+
+def test_a_file_with_a_long_name_is_written(tmp_path):
+    path = tmp_path / ("ä" * 127)
+    atomic.write_atomically(path, b"x")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_killed_runs_folder_goes_whatever_is_written_next(tmp_path):
+    run = slow_run(tmp_path / "edited")
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    (left,) = temporary(tmp_path)
+    shutil.copytree(left, tmp_path / ".mine.1-0123abcd.tmp")
+    (tmp_path / ".mine.1-0123abcd.tmp/thesis").write_bytes(b"")
+    atomic._collected.clear()
+    atomic.write_atomically(tmp_path / "report.html", b"x")
+    assert [path.name for path in temporary(tmp_path)] == [".mine.1-0123abcd.tmp"]
+
+
+def test_without_locks_only_old_files_go(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(temporaries.fcntl, "flock", refuse)
+    new, old = (tmp_path / f".x.{number}-0123abcd.forget.tmp" for number in (1, 2))
+    new.touch()
+    old.touch()
+    os.utime(old, (0, 0))
+    atomic.write_atomically(tmp_path / "x", b"x")
+    assert temporary(tmp_path) == [new]
 
 
 def test_names_that_only_look_like_ours_stay(tmp_path):

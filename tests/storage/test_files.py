@@ -1,0 +1,191 @@
+"""Claims: what somebody else made is opened only if it is a file, and read only up to a limit;
+nothing blocks; a path stays in its folder; JSON is read in bounded time, memory and depth.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from forgetcli.errors import ModelError
+from forgetcli.storage import files
+from forgetcli.storage.copying import copy_file
+from forgetcli.storage.files import inside, is_plain_name, open_regular, read_regular, sha256_file
+from forgetcli.storage.json import DEEPEST, LONGEST_NUMBER, decode, read_json
+
+
+@pytest.fixture(autouse=True)
+def no_hang() -> Iterator[None]:
+    """A read that blocks fails its test."""
+    signal.alarm(10)
+    yield
+    signal.alarm(0)
+
+
+@pytest.fixture
+def special(tmp_path: Path) -> Iterator[dict[str, Path]]:
+    """A path of each kind that is not a file."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("/dev/zero")
+    server = socket.socket(socket.AF_UNIX)
+    before = Path.cwd()
+    os.chdir(tmp_path)  # a socket's path may have 108 bytes
+    server.bind("socket")
+    os.chdir(before)
+    kinds = {"named pipe": "pipe", "directory": "folder", "device": "link", "socket": "socket"}
+    yield {kind: tmp_path / name for kind, name in kinds.items()}
+    server.close()
+
+
+@pytest.mark.parametrize("kind", ["named pipe", "directory", "device", "socket"])
+@pytest.mark.parametrize(
+    "read",
+    [
+        open_regular,
+        lambda path: read_regular(path, 100),
+        read_json,
+        sha256_file,
+        lambda path: copy_file(path, path.with_name("copy")),
+    ],
+)
+def test_only_files_are_opened(special, kind, read):
+    with pytest.raises(ModelError) as error:
+        read(special[kind])
+    assert error.value.code == "file.not-regular"
+    assert str(special[kind]) in error.value.message and kind in error.value.message
+
+
+def test_a_pipe_that_takes_the_place_of_a_file_is_not_read(special, monkeypatch):
+    """The check is repeated on what was opened."""
+    regular = os.stat(__file__)
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "stat", lambda path: regular)
+        with pytest.raises(ModelError) as error:
+            open_regular(special["named pipe"])
+    assert error.value.code == "file.not-regular"
+
+
+def test_files_are_read_up_to_a_limit(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"x" * 100)
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    assert read_regular(path, 100) == read_regular(link, 100) == b"x" * 100
+    for read in (lambda: read_regular(path, 99), lambda: open_regular(path, limit=99)):
+        with pytest.raises(ModelError) as error:
+            read()
+        assert error.value.code == "file.too-large"
+    with pytest.raises(FileNotFoundError):
+        read_regular(tmp_path / "absent", 100)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="Linux only")
+def test_a_file_that_is_larger_than_it_says_is_not_read_on():
+    assert os.stat("/proc/self/maps").st_size == 0
+    with pytest.raises(ModelError) as error:
+        read_regular("/proc/self/maps", 100)
+    assert error.value.code == "file.too-large"
+
+
+def test_no_handle_is_left_open(special, tmp_path):
+    count = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    for path in special.values():
+        with pytest.raises(ModelError):
+            open_regular(path)
+    assert count in (0, len(os.listdir("/proc/self/fd")))
+
+
+def test_a_path_stays_in_its_folder(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "unet").mkdir(parents=True)
+    (folder / "unet/config.json").write_text("{}")
+    (tmp_path / "model-2").mkdir()
+    (folder / "alias").symlink_to("unet")
+    (tmp_path / "linked").symlink_to(folder)
+    for path in (folder / "unet/config.json", folder / "alias/config.json", folder / "unet/../x"):
+        assert inside(folder, path).is_relative_to(folder)
+    assert inside(tmp_path / "linked", folder / "unet") == folder / "unet"
+    (folder / "out").symlink_to(tmp_path)
+    for path in (folder / "../model-2", folder / "out/x", Path("/etc/passwd"), folder / ".."):
+        with pytest.raises(ModelError) as error:
+            inside(folder, path)
+        assert error.value.code == "file.outside"
+
+
+def test_a_snapshot_of_the_hub_has_its_own_blobs_only(tmp_path):
+    snapshot = tmp_path / "models--a--b/snapshots/0123"
+    (snapshot / "unet").mkdir(parents=True)
+    for model in ("models--a--b", "models--c--d"):
+        (tmp_path / model / "blobs").mkdir(parents=True)
+        (tmp_path / model / "blobs/abc").write_text("x")
+    own, other = snapshot / "unet/x", snapshot / "unet/y"
+    own.symlink_to("../../../blobs/abc")
+    other.symlink_to("../../../../models--c--d/blobs/abc")
+    assert inside(snapshot, own) == tmp_path / "models--a--b/blobs/abc"
+    with pytest.raises(ModelError):
+        inside(snapshot, other)
+
+
+def test_plain_names():
+    assert all(map(is_plain_name, ("unet", "text_encoder_2", "model-00001-of-00002.safetensors")))
+    refused = ("", ".", "..", "a/b", "/a", "a\\b", "c:", "a\0", "a\n", "\u202ea")
+    assert not any(map(is_plain_name, refused))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"[" * 100_000, "nested"),
+        (b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1), "nested"),
+        (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, "nested"),
+        (b"[{" * 1000 + b"]}" * 1000, "nested"),
+        (b"[" + b"9" * (LONGEST_NUMBER + 1) + b"]", "digits"),
+        (b"[" + b"9" * 1_000_000 + b"]", "digits"),
+        (b"[" + b"1," * 3_000_000 + b"1]", "values"),
+        (b"[" * 1 + b"[]," * 3_000_000 + b"1]", "values"),
+        (b'{"a": 1, "a": 2}', "twice"),
+        (b'["\\ud800"]', "surrogate"),
+        (b'{"\\udfff": 1}', "surrogate"),
+        (b"\xff", "utf-8"),
+        (b'["' + b'\\"' * 1_000_000, "Unterminated"),
+        (b'"' + b"[" * 1_000_000, "Unterminated"),
+        (b"]" * 1_000_000, "value"),
+        (b"", "value"),
+    ],
+)
+def test_json_beyond_the_limits_is_refused_at_once(text, reason):
+    started = time.process_time()
+    with pytest.raises(ValueError, match=f"(?i){reason}"):
+        decode(text)
+    assert time.process_time() - started < 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": [1, 2.5, None, True, {"b": 'ä\n"\\'}], "c": "[[[" * 100, "d": "9" * 1000},
+        "\U0001f600",
+        2**63,
+        10.0**300,
+        [[], {}, [[]]],
+    ],
+)
+def test_other_json_is_read_as_python_reads_it(value):
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False, indent=2)):
+        assert decode(text.encode()) == json.loads(text) == value
+
+
+def test_nan_is_read_on_request_only():
+    assert decode(b"[Infinity]") == [float("inf")]
+    with pytest.raises(ValueError, match="NaN"):
+        decode(b"[NaN]", nan=False)
+    deepest = b"[" * DEEPEST + b"]" * DEEPEST
+    assert decode(deepest) == json.loads(deepest)
