@@ -1,19 +1,33 @@
 # make demo: install into .venv and run the whole story on the embedded model, into demo/
 # make test: install into .venv with the test extra and run the tests
+# make test-lowest: a part of the tests with the lowest versions that pyproject.toml allows
+# make fuzz: hostile files for every reader, FUZZ of each, and every fault of the disk
 # make lint: style, types and the order of the packages
 # make docs: build the documentation into build/site
 VENV ?= .venv
 PYTHON ?= python3
 JOBS ?= auto
+LOWEST ?= .venv-lowest
+FUZZ ?= 20000
 SOURCES := pyproject.toml README.md LICENSE $(shell find forgetcli recipes -type f ! -name '*.pyc')
 
-.PHONY: demo test lint docs reference schema completions
+.PHONY: demo test test-lowest fuzz lint docs reference schema completions
 demo: $(VENV)/.installed
 	$(VENV)/bin/forget demo
 
 # One thread in each of several processes: many threads in each would wait for one another.
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
+
+# torch is pinned to one version for all: see tests/lowest.txt.
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(JOBS) \
+		tests/storage tests/linalg tests/checkpoint tests/recipe tests/models tests/cli/test_cli.py
+
+# Inputs that fail are kept in build/fuzz; put them into tests/fuzz/corpus.
+fuzz: $(VENV)/.installed-test
+	OMP_NUM_THREADS=1 FORGET_FUZZ=$(FUZZ) $(VENV)/bin/python -m pytest -n $(JOBS) \
+		tests/fuzz tests/cli/test_faults_of_writers.py
 
 lint: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff check .
@@ -46,6 +60,12 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 $(VENV)/.installed-test: $(SOURCES) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check '.[test]'
 	touch $@ $(VENV)/.installed
+
+$(LOWEST)/.installed: pyproject.toml tests/lowest.txt
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c tests/lowest.txt \
+		. pytest pytest-xdist hypothesis mpmath peft
+	touch $@
 
 # Dependency groups need pip 25.1; a new virtual environment can have an older one.
 $(VENV)/.installed-lint: $(VENV)/.installed-test

@@ -44,8 +44,16 @@ class Saboteur:
     run can.
     """
 
-    def __init__(self, at: int, fault: Callable[[], BaseException], after: bool = False) -> None:
+    def __init__(
+        self,
+        at: int,
+        fault: Callable[[], BaseException],
+        after: bool = False,
+        only: tuple[str, ...] | None = None,
+        short: bool = False,
+    ) -> None:
         self.at, self.fault, self.after = at, fault, after
+        self.only, self.short = only, short
         self.calls: list[str] = []
 
     @property
@@ -71,10 +79,16 @@ class Saboteur:
                 str(kwargs.get("mode", args[1] if len(args) > 1 else "r"))
             ):
                 return real(*args, **kwargs)  # reading
+            if real is OS_OPEN and not args[1] & (os.O_WRONLY | os.O_RDWR):
+                return real(*args, **kwargs)  # reading, or a folder to be synced
             if "dir_fd" in kwargs:
                 return real(*args, **kwargs)  # rmtree
+            if self.only and name not in self.only:
+                return real(*args, **kwargs) if name != "fsync" else None
             self.calls.append(name)
             due = len(self.calls) == self.at
+            if due and self.short:
+                _half(name, *args)
             if due and not self.after:
                 raise self.fault()
             result = (
@@ -85,6 +99,16 @@ class Saboteur:
             return result
 
         return call
+
+
+def _half(name: str, *args) -> None:
+    """Half of what a call would write."""
+    if name == "write":
+        handle, data = args
+        OS_WRITE(handle, bytes(data)[: len(data) // 2])
+    else:
+        reader, writer = args[:2]
+        writer.write(reader.read(os.fstat(reader.fileno()).st_size // 2))
 
 
 def tree(folder: Path) -> dict[str, bytes] | None:
@@ -103,7 +127,7 @@ class Strike:
     Attributes:
         where: ``module:name``, a dotted name for a method. The module is the one in which the name
             is looked up.
-        what: ``SIGINT``, ``SIGTERM``, or the name of an errno.
+        what: ``SIGINT``, ``SIGTERM``, ``SIGKILL``, or the name of an errno.
     """
 
     where: str
@@ -164,6 +188,9 @@ class Unsafe(Strike):
 class Sweep:
     """The `nth` of all the calls to the file system that `Saboteur` watches fails, or gets a
     signal.
+
+    Two more faults are of some calls only, and `nth` counts these: ``SHORT``, of which a write puts
+    half of its bytes on a disk that is full then, and ``FSYNC``, which fails with EIO.
     """
 
     nth: int
@@ -171,8 +198,10 @@ class Sweep:
     after: bool = False
 
     def arm(self, record: str) -> None:
-        saboteur = Saboteur(self.nth, lambda: None, self.after)
-        saboteur.fault = lambda: strike(self.what, record, f"{self.nth} {saboteur.calls[-1]}")
+        only = {"SHORT": ("write", "copyfileobj"), "FSYNC": ("fsync",)}.get(self.what)
+        number = {"SHORT": "ENOSPC", "FSYNC": "EIO"}.get(self.what, self.what)
+        saboteur = Saboteur(self.nth, lambda: None, self.after, only, self.what == "SHORT")
+        saboteur.fault = lambda: strike(number, record, f"{self.nth} {saboteur.calls[-1]}")
         work = saboteur.at_work()
         work.__enter__()
         _armed.append(work)  # what is collected puts the real functions back

@@ -20,7 +20,7 @@ from forgetcli.artifact import manifest, statement
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.bundled.demo import MODEL
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.errors import ForgetError, OutputError
+from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.recipe import Concept
 from forgetcli.storage import atomic, hub
 from forgetcli.storage.copying import copy_file
@@ -124,6 +124,9 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
         OutputError: the folder cannot be written; card.results: the evaluation is not one of this
             model.
     """
+    # jinja2 loads only where a card is written.
+    from jinja2 import TemplateError
+
     edited = EditedModel(Path(folder))
     folder = edited.folder
     made = edited.manifest
@@ -141,14 +144,22 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
             recipe.concepts if made.edited else (),
         )
     )
-    text = render(
-        recipe,
-        history,
-        carried=carried(folder / manifest.CARD, history.base),
-        sites=report.get("sites", ()),
-        check=report.get("check") or {},
-        scores=scores(folder, results) if results else None,
-    )
+    measured = scores(folder, results) if results else None
+    try:
+        text = render(
+            recipe,
+            history,
+            carried=carried(folder / manifest.CARD, history.base),
+            sites=report.get("sites", ()),
+            check=report.get("check") or {},
+            scores=measured,
+        )
+    except (TypeError, ValueError, TemplateError) as fault:
+        raise ModelError(
+            "model.changed",
+            f"{folder / manifest.REPORT} is damaged: {fault}",
+            "run 'forget verify' on the folder; apply the recipe again if it was changed",
+        ) from fault
     with atomic.publishing(folder, force=True) as staging:
         for path in walk_files(folder):
             if path not in (manifest.CARD, manifest.MANIFEST, manifest.SIGNATURE):
@@ -170,7 +181,7 @@ def _link(source: Path, target: Path) -> None:
 def _report(edited: EditedModel) -> dict[str, Any]:
     try:
         report = json.loads(edited.report_bytes.decode("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # damaged: verify says so
     return report if isinstance(report, dict) else {}
 

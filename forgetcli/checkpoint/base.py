@@ -7,20 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
-from forgetcli.checkpoint.confinement import check_component_name, check_folder
+from forgetcli.checkpoint import pipeline_index
+from forgetcli.checkpoint.confinement import check_folder
+from forgetcli.checkpoint.pipeline_index import DISPENSABLE, INDEX, PipelineIndex
 from forgetcli.checkpoint.single_file import CONFIG, SingleFile, settings_files
 from forgetcli.checkpoint.weights import PICKLES, WeightSet, locate, locate_all, weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
 from forgetcli.storage.files import files_digest, sha256_file, walk_files
-from forgetcli.storage.json import read_json
 from forgetcli.storage.safetensors import TensorSite, WeightFile
 
-__all__ = ["Base", "TensorSite", "locate", "resolve"]
+__all__ = ["DISPENSABLE", "INDEX", "Base", "TensorSite", "locate", "resolve"]
 
-INDEX = "model_index.json"
 OTHER_WEIGHTS = (
     *PICKLES,
     ".msgpack",
@@ -33,8 +32,20 @@ OTHER_WEIGHTS = (
     ".xml",
 )
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
-# Pipelines run without these components, and many copies lack them.
-DISPENSABLE = ("safety_checker", "feature_extractor", "image_encoder")
+# Code, which no model needs that forget loads, and which diffusers would run.
+CODE = (".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib")
+# What file managers leave in folders, apart from hidden files.
+STRAY = ("thumbs.db", "desktop.ini")
+# The files that forget adds to an edited model, at its top level.
+ADDED = (
+    "recipe.toml",
+    "README.md",
+    "forget.ledger.json",
+    "forget.ledger.safetensors",
+    "forget.provenance.json",
+    "forget.report.json",
+    "forget.signature.json",
+)
 
 
 @dataclass(frozen=True)
@@ -130,6 +141,23 @@ class Base:
     def _weight_sets(self) -> dict[str, list[WeightSet]]:
         return {}
 
+    def refuse_unrecordable(self) -> None:
+        """Refuse names that no manifest can hold, before any work is done.
+
+        Raises:
+            ModelError: model.bad-name: a name is not UTF-8.
+        """
+        paths = [self.file] if self.file else walk_files(self.folder)
+        for path in (self.id, *(path for path in paths if self.file or _is_part(path))):
+            try:
+                path.encode("utf-8")
+            except UnicodeEncodeError as fault:
+                raise ModelError(
+                    "model.bad-name",
+                    f"the name {path!a} in {self.id!a} is not UTF-8",
+                    "rename the file: a manifest is JSON and cannot hold its name",
+                ) from fault
+
     def parts(self, *prefixes: str) -> dict[str, str]:
         """Path → SHA-256 of all files of the components with these prefixes.
 
@@ -166,8 +194,9 @@ class Base:
 
         They are hashed on first use; gigabytes take seconds. These files are not part of a model,
         and so not of an edited copy: hidden files; images; the model card and the other files that
-        forget adds to a folder; weights in other formats and single-file copies at the top level.
-        The last two would stay *unedited* beside the edited weights and be loaded by mistake.
+        forget adds to a folder; code; weights in other formats and single-file copies at the top
+        level. The last two would stay *unedited* beside the edited weights and be loaded by
+        mistake.
         """
         if self.file:
             paths = [self.file]
@@ -185,14 +214,9 @@ def _is_part(path: str) -> bool:
     *folders, name = path.split("/")
     if any(part.startswith(".") or part == "__pycache__" for part in (*folders, name)):
         return False
-    if name.lower().endswith(IMAGES + OTHER_WEIGHTS):
+    if name.lower().endswith(IMAGES + OTHER_WEIGHTS + CODE) or name.lower() in STRAY:
         return False
-    if folders:
-        return True
-    added_by_forget = name in ("recipe.toml", "README.md") or (
-        name.startswith("forget.") and name.endswith(".json")
-    )
-    return not added_by_forget and not name.endswith(".safetensors")
+    return bool(folders) or (name not in ADDED and not name.endswith(".safetensors"))
 
 
 def resolve(model: str | Path, *, config: Path | str | None = None, download: bool = True) -> Base:
@@ -257,6 +281,12 @@ def _similar(path: Path, name: str) -> list[str]:
 
 
 def _single(name: str, path: Path, config: Path | str | None) -> Base:
+    if path.name in ADDED:
+        raise ModelError(
+            "model.not-a-model",
+            f"{path} has a name that forget gives to a file of its own",
+            "give the folder of the edited model, or rename the file",
+        )
     base = Base(name, None, path.parent, path.name, config)
     if base.single is not None:
         # Reads the header and refuses files of an unknown architecture.
@@ -270,7 +300,9 @@ def edited_file(folder: Path) -> Path | None:
     Such a folder has the file's settings in a subfolder, and no model_index.json itself.
     """
     files = [
-        path for path in sorted(folder.glob("*.safetensors")) if not path.name.startswith("forget.")
+        path
+        for path in sorted(folder.glob("*.safetensors"))
+        if path.name not in ADDED and not path.name.startswith(".")
     ]
     has_settings = (folder / CONFIG / INDEX).is_file() and not (folder / INDEX).is_file()
     return files[0] if len(files) == 1 and has_settings else None
@@ -314,12 +346,11 @@ def _checked(base: Base) -> Base:
     """
     folder = base.folder
     check_folder(folder, _is_part)
-    for name, entry in _index(folder).items():
-        if name.startswith("_") or not isinstance(entry, list) or None in entry:
-            continue  # a setting, or a component that the pipeline does without
-        check_component_name(folder / INDEX, name)
+    for name in _index(folder).components:
+        if name in DISPENSABLE:
+            continue
         component = folder / name
-        if not component.is_dir() and name not in DISPENSABLE:
+        if not component.is_dir():
             raise ModelError(
                 "model.not-a-model",
                 f"{folder} is incomplete: {INDEX} names {name}/, which is missing",
@@ -332,27 +363,19 @@ def _checked(base: Base) -> Base:
     return base
 
 
-def _index(folder: Path) -> dict[str, Any]:
+def _index(folder: Path) -> PipelineIndex:
     """A diffusers folder's model_index.json.
 
     Raises:
         ModelError: model.not-a-model.
     """
-    index = folder / INDEX
-    if not index.is_file():
+    if not (folder / INDEX).is_file():
         raise ModelError(
             "model.not-a-model",
             f"{folder} is no diffusers model: it has no {INDEX}",
             _index_hint(folder),
         )
-    try:
-        entries = read_json(index)
-        entries["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise ModelError(
-            "model.not-a-model", f"{index} is not valid: {fault}", "fetch the model again"
-        ) from fault
-    return entries
+    return pipeline_index.read(folder)
 
 
 def _index_hint(folder: Path) -> str:

@@ -36,6 +36,7 @@ EMA = "model_ema."
 UNET_TOP = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
+    "time_embedding.cond_proj": "time_embed.cond_proj",  # guidance, in models distilled with it
     "class_embedding.linear_1": "label_emb.0.0",
     "class_embedding.linear_2": "label_emb.0.2",
     "add_embedding.linear_1": "label_emb.0.0",
@@ -86,12 +87,6 @@ VAE_RESNET = {
     "norm2": "norm2",
     "conv2": "conv2",
     "conv_shortcut": "nin_shortcut",
-}
-# (XL, component) → prefix of a text encoder in CLIP's names, prefix of one in OpenCLIP's.
-TEXT_ENCODERS = {
-    (False, "text_encoder"): (CLIP, OPEN_CLIP),
-    (True, "text_encoder"): (CLIP_XL, "conditioner.embedders.0.model."),
-    (True, "text_encoder_2"): ("conditioner.embedders.1.transformer.", OPEN_CLIP_XL),
 }
 CLASSIC = (
     "StableDiffusionPipeline",
@@ -149,6 +144,7 @@ def open_clip_places(name: str) -> Iterator[Place]:
     name = name.removeprefix("text_model.")
     if name == "text_projection.weight":
         yield Place("text_projection", transposed=True)  # a plain matrix: x @ text_projection
+        yield Place("text_projection.weight")  # a linear layer, as Playground has it
     elif name in OPEN_CLIP_TOP:
         yield Place(OPEN_CLIP_TOP[name])
     elif match := re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name):
@@ -381,11 +377,15 @@ class Layout:
             return DENOISER, unet_places(parameter, self.layers, self.attended)
         if component == "vae":
             return VAE, vae_places(parameter, len(config["block_out_channels"]))
-        clip, open_clip = TEXT_ENCODERS[self.xl, component]
-        # OpenAI's CLIP has quick_gelu, and transformers' own names.
-        if config.get("hidden_act") != "gelu":
-            return clip, clip_places(parameter)
-        return open_clip, open_clip_places(parameter)
+        # Loaders know one form of each encoder, whatever its activation: those of XL by their
+        # number, those of 1.x and 2.x by the family, which the denoiser's projections tell.
+        if self.xl and component == "text_encoder_2":
+            return OPEN_CLIP_XL, open_clip_places(parameter)
+        if self.xl:
+            return CLIP_XL, clip_places(parameter)
+        if config.get("hidden_act") == "gelu" and self.configs["unet"].get("use_linear_projection"):
+            return OPEN_CLIP, open_clip_places(parameter)
+        return CLIP, clip_places(parameter)
 
 
 def _not_possible(what: str) -> ModelError:

@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from forgetcli.checkpoint.confinement import check_component_name
+from forgetcli.checkpoint import pipeline_index, prediction
 from forgetcli.checkpoint.ldm import DENOISER, LdmKeys, Place
-from forgetcli.checkpoint.weights import weight_sets
+from forgetcli.checkpoint.pipeline_index import DISPENSABLE, INDEX
+from forgetcli.checkpoint.weights import visible_files, weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import hub
-from forgetcli.storage.json import read_json
 from forgetcli.storage.safetensors import TensorSite, WeightFile
 
-INDEX = "model_index.json"
 CONFIG = "config"  # the folder of settings beside a file, in an output too
-SETTINGS = ("*.json", "*.txt")  # all files of a diffusers folder except the weights
+SETTINGS_ENDINGS = (".json", ".txt")
+SETTINGS = tuple(f"*{ending}" for ending in SETTINGS_ENDINGS)  # all files except the weights
 # The reference models, whose settings are used for files of an architecture.
 HOME = {
     "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -125,7 +125,13 @@ class SingleFile:
             asked: one that the user names: a folder, or ``org/name`` on the hub.
         Raises:
             ModelError: model.no-config: there is none; the hint has the command that fetches it.
+                model.prediction: its scheduler is of another kind than the file says.
         """
+        settings = self._find_settings(asked)
+        prediction.check(self.path, self.header, self.weights.metadata, settings)
+        return settings
+
+    def _find_settings(self, asked: Path | str | None) -> Path:
         if asked is not None:
             return _asked(asked)
         for folder in (self.folder / CONFIG, self.folder):
@@ -176,10 +182,9 @@ def settings_files(settings: Path, held: frozenset[str]) -> list[str]:
     for name in _components(settings):
         place = settings / name
         paths |= {
-            f"{name}/{path.name}"
-            for pattern in SETTINGS
-            for path in place.glob(pattern)
-            if not path.name.endswith(".safetensors.index.json")
+            f"{name}/{file}"
+            for file in visible_files(place)
+            if file.endswith(SETTINGS_ENDINGS) and not file.endswith(".safetensors.index.json")
         }
         if name not in held and (weights := _own_weights(settings, name)):
             paths |= {f"{name}/{file}" for file in weights}
@@ -195,41 +200,29 @@ def has_weights(settings: Path, component: str) -> bool:
 
 
 def _own_weights(settings: Path, component: str) -> list[str]:
-    place = settings / component
-    if not place.is_dir() or not any(place.glob("*.safetensors")):
+    files = visible_files(settings / component)
+    if not any(file.endswith(".safetensors") for file in files):
         return []
     weights = weight_sets(settings, component)[0]
     if isinstance(weights.files, str):
         return weights.names
-    indices = (path.name for path in place.glob("*.safetensors.index.json"))
+    indices = (file for file in files if file.endswith(".safetensors.index.json"))
     return sorted({*weights.names, *indices})
 
 
 def _components(settings: Path) -> list[str]:
     try:
-        entries = read_json(settings / INDEX)
-        names = [
-            name
-            for name, entry in entries.items()
-            if not name.startswith("_") and isinstance(entry, list) and None not in entry
-        ]
-    except (OSError, ValueError, AttributeError) as fault:
-        raise ModelError(
-            "model.no-config", f"{settings / INDEX} is not valid: {fault}", "fetch the folder again"
-        ) from fault
-    for name in names:
-        check_component_name(settings / INDEX, name)
-    return names
+        return list(pipeline_index.read(settings).components)
+    except ForgetError as fault:
+        if fault.code.startswith("file."):
+            raise
+        raise ModelError("model.no-config", fault.message, "fetch the folder again") from fault
 
 
 def _has_settings(folder: Path) -> bool:
     """Whether a cached folder has the settings of each component that pipelines need."""
     try:
-        names = [
-            name
-            for name in _components(folder)
-            if name not in ("safety_checker", "feature_extractor", "image_encoder")
-        ]
+        names = [name for name in _components(folder) if name not in DISPENSABLE]
     except ForgetError:
         return False
     return bool(names) and all(any((folder / name).glob("*.json")) for name in names)

@@ -51,7 +51,7 @@ def weight_sets(folder: Path, component: str) -> list[WeightSet]:
             the folder.
     """
     place = Path(folder, component)
-    names = sorted(p.name for p in place.iterdir() if p.is_file()) if place.is_dir() else []
+    names = visible_files(place)
     ranked: list[tuple[tuple[bool, bool, int, str], WeightSet]] = []
     sharded: set[str] = set()
     for name in names:
@@ -75,6 +75,15 @@ def weight_sets(folder: Path, component: str) -> list[WeightSet]:
     if not ranked:
         raise _no_weights(folder, place, names)
     return [weights for _, weights in sorted(ranked, key=lambda entry: entry[0])]
+
+
+def visible_files(folder: Path) -> list[str]:
+    """The names of a folder's files, sorted, without hidden ones: macOS writes ``._model.json``."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")
+    )
 
 
 def _rank(stem: str, variant: str, sharded: int) -> tuple[bool, bool, int, str]:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import models
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.device import pick_device
 from forgetcli.distributed import Processes
 from forgetcli.errors import ForgetError
 from forgetcli.generation.images import (
@@ -27,7 +26,8 @@ from forgetcli.generation.images import (
     png_bytes,
     write_grid,
 )
-from forgetcli.models import components
+from forgetcli.generation.text_to_image import text_to_image
+from forgetcli.models.unet import sides
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
 
@@ -180,7 +180,7 @@ def draw(
     ]
     if incomplete:
         # The model is loaded before the folder is made: if it cannot be, no folder is left.
-        sampler = Sampler(base, device)
+        sampler = Sampler(base, device, observer)
         with atomic.output_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
         observer.stage(f"images ({base.id})", sum(len(indices) for indices in incomplete))
@@ -208,27 +208,15 @@ def batches(
 class Sampler:
     """A model's own pipeline, loaded once."""
 
-    def __init__(self, base: Base, device: str | None = None) -> None:
-        # The command line starts without torch and diffusers.
-        import torch
-        from diffusers import DiffusionPipeline
-
-        family = models.family_of(base.settings)
-        # A safety checker would blacken images, which would count as erasure.
-        unchecked: dict[str, Any] = {}
-        if family == "sd":
-            unchecked = {"safety_checker": None, "requires_safety_checker": False}
-        self.guidance = models.get(family).GUIDANCE
-        self.pipeline: Any = DiffusionPipeline.from_pretrained(
-            base.settings,
-            **components.networks(base, torch.float32),
-            torch_dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            **unchecked,
+    def __init__(
+        self, base: Base, device: str | None = None, observer: Observer | None = None
+    ) -> None:
+        self.model = models.load(
+            base, device=device, dtype="float32", editable=False, observer=observer
         )
+        self.guidance = models.get(models.family_of(base.settings)).GUIDANCE
+        self.pipeline: Any = text_to_image(self.model)
         self.pipeline.set_progress_bar_config(disable=True)
-        self.pipeline.to(pick_device(device))
 
     def __call__(self, requests: Sequence[ImageRequest]) -> list[Image]:
         """One image for each request. All must have equal settings."""
@@ -238,8 +226,8 @@ class Sampler:
         first = requests[0]
         guidance = first.guidance
         if guidance is None:
-            small = self.pipeline.vae.config.sample_size <= SMALL
-            guidance = GUIDANCE if small else self.guidance
+            guidance = GUIDANCE if self._side() <= SMALL else self.guidance
+        self.model.refuse_unembedded([request.prompt for request in requests])
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         return self.pipeline(
             [request.prompt for request in requests],
@@ -251,6 +239,13 @@ class Sampler:
             **self._inpainting(first),
         ).images
 
+    def _side(self) -> int:
+        """Pixels along the longer side of the images that the VAE was trained with."""
+        size = self.pipeline.vae.config.get("sample_size")
+        if size is None:  # AutoencoderTiny names none
+            size = [side * self.model.vae_scale for side in self.model.latent_shape[1:]]
+        return max(sides(size))
+
     def _inpainting(self, request: ImageRequest) -> dict[str, Any]:
         """The further arguments of an in-painting pipeline: a grey image, and a mask over it."""
         # The command line starts without Pillow.
@@ -258,8 +253,9 @@ class Sampler:
 
         if "mask_image" not in inspect.signature(self.pipeline.__call__).parameters:
             return {}
-        side = self.pipeline.unet.config.sample_size * self.pipeline.vae_scale_factor
-        size = (request.width or side, request.height or side)
+        scale = self.pipeline.vae_scale_factor
+        height, width = (side * scale for side in sides(self.pipeline.unet.config.sample_size))
+        size = (request.width or width, request.height or height)
         return {
             "image": Image.new("RGB", size, (127, 127, 127)),
             "mask_image": Image.new("L", size, 255),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from forgetcli.checkpoint import component_settings
 from forgetcli.device import pick_device, pick_dtype
 from forgetcli.models.families import Family, family_of, get
 from forgetcli.models.families import names as family_names
@@ -15,18 +16,36 @@ from forgetcli.models.families import names as family_names
 if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
     from forgetcli.models.base import LoadedModel
+    from forgetcli.progress import Observer
 
 __all__ = ["Family", "family_names", "family_of", "get", "load"]
 
 
-def load(base: Base, *, device: str | None = None, dtype: str | None = None) -> LoadedModel:
-    """The model of a resolved base, on the device, ready to be edited.
+def load(
+    base: Base,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    editable: bool = True,
+    observer: Observer | None = None,
+) -> LoadedModel:
+    """The model of a resolved base, on the device. Its weights are read when they are needed.
 
     Args:
         device: default: the best one of this machine.
         dtype: one of `forgetcli.device.DTYPES`; default: float32.
+        editable: refuse models that can generate images but cannot be edited.
+        observer: is told which settings of the model are ignored.
     Raises:
-        ModelError: the family, the device or the dtype is unknown.
+        ModelError: the family, the device or the dtype is unknown; a component is missing or of an
+            unknown class; the scheduler is unknown.
     """
     family = get(family_of(base.settings))
-    return family.load(base, pick_device(device), pick_dtype(dtype))
+    model = family.load(base, pick_device(device), pick_dtype(dtype))
+    model.refuse_incomplete()
+    if editable:
+        model.refuse_scheduler()
+    for line in component_settings.unused_settings(base.settings, model.index.components):
+        if observer is not None:
+            observer.note(line)
+    return model

@@ -6,26 +6,26 @@ them. Modules of these libraries are typed `Any`: their classes differ from fami
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetcli.errors import EditError
-from forgetcli.models import components
+from forgetcli.checkpoint import pipeline_index
+from forgetcli.errors import EditError, ModelError
+from forgetcli.models import components, tokenizers
 from forgetcli.models.context import Context
-from forgetcli.models.encoder import TOKENIZERS, TextEncoder
+from forgetcli.models.encoder import TextEncoder
 from forgetcli.models.sites import Site, mlp_outputs, recorded_inputs, replaced_weights
-from forgetcli.models.tokens import Tokenizers, tokenise
+from forgetcli.models.tokens import Tokenizers, attended, tokenise
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from forgetcli.checkpoint.base import Base
+    from forgetcli.checkpoint.pipeline_index import PipelineIndex
     from forgetcli.models.tokens import Tokenizer
 
 __all__ = ["Context", "LoadedModel", "Site", "TextEncoder"]
@@ -41,6 +41,13 @@ class LoadedModel(ABC):
     Attributes:
         ENCODERS: the family's text encoders, in the order of their token ids.
         DENOISER: the denoiser's component.
+        DENOISER_CLASS: its class in diffusers.
+        TEXT_TO_IMAGE: the pipeline's class in diffusers.
+        INPAINTING: the class for a denoiser that also reads a mask; empty if there is none.
+        SCHEDULERS: the schedulers whose noise the family's edits can reproduce.
+        EXPANDS: whether the pipeline replaces a textual inversion of several vectors by the tokens
+            of all of them.
+        MASKS: whether the pipeline hides padding from a text encoder whose config demands it.
         base: the model on disk.
         device: where the components are loaded.
         dtype: the dtype of their weights.
@@ -48,6 +55,12 @@ class LoadedModel(ABC):
 
     ENCODERS: tuple[TextEncoder, ...] = (TextEncoder(),)
     DENOISER = "unet"
+    DENOISER_CLASS = "UNet2DConditionModel"
+    TEXT_TO_IMAGE = "StableDiffusionPipeline"
+    INPAINTING = ""
+    SCHEDULERS: tuple[str, ...] = pipeline_index.BETA_SCHEDULERS
+    EXPANDS = True
+    MASKS = False
 
     def __init__(self, base: Base, device: torch.device, dtype: torch.dtype) -> None:
         self.base = base
@@ -82,6 +95,44 @@ class LoadedModel(ABC):
 
     # Components.
 
+    def refuse_incomplete(self) -> None:
+        """Refuse a model that lacks a component, or has one of a class that does not fit.
+
+        Raises:
+            ModelError: model.missing-component, model.unknown-class.
+        """
+        for encoder in self.encoders:
+            self.index.require(encoder.component, [encoder.loader])
+            self.index.require(encoder.tokenizer, pipeline_index.TOKENIZERS[encoder.kind])
+        self.index.require(self.DENOISER, [self.DENOISER_CLASS])
+        self.index.require("vae", pipeline_index.VAES)
+        self.index.require("scheduler", pipeline_index.SCHEDULERS)
+
+    def refuse_scheduler(self) -> None:
+        """Refuse a model whose noise schedule the family's edits cannot reproduce.
+
+        Raises:
+            ModelError: model.unknown-scheduler.
+        """
+        name = self.index.require("scheduler", pipeline_index.SCHEDULERS).name
+        config = components.settings(self.base, "scheduler", components.SCHEDULER_CONFIG)
+        reason = "" if name in self.SCHEDULERS else f"{name} is none that it knows"
+        reason = reason or self.other_noise(config)
+        usual = (
+            "FlowMatchEulerDiscreteScheduler" if self.DENOISER == "transformer" else "DDIMScheduler"
+        )
+        if reason:
+            raise ModelError(
+                "model.unknown-scheduler",
+                f"forget cannot edit {self.base.id} with its scheduler: {reason}",
+                "it can generate images with it; edit the model with the scheduler of its family, "
+                f"such as {usual}, if it was trained with that noise",
+            )
+
+    def other_noise(self, config: Mapping[str, Any]) -> str:
+        """Why the settings of a known scheduler cannot be reproduced; empty if they can."""
+        return ""
+
     @cached_property
     def text_encoder(self) -> Any:
         return self._text_encoder("text_encoder")
@@ -100,14 +151,17 @@ class LoadedModel(ABC):
 
     @cached_property
     def vae(self) -> Any:
-        from diffusers import AutoencoderKL
+        return self._network("vae", self.vae_class)
 
-        return self._network("vae", AutoencoderKL)
+    @property
+    def vae_class(self) -> Any:
+        """The VAE's class in diffusers."""
+        return components.loaded_class(self.index.require("vae", pipeline_index.VAES))
 
     @cached_property
-    def index(self) -> dict[str, Any]:
-        """model_index.json."""
-        return _read_json(self.base.settings / "model_index.json")
+    def index(self) -> PipelineIndex:
+        """model_index.json. All classes in it are known ones."""
+        return components.index(self.base)
 
     @cached_property
     def vae_config(self) -> dict[str, Any]:
@@ -125,33 +179,41 @@ class LoadedModel(ABC):
         return tuple(
             encoder
             for encoder in self.ENCODERS
-            if None not in self.index.get(encoder.component, [None])
+            if not encoder.optional or encoder.component in self.index.components
         )
 
     @cached_property
     def tokenizer(self) -> Tokenizer | Tokenizers:
         """What `tokens.tokenise` takes: the one tokenizer, or those of all text encoders."""
         if len(self.encoders) == 1:
-            return self._tokenizer(self.encoders[0])
+            return self.tokenizer_of(self.encoders[0])
         return Tokenizers.of(
             [
-                (encoder.component, self._tokenizer(encoder), encoder.length, encoder.causal)
+                (encoder.component, self.tokenizer_of(encoder), encoder.length, encoder.causal)
                 for encoder in self.encoders
-            ]
+            ],
+            expands=self.EXPANDS,
         )
 
     def positions(self, component: str) -> int:
         """The number of token positions that a text encoder reads. No weights are loaded."""
         (encoder,) = [each for each in self.ENCODERS if each.component == component]
-        path = self.base.settings / component / "config.json"
-        config = _read_json(path) if path.is_file() else {}
-        return encoder.length or config.get("max_position_embeddings", DEFAULT_TOKENS)
-
-    def _component(self, name: str, loader: Callable[[Path], Any]) -> Any:
-        return components.part(self.base, name, loader)
+        config = self._config(component)
+        inner = config.get("text_config")
+        if isinstance(inner, dict):  # the config of a whole CLIP model
+            config = inner
+        positions = encoder.length or config.get("max_position_embeddings", DEFAULT_TOKENS)
+        if not isinstance(positions, int):
+            raise ModelError(
+                "model.damaged",
+                f"the config of {component} of {self.base.id} has max_position_embeddings "
+                f"{str(positions)[:40]!r}, which is no number",
+                "fetch the model again",
+            )
+        return positions
 
     def _config(self, name: str) -> dict[str, Any]:
-        return self._component(name, lambda folder: _read_json(folder / "config.json"))
+        return components.settings(self.base, name)
 
     def _network(self, name: str, cls: Any, dtype: torch.dtype | None = None) -> Any:
         return components.network(self.base, name, cls, dtype or self.dtype).to(self.device)
@@ -162,19 +224,50 @@ class LoadedModel(ABC):
         (encoder,) = [each for each in self.ENCODERS if each.component == component]
         return self._network(component, getattr(transformers, encoder.loader))
 
-    def _tokenizer(self, encoder: TextEncoder) -> Tokenizer:
-        import transformers
+    def tokenizer_of(self, encoder: TextEncoder) -> Tokenizer:
+        """The tokenizer of one text encoder. Kept."""
+        if encoder.tokenizer not in self._tokenizers:
+            self._tokenizers[encoder.tokenizer] = tokenizers.load(
+                self.base, self.index, encoder, self.positions(encoder.component)
+            )
+        return self._tokenizers[encoder.tokenizer]
 
-        loader = getattr(transformers, TOKENIZERS[encoder.kind])
-        return self._component(encoder.tokenizer, loader.from_pretrained)
+    @cached_property
+    def _tokenizers(self) -> dict[str, Tokenizer]:
+        return {}
+
+    def refuse_unembedded(self, prompts: Sequence[str]) -> None:
+        """Refuse prompts with a token for which a text encoder has no embedding.
+
+        Raises:
+            ModelError: model.tokenizer.
+        """
+        batch = tokenise(self.tokenizer, prompts)
+        for encoder in self.encoders:
+            tokenizers.refuse_unembedded(
+                encoder,
+                self.tokenizer_of(encoder),
+                batch.of(encoder.component).ids,
+                getattr(self, encoder.component).config.vocab_size,
+            )
 
     # Predictions.
 
     def read(self, encoder: TextEncoder, ids: Tensor, **options: Any) -> Any:
-        """The output of a text encoder for its columns of the token ids (n, length)."""
+        """The output of a text encoder for its columns of the token ids (n, length).
+
+        Raises:
+            ModelError: model.tokenizer: the text encoder has no embedding for a token.
+        """
         if isinstance(self.tokenizer, Tokenizers):
             ids = self.tokenizer.columns(encoder.component, ids)
-        return getattr(self, encoder.component)(ids.to(self.device), **options)
+        network = getattr(self, encoder.component)
+        tokenizer = self.tokenizer_of(encoder)
+        tokenizers.refuse_unembedded(encoder, tokenizer, ids, network.config.vocab_size)
+        if self.MASKS and getattr(network.config, "use_attention_mask", False):
+            mask = attended(ids, tokenizer.eos_token_id)
+            options = {"attention_mask": mask.to(self.device), **options}
+        return network(ids.to(self.device), **options)
 
     def unconditional(self) -> Context:
         """The negative context of classifier-free guidance, one row: the empty prompt."""
@@ -264,7 +357,3 @@ class LoadedModel(ABC):
         ]
         with replaced_weights(parameters):
             yield
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

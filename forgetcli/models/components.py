@@ -7,33 +7,48 @@ Classes and networks of transformers and diffusers are typed `Any`.
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from forgetcli.checkpoint.single_file import INDEX, SingleFile, has_weights
-from forgetcli.checkpoint.weights import weight_sets
-from forgetcli.errors import ModelError
+from forgetcli.checkpoint import config_fit, pipeline_index
+from forgetcli.checkpoint.component_settings import read_settings
+from forgetcli.checkpoint.pipeline_index import ComponentClass, PipelineIndex
+from forgetcli.checkpoint.single_file import SingleFile, has_weights
+from forgetcli.checkpoint.weights import WeightSet, weight_sets
+from forgetcli.errors import ForgetError, ModelError
 from forgetcli.models.tensors import read_parameter
-from forgetcli.storage.safetensors import read_header, refuse_quantised
+from forgetcli.storage.safetensors import FETCH_AGAIN, read_header, refuse_quantised
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
     from forgetcli.checkpoint.base import Base
     from forgetcli.storage.safetensors import TensorSite
 
-# The libraries whose classes are loaded by their names in model_index.json.
-LIBRARIES = ("diffusers", "transformers")
+SCHEDULER_CONFIG = "scheduler_config.json"
+# End of a parameter's path in a VAE's attention now → before diffusers 0.13.
+FORMER_NAMES = {".to_q": ".query", ".to_k": ".key", ".to_v": ".value", ".to_out.0": ".proj_attn"}
 Part = TypeVar("Part")
+
+
+def index(base: Base) -> PipelineIndex:
+    """The model's index. All its classes are known ones.
+
+    Raises:
+        ModelError: model.not-a-model, model.unknown-class.
+    """
+    found = pipeline_index.read(base.settings)
+    found.refuse_unknown()
+    return found
 
 
 def part(base: Base, name: str, loader: Callable[[Path], Part]) -> Part:
     """A component, loaded from its folder of settings.
 
     Args:
-        loader: `from_pretrained` of the component's class, or another function of the folder.
+        loader: a function of the folder. What it raises is a fault of the folder.
     Raises:
         ModelError: model.missing-component, model.unreadable.
     """
@@ -46,31 +61,50 @@ def part(base: Base, name: str, loader: Callable[[Path], Part]) -> Part:
         )
     try:
         return loader(folder)
-    except (OSError, ValueError, RuntimeError, KeyError) as fault:
+    except (ForgetError, MemoryError):
+        raise
+    except Exception as fault:  # the libraries raise whatever a damaged file leads to
+        if type(fault).__name__ == "OutOfMemoryError":  # torch's; the command line explains it
+            raise
+        lines = str(fault).splitlines() or [type(fault).__name__]
         raise ModelError(
             "model.unreadable",
-            f"cannot load {name} of {base.id}: {str(fault).splitlines()[0]}",
+            f"cannot load {name} of {base.id}: {lines[0]}",
             "check the folder, or fetch the model again",
         ) from fault
+
+
+def settings(base: Base, name: str, file: str = "config.json") -> dict[str, Any]:
+    """The settings of a component, without those that name code; see `component_settings`.
+
+    Raises:
+        ModelError: model.missing-component, model.damaged, model.unreadable.
+    """
+    return part(base, name, lambda folder: read_settings(folder / file))
 
 
 def network(base: Base, name: str, cls: Any, dtype: torch.dtype) -> Any:
     """A component with weights, in `dtype`, on the CPU, in evaluation mode.
 
+    Every parameter is the file's: libraries would fill gaps with random numbers.
+
     Args:
         cls: its class in transformers or diffusers.
     Raises:
-        ModelError: model.missing-component, model.unreadable; model.dtype: the weights are
-            quantised; model.not-finite: a weight is infinite or not a number, so every output
-            would be.
+        ModelError: model.missing-component, model.unreadable; model.damaged: the weights are not
+            those of the config; model.dtype: the weights are quantised; model.not-finite: a weight
+            is infinite or not a number, so every output would be.
     """
     file = base.single
     if file is None or name not in file.keys.components:
         module = _from_folder(base, name, cls, dtype)
     else:
-        refuse_quantised(name, file.tensors_of(name).values())
-        empty = part(base, name, lambda folder: _empty(cls, folder))
-        module = _filled(file, name, empty, dtype)
+        tensors = file.tensors_of(name)
+        refuse_quantised(name, tensors.values())
+        config = settings(base, name)
+        config_fit.refuse_oversized(base.settings / name / "config.json", config, tensors)
+        empty = part(base, name, lambda _: _empty(cls, config))
+        module = part(base, name, lambda _: _filled(file, name, empty, dtype))
     for parameter, values in module.named_parameters():
         if not values.isfinite().all():
             raise ModelError(
@@ -87,17 +121,118 @@ def _from_folder(base: Base, name: str, cls: Any, dtype: torch.dtype) -> Any:
     """
     if base.single is not None:
         _refuse_missing(base, name, base.single)
-    variant = None
-    if (base.settings / name).is_dir():
-        refuse_quantised(name, tensors_of(base.settings, name).values())
-        # If all weights have a variant in their names (.fp16.), from_pretrained needs to be told.
-        variant = weight_sets(base.settings, name)[0].variant or None
-    return part(
-        base,
-        name,
-        lambda folder: cls.from_pretrained(
-            folder, torch_dtype=dtype, use_safetensors=True, variant=variant
-        ),
+    config = settings(base, name)
+    folder = base.settings / name
+    weights = weight_sets(base.settings, name)[0]
+    tensors = tensors_of(base.settings, name)
+    refuse_quantised(name, tensors.values())
+    config_fit.refuse_oversized(folder / "config.json", config, tensors)
+
+    def load(_: Path) -> Any:
+        state = _state(folder, weights)
+        if hasattr(cls, "load_config"):
+            return _diffusers_network(folder, cls, config, state, dtype)
+        return _transformers_network(folder, cls, config, state, dtype)
+
+    return part(base, name, load)
+
+
+def _state(folder: Path, weights: WeightSet) -> dict[str, Tensor]:
+    """The tensors of a component by key, in the dtype in which they are stored."""
+    from safetensors import safe_open
+
+    state = {}
+    for file in weights.names:
+        with safe_open(folder / file, "pt") as reader:
+            for key in reader.keys():  # noqa: SIM118 (it is no mapping)
+                if isinstance(weights.files, str) or weights.files.get(key) == file:
+                    state[key] = reader.get_tensor(key)
+    return state
+
+
+def _diffusers_network(
+    folder: Path, cls: Any, config: dict[str, Any], state: dict[str, Tensor], dtype: torch.dtype
+) -> Any:
+    """A network of diffusers, with the values of `state`.
+
+    Raises:
+        ModelError: model.damaged: `state` lacks a parameter, or has one of another shape.
+    """
+    module = _empty(cls, config)
+    values = {}
+    for parameter, empty in module.state_dict().items():
+        tensor = state.get(parameter, state.get(_former_name(parameter)))
+        if tensor is None:
+            raise _lacks(folder, [key for key in module.state_dict() if not _has(state, key)])
+        if tensor.shape != empty.shape:
+            raise _other_shape(folder, parameter, tensor.shape, empty.shape)
+        values[parameter] = tensor.to(dtype if tensor.is_floating_point() else tensor.dtype)
+    module.load_state_dict(values, assign=True)
+    return module
+
+
+def _has(state: Mapping[str, Tensor], parameter: str) -> bool:
+    return parameter in state or _former_name(parameter) in state
+
+
+def _former_name(parameter: str) -> str:
+    """The name that a parameter of a VAE's attention had before diffusers 0.13."""
+    path, _, kind = parameter.rpartition(".")
+    for now, former in FORMER_NAMES.items():
+        if path.endswith(now):
+            return f"{path.removesuffix(now)}{former}.{kind}"
+    return parameter
+
+
+def _transformers_network(
+    folder: Path, cls: Any, config: dict[str, Any], state: dict[str, Tensor], dtype: torch.dtype
+) -> Any:
+    """A network of transformers, with the values of `state`.
+
+    Transformers gets no folder: in one it would look for adapters and other files.
+
+    Raises:
+        ModelError: model.damaged: `state` lacks a parameter, or has one of another shape.
+    """
+    network, report = cls.from_pretrained(
+        None,
+        config=_transformers_config(cls, config),
+        state_dict=state,
+        torch_dtype=dtype,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,
+    )
+    for parameter, stored, asked in report["mismatched_keys"]:
+        raise _other_shape(folder, parameter, stored, asked)
+    missing = sorted(map(str, report["missing_keys"]))
+    if missing:
+        raise _lacks(folder, missing)
+    return network
+
+
+def _transformers_config(cls: Any, config: Mapping[str, Any]) -> Any:
+    """The config of a text encoder. That of a whole CLIP model has the text encoder's within."""
+    inner = config.get(cls.config_class.base_config_key or "")
+    return cls.config_class.from_dict(dict(inner if isinstance(inner, dict) else config))
+
+
+def _lacks(folder: Path, missing: Sequence[str]) -> ModelError:
+    others = f" and {len(missing) - 1} more" if missing[1:] else ""
+    return ModelError(
+        "model.damaged",
+        f"the weights in {folder} lack '{missing[0]}'{others}, which its config asks for",
+        "a training wrapper's prefix, an unmerged LoRA, or a cut-off conversion? "
+        "save the model again, or fetch it again",
+    )
+
+
+def _other_shape(
+    folder: Path, parameter: str, stored: Iterable[int], asked: Iterable[int]
+) -> ModelError:
+    return ModelError(
+        "model.damaged",
+        f"'{parameter}' in {folder} has shape {tuple(stored)}, its config asks for {tuple(asked)}",
+        FETCH_AGAIN,
     )
 
 
@@ -121,37 +256,41 @@ def shapes(base: Base, name: str) -> dict[str, tuple[int, ...]]:
     """
     if base.single is None or name not in base.single.keys.components:
         return {key: site.shape for key, site in tensors_of(base.settings, name).items()}
-    library, class_name = _index(base)[name]
-    empty = _empty(_class(library, class_name), base.settings / name)
+    config = settings(base, name)
+    config_fit.refuse_oversized(
+        base.settings / name / "config.json", config, base.single.tensors_of(name)
+    )
+    cls = loaded_class(index(base).components[name])
+    empty = part(base, name, lambda _: _empty(cls, config))
     return {key: tuple(parameter.shape) for key, parameter in empty.named_parameters()}
 
 
-def networks(base: Base, dtype: torch.dtype) -> dict[str, Any]:
-    """The networks that a pipeline must be given, by name, because diffusers cannot load them.
+def loaded_class(cls: ComponentClass) -> Any:
+    """The class that an index names. The index must have been checked: see `index`.
 
-    These are all networks of a single file, and of a folder in which one has only a variant
-    (``.fp16.``). Other folders are loaded by diffusers: then there are none.
+    Raises:
+        ModelError: model.unknown-class: the installed library has no such class.
     """
-    wanted = {
-        name: entry
-        for name, entry in _index(base).items()
-        if isinstance(entry, list)
-        and entry[0] in LIBRARIES
-        and (base.settings / name / "config.json").is_file()
-    }
-    if base.single is None and not any(
-        weight_sets(base.folder, name)[0].variant for name in wanted
-    ):
-        return {}
-    return {name: network(base, name, _class(*entry), dtype) for name, entry in wanted.items()}
+    try:
+        return getattr(importlib.import_module(cls.library), cls.name)
+    except AttributeError as fault:
+        raise ModelError(
+            "model.unknown-class",
+            f"the installed {cls.library} has no {cls.name}",
+            f"pip install --upgrade {cls.library}",
+        ) from fault
 
 
-def _index(base: Base) -> dict[str, Any]:
-    return json.loads((base.settings / INDEX).read_text(encoding="utf-8"))
+def scheduler(base: Base) -> Any:
+    """The model's own scheduler.
 
-
-def _class(library: str, name: str) -> Any:
-    return getattr(importlib.import_module(library), name)
+    Raises:
+        ModelError: model.missing-component, model.unknown-class, model.damaged, model.unreadable.
+    """
+    found = index(base)
+    cls = loaded_class(found.require("scheduler", pipeline_index.SCHEDULERS))
+    config = settings(base, "scheduler", SCHEDULER_CONFIG)
+    return part(base, "scheduler", lambda _: cls.from_config(config))
 
 
 def _refuse_missing(base: Base, name: str, file: SingleFile) -> None:
@@ -163,15 +302,15 @@ def _refuse_missing(base: Base, name: str, file: SingleFile) -> None:
         )
 
 
-def _empty(cls: Any, folder: Path) -> Any:
+def _empty(cls: Any, config: dict[str, Any]) -> Any:
     """A network built from its config, without memory for its weights."""
     from accelerate import init_empty_weights
 
     # Buffers are not empty: they are computed, and not stored in files.
     with init_empty_weights():
         if hasattr(cls, "load_config"):
-            return cls.from_config(cls.load_config(folder))
-        return cls(cls.config_class.from_pretrained(folder))
+            return cls.from_config(config)
+        return cls(_transformers_config(cls, config))
 
 
 def _filled(file: SingleFile, name: str, module: Any, dtype: torch.dtype) -> Any:

@@ -7,8 +7,6 @@ from typing import Literal
 
 # The last two names of the second linear layer of an MLP, by kind of text encoder.
 MLP_OUTPUT = {"clip": ("mlp", "fc2"), "t5": ("DenseReluDense", "wo")}
-# The tokenizer's class in transformers, by kind of text encoder.
-TOKENIZERS = {"clip": "CLIPTokenizer", "t5": "T5TokenizerFast"}
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,7 @@ class TextEncoder:
         loader: its class in transformers.
         length: the number of token positions that it reads; None: the tokenizer's maximum.
         unread: the number of last blocks whose output the denoiser never reads; they are no sites.
+        optional: whether copies of the model may leave it out.
     """
 
     component: str = "text_encoder"
@@ -31,6 +30,7 @@ class TextEncoder:
     loader: str = "CLIPTextModel"
     length: int | None = None
     unread: int = 0
+    optional: bool = False
 
     @property
     def causal(self) -> bool:

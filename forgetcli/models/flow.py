@@ -8,6 +8,8 @@ from abc import abstractmethod
 from functools import cached_property
 from typing import Any
 
+from forgetcli.checkpoint import pipeline_index
+from forgetcli.models import components
 from forgetcli.models.base import LoadedModel
 
 
@@ -22,6 +24,7 @@ class FlowModel(LoadedModel):
     """
 
     DENOISER = "transformer"
+    SCHEDULERS = pipeline_index.FLOW_SCHEDULERS
     PATCH = 2
 
     @cached_property
@@ -39,7 +42,9 @@ class FlowModel(LoadedModel):
         # Families are listed without diffusers.
         from forgetcli.models.flow_sampler import FlowSampler
 
-        return self._component("scheduler", FlowSampler.from_pretrained)
+        self.refuse_scheduler()
+        config = components.settings(self.base, "scheduler", components.SCHEDULER_CONFIG)
+        return components.part(self.base, "scheduler", lambda _: FlowSampler.from_config(config))
 
     def sampler(self, steps: int) -> Any:
         """Euler's method. Its times are shifted by the image's size if the config says so."""

@@ -35,6 +35,11 @@ class Tokenizer(Protocol):
         """Token → id."""
         ...
 
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """Token → id of the tokens that were added to the vocabulary."""
+        ...
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -167,12 +172,16 @@ class Tokenizers:
 
     Attributes:
         parts: the columns and the tokenizer of each text encoder.
+        expands: whether textual inversions of several vectors are expanded; see `expanded`.
     """
 
     parts: tuple[tuple[Segment, Tokenizer], ...]
+    expands: bool = True
 
     @staticmethod
-    def of(encoders: Sequence[tuple[str, Tokenizer, int | None, bool]]) -> Tokenizers:
+    def of(
+        encoders: Sequence[tuple[str, Tokenizer, int | None, bool]], expands: bool = True
+    ) -> Tokenizers:
         """From (component, tokenizer, length, causal) of each text encoder.
 
         A length of None means the tokenizer's maximum.
@@ -183,7 +192,7 @@ class Tokenizers:
             stop = start + (length or tokenizer.model_max_length)
             parts.append((Segment(component, start, stop, causal), tokenizer))
             start = stop
-        return Tokenizers(tuple(parts))
+        return Tokenizers(tuple(parts), expands)
 
     @property
     def eos_token_id(self) -> int:
@@ -206,19 +215,27 @@ def tokenise(
     *,
     strict: bool = False,
     length: int | None = None,
+    expands: bool = True,
 ) -> TokenBatch:
-    """Prompts as token ids, padded to the model's length.
+    """Prompts as token ids, padded to the model's length, as the model's pipeline makes them.
 
     Args:
         tokenizer: one tokenizer, or those of several text encoders.
         strict: refuse prompts that do not fit: tokens that are cut off would not be edited.
         length: default: the tokenizer's maximum.
+        expands: whether to expand textual inversions of several vectors; see `expanded`.
     Raises:
         EditError: edit.prompt-too-long: `strict`, and a prompt has more tokens than `length`.
     """
     if isinstance(tokenizer, Tokenizers):
         ids = [
-            tokenise(each, prompts, strict=strict, length=segment.stop - segment.start).ids
+            tokenise(
+                each,
+                prompts,
+                strict=strict,
+                length=segment.stop - segment.start,
+                expands=tokenizer.expands,
+            ).ids
             for segment, each in tokenizer.parts
         ]
         segments = tuple(segment for segment, _ in tokenizer.parts)
@@ -227,9 +244,10 @@ def tokenise(
 
         return TokenBatch(tuple(prompts), torch.cat(ids, 1), segments)
     length = length or tokenizer.model_max_length
+    texts = [expanded(tokenizer, prompt) for prompt in prompts] if expands else list(prompts)
     if strict:
-        for prompt in prompts:
-            needed = len(tokenizer.tokenize(prompt)) + tokenizer.num_special_tokens_to_add()
+        for prompt, text in zip(prompts, texts):
+            needed = len(tokenizer.tokenize(text)) + tokenizer.num_special_tokens_to_add()
             if needed > length:
                 raise EditError(
                     "edit.prompt-too-long",
@@ -237,6 +255,37 @@ def tokenise(
                     "shorten the concept or the template: what is cut off would not be edited",
                 )
     encoded = tokenizer(
-        list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     )
     return TokenBatch(tuple(prompts), encoded.input_ids)
+
+
+def expanded(tokenizer: Tokenizer, prompt: str) -> str:
+    """A prompt with the tokens of all vectors of a textual inversion: ``<toy>`` becomes
+    ``<toy> <toy>_1 <toy>_2``.
+
+    Diffusers' pipelines do the same: see `TextualInversionLoaderMixin.maybe_convert_prompt`.
+    """
+    added = tokenizer.added_tokens_encoder
+    several = [token for token in added if f"{token}_1" in added]
+    if not several:
+        return prompt
+    # Sorted: the order of a set of strings changes from run to run.
+    for token in sorted(set(tokenizer.tokenize(prompt)) & set(several)):
+        replacement = token
+        number = 1
+        while f"{token}_{number}" in added:
+            replacement += f" {token}_{number}"
+            number += 1
+        prompt = prompt.replace(token, replacement)
+    return prompt
+
+
+def attended(ids: Tensor, end: int) -> Tensor:
+    """1 at the tokens of the prompts and at their end token, 0 at the padding, shape (n, length).
+
+    Args:
+        end: the id of the end token, which may be that of the padding too.
+    """
+    ends_before = (ids == end).long().cumsum(1) - (ids == end).long()
+    return (ends_before == 0).long()

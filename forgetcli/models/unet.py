@@ -6,15 +6,21 @@ torch and diffusers are imported inside functions, because families are listed w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from forgetcli.errors import ModelError
+from forgetcli.models import components
 from forgetcli.models.base import LoadedModel
 from forgetcli.models.sites import Site
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# What DDIM can take a UNet's output for.
+PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
 class UNetModel(LoadedModel):
@@ -30,11 +36,21 @@ class UNetModel(LoadedModel):
     def scheduler(self) -> Any:
         from diffusers import DDIMScheduler
 
+        self.refuse_scheduler()
+        config = components.settings(self.base, "scheduler", components.SCHEDULER_CONFIG)
         # The configs of other schedulers lack clip_sample, and DDIM would then clip latents to
         # −1…1.
-        return self._component(
-            "scheduler", lambda folder: DDIMScheduler.from_pretrained(folder, clip_sample=False)
+        return components.part(
+            self.base, "scheduler", lambda _: DDIMScheduler.from_config(config, clip_sample=False)
         )
+
+    def other_noise(self, config: Mapping[str, Any]) -> str:
+        prediction = config.get("prediction_type", "epsilon")
+        if prediction not in PREDICTIONS:
+            return f"its prediction_type is {prediction!r}"
+        if config.get("timestep_type", "discrete") != "discrete":
+            return f"its timestep_type is {config['timestep_type']!r}"
+        return "it has flow sigmas" if config.get("use_flow_sigmas") else ""
 
     def sampler(self, steps: int) -> Any:
         """DDIM, whatever the model's own scheduler: it reads x_t unscaled and starts from unit
@@ -59,7 +75,7 @@ class UNetModel(LoadedModel):
     def latent_shape(self) -> tuple[int, int, int]:
         # Not in_channels: an in-painting UNet also reads a mask and the masked image.
         config = self.unet.config
-        return (config.out_channels, config.sample_size, config.sample_size)
+        return (config.out_channels, *sides(config.sample_size))
 
     def with_mask(self, noisy: Tensor) -> Tensor:
         """x_t as the UNet reads it.
@@ -89,12 +105,34 @@ class UNetModel(LoadedModel):
     def _blank(self) -> Tensor:
         """Latents of the grey that in-painting pipelines put under the mask, shape (1, c, h, w)."""
         import torch
-        from diffusers import AutoencoderKL
 
         _, height, width = self.latent_shape
         # float32: some VAEs overflow in float16.
-        vae = self._network("vae", AutoencoderKL, torch.float32)
+        vae = self._network("vae", self.vae_class, torch.float32)
         scale = self.vae_scale
         with torch.no_grad():
             grey = torch.zeros(1, 3, height * scale, width * scale, device=self.device)
-            return vae.encode(grey).latent_dist.mode() * vae.config.scaling_factor
+            encoded = vae.encode(grey)
+            # AutoencoderTiny gives the latents themselves.
+            mode = encoded.latent_dist.mode() if "latent_dist" in encoded else encoded.latents
+            return mode * vae.config.scaling_factor
+
+
+def sides(sample_size: Any) -> tuple[int, int]:
+    """Height and width of latents from a config, which names one number or both.
+
+    Raises:
+        ModelError: model.damaged.
+    """
+    both = [sample_size] * 2 if isinstance(sample_size, int) else sample_size
+    if not isinstance(both, list | tuple) or len(both) != 2 or not all(map(_is_size, both)):
+        raise ModelError(
+            "model.damaged",
+            f"the UNet's config has the sample_size {sample_size!r}, which is no size of images",
+            "fetch the model again",
+        )
+    return both[0], both[1]
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -124,7 +124,7 @@ def apply(
     with atomic.publishing(output, force=force) as staging:
         patch.check_room(job.base, staging, output, copying)
         with watch.stage("load"):
-            loaded = models.load(job.base, device=device, dtype=dtype)
+            loaded = models.load(job.base, device=device, dtype=dtype, observer=observer)
         with watch.stage("edit"):
             task = task_of(job.recipe, job.base, cache or MomentCache(), previous)
             algorithm = methods.load_edit(job.recipe.method)

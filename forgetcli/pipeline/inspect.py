@@ -4,7 +4,6 @@ headers, no weights.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,7 +15,9 @@ from forgetcli import models
 from forgetcli import recipe as recipes
 from forgetcli.artifact import manifest
 from forgetcli.artifact.edited import EditedModel
+from forgetcli.checkpoint import pipeline_index
 from forgetcli.checkpoint.base import Base
+from forgetcli.checkpoint.pipeline_index import DISPENSABLE
 from forgetcli.checkpoint.single_file import has_weights
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import EditError, ForgetError
@@ -124,16 +125,11 @@ def inspect(base: Base) -> Inspection:
     Raises:
         ModelError: a weight file is damaged.
     """
-    index = json.loads((base.settings / "model_index.json").read_text(encoding="utf-8"))
+    index = pipeline_index.read(base.settings)
     components = []
     sites = []
-    for name, entry in index.items():
-        if (
-            name.startswith("_")
-            or not isinstance(entry, list)
-            or None in entry
-            or not (base.settings / name).is_dir()
-        ):
+    for name, cls in index.components.items():
+        if not (base.settings / name).is_dir():
             continue
         if (
             base.single
@@ -141,14 +137,14 @@ def inspect(base: Base) -> Inspection:
             and _lacks_weights(base.settings, name)
         ):
             continue
-        component, tensors = _component(base, name, *map(str, entry[:2]))
+        component, tensors = _component(base, name, cls.library, cls.name)
         components.append(component)
         sites += _sites(name, tensors)
     return Inspection(
         {"id": base.id, "revision": base.revision},
         base.folder,
         _family(base.settings),
-        str(index["_class_name"]),
+        index.class_name,
         tuple(components),
         tuple(sites),
         _edited(base.folder),
@@ -166,7 +162,8 @@ def _component(
     folder = base.settings
     # The single file that holds the component's weights.
     single = base.single if base.single and name in base.single.keys.components else None
-    if not (folder / name / "config.json").is_file():
+    weightless = name in DISPENSABLE and not has_weights(folder, name)
+    if weightless or not (folder / name / "config.json").is_file():
         size = sum(
             (folder / name / path).stat().st_size
             for path in walk_files(folder / name)

@@ -61,5 +61,6 @@ def prepare(recipe: Recipe | str | Path, model: str | None, config: Path | str |
     recipe = recipe if isinstance(recipe, recipes.Recipe) else recipes.load(recipe)
     method = methods.get(recipe.method)
     base = checkpoint.resolve(model or recipe.model, config=config)
+    base.refuse_unrecordable()
     recipe = recipe.on(models.family_of(base.settings))
     return Job(recipe, base, method, method.Parameters.model_validate(recipe.parameters))

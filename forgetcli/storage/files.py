@@ -8,8 +8,8 @@ import hashlib
 import os
 import stat
 from collections.abc import Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from forgetcli.errors import ModelError, OutputError
 
@@ -24,7 +24,7 @@ _KINDS = (
 )
 
 
-def open_regular(path: str | Path, *, limit: int | None = None) -> BinaryIO:
+def open_regular(path: str | Path, *, limit: int | None = None) -> BufferedReader:
     """Open a file for reading, if it is one whose reading gives bytes and ends.
 
     Links are followed. Nothing is read from pipes, devices and sockets, and no open of them blocks.

@@ -22,7 +22,7 @@ _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+["\\]?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (LONGEST_NUMBER + 1))
 SURROGATE = re.compile("[\ud800-\udfff]")
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def read_json(path: str | Path, limit: int = LARGEST_FILE) -> Any:
@@ -50,7 +50,7 @@ def decode(data: bytes, *, nan: bool = True, most_values: int = MOST_VALUES) -> 
     text = data.decode("utf-8")
     _check_limits(data, most_values)
     value = json.loads(text, object_pairs_hook=_unique, parse_constant=None if nan else _refuse)
-    if _SURROGATE_ESCAPE.search(data):
+    if _SURROGATE.search(data):
         # UnicodeEncodeError, a ValueError, for a surrogate that is not one of a pair.
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value

@@ -167,8 +167,9 @@ def _stored_error_problem(tensor: EditedTensor, row: Mapping[str, Any]) -> str |
 
 
 def _is_finite(figure: object) -> TypeGuard[float]:
-    number = isinstance(figure, int | float) and not isinstance(figure, bool)
-    return number and math.isfinite(figure)
+    if isinstance(figure, bool) or not isinstance(figure, int | float):
+        return False
+    return math.isfinite(figure)
 
 
 def _tensor_of(name: str, manifest: Manifest) -> EditedTensor | None:

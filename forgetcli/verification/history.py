@@ -40,7 +40,8 @@ def history(edited: EditedModel) -> Finding:
     except (ForgetError, OSError) as fault:
         return Finding([problem(LEDGER, f"{getattr(fault, 'message', fault)}")])
     if ledger is None:
-        return Finding()
+        missing = "that the recorded edits give the weights: the folder has no ledger"
+        return Finding(not_proved=[missing] if edited.manifest.edited else [])
     try:
         wrong = [*_against_manifest(edited.manifest, ledger)]
         for entry in ledger.edits:
@@ -175,9 +176,9 @@ def _weights(edited: EditedModel, ledger: Ledger) -> Iterator[Problem]:
     if wrong:
         return
     for tensor in edited.manifest.edited:
-        what = _tensor_problem(edited, ledger, tensor)
-        if what:
-            yield problem(MANIFEST, f"'{tensor.key}': {what}")
+        fault = _tensor_problem(edited, ledger, tensor)
+        if fault:
+            yield problem(MANIFEST, f"'{tensor.key}': {fault}")
     for path in sorted({place.file for place in ledger.book.places}):
         if _restored_digest(edited.folder, ledger, path) != ledger.book.base.files[path]:
             yield problem(TENSORS, f"its tensors of the base do not give the base's {path}")
@@ -212,7 +213,7 @@ def _tensor_problem(edited: EditedModel, ledger: Ledger, tensor: EditedTensor) -
 
 def _size(ledger: Ledger, entry: Entry) -> float:
     """‖Δ‖_F / ‖W‖_F of one edit, W as it was before: see `ledger.Entry.delta_rel`."""
-    earlier = ledger.without(e.number for e in ledger.edits if e.number >= entry.number)
+    earlier = ledger.without([e.number for e in ledger.edits if e.number >= entry.number])
     change = weight = 0.0
     seen = set()
     for place in ledger.book.places:

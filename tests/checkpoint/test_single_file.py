@@ -872,8 +872,110 @@ def test_an_inpainting_file_has_the_settings_of_its_own_kind(file):
         key = "model.diffusion_model.input_blocks.0.0.weight"
         tensors[key] = torch.zeros(32, 9, 3, 3)
 
-    assert checkpoint.resolve(file).single._home() == "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    assert "inpainting" in checkpoint.resolve(rewritten(file, widen)).single._home()
+    def home(path):
+        return checkpoint.resolve(path).single._reference_model()
+
+    assert home(file) == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert "inpainting" in home(rewritten(file, widen))
+
+
+def with_metadata(file: Path, **metadata: str) -> None:
+    file.write_bytes(save(load(file.read_bytes()), metadata=METADATA | metadata))
+
+
+def with_tensors(file: Path, **tensors: torch.Tensor) -> None:
+    rewritten(file, lambda all_tensors: all_tensors.update(tensors))
+
+
+def scheduler(file: Path, **values: object) -> None:
+    path = file.parent / "config/scheduler/scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+PREDICTION = "modelspec.prediction_type"
+EPSILON = {"prediction_type": "epsilon"}
+VELOCITY = {"prediction_type": "v_prediction"}
+ZERO_SNR = {**VELOCITY, "rescale_betas_zero_snr": True}
+EDM = {"_class_name": "EDMDPMSolverMultistepScheduler"}
+
+
+@pytest.mark.parametrize(
+    ("mark", "agrees", "disagrees"),
+    [
+        (lambda file: with_tensors(file, v_pred=torch.tensor([])), VELOCITY, {}),
+        (lambda file: with_tensors(file, ztsnr=torch.tensor([])), ZERO_SNR, VELOCITY),
+        (lambda file: with_metadata(file, **{PREDICTION: "v"}), VELOCITY, {}),
+        (lambda file: with_metadata(file, **{PREDICTION: " V_Prediction"}), VELOCITY, {}),
+        (lambda file: with_metadata(file, **{PREDICTION: "epsilon"}), EPSILON, VELOCITY),
+        (
+            lambda file: with_metadata(file, **{PREDICTION: "sample"}),
+            {"prediction_type": "sample"},
+            {},
+        ),
+        (lambda file: with_tensors(file, edm_mean=torch.zeros(1, 4, 1, 1)), EDM, {}),
+        (lambda file: with_tensors(file, **{"edm_vpred.sigma_max": torch.ones(())}), EDM, VELOCITY),
+    ],
+)
+def test_settings_agree_with_what_a_file_says_about_its_prediction(file, mark, agrees, disagrees):
+    mark(file)
+    scheduler(file, **disagrees)
+    error = refused("model.prediction", lambda: checkpoint.resolve(file).settings)
+    assert "--config" in error.hint
+    refused(
+        "model.prediction", lambda: checkpoint.resolve(file, config=file.parent / "config").settings
+    )
+    scheduler(file, **agrees)
+    assert checkpoint.resolve(file).settings == file.parent / "config"
+
+
+def test_damaged_settings_of_a_scheduler_are_a_named_error(file):
+    path = file.parent / "config/scheduler/scheduler_config.json"
+    for text in ("[]", "{", "null", "[" * 100_000):
+        path.write_text(text)
+        refused("model.no-config", lambda: checkpoint.resolve(file).settings)
+
+
+def test_a_projection_is_read_in_either_form(read_only_files, tmp_path):
+    shutil.copytree(read_only_files("sdxl").parent, tmp_path / "models")
+    file = tmp_path / "models" / NAME
+    name = "text_projection.weight"
+    plain = checkpoint.resolve(file).single.stored("text_encoder_2", name)
+    key = "conditioner.embedders.1.model.text_projection"
+
+    def as_layer(tensors):
+        tensors[f"{key}.weight"] = tensors.pop(key).T.contiguous()
+
+    before = load(file.read_bytes())[key]
+    rewritten(file, as_layer)
+    site, transposed = checkpoint.resolve(file).single.stored("text_encoder_2", name)
+    assert (plain[0].key, plain[1]) == (key, True)
+    assert (site.key, transposed) == (f"{key}.weight", False)
+    assert torch.equal(load(file.read_bytes())[site.key], before.T)
+
+
+def test_guidance_of_a_distilled_model_has_its_place():
+    (place,) = layout.unet_places("time_embedding.cond_proj.weight", 2)
+    assert place.key == "time_embed.cond_proj.weight"
+
+
+@pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
+def test_each_encoder_is_written_in_the_form_that_loaders_know(activation):
+    text = {"hidden_act": activation}
+    name = "text_model.encoder.layers.0.mlp.fc1.weight"
+    xl = layout.Layout(
+        "StableDiffusionXLPipeline", {"text_encoder": text, "text_encoder_2": text, "unet": {}}
+    )
+    assert xl.place("text_encoder", name).key == f"conditioner.embedders.0.transformer.{name}"
+    assert (
+        xl.place("text_encoder_2", name).key
+        == "conditioner.embedders.1.model.transformer.resblocks.0.mlp.c_fc.weight"
+    )
+    for linear in (True, False):
+        unet = {"use_linear_projection": linear}
+        classic = layout.Layout("StableDiffusionPipeline", {"text_encoder": text, "unet": unet})
+        key = classic.place("text_encoder", name).key
+        is_sd2 = linear and activation == "gelu"
+        assert key.startswith("cond_stage_model.model." if is_sd2 else "cond_stage_model.transfor")
 
 
 def test_a_vae_that_the_file_lacks_is_taken_from_the_settings_folder(

@@ -6,7 +6,14 @@ import math
 
 import pytest
 
-from forgetcli.evaluation.intervals import Z95, harmonic, harmonic_interval, harmonic_lead, wilson
+from forgetcli.evaluation.intervals import (
+    Z95,
+    harmonic,
+    harmonic_interval,
+    harmonic_lead,
+    mean_interval,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(
@@ -81,3 +88,26 @@ def test_a_lead_is_told_from_paired_prompts_where_two_intervals_overlap():
     assert harmonic_lead(ours, ours, ours, ours) == (0.0, 0.0)
     backwards = harmonic_lead(theirs, theirs, ours, ours)
     assert backwards == pytest.approx((-high, -low))
+
+
+def test_bootstrap_limits_are_the_quantiles_of_two_and_a_half_percent():
+    """Half of 400 prompts succeed, so that a resample's share is binomial: its quantiles are known.
+
+    With 2,000 resamples a limit is within 1.5 successes of the quantile. The limits of a 90 %
+    interval would be 3.2 successes nearer to the middle, those of a 99 % interval 6.2 further off.
+    """
+    count = 400
+    halves = [0.0, 1.0] * (count // 2)
+    deviation = math.sqrt(count / 4)
+    limits = [count / 2 + side * Z95 * deviation for side in (-1, 1)]
+    for interval, share in (
+        (mean_interval(halves), lambda mean: mean),
+        # H = 2f / (f + 1) where everything is retained: f = H / (2 - H).
+        (harmonic_interval(halves, [1.0] * count), lambda h: h / (2 - h)),
+        # The other model never forgets: its H is 0 and the lead is H.
+        (
+            harmonic_lead(halves, [1.0] * count, [0.0] * count, [1.0] * count),
+            lambda h: h / (2 - h),
+        ),
+    ):
+        assert [count * share(end) for end in interval] == pytest.approx(limits, abs=1.5)

@@ -6,11 +6,11 @@ Families are named and found without torch: recipes are checked without loading 
 from __future__ import annotations
 
 import importlib
-import json
 import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
+from forgetcli.checkpoint import pipeline_index
 from forgetcli.errors import ModelError
 
 if TYPE_CHECKING:
@@ -50,9 +50,10 @@ def family_of(folder: Path) -> str:
     """The family of a diffusers folder, from its model_index.json.
 
     Raises:
-        ModelError: model.unknown-family: the folder's pipeline class belongs to no family.
+        ModelError: model.unknown-family: the folder's pipeline class belongs to no family;
+            model.not-a-model.
     """
-    pipeline = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"]
+    pipeline = pipeline_index.read(folder).class_name
     for name in names():
         if pipeline in get(name).PIPELINES:
             return name

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint.base import Base
 
-PIPELINES = ("FluxPipeline",)
+PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
 GUIDANCE = 3.5
 T5_LENGTH = 512  # tokens; the default of diffusers
 
@@ -31,6 +31,8 @@ class Flux(FlowModel):
         TextEncoder(),
         TextEncoder("text_encoder_2", "tokenizer_2", "t5", "T5EncoderModel", T5_LENGTH),
     )
+    TEXT_TO_IMAGE = "FluxPipeline"
+    DENOISER_CLASS = "FluxTransformer2DModel"
 
     @cached_property
     def transformer(self) -> Any:

@@ -26,6 +26,10 @@ GUIDANCE = 7.5
 class StableDiffusion(UNetModel):
     """A loaded Stable Diffusion 1.x or 2.x model."""
 
+    TEXT_TO_IMAGE = "StableDiffusionPipeline"
+    INPAINTING = "StableDiffusionInpaintPipeline"
+    MASKS = True
+
     def encode(self, ids: Tensor) -> Context:
         """Token ids (n, length) → context (n, length, d)."""
         return Context(self.read(self.encoders[0], ids).last_hidden_state)

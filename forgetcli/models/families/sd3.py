@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint.base import Base
 
-PIPELINES = ("StableDiffusion3Pipeline",)
+PIPELINES = (
+    "StableDiffusion3Pipeline",
+    "StableDiffusion3Img2ImgPipeline",
+    "StableDiffusion3InpaintPipeline",
+)
 GUIDANCE = 7.0
 T5_LENGTH = 256  # tokens; the default of diffusers
 
@@ -31,8 +35,13 @@ class StableDiffusion3(FlowModel):
     ENCODERS = (
         TextEncoder(loader="CLIPTextModelWithProjection"),
         TextEncoder("text_encoder_2", "tokenizer_2", loader="CLIPTextModelWithProjection"),
-        TextEncoder("text_encoder_3", "tokenizer_3", "t5", "T5EncoderModel", T5_LENGTH),
+        TextEncoder(
+            "text_encoder_3", "tokenizer_3", "t5", "T5EncoderModel", T5_LENGTH, optional=True
+        ),
     )
+    TEXT_TO_IMAGE = "StableDiffusion3Pipeline"
+    DENOISER_CLASS = "SD3Transformer2DModel"
+    EXPANDS = False
 
     @cached_property
     def transformer(self) -> Any:

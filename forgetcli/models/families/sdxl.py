@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint.base import Base
 
-PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
+PIPELINES = (
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+)
 GUIDANCE = 5.0
 
 
@@ -30,6 +34,8 @@ class StableDiffusionXL(UNetModel):
         TextEncoder(unread=1),
         TextEncoder("text_encoder_2", "tokenizer_2", loader="CLIPTextModelWithProjection"),
     )
+    TEXT_TO_IMAGE = "StableDiffusionXLPipeline"
+    INPAINTING = "StableDiffusionXLInpaintPipeline"
 
     def encode(self, ids: Tensor) -> Context:
         """Token ids (n, length₁ + length₂) → context, d = d₁ + d₂."""
@@ -46,7 +52,7 @@ class StableDiffusionXL(UNetModel):
         import torch
 
         empty = super().unconditional()
-        if self.index.get("force_zeros_for_empty_prompt", True):
+        if self.index.settings.get("force_zeros_for_empty_prompt", True):
             return Context(
                 torch.zeros_like(empty.hidden), torch.zeros_like(empty.pooled_embeddings)
             )

@@ -1,0 +1,235 @@
+"""Faults of the disk and kills at every call of the commands that write beside `apply` and `eval`:
+`generate`, `export`, `revert`, `export --format delta`, `apply` of a delta, and the cache.
+
+Every k-th call is made to fail; FORGET_FUZZ=1 has each of them fail.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import pytest
+from faults import Sweep, Unsafe, tree
+from forked import Forks, Told, forks
+from tiny_runs import OTHER, apply, hidden
+
+# Read before the fixture that hides FORGET_* from the tests.
+ALL = bool(os.environ.get("FORGET_FUZZ"))
+FAULTS = ("ENOSPC", "EIO", "SHORT", "FSYNC", "SIGKILL")
+# error[io]: a fault of the disk within a command that the disk's own layer does not name yet.
+ERROR = re.compile(r"error\[((output|cache)\.[a-z-]+|io)\]: [^\n]+\n(hint: [^\n]+\n)?")
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A command that writes.
+
+    Attributes:
+        command: its arguments; all paths are relative to the test's folder.
+        output: what it writes, a file or a folder.
+        step: of the calls that fail, in the suite's own run.
+        piecewise: whether an output that was stopped may hold some of its files, each one whole.
+        forgiving: whether the command may succeed without its output, as it does with a cache.
+    """
+
+    command: tuple[str, ...]
+    output: str
+    step: int
+    piecewise: bool = False
+    forgiving: bool = False
+
+
+WRITERS = {
+    "generate": Writer(
+        ("generate", "a cat", "a house", "--model", "base", "--steps", "1", "-o", "images"),
+        "images",
+        5,
+        piecewise=True,
+    ),
+    "export": Writer(
+        ("export", "edited", "--format", "diffusers", "-o", "exported", "--force"), "exported", 19
+    ),
+    "lora": Writer(
+        ("export", "edited", "--format", "lora", "-o", "x.safetensors", "--force"),
+        "x.safetensors",
+        5,
+    ),
+    "delta": Writer(
+        ("export", "edited", "--format", "delta", "-o", "d.safetensors", "--force"),
+        "d.safetensors",
+        5,
+    ),
+    "apply-delta": Writer(
+        ("apply", "--delta", "delta.safetensors", "--model", "base", "-o", "again", "--force"),
+        "again",
+        19,
+    ),
+    "revert": Writer(("revert", "edited", "--all", "-o", "reverted", "--force"), "reverted", 19),
+    "cache": Writer(
+        (
+            "apply",
+            "art.toml",
+            "--model",
+            "base",
+            "-o",
+            "made",
+            "--set",
+            "refine.mode=copy",
+            "--lenient",
+            "--force",
+            "-q",
+        ),
+        "cache",
+        37,
+        piecewise=True,
+        forgiving=True,
+    ),
+}
+
+
+# A command that writes nothing in this way.
+WITHOUT = {("generate", "SHORT"), ("lora", "SHORT"), ("delta", "SHORT")}
+
+
+@pytest.fixture(scope="module")
+def forget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with forks(tmp_path_factory.mktemp("forks")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def place(forget: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model, two edits and a delta."""
+    from tiny_runs import RECIPE
+
+    place = tmp_path_factory.mktemp("place")
+    forget.draw_up(place / "sd")
+    (place / "art.toml").write_text(RECIPE)
+    quick = ("--set", "refine.mode=copy", "--lenient", "-q")
+    forget.rehearse(place, *apply(place, "-o", "rehearsed", *quick))
+    for command in (
+        apply(place, *quick),
+        apply(place, "-o", "other", *OTHER, *quick),
+        ("export", "edited", "--format", "delta", "-o", "delta.safetensors"),
+    ):
+        done = forget(place, *command)
+        assert done.code == 0, done.stderr
+    return place
+
+
+def furnished(folder: Path, place: Path) -> Path:
+    folder.mkdir()
+    (folder / "base").symlink_to(place / "sd")
+    for name in ("edited", "art.toml", "delta.safetensors"):
+        (folder / name).symlink_to(place / name)
+    return folder
+
+
+def content(path: Path) -> dict[str, bytes] | None:
+    if path.is_file():
+        return {"": path.read_bytes()}
+    files = tree(path)
+    return files and {name: data for name, data in files.items() if not name.endswith(".lock")}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+@pytest.mark.parametrize("name", WRITERS)
+def test_each_call_failing_in_turn(
+    forget: Forks, place: Path, tmp_path: Path, name: str, what: str
+) -> None:
+    writer = WRITERS[name]
+    whole = undisturbed(forget, place, tmp_path, writer)
+    struck = 0
+    first = 1 if what in ("SHORT", "FSYNC") else 1 + FAULTS.index(what)
+    for nth in count(first, 1 if ALL else writer.step):
+        here = furnished(tmp_path / f"{name}-{nth}", place)
+        run = _run(forget, here, writer, Sweep(nth, what))
+        if not run.struck:
+            break
+        struck += 1
+        assert_whole_or_absent(here, writer, run, whole, what)
+        if run.code == 0 and not writer.piecewise:
+            # The fault had no effect (pathlib ignores those of a folder that exists already).
+            shutil.rmtree(here)
+            continue
+        again = _run(forget, here, writer)
+        assert again.code == 0, (run.struck, again.stderr)
+        found = content(here / writer.output) or {}
+        final = {name: data for name, data in found.items() if not _is_temporary(name)}
+        assert same(final, whole), run.struck
+        assert what == "SIGKILL" or not leftovers(here), run.struck
+        shutil.rmtree(here)
+    assert struck >= 1 or (name, what) in WITHOUT
+
+
+def undisturbed(forget: Forks, place: Path, folder: Path, writer: Writer) -> dict[str, bytes]:
+    here = furnished(folder / "undisturbed", place)
+    run = _run(forget, here, writer)
+    assert run.code == 0, run.stderr
+    whole = content(here / writer.output)
+    assert whole
+    return whole
+
+
+def _run(forget: Forks, here: Path, writer: Writer, strike: Sweep | Unsafe | None = None) -> Told:
+    return forget(here, *writer.command, strike=strike, FORGET_CACHE_DIR=str(here / "cache"))
+
+
+def same(found: dict[str, bytes] | None, whole: dict[str, bytes]) -> bool:
+    """Equal but for what contains the time: manifests, cards and reports."""
+    return found is not None and found.keys() == whole.keys() and not _differing(found, whole)
+
+
+def _differing(found: dict[str, bytes], whole: dict[str, bytes]) -> list[str]:
+    return [
+        name
+        for name, data in found.items()
+        if data != whole.get(name) and not name.startswith(("forget.", "README"))
+    ]
+
+
+def assert_whole_or_absent(
+    here: Path, writer: Writer, run: Told, whole: dict[str, bytes], what: str
+) -> None:
+    """Nothing half-written under a final name; an error of ours, or death by the signal."""
+    found = content(here / writer.output)
+    if what == "SIGKILL":
+        assert run.code == -signal.SIGKILL, (run.struck, run.stderr)
+    elif run.code == 0:
+        assert writer.forgiving or (found and not _differing(found, whole)), run.struck
+    else:
+        assert run.code == 2, (run.struck, run.stderr)
+        assert ERROR.search(run.stderr) and "Traceback" not in run.stderr, (run.struck, run.stderr)
+    if found:
+        final = {name: data for name, data in found.items() if not _is_temporary(name)}
+        assert not _differing(final, whole), run.struck
+        assert writer.piecewise or final.keys() == whole.keys(), run.struck
+    if what != "SIGKILL":
+        assert not leftovers(here), run.struck
+
+
+def _is_temporary(name: str) -> bool:
+    return any(part.startswith(".") for part in Path(name).parts)
+
+
+def leftovers(here: Path) -> list[Path]:
+    return [path for path in hidden(here) if path.suffix != ".lock"]
+
+
+def test_a_writer_in_place_would_be_caught(forget: Forks, place: Path, tmp_path: Path) -> None:
+    """The control: `revert` that builds its folder where it will be."""
+    writer = WRITERS["revert"]
+    whole = undisturbed(forget, place, tmp_path, writer)
+    here = furnished(tmp_path / "here", place)
+    strike = Unsafe("forgetcli.pipeline.revert:copy_file", "ENOSPC", 4)
+    run = _run(forget, here, writer, strike)
+    assert run.struck
+    with pytest.raises(AssertionError):
+        assert_whole_or_absent(here, writer, run, whole, "ENOSPC")
