@@ -29,7 +29,7 @@ from forgetcli.verification import audit
 GOLDEN = Path(__file__).parents[1] / "golden" / "format-1" / "edited"
 ACCEPTED = json.loads((Path(__file__).parent / "accepted.json").read_text(encoding="utf-8"))
 LEDGER = "forget.ledger.json"
-COUNT = 2000 if os.environ.get("FORGET_FUZZ") else 120
+COUNT = 2000 if os.environ.get("FORGET_FUZZ") else 80
 HUGE = 10**400
 VALUES: tuple[Any, ...] = (
     None,
