@@ -23,7 +23,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = {
-    "forgetcli/linalg/*.py": ["tests/linalg"],
+    "forgetcli/linalg/*.py": [
+        "tests/linalg",
+        "tests/methods/test_uce.py",
+        "tests/methods/test_speed.py",
+        "tests/methods/test_emcid.py",
+    ],
     "forgetcli/evaluation/intervals.py": ["tests/evaluation/test_intervals.py"],
     "forgetcli/evaluation/scores.py": [
         "tests/evaluation/test_scores.py",

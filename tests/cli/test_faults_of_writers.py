@@ -50,11 +50,11 @@ WRITERS = {
     "generate": Writer(
         ("generate", "a cat", "a house", "--model", "base", "--steps", "1", "-o", "images"),
         "images",
-        5,
+        9,
         piecewise=True,
     ),
     "export": Writer(
-        ("export", "edited", "--format", "diffusers", "-o", "exported", "--force"), "exported", 19
+        ("export", "edited", "--format", "diffusers", "-o", "exported", "--force"), "exported", 31
     ),
     "lora": Writer(
         ("export", "edited", "--format", "lora", "-o", "x.safetensors", "--force"),
@@ -69,9 +69,9 @@ WRITERS = {
     "apply-delta": Writer(
         ("apply", "--delta", "delta.safetensors", "--model", "base", "-o", "again", "--force"),
         "again",
-        19,
+        31,
     ),
-    "revert": Writer(("revert", "edited", "--all", "-o", "reverted", "--force"), "reverted", 19),
+    "revert": Writer(("revert", "edited", "--all", "-o", "reverted", "--force"), "reverted", 31),
     "cache": Writer(
         (
             "apply",
@@ -87,7 +87,7 @@ WRITERS = {
             "-q",
         ),
         "cache",
-        37,
+        73,
         piecewise=True,
         forgiving=True,
     ),

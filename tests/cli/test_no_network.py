@@ -23,6 +23,10 @@ concept = "cat"
 target = "dog"
 direct = ["a photo of a cat"]
 
+[[retain]]
+concept = "car"
+direct = ["a photo of a car"]
+
 [preserve]
 prompts = ["a house"]
 
