@@ -27,7 +27,8 @@ test-lowest: $(LOWEST)/.installed
 # Inputs that fail are kept in build/fuzz; put them into tests/fuzz/corpus.
 fuzz: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 FORGET_FUZZ=$(FUZZ) $(VENV)/bin/python -m pytest -n $(JOBS) \
-		tests/fuzz tests/cli/test_faults_of_writers.py
+		tests/fuzz tests/cli/test_faults_of_writers.py tests/verification/test_mutations.py \
+		tests/artifact/test_hostile_folders.py
 
 lint: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff check .

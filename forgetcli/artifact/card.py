@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import recipe as recipes
 from forgetcli.artifact import manifest, statement
 from forgetcli.artifact.edited import EditedModel
+from forgetcli.artifact.listing import regular_files
 from forgetcli.bundled.demo import MODEL
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.recipe import Concept
 from forgetcli.storage import atomic, hub
 from forgetcli.storage.copying import copy_file
-from forgetcli.storage.files import walk_files
+from forgetcli.storage.json import decode
 
 if TYPE_CHECKING:
     from forgetcli.artifact.ledger import Ledger
@@ -130,7 +131,8 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
     edited = EditedModel(Path(folder))
     folder = edited.folder
     made = edited.manifest
-    recipe = recipes.load(made.recipe_path)
+    files = regular_files(folder)
+    recipe = recipes.load(edited.path(made.recipe_path.name))
     report = _report(edited)
     edits = edited.ledger
     # Without a ledger: nothing is edited, or it was before there were ledgers.
@@ -161,7 +163,7 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
             "run 'forget verify' on the folder; apply the recipe again if it was changed",
         ) from fault
     with atomic.publishing(folder, force=True) as staging:
-        for path in walk_files(folder):
+        for path in files:
             if path not in (manifest.CARD, manifest.MANIFEST, manifest.SIGNATURE):
                 _link(folder / path, staging / path)
         (staging / manifest.CARD).write_text(text, encoding="utf-8")
@@ -180,8 +182,8 @@ def _link(source: Path, target: Path) -> None:
 
 def _report(edited: EditedModel) -> dict[str, Any]:
     try:
-        report = json.loads(edited.report_bytes.decode("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        report = decode(edited.report_bytes)
+    except (ForgetError, OSError, ValueError):
         return {}  # damaged: verify says so
     return report if isinstance(report, dict) else {}
 

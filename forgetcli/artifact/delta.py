@@ -21,11 +21,13 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
 from forgetcli.errors import ModelError
+from forgetcli.storage.files import read_regular
 from forgetcli.storage.safetensors import WeightFile
 from forgetcli.storage.safetensors_writer import Content, of_bytes
 
 DIGEST = "forget.base_digest"
 OWN = re.compile(rf"{re.escape(RECIPE)}|{re.escape(CARD)}|forget\.[\w.-]+")
+LARGEST_OWN_FILE = 1 << 34  # bytes; a ledger can be as large as the weights
 EXPORT_AGAIN = "export it again: forget export edited/ --format delta"
 
 
@@ -78,7 +80,7 @@ def own_files(edited: EditedModel) -> tuple[dict[str, str], dict[str, Content]]:
     texts = {DIGEST: manifest.base_digest, "forget.base": manifest.base}
     others = {}
     for name in (MANIFEST, *_names(manifest)):
-        data = (edited.folder / name).read_bytes()
+        data = read_regular(edited.path(name), LARGEST_OWN_FILE)
         try:
             texts[name] = data.decode("utf-8")
         except UnicodeDecodeError:

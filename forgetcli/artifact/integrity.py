@@ -25,7 +25,7 @@ from forgetcli.artifact.manifest import (
 )
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.storage.files import files_digest, is_regular, sha256_file
+from forgetcli.storage.files import files_digest, is_regular, open_regular, sha256_file
 from forgetcli.storage.safetensors import WeightFile
 
 COMPARED_BYTES = 4 << 20  # bytes of two files that are compared at a time
@@ -320,8 +320,11 @@ def _first_difference(mine: Path, theirs: Path, allowed: list[tuple[int, int]]) 
     or None.
     """
     at = 0
-    with open(mine, "rb") as first, open(theirs, "rb") as second:
-        for start, end in [*allowed, (mine.stat().st_size, 0)]:
+    size = mine.stat().st_size
+    # The ranges are the manifest's: they may lie behind the end, where a read gives nothing.
+    inside = [(min(start, size), min(end, size)) for start, end in allowed]
+    with open_regular(mine) as first, open_regular(theirs) as second:
+        for start, end in [*inside, (size, 0)]:
             first.seek(at)
             second.seek(at)
             while at < start:
@@ -331,6 +334,8 @@ def _first_difference(mine: Path, theirs: Path, allowed: list[tuple[int, int]]) 
                 if here != there:
                     differing = (i for i, (a, b) in enumerate(zip(here, there)) if a != b)
                     return at + next(differing, min(len(here), len(there)))
+                if not here:  # the files became shorter meanwhile
+                    return at
                 at += len(here)
             at = max(at, end)
     return None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forgetcli.errors import ModelError
-from forgetcli.storage.files import inside
+from forgetcli.storage.files import inside, is_regular
 
 # Windows, and file systems without permissions, give no bits that mean anything.
 HAS_MODES = os.name != "nt"
@@ -53,6 +53,25 @@ def listing(folder: Path) -> Listing:
         below += [(relative / name).as_posix() for name in folders]
         files += [(relative / name).as_posix() for name in names if name not in leading_out]
     return Listing(tuple(sorted(files)), tuple(sorted(below)), tuple(sorted(outside)))
+
+
+def regular_files(folder: Path) -> tuple[str, ...]:
+    """The files of a folder that is about to be copied.
+
+    Raises:
+        ModelError: file.outside, file.not-regular.
+    """
+    found = listing(folder)
+    for path in found.outside:
+        inside(folder, folder / path)
+    for path in found.files:
+        if not is_regular(folder / path):
+            raise ModelError(
+                "file.not-regular",
+                f"{folder / path} is a pipe, a device or a dangling link, not a file",
+                "remove it",
+            )
+    return found.files
 
 
 def _leads_out(folder: Path, path: Path) -> bool:

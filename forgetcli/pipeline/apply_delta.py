@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import UTC, datetime
@@ -26,6 +25,7 @@ from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
 from forgetcli.storage.copying import Copying
 from forgetcli.storage.files import refuse_overlap, sha256_file
+from forgetcli.storage.json import decode
 from forgetcli.storage.safetensors import TensorSite, WeightFile
 
 
@@ -57,7 +57,7 @@ def apply_delta(
         base = find_base(delta, model, config)
     refuse_overlap(output, base.place, kind="the base model")
     manifest = delta.manifest
-    report = json.loads(delta.own[REPORT])
+    report = _report(delta)
     copying = Copying(copying)
     with atomic.publishing(output, force=force) as staging, watch.stage("write"):
         patch.check_room(base, staging, output, copying)
@@ -77,6 +77,20 @@ def apply_delta(
         seconds=watch.report(),
         peak_rss=memory.peak_rss(),
     )
+
+
+def _report(delta: Delta) -> dict[str, Any]:
+    """
+    Raises:
+        ModelError: delta.damaged: it is not a report.
+    """
+    try:
+        report = decode(delta.own[REPORT], nan=False)
+        _ = [*map(_site_of_report, report.get("sites", ()))], dict(report.get("check", {}))
+    except (ValueError, TypeError, AttributeError, KeyError) as fault:
+        what = f"{delta.path}: its {REPORT} is no report ({type(fault).__name__})"
+        raise ModelError("delta.damaged", what, EXPORT_AGAIN) from fault
+    return dict(report)
 
 
 def _site_of_report(row: Mapping[str, Any]) -> AppliedSite:

@@ -26,7 +26,7 @@ from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import usage
 from forgetcli.storage import atomic
 from forgetcli.storage.copying import copy_file
-from forgetcli.storage.files import refuse_overlap, sha256_file
+from forgetcli.storage.files import inside, refuse_overlap, sha256_file
 
 CONTROL = "none"  # the method of a folder without edits
 
@@ -242,6 +242,7 @@ def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]
                 f"{path} of {folder} is missing",
                 f"'forget verify {folder}' lists all differences",
             )
+        inside(folder, folder / path)
         copy_file(folder / path, target)
         if sha256_file(target) != subjects.get(path):
             raise ModelError(

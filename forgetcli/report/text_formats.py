@@ -10,13 +10,8 @@ import io
 import re
 from collections.abc import Iterable, Sequence
 
-# Spreadsheets skip blanks and invisible characters before a formula, and take full-width and small
-# signs for the usual ones.
-INVISIBLE = (
-    r"\s\x00-\x1f\x7f-\xa0\xad\u061c\u180e\u200b-\u200f"
-    r"\u2028-\u202e\u2060-\u206f\ufe00-\ufe0f\ufeff"
-)
-FORMULA = re.compile(rf"^[{INVISIBLE}]*[=+\-@\t\r＝＋－＠﹢﹣﹦﹫]")
+# Spreadsheets take full-width and small signs for the usual ones.
+FORMULA_SIGNS = "=+-@＝＋－＠﹢﹣﹦﹫"
 JOINERS = "\u200c\u200d"  # emoji and several scripts need them
 
 # The start of a block, characters with a meaning within a line, and the start of an HTML entity.
@@ -39,9 +34,19 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
 
 def inert_cell(cell: object) -> object:
     """A cell; one that a spreadsheet would run as a formula gets an apostrophe in front."""
-    if isinstance(cell, str) and FORMULA.match(cell):
+    if isinstance(cell, str) and _is_formula(cell):
         return f"'{cell}"
     return cell
+
+
+def _is_formula(cell: str) -> bool:
+    """Whether a spreadsheet could run a cell; they skip blanks and invisible characters first."""
+    for char in cell:
+        if char in "\t\r" or char in FORMULA_SIGNS:
+            return True
+        if char.isprintable() and char != " " and not "\ufe00" <= char <= "\ufe0f":
+            return False
+    return False
 
 
 def _without_returns(cell: object) -> object:

@@ -439,3 +439,14 @@ def test_an_edited_folder_is_old_or_complete_whatever_fails(base, tmp_path, faul
             break
     assert tree(output) == new
     assert failed > 40
+
+
+@pytest.mark.parametrize("value", [10**30, 10**15])
+@pytest.mark.parametrize("key", ["start", "end"])
+def test_offsets_behind_the_end_of_the_file_end_the_comparison(edited, base, key, value):
+    path = edited / manifests.MANIFEST
+    statement = json.loads(path.read_text())
+    tensor = statement["predicate"]["buildDefinition"]["internalParameters"]["edited"][0]
+    tensor[key] = value
+    path.write_text(json.dumps(statement))
+    assert any("not where" in problem.what for problem in integrity.verify(edited, base).problems)

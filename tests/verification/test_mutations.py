@@ -29,7 +29,7 @@ from forgetcli.verification import audit
 GOLDEN = Path(__file__).parents[1] / "golden" / "format-1" / "edited"
 ACCEPTED = json.loads((Path(__file__).parent / "accepted.json").read_text(encoding="utf-8"))
 LEDGER = "forget.ledger.json"
-COUNT = 2000 if os.environ.get("FORGET_FUZZ") else 120
+COUNT = 2000 if os.environ.get("FORGET_FUZZ") else 60
 HUGE = 10**400
 VALUES: tuple[Any, ...] = (
     None,
@@ -304,7 +304,7 @@ def test_without_the_check_of_digests_the_sweep_fails(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(integrity, "_check_files", lambda *_: [])
-    assert sweep(sandbox, range(60))
+    assert any(sweep(sandbox, range(seed, seed + 1)) for seed in range(60))
 
 
 def test_every_entry_of_the_list_has_a_reason() -> None:
