@@ -62,6 +62,13 @@ def load(base: Base, index: PipelineIndex, encoder: TextEncoder, positions: int)
     )
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise _no_vocabulary(base.settings / name)
+    longest = tokenizer.model_max_length
+    if isinstance(longest, bool) or not isinstance(longest, int | float):
+        raise ModelError(
+            "model.tokenizer",
+            f"{name} of {base.id}: model_max_length is no number",
+            f"set model_max_length in {name}/{CONFIG} to {positions}",
+        )
     if tokenizer.model_max_length > LONGEST:
         tokenizer.model_max_length = positions
     if encoder.length is None and tokenizer.model_max_length > positions:

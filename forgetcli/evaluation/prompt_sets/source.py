@@ -13,6 +13,9 @@ from forgetcli.storage.files import is_regular
 MAX_BYTES = 64 << 20  # the largest known prompt set has 2 MiB
 
 
+LONGEST_MESSAGE = 1_000  # characters
+
+
 class PromptSetError(RecipeError):
     """A prompt set that cannot be used. `problems` lists every fault, as a recipe's error does."""
 
@@ -113,7 +116,14 @@ class Source:
         return PromptSetError([self._problem(code, line, message, hint)])
 
     def _problem(self, code: str, line: int, message: str, hint: str) -> ForgetError:
-        return ForgetError(f"prompts.{code}", f"{self._place(line)}: {message}", hint)
+        return ForgetError(
+            f"prompts.{code}", f"{self._place(line)}: {_shortened(message)}", _shortened(hint)
+        )
 
     def _place(self, line: int) -> str:
         return f"{self.path}:{line}" if line else str(self.path)
+
+
+def _shortened(text: str) -> str:
+    """A message that repeats a cell of a hostile file does not grow with it."""
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]}…"
