@@ -477,7 +477,7 @@ def stage_save(bench: Bench) -> None:
                 parameters=parameters.model_dump(mode="json"),
                 stored=stored,
                 materials=[],
-                report={"sites": sites},
+                report={"schema_version": 1, "sites": sites},
                 run_details={},
             )
 

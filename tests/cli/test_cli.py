@@ -171,7 +171,10 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
     ids=" ".join,
 )
 def test_commands_that_do_not_compute_do_not_load_torch(arguments: list[str], good: Path):
-    assert heavy_modules(arguments, good.parent) == (0, [])
+    # The safetensors package, which checks every header that is read, needs numpy.
+    allowed = ["numpy"] if arguments[0] == "inspect" else []
+    code, loaded = heavy_modules(arguments, good.parent)
+    assert (code, [name for name in loaded if name not in allowed]) == (0, [])
 
 
 @pytest.mark.parametrize("command", [["recipe", "validate"], ["apply"]], ids=" ".join)

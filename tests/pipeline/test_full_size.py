@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from forgetcli import methods, models
 from forgetcli import recipe as recipes
 from forgetcli.checkpoint import base
+from forgetcli.checkpoint.base import Base
 from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.models import components
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.apply import apply
 from forgetcli.pipeline.task import task_of
@@ -74,23 +77,14 @@ def test_the_pipeline_is_of_the_real_shape(work):
 @pytest.fixture
 def loaded(monkeypatch) -> list[str]:
     """Classes of the networks that were loaded, in order."""
-    import diffusers
-    import transformers
-
     seen: list[str] = []
-    for cls in (
-        transformers.CLIPTextModel,
-        diffusers.UNet2DConditionModel,
-        diffusers.AutoencoderKL,
-    ):
-        load = cls.from_pretrained.__func__
-        monkeypatch.setattr(
-            cls,
-            "from_pretrained",
-            classmethod(
-                lambda own, *a, load=load, **k: seen.append(own.__name__) or load(own, *a, **k)
-            ),
-        )
+    load = components.network
+
+    def recorded(base: Base, name: str, cls: type, dtype: torch.dtype) -> torch.nn.Module:
+        seen.append(cls.__name__)
+        return load(base, name, cls, dtype)
+
+    monkeypatch.setattr(components, "network", recorded)
     return seen
 
 
