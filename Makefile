@@ -15,9 +15,10 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find forgetcli recipes -type
 demo: $(VENV)/.installed
 	$(VENV)/bin/forget demo
 
-# One thread in each of several processes: many threads in each would wait for one another.
+# One thread in each of several processes: many threads in each would wait for one another. The tests of a
+# file stay together, because they share what takes long to make.
 test: $(VENV)/.installed-test
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 # torch is pinned to one version for all: see tests/lowest.txt.
 test-lowest: $(LOWEST)/.installed
