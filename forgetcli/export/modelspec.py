@@ -8,6 +8,7 @@ import tomllib
 from pathlib import PurePath
 
 from forgetcli.artifact.edited import EditedModel
+from forgetcli.errors import ForgetError
 
 XL = "StableDiffusionXL"
 LONGEST_LIST = 60  # characters of concepts in a title
@@ -56,9 +57,9 @@ def architecture(edited: EditedModel) -> str:
 def concepts(edited: EditedModel) -> list[str]:
     """The concepts of the recipe, in its order; none if it cannot be read."""
     try:
-        recipe = tomllib.loads(edited.manifest.recipe_path.read_text(encoding="utf-8"))
+        recipe = tomllib.loads(edited.recipe_bytes.decode("utf-8"))
         return [str(entry["concept"]) for entry in recipe.get("concepts", [])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ForgetError, OSError, ValueError, KeyError, TypeError, AttributeError):
         # The title and the description are for readers: no program needs them.
         return []
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from forgetcli import models
 from forgetcli.models import components
+from forgetcli.models.unet import sides
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
@@ -96,7 +97,8 @@ def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: Load
         "up_blocks": lambda: levels - 1 - int(parts[1]),
     }.get(parts[0], lambda: 0)()
     level += 1 if "downsamplers" in parts else -1 if "upsamplers" in parts else 0
-    side = math.ceil(config["sample_size"] / 2**level)
+    # Of a square with as many pixels: a UNet may be made for images that are wider than high.
+    side = math.ceil(math.sqrt(math.prod(sides(config["sample_size"]))) / 2**level)
     if len(shape) == 4:
         return Layer.convolution(shape, side)
     text = positions(model, "text_encoder")

@@ -220,7 +220,8 @@ def _edited(folder: Path) -> dict[str, Any] | None:
     if not (folder / manifest.MANIFEST).is_file():
         return None
     try:
-        made = EditedModel(folder).manifest
+        edited = EditedModel(folder)
+        made = edited.manifest
     except ForgetError as fault:
         return {"problem": fault.message}
     return {
@@ -228,15 +229,15 @@ def _edited(folder: Path) -> dict[str, Any] | None:
         "base_digest": made.base_digest,
         "method": made.method,
         "recipe_sha256": made.recipe_sha256,
-        "concepts": [[c.concept, c.target] for c in _concepts(made.recipe_path)],
+        "concepts": [[c.concept, c.target] for c in _concepts(edited)],
         "tensors": [f"{t.component}/{t.parameter}" for t in made.edited],
         "finished": made.run_details.get("metadata", {}).get("finishedOn"),
     }
 
 
-def _concepts(path: Path) -> Iterator:
+def _concepts(edited: EditedModel) -> Iterator:
     try:
-        recipe: Recipe = recipes.load(path)
+        recipe: Recipe = recipes.load(edited.path(edited.manifest.recipe_path.name))
     except ForgetError:  # of a later version, or damaged: verify says so
         return
     yield from recipe.concepts

@@ -40,6 +40,16 @@ def test_verify_passes_and_can_fail(golden: Path, forget: Callable[..., Run]) ->
     assert forget("verify", "edited").code == 1
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_stdout_that_is_not_utf8_keeps_the_exit_code(
+    golden: Path, forget: Callable[..., Run], encoding: str
+) -> None:
+    """The marks before each line are in neither encoding: they are replaced."""
+    verified = forget("verify", "edited", PYTHONUTF8="0", PYTHONIOENCODING=encoding)
+    assert verified.code == 0, verified.stderr
+    assert "verified" in verified.stdout
+
+
 def test_log_lists_both_edits(golden: Path, forget: Callable[..., Run]) -> None:
     listed = forget("log", "edited", "--json")
     assert listed.code == 0, listed.stderr

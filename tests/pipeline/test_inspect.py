@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from forgetcli.cli.app import app
 from forgetcli.errors import EditError, ModelError
 from forgetcli.pipeline import estimates, inspect, memory
 from forgetcli.pipeline.apply import apply
+from forgetcli.pipeline.flops import denoiser_layers
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +252,16 @@ def test_the_estimate_knows_how_much_the_check_does():
 
     assert (estimates.CHECKED_PROMPTS, estimates.CHECK_STEPS) == (check.PROMPTS, check.STEPS)
     assert check.GUIDANCE == 1  # else twice as many predictions
+
+
+def test_a_wide_unet_is_estimated_as_a_square_with_as_many_pixels(base, tmp_path):
+    """`sample_size` may be [height, width]; an even side keeps the levels' sizes whole."""
+    flops = []
+    for name, size in (("square", 16), ("wide", [8, 32])):
+        folder = tmp_path / name
+        shutil.copytree(base, folder)
+        path = folder / "unet/config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "sample_size": size}))
+        layers = denoiser_layers(checkpoint.resolve(folder))
+        flops.append(sum(layer.flops for layer in layers))
+    assert flops[0] == flops[1] > 0
