@@ -18,7 +18,7 @@ from forgetcli.artifact import ledger, patch
 from forgetcli.editing.cost import Cost
 from forgetcli.models import components
 from forgetcli.pipeline import memory
-from forgetcli.pipeline.flops import Layer, denoiser_layers, positions
+from forgetcli.pipeline.flops import Layer, denoiser_layers
 from forgetcli.pipeline.inspect import Inspection
 from forgetcli.storage.safetensors import ITEM_BITS
 
@@ -185,7 +185,7 @@ def of_encoders(model: LoadedModel, found: Inspection) -> tuple[int, int]:
     flops = values = 0
     for component in found.components:
         if component.parameters and component.name.startswith("text_encoder"):
-            tokens = positions(model, component.name)
+            tokens = model.positions(component.name)
             matrices = [
                 shape
                 for key, shape in components.shapes(model.base, component.name).items()

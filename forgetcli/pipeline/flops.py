@@ -84,11 +84,6 @@ def denoiser_layers(base: Base) -> list[Layer]:
     return []
 
 
-def positions(model: LoadedModel, component: str) -> int:
-    """Tokens of a prompt that a text encoder reads."""
-    return model.positions(component)
-
-
 def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: LoadedModel) -> Layer:
     levels = len(config["block_out_channels"])
     level = {
@@ -101,7 +96,7 @@ def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: Load
     side = math.ceil(math.sqrt(math.prod(sides(config["sample_size"]))) / 2**level)
     if len(shape) == 4:
         return Layer.convolution(shape, side)
-    text = positions(model, "text_encoder")
+    text = model.positions("text_encoder")
     pixels = side * side
     rows = (
         text

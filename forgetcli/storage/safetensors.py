@@ -213,11 +213,6 @@ def read_header(folder: Path, file: str) -> dict[str, TensorSite]:
     return dict(WeightFile(folder, file).sites)
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """The free text in the header of a safetensors file, read now: see `WeightFile.metadata`."""
-    return dict(WeightFile(path.parent, path.name).metadata)
-
-
 def damaged(path: Path, what: str) -> ModelError:
     """The error for a file that is not what it has to be; `what` says in which way."""
     return ModelError("model.damaged", f"{path} is damaged: {what}", FETCH_AGAIN)
