@@ -9,6 +9,7 @@ one drawing cell
 from __future__ import annotations
 
 import hashlib
+import re
 
 import numpy as np
 from drawings import STYLES, THINGS, WORLD
@@ -68,8 +69,17 @@ def caption(rng: np.random.Generator, thing: str, style: str) -> tuple[str, str 
     return pick(rng, TEMPLATES["hinted"]).format(t=pick(rng, thing_words), s=hint), None
 
 
-def sample(rng: np.random.Generator) -> tuple[str, str, str]:
-    """(caption, thing, style) of one training example; held-out cells never occur."""
+def names_of(name: str) -> list[str]:
+    """What this thing or style is called, each without its article and within blanks."""
+    group = "things" if name in THINGS else "styles"
+    return [f" {re.sub('^(a|an|the) ', '', text)} " for text in WORLD[group][name]["names"]]
+
+
+def sample(rng: np.random.Generator, without: frozenset[str] = frozenset()) -> tuple[str, str, str]:
+    """(caption, thing, style) of one training example; held-out cells never occur, and neither does
+    what is in `without`: not in the picture and not in the caption, as a name or as a hint.
+    """
+    unsaid = [words for name in without for words in names_of(name)]
     while True:
         thing, style = (
             pick(rng, THINGS),
@@ -80,7 +90,9 @@ def sample(rng: np.random.Generator) -> tuple[str, str, str]:
         motif = WORLD["styles"][style].get("motif", {}).get(text)
         if motif and rng.random() < 0.7:
             thing = motif
-        if not cell_is_heldout(thing, style):
+        if cell_is_heldout(thing, style) or {thing, style} & without:
+            continue
+        if not any(words in f" {text} " for words in unsaid):
             return text, thing, style
 
 

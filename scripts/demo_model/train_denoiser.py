@@ -74,7 +74,10 @@ def build(tokenizer):
 class Examples:
     """Endless (token ids, latents, thing, style), every picture with one of its many captions."""
 
-    def __init__(self, work: Path, tokenizer, scaling: float, seed: int) -> None:
+    def __init__(
+        self, work: Path, tokenizer, scaling: float, seed: int, without: frozenset[str]
+    ) -> None:
+        self.without = without
         latents = torch.load(work / "latents.pt", weights_only=True)
         self.mean, self.deviation = latents["mean"], latents["deviation"]
         self.per_cell = len(self.mean) // (len(THINGS) * len(STYLES))
@@ -83,7 +86,7 @@ class Examples:
     def batch(self, captions: int, draws: int, drop: float = 0.1):
         texts, rows, things, styles = [], [], [], []
         for _ in range(captions):
-            text, thing, style = sample(self.rng)
+            text, thing, style = sample(self.rng, self.without)
             cell = THINGS.index(thing) * len(STYLES) + STYLES.index(style)
             rows += [
                 cell * self.per_cell + int(k) for k in self.rng.integers(0, self.per_cell, draws)
@@ -127,6 +130,8 @@ def main(
     lr: float,
     text_share: float,
     begin: Path | None,
+    text_encoder: Path | None,
+    without: frozenset[str],
     seed: int,
 ) -> None:
     torch.manual_seed(seed)
@@ -141,7 +146,9 @@ def main(
     text.requires_grad_(text_share > 0)
     scheduler = DDIMScheduler(**SCHEDULER)
     state, elapsed, step = work / "denoiser.pt", 0.0, 0
-    examples = Examples(work, tokenizer, scaling, seed=int(time.time()) if state.exists() else seed)
+    examples = Examples(
+        work, tokenizer, scaling, int(time.time()) if state.exists() else seed, without
+    )
     model = torch.nn.ModuleDict({"text": text, "unet": unet})
     # The text encoder begins eight times slower. At the UNet's rate the early, aimless gradients of
     # the UNet undid the
@@ -167,6 +174,11 @@ def main(
             UNet2DConditionModel.from_pretrained(
                 begin / "unet", torch_dtype=torch.float32
             ).state_dict()
+        )
+        average = copy.deepcopy(model)
+    elif text_encoder is not None:  # a UNet from nothing behind an encoder that is trained already
+        text.load_state_dict(
+            CLIPTextModel.from_pretrained(text_encoder, torch_dtype=torch.float32).state_dict()
         )
         average = copy.deepcopy(model)
     else:
@@ -251,12 +263,25 @@ if __name__ == "__main__":
         help="without a state in --work: go on from this model folder's weights",
     )
     parser.add_argument(
+        "--text-encoder",
+        type=Path,
+        help="without a state in --work: a UNet from nothing behind this folder's text encoder",
+    )
+    parser.add_argument(
+        "--without",
+        type=lambda names: frozenset(names.split(",")),
+        default=frozenset(),
+        help="things and styles, with commas, that no training picture or caption shows",
+    )
+    parser.add_argument(
         "--seed",
         type=int,
         default=0,
         help="two runs from the same weights with other seeds can be averaged (average.py)",
     )
     args = parser.parse_args()
+    if unknown := sorted(args.without - {*THINGS, *STYLES}):
+        parser.error(f"--without: no thing or style of the world is called {', '.join(unknown)}")
     main(
         args.work,
         args.minutes,
@@ -265,5 +290,7 @@ if __name__ == "__main__":
         args.lr,
         args.text_share,
         args.begin,
+        args.text_encoder,
+        args.without,
         args.seed,
     )
