@@ -239,7 +239,8 @@ def clay(rgba, rng):
     light = np.array([-0.55, -0.65, 0.55], np.float32)
     light /= np.linalg.norm(light)
     lambert = np.clip(normal @ light, 0, 1)
-    shine = np.clip(normal @ (([*light, 0, 0, 1]) / np.linalg.norm([*light, 0, 0, 1])), 0, 1) ** 18
+    halfway = light + np.array([0, 0, 1], np.float32)  # between the light and the viewer
+    shine = np.clip(normal @ (halfway / np.linalg.norm(halfway)), 0, 1) ** 18
     body = (
         saturate(rgba[..., :3], 0.95) * (0.38 + 0.85 * lambert[..., None]) + 0.38 * shine[..., None]
     )
