@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from forgetcli.checkpoint.base import Base
+    from forgetcli.models.base import LoadedModel
 
 # The default guidance scale of small models such as the embedded one; others have their family's.
 GUIDANCE = 4.5
@@ -205,6 +206,19 @@ def batches(
         yield from processes.blocks(indices, batch)
 
 
+def default_guidance(model: LoadedModel) -> float:
+    """The guidance scale of images whose requests name none: that of small models, or the family's.
+
+    Small is what the VAE was trained with.
+    """
+    size = model.vae_config.get("sample_size")
+    if size is None:  # AutoencoderTiny names none
+        size = [side * model.vae_scale for side in model.latent_shape[1:]]
+    if max(sides(size)) <= SMALL:
+        return GUIDANCE
+    return models.get(models.family_of(model.base.settings)).GUIDANCE
+
+
 class Sampler:
     """A model's own pipeline, loaded once."""
 
@@ -214,7 +228,6 @@ class Sampler:
         self.model = models.load(
             base, device=device, dtype="float32", editable=False, observer=observer
         )
-        self.guidance = models.get(models.family_of(base.settings)).GUIDANCE
         self.pipeline: Any = text_to_image(self.model)
         self.pipeline.set_progress_bar_config(disable=True)
 
@@ -226,7 +239,7 @@ class Sampler:
         first = requests[0]
         guidance = first.guidance
         if guidance is None:
-            guidance = GUIDANCE if self._side() <= SMALL else self.guidance
+            guidance = default_guidance(self.model)
         self.model.refuse_unembedded([request.prompt for request in requests])
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         return self.pipeline(
@@ -238,13 +251,6 @@ class Sampler:
             generator=generators,
             **self._inpainting(first),
         ).images
-
-    def _side(self) -> int:
-        """Pixels along the longer side of the images that the VAE was trained with."""
-        size = self.pipeline.vae.config.get("sample_size")
-        if size is None:  # AutoencoderTiny names none
-            size = [side * self.model.vae_scale for side in self.model.latent_shape[1:]]
-        return max(sides(size))
 
     def _inpainting(self, request: ImageRequest) -> dict[str, Any]:
         """The further arguments of an in-painting pipeline: a grey image, and a mask over it."""

@@ -1,0 +1,107 @@
+"""The concepts under attack, and images of them by the unedited model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from forgetcli.errors import ForgetError
+from forgetcli.evaluation.questions import label_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+    from forgetcli.evaluation.judges import Judge
+    from forgetcli.recipe import Recipe
+    from forgetcli.recipe.model import Concept
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A concept that an attack tries to bring back.
+
+    Attributes:
+        concept: in the words of the recipe.
+        label: the judge's name of it.
+        aliases: other words for it.
+        templates: prompts with one {} for its words.
+        prompts: prompts that name it and that the edit was not made with, where there are any.
+        hints: prompts that only hint at it.
+        group: concepts of one group exclude one another.
+        rivals: the judge's labels of its group, its own among them.
+    """
+
+    concept: str
+    label: str
+    aliases: tuple[str, ...]
+    templates: tuple[str, ...]
+    prompts: tuple[str, ...]
+    hints: tuple[str, ...]
+    rivals: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class References:
+    """Images of a concept by the unedited model, in which the judge sees the concept.
+
+    Attributes:
+        prompts: the prompt of each.
+        seeds: the seed of each.
+        latents: before decoding, (n, c, h, w).
+        images: decoded.
+    """
+
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    latents: Tensor
+    images: tuple[Image, ...]
+
+
+def of_recipes(recipes: Iterable[Recipe], judge: Judge, names: Sequence[str]) -> list[Goal]:
+    """A goal for each concept that the recipes edit.
+
+    Args:
+        names: labels or words of the concepts that are wanted; all if empty.
+    Raises:
+        ForgetError: eval.no-label: the judge does not know a concept; attack.unknown-concept: no
+            edited concept has such a name.
+    """
+    goals: dict[str, Goal] = {}
+    for recipe in recipes:
+        labels = [label_of(judge, c.concept, c.label) for c in recipe.concepts]
+        known = [*zip(recipe.concepts, labels)]
+        known_retained = [(r, judge.label(r.concept, r.label)) for r in recipe.retain]
+        for concept, label in known:
+            others = [
+                name
+                for other, name in (*known, *known_retained)
+                if name is not None and other.group == concept.group
+            ]
+            goals.setdefault(label, _goal(concept, label, recipe, tuple(dict.fromkeys(others))))
+    wanted = {}
+    for name in names:
+        label = judge.label(name, name) or name
+        if label not in goals:
+            raise ForgetError(
+                "attack.unknown-concept",
+                f"the model was not edited to forget '{name}'",
+                f"it forgot: {', '.join(goals)}",
+            )
+        wanted[label] = goals[label]
+    return list((wanted or goals).values())
+
+
+def _goal(concept: Concept, label: str, recipe: Recipe, rivals: tuple[str, ...]) -> Goal:
+    templates = recipe.prompts.templates
+    filled = tuple(template.replace("{}", concept.concept) for template in templates)
+    return Goal(
+        concept=concept.concept,
+        label=label,
+        aliases=concept.aliases,
+        templates=templates,
+        prompts=concept.direct or filled,
+        hints=concept.indirect,
+        rivals=rivals,
+    )

@@ -1,0 +1,128 @@
+"""Images from contexts. `forgetcli.generation` draws from prompts, through diffusers' pipelines; an
+attack also changes what the denoiser reads, and the steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from forgetcli.models.base import LoadedModel
+from forgetcli.models.context import Context
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn.
+
+    Attributes:
+        steps: of the sampler.
+        guidance: the scale of classifier-free guidance.
+        batch: images drawn together.
+    """
+
+    steps: int
+    guidance: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class Early:
+    """The first steps, made by another model.
+
+    Attributes:
+        model: a model with the same latents and schedule.
+        context: what its denoiser reads, one row for each image.
+        steps: how many steps it makes.
+    """
+
+    model: LoadedModel
+    context: Context
+    steps: int
+
+
+@torch.no_grad()
+def draw(
+    model: LoadedModel,
+    context: Context,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    *,
+    eta: float = 0.0,
+    noise_scale: float = 1.0,
+    early: Early | None = None,
+) -> tuple[list[Image], Tensor]:
+    """An image for each row of `context`, and the finished latents (n, c, h, w).
+
+    At eta 0, an image depends on its context and seed as in diffusers' pipelines: the noise comes
+    from a generator of its own, on the CPU.
+
+    Args:
+        seeds: of the initial noise, one for each row.
+        eta: η of DDIM (arXiv 2010.02502, equation 16): 0 adds no noise in the steps, 1 as much as
+            DDPM.
+        noise_scale: factor of the noise that eta adds.
+        early: another model that makes the first steps.
+    """
+    images: list[Image] = []
+    finished = []
+    for start in range(0, len(seeds), sampling.batch):
+        rows = slice(start, start + sampling.batch)
+        part = None if early is None else Early(early.model, early.context[rows], early.steps)
+        latents = _denoised(
+            model, context[rows], seeds[rows], sampling, eta=eta, noise_scale=noise_scale, early=part
+        )
+        images += decoded(model, latents)
+        finished.append(latents)
+    return images, torch.cat(finished)
+
+
+def _denoised(
+    model: LoadedModel,
+    context: Context,
+    seeds: Sequence[int],
+    sampling: Sampling,
+    *,
+    eta: float,
+    noise_scale: float,
+    early: Early | None,
+) -> Tensor:
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    x = _noise(model, generators)
+    scheduler = model.sampler(sampling.steps)
+    empty = model.unconditional()
+    early_empty = early.model.unconditional() if early else None
+    for number, t in enumerate(scheduler.timesteps):
+        if early is not None and early_empty is not None and number < early.steps:
+            prediction = early.model.guided(x, t, early.context, early_empty, sampling.guidance)
+        else:
+            prediction = model.guided(x, t, context, empty, sampling.guidance)
+        added: dict[str, Any] = {}
+        if eta:
+            added = {"eta": eta, "variance_noise": noise_scale * _noise(model, generators)}
+        x = scheduler.step(prediction, t, x, **added).prev_sample
+    return x
+
+
+def _noise(model: LoadedModel, generators: Sequence[torch.Generator]) -> Tensor:
+    rows = [torch.randn((1, *model.latent_shape), generator=each) for each in generators]
+    return torch.cat(rows).to(model.device, model.dtype)
+
+
+@torch.no_grad()
+def decoded(model: LoadedModel, latents: Tensor) -> list[Image]:
+    """Latents (n, c, h, w) as images."""
+    from PIL import Image
+
+    config = model.vae.config
+    shift = config.get("shift_factor") or 0.0
+    pixels = model.vae.decode((latents / config.scaling_factor + shift).to(model.vae.dtype)).sample
+    rows = ((pixels.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8)
+    return [Image.fromarray(row.permute(1, 2, 0).cpu().numpy()) for row in rows]
