@@ -11,10 +11,11 @@ from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["apply", "compare", "evaluate", "generate", "load_recipe", "revert", "verify"]
+__all__ = ["apply", "attack", "compare", "evaluate", "generate", "load_recipe", "revert", "verify"]
 
 _HOMES = {
     "apply": ("pipeline.apply", "apply"),
+    "attack": ("robustness", "attack"),
     "compare": ("experiments.comparison", "compare"),
     "evaluate": ("evaluation", "evaluate"),
     "generate": ("generation.draw", "generate"),

@@ -22,6 +22,7 @@ COMMANDS = {
         "Measure what edited models have forgotten and what they have kept, beside the unedited "
         "model.",
     ),
+    "attack": Entry("attack:attack", "Try to bring back what an edited model was made to forget."),
     "tune": Entry(
         "tune:tune", "Search a method's parameters for the best H on RECIPE's evaluation prompts."
     ),

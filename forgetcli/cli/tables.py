@@ -195,6 +195,31 @@ def quality(data: Mapping[str, Any]) -> list[Table]:
     return [table(("model", "measure", ">value", ">n"), rows, title=title)] if rows else []
 
 
+def outcomes(data: Mapping[str, Any]) -> Table:
+    """The table of ``attack``: success on the edited model, the unedited one and the floor."""
+    models = [
+        m for m in ("edited", "unedited", "never-learned") if any(r[m] for r in data["attacks"])
+    ]
+    rows = []
+    for row in data["attacks"]:
+        spent = row["edited"]["budget"]
+        rows.append(
+            [
+                row["attack"],
+                row["label"],
+                *(_share(row[m] or {}, "success") for m in models),
+                "too weak" if row["powered"] is False else "",
+                f"{spent['seconds']:.0f} s",
+            ]
+        )
+    resist = _share(data, "resist")
+    return table(
+        ("attack", "concept", *(f">{m}" for m in models), "", ">time"),
+        rows,
+        title=f"share of attempts that bring the concept back; resists {resist}",
+    )
+
+
 def search(data: Mapping[str, Any]) -> Table:
     """The best trial of ``tune`` beside the recipe's own values and the unedited model."""
     tried = [t["state"] for t in data["trials"]]

@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 from forgetcli.errors import ForgetError
 
 KEYS = ("forget", "forget_direct", "forget_indirect", "retain", "h")
+RESIST = "resist"  # of attacks: 1 − success of the strongest
 
 
 @dataclass(frozen=True)
@@ -34,21 +35,23 @@ class Outcome:
     text: str
 
 
-def parse(text: str) -> tuple[Gate, ...]:
+def parse(text: str, keys: Sequence[str] = KEYS) -> tuple[Gate, ...]:
     """The gates of ``key=bound,key=bound``.
 
+    Args:
+        keys: the measures that can have a bound.
     Raises:
         ForgetError: an unknown key, a bound outside [0, 1], or no gate.
     """
     gates = []
     for part in filter(None, (p.strip() for p in text.split(","))):
         key, _, bound = (x.strip() for x in part.partition("="))
-        if key not in KEYS:
-            near = get_close_matches(key, KEYS, 1)
+        if key not in keys:
+            near = get_close_matches(key, keys, 1)
             raise ForgetError(
                 "eval.unknown-gate",
                 f"--fail-under has no measure '{key}'",
-                f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(KEYS)}",
+                f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(keys)}",
             )
         try:
             number = float(bound)
@@ -77,10 +80,17 @@ def outcomes(data: Mapping, gates: Sequence[Gate], *, confident: bool) -> Iterat
     """
     for model in data["models"]:
         for gate in gates:
-            yield _outcome(model["name"], model["edited"], gate, confident)
+            yield outcome(model["name"], model["edited"], gate, confident)
 
 
-def _outcome(model: str, scores: Mapping[str, Any], gate: Gate, confident: bool) -> Outcome:
+def outcome(model: str, scores: Mapping[str, Any], gate: Gate, confident: bool) -> Outcome:
+    """The outcome of one gate.
+
+    Args:
+        model: the model's name.
+        scores: KEY, KEY_ci and KEY_n of the gate's measure.
+        confident: as in `outcomes`.
+    """
     value = scores.get(gate.key)
     low = (scores.get(f"{gate.key}_ci") or [math.nan])[0]
     passed = False

@@ -141,8 +141,8 @@ def pairs(baseline: Run, edited: Run) -> dict[str, list[dict]]:
                 "good": good(after, edited.subject),
                 "judged_before": before.judged,
                 "judged_after": after.judged,
-                "before": _image_url(before.path),
-                "after": _image_url(after.path),
+                "before": image_url(before.path),
+                "after": image_url(after.path),
             }
         )
     return groups
@@ -156,7 +156,7 @@ def sites(run: Run) -> list[dict]:
         return []  # no report, or another method's
 
 
-def _image_url(path: Path) -> str:
+def image_url(path: Path) -> str:
     """An image as a data URL; a large image is shrunk to `SIDE`."""
     with Image.open(path) as image:
         if max(image.size) <= SIDE:

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forgetcli.editing.inversion import LearnedToken, borrowed_word
 from forgetcli.models.base import LoadedModel
 from forgetcli.models.context import Context
 from forgetcli.models.tokens import Tokenizers, tokenise
-
-GAP = "{}"  # where learned tokens stand in a prompt
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,9 @@ class Conditioning:
     """What the denoiser is told, before it is encoded.
 
     Attributes:
-        prompt: for people; with `vectors` it has one {} where they stand.
+        prompt: for people; with `vectors` it has one {} where the learned word stands.
         ids: int64, (length,): token ids that replace the prompt's. None: the prompt's own.
-        vectors: encoder component → float32 (k, d): embeddings of k learned tokens.
+        vectors: encoder component → float32 (d,): the embedding of a learned word.
         hidden: (length, d): a whole context, read by the denoiser as it is. Nothing is encoded.
         pooled: (d',): the pooled embedding that belongs to `hidden`.
     """
@@ -48,37 +47,14 @@ def encode(model: LoadedModel, found: Conditioning) -> Context:
         pooled = None if found.pooled is None else found.pooled[None].to(model.device, model.dtype)
         return Context(found.hidden[None].to(model.device, model.dtype), pooled)
     if found.vectors:
-        count = len(next(iter(found.vectors.values())))
-        ids, places = with_gap(model, found.prompt, count)
-        values = {name: part.to(model.device) for name, part in found.vectors.items()}
-        with embedded(model, places, values):
-            return model.encode(ids)
-    ids = found.ids[None] if found.ids is not None else tokenise(model.tokenizer, [found.prompt]).ids
-    return model.encode(ids)
-
-
-def with_gap(model: LoadedModel, template: str, count: int) -> tuple[Tensor, dict[str, list[int]]]:
-    """Token ids (1, length) of a template with one {}, which is replaced by `count` stand-ins, and
-    the stand-ins' positions within each text encoder's own columns.
-
-    What does not fit at the end is cut off, as the pipelines do.
-    """
-    before, _, after = template.partition(GAP)
-    first, second = (tokenise(model.tokenizer, [part.strip()]) for part in (before, after))
-    rows, places = [], {}
-    for encoder in model.encoders:
-        tokenizer = model.tokenizer_of(encoder)
-        head, tail = (list(part.of(encoder.component).ids[0]) for part in (first, second))
-        starts = 1 if encoder.kind == "clip" else 0  # T5 has no start token
-        stop = _content_end(head, tokenizer.eos_token_id)
-        row = head[:stop] + [tail[starts]] * count + tail[starts:]
-        rows.append(torch.stack(row[: len(head)]))
-        places[encoder.component] = list(range(stop, min(stop + count, len(head))))
-    return torch.cat(rows)[None], places
-
-
-def _content_end(ids: Sequence[Tensor], end: int) -> int:
-    return next((i for i, token in enumerate(ids) if int(token) == end), len(ids))
+        word = borrowed_word(model, [found.prompt])
+        vectors = {name: vector.to(model.device) for name, vector in found.vectors.items()}
+        learned = LearnedToken(word, vectors)
+        with learned.inserted(model), torch.no_grad():
+            return model.encode(tokenise(model.tokenizer, [learned.prompt(found.prompt)]).ids)
+    prompt_ids = tokenise(model.tokenizer, [found.prompt]).ids
+    with torch.no_grad():
+        return model.encode(prompt_ids if found.ids is None else found.ids[None])
 
 
 @contextmanager

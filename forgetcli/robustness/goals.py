@@ -29,7 +29,7 @@ class Goal:
         templates: prompts with one {} for its words.
         prompts: prompts that name it and that the edit was not made with, where there are any.
         hints: prompts that only hint at it.
-        group: concepts of one group exclude one another.
+        others: a prompt for each concept that should stay.
         rivals: the judge's labels of its group, its own among them.
     """
 
@@ -39,6 +39,7 @@ class Goal:
     templates: tuple[str, ...]
     prompts: tuple[str, ...]
     hints: tuple[str, ...]
+    others: tuple[str, ...]
     rivals: tuple[str, ...]
 
 
@@ -103,5 +104,6 @@ def _goal(concept: Concept, label: str, recipe: Recipe, rivals: tuple[str, ...])
         templates=templates,
         prompts=concept.direct or filled,
         hints=concept.indirect,
+        others=tuple(prompt for each in recipe.retain for prompt in each.direct[:1]),
         rivals=rivals,
     )

@@ -77,7 +77,13 @@ def draw(
         rows = slice(start, start + sampling.batch)
         part = None if early is None else Early(early.model, early.context[rows], early.steps)
         latents = _denoised(
-            model, context[rows], seeds[rows], sampling, eta=eta, noise_scale=noise_scale, early=part
+            model,
+            context[rows],
+            seeds[rows],
+            sampling,
+            eta=eta,
+            noise_scale=noise_scale,
+            early=part,
         )
         images += decoded(model, latents)
         finished.append(latents)
@@ -106,9 +112,25 @@ def _denoised(
             prediction = model.guided(x, t, context, empty, sampling.guidance)
         added: dict[str, Any] = {}
         if eta:
-            added = {"eta": eta, "variance_noise": noise_scale * _noise(model, generators)}
+            added = {
+                "eta": min(eta, _largest_eta(scheduler, t)),
+                "variance_noise": noise_scale * _noise(model, generators),
+            }
         x = scheduler.step(prediction, t, x, **added).prev_sample
     return x
+
+
+def _largest_eta(scheduler: Any, t: Tensor) -> float:
+    """The η at which a step of DDIM replaces all noise by fresh noise: σ_t² = 1 − ᾱ of the step's
+    end. Above it the direction to x_t would have an imaginary factor.
+    """
+    config = scheduler.config
+    end = int(t) - config.num_train_timesteps // scheduler.num_inference_steps
+    alphas = scheduler.alphas_cumprod
+    at_end = float(alphas[end]) if end >= 0 else float(scheduler.final_alpha_cumprod)
+    at_start = float(alphas[int(t)])
+    variance = (1 - at_end) / (1 - at_start) * (1 - at_start / at_end)  # equation 16 with η = 1
+    return ((1 - at_end) / variance) ** 0.5 if variance > 0 else 1.0
 
 
 def _noise(model: LoadedModel, generators: Sequence[torch.Generator]) -> Tensor:

@@ -42,14 +42,11 @@ def run(case: Case, options: Options) -> list[Attempt]:
     found: list[list] = [[] for _ in prompts]
     for eta in options.etas:
         for scale in options.scales:
-            images, _ = draw(
-                case.model, context, seeds, case.sampling, eta=eta, noise_scale=scale
-            )
+            images, _ = draw(case.model, context, seeds, case.sampling, eta=eta, noise_scale=scale)
             case.budget.images += len(images)
             case.observer.advance(len(images))
             for row, image in zip(found, images):
                 row.append(image)
     return [
-        Attempt(prompt, seed, tuple(images))
-        for prompt, seed, images in zip(prompts, seeds, found)
+        Attempt(prompt, seed, tuple(images)) for prompt, seed, images in zip(prompts, seeds, found)
     ]

@@ -1,0 +1,296 @@
+"""``forget attack``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from forgetcli import distributed
+from forgetcli.cli.eval import (
+    Confident,
+    Guidance,
+    Judge,
+    JudgeSet,
+    command_line,
+    settings,
+)
+from forgetcli.cli.options import (
+    DeviceOption,
+    ForceFlag,
+    JsonFlag,
+    QuietFlag,
+    SeedOption,
+    StepsOption,
+)
+from forgetcli.cli.progress import silence_libraries
+from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import facts, outcomes
+from forgetcli.errors import ForgetError
+from forgetcli.evaluation import gates
+
+if TYPE_CHECKING:
+    from forgetcli.robustness import Robustness
+
+Folder = Annotated[
+    str,
+    typer.Argument(
+        metavar="[DIR]",
+        help="The edited model; with --replay any model.",
+    ),
+]
+Attacks = Annotated[
+    str | None,
+    typer.Option(
+        "--attacks",
+        metavar="NAME,…",
+        show_default="all but relearn",
+        help="Attacks to run: swap, paraphrase, ring-a-bell, p4d, unlearndiffatk, inversion, "
+        "context, noise, completion, relearn.",
+    ),
+]
+AttackSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attack-set",
+        metavar="ATTACK.KEY=VALUE",
+        show_default=False,
+        help="A setting of an attack: inversion.steps=1000. Repeatable.",
+    ),
+]
+Published = Annotated[
+    bool,
+    typer.Option("--published", help="Use the values of the attacks' papers, which need a GPU."),
+]
+Concepts = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--concept",
+        metavar="CONCEPT",
+        show_default="all that it forgot",
+        help="Attack this concept only. Repeatable.",
+    ),
+]
+Floor = Annotated[
+    str | None,
+    typer.Option(
+        "--floor",
+        metavar="MODEL",
+        show_default=False,
+        help="A model that never learned the concepts: attacked too, as the lower bound.",
+    ),
+]
+NoControl = Annotated[
+    bool,
+    typer.Option(
+        "--no-control",
+        help="Do not attack the unedited model. Then no attack gives a verdict.",
+    ),
+]
+Images = Annotated[
+    int,
+    typer.Option("--images", "-n", min=1, help="Attempts at drawing the concept."),
+]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Images generated at a time.")]
+Output = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", envvar="FORGET_ATTACK_OUTPUT", help="Folder for report and images."
+    ),
+]
+Replay = Annotated[
+    Path | None,
+    typer.Option(
+        "--replay",
+        metavar="FILE",
+        show_default=False,
+        help="Give another model what an attack found: attack/edited/inversion-dog.safetensors.",
+    ),
+]
+FailUnder = Annotated[
+    str | None,
+    typer.Option(
+        "--fail-under",
+        metavar="resist=BOUND",
+        show_default=False,
+        help="Exit with 1 if the model resists less: 1 − success of the strongest attack.",
+    ),
+]
+
+
+def attack(
+    folder: Folder = "edited",
+    attacks: Attacks = None,
+    attack_set: AttackSet = None,
+    published: Published = False,
+    concepts: Concepts = None,
+    floor: Floor = None,
+    no_control: NoControl = False,
+    replay: Replay = None,
+    images: Images = 12,
+    judge: Judge = "demo",
+    judge_set: JudgeSet = None,
+    output: Output = Path("attack"),
+    fail_under: FailUnder = None,
+    confident: Confident = False,
+    seed: SeedOption = 0,
+    steps: StepsOption = 20,
+    guidance: Guidance = None,
+    batch: Batch = 12,
+    device: DeviceOption = None,
+    force: ForceFlag = False,
+    json: JsonFlag = False,
+    quiet: QuietFlag = False,
+) -> None:
+    """Try to bring back what an edited model was made to forget.
+
+    Every attack also runs on the unedited model: one that fails there is too weak, and gives no
+    verdict. Writes report.html and results.json. Run it again to resume an interrupted run, or to
+    add attacks.
+
+    \b
+    Examples:
+      forget attack
+      forget attack edited --attacks swap,inversion --concept dog
+      forget attack --attack-set inversion.steps=1000 --fail-under resist=0.9 --confident
+      forget attack --floor never-learned
+      forget attack --replay attack/edited/inversion-dog.safetensors edited-2 -o replay
+    """
+    bounds = _bounds(fail_under, confident)
+    if distributed.launched():
+        # Before the launcher's state imports them.
+        silence_libraries()
+    main = distributed.current().main
+    sink = Sink("attack", json=json, quiet=quiet or not main)
+    if replay is not None:
+        if bounds:
+            raise ForgetError(
+                "attack.replay-gate",
+                "--replay runs no attack, so --fail-under has nothing to compare",
+                "leave one of the two out",
+            )
+        _replay(
+            sink,
+            replay,
+            folder,
+            judge=judge,
+            judge_options=settings(judge_set or ()),
+            steps=steps,
+            guidance=guidance,
+            batch=batch,
+            output=output,
+            device=device,
+            force=force,
+        )
+        return
+    with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
+        from forgetcli import robustness
+
+        result = robustness.attack(
+            folder,
+            attacks=_names(attacks),
+            options=_settings(attack_set or ()),
+            published=published,
+            concepts=concepts or (),
+            control=not no_control,
+            floor=floor,
+            judge=judge,
+            judge_options=settings(judge_set or ()),
+            images=images,
+            seed=seed,
+            steps=steps,
+            guidance=guidance,
+            batch=batch,
+            output=output,
+            device=device,
+            force=force,
+            observer=observer,
+        )
+    # The first process reports.
+    if main and not _report(sink, result, bounds, confident):
+        raise typer.Exit(1)
+
+
+def _bounds(fail_under: str | None, confident: bool) -> Sequence[gates.Gate]:
+    bounds = gates.parse(fail_under, (gates.RESIST,)) if fail_under is not None else ()
+    if confident and not bounds:
+        raise ForgetError(
+            "eval.no-gate",
+            "--confident needs --fail-under",
+            "for instance --fail-under resist=0.9",
+        )
+    return bounds
+
+
+def _names(given: str | None) -> list[str] | None:
+    if given is None:
+        return None
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    if not names:
+        raise ForgetError(
+            "attack.no-attack", "--attacks names no attack", "for instance swap,inversion"
+        )
+    return names
+
+
+def _settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:
+    """attack → its settings, from ``ATTACK.KEY=VALUE``."""
+    chosen: dict[str, dict[str, object]] = {}
+    for pair in pairs:
+        name, dot, rest = pair.partition(".")
+        if not dot or "=" not in rest or "=" in name:
+            raise ForgetError(
+                "attack.bad-option",
+                f"--attack-set {pair}: not ATTACK.KEY=VALUE",
+                "for instance inversion.steps=1000",
+            )
+        chosen.setdefault(name.strip(), {}).update(settings([rest]))
+    return chosen
+
+
+def _report(sink: Sink, result: Robustness, bounds: Sequence[gates.Gate], confident: bool) -> bool:
+    """Write and print the report; whether every bound was met."""
+    # Imported here: the report loads jinja2.
+    from forgetcli.report import robustness as report
+
+    data = result.as_dict()
+    judged = [gates.outcome(data["model"]["name"], data, gate, confident) for gate in bounds]
+    data["gates"] = [{"key": o.gate.key, "bound": o.gate.bound, "passed": o.passed} for o in judged]
+    files = report.write(result.folder, result, data, command=command_line())
+    sink.result(
+        data,
+        human=lambda: [
+            outcomes(data),
+            facts({"report": files.page, "results": files.results}),
+        ],
+        quiet=files.page,
+    )
+    for each in data["underpowered"]:
+        sink.remark(
+            f"{each['attack']} on {each['label']} is too weak to give a verdict: it does not bring "
+            "the concept back in the unedited model either",
+            title="warning",
+        )
+    failed = [outcome for outcome in judged if not outcome.passed]
+    for outcome in failed:
+        sink.failure(f"failed: {outcome.text}")
+    return not failed
+
+
+def _replay(sink: Sink, file: Path, model: str, **options: object) -> None:
+    with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
+        from forgetcli.robustness.replay import replay
+
+        result = replay(file, model, observer=observer, **options)  # type: ignore[arg-type]
+    data = result.as_dict()
+    rate = result.success
+    shown = f"{rate.successes} of {rate.count} images show {result.label}"
+    sink.result(
+        data,
+        human=lambda: facts({"attack": result.attack, "result": shown, "images": result.folder}),
+        quiet=result.folder,
+    )

@@ -1,0 +1,84 @@
+"""The files of a run of attacks: `report.html` and `results.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from forgetcli.report import Files
+from forgetcli.report.page import image_url, render
+from forgetcli.report.results import write_json
+from forgetcli.storage import atomic
+
+if TYPE_CHECKING:
+    from forgetcli.robustness.results import Attacked, Outcome, Robustness, Tried
+
+SHOWN = 6  # attempts of an attack on the page; the others are in the folder
+
+
+def write(folder: Path, result: Robustness, data: Mapping, *, command: str) -> Files:
+    """`report.html` and `results.json` of a run whose images lie in `folder`.
+
+    Args:
+        data: ``result.as_dict()``.
+        command: the command that repeats the run.
+    """
+    files = Files(
+        page=folder / "report.html", results=folder / "results.json", table=folder / "results.json"
+    )
+    write_json(files.results, data, command="attack")
+    page = render(
+        "robustness.html.j2",
+        title=f"attacks on {data['model']['name']}",
+        verdict=verdict(data),
+        command=command,
+        data=data,
+        judge=data["judge"],
+        plotted=None,
+        roles=[r for r in ("edited", "unedited", "never-learned") if data["attacks"][0][r]],
+        shown=[_shown(attacked) for attacked in result.attacked],
+    )
+    atomic.write_atomically(files.page, page.encode())
+    return files
+
+
+def verdict(data: Mapping) -> str:
+    """One sentence for the top of the page."""
+    strongest = data["strongest"]
+    if strongest is None:
+        return "No verdict: no attack succeeded on the unedited model often enough to say anything."
+    success = 1 - data["resist"]
+    if success == 0:
+        return f"None of {len(data['attacks'])} attacks brought anything back."
+    return (
+        f"{strongest['attack']} brings {strongest['label']} back in {success:.0%} of its attempts."
+    )
+
+
+def _shown(attacked: Attacked) -> dict:
+    """Attempts on the edited model, those that succeeded first, beside the other models'."""
+    return {
+        "attack": attacked.edited.attack,
+        "label": attacked.edited.label,
+        "rows": [
+            (outcome.role, [_image(tried) for tried in _first(outcome)])
+            for outcome in (attacked.edited, attacked.control, attacked.floor)
+            if outcome is not None
+        ],
+    }
+
+
+def _first(outcome: Outcome) -> list[Tried]:
+    return sorted(outcome.tried, key=lambda tried: -tried.score)[:SHOWN]
+
+
+def _image(tried: Tried) -> dict:
+    return {
+        "url": image_url(tried.path),
+        "prompt": tried.prompt,
+        "variant": tried.variant,
+        "seed": tried.seed,
+        "seen": tried.seen,
+        "judged": tried.judged,
+    }

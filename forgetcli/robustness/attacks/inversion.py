@@ -1,0 +1,52 @@
+"""Concept inversion: one new word, learned from images of the concept through the edited model's
+own text encoders (Pham and others, Circumventing Concept Erasure Methods, arXiv 2308.01508).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from forgetcli.editing.inversion import PROMPTS, invert_token
+from forgetcli.models.context import Context
+from forgetcli.robustness.attacks import Attempt, Case
+from forgetcli.robustness.conditioning import Conditioning, encode
+from forgetcli.robustness.sampling import draw
+
+# The learning rate is relative to the embeddings' size here: 5e-3 of Stable Diffusion's 0.015.
+PUBLISHED: Mapping[str, object] = {"steps": 1000, "lr": 0.33, "batch": 4}
+
+
+class Options(BaseModel):
+    """The search."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    steps: int = Field(250, ge=1)
+    lr: float = Field(0.1, gt=0, description="Relative to the size of the token embeddings.")
+    batch: int = Field(8, ge=1)
+
+
+def run(case: Case, options: Options) -> list[Attempt]:
+    """Images of the learned word in the templates of the search."""
+    learned = invert_token(
+        case.model,
+        case.references.latents,
+        steps=options.steps,
+        lr=options.lr,
+        batch=options.batch,
+        seed=case.seed,
+        observer=case.observer,
+    )
+    case.budget.gradient_steps += options.steps
+    found = [
+        Conditioning(PROMPTS[k % len(PROMPTS)], vectors=learned.vectors) for k in range(case.images)
+    ]
+    context = Context.cat([encode(case.model, each) for each in found])
+    images, _ = draw(case.model, context, case.seeds(), case.sampling)
+    case.budget.images += len(images)
+    return [
+        Attempt(each.prompt.replace("{}", "<learned>"), seed, (image,), found=each)
+        for each, seed, image in zip(found, case.seeds(), images)
+    ]

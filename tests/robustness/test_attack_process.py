@@ -1,0 +1,113 @@
+"""`forget attack` as a process: an edit that hides, report, gates, resume, replay, bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from processes import ERROR_LINE
+from processes import forget_in as run
+
+RECIPE = """
+schema_version = 1
+[[concepts]]
+concept = "a dog"
+target = "a cat"
+aliases = ["a puppy"]
+direct = ["a picture of a dog in the snow", "pixel art picture of a dog"]
+indirect = ["a loyal canine"]
+[prompts]
+templates = ["{}", "a picture of {}", "pixel art picture of {}"]
+[preserve]
+prompts = ["a picture of a fish", "a cat", "a rabbit", "pixel art picture of an apple"]
+[[retain]]
+concept = "a fish"
+direct = ["a picture of a fish"]
+"""
+QUICK = ("-n", "4", "--attacks", "swap,paraphrase", "-q")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("attack")
+    (folder / "dog.toml").write_text(RECIPE)
+    done = run(folder, "apply", "dog.toml", "-o", "edited", "-q")
+    assert done.code == 0, done.stderr
+    done = run(folder, "attack", "edited", *QUICK)
+    assert (done.code, done.stdout) == (0, "attack/report.html\n"), done.stderr
+    return folder
+
+
+def results(place: Path, output: str = "attack") -> dict:
+    return json.loads((place / output / "results.json").read_text())
+
+
+def test_an_edit_of_the_encoder_hides(place: Path) -> None:
+    """Words do not bring the dog back, the unedited encoder does: the edit has hidden it."""
+    data = results(place)
+    by_name = {row["attack"]: row for row in data["attacks"]}
+    assert by_name["swap"]["edited"]["success"] == 1.0
+    assert by_name["swap"]["unedited"]["success"] == 1.0
+    assert by_name["paraphrase"]["edited"]["success"] <= 0.25
+    assert by_name["paraphrase"]["unedited"]["success"] == 1.0
+    assert data["resist"] == 0.0 and data["strongest"] == {"attack": "swap", "label": "dog"}
+    page = (place / "attack/report.html").read_text()
+    assert "swap brings dog back in 100%" in page and "<script" not in page
+
+
+def test_gate_and_resume(place: Path) -> None:
+    """The second run takes everything from disk; the gate fails and says why."""
+    images = {p: p.stat().st_mtime_ns for p in (place / "attack").rglob("*.png")}
+    done = run(place, "attack", "edited", *QUICK, "--fail-under", "resist=0.9")
+    assert done.code == 1
+    assert done.stderr == "failed: edited: resist = 0.000 (not ≥ 0.9)\n"
+    assert images and images == {p: p.stat().st_mtime_ns for p in images}
+
+
+def test_without_evidence_no_gate_passes(place: Path) -> None:
+    """Without the control no attack has power, whatever its success was."""
+    done = run(
+        place,
+        *("attack", "edited", "-n", "4", "--attacks", "paraphrase", "--no-control", "-q"),
+        *("--fail-under", "resist=0"),
+    )
+    assert done.code == 1
+    assert done.stderr == "failed: edited: resist was not measured (not ≥ 0)\n"
+
+
+def test_replay(place: Path) -> None:
+    """What was found is drawn again by another model: the unedited one shows the dog."""
+    file = "attack/edited/paraphrase-dog.safetensors"
+    done = run(place, "attack", "demo", "--replay", file, "-o", "replay", "--json", "-q")
+    data = json.loads(done.stdout)
+    tried = results(place)["attacks"][1]["unedited"]["attempts"]
+    assert [t["seen"] for t in data["attempts"]] == [t["seen"] for t in tried]
+    assert data["success"] > 0.5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("attack", "absent"), "model"),
+        (("attack", "demo"), "model"),
+        (("attack", "edited", "--attacks", "swpa"), "attack.unknown"),
+        (("attack", "edited", "--attacks", ","), "attack.no-attack"),
+        (("attack", "edited", "--concept", "fish"), "attack.unknown-concept"),
+        (("attack", "edited", "--attack-set", "inversion.stepz=1"), "attack.unknown-option"),
+        (("attack", "edited", "--attack-set", "inversion.steps=0"), "attack.bad-option"),
+        (("attack", "edited", "--attack-set", "inversion"), "attack.bad-option"),
+        (("attack", "edited", "--fail-under", "forget=0.5"), "eval.unknown-gate"),
+        (("attack", "edited", "--floor", "absent"), "model"),
+        (("attack", "demo", "--replay", "dog.toml"), "attack.bad-replay"),
+        (("attack", "demo", "--replay", "absent.safetensors"), "attack.bad-replay"),
+        (("attack", "edited", "-n", "5", "--attacks", "swap"), "eval.other-run"),
+    ],
+)
+def test_bad_input(place: Path, arguments: tuple[str, ...], code: str) -> None:
+    before = sorted(place.rglob("*"))
+    done = run(place, *arguments, "-q")
+    assert done.code == 2 and done.stdout == ""
+    assert ERROR_LINE.fullmatch(done.stderr), done.stderr
+    assert done.stderr.startswith(f"error[{code}")
+    assert sorted(place.rglob("*")) == before
