@@ -130,7 +130,8 @@ def _largest_eta(scheduler: Any, t: Tensor) -> float:
     at_end = float(alphas[end]) if end >= 0 else float(scheduler.final_alpha_cumprod)
     at_start = float(alphas[int(t)])
     variance = (1 - at_end) / (1 - at_start) * (1 - at_start / at_end)  # equation 16 with η = 1
-    return ((1 - at_end) / variance) ** 0.5 if variance > 0 else 1.0
+    # A little less: rounding must not make the root's argument negative.
+    return (1 - 1e-4) * ((1 - at_end) / variance) ** 0.5 if variance > 0 else 1.0
 
 
 def _noise(model: LoadedModel, generators: Sequence[torch.Generator]) -> Tensor:

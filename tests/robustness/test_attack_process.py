@@ -70,7 +70,7 @@ def test_without_evidence_no_gate_passes(place: Path) -> None:
     done = run(
         place,
         *("attack", "edited", "-n", "4", "--attacks", "paraphrase", "--no-control", "-q"),
-        *("--fail-under", "resist=0"),
+        *("--fail-under", "resist=0", "-o", "weak"),
     )
     assert done.code == 1
     assert done.stderr == "failed: edited: resist was not measured (not ≥ 0)\n"
@@ -81,7 +81,8 @@ def test_replay(place: Path) -> None:
     file = "attack/edited/paraphrase-dog.safetensors"
     done = run(place, "attack", "demo", "--replay", file, "-o", "replay", "--json", "-q")
     data = json.loads(done.stdout)
-    tried = results(place)["attacks"][1]["unedited"]["attempts"]
+    (row,) = (r for r in results(place)["attacks"] if r["attack"] == "paraphrase")
+    tried = row["unedited"]["attempts"]
     assert [t["seen"] for t in data["attempts"]] == [t["seen"] for t in tried]
     assert data["success"] > 0.5
 
