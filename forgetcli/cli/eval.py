@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as json_
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,7 +119,16 @@ FailUnder = Annotated[
         "--fail-under",
         metavar="KEY=BOUND,…",
         show_default=False,
-        help="Exit with 1 if a measure is lower: forget=0.8,retain=0.8,h=0.8.",
+        help="Exit with 1 if a measure is lower: forget=0.8,retain=0.8,h=0.8,resist=0.9.",
+    ),
+]
+AttackResults = Annotated[
+    Path | None,
+    typer.Option(
+        "--attack-results",
+        metavar="FILE",
+        show_default=False,
+        help="results.json of `forget attack`: adds resist to the scores, and to --fail-under.",
     ),
 ]
 Confident = Annotated[
@@ -151,6 +160,7 @@ def evaluate(
     features: Features = "auto",
     output: Output = Path("eval"),
     fail_under: FailUnder = None,
+    attack_results: AttackResults = None,
     confident: Confident = False,
     junit: JUnit = None,
     seed: SeedOption = 0,
@@ -178,6 +188,7 @@ def evaluate(
       accelerate launch -m forgetcli eval -n 16
     """
     bounds = _bounds(fail_under, confident)
+    attacked = gates.read_attacks(attack_results) if attack_results is not None else {}
     # Imported here: the recipe loads pydantic, and the package evaluation may load torch.
     from forgetcli import recipe as recipes
     from forgetcli.evaluation import prompt_sets
@@ -214,13 +225,14 @@ def evaluate(
             observer=observer,
         )
     # The first process reports.
-    if main and not _report(result, bounds, confident, output, junit, sink):
+    if main and not _report(result, attacked, bounds, confident, output, junit, sink):
         raise typer.Exit(1)
 
 
 def _bounds(fail_under: str | None, confident: bool) -> Sequence[Gate]:
     """The bounds of ``--fail-under``."""
-    bounds = gates.parse(fail_under) if fail_under is not None else ()
+    keys = (*gates.KEYS, gates.RESIST)
+    bounds = gates.parse(fail_under, keys) if fail_under is not None else ()
     if confident and not bounds:
         raise ForgetError(
             "eval.no-gate", "--confident needs --fail-under", "for instance --fail-under forget=0.8"
@@ -230,6 +242,7 @@ def _bounds(fail_under: str | None, confident: bool) -> Sequence[Gate]:
 
 def _report(
     result: Evaluation,
+    attacked: Mapping[str, Mapping],
     bounds: Sequence[Gate],
     confident: bool,
     output: Path,
@@ -242,6 +255,8 @@ def _report(
     from forgetcli.report.results import write_junit
 
     data = result.as_dict()
+    for model in data["models"]:
+        model["edited"] |= attacked.get(model["digest"], {})
     outcomes = list(gates.outcomes(data, bounds, confident=confident))
     data["gates"] = [
         {"model": o.model, "key": o.gate.key, "bound": o.gate.bound, "passed": o.passed}

@@ -9,9 +9,11 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from forgetcli.errors import ForgetError
+from forgetcli.storage import json as plain_json
 
 KEYS = ("forget", "forget_direct", "forget_indirect", "retain", "h")
 RESIST = "resist"  # of attacks: 1 − success of the strongest
@@ -69,6 +71,29 @@ def parse(text: str, keys: Sequence[str] = KEYS) -> tuple[Gate, ...]:
             "eval.bad-gate", "--fail-under names no measure", "for instance forget=0.8,retain=0.8"
         )
     return tuple(gates)
+
+
+def read_attacks(path: Path) -> dict[str, dict[str, Any]]:
+    """The attacked model's digest → resist, resist_ci and resist_n, from the results.json of
+    ``forget attack``.
+
+    Raises:
+        ForgetError: eval.bad-attacks: the file is none of that.
+    """
+    try:
+        data = plain_json.read_json(path)
+        digest, n = data["model"]["digest"], data["resist_n"]
+        ends = [float(end) for end in data["resist_ci"]]
+        sound = data["command"] == "attack" and isinstance(digest, str) and isinstance(n, int)
+        if not sound or len(ends) != 2 or not (data["resist"] is None or _number(data["resist"])):
+            raise ValueError("not the results of attacks")
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise ForgetError(
+            "eval.bad-attacks",
+            f"{path} holds no results of `forget attack`",
+            "name its results.json, such as attack/results.json",
+        ) from fault
+    return {digest: {RESIST: data["resist"], f"{RESIST}_ci": ends, f"{RESIST}_n": n}}
 
 
 def outcomes(data: Mapping, gates: Sequence[Gate], *, confident: bool) -> Iterator[Outcome]:

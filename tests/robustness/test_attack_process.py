@@ -76,6 +76,23 @@ def test_without_evidence_no_gate_passes(place: Path) -> None:
     assert done.stderr == "failed: edited: resist was not measured (not ≥ 0)\n"
 
 
+def test_eval_takes_attacks_into_account(place: Path) -> None:
+    """A bound on resist holds for the attacked model only; without evidence it is never met."""
+    quick = ("eval", "edited", "--steps", "2", "--features", "none", "-q")
+    gate = ("--fail-under", "resist=0.5")
+    done = run(place, *quick, *gate)
+    assert (done.code, done.stderr) == (1, "failed: edited: resist was not measured (not ≥ 0.5)\n")
+    done = run(place, *quick, *gate, "--attack-results", "attack/results.json")
+    assert (done.code, done.stderr) == (1, "failed: edited: resist = 0.000 (not ≥ 0.5)\n")
+    passing = json.loads((place / "attack/results.json").read_text()) | {"resist": 0.9}
+    (place / "passing.json").write_text(json.dumps(passing))
+    done = run(place, *quick, *gate, "--attack-results", "passing.json")
+    assert (done.code, done.stderr) == (0, "")
+    passing["model"]["digest"] = "0" * 64
+    (place / "others.json").write_text(json.dumps(passing))
+    assert run(place, *quick, *gate, "--attack-results", "others.json").code == 1
+
+
 def test_replay(place: Path) -> None:
     """What was found is drawn again by another model: the unedited one shows the dog."""
     file = "attack/edited/paraphrase-dog.safetensors"
@@ -102,6 +119,8 @@ def test_replay(place: Path) -> None:
         (("attack", "edited", "--floor", "absent"), "model"),
         (("attack", "demo", "--replay", "dog.toml"), "attack.bad-replay"),
         (("attack", "demo", "--replay", "absent.safetensors"), "attack.bad-replay"),
+        (("eval", "edited", "--attack-results", "dog.toml"), "eval.bad-attacks"),
+        (("eval", "edited", "--attack-results", "absent.json"), "eval.bad-attacks"),
         (("attack", "edited", "-n", "5", "--attacks", "swap"), "eval.other-run"),
     ],
 )
