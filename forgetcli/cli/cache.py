@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.commands import Command
+from forgetcli.cli.commands import Command, Group
 from forgetcli.cli.options import JsonFlag, QuietFlag, show_help
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import size, table
@@ -17,11 +17,12 @@ from forgetcli.errors import ForgetError
 
 app = typer.Typer(
     name="cache",
+    cls=Group,
     help="Manage the second moments kept on disk, which make a second edit of the same model "
     "quick.",
     invoke_without_command=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 app.callback()(show_help)
 

@@ -81,7 +81,7 @@ def compare(
     """Edit by RECIPE with every method, and score all results beside the unedited model, at equal
     prompts and seeds.
 
-    A method takes its parameters from the recipe's \\[methods.NAME], otherwise its defaults. Writes
+    A method takes its parameters from the recipe's [methods.NAME], otherwise its defaults. Writes
     report.html, results.json, results.csv and compare.md. Run it again to resume an interrupted
     comparison, or with other --methods to add methods.
 

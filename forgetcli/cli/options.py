@@ -62,7 +62,7 @@ MethodOption = Annotated[
     typer.Option(
         "--method",
         show_default="the recipe's",
-        help="Another method, with the parameters in the recipe's \\[methods.NAME].",
+        help="Another method, with the parameters in the recipe's [methods.NAME].",
     ),
 ]
 ModelOption = Annotated[

@@ -9,21 +9,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from typing import TYPE_CHECKING
 
 from forgetcli.cli.errors import debugging
 from forgetcli.cli.visible import one_line
 from forgetcli.progress import Observer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -42,6 +36,17 @@ class Bars:
     """A bar for the current stage, with time left and figures; a line for each finished stage."""
 
     def __init__(self, console: Console | None = None) -> None:
+        # Imported here: every command imports this module, and few show a bar.
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
         self.console = console or Console(stderr=True, highlight=False)
         self.progress = Progress(
             SpinnerColumn(),

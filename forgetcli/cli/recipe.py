@@ -10,7 +10,7 @@ import typer
 from forgetcli import recipe as recipes
 from forgetcli.bundled import recipes as bundled
 from forgetcli.cli import errors
-from forgetcli.cli.commands import Command
+from forgetcli.cli.commands import Command, Group
 from forgetcli.cli.options import (
     ForceFlag,
     JsonFlag,
@@ -29,10 +29,11 @@ from forgetcli.recipe.problems import did_you_mean
 
 app = typer.Typer(
     name="recipe",
+    cls=Group,
     help="Write, check and show recipes.",
     invoke_without_command=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 app.callback()(show_help)
 
@@ -119,7 +120,7 @@ Family = Annotated[
     typer.Option(
         "--family",
         show_default=False,
-        help="Print the recipe for models of this family (sd, sdxl, …): with \\[families.NAME].",
+        help="Print the recipe for models of this family (sd, sdxl, …): with [families.NAME].",
     ),
 ]
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from forgetcli.cli.visible import visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _SHARES = (
     ("forget", "forget"),
@@ -25,6 +24,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
 
     Titles, names and cells are text, never markup. Escaped here already, so that columns fit.
     """
+    # Imported here: a command that prints no table must not wait for rich.
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     result = Table(
         box=box.SIMPLE_HEAD,
         title=Text(visible(title), style="table.title") if title else None,
