@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import forgetcli
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -111,10 +112,8 @@ def generate(
             "give a prompt, or a file of them with --prompts",
         )
     with sink.observer() as observer:
-        # Imported here: loads torch, after the libraries have been silenced.
-        from forgetcli.generation import draw
-
-        result = draw.generate(
+        # Loads torch, after the libraries have been silenced.
+        result = forgetcli.generate(
             requested,
             model=model,
             config=config,

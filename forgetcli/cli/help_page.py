@@ -16,8 +16,9 @@ from forgetcli.cli import stdout
 
 LARGEST_WIDTH = 100  # columns
 LARGEST_TERM = 28  # columns; the text of a longer term begins on the next line
-_ROUNDED = "╭─╮│╰╯"
-_ASCII = "+-+|++"
+# Corners, the horizontal line and the vertical line of a frame.
+_ROUNDED = ("╭", "─", "╮", "│", "╰", "╯")
+_ASCII = ("+", "-", "+", "|", "+", "+")
 
 
 def page(command: Any, context: Any) -> str:
@@ -39,7 +40,8 @@ def page(command: Any, context: Any) -> str:
 
 def _panels(command: Any, context: Any, width: int) -> list[str]:
     """The panels of arguments, options and commands, as one part of the page."""
-    arguments, options = [], []
+    arguments: list[tuple[str, str]] = []
+    options: list[tuple[str, str]] = []
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None:
@@ -58,7 +60,7 @@ def _panels(command: Any, context: Any, width: int) -> list[str]:
 def _panel(title: str, rows: Sequence[tuple[str, str]], width: int) -> str:
     """A frame around rows of a term and its text."""
     left, line, right, side, bottom_left, bottom_right = (
-        _ROUNDED if stdout.can_hold(_ROUNDED) else _ASCII
+        _ROUNDED if stdout.can_hold(_ROUNDED[0]) else _ASCII
     )
     inside = width - 4
     column = min(max(len(term) for term, _ in rows), LARGEST_TERM, inside // 2)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import forgetcli
 from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
@@ -66,10 +67,8 @@ def revert(
         )
     sink = Sink("revert", json=json, quiet=quiet)
     with sink.observer() as observer:
-        # Imported here: loads torch, after the libraries have been silenced.
-        from forgetcli.pipeline import revert as reversal
-
-        result = reversal.revert(
+        # Loads torch, after the libraries have been silenced.
+        result = forgetcli.revert(
             folder, None if everything else edit, output=output, force=force, observer=observer
         )
     sink.result(result.as_dict(), human=lambda: _as_text(result), quiet=result.output)

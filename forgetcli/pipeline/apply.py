@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli import __version__, methods, models
-from forgetcli.artifact import card, ledger, patch, statement
-from forgetcli.artifact.ledger import PreviousEdits
+from forgetcli.artifact import card, ledger, ledger_extension, patch, statement
+from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.editing.check import Check, check
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.moment_cache import MomentCache
@@ -192,7 +192,7 @@ def _write(
     parameters = job.parameters.model_dump(mode="json")
     earlier = previous.fitting_ledger()
     changes = patch.changes(base, edit.weights)
-    edits = ledger.extended(earlier, base, edit, changes, recipe, parameters)
+    edits = ledger_extension.extended(earlier, base, edit, changes, recipe, parameters)
     stored = patch.write(base, staging, changes, copying, edits.values if edits else None)
     sites = tuple(
         AppliedSite(**asdict(site), stored_error=_stored_error(stored, site.name))

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from forgetcli.artifact import ledger, patch
+from forgetcli.artifact import ledger_extension, patch
 from forgetcli.editing.cost import Cost
 from forgetcli.models import components
 from forgetcli.pipeline import memory
@@ -159,7 +159,7 @@ def _ledger(site: EditableSite, concepts: TokenBatch) -> int:
     """
     weight = math.prod(site.shape)
     width = site.shape[1]
-    wide = site.dtype in ledger.WIDE
+    wide = site.dtype in ledger_extension.WIDE
     keys = min(4 * width * len(concepts.of(site.component).first), 4 * width * (width + 1))
     return weight * (8 if wide else 4) + weight * ITEM_BITS[site.dtype] // 8 + keys
 

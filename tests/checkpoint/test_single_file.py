@@ -20,8 +20,9 @@ from tiny_runs import EVAL, PROMPTS, RECIPE
 from typer.testing import CliRunner
 
 from forgetcli import export, models, recipe
-from forgetcli.artifact import integrity, ledger, patch, statement
+from forgetcli.artifact import integrity, ledger, ledger_extension, patch, statement
 from forgetcli.artifact import manifest as manifests
+from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import ldm as layout
 from forgetcli.cli.app import app
@@ -450,8 +451,8 @@ def test_edits_of_a_file_add_up_and_are_taken_out_one_by_one(read_only_files, tm
         for n, name in enumerate(names)
     }
     changes = patch.changes(base, wanted)
-    edits = ledger.extended(
-        ledger.PreviousEdits(base).fitting_ledger(),
+    edits = ledger_extension.extended(
+        PreviousEdits(base).fitting_ledger(),
         base,
         Edit(wanted, ()),
         changes,
@@ -714,8 +715,8 @@ def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(
 ):
     apply(folders["sd1"], tmp_path / "edited")
     file = checkpoint.resolve(shutil.copy(read_only_files("sd1"), tmp_path / "edited"))
-    assert ledger.PreviousEdits(file).ledger is None
-    assert ledger.PreviousEdits(checkpoint.resolve(tmp_path / "edited")).ledger
+    assert PreviousEdits(file).ledger is None
+    assert PreviousEdits(checkpoint.resolve(tmp_path / "edited")).ledger
 
 
 def test_a_transposed_tensor_is_read_but_not_edited(read_only_files):
