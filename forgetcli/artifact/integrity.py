@@ -27,6 +27,7 @@ from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage.files import files_digest, is_regular, open_regular, sha256_file
 from forgetcli.storage.safetensors import WeightFile
+from forgetcli.wording import counted
 
 COMPARED_BYTES = 4 << 20  # bytes of two files that are compared at a time
 UNSIGNED = (
@@ -102,11 +103,13 @@ def verify(folder: str | Path | EditedModel, base: str | Path | None = None) -> 
     proved = []
     if not files:
         proved.append(
-            f"all {len(manifest.subjects)} files have the digests in {MANIFEST}; "
+            f"digests of all {counted(len(manifest.subjects), 'file')} are those in {MANIFEST}; "
             "none is missing, none was added"
         )
     if not tensors and manifest.edited:
-        proved.append(f"the {len(manifest.edited)} edited tensors have the recorded digests")
+        proved.append(
+            f"digests of the {counted(len(manifest.edited), 'edited tensor')} are those recorded"
+        )
     not_proved = [UNSIGNED, EFFECT] if manifest.edited else [UNSIGNED]
     if isinstance(against, ForgetError):
         missing = (
@@ -122,8 +125,8 @@ def verify(folder: str | Path | EditedModel, base: str | Path | None = None) -> 
         newer = sorted(against.files.keys() - manifest.base_files.keys())
         if newer:
             missing = (
-                f"anything about {len(newer)} files that the base did not have when it was edited: "
-                f"{', '.join(newer[:5])}"
+                f"anything about {counted(len(newer), 'file')} that the base did not have when it "
+                f"was edited: {', '.join(newer[:5])}"
             )
             not_proved.insert(0, missing)
     if any(map(is_hubs, present)):

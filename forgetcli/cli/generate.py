@@ -21,6 +21,7 @@ from forgetcli.cli.options import (
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
 from forgetcli.recipe import prompt_files
+from forgetcli.wording import counted
 
 Prompts = Annotated[
     list[str] | None,
@@ -129,7 +130,7 @@ def generate(
             observer=observer,
         )
     if result.reused:
-        sink.remark(f"{result.reused} of the images were there already")
+        sink.remark(f"{counted(result.reused, 'image')} kept from an earlier run")
     shown = [str(path) for path in ([result.grid] if result.grid else [])] + [
         str(image.path) for image in result.images
     ]

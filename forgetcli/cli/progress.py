@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from forgetcli.cli.errors import debugging
 from forgetcli.cli.visible import one_line
 from forgetcli.progress import Observer
+from forgetcli.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,7 +110,7 @@ class Lines:
         self.done()
         self.name, self.total, self.steps, self.figures = one_line(name), total, 0, {}
         self.start = self.last = self.clock()
-        self.write(f"{self.name} …" if total is None else f"{self.name}: {total} steps")
+        self.write(f"{self.name} …" if total is None else f"{self.name}: {counted(total, 'step')}")
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         self.steps += steps

@@ -26,6 +26,7 @@ from forgetcli.errors import ForgetError, RecipeError
 from forgetcli.models import families
 from forgetcli.recipe import text as recipe_text
 from forgetcli.recipe.problems import did_you_mean
+from forgetcli.wording import counted
 
 app = typer.Typer(
     name="recipe",
@@ -102,9 +103,9 @@ def validate(
             {"path": file, "ok": True, "warnings": list(loaded.warnings), "problems": []}
         )
         valid.append(
-            f"{file}: valid ({len(loaded.concepts)} concepts, "
-            f"{len(loaded.edit_pairs())} edit pairs, "
-            f"{len(loaded.preserve_prompts())} prompts preserved)"
+            f"{file}: valid ({counted(len(loaded.concepts), 'concept')}, "
+            f"{counted(len(loaded.edit_pairs()), 'edit pair')}, "
+            f"{counted(len(loaded.preserve_prompts()), 'prompt')} preserved)"
         )
     ok = len(valid) == len(checked)
     sink.result(

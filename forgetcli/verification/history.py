@@ -54,6 +54,8 @@ def history(edited: EditedModel) -> Finding:
         return Finding([problem(LEDGER, what)])
     if problems:
         return Finding(problems)
+    if len(ledger.edits) == 1:
+        return Finding(proved=["the ledger's edit gives the weights, and without it the base's"])
     claim = f"the ledger's {len(ledger.edits)} edits give the weights, and without them the base's"
     return Finding(proved=[claim])
 

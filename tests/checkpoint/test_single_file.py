@@ -797,7 +797,7 @@ def test_pictures_are_those_of_the_folder_and_after_the_edit_others(
 def test_other_settings_draw_other_pictures_and_have_other_moments(file):
     """What a cache is asked by has them in it."""
     base = checkpoint.resolve(file)
-    names = (base.drawn_by, base.parts("text_encoder", "tokenizer"))
+    names = (base.generation_digest, base.parts("text_encoder", "tokenizer"))
     assert {NAME, "tokenizer/vocab.json", "text_encoder/config.json"} <= names[1].keys()
     scheduler, vocabulary = (
         file.parent / "config/scheduler/scheduler_config.json",
@@ -807,9 +807,9 @@ def test_other_settings_draw_other_pictures_and_have_other_moments(file):
         path.write_text(path.read_text() + " ")
     again = checkpoint.resolve(file)
     assert (
-        (again.drawn_by, again.digest) != names
+        (again.generation_digest, again.digest) != names
         and again.digest == base.digest
-        and again.drawn_by != names[0]
+        and again.generation_digest != names[0]
     )
     assert again.parts("text_encoder", "tokenizer") != names[1]
 

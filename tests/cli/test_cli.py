@@ -250,7 +250,7 @@ def test_recipe_show_with_set_gives_a_recipe_that_says_so(forget, good: Path):
 def test_recipe_validate(forget, good: Path):
     assert (
         forget("recipe", "validate", good).stdout
-        == f"{good}: valid (1 concepts, 5 edit pairs, 3 prompts preserved)\n"
+        == f"{good}: valid (1 concept, 5 edit pairs, 3 prompts preserved)\n"
     )
     assert forget("recipe", "validate", good, "-q").stdout == f"{good}\n"
     data = forget("recipe", "validate", good, "--json").json

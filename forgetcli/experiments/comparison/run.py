@@ -169,7 +169,7 @@ def comparison_identity(plans: Sequence[RecipePlan], settings: Settings) -> dict
     """What a comparison must share with an earlier one in the same folder to continue it."""
     return {
         "models": {},
-        "bases": {plan.name: plan.base.drawn_by for plan in plans},
+        "bases": {plan.name: plan.base.generation_digest for plan in plans},
         "recipes": {plan.name: plan.recipe.sha256 for plan in plans},
         **asdict(settings),
     }

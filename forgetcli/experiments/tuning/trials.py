@@ -25,6 +25,7 @@ from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline import apply
 from forgetcli.progress import Observer, Stopwatch
 from forgetcli.recipe import Recipe
+from forgetcli.wording import counted
 
 TRIALS = "trials"  # the folder with a folder for each trial
 EARLY_STRIDE = 3  # one question in three is scored first, to decide whether to prune the trial
@@ -140,7 +141,7 @@ class TrialRunner:
         trial.report(early, 1)
         if trial.should_prune():
             raise optuna.TrialPruned(
-                f"H {early:.3f} after {len(first)} of {len(self.questions)} pictures"
+                f"H {early:.3f} after {len(first)} of {counted(len(self.questions), 'image')}"
             )
         rest = [i for i in range(len(self.questions)) if i not in first]
         images |= self._generate(subject, rest, folder / "rest")
