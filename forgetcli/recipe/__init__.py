@@ -143,7 +143,7 @@ def parse(
     )
 
 
-def _tables_by_family(document: Document, method: str | None) -> dict[str, Mapping[str, Any]]:
+def _tables_by_family(document: Document, method: str | None) -> dict[str, dict[str, Any]]:
     """The method's own tables for each family. `method` overrides the recipe's."""
     if method in (None, document.method):
         return {

@@ -29,7 +29,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from forgetcli.editing.cost import Cost
 from forgetcli.editing.search_space import Choice, Range
 from forgetcli.editing.task import Task
-from forgetcli.models import vocabulary
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -192,8 +191,11 @@ SEARCH = {
 
 def cost(task: Task, parameters: Parameters) -> Cost:
     """What the edit asks of the model."""
+    # Here because the package of models takes time to import, and only estimates need it.
+    from forgetcli.models.vocabulary import COUNT
+
     pairs, refine = len(task.pairs), parameters.refine
-    moments = len(task.preserve) + (vocabulary.COUNT if parameters.edit.prior else 0)
+    moments = len(task.preserve) + (COUNT if parameters.edit.prior else 0)
     if refine.mode == "copy":
         return Cost(encoded=moments + 2 * pairs, moments=moments)
     joint = refine.mode == "joint"
