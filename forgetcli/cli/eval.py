@@ -257,7 +257,7 @@ def _report(
 
 
 def settings(pairs: Sequence[str]) -> dict[str, object]:
-    """``key=value`` with the value read as JSON where it is some, and as text otherwise."""
+    """Settings from ``key=value``. A value that is not valid JSON is text."""
     settings = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

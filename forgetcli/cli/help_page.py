@@ -1,5 +1,5 @@
-"""The pages of ``--help``: typer's panels, drawn without rich, whose import takes longer than all
-else that ``forget --help`` does.
+"""The pages of ``--help``: typer's panels, drawn without rich. Importing rich would take longer
+than all other work of ``forget --help``.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def page(command: Any, context: Any) -> str:
     parts += _panels(command, context, width)
     if command.epilog:
         parts.append(_indented(command.epilog, width))
-    # Panels follow one another without an empty line.
+    # `parts` are separated by an empty line; the panels among them are one part.
     return "\n" + "\n\n".join(parts) + "\n"
 
 
@@ -76,7 +76,7 @@ def _panel(title: str, rows: Sequence[tuple[str, str]], width: int) -> str:
 
 
 def _row(term: str, text: str, column: int, width: int) -> Iterable[tuple[str, str]]:
-    """The lines of a row: what is in the column of terms, and what follows it."""
+    """The lines of a row, each as its part in the column of terms and the text after it."""
     texts = textwrap.wrap(text, width - column - 2, break_on_hyphens=False) or [""]
     if len(term) > column:
         texts = ["", *texts]

@@ -25,7 +25,7 @@ SECONDS_BETWEEN_LINES = 5.0
 
 @contextmanager
 def showing() -> Iterator[Observer]:
-    """The observer for the present stderr; its bars are always closed."""
+    """The observer that suits stderr; its bars are closed at the end."""
     observer: Bars | Lines = Bars() if sys.stderr.isatty() else Lines()
     try:
         yield observer
@@ -139,7 +139,7 @@ class Lines:
             self.name = ""
 
     def stop(self) -> None:
-        """Forget the current stage; an interrupted stage is not reported as done."""
+        """Drop the current stage: an interrupted stage is not reported as done."""
         self.name = ""
 
     def _count(self) -> str:

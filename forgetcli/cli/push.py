@@ -15,13 +15,13 @@ from forgetcli.progress import Silent
 from forgetcli.wording import counted
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
-Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where to, on the hub.")]
+Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the hub.")]
 Private = Annotated[
     bool,
     typer.Option(
         "--private/--public",
         envvar="FORGET_PUSH_PRIVATE",
-        help="Who can see a repository that is made for it.",
+        help="Visibility of the repository, if it is created.",
     ),
 ]
 Revision = Annotated[

@@ -28,7 +28,10 @@ Edits = Annotated[
     ),
 ]
 Everything = Annotated[
-    bool, typer.Option("--all", envvar="FORGET_ALL", help="All edits: the base's bytes are back.")
+    bool,
+    typer.Option(
+        "--all", envvar="FORGET_ALL", help="Remove all edits, which restores the base's bytes."
+    ),
 ]
 Output = Annotated[
     Path | None,
@@ -76,7 +79,7 @@ def revert(
 
 def _as_text(result: Reverted) -> str:
     removed = ", ".join(map(str, result.reverted))
-    left = "none is left: it is the base"
+    left = "no edit remains: it is the base"
     if result.left:
-        left = f"left: {', '.join(map(str, result.left))}"
-    return f"{result.output}: taken out: {removed}; {left}"
+        left = f"remaining: {', '.join(map(str, result.left))}"
+    return f"{result.output}: removed: {removed}; {left}"

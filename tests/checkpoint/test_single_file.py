@@ -684,7 +684,7 @@ def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_
     )
     assert of_file == of_folder != []
     counted = [
-        estimates.of_encoders(models.load(base, device="cpu"), inspect.inspect(base))
+        estimates.encoder_cost(models.load(base, device="cpu"), inspect.inspect(base))
         for base in (file, folder)
     ]
     assert counted[0] == counted[1] > (0, 0)

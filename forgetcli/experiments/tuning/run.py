@@ -60,7 +60,7 @@ def tune(
         minutes: start no trial after this time.
         output: the study, images of the unedited model and `tuned.toml`; an interrupted search
             continues there.
-        force: throw away another search in `output`.
+        force: delete another search in `output`.
     Raises:
         ForgetError: the method has no search space, no trial was completed, or `output` holds
             another search.
