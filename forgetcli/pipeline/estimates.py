@@ -179,8 +179,10 @@ def checked() -> int:
 
 
 def encoder_cost(model: LoadedModel, found: Inspection) -> tuple[int, int]:
-    """Floating-point operations of all text encoders for one prompt, and the number of output values
-    of their layers. Embeddings are not counted.
+    """The work of all text encoders for one prompt, without embeddings.
+
+    Returns:
+        Floating-point operations, and the number of the layers' output values.
     """
     flops = values = 0
     for component in found.components:

@@ -149,6 +149,28 @@ def test_square_brackets_of_recipe_tables_are_shown_in_help(forget):
         assert table in forget(*command, "--help").stdout
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["apply", "--help"]], ids=" ".join)
+def test_help_loads_neither_rich_nor_pydantic(arguments: list[str], tmp_path: Path):
+    loaded = heavy_modules(arguments, tmp_path, ("rich.console", "pydantic"))
+    assert loaded == (0, [])
+
+
+def test_the_check_for_rich_can_fail(tmp_path: Path):
+    code, loaded = heavy_modules(["recipe", "ls"], tmp_path, ("rich.console", "pydantic"))
+    assert (code, loaded) == (0, ["rich.console", "pydantic"])
+
+
+def test_help_fits_the_terminal_and_its_encoding(forget):
+    for columns, encoding, corner in (("60", "utf-8", "╭"), ("90", "ascii", "+")):
+        page = forget("export", "--help", COLUMNS=columns, PYTHONIOENCODING=encoding).stdout
+        lines = page.splitlines()
+        frames = [line for line in lines if line.startswith((corner, "│", "|", "╰"))]
+        assert {len(line) for line in frames} == {int(columns)}
+        # A block that is marked as such keeps its lines, however long they are.
+        assert " single-file  a whole .safetensors checkpoint, for ComfyUI and A1111" in lines
+        assert "?" not in page
+
+
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
 
 
@@ -193,11 +215,13 @@ def test_the_check_for_torch_can_fail(tmp_path: Path):
     assert code == 0 and "torch" in loaded
 
 
-def heavy_modules(arguments: list[str], folder: Path) -> tuple[int, list[str]]:
+def heavy_modules(
+    arguments: list[str], folder: Path, heavy: tuple[str, ...] = HEAVY
+) -> tuple[int, list[str]]:
     script = (
         f"import sys; sys.argv = ['forget', *{arguments!r}]; "
         "from forgetcli.cli import main; code = main(); "
-        f"print(code, *[m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+        f"print(code, *[m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
     )
     done = python(script, cwd=folder)
     code, *loaded = done.stderr.splitlines()[-1].split()
