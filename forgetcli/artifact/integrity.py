@@ -6,6 +6,7 @@ The manifest is not signed: this check shows accidents, not a forger.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -124,17 +125,20 @@ def verify(folder: str | Path | EditedModel, base: str | Path | None = None) -> 
             proved.append(_same_as_base(manifest, against))
         newer = sorted(against.files.keys() - manifest.base_files.keys())
         if newer:
-            missing = (
-                f"anything about {counted(len(newer), 'file')} that the base did not have when it "
-                f"was edited: {', '.join(newer[:5])}"
-            )
-            not_proved.insert(0, missing)
+            not_proved.insert(0, _unknown_files(newer))
     if any(map(is_hubs, present)):
         missing = (
             "anything about .gitattributes and .cache, which the hub adds: no loader reads them"
         )
         not_proved.insert(0, missing)
     return Verdict(not problems, problems, proved, not_proved, len(manifest.edited), len(present))
+
+
+def _unknown_files(paths: Sequence[str]) -> str:
+    return (
+        f"anything about {counted(len(paths), 'file')} that the base did not have when it was "
+        f"edited: {', '.join(paths[:5])}"
+    )
 
 
 def _same_as_base(manifest: Manifest, base: Base) -> str:
