@@ -115,7 +115,7 @@ class Study:
             Subject(name, base.resolve(folder), frozenset([of] if of else self.labels)), questions
         )
         before = tuple(a for a in self.baseline.answers if a.question in questions)
-        return summary(Run(self.baseline.subject, before), run)
+        return summary(Run(self.baseline.subject, before), run).as_dict()
 
     def chain(self, name: str) -> dict:
         """One edit on top of the other: each concept's forget right after its edit and at the end,

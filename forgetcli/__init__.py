@@ -8,7 +8,17 @@ forgetcli.generate(["starry night"], model="edited")
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forgetcli.artifact.integrity import verify
+    from forgetcli.evaluation import evaluate
+    from forgetcli.experiments.comparison import compare
+    from forgetcli.generation.draw import generate
+    from forgetcli.pipeline.apply import apply
+    from forgetcli.pipeline.revert import revert
+    from forgetcli.recipe import load as load_recipe
+    from forgetcli.robustness import attack
 
 __version__ = "0.1.0"
 __all__ = ["apply", "attack", "compare", "evaluate", "generate", "load_recipe", "revert", "verify"]

@@ -235,7 +235,7 @@ def _help_text(text: str) -> list[str]:
     lines: list[str] = []
     for block in re.split(r"\n\s*\n", textwrap.dedent(text).strip()):
         is_literal = "\b" in block
-        block = _plain(block.replace("\b", "")).strip("\n")
+        block = block.replace("\b", "").strip("\n")
         if not is_literal:
             lines += ["", wrapped(block)]
             continue
@@ -247,11 +247,6 @@ def _help_text(text: str) -> list[str]:
     return lines
 
 
-def _plain(text: str) -> str:
-    """Help without rich's markup; an escaped bracket is a bracket."""
-    return re.sub(r"(?<!\\)\[/?[a-z ]+\]", "", text).replace("\\[", "[")
-
-
 def _parameter(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         name = f"`{_metavar(parameter)}`"
@@ -260,7 +255,7 @@ def _parameter(parameter: Any) -> str:
         if parameter.metavar:
             name += f" `{parameter.metavar}`"
     # Not capitalised: a help text may begin with a value ("cuda, cuda:1, mps or cpu.").
-    facts = [" ".join(_plain(parameter.help or "").split())]
+    facts = [" ".join((parameter.help or "").split())]
     choices = _choices(parameter)
     if choices:
         facts.append(f"One of {choices}.")

@@ -115,8 +115,8 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
     manifest.
 
     Only the card's digest changes in the manifest, so `verify` still reports every other
-    difference. The new card and the new manifest appear together. A signature is removed: it is of
-    the earlier state.
+    difference. The new card and the new manifest appear together. A signature is removed, because
+    it covers the earlier state.
 
     Args:
         results: ``results.json`` of ``forget eval``; without it the card has no scores.
@@ -176,7 +176,7 @@ def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(os.path.realpath(source), target)
-    except OSError:  # a file system without hard links
+    except OSError:  # The file system has no hard links.
         copy_file(source, target)
 
 
@@ -184,7 +184,7 @@ def _report(edited: EditedModel) -> dict[str, Any]:
     try:
         report = decode(edited.report_bytes)
     except (ForgetError, OSError, ValueError):
-        return {}  # damaged: verify says so
+        return {}  # Damaged: verify reports it.
     return report if isinstance(report, dict) else {}
 
 

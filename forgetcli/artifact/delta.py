@@ -73,9 +73,7 @@ def name_of(tensor: EditedTensor) -> str:
 
 
 def own_files(edited: EditedModel) -> tuple[dict[str, str], dict[str, Content]]:
-    """What a delta of an edited folder has beside the changed tensors: metadata, and files that are
-    no text.
-    """
+    """The parts of a delta beside the changed tensors: metadata, and files that are not text."""
     manifest = edited.manifest
     texts = {DIGEST: manifest.base_digest, "forget.base": manifest.base}
     others = {}

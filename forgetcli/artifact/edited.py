@@ -136,7 +136,7 @@ class EditedModel:
 
     @cached_property
     def file(self) -> Path | None:
-        """The single file that it is, if the base was one."""
+        """The edited single file, if the base was one."""
         return checkpoint.edited_file(self.folder)
 
     @property

@@ -6,6 +6,7 @@ The manifest is not signed: this check shows accidents, not a forger.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage.files import files_digest, is_regular, open_regular, sha256_file
 from forgetcli.storage.safetensors import WeightFile
+from forgetcli.wording import counted
 
 COMPARED_BYTES = 4 << 20  # bytes of two files that are compared at a time
 UNSIGNED = (
@@ -102,11 +104,13 @@ def verify(folder: str | Path | EditedModel, base: str | Path | None = None) -> 
     proved = []
     if not files:
         proved.append(
-            f"all {len(manifest.subjects)} files have the digests in {MANIFEST}; "
+            f"digests of all {counted(len(manifest.subjects), 'file')} are those in {MANIFEST}; "
             "none is missing, none was added"
         )
     if not tensors and manifest.edited:
-        proved.append(f"the {len(manifest.edited)} edited tensors have the recorded digests")
+        proved.append(
+            f"digests of the {counted(len(manifest.edited), 'edited tensor')} are those recorded"
+        )
     not_proved = [UNSIGNED, EFFECT] if manifest.edited else [UNSIGNED]
     if isinstance(against, ForgetError):
         missing = (
@@ -121,17 +125,20 @@ def verify(folder: str | Path | EditedModel, base: str | Path | None = None) -> 
             proved.append(_same_as_base(manifest, against))
         newer = sorted(against.files.keys() - manifest.base_files.keys())
         if newer:
-            missing = (
-                f"anything about {len(newer)} files that the base did not have when it was edited: "
-                f"{', '.join(newer[:5])}"
-            )
-            not_proved.insert(0, missing)
+            not_proved.insert(0, _unknown_files(newer))
     if any(map(is_hubs, present)):
         missing = (
             "anything about .gitattributes and .cache, which the hub adds: no loader reads them"
         )
         not_proved.insert(0, missing)
     return Verdict(not problems, problems, proved, not_proved, len(manifest.edited), len(present))
+
+
+def _unknown_files(paths: Sequence[str]) -> str:
+    return (
+        f"anything about {counted(len(paths), 'file')} that the base did not have when it was "
+        f"edited: {', '.join(paths[:5])}"
+    )
 
 
 def _same_as_base(manifest: Manifest, base: Base) -> str:

@@ -25,12 +25,11 @@ on the time of the run: dates are in the manifest.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from forgetcli.artifact import manifest
 from forgetcli.artifact.ledger_files import (
@@ -38,17 +37,16 @@ from forgetcli.artifact.ledger_files import (
     TENSORS,
     Book,
     Entry,
-    Material,
-    Origin,
     Place,
     content,
     damaged,
+    delta_name,
+    edit_number,
     read,
     write,
 )
 from forgetcli.artifact.manifest import Manifest
-from forgetcli.artifact.patch import Change, Stored, encode, stored_as
-from forgetcli.checkpoint.base import Base
+from forgetcli.artifact.patch import Stored, encode, stored_as
 from forgetcli.errors import EditError, ModelError
 from forgetcli.models.tensors import read_tensor
 from forgetcli.storage.files import inside
@@ -57,23 +55,7 @@ from forgetcli.storage.safetensors import TensorSite, WeightFile, read_bytes
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from forgetcli.editing.edit import Edit, Keys
-    from forgetcli.linalg import Moment
-    from forgetcli.models.base import Site
-    from forgetcli.progress import Observer
-    from forgetcli.recipe import Recipe
-
-__all__ = [
-    "LEDGER",
-    "TENSORS",
-    "Ledger",
-    "PreviousEdits",
-    "dates",
-    "extended",
-    "load",
-]
-
-WIDE = ("F32", "F64")  # weights beside which Δ is kept in float64
+__all__ = ["LEDGER", "TENSORS", "Ledger", "dates", "load", "manifest_in"]
 
 
 @dataclass(frozen=True)
@@ -106,7 +88,7 @@ class Ledger:
         """W + Σ Δ_i, float64: the values of a place before they are rounded."""
         total = self.original(place).double()
         for entry in self.edits:
-            name = _delta(entry.number, place.component, place.parameter)
+            name = delta_name(entry.number, place.component, place.parameter)
             if name in self.tensors:
                 total = total + self.tensor(name).double()
         return total
@@ -121,12 +103,6 @@ class Ledger:
             )
         )
 
-    def held(self, component: str, parameter: str) -> Moment | None:
-        """K_pK_pᵀ: the second moment of all edits' keys at a layer; None without keys there."""
-        names = [_keys(entry.number, component, parameter) for entry in self.edits]
-        found = [_moment(self, name) for name in names if name in self.tensors]
-        return sum(found[1:], found[0]) if found else None
-
     def without(self, numbers: Iterable[int]) -> Ledger:
         """The ledger without these edits, and without the tensors that no other edit changed."""
         edits = tuple(e for e in self.edits if e.number not in set(numbers))
@@ -134,12 +110,12 @@ class Ledger:
         places = tuple(
             p
             for p in self.book.places
-            if any(_delta(number, p.component, p.parameter) in self.tensors for number in left)
+            if any(delta_name(number, p.component, p.parameter) in self.tensors for number in left)
         )
         kept = {
             "card",
             *(p.original for p in places),
-            *(name for name in self.tensors if _number(name) in left),
+            *(name for name in self.tensors if edit_number(name) in left),
         }
         return replace(
             self,
@@ -241,162 +217,6 @@ def load(folder: Path, made: Manifest | None = None) -> Ledger | None:
     return ledger
 
 
-@dataclass(frozen=True)
-class PreviousEdits:
-    """The edits that a base model holds already; manifest and ledger are read when they are first
-    asked for, and kept.
-    """
-
-    base: Base
-
-    @cached_property
-    def manifest(self) -> Manifest | None:
-        """The manifest of the base's folder; None if forget did not make it.
-
-        Raises:
-            ModelError: model.manifest: it is damaged.
-        """
-        return manifest_in(self.base.folder)
-
-    @cached_property
-    def ledger(self) -> Ledger | None:
-        """The ledger that goes with the base; None if it has none.
-
-        A single file may lie in the folder of another model: that model's ledger is not its own.
-
-        Raises:
-            ModelError: ledger.damaged; model.manifest.
-        """
-        found = load(self.base.folder, self.manifest)
-        return found if found and self.base.file in (None, *found.book.base.files) else None
-
-    def fitting_ledger(self) -> Ledger | None:
-        """The ledger, checked against the base's weights.
-
-        Raises:
-            ModelError: ledger.other-weights; those of `ledger`.
-        """
-        if self.ledger:
-            self.ledger.check_fits(self.base.folder)
-        return self.ledger
-
-    def held(self, sites: Sequence[Site], observer: Observer) -> dict[str, Moment]:
-        """K_pK_pᵀ of the edits by site name, where the ledger has keys for the site.
-
-        Raises:
-            ModelError: those of `ledger`.
-        """
-        ledger = self.ledger
-        if ledger is None:
-            return {}
-        moments = {site.name: ledger.held(site.component, site.parameter) for site in sites}
-        keys = {f"{site.component}:{site.parameter}" for site in sites}
-        unprotected = [str(e.number) for e in ledger.edits if keys.isdisjoint(e.tokens)]
-        if unprotected:
-            observer.note(_unprotected_note(unprotected))
-        return {name: moment for name, moment in moments.items() if moment}
-
-
-def _unprotected_note(numbers: Sequence[str]) -> str:
-    if len(numbers) == 1:
-        subject = f"edit {numbers[0]} is"
-        them = "it"
-    else:
-        subject = f"edits {', '.join(numbers[:-1])} and {numbers[-1]} are"
-        them = "them"
-    return f"{subject} not protected: the ledger has no keys for {them} at these layers"
-
-
-def extended(
-    earlier: Ledger | None,
-    base: Base,
-    edit: Edit,
-    changes: Sequence[Change],
-    recipe: Recipe,
-    parameters: Mapping[str, Any],
-) -> Ledger | None:
-    """A ledger with one more edit; the earlier one for an edit that changes nothing.
-
-    Args:
-        earlier: the ledger of `base`, see `PreviousEdits.fitting_ledger`.
-        changes: those that the edit makes in `base`, see `patch.changes`.
-    """
-    if not changes:
-        return earlier
-    ledger = earlier or _begun(base)
-    number = 1 + max((e.number for e in ledger.edits), default=0)
-    tensors = dict(ledger.tensors)
-    places = list(ledger.book.places)
-    size = _record_changes(tensors, places, number, changes)
-    tokens = {}
-    for (component, parameter), keys in edit.keys.items():
-        tensors |= _kept(number, component, parameter, keys)
-        tokens[f"{component}:{parameter}"] = int(keys.counts.sum())
-    entry = Entry(
-        number=number,
-        name=recipe.name,
-        method=recipe.method,
-        parameters=dict(parameters),
-        recipe=recipe.raw.decode(),
-        recipe_sha256=recipe.sha256,
-        concepts=[(c.concept, c.target) for c in recipe.concepts],
-        applied_to=base.digest,
-        delta_rel=size,
-        tokens=tokens,
-        materials=[Material(**m) for m in edit.moments],
-    )
-    book = ledger.book.model_copy(update={"edits": (*ledger.edits, entry), "places": tuple(places)})
-    return Ledger(book, base.folder, tensors)
-
-
-def _begun(base: Base) -> Ledger:
-    """The ledger of a base that has none: its names and its model card, no edit."""
-    card = _card(base)
-    origin = Origin(
-        id=base.id,
-        revision=base.revision,
-        files=dict(base.files),
-        card=None if card is None else hashlib.sha256(card.numpy().data).hexdigest(),
-    )
-    book = Book(base=origin, edits=(), places=())
-    return Ledger(book, base.folder, {} if card is None else {"card": card})
-
-
-def _record_changes(
-    tensors: dict[str, TensorSite | Tensor],
-    places: list[Place],
-    number: int,
-    changes: Sequence[Change],
-) -> float:
-    """Add Δ of an edit, and the base's tensors where no earlier edit has changed them.
-
-    Returns:
-        ‖Δ‖_F / ‖W‖_F over all changes.
-    """
-    import torch
-
-    change_square = weight_square = 0.0
-    for change in changes:
-        wide = any(site.dtype in WIDE for site in change.sites)
-        exact_delta = change.delta
-        delta = exact_delta.to(torch.float64 if wide else torch.float32)
-        tensors[_delta(number, change.component, change.parameter)] = delta
-        change_square += float(delta.double().square().sum())
-        weight_square += float((change.values - exact_delta).square().sum())
-        for site, before in change.before.items():
-            place = Place(
-                component=change.component,
-                parameter=change.parameter,
-                file=site.file,
-                key=site.key,
-                third=site.third,
-            )
-            if place not in places:
-                places.append(place)
-                tensors[place.original] = before
-    return math.sqrt(change_square / weight_square) if weight_square else 0.0
-
-
 def dates(made: Manifest | None, ledger: Ledger | None, now: str = "") -> dict[str, str]:
     """The date of each edit, by its number: from a manifest; `now` for an edit that it lacks."""
     known = made.run_details.get("metadata", {}).get("edits") if made else {}
@@ -414,56 +234,6 @@ def manifest_in(folder: Path) -> Manifest | None:
     return manifest.load(folder) if (folder / manifest.MANIFEST).is_file() else None
 
 
-def _kept(number: int, component: str, parameter: str, keys: Keys) -> dict[str, Tensor]:
-    """The tensors in which keys are stored.
-
-    These are d × n float32 numbers (the model's own precision, so nothing is lost) and how often
-    each key occurs. If there are more keys than dimensions, the lower half of the float64 second
-    moment is smaller and is stored instead.
-    """
-    import torch
-
-    from forgetcli.linalg import Moment
-
-    name = _keys(number, component, parameter)
-    d, n = keys.columns.shape
-    single = keys.columns.float()
-    if n <= d and torch.equal(single.double(), keys.columns.double()):
-        return {name: single, f"{name}:counts": keys.counts.double()}
-    moment = Moment.of(keys.columns, keys.counts)
-    return {
-        name: moment.matrix[tuple(torch.tril_indices(d, d))],
-        f"{name}:counts": torch.tensor([moment.tokens], dtype=torch.float64),
-    }
-
-
-def _moment(ledger: Ledger, name: str) -> Moment:
-    import torch
-
-    from forgetcli.linalg import Moment
-
-    stored = ledger.tensor(name)
-    counts = ledger.tensor(f"{name}:counts")
-    if stored.ndim == 2:
-        return Moment.of(stored, counts)
-    d = (math.isqrt(8 * len(stored) + 1) - 1) // 2
-    half = torch.zeros(d, d, dtype=torch.float64)
-    half[tuple(torch.tril_indices(d, d))] = stored
-    return Moment(half + half.tril(-1).T, int(counts))
-
-
-def _delta(number: int, component: str, parameter: str) -> str:
-    return f"edit.{number}.delta:{component}:{parameter}"
-
-
-def _keys(number: int, component: str, parameter: str) -> str:
-    return f"edit.{number}.keys:{component}:{parameter}"
-
-
-def _number(name: str) -> int | None:
-    return int(name.split(".")[1]) if name.startswith("edit.") else None
-
-
 def _sites(folder: Path, places: Iterable[Place]) -> Iterator[tuple[Place, TensorSite | None]]:
     """Each place with the tensor that lies there; None where there is none."""
     weight_file = cache(partial(WeightFile, folder))
@@ -473,15 +243,3 @@ def _sites(folder: Path, places: Iterable[Place]) -> Iterator[tuple[Place, Tenso
         site = weights.sites.get(place.key) if weights.path.is_file() else None
         fits = site is not None and manifest.has_part(site, place.third)
         yield place, site.part(place.third) if site is not None and fits else None
-
-
-def _card(base: Base) -> Tensor | None:
-    """The README.md of a diffusers folder; one beside a single file is not the model's."""
-    import torch
-
-    path = base.folder / manifest.CARD
-    return (
-        None
-        if base.file or not path.is_file()
-        else torch.tensor(list(path.read_bytes()), dtype=torch.uint8)
-    )

@@ -111,6 +111,21 @@ class Book(_Part):
     places: Annotated[tuple[Place, ...], Field(strict=False)]
 
 
+def delta_name(number: int, component: str, parameter: str) -> str:
+    """The name of an edit's Δ among the tensors."""
+    return f"edit.{number}.delta:{component}:{parameter}"
+
+
+def keys_name(number: int, component: str, parameter: str) -> str:
+    """The name of an edit's keys among the tensors."""
+    return f"edit.{number}.keys:{component}:{parameter}"
+
+
+def edit_number(name: str) -> int | None:
+    """The number of the edit that a tensor belongs to; None for the base's."""
+    return int(name.split(".")[1]) if name.startswith("edit.") else None
+
+
 def damaged(folder: Path, what: str) -> ModelError:
     return ModelError(
         "ledger.damaged",

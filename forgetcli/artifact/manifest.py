@@ -137,7 +137,7 @@ class EditedTensor(Part):
     third: int | None = Field(default=None, ge=0, le=2)
 
     def site(self, header: Mapping[str, TensorSite]) -> TensorSite | None:
-        """Its place in a file with this header; None if it is not where it was written."""
+        """The tensor's place in a file with this header; None if it is not where it was written."""
         whole = header.get(self.key)
         if whole is None or not has_part(whole, self.third):
             return None
@@ -147,7 +147,7 @@ class EditedTensor(Part):
 
 
 def has_part(whole: TensorSite, third: int | None) -> bool:
-    """Whether a tensor can be taken for q, k and v below one another, if it has to be."""
+    """Whether a tensor has the requested part: all of it, or one of q, k and v stacked in it."""
     return third is None or (len(whole.shape) > 0 and whole.shape[0] % 3 == 0)
 
 
@@ -168,7 +168,7 @@ class ListedEdit(Part):
 
 
 class External(Part):
-    """What the user asked for.
+    """The request of the user.
 
     `edits` is set only by `forget revert`: the edits that are left. It is not read again: the
     ledger has more of each.
@@ -182,14 +182,14 @@ class External(Part):
 
 
 class Internal(Part):
-    """What the edit changed: the tensors, and the files that are forget's own."""
+    """The changed tensors, and the files that forget added."""
 
     edited: list[EditedTensor]
     written: list[RelativePath]
 
 
 class BuildDefinition(Part):
-    """SLSA's build definition: everything that a repeated run has to have the same."""
+    """SLSA's build definition: everything that a repeated run must have in common."""
 
     build_type: BuildType = Field(alias="buildType")
     external: External = Field(alias="externalParameters")
@@ -223,13 +223,13 @@ class Manifest:
         recipe_path, recipe_sha256: the recipe's copy in the folder.
         method, parameters: how it was edited.
         edited: the tensors that were changed.
-        written: files that are forget's own, not the base's: report, recipe, model card.
+        written: files that forget added: report, recipe, model card.
         subjects: every file of the folder but the manifest, path → SHA-256.
         materials: the second moments that went in, name → SHA-256.
         run_details: times, versions, machine.
         base_uri: the base's address, if the manifest has one.
         listed_recipe: the digest that the recipe has among the dependencies; None if it is none.
-        edits: of a folder that `forget revert` has written: the edits that are left.
+        edits: the remaining edits, in a folder that `forget revert` has written.
     """
 
     base_id: str
@@ -251,7 +251,7 @@ class Manifest:
 
     @property
     def base(self) -> str:
-        """What `checkpoint.resolve` finds the base by."""
+        """The name by which `checkpoint.resolve` finds the base."""
         return f"{self.base_id}@{self.base_revision}" if self.base_revision else self.base_id
 
     def resolve_base(self, named: str | Path | None = None, *, download: bool = True) -> Base:

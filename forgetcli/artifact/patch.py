@@ -48,7 +48,7 @@ class Stored:
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """A new weight, and what it replaces.
+    """A new weight, and the values that it replaces.
 
     The base's bytes are read once, for the ledger, the patch and the digests alike.
 
@@ -142,14 +142,14 @@ def write(
 
     Args:
         staging: an existing folder; see `atomic.publishing`.
-        how: what an untouched file becomes; an edited one is never a link.
+        how: how an untouched file gets into the copy. An edited one is never a link.
         values: the values of a place before rounding, if they are another sum than its own values
             and this change.
     Returns:
         what now lies on disk, read back after fsync.
     Raises:
         EditError: edit.overflow: too large for the file's dtype. Nothing is copied then.
-        OSError: the disk is full, or refuses; `atomic.publishing` puts it in the user's words.
+        OSError: the disk is full, or refuses to write; `atomic.publishing` explains it to the user.
     """
     plan = {change: _overwrites(change, values) for change in changes}
     copy_with(

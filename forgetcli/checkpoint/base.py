@@ -175,7 +175,7 @@ class Base:
         return parts
 
     @cached_property
-    def drawn_by(self) -> str:
+    def generation_digest(self) -> str:
         """One digest of everything that determines the model's images.
 
         It is `digest`, for a single file together with its settings.

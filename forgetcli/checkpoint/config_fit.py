@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from forgetcli.storage.safetensors import TensorSite, damaged
+from forgetcli.wording import counted
 
 # Settings that say how often a part of the network is repeated.
 REPEATED = ("num_hidden_layers", "num_layers", "num_single_layers", "num_decoder_layers")
@@ -55,7 +56,9 @@ def refuse_oversized(
     asked = max(repeated, lists * in_block)
     if asked > len(tensors):
         raise damaged(
-            path, f"it asks for {asked} layers, but the weights have {len(tensors)} tensors"
+            path,
+            f"it asks for {counted(asked, 'layer')}, but the weights have "
+            f"{counted(len(tensors), 'tensor')}",
         )
     _refuse_positions(path, config, tensors)
 

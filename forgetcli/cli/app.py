@@ -90,7 +90,7 @@ app = typer.Typer(
     "130/143 interrupted",
     context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 
 

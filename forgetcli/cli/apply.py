@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import forgetcli
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -110,9 +111,6 @@ def apply(
       forget apply art_styles --dry-run --json
       forget apply --delta edited-delta.safetensors -o edited
     """
-    # Imported here: recipes need pydantic, which completion must not wait for.
-    from forgetcli import recipe as recipes
-
     sink = Sink("apply", json=json, quiet=quiet)
     if link and copy:
         raise ForgetError("usage", "--link and --copy exclude each other", "leave one of them out")
@@ -127,17 +125,15 @@ def apply(
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, or --delta FILE", param_hint="RECIPE")
-    loaded = recipes.load(recipe, set_ or (), method)
+    loaded = forgetcli.load_recipe(recipe, set_ or (), method)
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
     if dry_run:
         _plan(loaded, model, config, output, device, dtype.value if dtype else None, sink)
         return
     with sink.observer() as observer:
-        # Imported here: loads torch, after the libraries have been silenced.
-        from forgetcli.pipeline import apply as pipeline
-
-        result = pipeline.apply(
+        # Loads torch, after the libraries have been silenced.
+        result = forgetcli.apply(
             loaded,
             model=model,
             output=output,

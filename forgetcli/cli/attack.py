@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import forgetcli
 from forgetcli import distributed
 from forgetcli.cli.eval import (
     Confident,
@@ -186,10 +187,7 @@ def attack(
         )
         return
     with sink.observer() as observer:
-        # Imported here: loads torch, after the libraries have been silenced.
-        from forgetcli import robustness
-
-        result = robustness.attack(
+        result = forgetcli.attack(
             folder,
             attacks=_names(attacks),
             options=_settings(attack_set or ()),

@@ -8,20 +8,22 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.commands import Command
+from forgetcli.cli.commands import Command, Group
 from forgetcli.cli.options import JsonFlag, QuietFlag, show_help
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import size, table
 from forgetcli.editing import moment_cache
 from forgetcli.errors import ForgetError
+from forgetcli.wording import counted
 
 app = typer.Typer(
     name="cache",
+    cls=Group,
     help="Manage the second moments kept on disk, which make a second edit of the same model "
     "quick.",
     invoke_without_command=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 app.callback()(show_help)
 
@@ -139,7 +141,7 @@ def prune(
     }
     Sink("cache prune", json=json, quiet=quiet).result(
         data,
-        human=lambda: f"{len(deleted)} entries deleted, {size(freed)} freed",
+        human=lambda: f"{_entries(len(deleted))} deleted, {size(freed)} freed",
         quiet=[entry.key for entry in deleted],
     )
 
@@ -166,4 +168,8 @@ def _as_text(entries: list, data: dict) -> list:
         for entry in entries
     )
     shown = [table(("key", ">size", "last used", "model", ">prompts"), rows)] if entries else []
-    return [*shown, f"{len(entries)} entries, {size(data['bytes'])} in {data['path']}"]
+    return [*shown, f"{_entries(len(entries))}, {size(data['bytes'])} in {data['path']}"]
+
+
+def _entries(count: int) -> str:
+    return counted(count, "entry", "entries")

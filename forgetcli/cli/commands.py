@@ -1,4 +1,6 @@
-"""How commands are found and what they have in common: lazy loading, and variables for flags."""
+"""How commands are found and what they have in common: lazy loading, their help page, and
+variables for flags.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from forgetcli.cli import help_page
 
 VARIABLE_PREFIX = "FORGET_"
 
@@ -41,8 +45,36 @@ class Command(TyperCommand):
             if isinstance(parameter, TyperOption) and parameter.envvar is None:
                 parameter.envvar = VARIABLE_PREFIX + str(parameter.name).upper()
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page."""
+        formatter.write(help_page.page(self, ctx))
 
-class LazyGroup(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command's arguments.
+
+        Completion only asks which parameters were given. Their values are not converted then,
+        because typer loads pydantic in order to convert.
+        """
+        if not ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        given, rest, _ = self.make_parser(ctx).parse_args(args=list(args))
+        for parameter in self.get_params(ctx):
+            value, source = parameter.consume_value(ctx, given)
+            ctx.set_parameter_source(parameter.name, source)
+            ctx.params[parameter.name] = value
+        ctx.args = rest
+        return rest
+
+
+class Group(TyperGroup):
+    """A group of commands."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help page."""
+        formatter.write(help_page.page(self, ctx))
+
+
+class LazyGroup(Group):
     """A group whose commands are imported when they are called.
 
     `entries` is set by a subclass. Help and completion list the entries; only the command that is
@@ -58,6 +90,15 @@ class LazyGroup(TyperGroup):
             for name, entry in self.entries.items()
         }
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse what precedes the command's name."""
+        for parameter in self.get_params(ctx):
+            # typer's own flags (--help, --install-completion) are None when they are not given, and
+            # typer loads pydantic in order to convert None.
+            if getattr(parameter, "is_flag", False) and parameter.default is None:
+                parameter.default = False
+        return super().parse_args(ctx, args)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
         """The command that `args` begin with, imported."""
         name, listed, rest = super().resolve_command(ctx, args)
@@ -70,6 +111,6 @@ class LazyGroup(TyperGroup):
         found = getattr(import_module(f"forgetcli.cli.{module}"), attribute)
         if isinstance(found, typer.Typer):
             return typer.main.get_command(found)
-        alone = typer.Typer(add_completion=False, rich_markup_mode="rich")
+        alone = typer.Typer(add_completion=False, rich_markup_mode=None)
         alone.command(name, cls=Command)(found)
         return typer.main.get_command(alone)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import forgetcli
 from forgetcli.cli.eval import Features, Guidance, Images, Judge, JudgeSet, command_line, settings
 from forgetcli.cli.options import (
     BatchOption,
@@ -81,7 +82,7 @@ def compare(
     """Edit by RECIPE with every method, and score all results beside the unedited model, at equal
     prompts and seeds.
 
-    A method takes its parameters from the recipe's \\[methods.NAME], otherwise its defaults. Writes
+    A method takes its parameters from the recipe's [methods.NAME], otherwise its defaults. Writes
     report.html, results.json, results.csv and compare.md. Run it again to resume an interrupted
     comparison, or with other --methods to add methods.
 
@@ -91,12 +92,12 @@ def compare(
       forget compare art_styles --methods nullspace,uce --quick
       forget compare art_styles objects scenes -n 4 -o all-methods --json
     """
-    # Imported here: loads torch or pydantic, which completion and help must not wait for.
-    from forgetcli import recipe as recipes_
+    # Imported here: loads pydantic, which completion and help must not wait for.
     from forgetcli.experiments import comparison
 
     sink = Sink("compare", json=json, quiet=quiet)
-    names, loaded = comparison.chosen(methods), [recipes_.load(recipe) for recipe in recipes]
+    names = comparison.chosen(methods)
+    loaded = [forgetcli.load_recipe(recipe) for recipe in recipes]
     for warning in (warning for recipe in loaded for warning in recipe.warnings):
         sink.remark(warning, title="warning")
     with sink.observer() as observer:

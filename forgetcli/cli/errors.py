@@ -1,4 +1,4 @@
-"""One map from exceptions to the error line, its hint and the exit code."""
+"""Exceptions as an error line, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def report_signal(number: int) -> int:
 
 
 def lines_of(error: BaseException) -> list[ErrorLine]:
-    """The faults behind an exception, in order; never none."""
+    """The faults behind an exception, in order; at least one."""
     match error:
         case RecipeError():
             return [ErrorLine(fault.code, fault.message, fault.hint) for fault in error.problems]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import forgetcli
 from forgetcli import distributed
 from forgetcli.cli.options import (
     BatchOption,
@@ -189,11 +190,10 @@ def evaluate(
     """
     bounds = _bounds(fail_under, confident)
     attacked = gates.read_attacks(attack_results) if attack_results is not None else {}
-    # Imported here: the recipe loads pydantic, and the package evaluation may load torch.
-    from forgetcli import recipe as recipes
+    # Imported here: loads pydantic, which completion and help must not wait for.
     from forgetcli.evaluation import prompt_sets
 
-    loaded = recipes.load(recipe) if recipe is not None else None
+    loaded = forgetcli.load_recipe(recipe) if recipe is not None else None
     prompt_set = prompt_sets.load(prompts, prompts_format) if prompts is not None else None
     if distributed.launched():
         # Before the launcher's state imports them.
@@ -203,10 +203,8 @@ def evaluate(
     for warning in prompt_set.warnings if prompt_set else ():
         sink.remark(warning, title="warning")
     with sink.observer() as observer:
-        # Imported here: loads torch, after the libraries have been silenced.
-        from forgetcli import evaluation
-
-        result = evaluation.evaluate(
+        # Loads torch, after the libraries have been silenced.
+        result = forgetcli.evaluate(
             folders or [Path("edited")],
             recipe=loaded,
             prompts=prompt_set,
@@ -274,7 +272,7 @@ def _report(
 
 
 def settings(pairs: Sequence[str]) -> dict[str, object]:
-    """``key=value`` with the value read as JSON where it is some, and as text otherwise."""
+    """Settings from ``key=value``. A value that is not valid JSON is text."""
     settings = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")

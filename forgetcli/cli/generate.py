@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import forgetcli
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -20,6 +21,7 @@ from forgetcli.cli.options import (
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
 from forgetcli.recipe import prompt_files
+from forgetcli.wording import counted
 
 Prompts = Annotated[
     list[str] | None,
@@ -111,10 +113,8 @@ def generate(
             "give a prompt, or a file of them with --prompts",
         )
     with sink.observer() as observer:
-        # Imported here: loads torch, after the libraries have been silenced.
-        from forgetcli.generation import draw
-
-        result = draw.generate(
+        # Loads torch, after the libraries have been silenced.
+        result = forgetcli.generate(
             requested,
             model=model,
             config=config,
@@ -130,7 +130,7 @@ def generate(
             observer=observer,
         )
     if result.reused:
-        sink.remark(f"{result.reused} of the images were there already")
+        sink.remark(f"{counted(result.reused, 'image')} kept from an earlier run")
     shown = [str(path) for path in ([result.grid] if result.grid else [])] + [
         str(image.path) for image in result.images
     ]

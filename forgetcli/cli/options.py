@@ -62,7 +62,7 @@ MethodOption = Annotated[
     typer.Option(
         "--method",
         show_default="the recipe's",
-        help="Another method, with the parameters in the recipe's \\[methods.NAME].",
+        help="Another method, with the parameters in the recipe's [methods.NAME].",
     ),
 ]
 ModelOption = Annotated[
@@ -109,8 +109,5 @@ def show_help(context: typer.Context) -> None:
     """Print the help of a group that was called without a command, on stderr, as a usage error."""
     if context.invoked_subcommand is None:
         with contextlib.redirect_stdout(sys.stderr):
-            # With rich, typer prints the help itself and returns nothing.
-            text = context.get_help()
-            if text:
-                typer.echo(text)
+            typer.echo(context.get_help())
         raise typer.Exit(2)

@@ -9,28 +9,23 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from typing import TYPE_CHECKING
 
 from forgetcli.cli.errors import debugging
 from forgetcli.cli.visible import one_line
 from forgetcli.progress import Observer
+from forgetcli.wording import counted
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
 
 SECONDS_BETWEEN_LINES = 5.0
 
 
 @contextmanager
 def showing() -> Iterator[Observer]:
-    """The observer for the present stderr; its bars are always closed."""
+    """The observer that suits stderr; its bars are closed at the end."""
     observer: Bars | Lines = Bars() if sys.stderr.isatty() else Lines()
     try:
         yield observer
@@ -42,6 +37,17 @@ class Bars:
     """A bar for the current stage, with time left and figures; a line for each finished stage."""
 
     def __init__(self, console: Console | None = None) -> None:
+        # Imported here: every command imports this module, and few show a bar.
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            SpinnerColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
         self.console = console or Console(stderr=True, highlight=False)
         self.progress = Progress(
             SpinnerColumn(),
@@ -104,7 +110,7 @@ class Lines:
         self.done()
         self.name, self.total, self.steps, self.figures = one_line(name), total, 0, {}
         self.start = self.last = self.clock()
-        self.write(f"{self.name} …" if total is None else f"{self.name}: {total} steps")
+        self.write(f"{self.name} …" if total is None else f"{self.name}: {counted(total, 'step')}")
 
     def advance(self, steps: int = 1, **figures: float) -> None:
         self.steps += steps
@@ -133,7 +139,7 @@ class Lines:
             self.name = ""
 
     def stop(self) -> None:
-        """Forget the current stage; an interrupted stage is not reported as done."""
+        """Drop the current stage: an interrupted stage is not reported as done."""
         self.name = ""
 
     def _count(self) -> str:

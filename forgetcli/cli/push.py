@@ -12,15 +12,16 @@ from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.progress import showing, silence_hub
 from forgetcli.cli.sink import Sink
 from forgetcli.progress import Silent
+from forgetcli.wording import counted
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
-Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="Where to, on the hub.")]
+Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the hub.")]
 Private = Annotated[
     bool,
     typer.Option(
         "--private/--public",
         envvar="FORGET_PUSH_PRIVATE",
-        help="Who can see a repository that is made for it.",
+        help="Visibility of the repository, if it is created.",
     ),
 ]
 Revision = Annotated[
@@ -59,6 +60,8 @@ def push(
     seen_by = "private" if done.private else "public"
     sink.result(
         done.as_dict(),
-        human=lambda: f"{done.url} ({done.files} files, {seen_by}, commit {done.commit[:12]})",
+        human=lambda: (
+            f"{done.url} ({counted(done.files, 'file')}, {seen_by}, commit {done.commit[:12]})"
+        ),
         quiet=done.url,
     )

@@ -10,7 +10,7 @@ import typer
 from forgetcli import recipe as recipes
 from forgetcli.bundled import recipes as bundled
 from forgetcli.cli import errors
-from forgetcli.cli.commands import Command
+from forgetcli.cli.commands import Command, Group
 from forgetcli.cli.options import (
     ForceFlag,
     JsonFlag,
@@ -26,13 +26,15 @@ from forgetcli.errors import ForgetError, RecipeError
 from forgetcli.models import families
 from forgetcli.recipe import text as recipe_text
 from forgetcli.recipe.problems import did_you_mean
+from forgetcli.wording import counted
 
 app = typer.Typer(
     name="recipe",
+    cls=Group,
     help="Write, check and show recipes.",
     invoke_without_command=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
 )
 app.callback()(show_help)
 
@@ -101,9 +103,9 @@ def validate(
             {"path": file, "ok": True, "warnings": list(loaded.warnings), "problems": []}
         )
         valid.append(
-            f"{file}: valid ({len(loaded.concepts)} concepts, "
-            f"{len(loaded.edit_pairs())} edit pairs, "
-            f"{len(loaded.preserve_prompts())} prompts preserved)"
+            f"{file}: valid ({counted(len(loaded.concepts), 'concept')}, "
+            f"{counted(len(loaded.edit_pairs()), 'edit pair')}, "
+            f"{counted(len(loaded.preserve_prompts()), 'prompt')} preserved)"
         )
     ok = len(valid) == len(checked)
     sink.result(
@@ -119,7 +121,7 @@ Family = Annotated[
     typer.Option(
         "--family",
         show_default=False,
-        help="Print the recipe for models of this family (sd, sdxl, …): with \\[families.NAME].",
+        help="Print the recipe for models of this family (sd, sdxl, …): with [families.NAME].",
     ),
 ]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import forgetcli
 from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
@@ -27,7 +28,10 @@ Edits = Annotated[
     ),
 ]
 Everything = Annotated[
-    bool, typer.Option("--all", envvar="FORGET_ALL", help="All edits: the base's bytes are back.")
+    bool,
+    typer.Option(
+        "--all", envvar="FORGET_ALL", help="Remove all edits, which restores the base's bytes."
+    ),
 ]
 Output = Annotated[
     Path | None,
@@ -66,10 +70,8 @@ def revert(
         )
     sink = Sink("revert", json=json, quiet=quiet)
     with sink.observer() as observer:
-        # Imported here: loads torch, after the libraries have been silenced.
-        from forgetcli.pipeline import revert as reversal
-
-        result = reversal.revert(
+        # Loads torch, after the libraries have been silenced.
+        result = forgetcli.revert(
             folder, None if everything else edit, output=output, force=force, observer=observer
         )
     sink.result(result.as_dict(), human=lambda: _as_text(result), quiet=result.output)
@@ -77,7 +79,7 @@ def revert(
 
 def _as_text(result: Reverted) -> str:
     removed = ", ".join(map(str, result.reverted))
-    left = "none is left: it is the base"
+    left = "no edit remains: it is the base"
     if result.left:
-        left = f"left: {', '.join(map(str, result.left))}"
-    return f"{result.output}: taken out: {removed}; {left}"
+        left = f"remaining: {', '.join(map(str, result.left))}"
+    return f"{result.output}: removed: {removed}; {left}"

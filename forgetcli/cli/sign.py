@@ -51,7 +51,7 @@ def sign(
     """Sign DIR with your own key, so that everybody who has the public key can check that it comes
     from you.
 
-    Works offline. Needs: pip install 'forgetcli\\[sign]'
+    Works offline. Needs: pip install 'forgetcli[sign]'
 
     \b
     Examples:

@@ -1,4 +1,6 @@
-"""Ctrl-C and kill: the first unwinds, so that temporary files go; the second ends at once."""
+"""Ctrl-C and kill. The first signal unwinds, which removes temporary files; a second one ends the
+process immediately.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,14 @@ _SHOW_CURSOR = b"\x1b[?25h"  # progress bars hide it
 
 
 class Terminated(SystemExit):
-    """SIGTERM or SIGHUP came. A SystemExit, so that nothing on the way takes it for an ordinary
-    error.
+    """SIGTERM or SIGHUP was received.
+
+    It is a SystemExit, so that no handler of ordinary errors catches it.
     """
 
 
 def install() -> None:
-    """Take over SIGINT, SIGTERM and SIGHUP, but for those that the parent had ignored (nohup,
+    """Handle SIGINT, SIGTERM and SIGHUP, except those that the parent process ignores (nohup,
     background jobs).
     """
     global over

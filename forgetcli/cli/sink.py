@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
-from rich.console import Console
-from rich.segment import Segment, Segments
 
-from forgetcli.cli import stdout
+from forgetcli.cli import progress, stdout
 from forgetcli.cli.visible import one_line, visible, visible_json
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import json as plain_json
@@ -94,15 +92,12 @@ class Sink:
 
     @contextmanager
     def observer(self) -> Iterator[Observer]:
-        """Progress for a command that computes; the libraries below are made to keep silent."""
-        # Imported here: rich's progress bars, which only commands that compute need.
-        from forgetcli.cli.progress import showing, silence_libraries
-
-        silence_libraries()
+        """Progress for a command that computes; libraries are silenced."""
+        progress.silence_libraries()
         if self.quiet:
             yield Silent()
         else:
-            with showing() as observer:
+            with progress.showing() as observer:
                 yield observer
 
 
@@ -111,6 +106,10 @@ def rendered(part: RenderableType) -> str:
 
     Its text is data: never read as markup, and without control characters.
     """
+    # Imported here: most commands print no table.
+    from rich.console import Console
+    from rich.segment import Segment, Segments
+
     on_terminal = sys.stdout.isatty()
     width = None if on_terminal or "COLUMNS" in os.environ else PIPED_WIDTH
     console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)

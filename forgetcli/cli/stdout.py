@@ -29,9 +29,7 @@ def ensure() -> None:
 
 
 def write(text: str) -> None:
-    """Write to stdout now. A reader that has gone is no fault; a full disk is, and is raised as
-    OSError.
-    """
+    """Write to stdout and flush. A closed pipe is ignored; a full disk raises OSError."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -61,7 +59,7 @@ def can_hold(char: str) -> bool:
 
 
 def close() -> None:
-    """Flush what is left, so that Python does not fail at it, loudly, when it ends."""
+    """Flush the streams, so that Python does not report a failure to do so when it ends."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -70,7 +68,7 @@ def close() -> None:
 
 
 def discard(stream: TextIO | None = None) -> None:
-    """Send what is still written to `stream` (stdout) nowhere."""
+    """Discard everything that is written to `stream` (default: stdout) from now on."""
     stream = stream or sys.stdout
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:

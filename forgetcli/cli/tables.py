@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, Any
 
 from forgetcli.cli.visible import visible
+from forgetcli.wording import counted
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _SHARES = (
     ("forget", "forget"),
@@ -25,6 +25,11 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
 
     Titles, names and cells are text, never markup. Escaped here already, so that columns fit.
     """
+    # Imported here: a command that prints no table must not wait for rich.
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     result = Table(
         box=box.SIMPLE_HEAD,
         title=Text(visible(title), style="table.title") if title else None,
@@ -143,7 +148,7 @@ def shares(data: Mapping[str, Any]) -> list[Table]:
                 *((m["name"], m["edited"]) for m in models),
             ]
         ),
-        title=f"{data['n_images']} images, judge {_judge(data['judge'])}, "
+        title=f"{counted(data['n_images'], 'image')}, judge {_judge(data['judge'])}, "
         "95 % intervals in brackets",
     )
     return [
@@ -172,8 +177,8 @@ def methods(data: Mapping[str, Any]) -> Table:
             ]
             for row in data["methods"]
         ),
-        title=f"{recipes}: {data['n_images']} images, judge {data['judge'].get('name', '')}, "
-        "95 % intervals in brackets",
+        title=f"{recipes}: {counted(data['n_images'], 'image')}, "
+        f"judge {data['judge'].get('name', '')}, 95 % intervals in brackets",
     )
 
 
@@ -237,7 +242,7 @@ def search(data: Mapping[str, Any]) -> Table:
     return table(
         ("", *(f">{name}" for name, _ in _SHARES)),
         rows,
-        title=f"{len(tried)} trials: {counts}; on the prompts tuned on",
+        title=f"{counted(len(tried), 'trial')}: {counts}; on the prompts tuned on",
     )
 
 

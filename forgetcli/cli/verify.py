@@ -10,6 +10,7 @@ import typer
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.visible import one_line
+from forgetcli.wording import counted
 
 if TYPE_CHECKING:
     from forgetcli.artifact.integrity import Verdict
@@ -104,13 +105,13 @@ def verify(
 
 
 def _as_text(folder: Path, verdict: Verdict) -> str:
-    count = len(verdict.problems)
     state = "verified"
     if not verdict.ok:
-        state = f"NOT what its manifest says: {count} difference{'s' * (count != 1)}"
+        state = f"NOT what its manifest says: {counted(len(verdict.problems), 'difference')}"
     return "\n".join(
         [
-            f"{folder}: {state} ({verdict.files} files, {verdict.edited} edited tensors)",
+            f"{folder}: {state} ({counted(verdict.files, 'file')}, "
+            f"{counted(verdict.edited, 'edited tensor')})",
             *(
                 f"  ✗ {one_line(problem.file)}: {one_line(problem.what)}"
                 for problem in verdict.problems

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from forgetcli.evaluation import features
 from forgetcli.evaluation.intervals import mean_interval
+from forgetcli.evaluation.measures import Measure, ModelQuality, Quality
 from forgetcli.evaluation.opened import opened
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def measure(
     extractor: Extractor | None,
     judge: Judge,
     observer: Observer,
-) -> dict[str, Any]:
+) -> Quality:
     """The quality of one edited model's images.
 
     FID is biased upwards if there are fewer images than features, so it is comparable only at equal
@@ -48,10 +50,7 @@ def measure(
         judge: one without `clip_score` leaves out the CLIP score.
 
     Returns:
-        `extractor`: its identity. `distance`: of each pair, with `ci`. `fid`, `kid`: between the
-        two sets. `clip_score`: {`baseline`, `edited`}, with `ci`. Each measure has `value`, the
-        number of images `n`, and where noted `ci` (95 %, bootstrap over prompts). Empty without
-        images of retained concepts.
+        Without any measure if there are no images of retained concepts.
     """
     pairs = [
         (a, b)
@@ -61,22 +60,20 @@ def measure(
     prompts = [b.question.prompt for _, b in pairs]
     before = [a.path for a, _ in pairs]
     after = [b.path for _, b in pairs]
-    measured: dict[str, Any] = {}
     if not pairs:
-        return measured
+        return Quality()
+    identity = None
+    baseline_quality = edited_quality = ModelQuality()
     if extractor is not None:
         observer.stage("quality", len(pairs))
-        measured = {
-            "extractor": extractor.identity(),
-            **compare(before, after, prompts, extractor, observer),
-        }
+        identity = extractor.identity()
+        edited_quality = compare(before, after, prompts, extractor, observer)
     clip_score = getattr(judge, "clip_score", None)
     if clip_score is not None:
-        measured["clip_score"] = {
-            name: _mean(clip_score(_opened(paths), prompts), prompts)
-            for name, paths in (("baseline", before), ("edited", after))
-        }
-    return measured
+        means = [_mean(clip_score(_opened(paths), prompts), prompts) for paths in (before, after)]
+        baseline_quality = replace(baseline_quality, clip_score=means[0])
+        edited_quality = replace(edited_quality, clip_score=means[1])
+    return Quality(identity, baseline_quality, edited_quality)
 
 
 def compare(
@@ -85,7 +82,7 @@ def compare(
     prompts: Sequence[str],
     extractor: Extractor,
     observer: Observer,
-) -> dict[str, Any]:
+) -> ModelQuality:
     """The mean distance of the pairs, and FID and KID between the two sets.
 
     Args:
@@ -125,13 +122,14 @@ def compare(
                 metric.update(a, real=True)
                 metric.update(b, real=False)
             observer.advance(len(a))
-        figures = {"distance": _mean([distances[i] for i in range(n)], prompts)}
-        if n > 1:
-            figures |= {
-                "fid": {"value": round(float(fid.compute()), 4), "n": n},
-                "kid": {"value": round(float(kid.compute()[0]), 6), "n": n},
-            }
-    return figures
+        distance = _mean([distances[i] for i in range(n)], prompts)
+        if n == 1:
+            return ModelQuality(distance)
+        return ModelQuality(
+            distance,
+            fid=Measure(round(float(fid.compute()), 4), n),
+            kid=Measure(round(float(kid.compute()[0]), 6), n),
+        )
 
 
 def _batches(paths: Sequence[Path]) -> Iterator[list[int]]:
@@ -155,14 +153,14 @@ def _opened(paths: Sequence[Path]) -> list[Image]:
     return [opened(path) for path in paths]
 
 
-def _mean(values: Sequence[float], prompts: Sequence[str]) -> dict[str, Any]:
+def _mean(values: Sequence[float], prompts: Sequence[str]) -> Measure:
     """The mean of `values`, with its bootstrap interval over prompts."""
     groups: dict[str, list[float]] = {}
     for value, prompt in zip(values, prompts):
         groups.setdefault(prompt, []).append(value)
     low, high = mean_interval([sum(g) / len(g) for g in groups.values()])
-    return {
-        "value": round(sum(values) / len(values), 5),
-        "ci": [round(low, 5), round(high, 5)],
-        "n": len(values),
-    }
+    return Measure(
+        value=round(sum(values) / len(values), 5),
+        count=len(values),
+        interval=(round(low, 5), round(high, 5)),
+    )

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forgetcli.evaluation.judged import Answer, Run, Subject
-from forgetcli.evaluation.scores import matrix, summary
+from forgetcli.evaluation.measures import Quality
+from forgetcli.evaluation.scores import Summary, matrix, summary
 from forgetcli.evaluation.table import ScoreRow, rows
 
 __all__ = ["Answer", "Evaluation", "Run", "ScoreRow", "Subject"]
@@ -31,7 +32,7 @@ class Evaluation:
     edited: tuple[Run, ...]
     settings: Mapping[str, Any]
     seconds: Mapping[str, float]
-    quality: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    quality: Mapping[str, Quality] = field(default_factory=dict)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -53,24 +54,24 @@ class Evaluation:
         return {
             "judge": dict(self.judge),
             "n_images": sum(len({a.path for a in run.answers}) for run in self.runs),
-            **summaries[0],
+            **summaries[0].as_dict(),
             "quality": self._quality(self.edited[0]),
             "models": [self._described(run, s) for run, s in zip(self.edited, summaries)],
             "base": {"id": base.id, "digest": base.digest},
-            "matrix": matrix(self.runs),
+            "matrix": matrix(self.runs).as_dict(),
             "settings": dict(self.settings),
             "seconds": dict(self.seconds),
         }
 
-    def _described(self, run: Run, scored: Mapping[str, Any]) -> dict[str, Any]:
+    def _described(self, run: Run, scored: Summary) -> dict[str, Any]:
         return {
             "name": run.subject.name,
             "digest": run.subject.base.digest,
             "recipe_sha256": run.subject.recipe_sha256,
             "forgets": sorted(run.subject.forgets),
             "quality": self._quality(run),
-            **scored,
+            **scored.as_dict(),
         }
 
     def _quality(self, run: Run) -> dict[str, Any]:
-        return dict(self.quality.get(run.subject.name, {}))
+        return self.quality.get(run.subject.name, Quality()).as_dict()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import distributed
 from forgetcli.evaluation import judges, quality
 from forgetcli.evaluation.judged import Answer, Run, Subject
+from forgetcli.evaluation.measures import Quality
 from forgetcli.evaluation.questions import Question
 from forgetcli.evaluation.results import Evaluation
 from forgetcli.evaluation.run_folder import RUN, VERDICTS, claim
@@ -186,7 +187,7 @@ def _evaluate(
         )
         for subject in (baseline, *edited)
     ]
-    measured: dict[str, Mapping[str, Any]] = {}
+    measured: dict[str, Quality] = {}
     with watch.stage("quality"):
         for run in runs[1:] if processes.main else ():
             measured[run.subject.name] = quality.measure(

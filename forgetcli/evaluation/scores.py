@@ -61,38 +61,117 @@ class Scores:
         return result | self.retain.as_dict("retain") | self.h.as_dict("h")
 
 
-def summary(baseline: Run, edited: Run) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ConceptScore:
+    """The score of one concept with one model.
+
+    Attributes:
+        name: ``forget`` for a concept to forget, else ``retain``.
+        figure: over all kinds of prompts.
+        by_kind: for each of `REPORTED_KINDS`.
+    """
+
+    name: str
+    figure: Figure
+    by_kind: Mapping[str, Figure]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The stable keys: NAME and NAME_KIND, each with ``*_ci`` and ``*_n``."""
+        result = self.figure.as_dict(self.name)
+        for kind, figure in self.by_kind.items():
+            result |= figure.as_dict(f"{self.name}_{kind}")
+        return result
+
+
+@dataclass(frozen=True)
+class ConceptSides:
+    """One concept's scores with both models; None for a model without images of it."""
+
+    baseline: ConceptScore | None
+    edited: ConceptScore | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The stable keys of a concept."""
+        return {
+            "baseline": self.baseline.as_dict() if self.baseline else {},
+            "edited": self.edited.as_dict() if self.edited else {},
+        }
+
+
+@dataclass(frozen=True)
+class Summary:
     """An edited model compared with the unedited one.
 
-    Returns:
-        `baseline` and `edited`: their scores. `concepts`: the scores of each concept.
-        `edit_prompts`: forget on the prompts that the edit was made with. They say little about
-        other prompts, so they have a score of their own.
+    Attributes:
+        baseline: scores of the unedited model, for the concepts of the edited one.
+        edited: scores of the edited model.
+        concepts: by the concept's name.
+        edit_prompts: forget on the prompts that the edit was made with. They say little about other
+            prompts, so they have a score of their own.
     """
+
+    baseline: Scores
+    edited: Scores
+    concepts: Mapping[str, ConceptSides]
+    edit_prompts: Figure
+
+    def as_dict(self) -> dict[str, Any]:
+        """The stable keys of an edited model's scores in ``eval --json``."""
+        return {
+            "baseline": self.baseline.as_dict(),
+            "edited": self.edited.as_dict(),
+            "concepts": {name: sides.as_dict() for name, sides in self.concepts.items()},
+            "edit_prompts": self.edit_prompts.as_dict("forget"),
+        }
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The fraction of images in which the requested concept is seen, by model and concept.
+
+    Attributes:
+        forgets: the concepts that each model was edited to forget.
+        seen: a row for each of `models`, a column for each of `concepts`; None without images.
+    """
+
+    concepts: tuple[str, ...]
+    models: tuple[str, ...]
+    forgets: tuple[tuple[str, ...], ...]
+    seen: tuple[tuple[float | None, ...], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The stable keys of `matrix` in ``eval --json``."""
+        return {
+            "concepts": list(self.concepts),
+            "models": list(self.models),
+            "forgets": [list(row) for row in self.forgets],
+            "seen": [list(row) for row in self.seen],
+        }
+
+
+def summary(baseline: Run, edited: Run) -> Summary:
+    """Compare an edited model with the unedited one."""
     subject = edited.subject
-    sides = {"baseline": baseline.answers, "edited": edited.answers}
     concepts = dict.fromkeys(a.question.concept for a in edited.answers)
     known = [
         a
         for a in edited.answers
         if a.question.prompt in subject.edit_prompts and a.question.label in subject.forgets
     ]
-    return {
-        **{side: scores(answers, subject) for side, answers in sides.items()},
-        "concepts": {
-            concept: {
-                side: by_concept([a for a in answers if a.question.concept == concept], subject)
-                for side, answers in sides.items()
-            }
+    return Summary(
+        baseline=score(baseline.answers, subject),
+        edited=score(edited.answers, subject),
+        concepts={
+            concept: ConceptSides(
+                *(
+                    by_concept([a for a in run.answers if a.question.concept == concept], subject)
+                    for run in (baseline, edited)
+                )
+            )
             for concept in concepts
         },
-        "edit_prompts": share("forget", known, subject),
-    }
-
-
-def scores(answers: Sequence[Answer], subject: Subject) -> dict[str, Any]:
-    """`score` with its stable keys."""
-    return score(answers, subject).as_dict()
+        edit_prompts=fraction(known, subject),
+    )
 
 
 def score(answers: Sequence[Answer], subject: Subject) -> Scores:
@@ -138,17 +217,17 @@ def _harmonic_figure(
     )
 
 
-def by_concept(answers: Sequence[Answer], subject: Subject) -> dict[str, Any]:
-    """The stable keys of forget or retain of one concept, also by kind of prompt."""
+def by_concept(answers: Sequence[Answer], subject: Subject) -> ConceptScore | None:
+    """Forget or retain of one concept, also by kind of prompt; None without answers."""
     if not answers:
-        return {}
+        return None
     name = "forget" if answers[0].question.label in subject.forgets else "retain"
     answers = [a for a in answers if a.question.prompt not in subject.edit_prompts]
-    result = share(name, answers, subject)
-    for kind in REPORTED_KINDS:
-        part = [a for a in answers if a.question.kind == kind]
-        result |= share(f"{name}_{kind}", part, subject)
-    return result
+    by_kind = {
+        kind: fraction([a for a in answers if a.question.kind == kind], subject)
+        for kind in REPORTED_KINDS
+    }
+    return ConceptScore(name, fraction(answers, subject), by_kind)
 
 
 def unseen(answers: Sequence[Answer], subject: Subject, forgotten: bool) -> list[Answer]:
@@ -177,11 +256,6 @@ def fraction(answers: Sequence[Answer], subject: Subject) -> Figure:
     )
 
 
-def share(name: str, answers: Sequence[Answer], subject: Subject) -> dict[str, Any]:
-    """`fraction` with its stable keys."""
-    return fraction(answers, subject).as_dict(name)
-
-
 def good(answer: Answer, subject: Subject) -> bool:
     """Whether the verdict is as it should be: concepts to forget are not seen, all others are."""
     return answer.seen != (answer.question.label in subject.forgets)
@@ -195,20 +269,15 @@ def by_prompt(answers: Sequence[Answer], subject: Subject) -> list[float]:
     return [sum(group) / len(group) for group in groups.values()]
 
 
-def matrix(runs: Sequence[Run]) -> dict[str, Any]:
-    """Fraction of images in which the requested concept is seen, for each model and concept.
-
-    Returns:
-        `seen`: a row for each of `models`, a column for each of `concepts`; None without images.
-        `forgets`: the concepts that each model was edited to forget.
-    """
-    labels = list(dict.fromkeys(a.question.label for a in runs[0].answers))
-    return {
-        "concepts": labels,
-        "models": [run.subject.name for run in runs],
-        "forgets": [sorted(run.subject.forgets) for run in runs],
-        "seen": [[_seen(run, label) for label in labels] for run in runs],
-    }
+def matrix(runs: Sequence[Run]) -> Matrix:
+    """Fraction of images in which the requested concept is seen, for each model and concept."""
+    labels = tuple(dict.fromkeys(a.question.label for a in runs[0].answers))
+    return Matrix(
+        concepts=labels,
+        models=tuple(run.subject.name for run in runs),
+        forgets=tuple(tuple(sorted(run.subject.forgets)) for run in runs),
+        seen=tuple(tuple(_seen(run, label) for label in labels) for run in runs),
+    )
 
 
 def _seen(run: Run, label: str) -> float | None:

@@ -168,7 +168,7 @@ def draw(
     Returns:
         the images' paths in the order of `requests`, and how many of them existed already.
     """
-    origins = [request.origin(base.drawn_by) for request in requests]
+    origins = [request.origin(base.generation_digest) for request in requests]
     paths = [
         folder / f"{i:04d}-s{origin['seed']}-{fingerprint(origin)}.png"
         for i, origin in enumerate(origins)

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli import __version__, methods, models
-from forgetcli.artifact import card, ledger, patch, statement
-from forgetcli.artifact.ledger import PreviousEdits
+from forgetcli.artifact import card, ledger, ledger_extension, patch, statement
+from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.editing.check import Check, check
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.moment_cache import MomentCache
@@ -59,8 +59,8 @@ class ApplyResult:
         check: figures of the check after the edit; see `forgetcli.editing.check`.
         cache: hits and misses of second moments.
         seconds: by stage.
-        peak_rss, peak_gpu: bytes that the process has needed at most so far, in memory and on a
-            CUDA device; None if unknown.
+        peak_rss, peak_gpu: largest memory of the process so far, in bytes, in RAM and on a CUDA
+            device; None if unknown.
     """
 
     output: Path
@@ -99,9 +99,9 @@ def apply(
         recipe: a loaded recipe, a path, or the name of a bundled one.
         model: base model (`demo`, a diffusers folder, a single file, a hub id); default: the
             recipe's.
-        output: folder to write; at any moment it is missing, the old one, or complete.
-        device, dtype: where and in what the model runs; default: detected, float32. The algebra is
-            always in float64.
+        output: folder to write. At any moment it is missing, the earlier one, or complete.
+        device, dtype: device and dtype that the model runs with; default: detected, float32. The
+            algebra is always in float64.
         force: replace an earlier output.
         strict: an edit that the check finds without effect, or too strong, is an error; otherwise
             it is only reported.
@@ -164,8 +164,8 @@ def _checked(job: Job, loaded: LoadedModel, edit: Edit, strict: bool, observer: 
     """Measure the effect of the edit.
 
     Raises:
-        EditError: `strict`, and there is none, or too much of it. A method that is to change
-            nothing (the control) has no effect that could be missing.
+        EditError: `strict`, and the effect is missing or too strong. The control, which changes
+            nothing, is not expected to have one.
     """
     recipe = job.recipe
     checked = check(
@@ -192,7 +192,7 @@ def _write(
     parameters = job.parameters.model_dump(mode="json")
     earlier = previous.fitting_ledger()
     changes = patch.changes(base, edit.weights)
-    edits = ledger.extended(earlier, base, edit, changes, recipe, parameters)
+    edits = ledger_extension.extended(earlier, base, edit, changes, recipe, parameters)
     stored = patch.write(base, staging, changes, copying, edits.values if edits else None)
     sites = tuple(
         AppliedSite(**asdict(site), stored_error=_stored_error(stored, site.name))

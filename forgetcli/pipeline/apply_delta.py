@@ -148,15 +148,15 @@ def _site(tensor: EditedTensor, weights: WeightFile) -> TensorSite:
     if site is None:
         raise ModelError(
             "delta.damaged",
-            f"the delta's manifest is wrong about the place of '{tensor.key}' in {tensor.file}",
+            f"the delta's manifest names a wrong place for '{tensor.key}' in {tensor.file}",
             EXPORT_AGAIN,
         )
     return site
 
 
 def _stored(staging: Path, manifest: Manifest) -> dict[tuple[str, str], Stored]:
-    """What `patch.patch` returned when the edit was made, with the digests of what lies on disk
-    now.
+    """The records that `patch.patch` returned when the edit was made, with the digests of the bytes
+    on disk now.
     """
     weight_file = cache(partial(WeightFile, staging))
     parts: dict[tuple[str, str], list[Stored]] = {}

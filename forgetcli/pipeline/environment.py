@@ -56,7 +56,7 @@ def _version(package: str) -> str | None:
 def _devices() -> list[str]:
     try:
         import torch
-    except ImportError as error:  # a broken installation is what reports are about
+    except ImportError as error:  # A report must also come out of a broken installation.
         return [f"none: torch cannot be imported ({error})"]
     found = [
         f"cuda:{index} ({torch.cuda.get_device_name(index)})"

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from forgetcli.artifact import ledger, patch
+from forgetcli.artifact import ledger_extension, patch
 from forgetcli.editing.cost import Cost
 from forgetcli.models import components
 from forgetcli.pipeline import memory
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from forgetcli.models.tokens import TokenBatch
     from forgetcli.pipeline.inspect import EditableSite
 
-# Values saved for the gradient, per value that a layer puts out: measured on the embedded model's
-# UNet with saved_tensors_hooks.
+# Values saved for the gradient, per output value of a layer. Measured on the embedded model's UNet
+# with saved_tensors_hooks.
 SAVED_PER_OUTPUT = 1.6
 # The check after the edit: prompts of each kind, and sampler steps for each; see
 # `forgetcli.editing.check`.
 CHECKED_PROMPTS = 12
 CHECK_STEPS = 5
-# Measured by benchmarks/estimates.py: what a process needs before its first network is loaded (the
-# bytes are those beyond a dry run's).
+# Time and memory of a process before it loads its first network, measured by
+# benchmarks/estimates.py. The bytes are those beyond a dry run's.
 START_SECONDS = 6.0
 START_BYTES = 200_000_000
 # Time of the whole network relative to that of its matrix products, measured likewise.
@@ -53,16 +53,16 @@ BASIS = (
 
 @dataclass(frozen=True)
 class Task:
-    """What is known of an edit before any weight is read.
+    """The properties of an edit that are known before any weight is read.
 
     Attributes:
-        cost: what the method asks of the model; None if it does not say.
+        cost: the work that the method asks of the model; None if it does not say.
         concepts: the concept prompts' tokens.
         together: concept prompts that one step of the optimisation encodes.
         sites: layers whose second moments are decomposed; none for methods without.
         cached, of: second moments that are cached, and all that are needed; a site may need
             several.
-        hashing: seconds that the base's digests took just now.
+        hashing: seconds that hashing the base took just now.
     """
 
     cost: Cost | None
@@ -80,11 +80,11 @@ class Task:
 
 
 def estimate(model: LoadedModel, found: Inspection, task: Task) -> dict[str, Any]:
-    """Seconds, bytes of memory and of disk, of a process that does nothing else.
+    """Estimate time, memory and disk of an edit, in a process that does nothing else.
 
     Args:
-        model: not a weight of it is read.
-        found: what `inspect` says of its base.
+        model: the model; none of its weights is read.
+        found: the description of its base by `inspect`.
     Returns:
         JSON-able; a figure that cannot be estimated is None.
     """
@@ -103,7 +103,7 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> dict[str, Any
     layers = denoiser_layers(model.base) if task.cost else []
     if task.cost is None or not layers:
         return result
-    flops, values = of_encoders(model, found)
+    flops, values = encoder_cost(model, found)
     speed = Speed.measured(layers, model.device, model.dtype)
     outputs = sum(layer.values for layer in layers) * task.cost.batch + values * task.together
     return result | {
@@ -130,7 +130,7 @@ def _seconds_needed(
 
 
 def _memory_needed(model: LoadedModel, found: Inspection, task: Task, outputs: int) -> float:
-    """Bytes of memory; `outputs` are the values of layers through which gradients are taken."""
+    """Bytes of memory. `outputs`: the number of output values of layers that gradients pass."""
     itemsize = model.dtype.itemsize
     networks = itemsize * sum(
         c.parameters
@@ -154,12 +154,12 @@ def _memory_needed(model: LoadedModel, found: Inspection, task: Task, outputs: i
 
 
 def _ledger(site: EditableSite, concepts: TokenBatch) -> int:
-    """Bytes of what the ledger keeps of a site: the change, the base's own weight, and the concept
-    prompts' keys or their moment.
+    """Bytes in the ledger for a site: change, base weight, and the concept prompts' keys or their
+    moment.
     """
     weight = math.prod(site.shape)
     width = site.shape[1]
-    wide = site.dtype in ledger.WIDE
+    wide = site.dtype in ledger_extension.WIDE
     keys = min(4 * width * len(concepts.of(site.component).first), 4 * width * (width + 1))
     return weight * (8 if wide else 4) + weight * ITEM_BITS[site.dtype] // 8 + keys
 
@@ -172,15 +172,17 @@ def _solving(site: EditableSite, concepts: TokenBatch, speed: Speed) -> float:
 
 
 def checked() -> int:
-    """Predictions of the check after the edit: noisy pictures without guidance; then four for
-    concepts, two for what is preserved.
+    """Denoiser predictions in the check after the edit: those that make the noisy images, without
+    guidance; then four for each concept prompt and two for each preserve prompt.
     """
     return 2 * CHECKED_PROMPTS * CHECK_STEPS + (4 + 2) * CHECKED_PROMPTS
 
 
-def of_encoders(model: LoadedModel, found: Inspection) -> tuple[int, int]:
-    """Of one prompt through all text encoders, embeddings not counted: operations, and values that
-    layers put out.
+def encoder_cost(model: LoadedModel, found: Inspection) -> tuple[int, int]:
+    """The work of all text encoders for one prompt, without embeddings.
+
+    Returns:
+        Floating-point operations, and the number of the layers' output values.
     """
     flops = values = 0
     for component in found.components:
@@ -199,15 +201,16 @@ def of_encoders(model: LoadedModel, found: Inspection) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Speed:
-    """Floating-point operations a second, in convolutions and in linear layers."""
+    """Floating-point operations per second, in convolutions and in linear layers."""
 
     convolution: float
     linear: float
 
     @staticmethod
     def measured(layers: Sequence[Layer], device: torch.device, dtype: torch.dtype) -> Speed:
-        """Of the heaviest layer of either kind, with two pictures at a time, as guidance has it;
-        without convolutions, as linear ones.
+        """Measure the heaviest layer of either kind, with a batch of two images, as guidance uses.
+
+        Without convolutions, their speed is that of linear layers.
         """
         import torch
         from torch.nn.functional import conv2d, linear
@@ -231,26 +234,29 @@ class Speed:
         )
         if conv is None:
             return Speed(flat, flat)
-        pictures, kernels = (
+        images, kernels = (
             torch.ones(shape, device=device, dtype=dtype)
             for shape in ((2, conv.shape[1], conv.side, conv.side), conv.shape)
         )
         return Speed(
             2
             * conv.flops
-            / _seconds(lambda: conv2d(pictures, kernels, padding=conv.shape[-1] // 2), device),
+            / _seconds(lambda: conv2d(images, kernels, padding=conv.shape[-1] // 2), device),
             flat,
         )
 
     def seconds(self, layers: Sequence[Layer]) -> float:
-        """That one picture takes in these layers."""
+        """Seconds that these layers take for one image."""
         return sum(
             layer.flops / (self.convolution if layer.side else self.linear) for layer in layers
         )
 
 
 def eigh_seconds(dimension: int, probe: int = 384) -> float:
-    """Of a float64 decomposition on the CPU, from a smaller one: the cost grows with the cube."""
+    """Seconds of a float64 eigendecomposition on the CPU.
+
+    Extrapolated from a smaller one: the cost grows with the cube of the dimension.
+    """
     import torch
 
     size = min(dimension, probe)

@@ -2,8 +2,8 @@
 loading any.
 
 torch's FlopCounterMode counts the same (tests/pipeline/test_inspect.py compares them), but it needs
-the network in memory, and gives neither the layers' sizes, on which the speed is measured, nor the
-number of values that they put out.
+the network in memory. It gives neither the layers' sizes, on which the speed is measured, nor the
+number of their output values.
 """
 
 from __future__ import annotations
@@ -21,25 +21,27 @@ if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
     from forgetcli.models.base import LoadedModel
 
+# Layers that run once for an image: their input is its time, its size or the prompt's summary.
 ONCE = (
     "time_embedding",
     "add_embedding",
     "time_emb_proj",
     "time_text_embed",
-)  # read a picture's one time, size or summary
+)
+# Layers of a transformer that read the text tokens.
 OF_TEXT = ("context_embedder", "ff_context", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of the denoiser, at the size that its pictures have there.
+    """One layer of the denoiser, at the resolution at which it runs.
 
     Attributes:
-        shape: its weight's: (outputs, inputs) or (outputs, inputs, h, w).
-        side: of what a convolution puts out, 0 for others. rows: tokens that a linear layer reads,
-            0 for others.
-        flops: for one picture; a multiplication and an addition are two. values: that it puts out,
-            with attention's.
+        shape: shape of its weight: (outputs, inputs) or (outputs, inputs, h, w).
+        side: side of a convolution's output in pixels; 0 for other layers.
+        rows: tokens that a linear layer reads; 0 for other layers.
+        flops: operations for one image. A multiplication and an addition are two.
+        values: number of its output values, those of attention included.
     """
 
     shape: tuple[int, ...]
@@ -54,20 +56,24 @@ class Layer:
 
     @staticmethod
     def linear(shape: tuple[int, ...], rows: int, asks: int = 0, seen: int = 0) -> Layer:
-        """`asks`, `seen`: of a layer that makes an attention's queries, the tokens on either side
-        of its scores.
+        """A linear layer.
+
+        Args:
+            asks: for a layer that computes attention queries: the number of queries, else 0.
+            seen: the number of keys that each of them attends to.
         """
-        outputs = shape[
-            0
-        ]  # scores and their use: two products of (asks × seen) by (seen × outputs)
+        outputs = shape[0]
+        # Attention takes two products: of queries and keys (asks × outputs by outputs × seen), and
+        # of scores and values (asks × seen by seen × outputs).
         return Layer(
             shape, 0, rows, 2 * rows * math.prod(shape) + 4 * asks * seen * outputs, rows * outputs
         )
 
 
 def denoiser_layers(base: Base) -> list[Layer]:
-    """The layers of a UNet or of a transformer, for one picture of the size that it was made for;
-    none for other denoisers.
+    """The layers of a UNet or a transformer, for one image of the model's native size.
+
+    Empty for other denoisers.
     """
     for name, kind in (("unet", _of_unet), ("transformer", _of_transformer)):
         path = base.settings / name / "config.json"
@@ -92,7 +98,7 @@ def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: Load
         "up_blocks": lambda: levels - 1 - int(parts[1]),
     }.get(parts[0], lambda: 0)()
     level += 1 if "downsamplers" in parts else -1 if "upsamplers" in parts else 0
-    # Of a square with as many pixels: a UNet may be made for images that are wider than high.
+    # The side of a square with as many pixels: a UNet's native images may be wider than high.
     side = math.ceil(math.sqrt(math.prod(sides(config["sample_size"]))) / 2**level)
     if len(shape) == 4:
         return Layer.convolution(shape, side)
@@ -122,11 +128,11 @@ def _of_transformer(
     if len(shape) == 4:  # the layer that cuts the image into patches
         return Layer.convolution(shape, side)
     both = parts[0] == "single_transformer_blocks"
-    once = (
-        parts[0] in ONCE or parts[-2] == "linear"
-    )  # norm1.linear: scale and shift of a picture's time
+    # norm1.linear computes scale and shift from the time.
+    once = parts[0] in ONCE or parts[-2] == "linear"
     rows = 1 if once else text + patches if both else text if set(OF_TEXT) & set(parts) else patches
     if parts[-2] != "to_q":
         return Layer.linear(shape, rows)
-    asks = patches if "attn2" in parts else text + patches  # attn2 is of the picture alone
+    # attn2 attends within the image only.
+    asks = patches if "attn2" in parts else text + patches
     return Layer.linear(shape, rows, asks=asks, seen=asks)

@@ -47,9 +47,9 @@ class Component:
 
     Attributes:
         library, class_name: as model_index.json has them.
-        parameters: their number in the form that loaders read by default; None for a component
-            without weights (a tokenizer).
-        dtypes: how many of them are stored as what: ``F16``.
+        parameters: number of parameters in the form that loaders read by default; None for a
+            component without weights (a tokenizer).
+        dtypes: number of parameters by stored dtype (``F16``).
         bytes: size of those weights; of all files for a component without weights.
         variants: other forms of the weights that lie beside them: ``fp16``, ``non_ema``.
     """
@@ -69,8 +69,8 @@ class EditableSite:
 
     Attributes:
         kind: ``clip`` or ``t5``, a text encoder's block; ``cross-attention``.
-        name: as in a diffusers folder's file, without ``.weight``; of a single file's denoiser, as
-            it has it there.
+        name: its name in a diffusers folder's file, without ``.weight``. For the denoiser of a
+            single file: its name there.
         block: number of the text encoder's block; None for cross-attention.
         shape: (outputs, inputs).
     """
@@ -158,7 +158,7 @@ def _lacks_weights(settings: Path, name: str) -> bool:
 def _component(
     base: Base, name: str, library: str, class_name: str
 ) -> tuple[Component, dict[str, TensorSite]]:
-    """A component and its tensors; what has no weights (a tokenizer) has none."""
+    """A component and its tensors. A component without weights (a tokenizer) has none."""
     folder = base.settings
     # The single file that holds the component's weights.
     single = base.single if base.single and name in base.single.keys.components else None
@@ -211,7 +211,7 @@ def _sites(component: str, tensors: Mapping[str, TensorSite]) -> list[EditableSi
 def _family(folder: Path) -> str | None:
     try:
         return models.family_of(folder)
-    except ForgetError:  # one that cannot be edited yet can still be looked at
+    except ForgetError:  # A model that cannot be edited can still be inspected.
         return None
 
 
@@ -238,6 +238,7 @@ def _edited(folder: Path) -> dict[str, Any] | None:
 def _concepts(edited: EditedModel) -> Iterator:
     try:
         recipe: Recipe = recipes.load(edited.path(edited.manifest.recipe_path.name))
-    except ForgetError:  # of a later version, or damaged: verify says so
+    except ForgetError:
+        # The recipe is of a later version, or damaged. verify reports that.
         return
     yield from recipe.concepts

@@ -1,4 +1,4 @@
-"""What is to be done to which model: recipe, base and method, brought together and checked."""
+"""A recipe, its base model and its method, brought together and checked."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Job:
     """A recipe for one base model.
 
     Attributes:
-        recipe: as it is for the base's family; see `Recipe.on`.
+        recipe: the recipe for the base's family; see `Recipe.on`.
         method: the module of the recipe's method.
-        parameters: the method's, defaults filled in.
+        parameters: the method's parameters, with defaults filled in.
     """
 
     recipe: Recipe

@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def peak_rss() -> int | None:
-    """Bytes of the largest resident set so far; None where the system does not say.
+    """Largest resident set so far, in bytes. None where the system does not report it.
 
     On Linux from VmHWM: getrusage's ru_maxrss outlives exec there, so a child would be charged with
     its parent's peak.
@@ -28,7 +28,7 @@ def peak_rss() -> int | None:
 
 
 def peak_gpu() -> int | None:
-    """Bytes that torch has allocated at most on one CUDA device; None where none is in use."""
+    """The most that torch has allocated on one CUDA device, in bytes. None if none is in use."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None

@@ -84,8 +84,9 @@ def plan(
     device: str | None = None,
     dtype: str | None = None,
 ) -> Plan:
-    """Check recipe and model and say what would be done, and what it would need; loads no weights
-    and writes nothing.
+    """Check recipe and model, and report what `apply` would do and need.
+
+    Loads no weights and writes nothing.
 
     Args: see `pipeline.apply.apply`.
     Raises:
@@ -159,7 +160,7 @@ def _cached_moments(
 
 
 def _cost(job: Job, cache: MomentCache) -> Cost | None:
-    """What the method asks of the model; None for a method that does not say."""
+    """The work that the method asks of the model; None for a method that does not say."""
     if not hasattr(job.method, "cost"):
         return None
     return job.method.cost(task_of(job.recipe, job.base, cache), job.parameters)

@@ -39,10 +39,10 @@ class LoggedEdit:
         number: from 1; it does not change when other edits are taken out.
         name, recipe_sha256: the recipe.
         method: the method that edited.
-        concepts: (concept, target) each.
+        concepts: pairs of concept and target.
         date: when the edit was made; "" if the manifest does not say.
         delta_rel: ‖Δ‖_F / ‖W‖_F over all tensors that it changed.
-        applied_to: digest of the model that it was made to.
+        applied_to: digest of the model that was edited.
         held_tokens: COMPONENT:NAME → concept tokens that later edits protect at this layer.
     """
 

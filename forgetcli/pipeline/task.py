@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forgetcli.artifact.ledger import PreviousEdits
+from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.editing.task import Task
 
 if TYPE_CHECKING:

@@ -134,18 +134,25 @@ def parse(
             "method": method or document.method,
         },
         parameters=parameters,
-        by_family={
-            family: method_tables.own_tables(own)
-            if method in (None, document.method)
-            else own.get("methods", {}).get(method, {})
-            for family, own in document.families.items()
-        },
+        by_family=_tables_by_family(document, method),
         source=source,
         raw=raw,
         overrides=used.overrides,
         file_prompts=tuple(kept.prompt for kept in preserved if kept.file_line),
         warnings=tuple(islice(doubts(document, sheet), MOST_FAULTS)),
     )
+
+
+def _tables_by_family(document: Document, method: str | None) -> dict[str, dict[str, Any]]:
+    """The method's own tables for each family. `method` overrides the recipe's."""
+    if method in (None, document.method):
+        return {
+            family: method_tables.own_tables(tables) for family, tables in document.families.items()
+        }
+    return {
+        family: tables.get("methods", {}).get(method, {})
+        for family, tables in document.families.items()
+    }
 
 
 def _stem(source: Path) -> str:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forgetcli.report.page import write_page
+from forgetcli.report.results import write_csv, write_json
+
 if TYPE_CHECKING:
     from forgetcli.evaluation import Evaluation
 
@@ -46,10 +49,6 @@ def write(
         data: ``evaluation.as_dict()``.
         command: the command that repeats the evaluation.
     """
-    # Only commands that write a report need the page's libraries.
-    from forgetcli.report.page import write_page
-    from forgetcli.report.results import write_csv, write_json
-
     files = Files(
         page=folder / "report.html",
         results=folder / "results.json",

@@ -71,16 +71,15 @@ def of_recipes(recipes: Iterable[Recipe], judge: Judge, names: Sequence[str]) ->
     """
     goals: dict[str, Goal] = {}
     for recipe in recipes:
-        labels = [label_of(judge, c.concept, c.label) for c in recipe.concepts]
-        known = [*zip(recipe.concepts, labels)]
-        known_retained = [(r, judge.label(r.concept, r.label)) for r in recipe.retain]
-        for concept, label in known:
-            others = [
-                name
-                for other, name in (*known, *known_retained)
-                if name is not None and other.group == concept.group
-            ]
-            goals.setdefault(label, _goal(concept, label, recipe, tuple(dict.fromkeys(others))))
+        edited = [(c, label_of(judge, c.concept, c.label)) for c in recipe.concepts]
+        retained = [(c, judge.label(c.concept, c.label)) for c in recipe.retain]
+        groups: list[tuple[str | None, str | None]] = [
+            *((c.group, label) for c, label in edited),
+            *((c.group, label) for c, label in retained),
+        ]
+        for concept, label in edited:
+            rivals = [name for group, name in groups if name and group == concept.group]
+            goals.setdefault(label, _goal(concept, label, recipe, tuple(dict.fromkeys(rivals))))
     wanted = {}
     for name in names:
         label = judge.label(name, name) or name

@@ -24,6 +24,7 @@ from forgetcli.verification.figures import report
 from forgetcli.verification.finding import Finding
 from forgetcli.verification.history import history
 from forgetcli.verification.parameters import parameters
+from forgetcli.wording import counted
 
 
 def verify(
@@ -96,7 +97,7 @@ def headers(edited: EditedModel) -> Finding:
             problems.append(problem(path, f"{getattr(fault, 'message', fault)}"))
     if problems:
         return Finding(problems)
-    return Finding(proved=[f"the headers of all {len(files)} weight files are valid"])
+    return Finding(proved=[f"the headers of all {counted(len(files), 'weight file')} are valid"])
 
 
 def _signature(

@@ -15,6 +15,7 @@ from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage.json import decode
 from forgetcli.verification.finding import Finding, read_edited
 from forgetcli.verification.history import place_of, values_before
+from forgetcli.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +71,10 @@ def report(edited: EditedModel) -> Finding:
             problems.append(problem(REPORT, f"'{name}': {what}"))
     if problems:
         return Finding(problems)
-    claim = f"the reported size of the change at all {len(tensors)} sites is that of the tensors"
+    claim = (
+        f"the reported size of the change at all {counted(len(tensors), 'site')} is that of the "
+        "tensors"
+    )
     return Finding(proved=[claim])
 
 

@@ -18,7 +18,7 @@ from forgetcli.artifact.integrity import Problem, problem
 from forgetcli.artifact.ledger import LEDGER, TENSORS, Ledger
 from forgetcli.artifact.ledger_files import Entry, Place, content
 from forgetcli.artifact.manifest import MANIFEST, EditedTensor, Manifest
-from forgetcli.artifact.patch import stored_as
+from forgetcli.artifact.patch import round_to, stored_as
 from forgetcli.errors import ForgetError
 from forgetcli.models.tensors import read_tensor
 from forgetcli.storage.files import open_regular
@@ -54,6 +54,8 @@ def history(edited: EditedModel) -> Finding:
         return Finding([problem(LEDGER, what)])
     if problems:
         return Finding(problems)
+    if len(ledger.edits) == 1:
+        return Finding(proved=["the ledger's edit gives the weights, and without it the base's"])
     claim = f"the ledger's {len(ledger.edits)} edits give the weights, and without them the base's"
     return Finding(proved=[claim])
 
@@ -78,8 +80,6 @@ def place_of(ledger: Ledger, tensor: EditedTensor) -> Place | None:
 
 
 def _rounded(rest: Ledger, ledger: Ledger, place: Place) -> Tensor:
-    from forgetcli.artifact.patch import round_to
-
     original = ledger.original(place)
     return round_to(rest.exact(place), original.dtype) if place in rest.book.places else original
 

@@ -19,6 +19,7 @@ from forgetcli.pipeline.apply import apply
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
 from forgetcli.verification.finding import Finding, read_edited
+from forgetcli.wording import counted
 
 # ‖stored − rebuilt‖ / ‖stored − base‖ that other hardware, thread counts or library versions may
 # cause: they round otherwise, and the refinement amplifies that. Chosen for machines that were not
@@ -65,16 +66,18 @@ def rebuilt(edited: EditedModel, observer: Observer) -> Finding:
     ]
     if problems:
         return Finding(problems)
+    count = counted(len(shared), "tensor")
     if not differing:
-        claim = f"the edit, repeated here, gives all {len(shared)} tensors again, byte for byte"
+        claim = f"the edit, repeated here, gives all {count} again, byte for byte"
         return Finding(proved=[claim], not_proved=elsewhere)
     claim = (
-        f"the edit, repeated here, gives the {len(shared)} tensors again to within "
+        f"the edit, repeated here, gives the {count} again to within "
         f"{max(distances.values()):.2g} of the change (tolerance {TOLERANCE})"
     )
     missing = (
-        f"that the edit gives the same bytes: {len(differing)} tensors differ within the "
-        "tolerance, as other hardware, thread counts or library versions make them"
+        "that the edit gives the same bytes: differences in "
+        f"{counted(len(differing), 'tensor')} are within the tolerance, as other "
+        "hardware, thread counts or library versions make them"
     )
     return Finding(proved=[claim], not_proved=[*elsewhere, missing])
 

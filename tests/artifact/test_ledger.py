@@ -17,9 +17,10 @@ from pipelines import tiny_sd
 from typer.testing import CliRunner
 
 from forgetcli import models, recipe
-from forgetcli.artifact import card, integrity, ledger, patch
+from forgetcli.artifact import card, integrity, ledger, ledger_extension, ledger_keys, patch
 from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact.patch import encode
+from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.checkpoint import base
 from forgetcli.cli.app import app
 from forgetcli.editing.edit import Edit, Keys
@@ -128,9 +129,9 @@ def stored(folder: Path, key=SITE) -> torch.Tensor:
 def extended(folder: Path, edit: Edit) -> ledger.Ledger | None:
     """The ledger of a model with one more edit, as the pipeline makes it."""
     model = base.resolve(folder)
-    earlier = ledger.PreviousEdits(model).fitting_ledger()
+    earlier = PreviousEdits(model).fitting_ledger()
     changes = patch.changes(model, edit.weights)
-    return ledger.extended(earlier, model, edit, changes, written(*FIRST), {})
+    return ledger_extension.extended(earlier, model, edit, changes, written(*FIRST), {})
 
 
 def all_but_own(folder: Path) -> dict[str, bytes]:
@@ -234,10 +235,10 @@ def test_keys_or_their_moment_are_kept_whichever_is_smaller_and_exactly(
         torch.randn(8, n, generator=torch.Generator().manual_seed(0)).double(),
         torch.arange(1, n + 1),
     )
-    made = ledger._kept(1, *SITE, keys)
+    made = ledger_keys.stored(1, *SITE, keys)
     (name,) = [name for name in made if not name.endswith(":counts")]
     assert made[name].shape == shape
-    moment = ledger._moment(ledger.Ledger(None, Path(), made), name)
+    moment = ledger_keys.moment(ledger.Ledger(None, Path(), made), name)
     wanted = Moment.of(keys.columns, keys.counts)
     assert torch.equal(
         moment.matrix, (wanted.matrix.tril() + wanted.matrix.tril(-1).T) if n > 8 else wanted.matrix
@@ -261,7 +262,7 @@ def test_a_later_edit_holds_what_the_earlier_put_in_place(sequence):
     tokens = ledger.load(sequence.one).edits[0].tokens["text_encoder:" + SITE[1]]
     assert held["held"] == tokens == 2 * 24  # all positions of both prompts
     assert free["held"] is None is free["held_drift"]
-    moment = ledger.load(sequence.one).held(*SITE).matrix
+    moment = ledger_keys.protected(ledger.load(sequence.one), *SITE).matrix
     moved = {
         name: float(((d @ moment) * d).sum().sqrt())
         for name, d in (("held", delta(sequence.two, 2)), ("free", delta(sequence.free, 2)))
@@ -303,20 +304,19 @@ def test_what_cannot_be_held_is_said(sequence):
         ([0], "edits 1, 2 and 3 are"),
     ):  # uce has no keys there; nobody edited block 0
         observer = Noted()
-        found = ledger.PreviousEdits(model.base).held(model.pick_sites(blocks), observer)
+        found = PreviousEdits(model.base).held(model.pick_sites(blocks), observer)
         assert [note.partition(" not protected: ")[0] for note in observer.notes] == [free]
         assert len(found) == (0 if blocks == [0] else 2)
     observer = Noted()
     assert (
-        ledger.PreviousEdits(base.resolve(sequence.two))
+        PreviousEdits(base.resolve(sequence.two))
         .held(model.pick_sites([1]), observer)[SITE[1].removesuffix(".weight")]
         .tokens
         == 96
     )
     assert (
         observer.notes == []
-        and ledger.PreviousEdits(base.resolve(sequence.sd)).held(model.pick_sites([1]), observer)
-        == {}
+        and PreviousEdits(base.resolve(sequence.sd)).held(model.pick_sites([1]), observer) == {}
     )
 
 

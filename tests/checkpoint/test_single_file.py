@@ -20,8 +20,9 @@ from tiny_runs import EVAL, PROMPTS, RECIPE
 from typer.testing import CliRunner
 
 from forgetcli import export, models, recipe
-from forgetcli.artifact import integrity, ledger, patch, statement
+from forgetcli.artifact import integrity, ledger, ledger_extension, patch, statement
 from forgetcli.artifact import manifest as manifests
+from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import ldm as layout
 from forgetcli.cli.app import app
@@ -450,8 +451,8 @@ def test_edits_of_a_file_add_up_and_are_taken_out_one_by_one(read_only_files, tm
         for n, name in enumerate(names)
     }
     changes = patch.changes(base, wanted)
-    edits = ledger.extended(
-        ledger.PreviousEdits(base).fitting_ledger(),
+    edits = ledger_extension.extended(
+        PreviousEdits(base).fitting_ledger(),
         base,
         Edit(wanted, ()),
         changes,
@@ -683,7 +684,7 @@ def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_
     )
     assert of_file == of_folder != []
     counted = [
-        estimates.of_encoders(models.load(base, device="cpu"), inspect.inspect(base))
+        estimates.encoder_cost(models.load(base, device="cpu"), inspect.inspect(base))
         for base in (file, folder)
     ]
     assert counted[0] == counted[1] > (0, 0)
@@ -714,8 +715,8 @@ def test_the_ledger_of_the_folder_that_a_file_lies_in_is_not_its_own(
 ):
     apply(folders["sd1"], tmp_path / "edited")
     file = checkpoint.resolve(shutil.copy(read_only_files("sd1"), tmp_path / "edited"))
-    assert ledger.PreviousEdits(file).ledger is None
-    assert ledger.PreviousEdits(checkpoint.resolve(tmp_path / "edited")).ledger
+    assert PreviousEdits(file).ledger is None
+    assert PreviousEdits(checkpoint.resolve(tmp_path / "edited")).ledger
 
 
 def test_a_transposed_tensor_is_read_but_not_edited(read_only_files):
@@ -796,7 +797,7 @@ def test_pictures_are_those_of_the_folder_and_after_the_edit_others(
 def test_other_settings_draw_other_pictures_and_have_other_moments(file):
     """What a cache is asked by has them in it."""
     base = checkpoint.resolve(file)
-    names = (base.drawn_by, base.parts("text_encoder", "tokenizer"))
+    names = (base.generation_digest, base.parts("text_encoder", "tokenizer"))
     assert {NAME, "tokenizer/vocab.json", "text_encoder/config.json"} <= names[1].keys()
     scheduler, vocabulary = (
         file.parent / "config/scheduler/scheduler_config.json",
@@ -806,9 +807,9 @@ def test_other_settings_draw_other_pictures_and_have_other_moments(file):
         path.write_text(path.read_text() + " ")
     again = checkpoint.resolve(file)
     assert (
-        (again.drawn_by, again.digest) != names
+        (again.generation_digest, again.digest) != names
         and again.digest == base.digest
-        and again.drawn_by != names[0]
+        and again.generation_digest != names[0]
     )
     assert again.parts("text_encoder", "tokenizer") != names[1]
 

@@ -113,7 +113,7 @@ def test_the_variable_of_every_option_is_the_documented_one():
 
 def test_a_derived_variable_is_read_and_named_in_help_and_errors(forget):
     assert forget("recipe", "ls", FORGET_QUIET="1").stdout == forget("recipe", "ls", "-q").stdout
-    assert "[env var: FORGET_COUNT]" in forget("generate", "--help").stdout
+    assert "[env var: FORGET_COUNT;" in forget("generate", "--help").stdout
     run = forget("generate", "x", FORGET_COUNT="0")
     assert run.code == 2 and "FORGET_COUNT" in run.stderr
     assert "FORGET_HELP" not in forget("generate", "--help").stdout
@@ -147,6 +147,28 @@ def test_square_brackets_of_recipe_tables_are_shown_in_help(forget):
         (("recipe", "show"), "[families.NAME]"),
     ):
         assert table in forget(*command, "--help").stdout
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["apply", "--help"]], ids=" ".join)
+def test_help_loads_neither_rich_nor_pydantic(arguments: list[str], tmp_path: Path):
+    loaded = heavy_modules(arguments, tmp_path, ("rich.console", "pydantic"))
+    assert loaded == (0, [])
+
+
+def test_the_check_for_rich_can_fail(tmp_path: Path):
+    code, loaded = heavy_modules(["recipe", "ls"], tmp_path, ("rich.console", "pydantic"))
+    assert (code, loaded) == (0, ["rich.console", "pydantic"])
+
+
+def test_help_fits_the_terminal_and_its_encoding(forget):
+    for columns, encoding, corner in (("60", "utf-8", "╭"), ("90", "ascii", "+")):
+        page = forget("export", "--help", COLUMNS=columns, PYTHONIOENCODING=encoding).stdout
+        lines = page.splitlines()
+        frames = [line for line in lines if line.startswith((corner, "│", "|", "╰"))]
+        assert {len(line) for line in frames} == {int(columns)}
+        # A block that is marked as such keeps its lines, however long they are.
+        assert " single-file  a whole .safetensors checkpoint, for ComfyUI and A1111" in lines
+        assert "?" not in page
 
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
@@ -193,11 +215,13 @@ def test_the_check_for_torch_can_fail(tmp_path: Path):
     assert code == 0 and "torch" in loaded
 
 
-def heavy_modules(arguments: list[str], folder: Path) -> tuple[int, list[str]]:
+def heavy_modules(
+    arguments: list[str], folder: Path, heavy: tuple[str, ...] = HEAVY
+) -> tuple[int, list[str]]:
     script = (
         f"import sys; sys.argv = ['forget', *{arguments!r}]; "
         "from forgetcli.cli import main; code = main(); "
-        f"print(code, *[m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+        f"print(code, *[m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
     )
     done = python(script, cwd=folder)
     code, *loaded = done.stderr.splitlines()[-1].split()
@@ -250,7 +274,7 @@ def test_recipe_show_with_set_gives_a_recipe_that_says_so(forget, good: Path):
 def test_recipe_validate(forget, good: Path):
     assert (
         forget("recipe", "validate", good).stdout
-        == f"{good}: valid (1 concepts, 5 edit pairs, 3 prompts preserved)\n"
+        == f"{good}: valid (1 concept, 5 edit pairs, 3 prompts preserved)\n"
     )
     assert forget("recipe", "validate", good, "-q").stdout == f"{good}\n"
     data = forget("recipe", "validate", good, "--json").json

@@ -243,7 +243,7 @@ def test_generate_takes_prompts_from_everywhere(
         and named["model"] == "edited"
         and named["output"] == Path("images")
     )
-    assert human.stdout == "images/1.png\n" and "2 of the images were there already" in human.stderr
+    assert human.stdout == "images/1.png\n" and "2 images kept from an earlier run" in human.stderr
     assert json.loads(invoke("generate", "a", "--json").stdout)["images"] == [
         {"path": "images/1.png", "prompt": "a", "seed": 3}
     ]

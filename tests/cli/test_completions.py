@@ -67,7 +67,7 @@ def test_bash_completes(words: list[str], offered: list[str], on_path: dict[str,
 def test_completing_loads_nothing_heavy(on_path: dict[str, str]):
     script = (
         "import sys\nfrom forgetcli.cli import main\nsys.argv = ['forget']\nmain()\n"
-        "heavy = ('torch', 'numpy', 'forgetcli.recipe')\n"
+        "heavy = ('torch', 'numpy', 'forgetcli.recipe', 'pydantic', 'rich.console')\n"
         "print([m for m in heavy if m in sys.modules], file=sys.stderr)"
     )
     asking = {

@@ -87,7 +87,7 @@ APPLY_STAGES = {  # where the signal comes; the stages begun by then
     "copying": (Strike("forgetcli.storage.copying:copy_file", nth=4, after=True), ["writing"]),
     "within a copy": (Strike("shutil:copyfileobj", nth=2), ["writing"]),
     "patching": (Strike("forgetcli.artifact.patch:sync_file"), ["writing"]),
-    "ledger": (Strike("forgetcli.artifact.ledger:extended", after=True), ["writing"]),
+    "ledger": (Strike("forgetcli.artifact.ledger_extension:extended", after=True), ["writing"]),
     "card": (Strike("forgetcli.artifact.card:write", after=True), ["writing"]),
     "manifest": (Strike("forgetcli.artifact.statement:_json", nth=2), ["writing"]),
     "syncing": (Strike("forgetcli.storage.atomic:sync_folder", nth=4), ["writing"]),

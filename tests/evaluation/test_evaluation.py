@@ -25,10 +25,11 @@ from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject, eva
 from forgetcli.evaluation import gates as gates_module
 from forgetcli.evaluation.gates import Gate, outcomes, parse
 from forgetcli.evaluation.judges import Verdict
+from forgetcli.evaluation.measures import Measure, ModelQuality, Quality
 from forgetcli.evaluation.opened import opened
 from forgetcli.evaluation.questions import choices, of_recipe
 from forgetcli.evaluation.run_folder import claim
-from forgetcli.evaluation.scores import matrix, scores, summary
+from forgetcli.evaluation.scores import matrix, score, summary
 from forgetcli.evaluation.subjects import _labels, unused
 from forgetcli.evaluation.verdicts import Log, look
 from forgetcli.generation.draw import batches
@@ -136,11 +137,12 @@ def test_prompts_that_the_edit_was_made_with_are_scored_apart(evaluation):
 
 
 def test_nothing_measured_is_none_and_not_a_share(evaluation):
-    alone = scores(
+    alone = score(
         [a for a in evaluation.edited[0].answers if a.question.label == "blue"],
         evaluation.edited[0].subject,
     )
-    assert alone["forget"] is None and alone["h"] is None and alone["forget_ci"] == [0.0, 1.0]
+    assert alone.forget.value is None and alone.h.value is None
+    assert alone.forget.interval == (0.0, 1.0)
 
 
 def test_all_alike_is_not_certainty(tmp_path):
@@ -151,7 +153,7 @@ def test_all_alike_is_not_certainty(tmp_path):
         [("red", f"a {k}", "direct", False) for k in range(4)]
         + [("blue", f"b {k}", "direct", True) for k in range(4)],
     )
-    made = scores(perfect.answers, subject)
+    made = score(perfect.answers, subject).as_dict()
     assert (
         made["h"] == 1.0
         and made["h_ci"] == [pytest.approx(made["forget_ci"][0], abs=1e-3), 1.0]
@@ -160,7 +162,7 @@ def test_all_alike_is_not_certainty(tmp_path):
 
 
 def test_the_matrix_has_a_row_for_each_model(evaluation):
-    made = matrix(evaluation.runs)
+    made = matrix(evaluation.runs).as_dict()
     assert made["concepts"] == ["red", "blue"] and made["models"] == ["unedited", "edited"]
     assert made["seen"] == [[1.0, 1.0], [pytest.approx(1 / 3, abs=1e-4), 1.0]] and made[
         "forgets"
@@ -462,31 +464,34 @@ def test_a_log_of_another_judge_is_not_read(tmp_path):
 
 
 def test_summary_keeps_the_keys_of_the_command(evaluation):
-    made = summary(evaluation.baseline, evaluation.edited[0])
+    made = summary(evaluation.baseline, evaluation.edited[0]).as_dict()
     for side in ("baseline", "edited"):
         for key in ("forget", "forget_direct", "forget_indirect", "retain", "h"):
             assert key in made[side] and f"{key}_ci" in made[side]
 
 
 def test_the_table_of_scores_has_the_figures_of_the_result(evaluation):
-    quality = {
+    quality = Quality(
+        {"name": "demo"},
+        baseline=ModelQuality(clip_score=Measure(20.0, 1)),
+        edited=ModelQuality(
+            distance=Measure(0.1, 1, (0.0, 0.2)), fid=Measure(2.0, 2), clip_score=Measure(19.0, 1)
+        ),
+    )
+    measured = replace(evaluation, quality={"edited": quality})
+    unedited, edited = measured.rows()
+    data = measured.as_dict()
+    assert data["quality"] == {
         "extractor": {"name": "demo"},
-        "distance": {"value": 0.1, "n": 1},
+        "distance": {"value": 0.1, "ci": [0.0, 0.2], "n": 1},
         "fid": {"value": 2.0, "n": 2},
         "clip_score": {"baseline": {"value": 20.0, "n": 1}, "edited": {"value": 19.0, "n": 1}},
     }
-    unedited, edited = replace(evaluation, quality={"edited": quality}).rows()
-    data = evaluation.as_dict()
     assert (unedited.name, edited.name) == ("unedited", "edited")
     assert unedited.scores.as_dict() == data["baseline"]
     assert edited.scores.as_dict() == data["edited"]
-    assert unedited.quality == {"clip_score": quality["clip_score"]["baseline"]}
-    assert edited.quality == {
-        "distance": quality["distance"],
-        "fid": quality["fid"],
-        "clip_score": quality["clip_score"]["edited"],
-    }
-    assert evaluation.rows()[1].quality == {}
+    assert (unedited.quality, edited.quality) == (quality.baseline, quality.edited)
+    assert evaluation.rows()[1].quality.as_dict() == {}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from PIL import Image
 
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Answer, Question, Run, Subject, features
+from forgetcli.evaluation.measures import Measure, Quality
 from forgetcli.evaluation.quality import compare, images_of, measure
 from forgetcli.progress import Silent
 
@@ -62,9 +63,9 @@ def test_fid_and_kid_agree_with_their_definitions(extractor, tmp_path):
     before, after = noise(tmp_path, "a", 24, 40, 0), noise(tmp_path, "b", 24, 70, 1)
     figures = compare(before, after, [str(k) for k in range(24)], extractor, Silent())
     a, b = (extractor.vectors(images_of(p)).double().numpy() for p in (before, after))
-    assert figures["fid"]["value"] == pytest.approx(frechet(a, b), rel=1e-2)
-    assert figures["kid"]["value"] == pytest.approx(kernel(a, b), rel=1e-2, abs=1e-5)
-    assert figures["fid"]["value"] != pytest.approx(
+    assert figures.fid.value == pytest.approx(frechet(a, b), rel=1e-2)
+    assert figures.kid.value == pytest.approx(kernel(a, b), rel=1e-2, abs=1e-5)
+    assert figures.fid.value != pytest.approx(
         frechet(a, a), abs=0.1
     )  # the control: it is not always that
 
@@ -74,22 +75,20 @@ def test_the_same_pictures_are_at_no_distance_and_others_are(extractor, tmp_path
     same, other = (
         compare(before, paths, list("aabbcc"), extractor, Silent()) for paths in (before, after)
     )
-    assert same["distance"]["value"] == 0 and abs(same["fid"]["value"]) < 1e-2
-    low, high = other["distance"]["ci"]
-    assert 0 < low <= other["distance"]["value"] <= high and other["distance"]["n"] == 6
+    assert same.distance.value == 0 and abs(same.fid.value) < 1e-2
+    low, high = other.distance.interval
+    assert 0 < low <= other.distance.value <= high and other.distance.count == 6
     a, b = images_of(before), images_of(after)
     assert torch.allclose(extractor.distances(a, b), extractor.distances(b, a))
     one = compare(before[:1], after[:1], ["a"], extractor, Silent())
-    assert "fid" not in one and one["distance"]["n"] == 1  # no covariance of one picture
+    assert one.fid is None and one.distance.count == 1  # no covariance of one picture
 
 
 def test_pictures_of_several_sizes_are_measured_together(extractor, tmp_path):
     paths = noise(tmp_path, "a", 3, 40, 0) + noise(tmp_path, "b", 3, 40, 1, size=96)
-    assert compare(paths, paths[::1], list("abcdef"), extractor, Silent())["distance"] == {
-        "value": 0.0,
-        "ci": [0.0, 0.0],
-        "n": 6,
-    }
+    assert compare(paths, paths[::1], list("abcdef"), extractor, Silent()).distance == Measure(
+        0.0, 6, (0.0, 0.0)
+    )
 
 
 def test_only_what_should_stay_is_measured(extractor, tmp_path):
@@ -107,12 +106,10 @@ def test_only_what_should_stay_is_measured(extractor, tmp_path):
         judge,
         Silent(),
     )
-    assert made["distance"]["n"] == 3 and made["clip_score"]["edited"] == {
-        "value": 10.0,
-        "ci": [10.0, 10.0],
-        "n": 3,
-    }
-    assert made["extractor"]["name"] == "demo" and len(made["extractor"]["digest"]) == 64
+    assert made.edited.distance.count == 3 and made.edited.clip_score == Measure(
+        10.0, 3, (10.0, 10.0)
+    )
+    assert made.extractor["name"] == "demo" and len(made.extractor["digest"]) == 64
     everything = Subject("edited", base, frozenset({"gone", "a", "b", "c"}))
     assert (
         measure(
@@ -122,7 +119,7 @@ def test_only_what_should_stay_is_measured(extractor, tmp_path):
             judge,
             Silent(),
         )
-        == {}
+        == Quality()
     )
 
 

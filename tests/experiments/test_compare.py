@@ -33,7 +33,8 @@ from forgetcli.cli.app import app
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import Answer, Question, Run, Subject, evaluate, judges
 from forgetcli.evaluation.judges import Sight
-from forgetcli.evaluation.scores import scores
+from forgetcli.evaluation.measures import Measure, ModelQuality
+from forgetcli.evaluation.scores import Figure, Scores, score
 from forgetcli.experiments.comparison import Comparison, Row, chosen, edits, plan, rows
 from forgetcli.experiments.comparison.edits import Fault, MethodEdit, _fault
 from forgetcli.experiments.comparison.rows import RowPart
@@ -664,40 +665,40 @@ def test_several_recipes_are_pooled_over_their_pictures(both):
     unedited, uce, nullspace = result.rows
     parts = [{row.name: row for row in compared.rows} for compared in result.recipes]
     for row in (unedited, uce):
+        figures = row.scores.as_dict()
         for key in ("forget", "forget_direct", "forget_indirect", "retain"):
-            own = [part[row.name].scores for part in parts]
+            own = [part[row.name].scores.as_dict() for part in parts]
             count = sum(s[f"{key}_n"] for s in own)
-            assert row.scores[f"{key}_n"] == count
-            assert row.scores[key] == pytest.approx(
+            assert figures[f"{key}_n"] == count
+            assert figures[key] == pytest.approx(
                 sum(s[key] * s[f"{key}_n"] for s in own) / count, abs=1e-4
             )
     assert (
-        0 < uce.scores["forget"] < 1 and 0 < uce.scores["retain"] < 1
+        0 < uce.scores.forget.value < 1 and 0 < uce.scores.retain.value < 1
     )  # control: not all alike, so a mean means something
-    assert uce.scores["h_ci"][0] <= uce.scores["h"] <= uce.scores["h_ci"][1]
+    low, high = uce.scores.h.interval
+    assert low <= uce.scores.h.value <= high
     assert uce.seconds == pytest.approx(sum(part["uce"].seconds for part in parts) / 2)
     assert uce.peak_rss == max(part["uce"].peak_rss for part in parts) and uce.changed == 0.25
     for key in ("clip_score", "distance"):
-        measured = [part["uce"].quality[key] for part in parts]
-        count = sum(m["n"] for m in measured)
-        assert uce.quality[key] == {
-            "value": pytest.approx(sum(m["value"] * m["n"] for m in measured) / count, abs=1e-4),
-            "n": count,
-        }
+        measured = [getattr(part["uce"].quality, key) for part in parts]
+        count = sum(m.count for m in measured)
+        mean = sum(m.value * m.count for m in measured) / count
+        assert getattr(uce.quality, key) == Measure(pytest.approx(mean, abs=1e-4), count)
     assert (
-        unedited.quality["clip_score"]["value"] > 0
-        and "distance" not in unedited.quality
-        and "kid" in parts[0]["uce"].quality
+        unedited.quality.clip_score.value > 0
+        and unedited.quality.distance is None
+        and parts[0]["uce"].quality.kid is not None
     )
     assert (
         nullspace.fault is not None
-        and nullspace.scores == {}
+        and nullspace.scores is None
         and "failed on 1 of 2 recipes" in nullspace.fault.message
     )
     assert (
         parts[0]["nullspace"].fault is not None
         and parts[1]["nullspace"].fault is None
-        and parts[1]["nullspace"].scores["forget_n"] == 4
+        and parts[1]["nullspace"].scores.forget.count == 4
     )
 
 
@@ -749,13 +750,13 @@ def test_a_label_forgotten_here_and_kept_there_is_each_recipes_own(tmp_path):
         part("one", "dog", {"dog": False, "cat": True}),
         part("two", "cat", {"dog": True, "cat": False}),
     ]
-    made = rows.pooled("m", parts).scores
+    made = rows.pooled("m", parts).scores.as_dict()
     assert (made["forget"], made["forget_n"], made["retain"], made["retain_n"]) == (1.0, 2, 1.0, 2)
-    naive = scores(
+    naive = score(
         [a for part in parts for a in part.run.answers],
         replace(parts[0].subject, forgets=frozenset({"dog", "cat"})),
     )
-    assert naive["forget"] == 0.5 and naive["retain"] is None  # control: labels mixed up
+    assert naive.forget.value == 0.5 and naive.retain.value is None  # control: labels mixed up
 
 
 def test_names_become_names_of_folders(tmp_path):
@@ -794,16 +795,13 @@ def test_quick_asks_less_of_the_same():
 
 
 def test_the_table_as_markdown_is_text_whatever_it_holds():
-    side = {
-        "forget": 0.5,
-        "forget_ci": [0.25, 0.75],
-        "forget_direct": None,
-        "forget_indirect": None,
-        "retain": 1.0,
-        "retain_ci": [0.9, 1.0],
-        "h": 0.667,
-        "h_ci": [0.5, 0.8],
-    }
+    nothing = Figure(None, (0.0, 1.0), 0)
+    side = Scores(
+        forget=Figure(0.5, (0.25, 0.75), 4),
+        forget_by_kind={"direct": nothing, "indirect": nothing},
+        retain=Figure(1.0, (0.9, 1.0), 4),
+        h=Figure(0.667, (0.5, 0.8), 8),
+    )
     good = {
         **Row(
             "a|b",
@@ -811,7 +809,7 @@ def test_the_table_as_markdown_is_text_whatever_it_holds():
             peak_rss=512 << 20,
             changed=0.0123,
             scores=side,
-            quality={"clip_score": {"value": 25.0, "n": 3}},
+            quality=ModelQuality(clip_score=Measure(25.0, 3)),
         ).as_dict()
     }
     bad = Row("c", fault=Fault("edit.x", "no *good*\n|", "")).as_dict()
@@ -909,7 +907,7 @@ def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
     ] == ["unedited", "uce", "nullspace"]
     assert (
         all(len(line) <= 160 for line in human.stdout.splitlines())
-        and f"{result.rows[1].scores['h']:.3f}" in human.stdout
+        and f"{result.rows[1].scores.h.value:.3f}" in human.stdout
     )
     assert (
         f"report: {tmp_path}/r.html\n" in human.stdout

@@ -276,7 +276,7 @@ def naive_manifest(data: bytes) -> object:
 def _use_ledger(folder: Path, changed: dict[str, bytes]) -> None:
     """The ledger's files as `changed` has them, under a manifest that lists their digests."""
     from forgetcli.artifact import ledger as ledgers
-    from forgetcli.artifact import manifest
+    from forgetcli.artifact import ledger_keys, manifest
 
     edited = _edited(folder)
     made = manifest.load(edited)
@@ -287,7 +287,7 @@ def _use_ledger(folder: Path, changed: dict[str, bytes]) -> None:
     if ledger is None:
         return
     for place in ledger.book.places:
-        ledger.held(place.component, place.parameter)
+        ledger_keys.protected(ledger, place.component, place.parameter)
         ledger.exact(place)
     ledger.check_fits(edited)
     numbers = [entry.number for entry in ledger.edits]

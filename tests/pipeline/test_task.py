@@ -5,7 +5,7 @@ model say.
 from __future__ import annotations
 
 from forgetcli import recipe
-from forgetcli.artifact import ledger
+from forgetcli.artifact import previous_edits
 from forgetcli.pipeline.task import task_of
 
 RECIPE = """
@@ -40,7 +40,7 @@ def test_a_task_has_what_the_recipe_says(monkeypatch):
         asked.append((previous.base, *given))
         return {"site": "moment"}
 
-    monkeypatch.setattr(ledger.PreviousEdits, "held", held)
+    monkeypatch.setattr(previous_edits.PreviousEdits, "held", held)
     task = task_of(recipe.parse(RECIPE), base, cache)
     assert task.pairs == (("a dog", "a cat"), ("a photo of a dog", "a photo of a cat"))
     assert task.preserve == ("", "a house", "a car")

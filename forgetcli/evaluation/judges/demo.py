@@ -6,10 +6,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file
 
 from forgetcli.bundled.demo import JUDGE, world
 from forgetcli.device import pick_device
 from forgetcli.errors import ForgetError
+from forgetcli.evaluation.demo_classifier import Classifier
 from forgetcli.evaluation.judges import Verdict
 from forgetcli.storage.files import sha256_file
 
@@ -33,11 +35,6 @@ class DemoJudge:
     """Two heads, things and styles. A concept is seen if it is the first choice of its head."""
 
     def __init__(self, device: str | None) -> None:
-        # Both import torch.
-        from safetensors.torch import load_file
-
-        from forgetcli.evaluation.demo_classifier import Classifier
-
         self.card = json.loads((JUDGE / "judge.json").read_text())
         self.things: list[str] = self.card["things"]
         self.styles: list[str] = self.card["styles"]

@@ -144,5 +144,6 @@ def _repetitions(repeated_lines: Sequence[int]) -> str:
     if len(lines) > LINES_LISTED:
         listed += ", …"
     count = len(repeated_lines)
+    line = "line" if len(lines) == 1 else "lines"
     what = "1 prompt that repeats" if count == 1 else f"{count} prompts that repeat"
-    return f"{what} an earlier one left out: line{'s' if len(lines) > 1 else ''} {listed}"
+    return f"{what} an earlier one left out: {line} {listed}"

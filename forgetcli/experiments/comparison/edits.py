@@ -59,7 +59,7 @@ class MethodEdit:
         peak_rss: bytes, of the whole process, imports and model included; that of ``none`` is the
             floor.
         peak_gpu: bytes allocated on a CUDA device; None without one.
-        changed: share of the model's parameters whose stored values differ from the base model's.
+        changed: fraction of the parameters whose stored values differ from the base model's.
         cache: {"hits", "misses"} of cached second moments: with hits, the edit was faster than from
             scratch.
         reused: an earlier run made the edit.

@@ -1,4 +1,4 @@
-"""What a comparison is going to do: methods, recipes and base models, checked before any edit."""
+"""The plan of a comparison: methods, recipes and base models, checked before any edit."""
 
 from __future__ import annotations
 

@@ -5,14 +5,16 @@ recipes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from forgetcli.evaluation import Answer, Evaluation, Run, Subject
-from forgetcli.evaluation.scores import scores
+from forgetcli.evaluation.measures import Measure, ModelQuality, Quality
+from forgetcli.evaluation.scores import Scores, score
 from forgetcli.experiments.comparison.edits import Fault, MethodEdit
 
 UNEDITED = "unedited"
+UNMEASURED = ModelQuality()
 COSTS = ("seconds", "peak_rss", "peak_gpu", "changed", "cache", "reused")
 
 
@@ -23,10 +25,8 @@ class Row:
     Attributes:
         seconds, peak_rss, peak_gpu, changed, cache, reused: see
             `forgetcli.experiments.comparison.edits.MethodEdit`.
-        scores: forget, forget_direct, forget_indirect, retain, h, each with ``*_ci`` and ``*_n``;
-            empty if the method failed.
-        quality: of the images of retained concepts: ``distance`` to the unedited model's images,
-            ``fid``, ``kid``, ``clip_score``. Each is {value, n}, with ci where it was computed.
+        scores: None if the method failed.
+        quality: of the images of retained concepts.
         fault: the reason why there is no edit.
     """
 
@@ -37,8 +37,8 @@ class Row:
     changed: float | None = None
     cache: Mapping[str, int] | None = None
     reused: bool = False
-    scores: Mapping[str, object] = field(default_factory=dict)
-    quality: Mapping[str, Mapping] = field(default_factory=dict)
+    scores: Scores | None = None
+    quality: ModelQuality = UNMEASURED
     fault: Fault | None = None
 
     def as_dict(self) -> dict:
@@ -58,8 +58,8 @@ class Row:
             "changed": self.changed,
             "cache": dict(self.cache) if self.cache else None,
             "reused": self.reused,
-            **self.scores,
-            "quality": dict(self.quality),
+            **(self.scores.as_dict() if self.scores else {}),
+            "quality": self.quality.as_dict(),
             "error": error,
         }
 
@@ -79,8 +79,8 @@ def rows_of(
     unedited = Row(
         UNEDITED,
         **_costs(control),
-        scores=scores(evaluation.baseline.answers, first),
-        quality=_clip_score(evaluation.quality.get(first.name, {}), "baseline"),
+        scores=score(evaluation.baseline.answers, first),
+        quality=evaluation.quality.get(first.name, Quality()).baseline,
     )
     runs = iter(evaluation.edited)
     rows = [unedited]
@@ -89,27 +89,22 @@ def rows_of(
             rows.append(Row(edit.method, fault=edit.fault))
         else:
             run = next(runs)
-            quality = evaluation.quality.get(run.subject.name, {})
-            rows.append(_row_of(edit, run, quality))
+            quality = evaluation.quality.get(run.subject.name, Quality())
+            rows.append(_row_of(edit, run, quality.edited))
     return tuple(rows)
 
 
-def _row_of(edit: MethodEdit, run: Run, quality: Mapping[str, Mapping]) -> Row:
-    measured = {key: quality[key] for key in ("distance", "fid", "kid") if key in quality}
+def _row_of(edit: MethodEdit, run: Run, quality: ModelQuality) -> Row:
     return Row(
         edit.method,
         **_costs(edit),
-        scores=scores(run.answers, run.subject),
-        quality=measured | _clip_score(quality, "edited"),
+        scores=score(run.answers, run.subject),
+        quality=quality,
     )
 
 
 def _costs(edit: MethodEdit) -> dict[str, Any]:
     return {key: getattr(edit, key) for key in COSTS}
-
-
-def _clip_score(quality: Mapping[str, Mapping], side: str) -> dict[str, Mapping]:
-    return {"clip_score": quality["clip_score"][side]} if "clip_score" in quality else {}
 
 
 @dataclass(frozen=True)
@@ -162,7 +157,7 @@ def pooled(name: str, parts: Sequence[RowPart]) -> Row:
         changed=_mean([row.changed for row in rows]),
         cache=_pooled_cache(rows),
         reused=all(row.reused for row in rows),
-        scores=_pooled_scores(runs) if len(runs) == len(parts) else {},
+        scores=_pooled_scores(runs) if len(runs) == len(parts) else None,
         quality=_pooled_quality(rows),
     )
 
@@ -174,8 +169,8 @@ def _pooled_cache(rows: Sequence[Row]) -> dict[str, int] | None:
     return {key: sum(cache[key] for cache in caches) for key in ("hits", "misses")}
 
 
-def _pooled_scores(runs: Sequence[tuple[str, Run, Subject]]) -> dict:
-    """`scores` of all images.
+def _pooled_scores(runs: Sequence[tuple[str, Run, Subject]]) -> Scores:
+    """The scores of all images.
 
     One recipe may forget a label that another one retains, so labels and prompts are prefixed with
     their recipe's name.
@@ -197,21 +192,27 @@ def _pooled_scores(runs: Sequence[tuple[str, Run, Subject]]) -> dict:
     pooled_subject = replace(
         first, forgets=frozenset(forgets), edit_prompts=frozenset(edit_prompts)
     )
-    return scores(answers, pooled_subject)
+    return score(answers, pooled_subject)
 
 
-def _pooled_quality(rows: Sequence[Row]) -> dict:
+def _pooled_quality(rows: Sequence[Row]) -> ModelQuality:
     """Means over all images, without an interval. FID and KID describe one set of images and cannot
     be pooled.
     """
-    pooled_measures = {}
-    for key in ("distance", "clip_score"):
-        parts = [row.quality[key] for row in rows if key in row.quality]
-        if len(parts) == len(rows):
-            count = sum(part["n"] for part in parts)
-            total = sum(part["value"] * part["n"] for part in parts)
-            pooled_measures[key] = {"value": round(total / count, 5), "n": count}
-    return pooled_measures
+    return ModelQuality(
+        distance=_pooled_measure([row.quality.distance for row in rows]),
+        clip_score=_pooled_measure([row.quality.clip_score for row in rows]),
+    )
+
+
+def _pooled_measure(parts: Sequence[Measure | None]) -> Measure | None:
+    """The mean over all images; None if a part was not measured."""
+    measured = [part for part in parts if part is not None]
+    if len(measured) < len(parts):
+        return None
+    count = sum(part.count for part in measured)
+    total = sum(part.value * part.count for part in measured)
+    return Measure(round(total / count, 5), count)
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -32,7 +32,7 @@ from forgetcli.recipe import Recipe
 
 @dataclass(frozen=True)
 class Settings:
-    """What the images of a comparison are made with; recorded in its results.
+    """The settings that the images of a comparison are generated with; recorded in its results.
 
     Attributes:
         quick: use fewer evaluation prompts.
@@ -52,7 +52,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Judging:
-    """Who judges the images: see `forgetcli.evaluate`."""
+    """The judge of the images and its settings: see `forgetcli.evaluate`."""
 
     judge: str
     options: Mapping[str, object] | None
@@ -95,7 +95,7 @@ def compare(
         quick: use at most three prompts of a kind for each concept, and six retained concepts.
         output: gets edits, images and verdicts. Complete parts of an earlier run are kept, so an
             interrupted run continues, and methods can be added.
-        force: make every edit again, and throw away what another run left in `output`.
+        force: repeat every edit, and delete the results of another run in `output`.
     Raises:
         ForgetError: a recipe, method, judge or model that cannot be used, `output` holds another
             run, or every method failed.
@@ -149,7 +149,7 @@ def compare(
 
 
 def check_folder(plan: RecipePlan, output: Path, force: bool) -> None:
-    """Check what is in the way of a recipe's edits and images, before the edits, which take long.
+    """Check that nothing blocks a recipe's edits and images, before the edits, which take long.
 
     Raises:
         ForgetError: eval.not-ours: something that this tool did not make.
@@ -169,7 +169,7 @@ def comparison_identity(plans: Sequence[RecipePlan], settings: Settings) -> dict
     """What a comparison must share with an earlier one in the same folder to continue it."""
     return {
         "models": {},
-        "bases": {plan.name: plan.base.drawn_by for plan in plans},
+        "bases": {plan.name: plan.base.generation_digest for plan in plans},
         "recipes": {plan.name: plan.recipe.sha256 for plan in plans},
         **asdict(settings),
     }
@@ -236,7 +236,7 @@ def evaluation_of(
         device=device,
         batch=settings.batch,
         force=force,
-        # Each image records what it was made with, so images of other methods can stay.
+        # Each image records how it was generated, so images of other methods can stay.
         keep_images=not force,
         observer=observer,
     )

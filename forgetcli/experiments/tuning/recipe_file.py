@@ -39,7 +39,7 @@ class RecipeSource:
     method: str | None = None
 
     def load(self, more_overrides: Sequence[str] = ()) -> Recipe:
-        """The recipe, with more overrides."""
+        """Load the recipe with additional overrides."""
         return recipes.load(self.source, [*self.overrides, *more_overrides], self.method)
 
 

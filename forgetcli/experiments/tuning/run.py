@@ -60,7 +60,7 @@ def tune(
         minutes: start no trial after this time.
         output: the study, images of the unedited model and `tuned.toml`; an interrupted search
             continues there.
-        force: throw away another search in `output`.
+        force: delete another search in `output`.
     Raises:
         ForgetError: the method has no search space, no trial was completed, or `output` holds
             another search.
@@ -125,7 +125,7 @@ def search_dimensions(method: str) -> Mapping[str, Dimension]:
 def search_identity(runner: TrialRunner) -> dict:
     """What a search must share with an earlier one in the same folder to continue it."""
     return {
-        "models": {UNEDITED: runner.base.drawn_by},
+        "models": {UNEDITED: runner.base.generation_digest},
         "recipe": runner.recipe.sha256,
         "method": runner.recipe.method,
         "images": runner.settings.images,
@@ -171,7 +171,7 @@ def best_of(trials: tuple[Trial, ...]) -> Trial:
     if not whole:
         raise ForgetError(
             "tune.no-trial",
-            f"none of {len(trials)} trials came through: {trials[-1].why}",
+            f"no trial was completed out of {len(trials)}: {trials[-1].why}",
             "allow more --trials, or check the recipe",
         )
     return max(whole, key=lambda trial: trial.h)

@@ -16,7 +16,7 @@ from forgetcli.distributed import Processes
 from forgetcli.errors import EditError
 from forgetcli.evaluation import Answer, Question, Subject, run_folder
 from forgetcli.evaluation.run import UNEDITED, answered
-from forgetcli.evaluation.scores import scores
+from forgetcli.evaluation.scores import score
 from forgetcli.evaluation.verdicts import look
 from forgetcli.experiments.tuning.recipe_file import RecipeSource, trial_overrides
 from forgetcli.experiments.tuning.space import SearchSpace
@@ -25,6 +25,7 @@ from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline import apply
 from forgetcli.progress import Observer, Stopwatch
 from forgetcli.recipe import Recipe
+from forgetcli.wording import counted
 
 TRIALS = "trials"  # the folder with a folder for each trial
 EARLY_STRIDE = 3  # one question in three is scored first, to decide whether to prune the trial
@@ -85,7 +86,7 @@ class TrialRunner:
             watch=watch,
             processes=Processes(),
         )
-        return scores(run.answers, self._subject(self.base))
+        return score(run.answers, self._subject(self.base)).as_dict()
 
     def run(self, trial: optuna.Trial, space: SearchSpace) -> float:
         """H of the trial. The values and the scores are stored in the study.
@@ -136,15 +137,15 @@ class TrialRunner:
         subject = self._subject(checkpoint.resolve(folder / "edited"))
         first = early_questions(self.questions)
         images = self._generate(subject, first, folder / "first")
-        early = scores(self._judged(images), subject)["h"] or 0.0
+        early = score(self._judged(images), subject).h.value or 0.0
         trial.report(early, 1)
         if trial.should_prune():
             raise optuna.TrialPruned(
-                f"H {early:.3f} after {len(first)} of {len(self.questions)} pictures"
+                f"H {early:.3f} after {len(first)} of {counted(len(self.questions), 'image')}"
             )
         rest = [i for i in range(len(self.questions)) if i not in first]
         images |= self._generate(subject, rest, folder / "rest")
-        return scores(self._judged(images), subject)
+        return score(self._judged(images), subject).as_dict()
 
     def _subject(self, base: Base) -> Subject:
         return Subject(
