@@ -48,6 +48,7 @@ def test_the_commands_are_those_of_the_design():
         "apply",
         "generate",
         "eval",
+        "attack",
         "compare",
         "tune",
         "verify",
@@ -363,7 +364,7 @@ def test_cache(forget, tmp_path: Path):
     assert cache("dir").stdout == cache("dir", "-q").stdout == f"{folder}\n" and cache(
         "dir", "--json"
     ).json["path"] == str(folder)
-    assert "1 entries, 1.5 kB" in cache("ls").stdout and cache("ls", "-q").stdout == f"{entry}\n"
+    assert "1 entry, 1.5 kB" in cache("ls").stdout and cache("ls", "-q").stdout == f"{entry}\n"
     listed = cache("ls", "--json").json
     assert listed["bytes"] == 1500 and listed["entries"][0]["key"] == "a" * 64
     assert_one_error(cache("prune"), "usage", "nothing says what to delete")
