@@ -42,25 +42,3 @@ def python(
         timeout=120,
         **options,
     )
-
-
-def forget_in(folder: Path, *arguments: str | Path, seconds: int = 600) -> Run:
-    """`forget` in a folder whose cache it also has, with one thread: with another number of them
-    sums come out otherwise in their last bits.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", "forgetcli", *map(str, arguments)],
-        check=False,
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        timeout=seconds,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "FORGET_CACHE_DIR": str(folder / "cache"),
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-        },
-    )
-    return Run(done.returncode, done.stdout, done.stderr)

@@ -194,6 +194,7 @@ class _Run:
 
     @cached_property
     def references(self) -> dict[str, References]:
+        """By label; drawn when the first attack on a concept asks for them."""
         return {}
 
     def refuse(self) -> None:
@@ -247,14 +248,13 @@ class _Run:
     def _made(
         self, name: str, goal: Goal, role: str, stem: str, options: Mapping[str, Any]
     ) -> Outcome:
-        references = self._references(goal)
         self.observer.stage(f"{name} on {goal.label}, {role}")
         budget = Budget()
         case = Case(
             model=self.models[role],
             unedited=self.models[UNEDITED],
             goal=goal,
-            references=references,
+            references=lambda: self._references(goal),
             sampling=self.sampling,
             images=self.settings.images,
             seed=self.settings.seed,
@@ -323,7 +323,6 @@ class _Run:
         """
         if goal.label in self.references:
             return self.references[goal.label]
-        self.observer.stage(f"references of {goal.label}", REFERENCES)
         model = self.models[UNEDITED]
         kept: list[tuple[str, int, Any, Image]] = []
         spare: list[tuple[str, int, Any, Image]] = []
@@ -346,5 +345,4 @@ class _Run:
             latents=torch.stack([row[2] for row in rows]),
             images=tuple(row[3] for row in rows),
         )
-        self.observer.advance(REFERENCES)
         return self.references[goal.label]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from forked import Forks, forks
 from processes import ERROR_LINE
-from processes import forget_in as run
 
 RECIPE = """
 schema_version = 1
@@ -25,11 +26,18 @@ prompts = ["a picture of a fish", "a cat", "a rabbit", "pixel art picture of an 
 concept = "a fish"
 direct = ["a picture of a fish"]
 """
-QUICK = ("-n", "4", "--attacks", "swap,paraphrase", "-q")
+FEW = ("-n", "4", "--attack-set", "paraphrase.typos=1")
+QUICK = (*FEW, "--attacks", "swap,paraphrase", "-q")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    with forks(tmp_path_factory.mktemp("forks")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def place(run: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("attack")
     (folder / "dog.toml").write_text(RECIPE)
     done = run(folder, "apply", "dog.toml", "-o", "edited", "-q")
@@ -56,7 +64,7 @@ def test_an_edit_of_the_encoder_hides(place: Path) -> None:
     assert "swap brings dog back in 100%" in page and "<script" not in page
 
 
-def test_gate_and_resume(place: Path) -> None:
+def test_gate_and_resume(run: Forks, place: Path) -> None:
     """The second run takes everything from disk; the gate fails and says why."""
     images = {p: p.stat().st_mtime_ns for p in (place / "attack").rglob("*.png")}
     done = run(place, "attack", "edited", *QUICK, "--fail-under", "resist=0.9")
@@ -65,18 +73,18 @@ def test_gate_and_resume(place: Path) -> None:
     assert images and images == {p: p.stat().st_mtime_ns for p in images}
 
 
-def test_without_evidence_no_gate_passes(place: Path) -> None:
+def test_without_evidence_no_gate_passes(run: Forks, place: Path) -> None:
     """Without the control no attack has power, whatever its success was."""
     done = run(
         place,
-        *("attack", "edited", "-n", "4", "--attacks", "paraphrase", "--no-control", "-q"),
+        *("attack", "edited", *FEW, "--attacks", "paraphrase", "--no-control", "-q"),
         *("--fail-under", "resist=0", "-o", "weak"),
     )
     assert done.code == 1
     assert done.stderr == "failed: edited: resist was not measured (not ≥ 0)\n"
 
 
-def test_eval_takes_attacks_into_account(place: Path) -> None:
+def test_eval_takes_attacks_into_account(run: Forks, place: Path) -> None:
     """A bound on resist holds for the attacked model only; without evidence it is never met."""
     quick = ("eval", "edited", "--steps", "2", "--features", "none", "-q")
     gate = ("--fail-under", "resist=0.5")
@@ -93,7 +101,7 @@ def test_eval_takes_attacks_into_account(place: Path) -> None:
     assert run(place, *quick, *gate, "--attack-results", "others.json").code == 1
 
 
-def test_replay(place: Path) -> None:
+def test_replay(run: Forks, place: Path) -> None:
     """What was found is drawn again by another model: the unedited one shows the dog."""
     file = "attack/edited/paraphrase-dog.safetensors"
     done = run(place, "attack", "demo", "--replay", file, "-o", "replay", "--json", "-q")
@@ -124,7 +132,7 @@ def test_replay(place: Path) -> None:
         (("attack", "edited", "-n", "5", "--attacks", "swap"), "eval.other-run"),
     ],
 )
-def test_bad_input(place: Path, arguments: tuple[str, ...], code: str) -> None:
+def test_bad_input(run: Forks, place: Path, arguments: tuple[str, ...], code: str) -> None:
     before = sorted(place.rglob("*"))
     done = run(place, *arguments, "-q")
     assert done.code == 2 and done.stdout == ""

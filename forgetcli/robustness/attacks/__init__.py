@@ -48,7 +48,7 @@ class Case:
         model: the attacked model.
         unedited: the base model, which everybody has.
         goal: the concept.
-        references: images of it by the unedited model.
+        references: gives images of it by the unedited model, drawn when first asked for.
         sampling: how images are drawn.
         images: the number of attempts at drawing it.
         seed: of the first attempt, and of everything random in the attack.
@@ -60,7 +60,7 @@ class Case:
     model: LoadedModel
     unedited: LoadedModel
     goal: Goal
-    references: References
+    references: Callable[[], References]
     sampling: Sampling
     images: int
     seed: int

@@ -30,7 +30,7 @@ def run(case: Case, options: Options) -> list[Attempt]:
     """Images of the learned context."""
     learned = invert_context(
         case.model,
-        case.references.latents,
+        case.references().latents,
         start=case.goal.templates[0].replace("{}", case.goal.concept),
         steps=options.steps,
         lr=options.lr,

@@ -32,7 +32,7 @@ def run(case: Case, options: Options) -> list[Attempt]:
     """Images of the learned word in the templates of the search."""
     learned = invert_token(
         case.model,
-        case.references.latents,
+        case.references().latents,
         steps=options.steps,
         lr=options.lr,
         batch=options.batch,

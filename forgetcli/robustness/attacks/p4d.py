@@ -80,7 +80,7 @@ class _Loss:
             self.concept = case.unedited.encode(ids)
 
     def __call__(self, context: Context) -> Tensor:
-        latents = self.case.references.latents
+        latents = self.case.references().latents
         rows = torch.randint(len(latents), (self.batch,), generator=self.generator)
         clean = latents[rows]
         noise = torch.randn(clean.shape, generator=self.generator).to(clean)

@@ -44,13 +44,13 @@ def run(case: Case, options: Options) -> list[Attempt]:
     """Two trainings, two variants: on images of other concepts, and of the concept."""
     case.observer.stage(f"relearn {case.goal.label}", 2 * options.steps)
     attempts = []
-    prompts, seeds = case.prompts(), case.seeds()
+    prompts, seeds, known = case.prompts(), case.seeds(), case.references()
     for variant, texts, latents in (
         ("other concepts", *_others(case, options.images)),
         (
             "the concept",
-            list(case.references.prompts[: options.images]),
-            case.references.latents[: options.images],
+            list(known.prompts[: options.images]),
+            known.latents[: options.images],
         ),
     ):
         if not texts:  # the recipe names nothing that stays

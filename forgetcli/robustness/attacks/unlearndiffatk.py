@@ -46,9 +46,10 @@ def run(case: Case, options: Options) -> list[Attempt]:
     attempts = []
     prompts, seeds = case.prompts()[: options.prompts], case.seeds()[: options.prompts]
     table, allowed = prefix_search.candidates(case.model, [])
+    latents = case.references().latents
     for number, (prompt, seed) in enumerate(zip(prompts, seeds)):
         generator = torch.Generator().manual_seed(seed)
-        image = case.references.latents[number % len(case.references.latents)]
+        image = latents[number % len(latents)]
         found = prefix_search.search(
             case,
             prompt,
