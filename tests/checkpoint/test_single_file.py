@@ -899,33 +899,100 @@ ZERO_SNR = {**VELOCITY, "rescale_betas_zero_snr": True}
 EDM = {"_class_name": "EDMDPMSolverMultistepScheduler"}
 
 
-@pytest.mark.parametrize(
-    ("mark", "agrees", "disagrees"),
-    [
-        (lambda file: with_tensors(file, v_pred=torch.tensor([])), VELOCITY, {}),
-        (lambda file: with_tensors(file, ztsnr=torch.tensor([])), ZERO_SNR, VELOCITY),
-        (lambda file: with_metadata(file, **{PREDICTION: "v"}), VELOCITY, {}),
-        (lambda file: with_metadata(file, **{PREDICTION: " V_Prediction"}), VELOCITY, {}),
-        (lambda file: with_metadata(file, **{PREDICTION: "epsilon"}), EPSILON, VELOCITY),
-        (
-            lambda file: with_metadata(file, **{PREDICTION: "sample"}),
-            {"prediction_type": "sample"},
-            {},
-        ),
-        (lambda file: with_tensors(file, edm_mean=torch.zeros(1, 4, 1, 1)), EDM, {}),
-        (lambda file: with_tensors(file, **{"edm_vpred.sigma_max": torch.ones(())}), EDM, VELOCITY),
-    ],
-)
-def test_settings_agree_with_what_a_file_says_about_its_prediction(file, mark, agrees, disagrees):
+def v_pred(file: Path) -> None:
+    with_tensors(file, v_pred=torch.tensor([]))
+
+
+def ztsnr(file: Path) -> None:
+    with_tensors(file, v_pred=torch.tensor([]), ztsnr=torch.tensor([]))
+
+
+def edm(file: Path) -> None:
+    with_tensors(file, edm_mean=torch.zeros(1, 4, 1, 1))
+
+
+def edm_vpred(file: Path) -> None:
+    with_tensors(file, **{"edm_vpred.sigma_max": torch.ones(())})
+
+
+def metadata(value: str) -> Callable[[Path], None]:
+    return lambda file: with_metadata(file, **{PREDICTION: value})
+
+
+MARKS = [
+    (v_pred, VELOCITY, {}),
+    (ztsnr, ZERO_SNR, VELOCITY),
+    (metadata("v"), VELOCITY, {}),
+    (metadata(" V_Prediction"), VELOCITY, {}),
+    (metadata("epsilon"), EPSILON, VELOCITY),
+]
+# What the settings that were found cannot follow.
+REFUSED_MARKS = [
+    (metadata("sample"), {"prediction_type": "sample"}, {}),
+    (edm, EDM, {}),
+    (edm_vpred, EDM, VELOCITY),
+    (ztsnr, ZERO_SNR, {"_class_name": "PNDMScheduler"}),
+    (
+        lambda file: with_tensors(file, ztsnr=torch.tensor([])),
+        {"rescale_betas_zero_snr": True},
+        EPSILON,
+    ),
+]
+
+
+@pytest.mark.parametrize(("mark", "agrees", "disagrees"), [*MARKS, *REFUSED_MARKS])
+def test_settings_that_the_user_names_agree_with_the_files_own_marks(file, mark, agrees, disagrees):
     mark(file)
     scheduler(file, **disagrees)
-    error = refused("model.prediction", lambda: checkpoint.resolve(file).settings)
+    named = file.parent / "config"
+    error = refused("model.prediction", lambda: checkpoint.resolve(file, config=named).settings)
     assert "--config" in error.hint
-    refused(
-        "model.prediction", lambda: checkpoint.resolve(file, config=file.parent / "config").settings
-    )
+    scheduler(file, **agrees)
+    assert checkpoint.resolve(file, config=named).settings == named
+
+
+@pytest.mark.parametrize(("mark", "stated", "found"), MARKS)
+def test_settings_that_were_found_follow_the_files_own_marks(file, mark, stated, found):
+    scheduler(file, **found)
+    before = components.scheduler(checkpoint.resolve(file)).config
+    mark(file)
+    after = components.scheduler(checkpoint.resolve(file)).config
+    assert {key: after[key] for key in stated} == stated
+    assert after["prediction_type"] != before["prediction_type"] or stated == ZERO_SNR
+    (line,) = components.overridden_settings(checkpoint.resolve(file))
+    assert str(stated.get("prediction_type")) in line or stated == ZERO_SNR
+
+
+@pytest.mark.parametrize(("mark", "agrees", "disagrees"), REFUSED_MARKS)
+def test_marks_that_no_settings_can_follow_are_refused(file, mark, agrees, disagrees):
+    mark(file)
+    scheduler(file, **disagrees)
+    refused("model.prediction", lambda: checkpoint.resolve(file).settings)
     scheduler(file, **agrees)
     assert checkpoint.resolve(file).settings == file.parent / "config"
+    assert not components.overridden_settings(checkpoint.resolve(file))
+
+
+def test_a_marked_file_is_drawn_and_edited_as_the_folder_that_says_the_same(file, tmp_path):
+    """Of two equal networks, one says what it predicts in the file and one in its settings."""
+    said = tmp_path / "said"
+    shutil.copytree(file.parent, said)
+    scheduler(said / NAME, **ZERO_SNR, timestep_spacing="trailing")
+    ztsnr(file)
+
+    def ends(path: Path) -> tuple[torch.Tensor, dict]:
+        model = models.load(checkpoint.resolve(path), device="cpu")
+        model.refuse_scheduler()
+        return model.sampler(4).alphas_cumprod, dict(
+            components.scheduler(checkpoint.resolve(path)).config
+        )
+
+    alphas, config = ends(file)
+    assert torch.equal(alphas, ends(said / NAME)[0])
+    assert config == ends(said / NAME)[1]
+    assert alphas[-1] == 0
+    scheduler(said / NAME, **EPSILON, rescale_betas_zero_snr=False)
+    assert not torch.equal(alphas, ends(said / NAME)[0])
 
 
 def test_damaged_settings_of_a_scheduler_are_a_named_error(file):
