@@ -127,7 +127,7 @@ def apply(
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, or --delta FILE", param_hint="RECIPE")
-    loaded = recipes.load(recipe, set_ or (), method)
+    loaded = recipes.load(recipe, set_ or (), method, pipe=True)
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
     if dry_run:

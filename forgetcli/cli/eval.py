@@ -182,7 +182,7 @@ def evaluate(
     from forgetcli import recipe as recipes
     from forgetcli.evaluation import prompt_sets
 
-    loaded = recipes.load(recipe) if recipe is not None else None
+    loaded = recipes.load(recipe, pipe=True) if recipe is not None else None
     prompt_set = prompt_sets.load(prompts, prompts_format) if prompts is not None else None
     if distributed.launched():
         # Before the launcher's state imports them.

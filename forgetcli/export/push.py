@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from forgetcli.artifact.listing import regular_files
 from forgetcli.artifact.manifest import is_hubs
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.progress import Observer, Silent
 from forgetcli.storage import hub
-from forgetcli.storage.files import walk_files
 from forgetcli.verification import audit
 
 LOGIN = "run: hf auth login, with a token that may write"
@@ -121,7 +121,7 @@ def _upload(folder: Path, repo: str, private: bool, revision: str | None) -> Pus
     # of the repository would see a partial model.
     files = [
         huggingface_hub.CommitOperationAdd(path, folder / path)
-        for path in walk_files(folder)
+        for path in regular_files(folder)
         if not is_hubs(path)
     ]
     commit = api.create_commit(
