@@ -331,6 +331,40 @@ def read_delta(data: bytes, folder: Path) -> None:
         read.value(tensor)
 
 
+def read_applied_delta(data: bytes, folder: Path) -> None:
+    """A delta gives the edited model that it was made of, or an error."""
+    from forgetcli.artifact import manifest
+    from forgetcli.pipeline.apply_delta import apply_delta
+    from forgetcli.pipeline.revert import revert
+    from forgetcli.storage.files import walk_files
+    from forgetcli.verification import audit
+
+    base = folder / "first"
+    if not base.exists():  # the model that the delta's edit was made to
+        revert(EDITED, [2], output=base)
+    path = folder / "y-delta.safetensors"
+    path.write_bytes(data)
+    made = folder / "made"
+    try:
+        apply_delta(path, model=str(base), output=made, force=True)
+        assert walk_files(made) == walk_files(EDITED), "other files"
+        for name in walk_files(made):
+            same = (made / name).read_bytes() == (EDITED / name).read_bytes()
+            assert same or name == manifest.MANIFEST, "another result"
+        if _definition(made) != _definition(EDITED):
+            assert not audit.verify(made, base).ok, "another manifest, which verify accepts"
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _definition(folder: Path) -> Any:
+    """What a manifest says, without the circumstances of the run and the base's path."""
+    statement = _document(folder / "forget.provenance.json")
+    definition = statement["predicate"]["buildDefinition"]
+    del definition["externalParameters"]["model"]
+    return statement["subject"], definition
+
+
 def naive_delta(data: bytes) -> object:
     header, _ = hostile.split_safetensors(data)
     return json.loads(header["__metadata__"]["forget.provenance.json"])["predicate"]
@@ -477,6 +511,13 @@ def _target_list() -> tuple[Target, ...]:
             lambda: golden((GOLDEN / "edited-delta.safetensors").read_bytes()),
             read_delta,
             naive_delta,
+        ),
+        Target(
+            "applied-delta",
+            lambda: hostile.delta_files((GOLDEN / "edited-delta.safetensors").read_bytes()),
+            read_applied_delta,
+            naive_delta,
+            0.25,
         ),
         Target("verdicts", lambda: hostile.json_lines(VERDICTS), read_verdicts, naive_verdicts),
         Target("run", lambda: hostile.json_files(RUN), read_run, naive_run),
