@@ -164,7 +164,9 @@ def show(
         "warnings": list(loaded.warnings),
     }
     sink.result(
-        data, human=lambda: recipe_text.to_toml(loaded).rstrip("\n"), quiet=str(loaded.source)
+        data,
+        human=lambda: recipe_text.to_toml(loaded).rstrip("\n"),
+        quiet=str(loaded.source or recipe),
     )
 
 

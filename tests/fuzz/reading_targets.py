@@ -321,6 +321,28 @@ def naive_report(data: bytes) -> object:
     return {key: len(value) for key, value in json.loads(data).items()}
 
 
+def read_results(data: bytes, folder: Path) -> None:
+    """The model card shows the scores of an evaluation."""
+    from forgetcli.artifact import card
+
+    path = folder / "results.json"
+    path.write_bytes(data)
+    card.rewrite(_edited(folder), path)
+
+
+@cache
+def results() -> dict[str, Any]:
+    from forgetcli.checkpoint import base as checkpoint
+
+    side = {"forget": 0.9, "forget_ci": [0.8, 1.0], "forget_direct": None, "retain": 0.5, "h": 0.6}
+    models = [{"digest": checkpoint.resolve(EDITED).digest, "edited": side}]
+    return {"judge": {"name": "demo"}, "n_images": 4, "baseline": {**side}, "models": models}
+
+
+def naive_results(data: bytes) -> object:
+    return [model["edited"]["h"] / 2 for model in json.loads(data)["models"]]
+
+
 def read_delta(data: bytes, folder: Path) -> None:
     from forgetcli.artifact import delta
 
@@ -506,6 +528,9 @@ def _target_list() -> tuple[Target, ...]:
             0.3,
         ),
         Target("report", config("forget.report.json"), read_report, naive_report, 0.3),
+        Target(
+            "card-results", lambda: hostile.json_files(results()), read_results, naive_results, 0.1
+        ),
         Target(
             "delta",
             lambda: golden((GOLDEN / "edited-delta.safetensors").read_bytes()),
