@@ -17,6 +17,7 @@ from forgetcli.artifact.manifest import MANIFEST, SIGNATURE
 from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.storage.atomic import write_atomically
 from forgetcli.storage.scratch import scratch
+from forgetcli.storage.workspace import collect
 
 PROVED = "it was signed with the private key that belongs to"
 
@@ -51,6 +52,8 @@ def sign(
             key, fault, "openssl ecparam -name prime256v1 -genkey -noout -out key.pem makes one"
         ) from fault
     configured.set_hashing_config(_hashing(folder, path))
+    # A temporary file of a killed run would be signed with the rest, and later be removed.
+    collect(folder)
     with scratch("sign") as place:
         made = place / SIGNATURE
         try:

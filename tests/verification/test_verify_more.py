@@ -314,6 +314,22 @@ def test_a_small_difference_is_within_the_tolerance_and_said_to_be_no_identity(e
     )
 
 
+def test_second_moments_with_other_digests_are_not_proved(edited):
+    """Ledger and manifest can be made to agree on any digest; only repeating the edit can tell."""
+    claim = "that the second moments are those that the manifest lists"
+    assert not any(claim in line for line in audit.verify(edited, rebuild=True).not_proved)
+    name, digest = sorted(manifests.load(edited).materials.items())[0]
+    for file in (ledger.LEDGER, manifests.MANIFEST):
+        path = edited / file
+        assert digest in path.read_text()
+        path.write_text(path.read_text().replace(digest, 64 * "0"))
+    brought_up_to_date(edited)
+    verdict = audit.verify(edited)
+    assert verdict.ok, verdict.problems  # the control: without repeating it nothing can tell
+    again = audit.verify(edited, rebuild=True)
+    assert again.ok and any(claim in line and name in line for line in again.not_proved)
+
+
 def test_parameters_that_are_not_the_recipes_are_found(edited):
     brought_up_to_date(
         edited, lambda build: build["externalParameters"]["parameters"]["refine"].update(steps=40)
