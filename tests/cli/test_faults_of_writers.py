@@ -80,7 +80,7 @@ WRITERS = {
     "revert": Writer(("revert", "edited", "--all", "-o", "reverted", "--force"), "reverted", 31),
     "card": Writer(("card", "edited"), "edited", 13, faults=("EIO", "SIGKILL")),
     "sign": Writer(
-        ("sign", "edited", "--key", "key.pem"), "edited", 3, faults=("ENOSPC", "SIGKILL")
+        ("sign", "edited", "--private-key", "key.pem"), "edited", 3, faults=("ENOSPC", "SIGKILL")
     ),
     # It writes into the system's temporary folder only.
     "rebuild": Writer(
