@@ -26,6 +26,7 @@ from forgetcli.recipe import Concept
 from forgetcli.storage import atomic, hub
 from forgetcli.storage.copying import copy_file
 from forgetcli.storage.json import decode, read_json
+from forgetcli.storage.workspace import collect
 
 if TYPE_CHECKING:
     from forgetcli.artifact.ledger import Ledger
@@ -131,6 +132,7 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
     edited = EditedModel(Path(folder))
     folder = edited.folder
     made = edited.manifest
+    collect(folder)  # a temporary file of a killed run must not get into the new folder
     files = regular_files(folder)
     recipe = recipes.load(edited.path(made.recipe_path.name))
     report = _report(edited)

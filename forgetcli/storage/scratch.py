@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from forgetcli.storage.atomic import output_faults
@@ -28,7 +28,8 @@ def scratch(purpose: str) -> Iterator[Path]:
     workspace = Workspace(place / f"forget-{purpose}")
     try:
         with output_faults(place, remedy="set TMPDIR to a folder on another disk"):
-            collect(place, workspace.target.name)
+            with suppress(PermissionError):  # a temporary folder that may not be listed
+                collect(place, workspace.target.name)
             workspace.create()
             os.mkdir(workspace.new)
         yield workspace.new

@@ -405,6 +405,20 @@ def test_a_signature_is_of_hidden_files_too_but_not_of_the_hubs(edited, keys, na
     )
 
 
+def test_what_a_killed_run_has_left_is_neither_signed_nor_kept(edited, keys):
+    from forgetcli.artifact import card
+    from forgetcli.verification import signature
+
+    left = edited / ".forget.signature.json.1-0123abcd.forget.tmp"
+    left.touch()
+    assert left.name in problems(edited)[0]
+    signature.sign(edited, keys / "mine.pem")
+    assert not left.exists() and problems(edited, key=keys / "mine.pub") == []
+    left.touch()
+    card.rewrite(edited)
+    assert not left.exists() and problems(edited) == []
+
+
 def test_a_signature_elsewhere_a_locked_key_and_what_is_no_signature(edited, keys, tmp_path):
     from forgetcli.verification import signature
 
