@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from forked import forks
@@ -22,12 +23,15 @@ from typer.testing import CliRunner
 from forgetcli import export, models, recipe
 from forgetcli.artifact import integrity, ledger, patch, statement
 from forgetcli.artifact import manifest as manifests
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import ldm as layout
 from forgetcli.cli.app import app
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import ForgetError, ModelError
+from forgetcli.export import modelspec
 from forgetcli.generation import draw
+from forgetcli.generation.images import ImageRequest
 from forgetcli.models import components
 from forgetcli.models.tensors import read_parameter, read_tensor
 from forgetcli.pipeline import apply as pipeline
@@ -973,26 +977,24 @@ def test_marks_that_no_settings_can_follow_are_refused(file, mark, agrees, disag
     assert not components.overridden_settings(checkpoint.resolve(file))
 
 
-def test_a_marked_file_is_drawn_and_edited_as_the_folder_that_says_the_same(file, tmp_path):
-    """Of two equal networks, one says what it predicts in the file and one in its settings."""
-    said = tmp_path / "said"
-    shutil.copytree(file.parent, said)
-    scheduler(said / NAME, **ZERO_SNR, timestep_spacing="trailing")
+def test_a_marked_file_is_drawn_as_the_folder_that_says_the_same(file, tmp_path):
+    """Of equal networks, one says what it predicts in the file, the other in its settings."""
+    said = Path(shutil.copytree(file.parent, tmp_path / "said")) / NAME
+    scheduler(said, **ZERO_SNR, timestep_spacing="trailing")
+    unmarked = drawn(file)
     ztsnr(file)
+    assert numpy.array_equal(drawn(file), drawn(said))
+    assert not numpy.array_equal(drawn(file), unmarked)
+    assert modelspec._prediction(EditedModel(file.parent)) == "v"  # for exports of an edit
+    # The edit's own sampler, too.
+    model = models.load(checkpoint.resolve(file), device="cpu")
+    assert model.sampler(4).config["prediction_type"] == "v_prediction"
+    assert model.sampler(4).alphas_cumprod[-1] == 0
 
-    def ends(path: Path) -> tuple[torch.Tensor, dict]:
-        model = models.load(checkpoint.resolve(path), device="cpu")
-        model.refuse_scheduler()
-        return model.sampler(4).alphas_cumprod, dict(
-            components.scheduler(checkpoint.resolve(path)).config
-        )
 
-    alphas, config = ends(file)
-    assert torch.equal(alphas, ends(said / NAME)[0])
-    assert config == ends(said / NAME)[1]
-    assert alphas[-1] == 0
-    scheduler(said / NAME, **EPSILON, rescale_betas_zero_snr=False)
-    assert not torch.equal(alphas, ends(said / NAME)[0])
+def drawn(path: Path) -> numpy.ndarray:
+    request = ImageRequest("a cat", 0, steps=2)
+    return numpy.asarray(draw.Sampler(checkpoint.resolve(path), "cpu")([request])[0])
 
 
 def test_damaged_settings_of_a_scheduler_are_a_named_error(file):
