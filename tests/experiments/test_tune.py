@@ -251,6 +251,15 @@ def test_a_journal_that_was_cut_off_goes_on(journal: Path):
     assert len(study_module.open_study(journal, {"x": 1.0}, 0).trials) == 4
 
 
+def test_a_search_that_was_killed_between_scores_and_value_goes_on(journal: Path):
+    lines = journal.read_bytes().splitlines(keepends=True)
+    (scored, *_) = [n for n, line in enumerate(lines) if b'"scores"' in line]
+    journal.write_bytes(b"".join(lines[: scored + 1]))
+    study = study_module.open_study(journal, {"x": 1.0}, 0)
+    assert not study_module.has_scores(study) and study_module.recorded_trials(study) == ()
+    assert study.ask().suggest_float("x", 0, 2) == 1.0  # it is queued again
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

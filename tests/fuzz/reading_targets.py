@@ -429,6 +429,51 @@ def naive_run(data: bytes) -> object:
     return [(Path("x") / name).name for name in json.loads(data)["models"]]
 
 
+def read_journal(data: bytes, folder: Path) -> None:
+    """The search that it records goes on."""
+    import optuna
+
+    from forgetcli.experiments.tuning import study as studies
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = folder / studies.STUDY
+    path.write_bytes(data)
+    study = studies.open_study(path, {"x": 1.0}, 0)
+    if studies.has_scores(study):
+        f"{study.best_value:.3f}"
+    for trial in studies.recorded_trials(study):
+        assert trial.h >= 0 or trial.h < 0, "H is no number"
+        trial.as_dict()
+    study.tell(study.ask(), 0.5)
+
+
+def naive_journal(data: bytes) -> object:
+    return [line["op_code"] + 1 for line in map(json.loads, data.decode().splitlines())]
+
+
+_DISTRIBUTION = {"name": "FloatDistribution", "attributes": {"low": 0, "high": 2, "log": False}}
+JOURNAL = [
+    {"op_code": 0, "worker_id": "w", "study_name": "tune", "directions": [2]},
+    {"op_code": 4, "worker_id": "w", "study_id": 0, "datetime_start": "2026-01-01T00:00:00"},
+    {
+        "op_code": 5,
+        "worker_id": "w",
+        "trial_id": 0,
+        "param_name": "x",
+        "param_value_internal": 1.0,
+        "distribution": json.dumps(_DISTRIBUTION),
+    },
+    {"op_code": 8, "worker_id": "w", "trial_id": 0, "user_attr": {"parameters": {"edit.lam": 1.0}}},
+    {"op_code": 8, "worker_id": "w", "trial_id": 0, "user_attr": {"scores": {"h": 0.5}}},
+    {
+        "op_code": 6,
+        "worker_id": "w",
+        "trial_id": 0,
+        "state": 1,
+        "values": [0.5],
+        "datetime_complete": "2026-01-01T00:00:01",
+    },
+]
 RUN = {"schema_version": 1, "models": {"unedited": "0", "edited": "1", "x": "2"}, "steps": 2}
 VERDICTS = [
     {"key": 64 * "a", "seen": True, "judged": "cat", "score": 0.5},
@@ -545,6 +590,7 @@ def _target_list() -> tuple[Target, ...]:
             0.25,
         ),
         Target("verdicts", lambda: hostile.json_lines(VERDICTS), read_verdicts, naive_verdicts),
+        Target("journal", lambda: hostile.json_lines(JOURNAL), read_journal, naive_journal, 0.2),
         Target("run", lambda: hostile.json_files(RUN), read_run, naive_run),
     )
 

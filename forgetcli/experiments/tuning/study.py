@@ -85,7 +85,8 @@ def _check_attributes(study: optuna.Study) -> None:
         h = notes.get("scores", {}).get("h") if all(isinstance(t, dict) for t in tables) else "?"
         if not isinstance(h, float | int | None) or not isinstance(notes.get("why", ""), str):
             raise TypeError("a trial's notes")
-        if not all(isinstance(value, float | int) for value in trial.values or ()):
+        values = trial.values if trial.state == TrialState.COMPLETE else []
+        if not (isinstance(values, list) and all(isinstance(v, float | int) for v in values)):
             raise TypeError("a trial's value")
 
 
@@ -114,13 +115,18 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     return [
         trial
         for trial in study.trials
-        if trial.state.is_finished() and ("scores" in trial.user_attrs or "why" in trial.user_attrs)
+        if _is_scored(trial) or (trial.state.is_finished() and "why" in trial.user_attrs)
     ]
 
 
 def has_scores(study: optuna.Study) -> bool:
     """Whether any trial was scored on all images."""
-    return any("scores" in trial.user_attrs for trial in study.trials)
+    return any(map(_is_scored, study.trials))
+
+
+def _is_scored(trial: FrozenTrial) -> bool:
+    """Not so if the run was killed after the scores were noted, and before the trial's value."""
+    return trial.state == TrialState.COMPLETE and "scores" in trial.user_attrs
 
 
 def recorded_trials(study: optuna.Study) -> tuple[Trial, ...]:
