@@ -99,6 +99,8 @@ def overridden_settings(base: Base) -> list[str]:
     Raises:
         ModelError: as `settings`.
     """
+    if base.single is None:
+        return []
     found, used = settings(base, "scheduler", SCHEDULER_CONFIG), scheduler_settings(base)
     changes = [f"{key} = {value}" for key, value in used.items() if found.get(key) != value]
     return [f"the scheduler as {base.place} says: {', '.join(changes)}"] if changes else []
