@@ -16,7 +16,7 @@ from forked import forks
 from pipelines import tiny_sd, tiny_sdxl
 from safetensors import safe_open
 from safetensors.torch import load, save
-from single_files import METADATA, ldm, settings
+from single_files import METADATA, ldm, read_by_diffusers, settings
 from tiny_runs import EVAL, PROMPTS, RECIPE
 from typer.testing import CliRunner
 
@@ -237,8 +237,8 @@ def test_networks_are_those_of_the_folder_and_those_that_diffusers_reads(
         diffusers, json.loads((folder / "model_index.json").read_text())["_class_name"]
     )
     extra = {} if style == "sdxl" else {"safety_checker": None}
-    independent = pipeline_class.from_single_file(
-        str(file), config=str(folder), local_files_only=True, dtype=torch.float32, **extra
+    independent = read_by_diffusers(
+        pipeline_class, file, config=str(folder), dtype=torch.float32, **extra
     )
     for name, cls in components_of(folder).items():
         found = components.network(base, name, cls, torch.float32).state_dict()
@@ -370,10 +370,10 @@ def test_it_loads_in_diffusers_with_the_edited_weights(read_only_files, tmp_path
         else (StableDiffusionPipeline, {"safety_checker": None})
     )
     before, after = (
-        loader.from_single_file(
-            str(place / NAME),
+        read_by_diffusers(
+            loader,
+            place / NAME,
             config=str(place / "config"),
-            local_files_only=True,
             dtype=torch.float16,
             **options,
         )

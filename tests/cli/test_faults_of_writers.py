@@ -23,7 +23,7 @@ from faults import Sweep, Unsafe, tree
 from forked import Forks, Told, forks
 from tiny_runs import OTHER, apply, hidden
 
-from forgetcli.artifact.manifest import MANIFEST, SIGNATURE
+from forgetcli.artifact.manifest import CARD, MANIFEST, SIGNATURE
 
 # Read before the fixture that hides FORGET_* from the tests.
 ALL = bool(os.environ.get("FORGET_FUZZ"))
@@ -273,8 +273,9 @@ def assert_consistent(folder: Path) -> None:
     """A manifest lists the model card that is beside it, and a signature is a whole one."""
     if (folder / MANIFEST).is_file():
         subjects = json.loads((folder / MANIFEST).read_bytes())["subject"]
-        (listed,) = [s["digest"]["sha256"] for s in subjects if s["name"] == "README.md"]
-        assert hashlib.sha256((folder / "README.md").read_bytes()).hexdigest() == listed
+        listed = [s["digest"]["sha256"] for s in subjects if s["name"] == CARD]
+        cards = [folder / CARD] if (folder / CARD).is_file() else []  # a base may have none
+        assert [hashlib.sha256(card.read_bytes()).hexdigest() for card in cards] == listed
     if (folder / SIGNATURE).is_file():
         json.loads((folder / SIGNATURE).read_bytes())
 
