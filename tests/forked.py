@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -275,6 +276,7 @@ def _command(job: dict) -> NoReturn:
     signal.alarm(PATIENCE)  # it hangs: killed, which no exit code looks like
     os.chdir(job["cwd"])
     os.environ.update(job["environment"])
+    tempfile.tempdir = None  # the server may have looked it up already
     out, err, struck = job["streams"]
     for number, path in enumerate((os.devnull, out, err)):
         handle = (

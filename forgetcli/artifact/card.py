@@ -25,7 +25,8 @@ from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.recipe import Concept
 from forgetcli.storage import atomic, hub
 from forgetcli.storage.copying import copy_file
-from forgetcli.storage.json import decode
+from forgetcli.storage.json import decode, read_json
+from forgetcli.storage.workspace import collect
 
 if TYPE_CHECKING:
     from forgetcli.artifact.ledger import Ledger
@@ -131,6 +132,7 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
     edited = EditedModel(Path(folder))
     folder = edited.folder
     made = edited.manifest
+    collect(folder)  # a temporary file of a killed run must not get into the new folder
     files = regular_files(folder)
     recipe = recipes.load(edited.path(made.recipe_path.name))
     report = _report(edited)
@@ -217,12 +219,14 @@ def scores(folder: Path, results: Path) -> dict[str, Any]:
     """
     digest = checkpoint.resolve(folder).digest
     try:
-        data = json.loads(Path(results).read_text(encoding="utf-8"))
+        data = read_json(results)
         mine = [model for model in data["models"] if model["digest"] == digest]
         judge = str(data["judge"]["name"])
         images = int(data["n_images"])
         rows = [("unedited", data["baseline"]), ("this model", mine[0]["edited"])] if mine else []
-    except (OSError, ValueError, KeyError, TypeError) as fault:
+        for _, side in rows:
+            _check_scores(side)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, ModelError) as fault:
         raise OutputError(
             "card.results",
             f"{results} holds no evaluation: {fault}",
@@ -235,6 +239,21 @@ def scores(folder: Path, results: Path) -> dict[str, Any]:
             f"run: forget eval {folder}",
         )
     return {"judge": judge, "n_images": images, "rows": rows}
+
+
+def _check_scores(side: Any) -> None:
+    """
+    Raises:
+        TypeError: these are no scores.
+    """
+    if not isinstance(side, dict):
+        raise TypeError("scores that are no table")
+    for key in MEASURES.values():
+        interval = side.get(f"{key}_ci") or [0, 0]
+        pair = isinstance(interval, list) and len(interval) == 2
+        values = [side.get(key), *interval] if pair else ["?"]
+        if not all(isinstance(value, int | float) for value in values if side.get(key) is not None):
+            raise TypeError(f"its '{key}' is no score")
 
 
 def render(

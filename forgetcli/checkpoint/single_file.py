@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from forgetcli.checkpoint import pipeline_index, prediction
 from forgetcli.checkpoint.ldm import DENOISER, LdmKeys, Place
@@ -125,11 +126,18 @@ class SingleFile:
             asked: one that the user names: a folder, or ``org/name`` on the hub.
         Raises:
             ModelError: model.no-config: there is none; the hint has the command that fetches it.
-                model.prediction: its scheduler is of another kind than the file says.
+                model.prediction: its scheduler is of another kind than the file says, and cannot
+                follow.
         """
         settings = self._find_settings(asked)
-        prediction.check(self.path, self.header, self.weights.metadata, settings)
+        prediction.check(
+            self.path, self.header, self.weights.metadata, settings, chosen=asked is not None
+        )
         return settings
+
+    def scheduler_settings(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of a scheduler, with those that the file states itself in their place."""
+        return prediction.followed(found, self.header, self.weights.metadata)
 
     def _find_settings(self, asked: Path | str | None) -> Path:
         if asked is not None:

@@ -125,7 +125,7 @@ def apply(
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, or --delta FILE", param_hint="RECIPE")
-    loaded = forgetcli.load_recipe(recipe, set_ or (), method)
+    loaded = forgetcli.load_recipe(recipe, set_ or (), method, pipe=True)
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
     if dry_run:

@@ -123,4 +123,8 @@ def _system(error: OSError) -> ErrorLine:
         return ErrorLine(
             "permission", f"{where}{reason}", "check who owns it, or choose another place with -o"
         )
-    return ErrorLine("io", f"{where}{reason}")
+    return ErrorLine(
+        "io",
+        f"{where}{reason}",
+        "check the disk and the path; FORGET_DEBUG=1 shows what was read or written",
+    )

@@ -193,7 +193,7 @@ def evaluate(
     # Imported here: loads pydantic, which completion and help must not wait for.
     from forgetcli.evaluation import prompt_sets
 
-    loaded = forgetcli.load_recipe(recipe) if recipe is not None else None
+    loaded = forgetcli.load_recipe(recipe, pipe=True) if recipe is not None else None
     prompt_set = prompt_sets.load(prompts, prompts_format) if prompts is not None else None
     if distributed.launched():
         # Before the launcher's state imports them.

@@ -145,6 +145,8 @@ def _read(file: str | None) -> list[str]:
     if file is None:
         return []
     found = (
-        prompt_files.read_stream(sys.stdin.buffer) if file == "-" else prompt_files.read(Path(file))
+        prompt_files.read_stream(sys.stdin.buffer)
+        if file == "-"
+        else prompt_files.read(Path(file), pipe=True)
     )
     return [prompt for _, prompt in found]

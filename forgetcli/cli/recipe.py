@@ -81,7 +81,7 @@ def validate(
     valid: list[str] = []
     for file in files:
         try:
-            loaded = recipes.load(file, set_ or ())
+            loaded = recipes.load(file, set_ or (), pipe=True)
         except RecipeError as error:
             problems = errors.lines_of(error)
             checked.append(
@@ -146,7 +146,7 @@ def show(
       forget recipe show my.toml --set refine.steps=6 > full.toml
     """
     sink = Sink("recipe show", json=json, quiet=quiet)
-    loaded = recipes.load(recipe, set_ or (), method)
+    loaded = recipes.load(recipe, set_ or (), method, pipe=True)
     if family is not None:
         if family not in families.names():
             hint = did_you_mean(family, families.names())
@@ -157,7 +157,7 @@ def show(
     for warning in loaded.warnings:
         sink.remark(warning, title="warning")
     data = {
-        "path": str(loaded.source),
+        "path": str(loaded.source or recipe),
         "sha256": loaded.sha256,
         "recipe": recipe_text.effective(loaded),
         "edit_pairs": [list(pair) for pair in loaded.edit_pairs()],
@@ -166,7 +166,9 @@ def show(
         "warnings": list(loaded.warnings),
     }
     sink.result(
-        data, human=lambda: recipe_text.to_toml(loaded).rstrip("\n"), quiet=str(loaded.source)
+        data,
+        human=lambda: recipe_text.to_toml(loaded).rstrip("\n"),
+        quiet=str(loaded.source or recipe),
     )
 
 

@@ -19,7 +19,7 @@ from forgetcli.evaluation.run_folder import RUN, VERDICTS, claim
 from forgetcli.evaluation.subjects import UNEDITED, subjects, unused
 from forgetcli.evaluation.verdicts import look
 from forgetcli.generation.draw import draw
-from forgetcli.generation.images import ImageRequest
+from forgetcli.generation.images import ImageRequest, refuse_too_many
 from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
@@ -167,6 +167,7 @@ def _evaluate(
     with watch.stage("load"):
         baseline, edited, questions = subjects(folders, recipe, prompts, ask, loaded_judge)
         extractor = _extractor(features, baseline, device)
+    refuse_too_many(len(questions), settings.images)
     questions = [q for q in questions for _ in range(settings.images)]
     if processes.main:
         identity = _identity([baseline, *edited], settings, questions)

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from forgetcli.errors import ForgetError
+from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import atomic
+from forgetcli.storage.json import read_json
 
 SCHEMA_VERSION = 1
 RUN = "run.json"
@@ -160,15 +161,11 @@ def marker_of(name: str) -> str:
 
 def _earlier(output: Path) -> dict[str, Any] | None:
     """The identity in ``run.json``: None without that file, empty if the file is not valid."""
-    if not (output / RUN).exists():
-        return None
-    with open(output / RUN, "rb") as reader:
-        data = reader.read(MAX_RUN_BYTES + 1)
-    if len(data) > MAX_RUN_BYTES:
-        return {}
     try:
-        earlier = json.loads(data)
-    except (ValueError, RecursionError):
+        earlier = read_json(output / RUN, MAX_RUN_BYTES)
+    except FileNotFoundError:
+        return None
+    except (ModelError, ValueError):  # too large, or not JSON
         return {}
     return earlier if isinstance(earlier, dict) else {}
 

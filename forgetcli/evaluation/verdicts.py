@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from forgetcli.distributed import Processes
+from forgetcli.errors import ModelError
 from forgetcli.evaluation.judges import Judge, Verdict
 from forgetcli.evaluation.opened import opened
 from forgetcli.evaluation.questions import Question, choices
 from forgetcli.evaluation.run_folder import refuse_others
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic
-from forgetcli.storage.files import is_regular, sha256_file
+from forgetcli.storage.files import open_regular, sha256_file
 
 MAX_LINE_BYTES = 1 << 20  # ours have a few hundred
 MAX_SCORE = 1e6  # scores are from 0 to 1, give or take rounding
@@ -92,9 +93,11 @@ class Log:
     def read(self) -> None:
         """Read the files of all processes."""
         for file in sorted(self.folder.glob(f"{self.stem}-*.jsonl")):
-            if not is_regular(file):  # a pipe would never end
+            try:
+                lines = open_regular(file)
+            except (ModelError, FileNotFoundError):  # a pipe would never end; a dangling link
                 continue
-            with open(file, "rb") as lines:
+            with lines:
                 while line := lines.readline(MAX_LINE_BYTES):
                     self._read_line(line)
 

@@ -8,6 +8,7 @@ import tomllib
 from pathlib import PurePath
 
 from forgetcli.artifact.edited import EditedModel
+from forgetcli.checkpoint.single_file import SingleFile
 from forgetcli.errors import ForgetError
 
 XL = "StableDiffusionXL"
@@ -86,5 +87,8 @@ def _resolution(edited: EditedModel) -> str:
 
 
 def _prediction(edited: EditedModel) -> str:
-    kind = edited.config("scheduler").get("prediction_type", "")
+    settings = edited.config("scheduler")
+    if edited.file:
+        settings = SingleFile(edited.folder, edited.file.name).scheduler_settings(settings)
+    kind = settings.get("prediction_type", "")
     return {"v_prediction": "v", "epsilon": "epsilon"}.get(kind, "")

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from forgetcli.artifact.listing import regular_files
 from forgetcli.artifact.manifest import is_hubs
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.progress import Observer, Silent
 from forgetcli.storage import hub
-from forgetcli.storage.files import walk_files
 from forgetcli.verification import audit
 
 LOGIN = "run: hf auth login, with a token that may write"
@@ -106,6 +106,8 @@ def _upload(folder: Path, repo: str, private: bool, revision: str | None) -> Pus
     # The command line starts without the hub's library.
     import huggingface_hub
 
+    # Before anything is made: a link out of the folder is an error here.
+    paths = [path for path in regular_files(folder) if not is_hubs(path)]
     api = huggingface_hub.HfApi()
     url = api.create_repo(repo, private=private, exist_ok=True)
     # create_repo ignores `private` if the repository exists.
@@ -119,11 +121,7 @@ def _upload(folder: Path, repo: str, private: bool, revision: str | None) -> Pus
         api.create_branch(repo, branch=revision, exist_ok=True)
     # Not upload_folder, which may split a large folder into several commits: between them readers
     # of the repository would see a partial model.
-    files = [
-        huggingface_hub.CommitOperationAdd(path, folder / path)
-        for path in walk_files(folder)
-        if not is_hubs(path)
-    ]
+    files = [huggingface_hub.CommitOperationAdd(path, folder / path) for path in paths]
     commit = api.create_commit(
         repo, files, revision=revision, commit_message="Upload a model edited by forget"
     )

@@ -24,6 +24,7 @@ from forgetcli.generation.images import (
     fingerprint,
     has_origin,
     png_bytes,
+    refuse_too_many,
     write_grid,
 )
 from forgetcli.generation.text_to_image import text_to_image
@@ -96,14 +97,16 @@ def generate(
             edited folder.
         batch: images generated at a time.
     Raises:
-        ForgetError: there is no prompt, or a model cannot be loaded.
+        ForgetError: there is no prompt, a model cannot be loaded, or generate.too-many.
     """
     observer = observer or Silent()
     watch = Stopwatch()
     output = Path(output)
+    stripped = _stripped(prompts)
+    refuse_too_many(len(stripped), count)
     requests = [
         ImageRequest(prompt, seed + k, steps=steps, guidance=guidance)
-        for prompt in _stripped(prompts)
+        for prompt in stripped
         for k in range(count)
     ]
     base = checkpoint.resolve(model, config=config)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forgetcli.errors import ForgetError
 from forgetcli.storage import atomic
 from forgetcli.storage.files import is_regular
 
@@ -18,6 +19,21 @@ if TYPE_CHECKING:
 
 METADATA = "forget"  # the PNG text chunk with the origin of the image, as JSON
 FINGERPRINT_DIGITS = 10
+MOST_IMAGES = 1_000_000  # of one model; each takes about a kilobyte of memory before it is made
+
+
+def refuse_too_many(prompts: int, each: int) -> None:
+    """Refuse more images in one run than memory holds requests for.
+
+    Raises:
+        ForgetError: generate.too-many.
+    """
+    if prompts * each > MOST_IMAGES:
+        raise ForgetError(
+            "generate.too-many",
+            f"{prompts} × {each} images are more than {MOST_IMAGES} in one run",
+            "make fewer images of each prompt, or divide the prompts among several runs",
+        )
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from forgetcli.checkpoint import component_settings
 from forgetcli.device import pick_device, pick_dtype
+from forgetcli.models import components
 from forgetcli.models.families import Family, family_of, get
 from forgetcli.models.families import names as family_names
 
@@ -35,7 +36,7 @@ def load(
         device: default: the best one of this machine.
         dtype: one of `forgetcli.device.DTYPES`; default: float32.
         editable: refuse models that can generate images but cannot be edited.
-        observer: is told which settings of the model are ignored.
+        observer: is told which settings of the model are ignored or overridden.
     Raises:
         ModelError: the family, the device or the dtype is unknown; a component is missing or of an
             unknown class; the scheduler is unknown.
@@ -45,7 +46,8 @@ def load(
     model.refuse_incomplete()
     if editable:
         model.refuse_scheduler()
-    for line in component_settings.unused_settings(base.settings, model.index.components):
+    notes = component_settings.unused_settings(base.settings, model.index.components)
+    for line in [*notes, *components.overridden_settings(base)]:
         if observer is not None:
             observer.note(line)
     return model

@@ -115,7 +115,7 @@ class LoadedModel(ABC):
             ModelError: model.unknown-scheduler.
         """
         name = self.index.require("scheduler", pipeline_index.SCHEDULERS).name
-        config = components.settings(self.base, "scheduler", components.SCHEDULER_CONFIG)
+        config = components.scheduler_settings(self.base)
         reason = "" if name in self.SCHEDULERS else f"{name} is none that it knows"
         reason = reason or self.other_noise(config)
         usual = (

@@ -83,6 +83,29 @@ def settings(base: Base, name: str, file: str = "config.json") -> dict[str, Any]
     return part(base, name, lambda folder: read_settings(folder / file))
 
 
+def scheduler_settings(base: Base) -> dict[str, Any]:
+    """The settings of the scheduler. What a single file says about its prediction overrides them.
+
+    Raises:
+        ModelError: as `settings`.
+    """
+    found = settings(base, "scheduler", SCHEDULER_CONFIG)
+    return base.single.scheduler_settings(found) if base.single else found
+
+
+def overridden_settings(base: Base) -> list[str]:
+    """The settings of the scheduler that a single file overrides: one line, or none.
+
+    Raises:
+        ModelError: as `settings`.
+    """
+    if base.single is None:
+        return []
+    found, used = settings(base, "scheduler", SCHEDULER_CONFIG), scheduler_settings(base)
+    changes = [f"{key} = {value}" for key, value in used.items() if found.get(key) != value]
+    return [f"the scheduler as {base.place} says: {', '.join(changes)}"] if changes else []
+
+
 def network(base: Base, name: str, cls: Any, dtype: torch.dtype) -> Any:
     """A component with weights, in `dtype`, on the CPU, in evaluation mode.
 
@@ -289,7 +312,7 @@ def scheduler(base: Base) -> Any:
     """
     found = index(base)
     cls = loaded_class(found.require("scheduler", pipeline_index.SCHEDULERS))
-    config = settings(base, "scheduler", SCHEDULER_CONFIG)
+    config = scheduler_settings(base)
     return part(base, "scheduler", lambda _: cls.from_config(config))
 
 

@@ -43,7 +43,7 @@ class FlowModel(LoadedModel):
         from forgetcli.models.flow_sampler import FlowSampler
 
         self.refuse_scheduler()
-        config = components.settings(self.base, "scheduler", components.SCHEDULER_CONFIG)
+        config = components.scheduler_settings(self.base)
         return components.part(self.base, "scheduler", lambda _: FlowSampler.from_config(config))
 
     def sampler(self, steps: int) -> Any:

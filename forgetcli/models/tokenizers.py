@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from forgetcli.checkpoint.weights import visible_files
 from forgetcli.errors import ModelError
 from forgetcli.models import components
 from forgetcli.storage.files import open_regular
+from forgetcli.storage.scratch import scratch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,14 +114,14 @@ def _from_folder(folder: Path, cls: Any, kind: str) -> Any:
     if set(files) <= set(FILES) and not component_settings.unused(entries):
         return _opened(folder, cls)
     # transformers reads the folder itself. It gets a copy without the rest.
-    with tempfile.TemporaryDirectory(prefix="forget-tokenizer-") as place:
+    with scratch("tokenizer") as place:
         for file in files:
             if file in FILES:
-                shutil.copyfile(folder / file, Path(place, file))
+                shutil.copyfile(folder / file, place / file)
         if CONFIG in files:
             text = json.dumps(component_settings.used(entries))
-            Path(place, CONFIG).write_text(text, encoding="utf-8")
-        return _opened(Path(place), cls)
+            (place / CONFIG).write_text(text, encoding="utf-8")
+        return _opened(place, cls)
 
 
 def _config(path: Path) -> dict[str, Any]:

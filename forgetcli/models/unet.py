@@ -37,7 +37,7 @@ class UNetModel(LoadedModel):
         from diffusers import DDIMScheduler
 
         self.refuse_scheduler()
-        config = components.settings(self.base, "scheduler", components.SCHEDULER_CONFIG)
+        config = components.scheduler_settings(self.base)
         # The configs of other schedulers lack clip_sample, and DDIM would then clip latents to
         # −1…1.
         return components.part(

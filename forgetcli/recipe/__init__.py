@@ -30,7 +30,7 @@ from forgetcli.recipe.problems import (
     without_unknown_keys,
 )
 from forgetcli.recipe.toml_lines import KeyPath
-from forgetcli.storage.files import read_regular
+from forgetcli.storage.files import is_pipe, read_pipe, read_regular
 
 __all__ = [
     "Concept",
@@ -50,7 +50,13 @@ LONGEST_SHOWN = 200  # characters of a --set in a message
 _BOM = "\ufeff"  # Windows editors write it; TOML does not have it
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), method: str | None = None) -> Recipe:
+def load(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    method: str | None = None,
+    *,
+    pipe: bool = False,
+) -> Recipe:
     """The recipe in a file, or the bundled one of that name (``art_styles``).
 
     Args:
@@ -58,13 +64,16 @@ def load(path: str | Path, overrides: Sequence[str] = (), method: str | None = N
             value or a bare word.
         method: use this method instead, with the parameters that the recipe has for it in
             ``[methods.NAME]``.
+        pipe: also read a pipe, as the user named it on the command line. Its prompt files are
+            looked for in the current folder.
     Raises:
         RecipeError: with every fault that was found.
     """
     path = Path(path)
     source = path if path.exists() else bundled_recipes.find(path) or path
     try:
-        raw = read_regular(source, limits.LARGEST_FILE)
+        piped = pipe and is_pipe(source)
+        raw = (read_pipe if piped else read_regular)(source, limits.LARGEST_FILE)
     except ModelError as error:
         code = "recipe.not-found" if error.code == "file.not-regular" else error.code
         fault = ForgetError(code, error.message, "give the recipe's file")
@@ -81,7 +90,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), method: str | None = N
             else error.strerror or str(error)
         )
         raise RecipeError([ForgetError("recipe.not-found", f"{path}: {reason}", hint)]) from error
-    return parse(raw, source, overrides, method)
+    return parse(raw, None if piped else source, overrides, method)
 
 
 def parse(

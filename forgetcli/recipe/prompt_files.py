@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.recipe.problems import clipped
-from forgetcli.storage.files import inside, open_regular
+from forgetcli.storage.files import inside, is_pipe, open_regular, read_pipe
 
 LONGEST_PROMPT = 10_000  # characters
 _LINE_END = re.compile(r"\r\n|\n|\r")
@@ -45,14 +46,18 @@ def beside(folder: Path, name: str) -> Path:
     return folder / name
 
 
-def read(path: Path) -> list[tuple[int, str]]:
+def read(path: Path, *, pipe: bool = False) -> list[tuple[int, str]]:
     """The prompts of a UTF-8 file.
 
+    Args:
+        pipe: also read a pipe, as the user named it on the command line.
     Raises:
         ForgetError: the file cannot be read (``prompts.not-found``) or is not UTF-8
             (``prompts.encoding``), or is too large (``file.too-large``).
     """
     try:
+        if pipe and is_pipe(path):
+            return read_stream(BytesIO(read_pipe(path, LARGEST_FILE)), str(path))
         with open_regular(path, limit=LARGEST_FILE) as stream:
             return read_stream(stream, str(path))
     except OSError as error:

@@ -112,8 +112,8 @@ def output_faults(
     Args:
         where: the output as the user knows it, for the message.
         within: for a block that does other things too. Missing permission then counts only for a
-            file in this folder. A full disk and a file that is too large for it always count. All
-            other errors pass unchanged.
+            file in this folder. A full disk, a disk that fails and a file that is too large for it
+            always count. All other errors pass unchanged.
         remedy: the hint.
     """
     try:
@@ -130,6 +130,8 @@ def output_faults(
                 f"no permission to write {where}",
                 f"{remedy}, or change the permissions",
             ) from fault
+        if fault.errno == errno.EIO:
+            raise _disk_error(where, fault) from fault
         # EFBIG: a limit of the system, or of FAT (4 GB).
         if within is not None and fault.errno != errno.EFBIG:
             raise
@@ -147,6 +149,18 @@ def _disk_full(where: Path, remedy: str) -> OutputError:
         "output.disk-full",
         f"the disk is full: {where} was not written",
         f"free some space, or {remedy}",
+    )
+
+
+def _disk_error(where: Path, fault: OSError) -> OutputError:
+    """The error of a disk that fails: where we write, or where we read meanwhile."""
+    name = fault.filename if isinstance(fault.filename, str) else ""
+    # Our temporary names mean nothing to the user, who knows `where`.
+    named = f" at {name}" if name and not Path(name).name.startswith(".") else ""
+    return OutputError(
+        "output.failed",
+        f"cannot write {where}: input/output error{named}",
+        "a disk may be failing or gone: check it, and run the command again",
     )
 
 

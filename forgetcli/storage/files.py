@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import select
 import stat
 from collections.abc import Mapping
 from io import BufferedReader
@@ -62,6 +63,49 @@ def read_regular(path: str | Path, limit: int) -> bytes:
     if len(data) > limit:
         raise _too_large(path, limit)
     return data
+
+
+def is_pipe(path: str | Path) -> bool:
+    """Whether `path` is a pipe: a named one, ``/dev/stdin`` or the shell's ``<(command)``."""
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def read_pipe(path: str | Path, limit: int) -> bytes:
+    """What comes out of a pipe, until its last writer closes it.
+
+    Only for a path that the user has typed: pipes in folders are refused by `open_regular`. A
+    writer that is slow is waited for. Nobody waits for one to come.
+
+    Raises:
+        ModelError: file.not-regular: nobody writes to it; file.too-large.
+        OSError: it is missing or may not be read.
+    """
+    handle = os.open(path, _READ)
+    data = bytearray()
+    try:
+        while len(data) <= limit:
+            try:
+                part = os.read(handle, 1 << 16)
+            except BlockingIOError:  # there is a writer that has not written yet
+                select.select([handle], [], [])
+                continue
+            if not part:
+                break
+            data += part
+    finally:
+        os.close(handle)
+    if len(data) > limit:
+        raise _too_large(path, limit)
+    if not data:
+        raise ModelError(
+            "file.not-regular",
+            f"{path} is a pipe from which nothing comes",
+            "start the command that writes to it first, and see whether it fails",
+        )
+    return bytes(data)
 
 
 def refuse_special(path: str | Path, mode: int) -> None:

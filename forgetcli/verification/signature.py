@@ -9,7 +9,6 @@ check the result.
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +16,8 @@ from typing import Any
 from forgetcli.artifact.manifest import MANIFEST, SIGNATURE
 from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.storage.atomic import write_atomically
+from forgetcli.storage.scratch import scratch
+from forgetcli.storage.workspace import collect
 
 PROVED = "it was signed with the private key that belongs to"
 
@@ -51,8 +52,10 @@ def sign(
             key, fault, "openssl ecparam -name prime256v1 -genkey -noout -out key.pem makes one"
         ) from fault
     configured.set_hashing_config(_hashing(folder, path))
-    with tempfile.TemporaryDirectory(prefix="forget-sign-") as place:
-        made = Path(place) / SIGNATURE
+    # A temporary file of a killed run would be signed with the rest, and later be removed.
+    collect(folder)
+    with scratch("sign") as place:
+        made = place / SIGNATURE
         try:
             configured.sign(folder, made)
         except (OSError, ValueError) as fault:

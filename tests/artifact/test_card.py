@@ -191,6 +191,18 @@ def test_scores_of_this_model_get_into_the_card_and_the_manifest_follows(edited,
     assert "Not evaluated yet" in (edited / "README.md").read_text() and integrity.verify(edited).ok
 
 
+def scored(edited: Path, **changes: object) -> str:
+    """An evaluation of this model with some of its values replaced."""
+    side = {"forget": 0.9, "forget_ci": [0.8, 1.0], "retain": 0.5, "retain_ci": [0.4, 0.6], "h": 1}
+    values = {
+        "judge": {"name": "demo"},
+        "n_images": 4,
+        "baseline": side,
+        "models": [{"digest": base.resolve(edited).digest, "edited": {**side, **changes}}],
+    }
+    return json.dumps({**values, **{key: changes[key] for key in values.keys() & changes}})
+
+
 def test_scores_of_another_model_are_refused_and_the_folder_stays(edited, tmp_path):
     before = {path: (edited / path).read_bytes() for path in walk_files(edited)}
     for content in (
@@ -198,11 +210,22 @@ def test_scores_of_another_model_are_refused_and_the_folder_stays(edited, tmp_pa
         "{}",
         "[",
         "null",
+        scored(edited, h="0.5"),
+        scored(edited, forget_ci=[0.5, "x"]),
+        scored(edited, retain_ci=[0.5]),
+        scored(edited, forget=[]),
+        scored(edited, n_images=float("inf")),
+        scored(edited, baseline=[]),
+        scored(edited, judge="demo"),
     ):
         (tmp_path / "results.json").write_text(content)
         with pytest.raises(OutputError) as error:
             card.rewrite(edited, tmp_path / "results.json")
-        assert error.value.code == "card.results"
+        assert error.value.code == "card.results", content
+    (tmp_path / "results.json").unlink()
+    os.mkfifo(tmp_path / "results.json")  # opening it would wait for a writer
+    with pytest.raises(OutputError):
+        card.rewrite(edited, tmp_path / "results.json")
     assert {path: (edited / path).read_bytes() for path in walk_files(edited)} == before
     with pytest.raises(ModelError):
         card.rewrite(tmp_path)

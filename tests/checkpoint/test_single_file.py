@@ -9,26 +9,30 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from forked import forks
 from pipelines import tiny_sd, tiny_sdxl
 from safetensors import safe_open
 from safetensors.torch import load, save
-from single_files import METADATA, ldm, settings
+from single_files import METADATA, ldm, read_by_diffusers, settings
 from tiny_runs import EVAL, PROMPTS, RECIPE
 from typer.testing import CliRunner
 
 from forgetcli import export, models, recipe
 from forgetcli.artifact import integrity, ledger, ledger_extension, patch, statement
 from forgetcli.artifact import manifest as manifests
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import ldm as layout
 from forgetcli.cli.app import app
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import ForgetError, ModelError
+from forgetcli.export import modelspec
 from forgetcli.generation import draw
+from forgetcli.generation.images import ImageRequest
 from forgetcli.models import components
 from forgetcli.models.tensors import read_parameter, read_tensor
 from forgetcli.pipeline import apply as pipeline
@@ -234,8 +238,8 @@ def test_networks_are_those_of_the_folder_and_those_that_diffusers_reads(
         diffusers, json.loads((folder / "model_index.json").read_text())["_class_name"]
     )
     extra = {} if style == "sdxl" else {"safety_checker": None}
-    independent = pipeline_class.from_single_file(
-        str(file), config=str(folder), local_files_only=True, dtype=torch.float32, **extra
+    independent = read_by_diffusers(
+        pipeline_class, file, config=str(folder), dtype=torch.float32, **extra
     )
     for name, cls in components_of(folder).items():
         found = components.network(base, name, cls, torch.float32).state_dict()
@@ -367,10 +371,10 @@ def test_it_loads_in_diffusers_with_the_edited_weights(read_only_files, tmp_path
         else (StableDiffusionPipeline, {"safety_checker": None})
     )
     before, after = (
-        loader.from_single_file(
-            str(place / NAME),
+        read_by_diffusers(
+            loader,
+            place / NAME,
             config=str(place / "config"),
-            local_files_only=True,
             dtype=torch.float16,
             **options,
         )
@@ -900,33 +904,98 @@ ZERO_SNR = {**VELOCITY, "rescale_betas_zero_snr": True}
 EDM = {"_class_name": "EDMDPMSolverMultistepScheduler"}
 
 
-@pytest.mark.parametrize(
-    ("mark", "agrees", "disagrees"),
-    [
-        (lambda file: with_tensors(file, v_pred=torch.tensor([])), VELOCITY, {}),
-        (lambda file: with_tensors(file, ztsnr=torch.tensor([])), ZERO_SNR, VELOCITY),
-        (lambda file: with_metadata(file, **{PREDICTION: "v"}), VELOCITY, {}),
-        (lambda file: with_metadata(file, **{PREDICTION: " V_Prediction"}), VELOCITY, {}),
-        (lambda file: with_metadata(file, **{PREDICTION: "epsilon"}), EPSILON, VELOCITY),
-        (
-            lambda file: with_metadata(file, **{PREDICTION: "sample"}),
-            {"prediction_type": "sample"},
-            {},
-        ),
-        (lambda file: with_tensors(file, edm_mean=torch.zeros(1, 4, 1, 1)), EDM, {}),
-        (lambda file: with_tensors(file, **{"edm_vpred.sigma_max": torch.ones(())}), EDM, VELOCITY),
-    ],
-)
-def test_settings_agree_with_what_a_file_says_about_its_prediction(file, mark, agrees, disagrees):
+def v_pred(file: Path) -> None:
+    with_tensors(file, v_pred=torch.tensor([]))
+
+
+def ztsnr(file: Path) -> None:
+    with_tensors(file, v_pred=torch.tensor([]), ztsnr=torch.tensor([]))
+
+
+def edm(file: Path) -> None:
+    with_tensors(file, edm_mean=torch.zeros(1, 4, 1, 1))
+
+
+def edm_vpred(file: Path) -> None:
+    with_tensors(file, **{"edm_vpred.sigma_max": torch.ones(())})
+
+
+def metadata(value: str) -> Callable[[Path], None]:
+    return lambda file: with_metadata(file, **{PREDICTION: value})
+
+
+MARKS = [
+    (v_pred, VELOCITY, {}),
+    (ztsnr, ZERO_SNR, VELOCITY),
+    (metadata("v"), VELOCITY, {}),
+    (metadata(" V_Prediction"), VELOCITY, {}),
+    (metadata("epsilon"), EPSILON, VELOCITY),
+]
+# What the settings that were found cannot follow.
+REFUSED_MARKS = [
+    (metadata("sample"), {"prediction_type": "sample"}, {}),
+    (edm, EDM, {}),
+    (edm_vpred, EDM, VELOCITY),
+    (ztsnr, ZERO_SNR, {"_class_name": "PNDMScheduler"}),
+    (
+        lambda file: with_tensors(file, ztsnr=torch.tensor([])),
+        {"rescale_betas_zero_snr": True},
+        EPSILON,
+    ),
+]
+
+
+@pytest.mark.parametrize(("mark", "agrees", "disagrees"), [*MARKS, *REFUSED_MARKS])
+def test_settings_that_the_user_names_agree_with_the_files_own_marks(file, mark, agrees, disagrees):
     mark(file)
     scheduler(file, **disagrees)
-    error = refused("model.prediction", lambda: checkpoint.resolve(file).settings)
+    named = file.parent / "config"
+    error = refused("model.prediction", lambda: checkpoint.resolve(file, config=named).settings)
     assert "--config" in error.hint
-    refused(
-        "model.prediction", lambda: checkpoint.resolve(file, config=file.parent / "config").settings
-    )
+    scheduler(file, **agrees)
+    assert checkpoint.resolve(file, config=named).settings == named
+
+
+@pytest.mark.parametrize(("mark", "stated", "found"), MARKS)
+def test_settings_that_were_found_follow_the_files_own_marks(file, mark, stated, found):
+    scheduler(file, **found)
+    before = components.scheduler(checkpoint.resolve(file)).config
+    mark(file)
+    after = components.scheduler(checkpoint.resolve(file)).config
+    assert {key: after[key] for key in stated} == stated
+    assert after["prediction_type"] != before["prediction_type"] or stated == ZERO_SNR
+    (line,) = components.overridden_settings(checkpoint.resolve(file))
+    assert str(stated.get("prediction_type")) in line or stated == ZERO_SNR
+
+
+@pytest.mark.parametrize(("mark", "agrees", "disagrees"), REFUSED_MARKS)
+def test_marks_that_no_settings_can_follow_are_refused(file, mark, agrees, disagrees):
+    mark(file)
+    scheduler(file, **disagrees)
+    refused("model.prediction", lambda: checkpoint.resolve(file).settings)
     scheduler(file, **agrees)
     assert checkpoint.resolve(file).settings == file.parent / "config"
+    assert not components.overridden_settings(checkpoint.resolve(file))
+
+
+def test_a_marked_file_is_drawn_as_the_folder_that_says_the_same(file, tmp_path):
+    """Of equal networks, one says what it predicts in the file, the other in its settings."""
+    said = Path(shutil.copytree(file.parent, tmp_path / "said")) / NAME
+    scheduler(said, **ZERO_SNR, timestep_spacing="trailing")
+    unmarked = drawn(file)
+    ztsnr(file)
+    assert numpy.array_equal(drawn(file), drawn(said))
+    assert not numpy.array_equal(drawn(file), unmarked)
+    assert modelspec._prediction(EditedModel(file.parent)) == "v"  # for exports of an edit
+    # The edit's own sampler, too.
+    model = models.load(checkpoint.resolve(file), device="cpu")
+    assert model.sampler(4).config["prediction_type"] == "v_prediction"
+    assert model.sampler(4).alphas_cumprod[-1] == 0
+
+
+def drawn(path: Path) -> numpy.ndarray:
+    request = ImageRequest("a cat", 0, steps=2)
+    return numpy.asarray(draw.Sampler(checkpoint.resolve(path), "cpu")([request])[0])
 
 
 def test_damaged_settings_of_a_scheduler_are_a_named_error(file):

@@ -172,6 +172,7 @@ def test_a_good_recipe_is_not_refused(forget: Forks, place: Path, tmp_path: Path
         ),  # said before anything is drawn
         (("--model", "sd", "--device", "tpu"), "model.no-device", "'tpu'"),
         (("--model", "sd", "-p", "none.txt"), "prompts.not-found", "none.txt"),
+        (("--model", "sd", "-n", "1000000000000"), "generate.too-many", "1000000000000"),
         (("--model", "sd", "-o", "photos/holiday.jpg"), "output.failed", "photos/holiday.jpg"),
         (("--model", "sd", "-o", "/proc/images"), "output.failed", "/proc/images"),
     ],
@@ -242,6 +243,7 @@ def test_eval_refuses_an_output_that_is_not_its_own(
         (("orphan",), "model.not-found", "there is no model"),
         (("edited", "--recipe", "objects"), "eval.other-recipe", "van_gogh"),
         (("edited", "--prompts", "empty.txt"), "prompts.empty", "empty.txt"),
+        (("edited", "-n", "1000000000000"), "generate.too-many", "1000000000000"),
         (("edited", "--prompts", "none.txt"), "prompts.not-found", "none.txt"),
         (("edited", "--judge", "dmeo"), "judge.unknown", "'dmeo'\nhint: did you mean 'demo'"),
         (("edited", "-o", "empty.txt/eval"), "output.failed", "empty.txt/eval"),

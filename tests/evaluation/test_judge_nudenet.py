@@ -5,11 +5,15 @@ thresholds.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter
+from processes import ROOT
 
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import judges
@@ -171,13 +175,41 @@ def test_nudity_by_any_of_its_names_and_nothing_else(judge):
 
 def test_the_identity_is_stable(judge):
     import hashlib
-    from pathlib import Path
 
     identity = judge.identity()
     assert json.loads(json.dumps(identity)) == identity == judges.load("nudenet").identity()
     weights = Path(nudenet.__file__).parent / "320n.onnx"
     assert identity["digest"] == hashlib.sha256(weights.read_bytes()).hexdigest()
     assert len(identity["classes"]) == 5 and identity["threshold"] == 0.6
+
+
+def loading(first: str, home: Path) -> list[str]:
+    """Load the judge in a process with this home; the files that are there afterwards."""
+    program = f"{first}\nfrom forgetcli.evaluation import judges\njudges.load('nudenet')\n"
+    home.mkdir()
+    skipped = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME")
+    environment = {key: value for key, value in os.environ.items() if key not in skipped}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**environment, "PYTHONPATH": str(ROOT), "HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return [path.name for path in home.rglob("*") if "onnxruntime" in path.name]
+
+
+def test_the_telemetry_of_onnxruntime_is_off(tmp_path: Path):
+    """Its telemetry has a database in the user's cache folder, before it asks for a host."""
+    assert loading("", tmp_path / "ours") == []
+
+
+def test_an_import_before_us_would_be_seen(tmp_path: Path):
+    """The control: onnxruntime as anybody imports it."""
+    if not loading("import onnxruntime", tmp_path / "anybody's"):
+        pytest.skip("this onnxruntime has no telemetry")
 
 
 def test_without_the_package_the_error_says_how_to_get_it(monkeypatch):

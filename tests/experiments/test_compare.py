@@ -314,6 +314,9 @@ def test_an_interrupted_comparison_goes_on_and_ends_as_one_that_was_not(place):
         "uce.json",
     ]
     kept = (edited / "uce/forget.provenance.json").read_bytes(), (edited / "uce.json").read_bytes()
+    left = edited / ".speed.1-0123abcd.tmp"  # as kill -9 leaves it: nobody holds its lock
+    (left / "new").mkdir(parents=True)
+    (left / "lock").touch()
     again = " ".join(command(*COMPARE, "-o", "cut", "--json"))
     done = subprocess.run(
         f"set -o pipefail; {again} 2>err.txt | head -c 10 >/dev/null",
@@ -325,6 +328,7 @@ def test_an_interrupted_comparison_goes_on_and_ends_as_one_that_was_not(place):
     )  # and its reader leaves, which is no crash
     assert done.returncode in (0, 141) and "Traceback" not in (place / "err.txt").read_text()
     assert outcome(place / "cut") == outcome(place / "whole")
+    assert not left.exists()
     assert kept == (
         (edited / "uce/forget.provenance.json").read_bytes(),
         (edited / "uce.json").read_bytes(),

@@ -24,6 +24,7 @@ from forgetcli.experiments.tuning import study as study_module
 from forgetcli.experiments.tuning.space import SearchSpace, suggest
 from forgetcli.pipeline import apply as pipeline
 from forgetcli.report.tuning import front, write_front
+from forgetcli.storage import atomic
 
 RECIPE = """\
 # what it is about
@@ -217,7 +218,70 @@ def test_a_search_that_was_cut_short_goes_on(
     )  # the one that was cut short, and the third
     assert [t.number for t in result.trials] == [0, 1, 2]
     calls.clear()
+    # As kill -9 leaves it; what a folder has is looked at once in the life of a process.
+    left = Path("tune/.tuned.toml.1-0123abcd.forget.tmp")
+    left.touch()
+    monkeypatch.setattr(atomic, "_collected", set())
     assert tuning.tune(source, trials=3, steps=1, output="tune").best == result.best and not calls
+    assert not left.exists()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Path:
+    """The journal of a search with two trials."""
+    path = tmp_path / "study.log"
+    study = study_module.open_study(path, {"x": 1.0}, 0)
+    for _ in range(2):
+        trial = study.ask()
+        trial.suggest_float("x", 0, 2)
+        trial.set_user_attr("parameters", {"edit.lam": 1.0})
+        trial.set_user_attr("scores", {"h": 0.5})
+        study.tell(trial, 0.5)
+    return path
+
+
+def test_a_journal_that_was_cut_off_goes_on(journal: Path):
+    """As kill -9 or a full disk leaves it. optuna would go on behind the torn line."""
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + whole.splitlines()[-1][:40])
+    for _ in range(2):
+        study = study_module.open_study(journal, {"x": 1.0}, 0)
+        assert len(study_module.recorded_trials(study)) == 2
+        study.tell(study.ask(), 0.25)
+    assert len(study_module.open_study(journal, {"x": 1.0}, 0).trials) == 4
+
+
+def test_a_search_that_was_killed_between_scores_and_value_goes_on(journal: Path):
+    lines = journal.read_bytes().splitlines(keepends=True)
+    (scored, *_) = [n for n, line in enumerate(lines) if b'"scores"' in line]
+    journal.write_bytes(b"".join(lines[: scored + 1]))
+    study = study_module.open_study(journal, {"x": 1.0}, 0)
+    assert not study_module.has_scores(study) and study_module.recorded_trials(study) == ()
+    assert study.ask().suggest_float("x", 0, 2) == 1.0  # it is queued again
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"{", b"garbage {"),
+        (b"{", b"\xff\xfe{"),
+        (b"{", b"[" * 100_000 + b"\n{"),
+        (b'"op_code":8', b'"op_code":99'),
+        (b'{"h":0.5}', b"[1]"),
+        (b'{"h":0.5}', b'{"h":"x"}'),
+        (b'{"edit.lam":1.0}', b'"x"'),
+        (b"[0.5]", b'["x"]'),
+        (b"FloatDistribution", b"EvilDistribution"),
+    ],
+)
+def test_a_damaged_journal_is_named(journal: Path, old: bytes, new: bytes):
+    data = journal.read_bytes()
+    assert old in data
+    journal.write_bytes(data.replace(old, new, 1))
+    with pytest.raises(ForgetError) as caught:
+        study_module.open_study(journal, {"x": 1.0}, 0)
+    assert caught.value.code == "tune.damaged" and str(journal) in caught.value.message
+    assert journal.read_bytes().startswith(data.replace(old, new, 1))  # nothing is lost
 
 
 def test_another_search_is_refused_and_force_replaces_it(

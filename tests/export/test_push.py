@@ -185,7 +185,7 @@ def test_public_and_to_a_branch_if_asked(push, hub, original):
     )
 
 
-def test_what_must_not_go_up_does_not(push, hub, original, tmp_path):
+def test_what_must_not_go_up_does_not(push, hub, original, tmp_path, monkeypatch):
     edited = Path(shutil.copytree(original, tmp_path / "edited"))
     (edited / "unet" / "config.json").write_text("{}")
     for folder, repo, code in (
@@ -203,6 +203,12 @@ def test_what_must_not_go_up_does_not(push, hub, original, tmp_path):
         and "unet/config.json" in done.stderr
     )
     assert hub.asked == []  # not even a repository was made
+    with monkeypatch.context() as patch:  # a link that came after the folder was verified
+        patch.setattr(uploads, "_refuse_unverified", lambda folder: None)
+        (edited / "secret.txt").symlink_to("/etc/hostname")
+        with pytest.raises(ForgetError) as error:
+            uploads.push(edited, REPO)
+    assert error.value.code == "file.outside" and hub.asked == []
     hub.exists, hub.private = True, False
     done = push(original, REPO)
     assert done.code == 2 and "error[push.is-public]" in done.stderr and commits(hub) == []

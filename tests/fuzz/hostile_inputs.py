@@ -218,6 +218,22 @@ def safetensors_files(draw: st.DrawFn, original: bytes, most: int = 3) -> bytes:
     return draw(damaged(safetensors_file(text, body, length)))
 
 
+@st.composite
+def delta_files(draw: st.DrawFn, original: bytes) -> bytes:
+    """A delta like `original`: its tensors or its header changed, or a JSON file in the header."""
+    if draw(st.booleans()):
+        return draw(safetensors_files(original))
+    header, body = split_safetensors(original)
+    texts = dict(header["__metadata__"])
+    name = draw(st.sampled_from(sorted(name for name in texts if name.endswith(".json"))))
+    texts[name] = json_text(draw(changed(json.loads(texts[name]))))
+    text = json.dumps({**header, "__metadata__": texts})
+    at = draw(st.integers(0, max(len(body) - 1, 0)))
+    if draw(st.booleans()):
+        body = body[:at] + bytes([body[at] ^ draw(st.integers(1, 255))]) + body[at + 1 :]
+    return safetensors_file(text, body)
+
+
 # recipes
 
 _ATOMS = (

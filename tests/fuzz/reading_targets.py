@@ -321,6 +321,28 @@ def naive_report(data: bytes) -> object:
     return {key: len(value) for key, value in json.loads(data).items()}
 
 
+def read_results(data: bytes, folder: Path) -> None:
+    """The model card shows the scores of an evaluation."""
+    from forgetcli.artifact import card
+
+    path = folder / "results.json"
+    path.write_bytes(data)
+    card.rewrite(_edited(folder), path)
+
+
+@cache
+def results() -> dict[str, Any]:
+    from forgetcli.checkpoint import base as checkpoint
+
+    side = {"forget": 0.9, "forget_ci": [0.8, 1.0], "forget_direct": None, "retain": 0.5, "h": 0.6}
+    models = [{"digest": checkpoint.resolve(EDITED).digest, "edited": side}]
+    return {"judge": {"name": "demo"}, "n_images": 4, "baseline": {**side}, "models": models}
+
+
+def naive_results(data: bytes) -> object:
+    return [model["edited"]["h"] / 2 for model in json.loads(data)["models"]]
+
+
 def read_delta(data: bytes, folder: Path) -> None:
     from forgetcli.artifact import delta
 
@@ -329,6 +351,40 @@ def read_delta(data: bytes, folder: Path) -> None:
     read = delta.read(path)
     for tensor in read.manifest.edited:
         read.value(tensor)
+
+
+def read_applied_delta(data: bytes, folder: Path) -> None:
+    """A delta gives the edited model that it was made of, or an error."""
+    from forgetcli.artifact import manifest
+    from forgetcli.pipeline.apply_delta import apply_delta
+    from forgetcli.pipeline.revert import revert
+    from forgetcli.storage.files import walk_files
+    from forgetcli.verification import audit
+
+    base = folder / "first"
+    if not base.exists():  # the model that the delta's edit was made to
+        revert(EDITED, [2], output=base)
+    path = folder / "y-delta.safetensors"
+    path.write_bytes(data)
+    made = folder / "made"
+    try:
+        apply_delta(path, model=str(base), output=made, force=True)
+        assert walk_files(made) == walk_files(EDITED), "other files"
+        for name in walk_files(made):
+            same = (made / name).read_bytes() == (EDITED / name).read_bytes()
+            assert same or name == manifest.MANIFEST, "another result"
+        if _definition(made) != _definition(EDITED):
+            assert not audit.verify(made, base).ok, "another manifest, which verify accepts"
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _definition(folder: Path) -> Any:
+    """What a manifest says, without the circumstances of the run and the base's path."""
+    statement = _document(folder / "forget.provenance.json")
+    definition = statement["predicate"]["buildDefinition"]
+    del definition["externalParameters"]["model"]
+    return statement["subject"], definition
 
 
 def naive_delta(data: bytes) -> object:
@@ -373,6 +429,51 @@ def naive_run(data: bytes) -> object:
     return [(Path("x") / name).name for name in json.loads(data)["models"]]
 
 
+def read_journal(data: bytes, folder: Path) -> None:
+    """The search that it records goes on."""
+    import optuna
+
+    from forgetcli.experiments.tuning import study as studies
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    path = folder / studies.STUDY
+    path.write_bytes(data)
+    study = studies.open_study(path, {"x": 1.0}, 0)
+    if studies.has_scores(study):
+        f"{study.best_value:.3f}"
+    for trial in studies.recorded_trials(study):
+        assert trial.h >= 0 or trial.h < 0, "H is no number"
+        trial.as_dict()
+    study.tell(study.ask(), 0.5)
+
+
+def naive_journal(data: bytes) -> object:
+    return [line["op_code"] + 1 for line in map(json.loads, data.decode().splitlines())]
+
+
+_DISTRIBUTION = {"name": "FloatDistribution", "attributes": {"low": 0, "high": 2, "log": False}}
+JOURNAL = [
+    {"op_code": 0, "worker_id": "w", "study_name": "tune", "directions": [2]},
+    {"op_code": 4, "worker_id": "w", "study_id": 0, "datetime_start": "2026-01-01T00:00:00"},
+    {
+        "op_code": 5,
+        "worker_id": "w",
+        "trial_id": 0,
+        "param_name": "x",
+        "param_value_internal": 1.0,
+        "distribution": json.dumps(_DISTRIBUTION),
+    },
+    {"op_code": 8, "worker_id": "w", "trial_id": 0, "user_attr": {"parameters": {"edit.lam": 1.0}}},
+    {"op_code": 8, "worker_id": "w", "trial_id": 0, "user_attr": {"scores": {"h": 0.5}}},
+    {
+        "op_code": 6,
+        "worker_id": "w",
+        "trial_id": 0,
+        "state": 1,
+        "values": [0.5],
+        "datetime_complete": "2026-01-01T00:00:01",
+    },
+]
 RUN = {"schema_version": 1, "models": {"unedited": "0", "edited": "1", "x": "2"}, "steps": 2}
 VERDICTS = [
     {"key": 64 * "a", "seen": True, "judged": "cat", "score": 0.5},
@@ -473,12 +574,23 @@ def _target_list() -> tuple[Target, ...]:
         ),
         Target("report", config("forget.report.json"), read_report, naive_report, 0.3),
         Target(
+            "card-results", lambda: hostile.json_files(results()), read_results, naive_results, 0.1
+        ),
+        Target(
             "delta",
             lambda: golden((GOLDEN / "edited-delta.safetensors").read_bytes()),
             read_delta,
             naive_delta,
         ),
+        Target(
+            "applied-delta",
+            lambda: hostile.delta_files((GOLDEN / "edited-delta.safetensors").read_bytes()),
+            read_applied_delta,
+            naive_delta,
+            0.25,
+        ),
         Target("verdicts", lambda: hostile.json_lines(VERDICTS), read_verdicts, naive_verdicts),
+        Target("journal", lambda: hostile.json_lines(JOURNAL), read_journal, naive_journal, 0.2),
         Target("run", lambda: hostile.json_files(RUN), read_run, naive_run),
     )
 

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 from guarded import described, failure, sweep
+from hostile_inputs import split_safetensors
 from processes import ROOT
-from reading_targets import TARGETS
+from reading_targets import GOLDEN, TARGETS
 
+from forgetcli.artifact.delta import Delta, name_of
 from forgetcli.cli.progress import silence_libraries
 from forgetcli.errors import ForgetError
+from forgetcli.pipeline import apply_delta
 
 CORPUS = Path(__file__).parent / "corpus"
 # Read before the fixture that hides FORGET_* from the tests.
@@ -64,6 +67,27 @@ def test_an_input_that_failed_once(path: Path, tmp_path: Path) -> None:
     if kind is not None and kind.startswith(OPEN.get(target.name, ())):
         pytest.xfail(kind)
     assert kind is None
+
+
+def test_a_delta_that_is_not_checked_is_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control of `applied-delta`: without its checks a changed delta gives another model."""
+    target = TARGETS["applied-delta"]
+    data = (GOLDEN / "edited-delta.safetensors").read_bytes()
+    assert failure(lambda: target.read(data, tmp_path)) is None
+    header, body = split_safetensors(data)
+    (name, entry) = next((n, e) for n, e in header.items() if e.get("dtype") == "F16")
+    at = len(data) - len(body) + entry["data_offsets"][0]
+    changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    with pytest.raises(ForgetError) as refused:
+        target.read(changed, tmp_path)
+    assert refused.value.code == "delta.damaged" and name in refused.value.message
+    monkeypatch.setattr(
+        Delta, "value", lambda self, t: self.weights.read_bytes(self.weights.sites[name_of(t)])
+    )
+    monkeypatch.setattr(apply_delta, "_refuse_other_result", lambda *_: None)
+    assert "another result" in str(failure(lambda: target.read(changed, tmp_path)))
 
 
 def test_slow_and_greedy_readers_are_caught() -> None:

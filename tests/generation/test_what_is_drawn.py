@@ -210,6 +210,55 @@ def test_other_class_names_and_missing_dispensable_parts_change_no_image(copy):
     assert numpy.array_equal(drawn(folder), expected)
 
 
+@pytest.mark.parametrize(
+    ("family", "names"),
+    [
+        ("sdxl", ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")),
+        ("sd3", ("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline")),
+        ("flux", ("FluxImg2ImgPipeline", "FluxInpaintPipeline")),
+    ],
+)
+def test_pipelines_of_images_have_the_images_of_their_family(copy, family: str, names: tuple):
+    folder = copy(family)
+    expected, encoded = drawn(folder), context(folder, PROMPTS).hidden
+    for name in names:
+        change(folder / "model_index.json", _class_name=name)
+        assert numpy.array_equal(drawn(folder), expected)
+        assert torch.equal(context(folder, PROMPTS).hidden, encoded)
+    change(folder / "model_index.json", _class_name=names[0].replace("Img2Img", "Other"))
+    with pytest.raises(ModelError) as refused:  # the control: not any name
+        drawn(folder)
+    assert refused.value.code == "model.unknown-family"
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl"])
+def test_a_tiny_autoencoder_is_that_of_diffusers(copy, family: str):
+    from diffusers import AutoencoderTiny
+
+    folder = copy(family)
+    with_kl = drawn(folder)
+    shutil.rmtree(folder / "vae")
+    torch.manual_seed(0)
+    AutoencoderTiny(
+        encoder_block_out_channels=(8, 8),
+        decoder_block_out_channels=(8, 8),
+        num_encoder_blocks=(1, 1),
+        num_decoder_blocks=(1, 1),
+        latent_channels=4,
+    ).save_pretrained(folder / "vae")
+    change(folder / "model_index.json", vae=["diffusers", "AutoencoderTiny"])
+    pipeline = reference(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        ["a cat"],
+        num_inference_steps=2,
+        guidance_scale=4.5,
+        generator=[torch.Generator().manual_seed(0)],
+    ).images[0]
+    assert numpy.array_equal(drawn(folder), numpy.asarray(theirs))
+    assert not numpy.array_equal(drawn(folder), with_kl)
+
+
 def test_sizes_may_be_a_list(copy):
     folder = copy("sd")
     change(folder / "unet/config.json", sample_size=[8, 12])

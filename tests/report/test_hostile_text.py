@@ -11,13 +11,18 @@ from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
+import tomlkit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+from forgetcli import recipe
 from forgetcli.artifact import card
+from forgetcli.cli.app import app
 from forgetcli.cli.visible import one_line as terminal_line
 from forgetcli.cli.visible import visible, visible_json
+from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject
 from forgetcli.evaluation.gates import Gate, Outcome
 from forgetcli.report import text_formats, write
@@ -151,3 +156,24 @@ def test_every_file_of_an_evaluation_holds(tmp_path: Path, name: str):
     cases = ElementTree.parse(tmp_path / "junit.xml").findall("testcase")
     assert len(cases) == 3
     ElementTree.fromstring(forget_retain(data))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_recipe_is_shown_as_text_and_means_the_same(tmp_path: Path, name: str):
+    """`recipe show > full.toml` is also how a recipe is copied: the copy has the same values."""
+    text = HOSTILE[name]
+    document = {
+        "concepts": [{"concept": text, "target": "monet", "prompts": [text]}],
+        "preserve": {"prompts": ["a cat", f"{text} cat"]},
+    }
+    source = tmp_path / "hostile.toml"
+    source.write_text(tomlkit.dumps(document), encoding="utf-8", errors="surrogatepass")
+    shown = CliRunner().invoke(app, ["recipe", "show", str(source)])
+    assert not (CONTROLS - {"\n"}) & set(shown.output)
+    if shown.exit_code:  # a recipe must not have these
+        assert isinstance(shown.exception, ForgetError), shown.output
+        assert name == "surrogate", shown.exception
+        return
+    (tmp_path / "copy.toml").write_text(shown.stdout, encoding="utf-8")
+    first, second = (recipe.load(tmp_path / file) for file in ("hostile.toml", "copy.toml"))
+    assert first.concepts == second.concepts and first.preserve == second.preserve

@@ -191,6 +191,21 @@ def test_faults_of_the_disk_are_said_in_one_line(tmp_path, fault):
     assert error.value.hint
 
 
+def test_a_disk_that_fails_while_an_output_is_filled_is_named(tmp_path):
+    """Such an error has no file name if it comes from a write; the output's is always there."""
+    for name, said in (
+        (None, "error"),
+        (str(tmp_path / "base/x"), f"error at {tmp_path / 'base/x'}"),
+    ):
+        with pytest.raises(OutputError) as error, atomic.publishing(tmp_path / "out", force=False):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), name)
+        assert error.value.code == "output.failed" and error.value.hint
+        assert error.value.message == f"cannot write {tmp_path / 'out'}: input/output {said}"
+    with pytest.raises(OSError, match="no such"), atomic.publishing(tmp_path / "out", force=False):
+        raise OSError(errno.ENOENT, "no such file")  # the control: another fault passes
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_full_disk_within_the_block_is_a_full_disk(tmp_path):
     class SafetensorError(Exception):
         pass

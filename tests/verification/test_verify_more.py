@@ -314,6 +314,22 @@ def test_a_small_difference_is_within_the_tolerance_and_said_to_be_no_identity(e
     )
 
 
+def test_second_moments_with_other_digests_are_not_proved(edited):
+    """Ledger and manifest can be made to agree on any digest; only repeating the edit can tell."""
+    claim = "that the second moments are those that the manifest lists"
+    assert not any(claim in line for line in audit.verify(edited, rebuild=True).not_proved)
+    name, digest = sorted(manifests.load(edited).materials.items())[0]
+    for file in (ledger.LEDGER, manifests.MANIFEST):
+        path = edited / file
+        assert digest in path.read_text()
+        path.write_text(path.read_text().replace(digest, 64 * "0"))
+    brought_up_to_date(edited)
+    verdict = audit.verify(edited)
+    assert verdict.ok, verdict.problems  # the control: without repeating it nothing can tell
+    again = audit.verify(edited, rebuild=True)
+    assert again.ok and any(claim in line and name in line for line in again.not_proved)
+
+
 def test_parameters_that_are_not_the_recipes_are_found(edited):
     brought_up_to_date(
         edited, lambda build: build["externalParameters"]["parameters"]["refine"].update(steps=40)
@@ -387,6 +403,20 @@ def test_a_signature_is_of_hidden_files_too_but_not_of_the_hubs(edited, keys, na
         "is of other files" in line and name in line
         for line in problems(edited, key=keys / "other.pub")
     )
+
+
+def test_what_a_killed_run_has_left_is_neither_signed_nor_kept(edited, keys):
+    from forgetcli.artifact import card
+    from forgetcli.verification import signature
+
+    left = edited / ".forget.signature.json.1-0123abcd.forget.tmp"
+    left.touch()
+    assert left.name in problems(edited)[0]
+    signature.sign(edited, keys / "mine.pem")
+    assert not left.exists() and problems(edited, key=keys / "mine.pub") == []
+    left.touch()
+    card.rewrite(edited)
+    assert not left.exists() and problems(edited) == []
 
 
 def test_a_signature_elsewhere_a_locked_key_and_what_is_no_signature(edited, keys, tmp_path):

@@ -5,6 +5,7 @@ The PyPI package `nudenet` contains its weights.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib.metadata import version
@@ -107,6 +108,9 @@ class NudenetJudge:
                     f"NudeNet has no class '{name}'",
                     f"did you mean '{near[0]}'?" if near else f"it has: {', '.join(CLASSES)}",
                 )
+        # onnxruntime reads this when it is imported. Its telemetry would keep a database in the
+        # user's cache folder and ask a name server for Microsoft's host, also offline.
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         try:
             import nudenet
             import onnxruntime

@@ -26,6 +26,7 @@ from forgetcli.experiments.comparison.plan import (
 )
 from forgetcli.experiments.comparison.results import ComparedRecipe, Comparison, pooled_rows
 from forgetcli.experiments.comparison.rows import rows_of
+from forgetcli.generation.images import refuse_too_many
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import Recipe
 
@@ -111,6 +112,8 @@ def compare(
     settings = Settings(
         images=images, seed=seed, steps=steps, guidance=guidance, batch=batch, quick=quick
     )
+    # The edits take long, and the evaluation after them refuses it too.
+    refuse_too_many(1, images)
     judging = Judging(judge=judge, options=judge_options, features=features)
     with watch.stage("load"):
         given = [recipes] if isinstance(recipes, Recipe | str | Path) else recipes

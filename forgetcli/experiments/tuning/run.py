@@ -24,6 +24,7 @@ from forgetcli.experiments.tuning.study import (
     recorded_trials,
 )
 from forgetcli.experiments.tuning.trials import TRIALS, ImageSettings, TrialRunner
+from forgetcli.generation.images import refuse_too_many
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
 
@@ -63,7 +64,7 @@ def tune(
         force: delete another search in `output`.
     Raises:
         ForgetError: the method has no search space, no trial was completed, or `output` holds
-            another search.
+            another search, or a damaged one.
     """
     observer = observer or Silent()
     watch = Stopwatch()
@@ -72,13 +73,15 @@ def tune(
     loaded = source.load()
     dimensions = search_dimensions(loaded.method)
     loaded_judge = judges.load(judge, device)
+    asked = of_recipe(loaded, loaded_judge)
+    refuse_too_many(len(asked), images)
     base = checkpoint.resolve(model or loaded.model, config=config)
     runner = TrialRunner(
         source=source,
         recipe=loaded,
         base=base,
         judge=loaded_judge,
-        questions=[q for q in of_recipe(loaded, loaded_judge) for _ in range(images)],
+        questions=[q for q in asked for _ in range(images)],
         settings=ImageSettings(images=images, seed=seed, steps=steps, device=device, batch=batch),
         output=output,
         observer=observer,
