@@ -20,7 +20,12 @@ from forgetcli.robustness.conditioning import encode
 from forgetcli.robustness.prefix_search import Nearest, Search
 from forgetcli.robustness.sampling import draw
 
-PUBLISHED: Mapping[str, object] = {"tokens": 16, "steps": 3000, "lr": 0.1, "check": 50}
+PUBLISHED: Mapping[str, object] = {
+    "tokens": 16,
+    "steps": 3000,
+    "check": 50,
+    "keep_prompt": False,
+}
 
 
 class Options(BaseModel):
@@ -34,6 +39,10 @@ class Options(BaseModel):
     lr: float = Field(0.1, gt=0)
     batch: int = Field(4, ge=1, description="Noisy images in each step.")
     check: int = Field(20, ge=1, description="Steps between looks at an image.")
+    keep_prompt: bool = Field(
+        True,
+        description="Search for tokens beside the prompt (P4D-K) instead of tokens alone (P4D-N).",
+    )
 
 
 def refuse(model: LoadedModel) -> None:
@@ -41,10 +50,7 @@ def refuse(model: LoadedModel) -> None:
 
 
 def run(case: Case, options: Options) -> list[Attempt]:
-    """A search and an image for each prompt.
-
-    The prompt itself is not in what is searched for: tokens alone must do (P4D-N).
-    """
+    """A search and an image for each prompt."""
     case.observer.stage(f"p4d on {case.goal.label}", options.prompts * options.steps)
     attempts = []
     prompts, seeds = case.prompts()[: options.prompts], case.seeds()[: options.prompts]
@@ -53,7 +59,7 @@ def run(case: Case, options: Options) -> list[Attempt]:
         generator = torch.Generator().manual_seed(seed)
         found = prefix_search.search(
             case,
-            "",
+            prompt if options.keep_prompt else "",
             seed,
             Nearest(table, allowed, options.tokens, generator),
             _Loss(case, prompt, options.batch, generator),
