@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-Positions = Literal["last", "from-last", "all", "beside", "aligned"]
+Positions = Literal["last", "prompt-last", "from-last", "all", "beside", "aligned"]
 
 
 def words(tokenizer: Any, ids: Sequence[int]) -> list[int]:
@@ -53,14 +53,17 @@ def matches(
     Args:
         concept, target: `words` of the prompts.
         length: of the padded prompts.
-        positions: `last`: the last subject token. `from-last`: that one and all after it, by their
-            distance from it. `all`: every position to the same one of the target prompt. `beside`:
-            all except the subject's own, those before it by position, those after it by distance.
+        positions: `last`: the last subject token. `prompt-last`: the last token of either prompt,
+            which is the start token of an empty one. `from-last`: the subject's last and all after
+            it, by their distance from it. `all`: every position to the same one of the target
+            prompt. `beside`: all except the subject's own, those before it by position, those after it by distance.
             `aligned`: these and the subject's own, the last to the last (all that a longer concept
             has in front are mapped to the target's first).
     """
     if positions == "all":
         return [(i, i) for i in range(length)]
+    if positions == "prompt-last":
+        return [(len(concept) - 1, len(target) - 1)]
     a, b = subject_ends(concept, target)
     if positions == "last":
         return [(a, b)]
