@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from forgetcli import recipe as recipes
 from forgetcli.bundled.demo import world
+from forgetcli.models import vocabulary
 
 WORLD = world()
 STYLES, THINGS = list(WORLD["styles"]), list(WORLD["things"])
@@ -166,6 +169,40 @@ def others(forgotten: list[str], count: int) -> list[str]:
     rest = [label for label in LABELS if label not in forgotten]
     count = min(count, len(rest))
     return [rest[i * len(rest) // count] for i in range(count)]
+
+
+PRIORS = ("none", "others", "words")
+
+
+def with_prior(
+    recipe: recipes.Recipe, tokenizer: Any, kind: str, measured: list[str]
+) -> recipes.Recipe:
+    """The recipe with another prior.
+
+    Args:
+        kind: `none`; `words`: all of the tokenizer's words; `others`: those that name or hint at
+            none of the concepts that retain is measured on.
+        measured: labels of these.
+    """
+    if kind == "others":
+        said = {word for label in measured for word in said_of(label)}
+        prompts = tuple(word for word in vocabulary.words(tokenizer) if word not in said)
+        return recipe.model_copy(
+            update={
+                "preserve": recipe.preserve.model_copy(update={"prior": "captions"}),
+                "prior_captions": prompts,
+            }
+        )
+    return recipe.model_copy(
+        update={"preserve": recipe.preserve.model_copy(update={"prior": kind})}
+    )
+
+
+def said_of(label: str) -> set[str]:
+    """The words of a concept's names, of all hints at it, and of their plurals."""
+    phrases = (*entry(label)["names"], *entry(label)["hints"], *entry(label)["heldout"])
+    said = {word for phrase in phrases for word in phrase.lower().replace("-", " ").split()}
+    return said | {f"{word}s" for word in said} | {word.removesuffix("s") for word in said}
 
 
 def nearest(label: str, count: int = 5) -> list[str]:

@@ -56,7 +56,8 @@ def matches(
         positions: `last`: the last subject token. `prompt-last`: the last token of either prompt,
             which is the start token of an empty one. `from-last`: the subject's last and all after
             it, by their distance from it. `all`: every position to the same one of the target
-            prompt. `beside`: all except the subject's own, those before it by position, those after it by distance.
+            prompt. `beside`: all except the subject's own, those before it by position, those after
+            it by distance.
             `aligned`: these and the subject's own, the last to the last (all that a longer concept
             has in front are mapped to the target's first).
     """

@@ -45,6 +45,7 @@ target = "monet"
 templates = ["{}", "a painting by {}", "{} by night"]
 
 [preserve]
+prior = "none"
 prompts = ["a picture of a cat", "a house", "a sketch of a dog", "a painting by monet"]
 
 [edit]
