@@ -5,12 +5,12 @@ figure uses.
 
 A trial edits four recipes whose preserve prompts name nothing of what retain is measured on: two of
 one concept, one of them with 20 preserve prompts (14 pictures each), and two of all tuning things
-at once, one of them with 20 preserve prompts (42 pictures each). Recipes whose preserve prompts name
-everything are left out: every closed form has H = 1 on them. Prompts and seeds are equal for all
-methods; 10 sampler steps. Methods that take no preserve prompts (esd) are measured on one concept
-at a time only, and tuned on these two. Trial 0 has the method's defaults. Highest H over all
-pictures wins; of equals the earlier, so that nothing is tried any more once H is 1. What is found is printed
-as TOML for benchmarks/parameters.toml. Goes on where it was cut short.
+at once, one of them with 20 preserve prompts (42 pictures each). Recipes whose preserve prompts
+name everything are left out: every closed form has H = 1 on them. Prompts and seeds are equal for
+all methods; 10 sampler steps. Methods that take no preserve prompts (esd) are measured on one
+concept at a time only, and tuned on these two. Trial 0 has the method's defaults. Highest H over
+all pictures wins; of equals the earlier, so that nothing is tried any more once H is 1. What is
+found is printed as TOML for benchmarks/parameters.toml. Goes on where it was cut short.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ from forgetcli.editing.search_space import Choice, Range
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
-Positions = Literal["last", "from-last", "all"]
+Positions = Literal["last", "from-last", "prompt-from-last", "all"]
 # The published script: UCE's first version, then rounds over all positions, and everything as often
 # as it occurs.
 AUTHORS = {
@@ -43,7 +43,7 @@ AUTHORS = {
         "erase": 1.0,
         "preserve": 0.1,
         "share": True,
-        "positions": "from-last",
+        "positions": "prompt-from-last",
         "held_positions": "all",
         "prior": 0.0,
         "columns": "each",
@@ -85,7 +85,8 @@ class EditSettings(HeldColumns):
     positions: Positions = Field(
         "from-last",
         description="Tokens that are edited: the last token of the subject ('last'), that one and "
-        "all after it ('from-last'), or all tokens ('all').",
+        "all after it ('from-last'), the prompt's last and all after it ('prompt-from-last', "
+        "published), or all tokens ('all').",
     )
 
 

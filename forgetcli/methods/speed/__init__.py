@@ -88,7 +88,11 @@ class EditSettings(BaseModel):
         description="The threshold is relative to the mean eigenvalue, or absolute, as published. "
         "In Stable Diffusion 1 that mean is about 1.",
     )
-    min_rank: Count = Field(0, description="Smallest allowed dimension of the null space.")
+    min_rank: Count = Field(
+        16,
+        description="Smallest allowed dimension of the null space. Published: 0, which leaves "
+        "nothing to edit in a narrow encoder.",
+    )
     invariants: Count = Field(
         3,
         description="Number of means of the empty prompt's contexts that must not move, in "
