@@ -225,7 +225,7 @@ def measure(
                 preserve_drift=drift(delta, W, problem.moment),
                 heldout_drift=outside,
                 fit=float((done - requested).norm() / requested.norm().clamp_min(1e-300)),
-                held=problem.held.tokens if problem.held else None,
+                held=int(problem.held.tokens) if problem.held else None,
                 held_drift=drift(delta, W, problem.held) if problem.held else None,
             )
         )
