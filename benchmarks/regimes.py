@@ -23,7 +23,8 @@ H of perfect forgetting with the
 unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H; the lead is
 H of the first method at the same prior less the row's,
 by a bootstrap over prompts that are paired. Goes on where it was cut short. Parameters of
-all methods: benchmarks/parameters.toml, found by tune_methods.py on other concepts. --quick: two
+all methods: benchmarks/parameters.toml and, without a prior, parameters_none.toml, found by
+tune_methods.py on other concepts. --quick: two
 concepts, three methods, a minute on two cores.
 """
 
@@ -84,7 +85,7 @@ def measured(
         return json.loads(file.read_text())
     if prior:
         labels = [retained.label or retained.concept for retained in recipe.retain]
-        recipe = words.with_prior(recipe, bench.model.tokenizer, prior, labels)
+        recipe = words.with_prior(recipe, prior, labels)
     try:
         edit, seconds = bench.edit(recipe, method, tables)
         seen = bench.look(recipe, edit, asked=None if len(recipe.concepts) == 1 else 2)
@@ -142,7 +143,11 @@ def share(values: list[bool]) -> str:
 def main(
     output: Path, names: list[str], chosen: list[str], priors: list[str], concepts: list[str]
 ) -> None:
-    bench, parameters = Bench(), tomli.loads(words.PARAMETERS.read_text()).get("methods", {})
+    bench = Bench()
+    parameters = {
+        prior: tomli.loads(words.parameters_for(prior).read_text()).get("methods", {})
+        for prior in ("", *priors)
+    }
     for regime in names:
         made = of(regime, concepts)
         (output / regime).mkdir(parents=True, exist_ok=True)
@@ -153,7 +158,7 @@ def main(
                     recipe,
                     method,
                     prior,
-                    parameters.get(method, {}),
+                    parameters[prior].get(method, {}),
                     output / regime / f"{'-'.join(filter(None, (label, method, prior)))}.json",
                 )
                 for label, recipe in made.items()

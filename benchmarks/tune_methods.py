@@ -121,7 +121,7 @@ def main(output: Path, names: list[str], trials: int, prior: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     bench = Bench()
     alone, many = (
-        [words.with_prior(recipe, bench.model.tokenizer, prior, []) for recipe in made]
+        [words.with_prior(recipe, prior, []) for recipe in made]
         for made in (tuning_recipes(), many_recipes())
     )
     whole = tomlkit.document()
