@@ -107,7 +107,8 @@ def measured(bench: Bench, method: str, values: dict) -> dict:
 def main(output: Path, names: list[str]) -> None:
     bench = Bench()
     print(
-        "| method | parameters | forget | retain | H | empty |\n| --- | --- | --- | --- | --- | --- |"
+        "| method | parameters | forget | retain | H | empty |\n"
+        "| --- | --- | --- | --- | --- | --- |"
     )
     for method in names:
         for number, (row, values) in enumerate(ROWS[method].items()):
