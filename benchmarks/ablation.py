@@ -38,7 +38,16 @@ ROWS = {
     "40 steps": ("nullspace", {"refine.steps": 40}),
     "no damping": ("nullspace", {"refine.damping": 0.0}),
     "no damping, 40 steps": ("nullspace", {"refine.damping": 0.0, "refine.steps": 40}),
+    "damping 0.3": ("nullspace", {"refine.damping": 0.3}),
+    "damping 3": ("nullspace", {"refine.damping": 3.0}),
     "damping 10": ("nullspace", {"refine.damping": 10.0}),
+    "no words, damping 0.3": ("nullspace", {"edit.prior": 0.0, "refine.damping": 0.3}),
+    "no words, damping 3": ("nullspace", {"edit.prior": 0.0, "refine.damping": 3.0}),
+    "no words, damping 10": ("nullspace", {"edit.prior": 0.0, "refine.damping": 10.0}),
+    "no words, relative to the weight": (
+        "nullspace",
+        {"edit.prior": 0.0, "refine.price": "weight"},
+    ),
     "targets copied": ("nullspace", {"refine.mode": "copy"}),
     "matched through the denoiser": (
         "nullspace",

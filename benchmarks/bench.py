@@ -84,7 +84,9 @@ class Bench:
                 method,
                 tables,
                 recipe.edit_pairs(),
-                None if method in PAIRS_ALONE else recipe.preserve_prompts(),
+                None
+                if method in PAIRS_ALONE
+                else (recipe.preserve_prompts(), recipe.preserve.prior, recipe.prior_captions),
             )
         )
         if key not in self.made:

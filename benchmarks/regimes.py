@@ -2,7 +2,7 @@
 table a regime.
 
     python benchmarks/regimes.py --output WORK [--quick] [--regimes single bare] [--methods
-    nullspace uce] [--concepts 20]
+    nullspace uce] [--priors none others words] [--concepts 20]
 
 single   one concept at a time, held-out concepts of all four groups
 bare     the same, but the edit sees only "concept" → "target"
@@ -14,12 +14,17 @@ ten-few      ten things, 20 preserve prompts
              user did not think of, which of a
              model of real size is nearly everything
 
+Every method has a row for each prior ([preserve] prior): `none`; `others`, the tokenizer's words
+that name or hint at none of the concepts that retain is measured on; `words`, all of them. Methods
+without preserve prompts (esd) have one row.
+
 Every row: forget on prompts that no edit saw, retain, H, beside the unedited model; the ceiling is
 H of perfect forgetting with the
 unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H; the lead is
-H of the first method less the row's,
+H of the first method at the same prior less the row's,
 by a bootstrap over prompts that are paired. Goes on where it was cut short. Parameters of
-all methods: benchmarks/parameters.toml, found by tune_methods.py on other concepts. --quick: two
+all methods: benchmarks/parameters.toml and, without a prior, parameters_none.toml, found by
+tune_methods.py on other concepts. --quick: two
 concepts, three methods, a minute on two cores.
 """
 
@@ -31,7 +36,7 @@ from pathlib import Path
 
 import tomli
 import world_recipes as words
-from bench import Bench, Seen, mean
+from bench import PAIRS_ALONE, Bench, Seen, mean
 
 from forgetcli import methods
 from forgetcli import recipe as recipes
@@ -73,9 +78,14 @@ def of(regime: str, concepts: list[str]) -> dict[str, recipes.Recipe]:
     return made
 
 
-def measured(bench: Bench, recipe: recipes.Recipe, method: str, tables: dict, file: Path) -> dict:
+def measured(
+    bench: Bench, recipe: recipes.Recipe, method: str, prior: str, tables: dict, file: Path
+) -> dict:
     if file.exists():
         return json.loads(file.read_text())
+    if prior:
+        labels = [retained.label or retained.concept for retained in recipe.retain]
+        recipe = words.with_prior(recipe, prior, labels)
     try:
         edit, seconds = bench.edit(recipe, method, tables)
         seen = bench.look(recipe, edit, asked=None if len(recipe.concepts) == 1 else 2)
@@ -90,7 +100,7 @@ def row(method: str, found: list[dict], first: list[dict], ceiling: float) -> st
     """One line of the table; `first` is what the first method came to on the same recipes."""
     good = [f for f in found if "error" not in f]
     if not good:
-        return f"| {method} | {found[0]['error']} | | | | | | |"
+        return f"| {method} | {found[0]['error']} | | | | | |"
     seen, leader = (
         together(good),
         together(
@@ -101,9 +111,9 @@ def row(method: str, found: list[dict], first: list[dict], ceiling: float) -> st
         harmonic(mean(seen.forgot), mean(seen.kept)),
         harmonic_interval(seen.forgot, seen.kept),
     )
-    failed = f" ({len(found) - len(good)} refused)" if len(good) < len(found) else ""
+    failed = f"({len(found) - len(good)} refused) " if len(good) < len(found) else ""
     return (
-        f"| {method}{failed} | {share(seen.direct)} | {share(seen.indirect)} | {share(seen.kept)} "
+        f"| {failed}{method} | {share(seen.direct)} | {share(seen.indirect)} | {share(seen.kept)} "
         f"| {h:.3f} ({low:.2f}–{high:.2f}) "
         f"| {h / ceiling:.2f} | {lead(leader, seen)} | {mean([f['seconds'] for f in good]):.1f} |"
     )
@@ -130,44 +140,63 @@ def share(values: list[bool]) -> str:
     return f"{mean(values):.3f} ({low:.2f}–{high:.2f})"
 
 
-def main(output: Path, names: list[str], chosen: list[str], concepts: list[str]) -> None:
-    bench, parameters = Bench(), tomli.loads(words.PARAMETERS.read_text()).get("methods", {})
+def main(
+    output: Path, names: list[str], chosen: list[str], priors: list[str], concepts: list[str]
+) -> None:
+    bench = Bench()
+    parameters = {
+        prior: tomli.loads(words.parameters_for(prior).read_text()).get("methods", {})
+        for prior in ("", *priors)
+    }
     for regime in names:
         made = of(regime, concepts)
         (output / regime).mkdir(parents=True, exist_ok=True)
         found = {
-            method: [
+            (method, prior): [
                 measured(
                     bench,
                     recipe,
                     method,
-                    parameters.get(method, {}),
-                    output / regime / f"{label}-{method}.json",
+                    prior,
+                    parameters[prior].get(method, {}),
+                    output / regime / f"{'-'.join(filter(None, (label, method, prior)))}.json",
                 )
                 for label, recipe in made.items()
             ]
-            for method in [CONTROL, *chosen]
+            for method, prior in rows(chosen, priors)
         }
-        ceiling = harmonic(1.0, mean([value for f in found[CONTROL] for value in f["kept"]]))
-        pictures = [
-            sum(len(f[key]) for f in found[CONTROL]) for key in ("direct", "indirect", "kept")
-        ]
+        control = found[CONTROL, ""]
+        ceiling = harmonic(1.0, mean([value for f in control for value in f["kept"]]))
+        pictures = [sum(len(f[key]) for f in control) for key in ("direct", "indirect", "kept")]
         print(
             f"\n**{regime}**: {len(made)} edits; pictures: {pictures[0]} direct, {pictures[1]} "
             f"indirect, {pictures[2]} of what stays; ceiling {ceiling:.3f}\n"
         )
         print(
-            f"| method | forget, direct | forget, indirect | retain | H | of the ceiling | "
-            f"{chosen[0]}'s lead | seconds an edit |\n| --- | --- | --- | --- | --- | --- | --- | "
-            f"--- |"
+            f"| method | prior | forget, direct | forget, indirect | retain | H | of the ceiling | "
+            f"{chosen[0]}'s lead | seconds an edit |\n"
+            "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
         )
-        for method, results in found.items():
-            print(
-                row(
-                    "unedited" if method == CONTROL else method, results, found[chosen[0]], ceiling
-                ),
-                flush=True,
-            )
+        for (method, prior), results in found.items():
+            first = found.get((chosen[0], prior or priors[-1]), control)
+            name = "unedited" if method == CONTROL else method
+            print(row(f"{name} | {PRIORS.get(prior, '')}", results, first, ceiling), flush=True)
+
+
+# By the names of `world_recipes.with_prior`.
+PRIORS = {"none": "none", "others": "words that name nothing measured", "words": "all words"}
+
+
+def rows(chosen: list[str], priors: list[str]) -> list[tuple[str, str]]:
+    """The rows of a table: method and prior, which is empty for methods that have none."""
+    return [
+        (CONTROL, ""),
+        *(
+            (method, prior)
+            for method in chosen
+            for prior in ([""] if method in PAIRS_ALONE else priors)
+        ),
+    ]
 
 
 if __name__ == "__main__":
@@ -183,6 +212,7 @@ if __name__ == "__main__":
         default=["nullspace", *(n for n in methods.names() if n not in (CONTROL, "nullspace"))],
         help="the first one's lead over the others is printed",
     )
+    parser.add_argument("--priors", nargs="+", choices=words.PRIORS, default=list(words.PRIORS))
     parser.add_argument(
         "--concepts", type=int, default=20, help="how many of the held-out concepts"
     )
@@ -194,6 +224,12 @@ if __name__ == "__main__":
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     if args.quick:
-        main(args.output, ["single", "few"], ["nullspace", "uce", "rece"], ["cat", "monet"])
+        main(
+            args.output,
+            ["single", "few"],
+            ["nullspace", "uce", "rece"],
+            args.priors,
+            ["cat", "monet"],
+        )
     else:
-        main(args.output, args.regimes, args.methods, words.HELDOUT[: args.concepts])
+        main(args.output, args.regimes, args.methods, args.priors, words.HELDOUT[: args.concepts])

@@ -2,14 +2,14 @@
 other methods, and all ten at once.
 
     python benchmarks/sequence.py --output WORK [--quick] [--few 20] [--chains "with K_p" uce]
+    [--priors none others words]
 
 No recipe's preserve prompts name any of the ten, so nothing but K_p holds what an earlier edit put
 in place; only `nullspace` has it. Each concept is
 asked for right after its own edit and again at the end; retain is over 30 other concepts.
 Parameters: the defaults, and of the other methods
-parameters.toml. Goes on where it was cut short. ``--quick`` (two concepts, 136 pictures, 5 edits)
-took 138 s of one core; ten are 720 pictures, 21 edits
-for the two chains of `nullspace` and all at once.
+parameters.toml (parameters_none.toml without a prior). Every chain is made once with each of the
+priors; see regimes.py. Goes on where it was cut short.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from forgetcli.progress import Silent, Stopwatch
 
 # nullspace is the recipe's own method; by default it holds them
 WITHOUT = "\n[edit]\nhold_earlier = false\n"
+PRIORS = {"none": "no prior", "others": "other words", "words": "all words"}
+PAIRS_ALONE = ("esd",)
 CHAINS = {
     "with K_p": ("nullspace", ""),
     "without K_p": ("nullspace", WITHOUT),
@@ -51,10 +53,17 @@ def recipe(
     chain: str,
     preserve: list[str],
     overrides: tuple[str, ...] = (),
+    prior: str = "words",
+    measured: tuple[str, ...] = (),
 ) -> recipes.Recipe:
-    """For some of the concepts; `preserve`: prompts that name none of all of them."""
+    """For some of the concepts; `preserve`: prompts that name none of all of them.
+
+    Args:
+        prior, measured: see `world_recipes.with_prior`.
+    """
     method, tables = CHAINS[chain]
-    text = words.recipe(forgotten, kept, tables=tables + words.PARAMETERS.read_text())
+    own = words.parameters_for(prior).read_text()
+    text = words.recipe(forgotten, kept, tables=tables + own)
     listed = json.dumps(preserve, ensure_ascii=False)
     lines = [
         f"prompts = {listed}" if line.startswith("prompts = [") else line
@@ -65,7 +74,7 @@ def recipe(
     )  # of other methods it takes [methods.NAME], of its own [edit]
     if (chain == "without K_p") != (made.parameters.get("edit", {}).get("hold_earlier") is False):
         raise AssertionError(f"the chain '{chain}' is not what its name says")
-    return made
+    return words.with_prior(made, prior or "words", list(measured))
 
 
 class Study:
@@ -80,17 +89,23 @@ class Study:
         self, output: Path, labels: list[str], kept: int, few: int | None, unnamed: bool
     ) -> None:
         self.output, self.labels = output, labels
+        self.measured = tuple(words.others(labels, kept))
         self.preserve = words.preserve(
             [*labels, *(words.others(labels, kept) if unnamed else [])], few
         )
-        self.whole = self.recipe(labels, "with K_p", kept)
+        self.whole = self.recipe(labels, "with K_p", "words", kept)
         self.judge = judges.load("demo", None, None)
         self.questions = of_recipe(self.whole, self.judge)
         self.baseline = self.asked(Subject("unedited", base.resolve("demo")), self.questions)
 
-    def recipe(self, forgotten: list[str], chain: str, kept: int = 0) -> recipes.Recipe:
+    def recipe(self, forgotten: list[str], chain: str, prior: str, kept: int = 0) -> recipes.Recipe:
         return recipe(
-            forgotten, words.others(self.labels, kept) if kept else [], chain, self.preserve
+            forgotten,
+            words.others(self.labels, kept) if kept else [],
+            chain,
+            self.preserve,
+            prior=prior,
+            measured=self.measured,
         )
 
     def asked(self, subject: Subject, questions: list[Question]) -> Run:
@@ -117,11 +132,11 @@ class Study:
         before = tuple(a for a in self.baseline.answers if a.question in questions)
         return summary(Run(self.baseline.subject, before), run).as_dict()
 
-    def chain(self, name: str) -> dict:
+    def chain(self, name: str, prior: str) -> dict:
         """One edit on top of the other: each concept's forget right after its edit and at the end,
         and the last model's scores.
         """
-        place = self.output / name.replace(" ", "-")
+        place = self.output / f"{name}-{prior}".replace(" ", "-")
         file = place / "steps.json"
         place.mkdir(parents=True, exist_ok=True)
         steps, model = json.loads(file.read_text()) if file.exists() else [], "demo"
@@ -131,7 +146,7 @@ class Study:
                 if not intact(folder):
                     # Not strict: that an edit is weak on top of others is what is measured here.
                     apply(
-                        self.recipe([label], name),
+                        self.recipe([label], name, prior),
                         model=str(model),
                         output=folder,
                         force=True,
@@ -172,11 +187,19 @@ def cell(scores: dict, key: str) -> str:
 
 
 def main(
-    output: Path, labels: list[str], kept: int, few: int | None, unnamed: bool, chains: list[str]
+    output: Path,
+    labels: list[str],
+    kept: int,
+    few: int | None,
+    unnamed: bool,
+    chains: list[str],
+    priors: list[str],
 ) -> None:
     study, results = Study(output, labels, kept, few, unnamed), {}
     for name in chains:
-        results[name] = study.chain(name)
+        for prior in [""] if name in PAIRS_ALONE else priors:
+            results[f"{name}, {PRIORS[prior]}" if prior else name] = study.chain(name, prior)
+    chains = list(results)
     if not intact(output / "at-once"):
         apply(study.whole, output=output / "at-once", force=True, strict=False)
     results["all at once"] = study.scores(output / "at-once", "at-once")
@@ -224,6 +247,7 @@ if __name__ == "__main__":
         help="no preserve prompt names one of the concepts that retain is measured on",
     )
     parser.add_argument("--chains", nargs="+", choices=CHAINS, default=["with K_p", "without K_p"])
+    parser.add_argument("--priors", nargs="+", choices=PRIORS, default=list(PRIORS))
     parser.add_argument(
         "--quick", action="store_true", help="two concepts and four others: only whether it runs"
     )
@@ -231,4 +255,12 @@ if __name__ == "__main__":
     args.output.mkdir(parents=True, exist_ok=True)
     count = 2 if args.quick else args.concepts
     chosen = [words.THINGS[i * len(words.THINGS) // count] for i in range(count)]
-    main(args.output, chosen, 4 if args.quick else 30, args.few, args.unnamed, args.chains)
+    main(
+        args.output,
+        chosen,
+        4 if args.quick else 30,
+        args.few,
+        args.unnamed,
+        args.chains,
+        args.priors,
+    )

@@ -1,18 +1,16 @@
 """The same tuning for every method: so many trials each, on tuning concepts that no published
 figure uses.
 
-    python benchmarks/tune_methods.py --output WORK [--trials 8] [--methods uce esd]
+    python benchmarks/tune_methods.py --output WORK [--prior words] [--trials 8] [--methods uce esd]
 
-A trial edits six recipes: four of one concept (one that names the pair only, one with 20 preserve
-prompts, two whose preserve prompts name
-nothing of what retain is measured on; see regimes.py), 14 pictures each, and two of all tuning
-things at once, with plentiful preserve prompts
-and with such that name nothing of the rest. Prompts and seeds are equal for all methods; 10 sampler
-steps. Methods that take no preserve prompts
-(esd) are measured on one concept at a time only, and tuned on these four. Trial 0 has the method's
-defaults. Highest H over all pictures wins; of equals the
-earlier, so that nothing is tried any more once H is 1. What is found is printed as TOML for
-benchmarks/parameters.toml. Goes on where it was cut short.
+A trial edits four recipes whose preserve prompts name nothing of what retain is measured on: two of
+one concept, one of them with 20 preserve prompts (14 pictures each), and two of all tuning things
+at once, one of them with 20 preserve prompts (42 pictures each). Recipes whose preserve prompts
+name everything are left out: every closed form has H = 1 on them. Prompts and seeds are equal for
+all methods; 10 sampler steps. Methods that take no preserve prompts (esd) are measured on one
+concept at a time only, and tuned on these two. Trial 0 has the method's defaults. Highest H over
+all pictures wins; of equals the earlier, so that nothing is tried any more once H is 1. What is
+found is printed as TOML for benchmarks/parameters.toml. Goes on where it was cut short.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from forgetcli.evaluation.intervals import harmonic
 from forgetcli.experiments.tuning.space import SearchSpace
 from forgetcli.experiments.tuning.study import finished, open_study
 
-CASES = (("unnamed", "van_gogh"), ("bare", "running"), ("few", "strawberry"), ("unnamed", "dog"))
+CASES = (("unnamed", "van_gogh"), ("few-unnamed", "strawberry"))
 MANY = [label for label in words.TUNING if label in words.THINGS]
 ASKED, KEPT = 3, 8
 
@@ -45,8 +43,8 @@ def tuning_recipes(cases=CASES, kept=KEPT) -> list[recipes.Recipe]:
                 [label],
                 words.others([label], kept),
                 bare=regime == "bare",
-                few=20 if regime == "few" else None,
-                unnamed=regime == "unnamed",
+                few=20 if regime.startswith("few") else None,
+                unnamed=regime.endswith("unnamed"),
             )
         )
         for regime, label in cases
@@ -56,10 +54,10 @@ def tuning_recipes(cases=CASES, kept=KEPT) -> list[recipes.Recipe]:
 def many_recipes() -> list[recipes.Recipe]:
     return [
         recipes.parse(
-            f'name = "many-{unnamed}"\n'
-            + words.recipe(MANY, words.others(MANY, 3 * KEPT), unnamed=unnamed)
+            f'name = "many-{few}"\n'
+            + words.recipe(MANY, words.others(MANY, 3 * KEPT), few=few, unnamed=True)
         )
-        for unnamed in (False, True)
+        for few in (None, 20)
     ]
 
 
@@ -93,7 +91,7 @@ def tuned(
 ) -> optuna.trial.FrozenTrial:
     defaults = made[0].model_copy(update={"method": method, "parameters": {}})
     space = SearchSpace.around(defaults, methods.get(method).SEARCH)
-    study = open_study(output / f"{method}.journal", space.start, seed=0)
+    study = open_study(output / f"{method}-{made[0].preserve.prior}.journal", space.start, seed=0)
 
     def objective(trial: optuna.Trial) -> float:
         values = space.suggest(trial)
@@ -119,9 +117,13 @@ def tuned(
     )  # the first of equals: the defaults, if none is better
 
 
-def main(output: Path, names: list[str], trials: int) -> None:
+def main(output: Path, names: list[str], trials: int, prior: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    bench, alone, many = Bench(), tuning_recipes(), many_recipes()
+    bench = Bench()
+    alone, many = (
+        [words.with_prior(recipe, prior, []) for recipe in made]
+        for made in (tuning_recipes(), many_recipes())
+    )
     whole = tomlkit.document()
     for method in names:
         best = tuned(
@@ -136,8 +138,9 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--prior", choices=("none", "words"), default="words")
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--methods", nargs="+", default=[n for n in methods.names() if n != "none"])
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
-    main(args.output, args.methods, args.trials)
+    main(args.output, args.methods, args.trials, args.prior)

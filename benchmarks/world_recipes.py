@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+from forgetcli import models
+from forgetcli import recipe as recipes
 from forgetcli.bundled.demo import world
+from forgetcli.checkpoint import base
+from forgetcli.models import vocabulary
 
 WORLD = world()
 STYLES, THINGS = list(WORLD["styles"]), list(WORLD["things"])
 LABELS = [*STYLES, *THINGS]
 DIRECT, HINTED = WORLD["templates"]["heldout"], WORLD["templates"]["heldout_hinted"]
-PARAMETERS = Path(__file__).with_name(
-    "parameters.toml"
-)  # of every method, chosen by tune_methods.py
+# Of every method, chosen by tune_methods.py: with the vocabulary's words as the prior, and without.
+PARAMETERS = Path(__file__).with_name("parameters.toml")
+WITHOUT_PRIOR = Path(__file__).with_name("parameters_none.toml")
 PLAIN_STYLE = "flat"  # what a picture without a style word looks like
 
 
@@ -168,14 +173,56 @@ def others(forgotten: list[str], count: int) -> list[str]:
     return [rest[i * len(rest) // count] for i in range(count)]
 
 
+PRIORS = ("none", "others", "words")
+
+
+def parameters_for(prior: str) -> Path:
+    """The file with the methods' parameters for a kind of prior."""
+    return WITHOUT_PRIOR if prior == "none" else PARAMETERS
+
+
+@cache
+def vocabulary_words() -> tuple[str, ...]:
+    """The words of the embedded model's tokenizer."""
+    model = models.load(base.resolve("demo"), device="cpu")
+    return tuple(vocabulary.words(model.tokenizer))
+
+
+def with_prior(recipe: recipes.Recipe, kind: str, measured: list[str]) -> recipes.Recipe:
+    """The recipe with another prior.
+
+    Args:
+        kind: `none`; `words`: all of the tokenizer's words; `others`: those that name or hint at
+            none of the concepts that retain is measured on.
+        measured: labels of these.
+    """
+    if kind == "others":
+        said = {word for label in measured for word in said_of(label)}
+        prompts = tuple(word for word in vocabulary_words() if word not in said)
+        return recipe.model_copy(
+            update={
+                "preserve": recipe.preserve.model_copy(update={"prior": "captions"}),
+                "prior_captions": prompts,
+            }
+        )
+    return recipe.model_copy(
+        update={"preserve": recipe.preserve.model_copy(update={"prior": kind})}
+    )
+
+
+def said_of(label: str) -> set[str]:
+    """The words of a concept's names, of all hints at it, and of their plurals."""
+    phrases = (*entry(label)["names"], *entry(label)["hints"], *entry(label)["heldout"])
+    said = {word for phrase in phrases for word in phrase.lower().replace("-", " ").split()}
+    return said | {f"{word}s" for word in said} | {word.removesuffix("s") for word in said}
+
+
 def nearest(label: str, count: int = 5) -> list[str]:
     """Its neighbours in the unedited text encoder: those of its kind whose summaries of their names
     are most alike (cosine).
     """
     import torch
 
-    from forgetcli import models
-    from forgetcli.checkpoint import base
     from forgetcli.models.tokens import tokenise
 
     model = models.load(base.resolve("demo"), device="cpu")

@@ -117,7 +117,9 @@ def _edit_state(edited: dict | None) -> str:
         return "not edited by forget"
     if "problem" in edited:
         return f"edited by forget, but {one_line(edited['problem'])}"
-    pairs = ", ".join(f"{concept} → {target}" for concept, target in edited["concepts"])
+    pairs = ", ".join(
+        f"{concept} → {target or '(nothing)'}" for concept, target in edited["concepts"]
+    )
     return facts(
         {
             "edited by forget": {

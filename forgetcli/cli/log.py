@@ -49,7 +49,7 @@ def _as_text(history: Log) -> str | Table:
                 e.number,
                 e.name,
                 e.method,
-                ", ".join(f"{concept} → {target}" for concept, target in e.concepts),
+                ", ".join(f"{concept} → {target or '(nothing)'}" for concept, target in e.concepts),
                 e.date[:19].replace("T", " "),
                 f"{e.delta_rel:.3g}",
             ]

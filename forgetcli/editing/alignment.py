@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-Positions = Literal["last", "from-last", "all", "beside", "aligned"]
+Positions = Literal[
+    "last", "prompt-last", "from-last", "prompt-from-last", "all", "beside", "aligned"
+]
 
 
 def words(tokenizer: Any, ids: Sequence[int]) -> list[int]:
@@ -53,18 +55,28 @@ def matches(
     Args:
         concept, target: `words` of the prompts.
         length: of the padded prompts.
-        positions: `last`: the last subject token. `from-last`: that one and all after it, by their
-            distance from it. `all`: every position to the same one of the target prompt. `beside`:
-            all except the subject's own, those before it by position, those after it by distance.
-            `aligned`: these and the subject's own, the last to the last (all that a longer concept
-            has in front are mapped to the target's first).
+        positions: `last`: the last subject token. `prompt-last`: the last token of either prompt,
+            which is the start token of an empty one. `from-last`, `prompt-from-last`: these and all
+            after them, by their distance from them. `all`: every position to the same one of the
+            target prompt. `beside`: all except the subject's own, those before it by position,
+            those after it by distance. `aligned`: these and the subject's own, the last to the last
+            (all that a longer concept has in front are mapped to the target's first).
+
+    An empty target prompt has no subject. Its end token, the first one that the encoder reads
+    there, stands for it, and again for the end token of the concept prompt.
     """
     if positions == "all":
         return [(i, i) for i in range(length)]
+    if positions == "prompt-last":
+        return [(len(concept) - 1, len(target) - 1)]
+    if positions == "prompt-from-last":
+        a, b = len(concept) - 1, len(target) - 1
+        return [(a + k, b + k) for k in range(length - max(a, b))]
     a, b = subject_ends(concept, target)
     if positions == "last":
         return [(a, b)]
-    after = [(a + k, b + k) for k in range(1, length - max(a, b))]
+    end = b if len(target) > 1 else 0  # what stands before the tokens that follow
+    after = [(a + k, end + k) for k in range(1, length - max(a, end))]
     if positions == "from-last":
         return [(a, b), *after]
     start = max(1, shared_ends(concept, target)[0])

@@ -61,8 +61,9 @@ class Check:
             EditError: the edit did nothing (`edit.no-effect`) or the model is wrecked
                 (`edit.wrecked`).
         """
+        moved = round(self.moved, 2) + 0.0  # no "-0%"
         figures = (
-            f"moved {self.moved:.0%} of the way to the target, "
+            f"moved {moved:.0%} of the way to the target, "
             f"preserve prompts by {self.preserve_drift:.1%}"
         )
         if not (math.isfinite(self.moved) and math.isfinite(self.preserve_drift)):

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forgetcli.editing.alignment import Positions, matches, words
+from forgetcli.editing.alignment import Positions, matches, shared_ends, subject_ends, words
+from forgetcli.editing.columns import HeldColumns
+from forgetcli.editing.prior import prior_prompts
+from forgetcli.editing.task import Task
 from forgetcli.models.base import LoadedModel
 from forgetcli.models.tokens import TokenBatch, tokenise
 
@@ -71,6 +74,8 @@ def prompt_columns(
     prompts: Sequence[str],
     positions: Positions,
     pairs: PairColumns | None = None,
+    *,
+    each: bool = False,
 ) -> Tensor:
     """Contexts of prompts to preserve, shape (d, n), each distinct one once: at the last word
     (`last`), from it on (`from-last`), or everywhere (`all`).
@@ -78,6 +83,9 @@ def prompt_columns(
     All positions of the empty prompt count, whatever `positions` says: classifier-free guidance
     reads them at every step. Columns that the pairs change are left out: "a dog" within the
     preserved "a dog house" is the very column that is mapped to "a cat".
+
+    Args:
+        each: every occurrence of a column counts, also of those that the pairs change.
     """
     batch = tokenise(model.tokenizer, prompts)
     own = words_of(model, batch)
@@ -89,15 +97,82 @@ def prompt_columns(
         for row, ids in enumerate(words_of(model, part).ids.tolist()):
             end = len(words(model.tokenizer, ids)) - 1  # 0 for the empty prompt
             first = 0 if positions == "all" else end
-            stop = end + 1 if positions == "last" and end else len(ids)
+            stop = end + 1 if positions in ("last", "prompt-last") and end else len(ids)
             columns = range(first, stop)
             for column in columns:
                 prefix = int(own.owner[start + row, column])
-                if prefix not in seen and tuple(ids[: column + 1]) not in changed:
+                if each or (prefix not in seen and tuple(ids[: column + 1]) not in changed):
                     seen.add(prefix)
                     kept.append(C[row, column])
         start += len(part.prompts)
     return torch.stack(kept, 1) if kept else C.new_empty(C.shape[-1], 0)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Contexts that an edit holds.
+
+    Attributes:
+        prompts: of the preserve prompts, float64, shape (d, p).
+        prior: of the prior's prompts, times the root of their weight, float64, shape (d, q).
+    """
+
+    prompts: Tensor
+    prior: Tensor
+
+    @property
+    def columns(self) -> Tensor:
+        """Both, shape (d, p + q)."""
+        return torch.cat([self.prompts, self.prior], 1)
+
+
+def held_columns(
+    model: LoadedModel,
+    task: Task,
+    settings: HeldColumns,
+    positions: Positions,
+    pairs: PairColumns,
+) -> Held:
+    """The contexts that the task's preserve prompts and its prior name.
+
+    Of the prior, words that are the subject of a pair are left out: it would hold "dog" where "a
+    picture of a dog" is edited.
+    """
+    each = settings.columns == "each"
+    kept = [prompt for prompt in task.preserve if prompt or settings.empty]
+    prompts = (
+        prompt_columns(model, kept, positions, pairs, each=each) if kept else pairs.concepts[:, :0]
+    )
+    others = prior_prompts(model.tokenizer, task) if settings.prior else []
+    known = set(task.preserve)
+    others = [prompt for prompt in others if prompt not in known]
+    if not others:
+        return Held(prompts, prompts[:, :0])
+    subjects = subjects_of(model, task.pairs)
+    rows = words_of(model, tokenise(model.tokenizer, others)).ids.tolist()
+    free = [
+        prompt
+        for prompt, ids in zip(others, rows, strict=True)
+        if tuple(words(model.tokenizer, ids)[1:]) not in subjects
+    ]
+    if not free:
+        return Held(prompts, prompts[:, :0])
+    prior = prompt_columns(model, free, positions, pairs, each=each)
+    return Held(prompts, prior * settings.prior**0.5)
+
+
+def subjects_of(model: LoadedModel, pairs: Sequence[tuple[str, str]]) -> set[tuple[int, ...]]:
+    """The tokens of the pairs' subjects, as the encoder of the contexts reads them."""
+    concepts, targets = (
+        words_of(model, tokenise(model.tokenizer, [pair[side] for pair in pairs])).ids.tolist()
+        for side in (0, 1)
+    )
+    found = set()
+    for concept, target in zip(concepts, targets, strict=True):
+        a, b = words(model.tokenizer, concept), words(model.tokenizer, target)
+        start = max(1, shared_ends(a, b)[0])
+        found.add(tuple(a[start : subject_ends(a, b)[0] + 1]))
+    return found
 
 
 def words_of(model: LoadedModel, batch: TokenBatch) -> TokenBatch:

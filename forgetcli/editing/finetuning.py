@@ -12,7 +12,7 @@ affine function of ε.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -184,12 +184,14 @@ class BasePictures:
 
 
 @dataclass(frozen=True)
-class OwnPictures:
-    """x_t from a sampler run of the model as trained so far. Every training step starts a new run
-    and stops it at a random time.
+class FreshPictures:
+    """x_t from a new sampler run in every training step, stopped at a random time.
+
+    Attributes:
+        predict: of the model that generates them: as trained so far, or unedited.
     """
 
-    student: Student
+    predict: Callable[[Tensor, Tensor, Context], Tensor]
     settings: Any
 
     @torch.no_grad()
@@ -202,7 +204,7 @@ class OwnPictures:
         context = Context.cat([teacher.empty.repeated(n), teacher.concepts[rows]])  # 2n rows
         x = torch.randn((n, *model.latent_shape), generator=generator).to(model.device, model.dtype)
         for t in scheduler.timesteps[:stop]:
-            without, with_ = self.student.predict(torch.cat([x, x]), t, context).chunk(2)
+            without, with_ = self.predict(torch.cat([x, x]), t, context).chunk(2)
             x = scheduler.step(
                 without + self.settings.guidance * (with_ - without), t, x
             ).prev_sample
@@ -236,13 +238,14 @@ def train(
         Teacher.of(model, pairs, settings.erase_from, settings.eta),
         Student(model, names),
     )
-    pictures = (
-        OwnPictures(student, parameters.sample)
-        if parameters.sample.model == "edited"
-        else BasePictures.of(
-            model, [concept for concept, _ in pairs], parameters.sample, generator, observer
-        )
-    )
+    pictures: FreshPictures | BasePictures
+    if parameters.sample.model == "edited":
+        pictures = FreshPictures(student.predict, parameters.sample)
+    elif parameters.sample.fresh:
+        pictures = FreshPictures(model.denoise, parameters.sample)
+    else:
+        concepts = [concept for concept, _ in pairs]
+        pictures = BasePictures.of(model, concepts, parameters.sample, generator, observer)
     optimiser = torch.optim.Adam(student.changes.values(), lr=settings.lr)
     losses = []
     observer.stage("fine-tuning", settings.steps)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 
 from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.editing.prior import prior_prompts
+from forgetcli.editing.task import Task
 from forgetcli.linalg import Moment
 from forgetcli.models.base import LoadedModel, Site
 from forgetcli.models.tokens import tokenise
@@ -95,6 +97,24 @@ def preserve_moments(
         observer.note(f"second moments of {len(prompts)} {what}: from the cache")
     hits, misses = len(sites) - len(missing), len(missing)
     return Moments(by_site, materials(name, by_site), hits, misses)
+
+
+def prior_moments(
+    model: LoadedModel, sites: Sequence[Site], task: Task, observer: Observer
+) -> Moments | None:
+    """Second moments of the task's prior; None if it has none."""
+    prompts = prior_prompts(model.tokenizer, task)
+    if not prompts:
+        return None
+    what = "the captions" if task.prior_captions else "the vocabulary's words"
+    return preserve_moments(
+        model, sites, prompts, task.moments, observer, name="vocabulary", what=what
+    )
+
+
+def counted(used: Sequence[Moments]) -> dict[str, int]:
+    """How many of several sets of second moments were in the cache, and how many were computed."""
+    return {"hits": sum(m.hits for m in used), "misses": sum(m.misses for m in used)}
 
 
 def materials(name: str, by_site: Mapping[str, Moment]) -> tuple[dict[str, str], ...]:

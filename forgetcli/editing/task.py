@@ -35,6 +35,9 @@ class Task:
         preserve: prompts that the edit protects, each once, the empty prompt first.
         heldout: prompts that should keep their meaning too, which the edit must not use: they only
             measure how far it reaches beyond `preserve`.
+        prior_words: this many of the vocabulary's most frequent words are held besides, with a
+            weight of their own; see `forgetcli.editing.prior`.
+        prior_captions: prompts that are held in the same way.
         seed: seed of everything random.
         earlier: returns the second moments of earlier edits' keys at given sites.
         moments: cache of second moments.
@@ -43,6 +46,15 @@ class Task:
     pairs: tuple[tuple[str, str], ...]
     preserve: tuple[str, ...] = ("",)
     heldout: tuple[str, ...] = ()
+    prior_words: int = 0
+    prior_captions: tuple[str, ...] = ()
     seed: int = 0
     earlier: EarlierEdits = no_earlier_edits
     moments: MomentCache = field(default_factory=MomentCache)
+
+    @property
+    def prior_size(self) -> int:
+        """The largest number of prompts that the prior can have; a vocabulary may have fewer
+        words.
+        """
+        return self.prior_words + len(self.prior_captions)

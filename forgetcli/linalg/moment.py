@@ -20,11 +20,12 @@ class Moment:
 
     Attributes:
         matrix: float64, shape (d, d), symmetric positive semi-definite.
-        tokens: how many key columns went in, repetitions counted.
+        tokens: how many key columns went in, repetitions counted; a sum of weights where they have
+            weights.
     """
 
     matrix: Tensor
-    tokens: int
+    tokens: float
 
     @staticmethod
     def of(keys: Tensor, counts: Tensor) -> Moment:
@@ -50,8 +51,8 @@ class Moment:
     def __add__(self, other: Moment) -> Moment:
         return Moment(self.matrix + other.matrix, self.tokens + other.tokens)
 
-    def times(self, count: int) -> Moment:
-        """The moment of the same prompts, each `count` times."""
+    def times(self, count: float) -> Moment:
+        """The moment of the same prompts, each `count` times, or with that weight."""
         return Moment(self.matrix * count, self.tokens * count)
 
 

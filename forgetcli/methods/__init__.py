@@ -6,6 +6,8 @@ A method is a package with
                              (``extra="forbid"``)
     SEARCH                   optional: dotted parameter → range or choice
                              (`forgetcli.editing.search_space`) that ``forget tune`` may try
+    EARLIER                  optional: dotted parameter → its value in edited folders that do not
+                             record it: what held before the parameter existed
     cost(task, parameters)   optional: returns a `forgetcli.editing.cost.Cost`, what the edit asks
                              of the model, for ``--dry-run``
 

@@ -11,7 +11,7 @@ from forgetcli import models
 from forgetcli.editing.cost import Cost
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.moments import are_cached
-from forgetcli.models import vocabulary
+from forgetcli.editing.prior import prior_prompts
 from forgetcli.models.tokens import tokenise
 from forgetcli.pipeline import estimates, inspect
 from forgetcli.pipeline.job import Job, ModelId, prepare
@@ -153,7 +153,8 @@ def _cached_moments(
     balance = _setting(job, "edit", "balance_empty", False)
     sets = [(job.recipe.preserve_prompts(), balance)]
     if _setting(job, "edit", "prior", 0):
-        sets.append((vocabulary.words(loaded.tokenizer), False))
+        words = prior_prompts(loaded.tokenizer, task_of(job.recipe, job.base, cache))
+        sets += [(words, False)] if words else []
     return [
         are_cached(loaded, site, prompts, cache, balance_empty=empty) for prompts, empty in sets
     ]

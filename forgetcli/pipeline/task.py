@@ -32,6 +32,8 @@ def task_of(
             for retained in recipe.retain
             for prompt in (*retained.direct, *retained.indirect)
         ),
+        prior_words=recipe.preserve.prior_words if recipe.preserve.prior == "words" else 0,
+        prior_captions=recipe.prior_captions,
         seed=recipe.seed,
         earlier=(previous or PreviousEdits(base)).held,
         moments=cache,

@@ -19,7 +19,7 @@ from forgetcli.recipe import limits, prompt_files, toml_lines
 from forgetcli.recipe import parameters as method_tables
 from forgetcli.recipe import usage as records
 from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts
-from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
+from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained, once
 from forgetcli.recipe.problems import (
     MOST_FAULTS,
     Sheet,
@@ -128,7 +128,9 @@ def parse(
         if method != document.method:
             parameters = document.methods.get(method, {})
     preserved, files, missing = _preserved(document, record, sheet, source)
-    problems += missing + contradictions(document, preserved, sheet)
+    captions, caption_files, absent = _from_files("captions", document, record, sheet, source)
+    files |= caption_files
+    problems += missing + absent + contradictions(document, preserved, sheet)
     if problems:
         raise _refused(problems)
     used = records.Record((*record.overrides, *overrides), files, method)
@@ -148,6 +150,7 @@ def parse(
         raw=raw,
         overrides=used.overrides,
         file_prompts=tuple(kept.prompt for kept in preserved if kept.file_line),
+        prior_captions=tuple(once(kept.prompt for kept in captions)),
         warnings=tuple(islice(doubts(document, sheet), MOST_FAULTS)),
     )
 
@@ -311,10 +314,23 @@ def _preserved(
         PreservedPrompt(prompt, ("preserve", "prompts", i))
         for i, prompt in enumerate(document.preserve.prompts)
     ]
+    from_files, files, problems = _from_files("files", document, record, sheet, source)
+    return preserved + from_files, files, problems
+
+
+def _from_files(
+    key: str,
+    document: Document,
+    record: records.Record,
+    sheet: Sheet,
+    source: Path | None,
+) -> tuple[list[PreservedPrompt], dict[str, tuple[str, ...]], list[ForgetError]]:
+    """The prompts of the files that `[preserve]` names at `key`, those of each file, and faults."""
+    prompts: list[PreservedPrompt] = []
     files: dict[str, tuple[str, ...]] = {}
     problems = []
-    for index, name in enumerate(document.preserve.files):
-        path: KeyPath = ("preserve", "files", index)
+    for index, name in enumerate(getattr(document.preserve, key)):
+        path: KeyPath = ("preserve", key, index)
         folder = source.parent if source else Path()
         file = folder / name
         try:
@@ -327,8 +343,8 @@ def _preserved(
             problems.append(_unreadable(error, path, sheet))
             continue
         files[name] = tuple(prompt for _, prompt in lines)
-        preserved += [PreservedPrompt(prompt, path, f"{file}:{line}") for line, prompt in lines]
-    return preserved, files, problems
+        prompts += [PreservedPrompt(prompt, path, f"{file}:{line}") for line, prompt in lines]
+    return prompts, files, problems
 
 
 def _unreadable(error: ForgetError, path: KeyPath, sheet: Sheet) -> ForgetError:

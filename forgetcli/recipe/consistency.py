@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from forgetcli.errors import ForgetError
-from forgetcli.recipe.model import Document, composed, fill
+from forgetcli.recipe.model import Document, composed, fill, target_prompt
 from forgetcli.recipe.problems import MOST_FAULTS, Sheet, clipped
 from forgetcli.recipe.toml_lines import KeyPath
 
@@ -40,6 +40,7 @@ def contradictions(
         _concepts(document, sheet),
         _different_targets(edits, sheet),
         _edited_and_preserved(edits, preserved, sheet),
+        _captions(document, sheet),
     )
     return [fault for faults in checks for fault in islice(faults, MOST_FAULTS + 1)]
 
@@ -138,6 +139,24 @@ def _edited_and_preserved(
                 yield sheet.problem("conflict", kept.path, message, hint)
 
 
+def _captions(document: Document, sheet: Sheet) -> Iterator[ForgetError]:
+    kind, files = document.preserve.prior, document.preserve.captions
+    if kind == "captions" and not files:
+        yield sheet.problem(
+            "conflict",
+            ("preserve", "prior"),
+            "the prior is 'captions', and no file of captions is named",
+            'name one: captions = ["captions.txt"]',
+        )
+    if files and kind != "captions":
+        yield sheet.problem(
+            "conflict",
+            ("preserve", "captions"),
+            f"captions are named, and the prior is '{kind}'",
+            "set prior = 'captions', or take them out",
+        )
+
+
 def _edits(document: Document) -> Iterator[_Edit]:
     templates = document.prompts.templates
     for index, concept in enumerate(document.concepts):
@@ -147,7 +166,7 @@ def _edits(document: Document) -> Iterator[_Edit]:
             for template in templates:
                 yield _Edit(
                     fill(template, word),
-                    fill(template, concept.target),
+                    target_prompt(template, concept.target),
                     path,
                     concept.concept,
                     word,
@@ -155,7 +174,7 @@ def _edits(document: Document) -> Iterator[_Edit]:
         for number, prompt in enumerate(concept.prompts):
             yield _Edit(
                 prompt,
-                fill(templates[0], concept.target),
+                target_prompt(templates[0], concept.target),
                 (*place, "prompts", number),
                 concept.concept,
                 prompt,

@@ -35,7 +35,9 @@ class Concept(_Table):
     """One concept to forget and what it turns into."""
 
     concept: Text = Field(description="What is to be forgotten, in the words of a prompt.")
-    target: Text = Field(description="What it turns into.")
+    target: Annotated[str, Field(pattern=r"^$|\S")] = Field(
+        description="What it turns into; empty: nothing, which is the empty prompt."
+    )
     aliases: Texts = Field((), description="Other words for the concept, edited the same way.")
     prompts: Texts = Field(
         (),
@@ -99,6 +101,19 @@ class Preserve(_Table):
         default=(),
         description="Text files with one prompt a line (# comments), relative to the recipe.",
     )
+    prior: Literal["none", "words", "captions"] = Field(
+        "words",
+        description="What every closed form holds besides, with a weight of its own (`[edit] "
+        "prior`): nothing, the most frequent words of the tokenizer's vocabulary, or `captions`.",
+    )
+    prior_words: int = Field(
+        2000, ge=1, description="How many of the vocabulary's words, with prior = 'words'."
+    )
+    captions: Texts = Field(
+        (),
+        description="Text files with one caption a line, relative to the recipe, with prior = "
+        "'captions'.",
+    )
 
 
 class Document(_Table):
@@ -144,6 +159,7 @@ class Recipe(Document):
             files added.
         overrides: ``key=value`` as given on the command line.
         file_prompts: preserve prompts that came from files.
+        prior_captions: the captions of `[preserve] captions`, each once.
         warnings: what is allowed and probably not meant.
     """
 
@@ -154,6 +170,7 @@ class Recipe(Document):
     raw: bytes = b""
     overrides: tuple[str, ...] = ()
     file_prompts: tuple[str, ...] = ()
+    prior_captions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @property
@@ -192,7 +209,7 @@ class Recipe(Document):
 
     def preserve_prompts(self) -> list[str]:
         """Every prompt to preserve, once, the empty one first."""
-        return _once(["", *self.preserve.prompts, *self.file_prompts])
+        return once(["", *self.preserve.prompts, *self.file_prompts])
 
 
 def _over(tables: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
@@ -206,11 +223,19 @@ def _over(tables: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
 def pairs_of(concept: Concept, templates: tuple[str, ...]) -> list[tuple[str, str]]:
     """(concept prompt, target prompt) of one concept, repetitions included."""
     filled = [
-        (fill(template, word), fill(template, concept.target))
+        (fill(template, word), target_prompt(template, concept.target))
         for word in concept.words
         for template in templates
     ]
-    return filled + [(prompt, fill(templates[0], concept.target)) for prompt in concept.prompts]
+    first = target_prompt(templates[0], concept.target)
+    return filled + [(prompt, first) for prompt in concept.prompts]
+
+
+def target_prompt(template: str, target: str) -> str:
+    """The prompt that a concept prompt turns into; the empty one if there is no target, whatever
+    the template says: "a picture of" would be a picture of something.
+    """
+    return fill(template, target) if target else ""
 
 
 def fill(template: str, word: str) -> str:
@@ -218,7 +243,7 @@ def fill(template: str, word: str) -> str:
     return template.replace("{}", word)
 
 
-def _once(prompts: Iterable[str]) -> list[str]:
+def once(prompts: Iterable[str]) -> list[str]:
     """The prompts without repetitions, also in another Unicode form."""
     first: dict[str, str] = {}
     for prompt in prompts:

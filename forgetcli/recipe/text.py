@@ -47,7 +47,8 @@ def to_toml(recipe: Recipe) -> str:
     comments.
     """
     values = effective(recipe)
-    values["preserve"] = {"prompts": [*recipe.preserve.prompts, *recipe.file_prompts], "files": []}
+    prompts = [*recipe.preserve.prompts, *recipe.file_prompts]
+    values["preserve"] = {**values["preserve"], "prompts": prompts, "files": []}
     for table in ("methods", "families"):
         if not values[table]:
             del values[table]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from forgetcli import __version__, models
+from forgetcli import __version__, methods, models
 from forgetcli import recipe as recipes
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.integrity import problem
@@ -45,6 +46,24 @@ def parameters(edited: EditedModel, *, strict: bool = False) -> Finding:
     return Finding(not_proved=[missing])
 
 
+def as_recorded(
+    method: str, recorded: Mapping[str, Any], recipe: Recipe
+) -> tuple[dict[str, Any], Recipe]:
+    """The recorded parameters and the recipe, with the values that held when the folder was made.
+
+    A folder of an earlier version does not record parameters that were added later. Where neither
+    it nor the recipe has one, both get the value that `forgetcli.methods` documents as `EARLIER`.
+    """
+    earlier = getattr(methods.get(method), "EARLIER", {}) if method == recipe.method else {}
+    complete, written = copy.deepcopy(dict(recorded)), copy.deepcopy(recipe.parameters)
+    for key, value in earlier.items():
+        table, _, name = key.partition(".")
+        there, here = complete.setdefault(table, {}), written.setdefault(table, {})
+        if isinstance(there, dict) and isinstance(here, dict) and name not in (*there, *here):
+            there[name] = here[name] = value
+    return complete, recipe.model_copy(update={"parameters": written})
+
+
 def read_recipe(edited: EditedModel, text: str | bytes, source: Path | None = None) -> Recipe:
     """A recipe as it is for the model in the folder.
 
@@ -75,8 +94,9 @@ def differing(
         strict: compare the values that the recipe leaves to the method's defaults as well.
         place: the file that has the recorded values.
     """
-    by_recipe = flat({"method": recipe.method, **method_parameters(recipe)})
     explicit = {"method", *flat(recipe.parameters)}
+    recorded, recipe = as_recorded(method, recorded, recipe)
+    by_recipe = flat({"method": recipe.method, **method_parameters(recipe)})
     return [
         f"{key} is {here} in {place}, {there} by the recipe"
         for key, here, there in differences(flat({"method": method, **recorded}), by_recipe)

@@ -19,6 +19,7 @@ from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
 from forgetcli.storage.scratch import scratch
 from forgetcli.verification.finding import Finding, read_edited
+from forgetcli.verification.parameters import as_recorded
 from forgetcli.wording import counted
 
 # ‖stored − rebuilt‖ / ‖stored − base‖ that other hardware, thread counts or library versions may
@@ -44,6 +45,7 @@ def rebuilt(edited: EditedModel, observer: Observer) -> Finding:
     _refuse_reverted(edited)
     manifest = edited.manifest
     recipe = recipes.load(manifest.recipe_path).on(models.family_of(base.settings))
+    _, recipe = as_recorded(manifest.method, manifest.parameters, recipe)
     problems: list[Problem] = []
     device, elsewhere = _device(manifest.run_details.get("metadata", {}).get("device"))
     listed = {_place(tensor): tensor for tensor in manifest.edited}

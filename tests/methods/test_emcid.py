@@ -45,6 +45,7 @@ target = "monet"
 templates = ["{}", "a painting by {}", "{} by night"]
 
 [preserve]
+prior = "none"
 prompts = ["a picture of a cat", "a house", "a sketch of a dog", "a painting by monet"]
 
 [edit]
@@ -418,8 +419,8 @@ def test_without_sites_it_is_the_four_blocks_before_the_last(model):
     assert [site.name for site in edit(model, edit__sites="[]").sites] == [
         site.name for site in model.pick_sites([0, 1, 2])
     ]
-    twelve = sorted(range(12))[:-1][-algorithm.DEFAULT_BLOCKS :]  # Stable Diffusion 1.4
-    assert twelve == [7, 8, 9, 10]
+    blocks = emcid.Parameters().edit.blocks
+    assert sorted(range(12))[:-1][-blocks:] == [7, 8, 9, 10]  # Stable Diffusion 1.4
 
 
 def test_a_loss_that_is_no_number_stops_it(model):

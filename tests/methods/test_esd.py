@@ -190,7 +190,7 @@ def test_the_edited_models_pictures_are_its_own(model):
         student = finetuning.Student(model, finetuning.trainable(model.unet, "esd-x"))
         for tensor in student.changes.values():
             tensor.data += change
-        return finetuning.OwnPictures(student, settings).draw(
+        return finetuning.FreshPictures(student.predict, settings).draw(
             rows, teacher, torch.Generator().manual_seed(seed)
         )
 

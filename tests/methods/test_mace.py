@@ -33,6 +33,7 @@ target = "monet"
 templates = ["a painting by {}", "{} picture"]
 
 [preserve]
+prior = "none"
 prompts = ["a picture of a cat", "a house", "a sketch of a dog", "a painting by monet"]
 """
 # what follows the start token: "a painting by van gogh", "a painting by monet"; "van gogh picture",

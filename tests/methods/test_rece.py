@@ -39,6 +39,7 @@ target = "monet"
 templates = ["{}", "a painting by {}", "{} picture"]
 
 [preserve]
+prior = "none"
 prompts = ["a picture of a cat", "a house", "a sketch of a dog", "a painting by monet"]
 """
 

@@ -49,10 +49,15 @@ target = "monet"
 templates = ["{}", "a painting by {}", "{} picture"]
 
 [preserve]
+prior = "none"
 prompts = ["a picture of a cat", "a house", "a sketch of a dog", "a painting by monet", "a starry night"]
+
+[edit]
+min_rank = 0
 
 [prior]
 copies = 2
+empty = true
 """  # noqa: E501
 
 
@@ -448,6 +453,35 @@ def test_the_prior_holds_what_would_be_moved_most(model):
             float((change(model, result, site) @ held).norm()) for result in (with_, without)
         )
         assert moved < 0.3 * free
+
+
+def test_the_empty_prompt_is_left_to_the_invariants(model):
+    """Its columns are far from the prompts': among them they take directions from the edit."""
+    without = edit(model, "prior.empty=false", "prior.filter=false")
+    with_ = edit(model, "prior.filter=false")
+    for a, b in zip(without.sites, with_.sites, strict=True):
+        assert a.null_dim > b.null_dim
+    size = float(prompt_columns(model, [""], "all")[:, 0].norm())
+    for site in pick(model, ["to_v"]):
+        start = prompt_columns(model, [""], "all")[:, 0]
+        assert float((change(model, without, site) @ start).norm()) < 1e-10 * size
+
+
+def test_a_narrow_encoder_leaves_something_to_edit(model):
+    """More prompts than the encoder is wide: without a smallest dimension nothing is left."""
+    words = [
+        f"a {word} picture of a {thing}"
+        for word in ("cat", "dog", "house", "night", "monet")
+        for thing in ("cat", "dog", "sketch", "house", "painting", "night", "pencil", "starry")
+    ]
+    prompts = f"preserve.prompts={words!r}"
+    tight = ("edit.threshold=1e-9", "prior.filter=false", "prior.copies=10")
+    with pytest.raises(EditError) as refused:
+        edit(model, prompts, *tight)
+    assert refused.value.code == "edit.no-null-space"
+    default = speed.Parameters().edit.min_rank
+    done = edit(model, prompts, *tight, f"edit.min_rank={default}")
+    assert all(site.null_dim == default and site.delta_rel > 0 for site in done.sites)
 
 
 def test_copies_are_drawn_from_the_recipes_seed(model):

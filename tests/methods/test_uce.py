@@ -37,6 +37,7 @@ target = "monet"
 templates = ["{}", "a painting by {}", "{} picture"]
 
 [preserve]
+prior = "none"
 prompts = ["a picture of a cat", "a house", "a sketch of a dog", "a painting by monet"]
 
 [[retain]]

@@ -199,7 +199,7 @@ def test_a_recipe_cannot_be_changed():
             "concept =",
             "[[concepts]] concept is empty",
         ),
-        ('target = "monet"', 'target = ""', "empty", "target", "[[concepts]] target is empty"),
+        ('target = "monet"', 'target = " "', "empty", "target", "[[concepts]] target is empty"),
         (
             '"swirling oil strokes"',
             '"a",\n""',

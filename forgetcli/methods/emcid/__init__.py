@@ -12,25 +12,63 @@ MEMIT (arXiv 2210.07229).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from forgetcli.editing.presets import filled
 from forgetcli.editing.search_space import Choice, Range
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
+AUTHORS = {
+    "edit": {
+        "blocks": 11,
+        "lam": 4000.0,
+        "ridge": 0.0,
+        "positions": "last",
+        "balance_empty": False,
+    },
+    "refine": {
+        "steps": 100,
+        "lr": 0.2,
+        "units": "absolute",
+        "align": 0.01,
+        "decay": 5e-4,
+        "clamp": 1.5,
+        "guidance": 7.5,
+    },
+}
+EARLIER = {
+    "edit.preset": "default",
+    "edit.prior": 0.0,
+    "edit.blocks": 4,
+    "refine.units": "relative",
+}
+
 
 class EditSettings(BaseModel):
     """Parameters of the closed form."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    preset: Literal["default", "authors"] = Field(
+        "default", description="'authors': the columns and values of the published code."
+    )
+    prior: Weight = Field(
+        1.0,
+        description="Weight of the recipe's prior ([preserve] prior) in the mean moment, relative "
+        "to that of the preserve prompts. 0: none.",
+    )
     sites: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         (),
-        description="Text encoder blocks whose mlp.fc2 is edited. Default: the four before the "
-        "last, as published (7 to 10 of 12).",
+        description="Text encoder blocks whose mlp.fc2 is edited; if there are none: `blocks`.",
+    )
+    blocks: Count = Field(
+        4,
+        description="That many blocks before the last one, or as many as there are. Published: 11 "
+        "(0 to 10 of 12).",
     )
     lam: Positive = Field(
         100.0,
@@ -62,10 +100,11 @@ class RefineSettings(BaseModel):
     steps: Count = Field(
         60, description="Descent steps. Published: 100 to 200 for each concept separately."
     )
-    lr: Positive = Field(
-        0.2,
-        description="Learning rate of Adam, relative to the size of the outputs. Published: 0.2, "
-        "absolute.",
+    lr: Positive = Field(0.2, description="Learning rate of Adam, in `units`. Published: 0.2.")
+    units: Literal["relative", "absolute"] = Field(
+        "relative",
+        description="'relative': to the size of the outputs. 'absolute': as published; `decay` is "
+        "then divided by the square of the output's norm.",
     )
     batch: Count = Field(16, description="Images per step.")
     align: Weight = Field(
@@ -104,9 +143,15 @@ class Parameters(BaseModel):
     edit: EditSettings = EditSettings()
     refine: RefineSettings = RefineSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, tables: Any) -> Any:
+        return filled(tables, "edit", {"authors": AUTHORS})
+
 
 SEARCH = {
     "edit.lam": Range(1.0, 1e4, log=True),
+    "edit.prior": Range(1e-2, 1e1, log=True),
     "edit.positions": Choice(("last", "from-last")),
     "refine.steps": Range(20, 120),
     "refine.lr": Range(0.05, 0.5, log=True),

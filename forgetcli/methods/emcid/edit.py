@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 from forgetcli.editing.alignment import subject_ends, words
 from forgetcli.editing.closed_form import keys_after, stored_weight
 from forgetcli.editing.edit import Edit, SiteReport
-from forgetcli.editing.moments import preserve_moments
+from forgetcli.editing.moments import counted, preserve_moments, prior_moments
 from forgetcli.editing.objectives import Matcher
 from forgetcli.editing.pairs import Pairs
 from forgetcli.editing.refine import descend_once, shifted
@@ -24,7 +24,6 @@ from forgetcli.methods.emcid import EditSettings, Parameters, RefineSettings
 from forgetcli.models.base import LoadedModel, Site
 from forgetcli.progress import Observer
 
-DEFAULT_BLOCKS = 4  # number of edited blocks if the recipe names none
 BATCH = 64  # prompts encoded at a time
 
 
@@ -43,7 +42,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
             "use method nullspace, which edits several together",
         )
     settings = parameters.edit
-    sites = model.pick_sites(settings.sites or sorted(model.sites)[:-1][-DEFAULT_BLOCKS:])
+    sites = model.pick_sites(settings.sites or sorted(model.sites)[:-1][-settings.blocks :])
     pairs = subject_pairs(model.tokenizer, task.pairs, settings.positions)
     moments = preserve_moments(
         model,
@@ -53,8 +52,16 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         observer,
         balance_empty=settings.balance_empty,
     )
+    held = moments.by_site
+    words = prior_moments(model, sites, task, observer) if settings.prior else None
+    if words:
+        held = {
+            name: moment + words.by_site[name].times(settings.prior)
+            for name, moment in held.items()
+        }
     values, losses = find_values(model, sites[-1], pairs, parameters.refine, task.seed, observer)
-    deltas, reports = spread(model, sites, pairs, values, moments.by_site, settings, observer)
+    deltas, reports = spread(model, sites, pairs, values, held, settings, observer)
+    used = [moments, words] if words else [moments]
     weights = {
         (site.component, site.parameter): stored_weight(model.base, site) + deltas[site.name]
         for site in sites
@@ -64,7 +71,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         sites=reports,
         losses=tuple(losses),
         moments=moments.materials,
-        cache={"hits": moments.hits, "misses": moments.misses},
+        cache=counted(used),
         keys=keys_after(model, sites, pairs.concepts, weights),
     )
 
@@ -101,7 +108,12 @@ def find_values(
     start = pairs.concepts.merge(block_outputs(model, site, pairs.concepts.ids))  # (m, distinct)
     movable = pairs.movable
     norms = start[:, movable].norm(dim=0).float().to(model.device)  # (moved,)
-    size = start[:, movable].pow(2).mean().sqrt()
+    # The unit in which the descent counts.
+    size = (
+        start[:, movable].pow(2).mean().sqrt()
+        if settings.units == "relative"
+        else start.new_ones(())
+    )
     moved = torch.zeros((len(start), int(movable.sum())), device=model.device, requires_grad=True)
     matcher = Matcher.of(model, pairs, settings, seed, observer)
     objective = Objective(model, matcher, moved, norms / float(size), settings)
@@ -162,7 +174,8 @@ class Objective:
             loss = loss + self.settings.align * distance
         # The constant: a norm has no gradient at zero, where the descent begins.
         sizes = (self.moved.pow(2).sum(0) + 1e-12).sqrt()
-        return loss + self.settings.decay * (sizes / self.norms).mean()
+        scale = self.norms if self.settings.units == "relative" else self.norms.square()
+        return loss + self.settings.decay * (sizes / scale).mean()
 
     def clamp(self) -> None:
         """Limit every token's change to the allowed fraction of its unedited output's norm."""

@@ -14,20 +14,44 @@ away from the concept.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from forgetcli.editing.presets import filled
 from forgetcli.editing.search_space import Choice, Range
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+# The authors' later code; the paper's is 'paper'.
+AUTHORS = {
+    "train": {
+        "train_method": "esd-x",
+        "erase_from": "concept",
+        "eta": 2.0,
+        "steps": 200,
+        "lr": 5e-5,
+        "batch": 1,
+    },
+    "sample": {"model": "base", "fresh": True, "steps": 50, "guidance": 3.0},
+}
+PAPER = {
+    "train": {**AUTHORS["train"], "steps": 1000, "lr": 1e-5},
+    "sample": {**AUTHORS["sample"], "model": "edited"},
+}
+EARLIER = {"train.preset": "default", "sample.fresh": False}
 
 
 class TrainSettings(BaseModel):
     """Parameters of the fine-tuning."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    preset: Literal["default", "authors", "paper"] = Field(
+        "default",
+        description="'authors': the values of the authors' later code, 200 steps at 5e-5. 'paper': "
+        "1000 steps at 1e-5.",
+    )
     train_method: Literal["esd-x", "esd-x-strict", "esd-u"] = Field(
         "esd-x",
         description="Layers that are trained: the cross-attention ('esd-x'), only its key and "
@@ -63,6 +87,11 @@ class SampleSettings(BaseModel):
         description="Model that generates them: the unedited one, once (the authors' later code), "
         "or the edited one, again at every step (the paper).",
     )
+    fresh: bool = Field(
+        False,
+        description="With model = 'base': a new run for every step, as published, instead of one "
+        "for each prompt.",
+    )
     steps: Count = Field(10, description="Sampler steps of a complete run. Published: 50.")
     guidance: Annotated[float, Field(ge=1)] = Field(
         3.0, description="Guidance when the noisy images are generated."
@@ -75,6 +104,11 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     train: TrainSettings = TrainSettings()
     sample: SampleSettings = SampleSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, tables: Any) -> Any:
+        return filled(tables, "train", {"authors": AUTHORS, "paper": PAPER})
 
 
 SEARCH = {

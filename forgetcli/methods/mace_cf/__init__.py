@@ -17,28 +17,47 @@ therefore mapped as well (``own_tokens``): otherwise the prompt would still name
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from forgetcli.editing import columns
+from forgetcli.editing.columns import HeldColumns
+from forgetcli.editing.presets import filled
 from forgetcli.editing.search_space import Range
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+# The published first stage for objects, which holds nothing. That for celebrities and styles has
+# λ = 0 and needs the moments of 400,000 captions.
+AUTHORS = {
+    "edit": {
+        "lam": 10.0,
+        "preserve": 0.0,
+        "own_tokens": False,
+        "prior": 0.0,
+        "empty": False,
+        "columns": "each",
+    }
+}
+EARLIER = {"edit.preset": "default", **columns.EARLIER}
 
-class EditSettings(BaseModel):
+
+class EditSettings(HeldColumns):
     """Parameters of the closed form."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    preset: Literal["default", "authors"] = Field(
+        "default", description="'authors': the columns and values of the published code."
+    )
     lam: Weight = Field(
         10.0,
         description="Ridge λ. Larger values keep the weights nearer to the unedited ones. "
         "Published: 10 to 1000 for objects, none together with a large set of preserve prompts.",
     )
-    preserve: Weight = Field(
+    preserve: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.8,
-        description="η_p: weight of the preserve prompts. Published: 0.8 for one concept, 8 for "
-        "many.",
+        description="η_p: weight of the preserve prompts. Published: 0 for objects; for "
+        "celebrities and styles 8e-5 (one concept) and 8e-4 (many).",
     )
     own_tokens: bool = Field(
         True,
@@ -53,8 +72,14 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     edit: EditSettings = EditSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, tables: Any) -> Any:
+        return filled(tables, "edit", {"authors": AUTHORS})
+
 
 SEARCH = {
     "edit.lam": Range(1e-1, 1e3, log=True),
     "edit.preserve": Range(1e-2, 1e1, log=True),
+    "edit.prior": Range(1e-2, 1e1, log=True),
 }

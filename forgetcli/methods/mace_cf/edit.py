@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forgetcli.editing.closed_form import stored_weight
-from forgetcli.editing.context_columns import heldout_columns, pair_columns, prompt_columns
+from forgetcli.editing.context_columns import held_columns, heldout_columns, pair_columns
 from forgetcli.editing.cross_attention import edited, pick
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.task import Task
@@ -23,9 +23,9 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     sites = pick(model)
     observer.stage("cross-attention", len(sites))
     pairs = pair_columns(model, task.pairs, "aligned" if settings.own_tokens else "beside")
-    preserve = prompt_columns(model, task.preserve, "all", pairs)
+    held = held_columns(model, task, settings, "all", pairs)
     solved = ridge_map(
-        pairs.concepts, pairs.targets, preserve, lam=settings.lam, keep=settings.preserve
+        pairs.concepts, pairs.targets, held.columns, lam=settings.lam, keep=settings.preserve
     )
     deltas = {}
     for site in sites:
@@ -34,7 +34,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     return edited(
         model,
         deltas,
-        preserve,
+        held.prompts,
         rcond=solved.rcond,
         pairs=pairs,
         heldout=heldout_columns(model, task.heldout, "all"),

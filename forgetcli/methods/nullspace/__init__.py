@@ -15,8 +15,8 @@ The default differs from the published form (``preset = "reference"``) in three 
   afterwards.
 - ``match = "attention"`` compares what the denoiser's cross-attention reads from the contexts,
   without running the denoiser.
-- ``prior`` adds the second moment of frequent vocabulary words to the ridge. It protects concepts
-  that no preserve prompt names.
+- ``prior`` adds the second moment of the recipe's prior, frequent vocabulary words, to the ridge.
+  It protects concepts that no preserve prompt names.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from forgetcli.editing.cost import Cost
+from forgetcli.editing.presets import filled
 from forgetcli.editing.search_space import Choice, Range
 from forgetcli.editing.task import Task
 
@@ -57,6 +58,8 @@ REFERENCE = {
     },
 }
 
+EARLIER = {"refine.price": "weight"}
+
 
 class EditSettings(BaseModel):
     """Parameters of the closed form."""
@@ -79,8 +82,8 @@ class EditSettings(BaseModel):
     )
     prior: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         10.0,
-        description="Weight of the second moment of frequent vocabulary words, added to λI. It "
-        "protects concepts that no preserve prompt names. 0: none.",
+        description="Weight of the recipe's prior ([preserve] prior): its mean second moment is "
+        "added to λI. It protects concepts that no preserve prompt names. 0: none.",
     )
     scale: Literal["mean", "sum"] = Field(
         "mean", description="λ is relative to the mean over the concept tokens, or to their sum."
@@ -125,7 +128,14 @@ class RefineSettings(BaseModel):
     damping: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.0,
         description="Weight of the change-size penalty in the joint objective: loss = mismatch / "
-        "initial mismatch + damping × (size of the change / size of the weight).",
+        "initial mismatch + damping × (size of the change / `price`).",
+    )
+    price: Literal["outputs", "weight"] = Field(
+        "outputs",
+        description="What the size of a change is relative to: the weight and what it puts out for "
+        "the prior's or, without one, the preserve prompts' tokens ('outputs'), so that damping "
+        "means the same whatever the prior is; or the size of the weight in the penalty itself "
+        "('weight', as before).",
     )
     epochs: Count = Field(1, description="Sequential: rounds over the sites.")
     lr: Positive = Field(0.2, description="Sequential: learning rate of Adam.")
@@ -166,17 +176,7 @@ class Parameters(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _preset(cls, tables: Any) -> Any:
-        """The tables with the values of the chosen preset where they have none themselves."""
-        if not isinstance(tables, dict) or not isinstance(tables.get("edit"), dict):
-            return tables
-        if tables["edit"].get("preset") != "reference":
-            return tables
-        filled = dict(tables)
-        for name, values in REFERENCE.items():
-            own = tables.get(name, {})
-            if isinstance(own, dict):
-                filled[name] = {**values, **own}
-        return filled
+        return filled(tables, "edit", {"reference": REFERENCE})
 
 
 SEARCH = {
@@ -191,11 +191,8 @@ SEARCH = {
 
 def cost(task: Task, parameters: Parameters) -> Cost:
     """What the edit asks of the model."""
-    # Here because the package of models takes time to import, and only estimates need it.
-    from forgetcli.models.vocabulary import COUNT
-
     pairs, refine = len(task.pairs), parameters.refine
-    moments = len(task.preserve) + (COUNT if parameters.edit.prior else 0)
+    moments = len(task.preserve) + (task.prior_size if parameters.edit.prior else 0)
     if refine.mode == "copy":
         return Cost(encoded=moments + 2 * pairs, moments=moments)
     joint = refine.mode == "joint"

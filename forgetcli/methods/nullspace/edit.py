@@ -5,12 +5,16 @@ from __future__ import annotations
 from forgetcli.editing import refine
 from forgetcli.editing.closed_form import keys_after, measure, prepare, stored_weight
 from forgetcli.editing.edit import Edit
-from forgetcli.editing.moments import Moments, materials, preserve_moments
+from forgetcli.editing.moments import (
+    counted,
+    materials,
+    preserve_moments,
+    prior_moments,
+)
 from forgetcli.editing.pairs import Pairs
 from forgetcli.editing.task import Task
 from forgetcli.methods.nullspace import Parameters
-from forgetcli.models import vocabulary
-from forgetcli.models.base import LoadedModel, Site
+from forgetcli.models.base import LoadedModel
 from forgetcli.models.tokens import tokenise
 from forgetcli.progress import Observer
 
@@ -33,7 +37,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         balance_empty=settings.balance_empty,
     )
     held = task.earlier(sites, observer) if settings.hold_earlier else {}
-    words = word_moments(model, sites, task, observer) if settings.prior else None
+    words = prior_moments(model, sites, task, observer) if settings.prior else None
     problems = prepare(
         model,
         sites,
@@ -43,6 +47,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         observer,
         held=held,
         vocabulary=words.by_site if words else None,
+        priced=parameters.refine.price,
     )
     solutions, losses = refine.run(model, problems, pairs, parameters, task.seed, observer)
     heldout = tokenise(model.tokenizer, task.heldout) if task.heldout else None
@@ -58,19 +63,6 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         sites=reports,
         losses=tuple(losses),
         moments=(*moments.materials, *materials("kp", held)),
-        cache={"hits": sum(m.hits for m in used), "misses": sum(m.misses for m in used)},
+        cache=counted(used),
         keys=keys_after(model, sites, pairs.concepts, weights),
-    )
-
-
-def word_moments(model: LoadedModel, sites: list[Site], task: Task, observer: Observer) -> Moments:
-    """Second moments of the most frequent vocabulary words."""
-    return preserve_moments(
-        model,
-        sites,
-        vocabulary.words(model.tokenizer),
-        task.moments,
-        observer,
-        name="vocabulary",
-        what="the vocabulary's words",
     )

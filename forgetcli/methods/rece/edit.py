@@ -12,9 +12,9 @@ from torch import Tensor
 from forgetcli.editing.closed_form import stored_weight
 from forgetcli.editing.context_columns import (
     PairColumns,
+    held_columns,
     heldout_columns,
     pair_columns,
-    prompt_columns,
 )
 from forgetcli.editing.cross_attention import edited, pick
 from forgetcli.editing.edit import Edit
@@ -38,27 +38,36 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     sites = pick(model)
     observer.stage("cross-attention", 1 + rounds.epochs)
     pairs = pair_columns(model, task.pairs, settings.positions)
-    preserve = prompt_columns(model, task.preserve, settings.positions, pairs)
+    where = settings.held_positions or settings.positions
+    held = held_columns(model, task, settings, where, pairs)
+    kept = held.columns
+    if settings.share:
+        share = max(settings.preserve, 1 / len(task.preserve))
+        settings = settings.model_copy(update={"preserve": share})
     weights = {site.name: stored_weight(model.base, site) for site in sites}  # W₀
     gram = sum(W.T @ W for W in weights.values())  # (d, d)
 
-    solved = erased(pairs.concepts, pairs, preserve, settings)
+    solved = erased(pairs.concepts, pairs, kept, settings)
     A = torch.eye(len(gram), dtype=torch.float64) + solved.matrix  # W₁ = W₀A
     found: list[float] = []
     observer.advance()
+    if rounds.positions:
+        pairs = pair_columns(model, task.pairs, rounds.positions)
+    if rounds.ridge:
+        settings = settings.model_copy(update={"lam": rounds.ridge})
     for _ in range(rounds.epochs):
         cross = A.T @ gram  # Σ W_nᵀW₀
         adversarial = adversarial_columns(cross @ A, cross, pairs.concepts, rounds.lam)
         # At the minimum, the objective is its constant minus ⟨c', Σ W_nᵀW₀ c⟩.
         gain = (adversarial * (cross @ pairs.concepts)).sum()
         found.append(float(gain / ((gram @ pairs.concepts) * pairs.concepts).sum()))
-        solved = erased(adversarial, pairs, preserve, settings, hold=rounds.hold)
+        solved = erased(adversarial, pairs, kept, settings, hold=rounds.hold)
         A = A + A @ solved.matrix
         observer.advance(found=found[-1])
     return edited(
         model,
         {name: W @ A - W for name, W in weights.items()},
-        preserve,
+        held.prompts,
         rcond=solved.rcond,
         pairs=pairs,
         heldout=heldout_columns(model, task.heldout, settings.positions),

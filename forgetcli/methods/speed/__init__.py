@@ -21,20 +21,53 @@ Li et al., SPEED: Scalable, Precise, and Efficient Concept Erasure for Diffusion
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from forgetcli.editing.presets import filled
 from forgetcli.editing.search_space import Choice, Range
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
+
+# The published script for few concepts: every prompt's last token, an absolute cut.
+AUTHORS = {
+    "edit": {
+        "alpha": 1.0,
+        "lam": 0.0,
+        "threshold": 0.1,
+        "scale": "absolute",
+        "min_rank": 0,
+        "invariants": 3,
+        "layers": "values",
+        "positions": "prompt-last",
+    },
+    "prior": {
+        "weight": 0.0,
+        "empty": False,
+        "columns": "each",
+        "filter": True,
+        "copies": 10,
+        "directions": 1,
+    },
+}
+EARLIER = {
+    "edit.preset": "default",
+    "edit.scale": "mean",
+    "prior.weight": 0.0,
+    "prior.empty": True,
+    "prior.columns": "distinct",
+}
 
 
 class EditSettings(BaseModel):
     """Parameters of the closed form."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    preset: Literal["default", "authors"] = Field(
+        "default", description="'authors': the columns and values of the published code."
+    )
     alpha: Weight = Field(
         1.0,
         description="Ridge α. Larger values change the weights less. Published: 1 for few "
@@ -47,9 +80,19 @@ class EditSettings(BaseModel):
     )
     threshold: Weight = Field(
         0.1,
-        description="Null space: directions with eigenvalues below threshold × mean eigenvalue.",
+        description="Null space: directions with eigenvalues below the threshold. Published: 0.1 "
+        "for few concepts, 1e-4 for many.",
     )
-    min_rank: Count = Field(0, description="Smallest allowed dimension of the null space.")
+    scale: Literal["mean", "absolute"] = Field(
+        "mean",
+        description="The threshold is relative to the mean eigenvalue, or absolute, as published. "
+        "In Stable Diffusion 1 that mean is about 1.",
+    )
+    min_rank: Count = Field(
+        16,
+        description="Smallest allowed dimension of the null space. Published: 0, which leaves "
+        "nothing to edit in a narrow encoder.",
+    )
     invariants: Count = Field(
         3,
         description="Number of means of the empty prompt's contexts that must not move, in "
@@ -58,17 +101,33 @@ class EditSettings(BaseModel):
     layers: Literal["values", "keys", "both"] = Field(
         "values", description="Cross-attention layers that are edited."
     )
-    positions: Literal["last", "from-last", "all"] = Field(
+    positions: Literal["last", "prompt-last", "from-last", "all"] = Field(
         "last",
-        description="Tokens that are edited: the last token of the subject ('last'), that one and "
-        "all after it ('from-last'), or all tokens ('all'; published for nudity).",
+        description="Tokens that are edited: the last token of the subject ('last') or of the "
+        "prompt ('prompt-last', published), the subject's and all after it ('from-last'), or all "
+        "tokens ('all'; published for nudity).",
     )
 
 
 class PriorSettings(BaseModel):
-    """Parameters of the preserve prompts that make the null space."""
+    """Parameters of the prompts that make the null space."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+    weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        1.0,
+        description="Weight of the recipe's prior ([preserve] prior) relative to that of the "
+        "preserve prompts. 0: none.",
+    )
+    empty: bool = Field(
+        False,
+        description="Also the empty prompt, at all its positions. Without it, it is held by the "
+        "invariants alone, as published.",
+    )
+    columns: Literal["distinct", "each"] = Field(
+        "distinct",
+        description="'distinct': every context counts once, and none is held that the edit maps. "
+        "'each': every occurrence counts, as published.",
+    )
     filter: bool = Field(
         True,
         description="Keep only the preserve prompts that the edit would move by more than the "
@@ -89,11 +148,17 @@ class Parameters(BaseModel):
     edit: EditSettings = EditSettings()
     prior: PriorSettings = PriorSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, tables: Any) -> Any:
+        return filled(tables, "edit", {"authors": AUTHORS})
+
 
 SEARCH = {
     "edit.alpha": Range(1e-2, 1e1, log=True),
-    "edit.threshold": Range(1e-3, 1.0, log=True),
+    "edit.threshold": Range(1e-4, 1.0, log=True),
     "edit.layers": Choice(("values", "both")),
     "edit.positions": Choice(("last", "from-last", "all")),
     "prior.filter": Choice((True, False)),
+    "prior.weight": Range(1e-2, 1e1, log=True),
 }

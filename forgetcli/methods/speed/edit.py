@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from forgetcli.editing.closed_form import stored_weight
-from forgetcli.editing.context_columns import heldout_columns, pair_columns, prompt_columns
+from forgetcli.editing.columns import HeldColumns
+from forgetcli.editing.context_columns import (
+    held_columns,
+    heldout_columns,
+    pair_columns,
+    prompt_columns,
+)
 from forgetcli.editing.cross_attention import edited, pick
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.task import Task
@@ -37,7 +43,9 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     sites = pick(model, LAYERS[settings.layers])
     observer.stage("cross-attention", len(sites))
     pairs = pair_columns(model, task.pairs, settings.positions)
-    preserve = prompt_columns(model, task.preserve, settings.positions, pairs)  # (d, p)
+    wanted = parameters.prior
+    choice = HeldColumns(prior=wanted.weight, empty=wanted.empty, columns=wanted.columns)
+    held = held_columns(model, task, choice, settings.positions, pairs)
     K2 = invariant_columns(model, settings.invariants)
     # With these, CCᵀ and C*Cᵀ are means.
     root = pairs.concepts.shape[1] ** 0.5
@@ -48,7 +56,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     projectors: dict[str, Projector] = {}
     for site in sites:
         W = stored_weight(model.base, site)
-        projector = prior(W, C, C_star, preserve, parameters, generator)
+        projector = prior(W, C, C_star, held.columns, parameters, generator)
         solved = constrained_map(C, C_star, projector, K2, settings.alpha, settings.lam)
         deltas[site.name] = W @ solved.matrix
         rcond[site.name] = solved.rcond
@@ -57,7 +65,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     return edited(
         model,
         deltas,
-        preserve,
+        held.prompts,
         rcond=rcond,
         pairs=pairs,
         heldout=heldout_columns(model, task.heldout, settings.positions),
@@ -99,6 +107,8 @@ def prior(
     if parameters.prior.copies:
         copies = augmented(kept, W, parameters.prior.copies, parameters.prior.directions, generator)
         kept = torch.cat([kept, most_moved(copies, unprotected)], 1)
-    return null_projector(
-        kept @ kept.T / kept.shape[1], parameters.edit.threshold, parameters.edit.min_rank
-    )
+    moment = kept @ kept.T / kept.shape[1]
+    settings = parameters.edit
+    mean = float(moment.diagonal().mean())  # of the eigenvalues
+    relative = 1.0 if settings.scale == "mean" or not mean else mean
+    return null_projector(moment, settings.threshold / relative, settings.min_rank)

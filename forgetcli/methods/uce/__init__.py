@@ -11,30 +11,50 @@ in its code.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from forgetcli.editing import columns
+from forgetcli.editing.columns import HeldColumns
 from forgetcli.editing.cost import Cost
+from forgetcli.editing.presets import filled
 from forgetcli.editing.search_space import Choice, Range
 from forgetcli.editing.task import Task
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+# The published script: every prompt's last token, nothing held but the preserve prompts.
+AUTHORS = {
+    "edit": {
+        "lam": 0.5,
+        "erase": 1.0,
+        "preserve": 1.0,
+        "positions": "prompt-last",
+        "prior": 0.0,
+        "empty": False,
+        "columns": "each",
+    }
+}
+EARLIER = {"edit.preset": "default", **columns.EARLIER}
 
-class EditSettings(BaseModel):
+
+class EditSettings(HeldColumns):
     """Parameters of the closed form."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    preset: Literal["default", "authors"] = Field(
+        "default", description="'authors': the columns and values of the published code."
+    )
     lam: Weight = Field(
         0.5, description="Ridge λ. Larger values keep the weights nearer to the unedited ones."
     )
     erase: Weight = Field(1.0, description="η_e: weight of the concepts.")
     preserve: Weight = Field(1.0, description="η_p: weight of the preserve prompts.")
-    positions: Literal["last", "from-last", "all"] = Field(
+    positions: Literal["last", "prompt-last", "from-last", "all"] = Field(
         "last",
-        description="Tokens that are edited: the last token of the subject ('last'), that one and "
-        "all after it ('from-last'), or all tokens ('all').",
+        description="Tokens that are edited: the last token of the subject ('last') or of the "
+        "prompt ('prompt-last', published), the subject's and all after it ('from-last'), or all "
+        "tokens ('all').",
     )
 
 
@@ -44,14 +64,21 @@ class Parameters(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     edit: EditSettings = EditSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, tables: Any) -> Any:
+        return filled(tables, "edit", {"authors": AUTHORS})
+
 
 SEARCH = {
     "edit.lam": Range(1e-2, 1e2, log=True),
     "edit.preserve": Range(1e-2, 1e1, log=True),
+    "edit.prior": Range(1e-2, 1e1, log=True),
     "edit.positions": Choice(("last", "from-last", "all")),
 }
 
 
 def cost(task: Task, parameters: Parameters) -> Cost:
     """What the edit asks of the model: every prompt is encoded once."""
-    return Cost(encoded=2 * len(task.pairs) + len(task.preserve))
+    others = task.prior_size if parameters.edit.prior else 0
+    return Cost(encoded=2 * len(task.pairs) + len(task.preserve) + others)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forgetcli.editing.closed_form import stored_weight
-from forgetcli.editing.context_columns import heldout_columns, pair_columns, prompt_columns
+from forgetcli.editing.context_columns import held_columns, heldout_columns, pair_columns
 from forgetcli.editing.cross_attention import edited, pick
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.task import Task
@@ -23,11 +23,11 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     sites = pick(model)
     observer.stage("cross-attention", len(sites))
     pairs = pair_columns(model, task.pairs, settings.positions)
-    preserve = prompt_columns(model, task.preserve, settings.positions, pairs)
+    held = held_columns(model, task, settings, settings.positions, pairs)
     solved = ridge_map(
         pairs.concepts,
         pairs.targets,
-        preserve,
+        held.columns,
         lam=settings.lam,
         erase=settings.erase,
         keep=settings.preserve,
@@ -39,7 +39,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     return edited(
         model,
         deltas,
-        preserve,
+        held.prompts,
         rcond=solved.rcond,
         pairs=pairs,
         heldout=heldout_columns(model, task.heldout, settings.positions),
