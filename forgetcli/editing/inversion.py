@@ -121,7 +121,8 @@ def invert_token(
         latents: of images of the concept, shape (n, c, h, w), from `concept_latents` or the VAE's
             latents times its scaling factor.
         prompts: templates with {}; each step draws `batch` of them.
-        start: a word whose embedding is where the descent starts; None: the mean embedding.
+        start: text whose tokens' mean embedding is where the descent starts; None: the mean of the
+            whole vocabulary.
         steps: steps of Adam.
         lr: its learning rate, relative to the root mean square of the embeddings' entries.
         batch: images per step.
@@ -135,8 +136,8 @@ def invert_token(
     for component, network in tables.items():
         table = network.get_input_embeddings().weight.detach().float()
         scales[component] = float(table.square().mean().sqrt())
-        first = table.mean(0) if start is None else table[token_ids(model, start)[component]]
-        vectors[component] = first.clone().requires_grad_()
+        rows = slice(None) if start is None else tokens_of(model, start)[component]
+        vectors[component] = table[rows].mean(0).requires_grad_()
     ids = tokenise(model.tokenizer, [prompt.replace("{}", word) for prompt in prompts]).ids
     groups = [{"params": [vectors[name]], "lr": lr * scales[name]} for name in vectors]
 
@@ -204,13 +205,18 @@ def borrowed_word(model: LoadedModel, prompts: Sequence[str]) -> str:
 
 def token_ids(model: LoadedModel, word: str) -> dict[str, int]:
     """Text encoder's component → the word's token id; empty if it has several for one of them."""
+    found = tokens_of(model, word)
+    single = all(len(ids) == 1 for ids in found.values())
+    return {component: ids[0] for component, ids in found.items()} if single else {}
+
+
+def tokens_of(model: LoadedModel, text: str) -> dict[str, list[int]]:
+    """Text encoder's component → the text's token ids, without the start and end tokens."""
     found = {}
     for encoder in model.encoders:
         tokenizer: Any = model.tokenizer_of(encoder)
-        ids = tokenizer([word], add_special_tokens=False).input_ids[0]
-        if len(ids) != 1:
-            return {}
-        found[encoder.component] = int(ids[0])
+        ids = tokenizer([text], add_special_tokens=False).input_ids[0]
+        found[encoder.component] = [int(number) for number in ids]
     return found
 
 
