@@ -37,8 +37,9 @@ from forgetcli.progress import Observer
 
 PROBES = 64  # noisy images on which a learned word is compared with the concept's own
 DRIFT_PROMPTS = 32
-# An attack that recovers less of the denoising loss than this has failed.
-FAILED = 0.25
+# An attack that recovers less of the denoising loss than this has failed. Measured on the embedded
+# model: learned words that recovered up to 0.1 gave the concept in at most one of eight images.
+FAILED = 0.1
 
 Weights = Mapping[tuple[str, str], Tensor]
 
@@ -51,8 +52,9 @@ class Attack:
         round: its number, from 1.
         concept: the concept prompt that was attacked.
         recovered: (L* − L) / (L* − L₀), with L the edited model's denoising loss for the learned
-            word and L₀, L* the unedited model's for the concept and the target prompt. 1: the word
-            is as good as the concept's name was; 0: no better than the target's.
+            word, L₀ the unedited model's for the concept prompt and L* its loss for the empty
+            prompt, or for the target prompt if that is smaller. 1: the word is as good as the
+            concept's name was; 0: it says nothing about the images that no prompt had to say.
         drift: ‖ε_edited − ε‖ / ‖ε‖ for preserve prompts of the edit that was attacked.
     """
 
@@ -192,19 +194,19 @@ class Target:
         batch = tokenise(model.tokenizer, [concept, target])
         first, second = words_of(model, batch).ids.tolist()
         _, at = subject_ends(words(model.tokenizer, first), words(model.tokenizer, second))
-        best, worst = (
-            denoising_loss(model, latents, [prompt], seed) for prompt in (concept, target)
+        best, *others = (
+            denoising_loss(model, latents, [prompt], seed) for prompt in (concept, target, "")
         )
         return Target(
-            model, concept, target, latents, contexts(model, batch)[1], at, best, worst, seed
+            model, concept, target, latents, contexts(model, batch)[1], at, best, min(others), seed
         )
 
     def attack(
         self, weights: Weights, number: int, settings: Any, observer: Observer
     ) -> tuple[LearnedToken, float]:
         """A word learned through the model with these weights, and what it recovers."""
-        # The descent starts at the vocabulary's mean, at the concept and at the target in turn.
-        start = (None, self.concept, self.target)[(number - 1) % 3]
+        # The descent starts at the concept, at the target and at the vocabulary's mean in turn.
+        start = (self.concept, self.target, None)[(number - 1) % 3]
         with self.model.weights(weights):
             token = invert_token(
                 self.model,
@@ -218,7 +220,7 @@ class Target:
             with token.inserted(self.model):
                 prompts = [token.prompt(template) for template in PROMPTS]
                 loss = denoising_loss(self.model, self.latents, prompts, self.seed)
-        # A target that describes the images as well as the concept leaves nothing to recover.
+        # Without a gap, the concept's name says nothing about its images.
         gap = max(self.worst - self.best, 1e-3 * self.worst)
         return token, (self.worst - loss) / gap
 

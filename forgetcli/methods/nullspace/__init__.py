@@ -219,8 +219,8 @@ class Parameters(BaseModel):
     def _reachable(self) -> Parameters:
         if self.robust.rounds and self.edit.layers == "text-encoder":
             raise ValueError(
-                "[robust] rounds need [edit] layers = 'both' or 'cross-attention': an edit of the "
-                "text encoder alone leaves the concept in the denoiser"
+                "with [robust] rounds needs [edit] layers = 'both' or 'cross-attention': an edit of "
+                "the text encoder alone leaves the concept in the denoiser"
             )
         return self
 
@@ -255,8 +255,38 @@ def cost(task: Task, parameters: Parameters) -> Cost:
     # Here because the package of models takes time to import, and only estimates need it.
     from forgetcli.models.vocabulary import COUNT
 
+    layers = parameters.edit.layers
+    first = Cost() if layers == "cross-attention" else _of_text_encoder(task, parameters, COUNT)
+    second = Cost() if layers == "text-encoder" else _of_cross_attention(task, parameters, COUNT)
+    return Cost(
+        encoded=first.encoded + second.encoded,
+        predictions=first.predictions + second.predictions,
+        descents=first.descents + second.descents,
+        batch=max(first.batch, second.batch),
+        moments=first.moments,
+    )
+
+
+def _of_cross_attention(task: Task, parameters: Parameters, words: int) -> Cost:
+    robust, context = parameters.robust, parameters.context
+    encoded = len(task.preserve) + 3 * len(task.pairs) + (words if context.prior else 0)
+    if not robust.rounds:
+        return Cost(encoded=encoded)
+    concepts = max(len(task.concepts), 1)
+    steps = concepts * robust.rounds * robust.budget
+    # 20 sampler steps for every image; guidance needs two predictions.
+    images = 2 * 20 * concepts * robust.images
+    return Cost(
+        encoded=encoded + 3 * steps * robust.batch,
+        predictions=images,
+        descents=steps * robust.batch,
+        batch=robust.batch,
+    )
+
+
+def _of_text_encoder(task: Task, parameters: Parameters, words: int) -> Cost:
     pairs, refine = len(task.pairs), parameters.refine
-    moments = len(task.preserve) + (COUNT if parameters.edit.prior else 0)
+    moments = len(task.preserve) + (words if parameters.edit.prior else 0)
     if refine.mode == "copy":
         return Cost(encoded=moments + 2 * pairs, moments=moments)
     joint = refine.mode == "joint"
