@@ -60,7 +60,7 @@ class LearnedToken:
 
         It also holds for a pipeline that was made of the model's components.
         """
-        with _inserted(model, self.word, self.vectors):
+        with inserted(model, self.word, self.vectors):
             yield
 
 
@@ -144,7 +144,7 @@ def invert_token(
     def contexts(rows: Tensor) -> Context:
         return model.encode(ids[rows])
 
-    with _inserted(model, word, vectors):
+    with inserted(model, word, vectors):
         losses = _descend(model, latents, contexts, len(ids), groups, steps, batch, seed, observer)
     return LearnedToken(word, {name: v.detach().cpu() for name, v in vectors.items()}, losses)
 
@@ -221,8 +221,13 @@ def tokens_of(model: LoadedModel, text: str) -> dict[str, list[int]]:
 
 
 @contextmanager
-def _inserted(model: LoadedModel, word: str, vectors: Mapping[str, Tensor]) -> Iterator[None]:
-    """The word's embedding is `vectors` within a `with`. Gradients reach the vectors."""
+def inserted(model: LoadedModel, word: str, vectors: Mapping[str, Tensor]) -> Iterator[None]:
+    """The word's embedding is `vectors` within a `with`. Gradients reach the vectors.
+
+    Args:
+        vectors: text encoder's component → embedding, shape (d,), or (n, 1, d) for one in each of
+            the n prompts that are encoded.
+    """
 
     def replaced(number: int, vector: Tensor) -> Callable[..., Tensor]:
         def replace(_module: torch.nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Any:

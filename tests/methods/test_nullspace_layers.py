@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from forgetcli import export, methods, models, recipe
 from forgetcli.artifact import integrity, manifest
 from forgetcli.checkpoint import base
-from forgetcli.editing import adversarial_rounds
+from forgetcli.editing import adversarial_rounds, adversarial_training
 from forgetcli.editing.context_columns import PairColumns, pair_columns, prompt_columns
 from forgetcli.editing.context_map import ContextProblem, mean_moment
 from forgetcli.editing.edit import Edit
+from forgetcli.editing.finetuning import Student
 from forgetcli.editing.inversion import LearnedToken, token_ids
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.methods import nullspace
@@ -211,9 +212,66 @@ def test_the_learned_words_contexts_begin_at_its_own_position(model):
     assert torch.allclose(found.targets[:, :n], cat[2:].T)
 
 
-def test_rounds_need_the_cross_attention():
+def test_the_fine_tuning_starts_at_the_closed_form_and_changes_weights_alone(model):
+    closed, tuned = edit(model, BOTH), edit(model, BOTH, "robust.finetune=2")
+    trained = {key for key in tuned.weights if key not in closed.weights}
+    assert trained and all(name.endswith(".weight") for _, name in trained)
+    assert all(model.unet.get_parameter(name).ndim in (2, 4) for _, name in trained)
+    sizes = {site.name: site.delta_rel for site in tuned.sites}
+    for (component, name), W in tuned.weights.items():
+        start = closed.weights.get((component, name))
+        if component == "text_encoder":
+            assert torch.equal(W, start)
+            continue
+        before = model.unet.get_parameter(name).detach().double()
+        assert not torch.equal(W, before)
+        # Two steps of Adam: at most about 2 · lr in every entry.
+        assert (W - (before if start is None else start)).abs().max() < 1e-3
+        assert sizes[name.removesuffix(".weight")] == pytest.approx(
+            float((W - before).norm() / before.norm())
+        )
+    again = edit(model, BOTH, "robust.finetune=2")
+    assert all(torch.equal(again.weights[key], W) for key, W in tuned.weights.items())
+
+
+def test_the_words_attack_and_the_denoiser_defends(model):
+    """With the defence at rest the attack's loss falls; with the attack at rest the defence's."""
+    read = recipe.parse(RECIPE)
+    task, settings = (
+        task_of(read, model.base, MomentCache()),
+        nullspace.RobustSettings(images=2, guidance=1.0),
+    )
+    rows = adversarial_training.Rows.of_concept(
+        model, task.concepts[0], settings, seed=0, observer=Silent()
+    )
+
+    def run(attack_only: bool) -> tuple[float, float]:
+        generator = torch.Generator().manual_seed(0)
+        words = adversarial_training.Words(model, [rows.names], generator)
+        student = Student(model, ["conv_out.weight"])
+        optimiser = torch.optim.Adam(student.changes.values(), lr=1e-5)
+        losses = []
+        for _ in range(12):
+            same = torch.Generator().manual_seed(7)
+            attack, defence = words.predictions(student, [rows], same)
+            losses.append((attack if attack_only else defence).item())
+            if attack_only:
+                words.advance(words.slopes(attack))
+            else:
+                optimiser.zero_grad()
+                defence.backward()
+                optimiser.step()
+        return losses[0], losses[-1]
+
+    for attack_only in (True, False):
+        first, last = run(attack_only)
+        assert last < first
+
+
+@pytest.mark.parametrize("setting", ["rounds", "finetune"])
+def test_rounds_need_the_cross_attention(setting: str):
     with pytest.raises(ValidationError, match="layers = 'both' or 'cross-attention'"):
-        nullspace.Parameters.model_validate({"robust": {"rounds": 1}})
+        nullspace.Parameters.model_validate({"robust": {setting: 1}})
 
 
 def test_a_folder_carries_both_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -204,6 +204,15 @@ class RobustSettings(BaseModel):
     guidance: Annotated[float, Field(ge=1)] = Field(
         4.5, description="Guidance when these images are generated."
     )
+    finetune: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="Steps of adversarial fine-tuning of the whole denoiser after the closed form. "
+        "It withstands inversion where the rounds do not, and takes minutes.",
+    )
+    finetune_lr: Positive = Field(2e-4, description="Learning rate of Adam in the fine-tuning.")
+    keep: Positive = Field(
+        8.0, description="Fine-tuning: weight of the preserve prompts' predictions in the loss."
+    )
 
 
 class Parameters(BaseModel):
@@ -217,10 +226,12 @@ class Parameters(BaseModel):
 
     @model_validator(mode="after")
     def _reachable(self) -> Parameters:
-        if self.robust.rounds and self.edit.layers == "text-encoder":
+        robust = self.robust.rounds or self.robust.finetune
+        if robust and self.edit.layers == "text-encoder":
             raise ValueError(
-                "with [robust] rounds needs [edit] layers = 'both' or 'cross-attention': an edit of "
-                "the text encoder alone leaves the concept in the denoiser"
+                "with [robust] rounds or finetune needs [edit] layers = 'both' or "
+                "'cross-attention': an edit of the text encoder alone leaves the concept in the "
+                "denoiser"
             )
         return self
 
@@ -270,17 +281,19 @@ def cost(task: Task, parameters: Parameters) -> Cost:
 def _of_cross_attention(task: Task, parameters: Parameters, words: int) -> Cost:
     robust, context = parameters.robust, parameters.context
     encoded = len(task.preserve) + 3 * len(task.pairs) + (words if context.prior else 0)
-    if not robust.rounds:
+    if not robust.rounds and not robust.finetune:
         return Cost(encoded=encoded)
     concepts = max(len(task.concepts), 1)
-    steps = concepts * robust.rounds * robust.budget
+    attacked = concepts * robust.rounds * robust.budget * robust.batch
+    # Six words, two concept prompts and eight preserve prompts in every step.
+    trained = 16 * robust.finetune
     # 20 sampler steps for every image; guidance needs two predictions.
     images = 2 * 20 * concepts * robust.images
     return Cost(
-        encoded=encoded + 3 * steps * robust.batch,
+        encoded=encoded + 3 * (attacked + trained),
         predictions=images,
-        descents=steps * robust.batch,
-        batch=robust.batch,
+        descents=attacked + trained,
+        batch=8 if robust.finetune else robust.batch,
     )
 
 

@@ -9,22 +9,25 @@ words, and the edited encoder's of the concept prompts, which read as the target
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from forgetcli.editing.adversarial_rounds import harden
+from forgetcli.editing.adversarial_training import train
 from forgetcli.editing.alignment import Positions
 from forgetcli.editing.closed_form import stored_weight
 from forgetcli.editing.context_columns import heldout_columns, pair_columns, prompt_columns
 from forgetcli.editing.context_map import ContextProblem, mean_moment
 from forgetcli.editing.cross_attention import edited, pick
-from forgetcli.editing.edit import Edit, Keys
+from forgetcli.editing.edit import Edit, Keys, SiteReport
 from forgetcli.editing.task import Task
 from forgetcli.linalg import RidgeMap
 from forgetcli.methods.nullspace import Parameters
 from forgetcli.models import vocabulary
 from forgetcli.models.base import LoadedModel, Site
+from forgetcli.models.tensors import read_tensor
 from forgetcli.progress import Observer
 
 # The last subject token and all after it: with the padding, that is all that the concept reaches.
@@ -81,12 +84,36 @@ def edit(
         pairs=pairs,
         heldout=heldout_columns(model, task.heldout, POSITIONS),
     )
-    return Edit(
+    closed = Edit(
         half.weights,
         half.sites,
         keys=keys(sites[0], problem),
         attacks=tuple(attack.as_dict() for attack in attacks),
     )
+    if not parameters.robust.finetune:
+        return closed
+    return finetuned(model, task, parameters, encoder, closed, observer)
+
+
+def finetuned(
+    model: LoadedModel,
+    task: Task,
+    parameters: Parameters,
+    encoder: Mapping[tuple[str, str], Tensor],
+    closed: Edit,
+    observer: Observer,
+) -> Edit:
+    """The closed form's edit with the changes of the fine-tuning added to the whole denoiser."""
+    changes, losses = train(model, task, parameters.robust, encoder, closed.weights, observer)
+    weights, reports = dict(closed.weights), {site.name: site for site in closed.sites}
+    for name, change in changes.items():
+        key, site = (model.DENOISER, name), name.removesuffix(".weight")
+        # The file's weights: those in memory are rounded to the dtype that the model runs in.
+        W = read_tensor(model.base.folder, model.base.locate(*key)[0]).double()
+        weights[key] = weights.get(key, W) + change.cpu().double()
+        size = float((weights[key] - W).norm() / W.norm().clamp_min(1e-300))
+        reports[site] = replace(reports.get(site, SiteReport(site, size)), delta_rel=size)
+    return replace(closed, weights=weights, sites=tuple(reports.values()), losses=tuple(losses))
 
 
 def keys(site: Site, problem: ContextProblem) -> dict[tuple[str, str], Keys]:

@@ -26,7 +26,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     return Edit(
         weights={**first.weights, **second.weights},
         sites=(*first.sites, *second.sites),
-        losses=first.losses,
+        losses=(*first.losses, *second.losses),
         moments=first.moments,
         cache=first.cache,
         keys={**first.keys, **second.keys},
