@@ -3,7 +3,8 @@ the contexts that it finds are requests of the next solution.
 
 Per round and concept, a word is learned through the edited model from images that the unedited
 model generated of the concept. If it recovers the concept, the word's contexts are mapped to the
-target's as well. A solution that moves the preserve prompts' predictions too far is not taken.
+target's as well, with the largest weight at which the preserve prompts' predictions stay within a
+bound: an adversarial context is in part made of directions that other concepts need.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ PROBES = 64  # noisy images on which a learned word is compared with the concept
 DRIFT_PROMPTS = 32
 # An attack that recovers less of the denoising loss than this has failed. Measured on the embedded
 # model: learned words that recovered up to 0.1 gave the concept in at most one of eight images.
-FAILED = 0.1
+FAILED = 0.2
+# Weights of a round's requests that are tried; the recipe's own prompts have 1.
+WEIGHTS = (1.0, 0.3, 0.1, 0.03, 0.01)
 
 Weights = Mapping[tuple[str, str], Tensor]
 
@@ -113,17 +116,20 @@ def harden(
                 found.append(target.columns(token, encoder))
         if not found:
             continue  # the next round starts elsewhere
-        candidate = problem
-        for columns in found:
-            candidate = candidate.with_request(columns)
-        weights = {**encoder, **weights_of(candidate.solve())}
-        further = drift.under(weights)
-        if further > settings.max_drift:
+        for weight in WEIGHTS:
+            candidate = problem
+            for columns in found:
+                candidate = candidate.with_request(columns, weight)
+            weights = {**encoder, **weights_of(candidate.solve())}
+            further = drift.under(weights)
+            if further <= settings.max_drift:
+                problem, current, moved = candidate, weights, further
+                break
+        else:
             observer.note(
                 f"round {number} is not taken: preserve prompts would move by {further:.1%}"
             )
             break
-        problem, current, moved = candidate, weights, further
     return problem, tuple(attacks)
 
 

@@ -1,11 +1,11 @@
 """The half of the edit in the cross-attention: one map T of contexts for all key and value layers,
 Δ = W T. Several sets of requests count alike.
 
-    T minimises Σ_s mean_s ‖(I + T)c − c*‖² + tr(T K Tᵀ) + λ‖T‖²
+    T minimises Σ_s w_s mean_s ‖(I + T)c − c*‖² + tr(T K Tᵀ) + λ‖T‖²
 
 over sets s of requested changes c → c*, with K the second moment of the contexts that must stay.
-A set has unit weight whatever its size, so that the few contexts of an adversarial round count as
-much as the recipe's own prompts.
+The sum weighs sets and not columns: the few contexts of an adversarial round can count as much as
+the recipe's own prompts.
 """
 
 from __future__ import annotations
@@ -30,25 +30,30 @@ class ContextProblem:
 
     Attributes:
         requests: the sets of requested changes.
+        weights: w of each set.
         kept: K, float64, shape (d, d).
         lam: λ, relative to the mean eigenvalue of K.
     """
 
     requests: tuple[PairColumns, ...]
+    weights: tuple[float, ...]
     kept: Tensor
     lam: float
 
-    def with_request(self, columns: PairColumns) -> ContextProblem:
+    def with_request(self, columns: PairColumns, weight: float = 1.0) -> ContextProblem:
         """The problem with one more set."""
-        return replace(self, requests=(*self.requests, columns))
+        return replace(self, requests=(*self.requests, columns), weights=(*self.weights, weight))
 
     @property
     def pairs(self) -> PairColumns:
-        """All sets in one, scaled so that ‖(I + T)C − C*‖² is the sum of the sets' means."""
-        roots = [part.concepts.shape[1] ** 0.5 for part in self.requests]
+        """All sets in one, scaled so that ‖(I + T)C − C*‖² is the sum of their weighted means."""
+        scales = [
+            (weight / part.concepts.shape[1]) ** 0.5
+            for part, weight in zip(self.requests, self.weights)
+        ]
         return PairColumns(
-            torch.cat([part.concepts / root for part, root in zip(self.requests, roots)], 1),
-            torch.cat([part.targets / root for part, root in zip(self.requests, roots)], 1),
+            torch.cat([part.concepts * scale for part, scale in zip(self.requests, scales)], 1),
+            torch.cat([part.targets * scale for part, scale in zip(self.requests, scales)], 1),
         )
 
     def solve(self) -> RidgeMap:

@@ -116,7 +116,7 @@ def test_the_map_is_the_least_squares_solution():
     sets = tuple(PairColumns(columns(n), columns(n)) for n in (3, 9))
     preserve = columns(5)
     kept = preserve @ preserve.T
-    problem = ContextProblem(sets, kept, lam=0.1)
+    problem = ContextProblem(sets, (1.0, 1.0), kept, lam=0.1)
     lam = 0.1 * float(kept.diagonal().mean())
     inputs = torch.cat(
         [
@@ -137,10 +137,13 @@ def test_the_map_is_the_least_squares_solution():
     assert torch.allclose(problem.solve().matrix, expected, atol=1e-10)
     # A set that occurs twice within itself weighs no more …
     doubled = PairColumns(sets[0].concepts.repeat(1, 2), sets[0].targets.repeat(1, 2))
-    same = ContextProblem((doubled, sets[1]), kept, 0.1)
+    same = ContextProblem((doubled, sets[1]), (1.0, 1.0), kept, 0.1)
     assert torch.allclose(same.solve().matrix, expected, atol=1e-10)
-    # … and one that is requested once more does.
-    assert not torch.allclose(problem.with_request(sets[0]).solve().matrix, expected, atol=1e-3)
+    # … one that is requested once more does, as does one of twice the weight.
+    more = problem.with_request(sets[0]).solve().matrix
+    assert not torch.allclose(more, expected, atol=1e-3)
+    twice = ContextProblem(sets, (2.0, 1.0), kept, lam=0.1).solve().matrix
+    assert torch.allclose(more, twice, atol=1e-10)
 
 
 def test_the_mean_moment_counts_every_column_once(model):

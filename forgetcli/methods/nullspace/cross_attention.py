@@ -66,7 +66,7 @@ def edit(
     for held in task.earlier(sites[:1], observer).values():
         kept = kept + held.matrix / held.tokens
     weights = {site.name: stored_weight(model.base, site) for site in sites}
-    problem = ContextProblem((pairs,), kept, settings.lam)
+    problem = ContextProblem((pairs,), (1.0,), kept, settings.lam)
 
     def changed(solved: RidgeMap) -> dict[tuple[str, str], Tensor]:
         return {
