@@ -73,6 +73,7 @@ class Edit:
         moments: the second moments that were used: {"name", "sha256"} each, for the manifest.
         cache: {"hits", "misses"} of the second moments.
         keys: (component, parameter) → the keys that later edits must protect, for the ledger.
+        attacks: attacks on the model during the edit, as rows of the report; none for most methods.
     """
 
     weights: Mapping[tuple[str, str], Tensor]
@@ -81,3 +82,4 @@ class Edit:
     moments: tuple[dict, ...] = ()
     cache: Mapping[str, int] = field(default_factory=lambda: {"hits": 0, "misses": 0})
     keys: Mapping[tuple[str, str], Keys] = field(default_factory=dict)
+    attacks: tuple[dict, ...] = ()

@@ -38,6 +38,7 @@ def trainable(denoiser: torch.nn.Module, train_method: str) -> list[str]:
         "esd-x": lambda parts: "attn2" in parts,
         "esd-x-strict": lambda parts: parts[-2:] in (["attn2", "to_k"], ["attn2", "to_v"]),
         "esd-u": lambda parts: "attn2" not in parts,
+        "all": lambda parts: True,
     }[train_method]
     return [
         f"{name}.{own}"

@@ -60,7 +60,7 @@ class LearnedToken:
 
         It also holds for a pipeline that was made of the model's components.
         """
-        with _inserted(model, self.word, self.vectors):
+        with inserted(model, self.word, self.vectors):
             yield
 
 
@@ -121,7 +121,8 @@ def invert_token(
         latents: of images of the concept, shape (n, c, h, w), from `concept_latents` or the VAE's
             latents times its scaling factor.
         prompts: templates with {}; each step draws `batch` of them.
-        start: a word whose embedding is where the descent starts; None: the mean embedding.
+        start: text whose tokens' mean embedding is where the descent starts; None: the mean of the
+            whole vocabulary.
         steps: steps of Adam.
         lr: its learning rate, relative to the root mean square of the embeddings' entries.
         batch: images per step.
@@ -135,15 +136,15 @@ def invert_token(
     for component, network in tables.items():
         table = network.get_input_embeddings().weight.detach().float()
         scales[component] = float(table.square().mean().sqrt())
-        first = table.mean(0) if start is None else table[token_ids(model, start)[component]]
-        vectors[component] = first.clone().requires_grad_()
+        rows = slice(None) if start is None else tokens_of(model, start)[component]
+        vectors[component] = table[rows].mean(0).requires_grad_()
     ids = tokenise(model.tokenizer, [prompt.replace("{}", word) for prompt in prompts]).ids
     groups = [{"params": [vectors[name]], "lr": lr * scales[name]} for name in vectors]
 
     def contexts(rows: Tensor) -> Context:
         return model.encode(ids[rows])
 
-    with _inserted(model, word, vectors):
+    with inserted(model, word, vectors):
         losses = _descend(model, latents, contexts, len(ids), groups, steps, batch, seed, observer)
     return LearnedToken(word, {name: v.detach().cpu() for name, v in vectors.items()}, losses)
 
@@ -204,19 +205,29 @@ def borrowed_word(model: LoadedModel, prompts: Sequence[str]) -> str:
 
 def token_ids(model: LoadedModel, word: str) -> dict[str, int]:
     """Text encoder's component → the word's token id; empty if it has several for one of them."""
+    found = tokens_of(model, word)
+    single = all(len(ids) == 1 for ids in found.values())
+    return {component: ids[0] for component, ids in found.items()} if single else {}
+
+
+def tokens_of(model: LoadedModel, text: str) -> dict[str, list[int]]:
+    """Text encoder's component → the text's token ids, without the start and end tokens."""
     found = {}
     for encoder in model.encoders:
         tokenizer: Any = model.tokenizer_of(encoder)
-        ids = tokenizer([word], add_special_tokens=False).input_ids[0]
-        if len(ids) != 1:
-            return {}
-        found[encoder.component] = int(ids[0])
+        ids = tokenizer([text], add_special_tokens=False).input_ids[0]
+        found[encoder.component] = [int(number) for number in ids]
     return found
 
 
 @contextmanager
-def _inserted(model: LoadedModel, word: str, vectors: Mapping[str, Tensor]) -> Iterator[None]:
-    """The word's embedding is `vectors` within a `with`. Gradients reach the vectors."""
+def inserted(model: LoadedModel, word: str, vectors: Mapping[str, Tensor]) -> Iterator[None]:
+    """The word's embedding is `vectors` within a `with`. Gradients reach the vectors.
+
+    Args:
+        vectors: text encoder's component → embedding, shape (d,), or (n, 1, d) for one in each of
+            the n prompts that are encoded.
+    """
 
     def replaced(number: int, vector: Tensor) -> Callable[..., Tensor]:
         def replace(_module: torch.nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Any:

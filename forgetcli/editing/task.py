@@ -41,6 +41,7 @@ class Task:
         seed: seed of everything random.
         earlier: returns the second moments of earlier edits' keys at given sites.
         moments: cache of second moments.
+        concepts: the pairs of each concept, the plainest first; empty: all pairs are one concept's.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -51,6 +52,7 @@ class Task:
     seed: int = 0
     earlier: EarlierEdits = no_earlier_edits
     moments: MomentCache = field(default_factory=MomentCache)
+    concepts: tuple[tuple[tuple[str, str], ...], ...] = ()
 
     @property
     def prior_size(self) -> int:

@@ -7,7 +7,7 @@ from forgetcli.linalg.memit import SpreadEdit, spread_edit
 from forgetcli.linalg.moment import Moment
 from forgetcli.linalg.preserve_set import augmented, centroids, most_moved, weak_directions
 from forgetcli.linalg.projector import Projector, null_projector
-from forgetcli.linalg.ridge import RidgeMap, ridge_map
+from forgetcli.linalg.ridge import RidgeMap, ridge_map, ridge_map_of_moment
 from forgetcli.linalg.speed import constrained_map
 from forgetcli.linalg.whitening import Coordinates, whitened
 
@@ -27,6 +27,7 @@ __all__ = [
     "most_moved",
     "null_projector",
     "ridge_map",
+    "ridge_map_of_moment",
     "spread_edit",
     "weak_directions",
     "whitened",

@@ -47,16 +47,30 @@ def ridge_map(
         EditError: λ is not positive, a column is not finite, or the system cannot be factorised.
     Source: Gandikota et al., UCE (arXiv 2308.14761), eq. 7.
     """
+    K = preserve.double()
+    return ridge_map_of_moment(concepts, targets, keep * K @ K.T, lam, erase)
+
+
+def ridge_map_of_moment(
+    concepts: Tensor, targets: Tensor, kept: Tensor, lam: float, erase: float = 1.0
+) -> RidgeMap:
+    """As `ridge_map`, with η_p Σ c_p c_pᵀ given as a matrix.
+
+    Args:
+        kept: float64, shape (d, d).
+    Raises:
+        EditError: as `ridge_map`.
+    """
     if not 0 < lam < float("inf"):
         raise EditError("edit.lambda", f"λ must be positive and finite, not {lam}")
-    C, C_star, K = concepts.double(), targets.double(), preserve.double()
-    if not all(bool(torch.isfinite(columns).all()) for columns in (C, C_star, K)):
+    C, C_star = concepts.double(), targets.double()
+    if not all(bool(torch.isfinite(columns).all()) for columns in (C, C_star, kept)):
         raise EditError(
             "edit.keys-not-finite",
             "the prompts give NaN or infinite contexts",
             "check the model's weights: one of them is probably damaged",
         )
-    M = lam * torch.eye(len(C), dtype=torch.float64) + erase * C @ C.T + keep * K @ K.T
+    M = lam * torch.eye(len(C), dtype=torch.float64) + erase * C @ C.T + kept
     factor = cholesky(M, "raise [edit] lam")
     requested = erase * (C_star - C) @ C.T  # (d, d)
     return RidgeMap(torch.cholesky_solve(requested.T, factor).T, rcond=reciprocal_condition(M))

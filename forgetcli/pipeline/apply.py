@@ -204,6 +204,8 @@ def _write(
         "check": checked.as_dict(),
         "losses": list(edit.losses),
     }
+    if edit.attacks:
+        report["attacks"] = list(edit.attacks)
     finished = datetime.now(UTC).isoformat()
     if edits:
         edits.write(staging)

@@ -143,6 +143,8 @@ def _sites(job: Job, found: Inspection) -> Sequence[EditableSite]:
     blocks = _setting(job, "edit", "sites", None)
     if not blocks or _setting(job, "edit", "balance_empty", None) is None:
         return []
+    if _setting(job, "edit", "layers", "text-encoder") == "cross-attention":
+        return []
     return found.text_sites(blocks, _setting(job, "edit", "encoders", ("clip",)))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.editing.task import Task
+from forgetcli.recipe.model import pairs_of
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
@@ -37,4 +38,7 @@ def task_of(
         seed=recipe.seed,
         earlier=(previous or PreviousEdits(base)).held,
         moments=cache,
+        concepts=tuple(
+            tuple(pairs_of(concept, recipe.prompts.templates)) for concept in recipe.concepts
+        ),
     )

@@ -1,0 +1,126 @@
+"""The half in the denoiser's cross-attention: keys and values forget the concept whichever text
+encoder stands before them.
+
+The requests c → c* are the *unedited* encoder's contexts of the concept and target prompts. The
+contexts that must stay are the unedited encoder's of the preserve prompts and of the vocabulary's
+words, and the edited encoder's of the concept prompts, which read as the targets already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from forgetcli.editing.adversarial_rounds import harden
+from forgetcli.editing.adversarial_training import train
+from forgetcli.editing.alignment import Positions
+from forgetcli.editing.closed_form import stored_weight
+from forgetcli.editing.context_columns import heldout_columns, pair_columns, prompt_columns
+from forgetcli.editing.context_map import ContextProblem, mean_moment
+from forgetcli.editing.cross_attention import edited, pick
+from forgetcli.editing.edit import Edit, Keys, SiteReport
+from forgetcli.editing.prior import prior_prompts
+from forgetcli.editing.task import Task
+from forgetcli.linalg import RidgeMap
+from forgetcli.methods.nullspace import Parameters
+from forgetcli.models.base import LoadedModel, Site
+from forgetcli.models.tensors import read_tensor
+from forgetcli.progress import Observer
+
+# The last subject token and all after it: with the padding, that is all that the concept reaches.
+POSITIONS: Positions = "from-last"
+
+
+def edit(
+    model: LoadedModel,
+    task: Task,
+    parameters: Parameters,
+    encoder: Mapping[tuple[str, str], Tensor],
+    observer: Observer,
+) -> Edit:
+    """New weights of all key and value layers.
+
+    Args:
+        encoder: new weights of the text encoders; empty if they are not edited.
+    Raises:
+        EditError: a prompt is too long, the denoiser has no cross-attention that could be edited, a
+            linear system cannot be solved, or an inversion diverged.
+    """
+    sites = pick(model)
+    observer.stage("cross-attention", len(sites))
+    pairs = pair_columns(model, task.pairs, POSITIONS)
+    preserve = prompt_columns(model, task.preserve, "all", pairs)
+    kept = preserve @ preserve.T / max(preserve.shape[1], 1)
+    settings = parameters.context
+    words = prior_prompts(model.tokenizer, task) if settings.prior else ()
+    if words:
+        kept = kept + settings.prior * mean_moment(model, words, POSITIONS, pairs)
+    if encoder and settings.edited:
+        with model.weights(encoder):
+            concepts = [concept for concept, _ in task.pairs]
+            kept = kept + settings.edited * mean_moment(model, concepts, "all")
+    # All these layers have the same input, so the keys of an edit are recorded at the first only.
+    for held in task.earlier(sites[:1], observer).values():
+        kept = kept + held.matrix / held.tokens
+    weights = {site.name: stored_weight(model.base, site) for site in sites}
+    problem = ContextProblem((pairs,), (1.0,), kept, settings.lam)
+
+    def changed(solved: RidgeMap) -> dict[tuple[str, str], Tensor]:
+        return {
+            (site.component, site.parameter): W + W @ solved.matrix
+            for site, W in zip(sites, weights.values())
+        }
+
+    problem, attacks = harden(model, problem, task, parameters.robust, changed, encoder, observer)
+    solved = problem.solve()
+    half = edited(
+        model,
+        {name: W @ solved.matrix for name, W in weights.items()},
+        preserve,
+        rcond=solved.rcond,
+        pairs=pairs,
+        heldout=heldout_columns(model, task.heldout, POSITIONS),
+    )
+    closed = Edit(
+        half.weights,
+        half.sites,
+        keys=keys(sites[0], problem),
+        attacks=tuple(attack.as_dict() for attack in attacks),
+    )
+    if not parameters.robust.finetune:
+        return closed
+    return finetuned(model, task, parameters, encoder, closed, observer)
+
+
+def finetuned(
+    model: LoadedModel,
+    task: Task,
+    parameters: Parameters,
+    encoder: Mapping[tuple[str, str], Tensor],
+    closed: Edit,
+    observer: Observer,
+) -> Edit:
+    """The closed form's edit with the changes of the fine-tuning added to the whole denoiser."""
+    changes, losses = train(model, task, parameters.robust, encoder, closed.weights, observer)
+    weights, reports = dict(closed.weights), {site.name: site for site in closed.sites}
+    for name, change in changes.items():
+        key, site = (model.DENOISER, name), name.removesuffix(".weight")
+        # The file's weights: those in memory are rounded to the dtype that the model runs in.
+        W = read_tensor(model.base.folder, model.base.locate(*key)[0]).double()
+        weights[key] = weights.get(key, W) + change.cpu().double()
+        size = float((weights[key] - W).norm() / W.norm().clamp_min(1e-300))
+        reports[site] = replace(reports.get(site, SiteReport(site, size)), delta_rel=size)
+    return replace(closed, weights=weights, sites=tuple(reports.values()), losses=tuple(losses))
+
+
+def keys(site: Site, problem: ContextProblem) -> dict[tuple[str, str], Keys]:
+    """The contexts that a later edit must leave as this one maps them, at the first site."""
+    columns = torch.cat([part.concepts for part in problem.requests], 1)
+    return {
+        (site.component, site.parameter): Keys(
+            columns, torch.ones(columns.shape[1], dtype=torch.int64)
+        )
+    }
