@@ -35,6 +35,8 @@ class Task:
         preserve: prompts that the edit protects, each once, the empty prompt first.
         heldout: prompts that should keep their meaning too, which the edit must not use: they only
             measure how far it reaches beyond `preserve`.
+        shared: the parts of `preserve` that many edits preserve. The second moments of each part
+            are kept on their own.
         seed: seed of everything random.
         earlier: returns the second moments of earlier edits' keys at given sites.
         moments: cache of second moments.
@@ -43,6 +45,7 @@ class Task:
     pairs: tuple[tuple[str, str], ...]
     preserve: tuple[str, ...] = ("",)
     heldout: tuple[str, ...] = ()
+    shared: tuple[tuple[str, ...], ...] = ()
     seed: int = 0
     earlier: EarlierEdits = no_earlier_edits
     moments: MomentCache = field(default_factory=MomentCache)

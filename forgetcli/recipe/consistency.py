@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from forgetcli.errors import ForgetError
+from forgetcli.recipe import preserve_sets
 from forgetcli.recipe.model import Document, composed, fill
-from forgetcli.recipe.problems import MOST_FAULTS, Sheet, clipped
+from forgetcli.recipe.problems import MOST_FAULTS, Sheet, clipped, did_you_mean
 from forgetcli.recipe.toml_lines import KeyPath
 
 
@@ -40,6 +41,7 @@ def contradictions(
         _concepts(document, sheet),
         _different_targets(edits, sheet),
         _edited_and_preserved(edits, preserved, sheet),
+        _unknown_sets(document, sheet),
     )
     return [fault for faults in checks for fault in islice(faults, MOST_FAULTS + 1)]
 
@@ -136,6 +138,17 @@ def _edited_and_preserved(
                 yield ForgetError("recipe.conflict", f"{kept.file_line}: {message}", hint)
             else:
                 yield sheet.problem("conflict", kept.path, message, hint)
+
+
+def _unknown_sets(document: Document, sheet: Sheet) -> Iterator[ForgetError]:
+    for number, name in enumerate(document.preserve.sets):
+        if name not in preserve_sets.names():
+            yield sheet.problem(
+                "unknown-set",
+                ("preserve", "sets", number),
+                f"there is no preserve set '{clipped(name)}'",
+                did_you_mean(name, preserve_sets.names(), "forget recipe sets"),
+            )
 
 
 def _edits(document: Document) -> Iterator[_Edit]:

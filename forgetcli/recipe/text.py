@@ -47,7 +47,7 @@ def to_toml(recipe: Recipe) -> str:
     comments.
     """
     values = effective(recipe)
-    values["preserve"] = {"prompts": [*recipe.preserve.prompts, *recipe.file_prompts], "files": []}
+    values["preserve"] |= {"prompts": [*recipe.preserve.prompts, *recipe.file_prompts], "files": []}
     for table in ("methods", "families"):
         if not values[table]:
             del values[table]

@@ -52,6 +52,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         task.moments,
         observer,
         balance_empty=settings.balance_empty,
+        shared=task.shared,
     )
     values, losses = find_values(model, sites[-1], pairs, parameters.refine, task.seed, observer)
     deltas, reports = spread(model, sites, pairs, values, moments.by_site, settings, observer)

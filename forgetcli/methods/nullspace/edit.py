@@ -31,6 +31,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         task.moments,
         observer,
         balance_empty=settings.balance_empty,
+        shared=task.shared,
     )
     held = task.earlier(sites, observer) if settings.hold_earlier else {}
     words = word_moments(model, sites, task, observer) if settings.prior else None
