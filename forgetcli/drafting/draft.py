@@ -44,6 +44,9 @@ class Options:
     sets: tuple[str, ...] = tuple(word_lists.SETS)
 
 
+OPTIONS = Options()  # nothing chosen
+
+
 @dataclass(frozen=True)
 class Choice:
     """One thing that was chosen.
@@ -100,7 +103,7 @@ class Draft:
 def draft(
     model: LoadedModel,
     concepts: Sequence[str],
-    options: Options = Options(),
+    options: Options = OPTIONS,
     observer: Observer | None = None,
 ) -> Draft:
     """A recipe for forgetting these concepts.
@@ -312,7 +315,7 @@ def _assembled(drafted: Sequence[DraftedConcept], options: Options, choices: lis
     else:
         templates, why = THINGS, "those for any kind"
     choices.append(Choice("", "templates", _listed(templates, 3), why, "--template"))
-    chosen = "all that come with forget" if options.sets == Options().sets else "given"
+    chosen = "all that come with forget" if options.sets == OPTIONS.sets else "given"
     choices.append(Choice("", "sets", ", ".join(options.sets) or "none", chosen, "--sets"))
     edited = {
         fill(template, word)

@@ -8,6 +8,8 @@ from functools import cache
 from forgetcli.bundled import word_lists
 from forgetcli.bundled.word_lists import Word
 
+NARROWER = 3  # kinds of a thing that count as the thing
+
 
 @cache
 def _index() -> dict[str, list[Word]]:
@@ -32,10 +34,10 @@ def of_kind(kind: str) -> list[Word]:
 
 
 def same_meaning(text: str, kind: str) -> list[str]:
-    """Words for the same thing and for kinds of it, those for the same first."""
+    """Words for the same thing and the most common kinds of it, those for the same first."""
     same: dict[str, str] = {}
     for entry in words_like(text, kind):
-        for other in (entry.name, *entry.synonyms, *entry.narrower):
+        for other in (entry.name, *entry.synonyms, *entry.narrower[:NARROWER]):
             if other.casefold() != text.casefold():
                 same.setdefault(other.casefold(), other)
     return list(same.values())

@@ -10,7 +10,7 @@ from typing import Any
 from forgetcli import models
 from forgetcli import recipe as recipes
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.drafting.draft import Draft, Options, draft
+from forgetcli.drafting.draft import OPTIONS, Draft, Options, draft
 from forgetcli.drafting.text import recipe_text
 from forgetcli.generation.draw import generate
 from forgetcli.generation.images import GeneratedImage
@@ -67,7 +67,7 @@ class Erased:
 
 def drafted(
     concepts: Sequence[str],
-    options: Options = Options(),
+    options: Options = OPTIONS,
     *,
     model: str = "demo",
     config: str | None = None,
@@ -141,8 +141,8 @@ def run(
 
 
 def shown(made: Draft, count: int) -> list[str]:
-    """Prompts to draw: of each concept `count`, of which up to `KEPT` are of near concepts, those of
-    the concepts first.
+    """Prompts to draw: of each concept `count`, of which up to `KEPT` are of near concepts. Those
+    of the concepts come first.
     """
     erased, kept = [], []
     for each in made.concepts:

@@ -28,6 +28,7 @@ MOTION = tuple(
     f"verb.{kind}"
     for kind in ("body", "competition", "consumption", "contact", "creation", "motion")
 )
+LONGEST = 80  # characters of a definition
 PLAIN = re.compile(r"[A-Za-z][A-Za-z' -]*[A-Za-z]")
 # Too general to be a picture.
 ABSTRACT = set(
@@ -66,7 +67,8 @@ def definition(synset: Synset) -> str:
     """The first clause of a gloss, as a prompt can have it."""
     text = re.sub(r"\([^)]*\)", "", synset.gloss.partition('; "')[0])
     clause = re.split(r"[;:]", text)[0]
-    return " ".join(clause.split())[:120].rsplit(" of the genus", 1)[0]
+    clause = " ".join(clause.split()).rsplit(" of the genus", 1)[0]
+    return clause if len(clause) <= LONGEST else clause[:LONGEST].rsplit(" ", 1)[0]
 
 
 def plain(words: Iterable[str], but: Sequence[str] = (), at_most: int = 8) -> list[str]:
@@ -271,7 +273,7 @@ ADJECTIVES = ("red", "old", "small", "white", "wooden", "green", "big", "black",
 def in_turn(names: Sequence[str], templates: Sequence[str], times: int = 1) -> list[str]:
     """Every name in `times` of the templates, which take turns."""
     prompts = [
-        templates[(i + k * 3) % len(templates)].replace("{}", name)
+        templates[(i + k) % len(templates)].replace("{}", name)
         for i, name in enumerate(names)
         for k in range(times)
     ]
@@ -341,12 +343,13 @@ def main(wordnet: Path, cldr: Path) -> None:
             *in_turn([e.name for e in action[:200]], ACTION_PROMPTS),
         ],
         "scenes": [
-            *in_turn(own_words.listed(own_words.SCENES), SCENE_PROMPTS, 2),
+            *in_turn(own_words.listed(own_words.SCENES), SCENE_PROMPTS[:3], 2),
             *in_turn([article(n) for n in scenes(nouns)[:300]], SCENE_PROMPTS),
         ],
         "captions": captions(single[:400], [e.name for e in action[:60]], 600),
     }  # fmt: skip
-    for name, prompts in sets.items():
+    for name, repeated in sets.items():
+        prompts = list(dict.fromkeys(repeated))
         (OUTPUT / f"{name}.txt").write_text("\n".join(prompts) + "\n", encoding="utf-8")
         print(name, len(prompts))
     print("lexicon", {k: sum(line.startswith(k) for line in lines) for k in
