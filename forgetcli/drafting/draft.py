@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 CANDIDATES = 400  # words of a kind that the encoder reads, the most common
 SAME = 0.9  # cosine from which the encoder reads a word as the concept itself
-APART = 0.6  # cosine below which a word is something else, to be preserved
-AWAY = 0.45  # cosine below which it is far enough to be a target
+APART = 0.6  # cosine below which a word is something else: a target, or to be preserved
+SAYS = 0.8  # of a target: how much of what the concept says
 ALIASES = 6
 NEAR = 24  # near concepts that are preserved
 ASKED = 8  # of them, how many the evaluation asks for
@@ -213,18 +213,18 @@ def _drafted(
     others = [c for c in candidates(model, name) if not _overlaps(c, own)]
     wide = [w for w in lexicon.broader(word, name) if holds(model.tokenizer, w)]
     known = [other for other in same if holds(model.tokenizer, other)]
-    near = similarities(model, word, list(dict.fromkeys([*known, *others, *wide])), kind)
-    ranked = sorted(near, key=lambda other: -near[other])
+    near = beside(model, word, list(dict.fromkeys([*known, *others, *wide])), kind)
+    ranked = sorted(near, key=lambda other: -near[other].similarity)
 
     if options.aliases is None:
-        read = [other for other in ranked if near[other] >= SAME and other in others]
+        read = [other for other in ranked if near[other].similarity >= SAME and other in others]
         aliases = tuple(dict.fromkeys([*known, *read]))[:ALIASES]
         why = "same meaning, or read as the concept by the encoder"
     else:
         aliases, why = tuple(checked(alias) for alias in options.aliases), "given"
     chose("aliases", _listed(aliases), why, "--alias")
 
-    apart = [o for o in ranked if near[o] < APART and o in others and o not in aliases]
+    apart = [o for o in ranked if near[o].similarity < APART and o in others and o not in aliases]
     target, why = _target(word, options, apart, near, [w for w in wide if not _overlaps(w, own)])
     chose("target", target, why, "--to")
 
@@ -255,13 +255,12 @@ def candidates(model: LoadedModel, kind: str) -> list[str]:
     return list(found.values())
 
 
-def similarities(
+def beside(
     model: LoadedModel, word: str, others: Sequence[str], kind: Kind
-) -> dict[str, float]:
-    if not others:
-        return {}
+) -> dict[str, reading.Read]:
+    """How the encoder reads other words of the kind beside a concept."""
     said = [phrased(other, kind.name) for other in others]
-    found = reading.similarities(model, phrased(word, kind.name), said, kind.reading)
+    found = reading.read_beside(model, phrased(word, kind.name), said, kind.reading)
     return {other: found[phrase] for other, phrase in zip(others, said)}
 
 
@@ -269,23 +268,22 @@ def _target(
     word: str,
     options: Options,
     apart: Sequence[str],
-    near: Mapping[str, float],
+    near: Mapping[str, reading.Read],
     wide: Sequence[str],
 ) -> tuple[str, str]:
     """What a concept turns into, and why."""
     if options.target is not None:
         return checked(options.target), "given"
-    for other in wide:
-        if near[other] < AWAY:
-            return other, f"broader, similarity {near[other]:.2f}"
-    away = [other for other in apart if near[other] < AWAY]
-    if not away:
-        raise ForgetError(
-            "erase.target",
-            f"no listed word is near '{word}' and something else",
-            "name what it is to turn into: --to",
-        )
-    return away[0], f"nearest that is something else, similarity {near[away[0]]:.2f}"
+    for why, words in (("broader", wide), ("nearest that is something else", apart)):
+        for other in words:
+            read = near[other]
+            if read.similarity < APART and read.says >= SAYS:
+                return other, f"{why}, similarity {read.similarity:.2f}"
+    raise ForgetError(
+        "erase.target",
+        f"no listed word is near '{word}' and something else",
+        "name what it is to turn into: --to",
+    )
 
 
 def _voted(model: LoadedModel, word: str) -> str:
@@ -293,8 +291,8 @@ def _voted(model: LoadedModel, word: str) -> str:
     listed = {c: kind for kind in KINDS for c in candidates(model, kind)[: CANDIDATES // 4]}
     if not listed:
         return "object"
-    found = reading.similarities(model, word, list(listed), "a picture of {}")
-    nearest = sorted(found, key=lambda other: -found[other])[:NEIGHBOURS]
+    found = reading.read_beside(model, word, list(listed), "a picture of {}")
+    nearest = sorted(found, key=lambda other: -found[other].similarity)[:NEIGHBOURS]
     votes = [listed[other] for other in nearest]
     return max(dict.fromkeys(votes), key=votes.count)
 

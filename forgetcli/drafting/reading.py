@@ -1,8 +1,9 @@
-"""How near the unedited encoder reads words to one another."""
+"""How the unedited encoder reads words: how near to one another, and how far from no word."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forgetcli.models.tokens import tokenise
@@ -16,9 +17,24 @@ if TYPE_CHECKING:
 BATCH = 64  # prompts encoded at a time
 
 
+@dataclass(frozen=True)
+class Read:
+    """How the encoder reads another word, beside the concept.
+
+    Attributes:
+        similarity: cosine of the two contexts, without what all the words that were read share.
+        says: how far its context is from the template's without a word, relative to the concept's.
+            A word that the model does not know changes its pictures little: as a target it would
+            stand for whatever the model draws by default.
+    """
+
+    similarity: float
+    says: float
+
+
 def contexts(model: LoadedModel, words: Sequence[str], template: str) -> Tensor:
-    """What the denoiser reads of each word, as a direction: the mean over the positions of its
-    context in `template`, without what all the words share, float64, shape (n, d), unit rows.
+    """What the denoiser reads of each word in `template`: the mean over the positions of its
+    context, float64, shape (n, d).
     """
     import torch
 
@@ -26,14 +42,17 @@ def contexts(model: LoadedModel, words: Sequence[str], template: str) -> Tensor:
     with torch.no_grad():
         # The first position is the same for every prompt.
         parts = [model.encode(part).hidden[:, 1:].double().mean(1) for part in ids.split(BATCH)]
-    rows = torch.cat(parts).cpu()
-    rows = rows - rows.mean(0)
-    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    return torch.cat(parts).cpu()
 
 
-def similarities(
+def read_beside(
     model: LoadedModel, word: str, others: Sequence[str], template: str
-) -> dict[str, float]:
-    """Cosines between a word's context and those of others, from −1 to 1."""
-    directions = contexts(model, [word, *others], template)
-    return dict(zip(others, (directions[1:] @ directions[0]).tolist()))
+) -> dict[str, Read]:
+    """How each of `others` is read beside `word`."""
+    rows = contexts(model, ["", word, *others], template)
+    distances = (rows[1:] - rows[0]).norm(dim=1)
+    says = distances[1:] / distances[0].clamp_min(1e-12)
+    centred = rows[1:] - rows[1:].mean(0)
+    directions = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    cosines = directions[1:] @ directions[0]
+    return {o: Read(*pair) for o, *pair in zip(others, cosines.tolist(), says.tolist())}

@@ -35,8 +35,8 @@ class Task:
         preserve: prompts that the edit protects, each once, the empty prompt first.
         heldout: prompts that should keep their meaning too, which the edit must not use: they only
             measure how far it reaches beyond `preserve`.
-        shared: the parts of `preserve` that many edits preserve. The second moments of each part
-            are kept on their own.
+        shared: the parts of `preserve` that many edits preserve, which nobody has read word by
+            word for this one. The second moments of each part are kept on their own.
         seed: seed of everything random.
         earlier: returns the second moments of earlier edits' keys at given sites.
         moments: cache of second moments.
@@ -49,3 +49,9 @@ class Task:
     seed: int = 0
     earlier: EarlierEdits = no_earlier_edits
     moments: MomentCache = field(default_factory=MomentCache)
+
+    @property
+    def own(self) -> list[str]:
+        """The prompts of `preserve` that are in no shared part."""
+        apart = {prompt for part in self.shared for prompt in part}
+        return [prompt for prompt in self.preserve if prompt not in apart]

@@ -150,9 +150,11 @@ def _sites(job: Job, found: Inspection) -> Sequence[EditableSite]:
 def _cached_moments(job: Job, loaded: LoadedModel, task: Task, site: EditableSite) -> list[bool]:
     """For each second moment that a site needs, whether it is in the cache."""
     balance = _setting(job, "edit", "balance_empty", False)
-    sets = parts(task.preserve, task.shared, balance)
     if _setting(job, "edit", "prior", 0):
-        sets.append((vocabulary.words(loaded.tokenizer), 1))
+        sets = parts(task.own, (), balance)
+        sets += [(part, 1) for part in (vocabulary.words(loaded.tokenizer), *task.shared)]
+    else:
+        sets = parts(task.preserve, task.shared, balance)
     return [are_cached(loaded, site, prompts, task.moments, often) for prompts, often in sets]
 
 

@@ -24,17 +24,20 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     settings = parameters.edit
     sites = model.pick_sites(settings.sites, settings.encoders)
     pairs = Pairs.of(model.tokenizer, task.pairs, settings.positions)
+    # Shared parts have words near the concept too: they are part of the ridge, not of the
+    # constraint, as the vocabulary is. Without a ridge they are in the constraint.
+    soft = settings.prior > 0
     moments = preserve_moments(
         model,
         sites,
-        task.preserve,
+        task.own if soft else task.preserve,
         task.moments,
         observer,
         balance_empty=settings.balance_empty,
-        shared=task.shared,
+        shared=() if soft else task.shared,
     )
     held = task.earlier(sites, observer) if settings.hold_earlier else {}
-    words = word_moments(model, sites, task, observer) if settings.prior else None
+    words = word_moments(model, sites, task, observer) if soft else None
     problems = prepare(
         model,
         sites,
@@ -65,13 +68,15 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
 
 
 def word_moments(model: LoadedModel, sites: list[Site], task: Task, observer: Observer) -> Moments:
-    """Second moments of the most frequent vocabulary words."""
+    """Second moments of the most frequent vocabulary words and of the task's shared parts."""
+    words = vocabulary.words(model.tokenizer)
     return preserve_moments(
         model,
         sites,
-        vocabulary.words(model.tokenizer),
+        [*words, *(prompt for part in task.shared for prompt in part)],
         task.moments,
         observer,
+        shared=(words, *task.shared),
         name="vocabulary",
         what="the vocabulary's words",
     )
