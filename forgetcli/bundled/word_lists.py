@@ -81,5 +81,7 @@ def words() -> tuple[Word, ...]:
 def _word(
     kind: str, name: str, synonyms: str, narrower: str, broader: str, description: str
 ) -> Word:
-    lists = (tuple(filter(None, text.split(";"))) for text in (synonyms, narrower, broader))
-    return Word(kind, name, *lists, description)
+    same, below, above = (
+        tuple(filter(None, text.split(";"))) for text in (synonyms, narrower, broader)
+    )
+    return Word(kind, name, same, below, above, description)

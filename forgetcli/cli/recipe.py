@@ -214,7 +214,7 @@ def list_sets(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
                 for s in found
             ),
         ),
-        quiet=[row["path"] for row in rows],
+        quiet=[str(row["path"]) for row in rows],
     )
 
 

@@ -23,9 +23,10 @@ class Read:
 
     Attributes:
         similarity: cosine of the two contexts, without what all the words that were read share.
-        says: how far its context is from the template's without a word, relative to the concept's.
-            A word that the model does not know changes its pictures little: as a target it would
-            stand for whatever the model draws by default.
+        says: how far its context is from the template's without a word, relative to the concept's
+            or to the upper quartile of all words, whichever is larger. A word that the model does
+            not know changes its pictures little: as a target it would stand for what the model
+            draws by default, which can be the concept.
     """
 
     similarity: float
@@ -51,7 +52,8 @@ def read_beside(
     """How each of `others` is read beside `word`."""
     rows = contexts(model, ["", word, *others], template)
     distances = (rows[1:] - rows[0]).norm(dim=1)
-    says = distances[1:] / distances[0].clamp_min(1e-12)
+    unit = max(float(distances[0]), float(distances.quantile(0.75)), 1e-12)
+    says = distances[1:] / unit
     centred = rows[1:] - rows[1:].mean(0)
     directions = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
     cosines = directions[1:] @ directions[0]

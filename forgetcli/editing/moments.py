@@ -36,6 +36,15 @@ class Moments:
     hits: int
     misses: int
 
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both sets of prompts, at the same sites."""
+        return Moments(
+            {site: moment + other.by_site[site] for site, moment in self.by_site.items()},
+            (*self.materials, *other.materials),
+            self.hits + other.hits,
+            self.misses + other.misses,
+        )
+
 
 def preserve_moments(
     model: LoadedModel,

@@ -37,7 +37,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         shared=() if soft else task.shared,
     )
     held = task.earlier(sites, observer) if settings.hold_earlier else {}
-    words = word_moments(model, sites, task, observer) if soft else None
+    words = ridge_moments(model, sites, task, observer) if soft else None
     problems = prepare(
         model,
         sites,
@@ -67,16 +67,31 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     )
 
 
+def ridge_moments(model: LoadedModel, sites: list[Site], task: Task, observer: Observer) -> Moments:
+    """Second moments of the vocabulary's words and of the task's shared parts."""
+    words = word_moments(model, sites, task, observer)
+    if not task.shared:
+        return words
+    return words + preserve_moments(
+        model,
+        sites,
+        [prompt for part in task.shared for prompt in part],
+        task.moments,
+        observer,
+        shared=task.shared,
+        name="sets",
+        what="prompts of preserve sets",
+    )
+
+
 def word_moments(model: LoadedModel, sites: list[Site], task: Task, observer: Observer) -> Moments:
-    """Second moments of the most frequent vocabulary words and of the task's shared parts."""
-    words = vocabulary.words(model.tokenizer)
+    """Second moments of the most frequent vocabulary words."""
     return preserve_moments(
         model,
         sites,
-        [*words, *(prompt for part in task.shared for prompt in part)],
+        vocabulary.words(model.tokenizer),
         task.moments,
         observer,
-        shared=(words, *task.shared),
         name="vocabulary",
         what="the vocabulary's words",
     )
