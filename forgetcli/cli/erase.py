@@ -19,11 +19,11 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
+from forgetcli.drafting.draft import Options
+from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-    from forgetcli.drafting.draft import Options
 
 Concepts = Annotated[
     list[str],
@@ -130,9 +130,6 @@ def erase(
       forget erase "van gogh" --to "oil painting" --alias "starry night" --force
       forget erase penguin --dry-run > penguin.toml
     """
-    # Imported here: pydantic and the word lists, which completion must not wait for.
-    from forgetcli.storage import atomic
-
     sink = Sink("erase", json=json, quiet=quiet)
     if not dry_run:
         atomic.refuse_existing(output, force=force)
@@ -186,9 +183,6 @@ def _options(
     near: list[str] | None,
     sets: list[str] | None,
 ) -> Options:
-    # Imported here: see `erase`.
-    from forgetcli.drafting.draft import Options
-
     def given(values: list[str] | None) -> tuple[str, ...] | None:
         return tuple(value for value in values if value) if values else None
 
