@@ -124,6 +124,8 @@ def draft(
     for word in words:
         taken = [other for other in words if other is not word]
         taken += [bare(w) for done in drafted for w in (done.concept, *done.aliases)]
+        if not holds(model.tokenizer, word):
+            observer.note(f"the tokenizer breaks '{word}' into pieces: the model may not know it")
         drafted.append(_drafted(model, word, taken, options, choices))
         observer.advance()
     made = _assembled(drafted, options, choices)
