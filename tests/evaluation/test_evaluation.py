@@ -606,7 +606,7 @@ def test_near_concepts_of_a_draft_that_the_judge_cannot_name_are_left_out_and_to
     with pytest.raises(ForgetError) as refused:  # whoever has no observer would not be told
         of_recipe(read, judge)
     assert refused.value.code == "eval.no-label"
-    (cat, zeppelin) = read.retain
+    zeppelin = read.retain[1]
     alone = read.model_copy(update={"retain": (zeppelin,)})
     with pytest.raises(ForgetError):
         of_recipe(alone, judge, noted)
