@@ -112,8 +112,8 @@ def draft(
         model: unedited; only its tokenizers and text encoders are read.
         concepts: as people say them: "van gogh", "a dog", "running".
     Raises:
-        ForgetError: erase.concept, erase.kind, erase.target, erase.set: what was asked for cannot
-            be.
+        ForgetError: erase.concept, erase.alias, erase.kind, erase.target, erase.template,
+            erase.set: what was asked for cannot be.
     """
     observer = observer or Silent()
     words = [checked(text) for text in concepts]
@@ -160,6 +160,9 @@ def _refuse(words: Sequence[str], options: Options) -> None:
     if len(words) > MOST:
         hint = "erase some first, then the others from the result: --model edited -o edited-2"
         raise ForgetError("erase.concept", f"{len(words)} concepts are more than {MOST}", hint)
+    if options.aliases and len(words) > 1:
+        hint = "erase them one after the other: --model edited -o edited-2"
+        raise ForgetError("erase.alias", "--alias is for one concept", hint)
     if options.kind is not None and options.kind not in KINDS:
         hint = did_you_mean(options.kind, KINDS, "forget erase --help")
         raise ForgetError("erase.kind", f"there is no kind '{clipped(options.kind)}'", hint)
@@ -214,7 +217,8 @@ def _drafted(
     own = {word.casefold(), *(other.casefold() for other in (*same, *taken))}
     others = [c for c in candidates(model, name) if not _overlaps(c, own)]
     wide = [w for w in lexicon.broader(word, name) if holds(model.tokenizer, w)]
-    known = [other for other in same if holds(model.tokenizer, other)]
+    used = {other.casefold() for other in taken}
+    known = [o for o in same if holds(model.tokenizer, o) and o.casefold() not in used]
     near = beside(model, word, list(dict.fromkeys([*known, *others, *wide])), kind)
     ranked = sorted(near, key=lambda other: -near[other].similarity)
 

@@ -166,6 +166,8 @@ def test_several_concepts_keep_out_of_one_another(model):
     assert "a cat" not in (dog.target, *dog.near) and "a dog" not in (cat.target, *cat.near)
     assert running.concept == "a person running" and "{}" in made.templates
     recipe.parse(recipe_text(made, model="demo"))
+    puppy = draft(model, ["dog", "puppy"])  # one is an alias of the other
+    assert not recipe.parse(recipe_text(puppy, model="demo")).warnings
 
 
 @pytest.mark.parametrize(
@@ -178,6 +180,7 @@ def test_several_concepts_keep_out_of_one_another(model):
         (["dog " * 60], Options(), "erase.concept"),
         (["dog", "a dog"], Options(), "erase.concept"),
         (["dog"], Options(kind="beast"), "erase.kind"),
+        (["dog", "cat"], Options(aliases=("pet",)), "erase.alias"),
         (["dog"], Options(target="a dog"), "erase.target"),
         (["dog"], Options(target="Puppy"), "erase.target"),
         (["van gogh"], Options(target="Vincent van Gogh"), "erase.target"),
