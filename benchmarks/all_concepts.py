@@ -122,10 +122,12 @@ def main(output: Path, labels: list[str]) -> None:
             f"{r['seconds']:.1f} s",
             flush=True,
         )
-    good, failed = (
-        [r for r in rows.values() if "error" not in r],
-        [r for r in rows.values() if "error" in r],
-    )
+    print_table(list(rows.values()))
+
+
+def print_table(rows: list[dict]) -> None:
+    """Scores of styles, things and all, unedited and edited, and which edits were refused."""
+    good, failed = [r for r in rows if "error" not in r], [r for r in rows if "error" in r]
     print(
         "\n| concepts | model | forget, direct | forget, indirect | retain | H |\n| --- | --- | "
         "--- | --- | --- | --- |"

@@ -93,7 +93,7 @@ class Bench:
             module, start = methods.get(method), time.time()
             edit = methods.load_edit(method)(
                 self.model,
-                task_of(recipe, self.model.base, MomentCache()),
+                task_of(recipe, self.model.base, MomentCache(), tokenizer=self.model.tokenizer),
                 module.Parameters.model_validate(tables),
                 Silent(),
             )

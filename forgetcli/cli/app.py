@@ -12,6 +12,10 @@ from forgetcli.cli.options import show_help
 
 # In the order in which help and completion list them.
 COMMANDS = {
+    "erase": Entry(
+        "erase:erase",
+        "Make a model forget CONCEPT: draft a recipe, apply it, and draw images before and after.",
+    ),
     "apply": Entry("apply:apply", "Edit a model as RECIPE says, and write it with its provenance."),
     "generate": Entry(
         "generate:generate",

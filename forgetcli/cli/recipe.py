@@ -9,6 +9,7 @@ import typer
 
 from forgetcli import recipe as recipes
 from forgetcli.bundled import recipes as bundled
+from forgetcli.bundled import word_lists
 from forgetcli.cli import errors
 from forgetcli.cli.commands import Command, Group
 from forgetcli.cli.options import (
@@ -185,6 +186,39 @@ def schema(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
         {"schema": recipes.schema()},
         human=lambda: recipes.schema_text().rstrip("\n"),
         quiet=bundled.folder() / bundled.SCHEMA,
+    )
+
+
+@app.command("sets", cls=Command)
+def list_sets(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
+    """List the preserve sets that come with forget, which [preserve] sets names.
+
+    \b
+    Example:
+      forget recipe sets
+    """
+    found = [word_lists.preserve_set(name) for name in word_lists.SETS]
+    rows = [
+        {
+            "name": each.name,
+            "prompts": len(each.prompts),
+            "sha256": each.sha256,
+            "licences": list(each.licences),
+            "description": each.description,
+            "path": str(word_lists.FOLDER / f"{each.name}.txt"),
+        }
+        for each in found
+    ]
+    Sink("recipe sets", json=json, quiet=quiet).result(
+        {"sets": rows},
+        human=lambda: table(
+            ("name", ">prompts", "sha256", "licences", "description"),
+            (
+                [s.name, len(s.prompts), s.sha256[:12], ", ".join(s.licences), s.description]
+                for s in found
+            ),
+        ),
+        quiet=[str(row["path"]) for row in rows],
     )
 
 

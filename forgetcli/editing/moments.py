@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,6 +38,15 @@ class Moments:
     hits: int
     misses: int
 
+    def __add__(self, other: Moments) -> Moments:
+        """The moments of both sets of prompts, at the same sites."""
+        return Moments(
+            {site: moment + other.by_site[site] for site, moment in self.by_site.items()},
+            (*self.materials, *other.materials),
+            self.hits + other.hits,
+            self.misses + other.misses,
+        )
+
 
 def preserve_moments(
     model: LoadedModel,
@@ -45,22 +56,47 @@ def preserve_moments(
     observer: Observer,
     *,
     balance_empty: bool = False,
+    shared: Sequence[Sequence[str]] = (),
     name: str = "k0",
     what: str = "preserve prompts",
 ) -> Moments:
     """K₀K₀ᵀ of all token positions of `prompts` at each site, float64, from the cache if possible.
 
-    Sites that are not cached are computed together in one pass over the prompts.
+    Sites that are not cached are computed together in one pass over the prompts. Second moments are
+    additive: those of each part of `shared` are cached on their own and added.
 
     Args:
         balance_empty: count the empty prompt as often as all others together. Guidance reads it at
             every step, with every prompt. Counted once among hundreds, its keys fall below the cut
             and the edit moves it. (Measured on the embedded model: the denoiser's prediction for it
             moved so far that the drift of the whole check rose from 3 % to 24 %.)
+        shared: parts of `prompts`, as in `Task.shared`. A prompt in two parts counts twice.
         name: precedes the site's name in the manifest.
         what: the prompts' name in messages.
     """
-    often = _often(prompts, balance_empty)
+    found = [
+        _moments(model, sites, part, often, cache, observer, what)
+        for part, often in parts(prompts, shared, balance_empty)
+    ]
+    by_site = {
+        site.name: reduce(add, (part.by_site[site.name] for part in found)) for site in sites
+    }
+    hits, misses = sum(part.hits for part in found), sum(part.misses for part in found)
+    return Moments(by_site, materials(name, by_site), hits, misses)
+
+
+def _moments(
+    model: LoadedModel,
+    sites: Sequence[Site],
+    prompts: Sequence[str],
+    often: int,
+    cache: MomentCache,
+    observer: Observer,
+    what: str,
+) -> Moments:
+    """Second moments of prompts, of which the empty one counts `often` times; not for the
+    manifest.
+    """
     identities = {site.name: _identity(model, site, prompts, often) for site in sites}
     found = {site: cache.load(identity) for site, identity in identities.items()}
     missing = [site for site in sites if found[site.name] is None]
@@ -95,8 +131,20 @@ def preserve_moments(
             )
     else:
         observer.note(f"second moments of {len(prompts)} {what}: from the cache")
-    hits, misses = len(sites) - len(missing), len(missing)
-    return Moments(by_site, materials(name, by_site), hits, misses)
+    return Moments(by_site, (), len(sites) - len(missing), len(missing))
+
+
+def parts(
+    prompts: Sequence[str], shared: Sequence[Sequence[str]], balance_empty: bool
+) -> list[tuple[Sequence[str], int]]:
+    """The parts whose second moments are kept, with the number of times that the empty prompt
+    counts in each: the prompts that are in no shared part, then each shared part.
+    """
+    apart = {prompt for part in shared for prompt in part}
+    own = [prompt for prompt in prompts if prompt not in apart]
+    others = len(own) + sum(map(len, shared)) - 1
+    often = max(1, others) if balance_empty else 1
+    return [(part, often) for part in (own, *shared) if part]
 
 
 def prior_moments(
@@ -132,17 +180,16 @@ def are_cached(
     site: Any,
     prompts: Sequence[str],
     cache: MomentCache,
-    *,
-    balance_empty: bool = False,
+    often: int,
 ) -> bool:
-    """Whether `preserve_moments` would find the site's moment in the cache.
+    """Whether `preserve_moments` would find the site's moment of one of the `parts` in the cache.
 
     No weights are loaded. The base model's files are hashed.
 
     Args:
         site: has `component` and `name`, as in the model or as in its file.
+        often: how often the empty prompt counts.
     """
-    often = _often(prompts, balance_empty)
     # Files have this prefix; transformers 5 does not have it in memory.
     path = site.name.removeprefix("text_model.")
     names = (site.name, path, f"{site.component}.{site.name}", f"{site.component}.{path}")
@@ -152,10 +199,6 @@ def are_cached(
         )
         for name in names
     )
-
-
-def _often(prompts: Sequence[str], balance_empty: bool) -> int:
-    return max(1, len(prompts) - 1) if balance_empty else 1
 
 
 def _identity(model: LoadedModel, site: Any, prompts: Sequence[str], often: int) -> dict:

@@ -38,6 +38,8 @@ class Task:
         prior_words: this many of the vocabulary's most frequent words are held besides, with a
             weight of their own; see `forgetcli.editing.prior`.
         prior_captions: prompts that are held in the same way.
+        shared: the parts of `preserve` that many edits preserve, which nobody has read word by
+            word for this one. The second moments of each part are kept on their own.
         seed: seed of everything random.
         earlier: returns the second moments of earlier edits' keys at given sites.
         moments: cache of second moments.
@@ -49,10 +51,17 @@ class Task:
     heldout: tuple[str, ...] = ()
     prior_words: int = 0
     prior_captions: tuple[str, ...] = ()
+    shared: tuple[tuple[str, ...], ...] = ()
     seed: int = 0
     earlier: EarlierEdits = no_earlier_edits
     moments: MomentCache = field(default_factory=MomentCache)
     concepts: tuple[tuple[tuple[str, str], ...], ...] = ()
+
+    @property
+    def own(self) -> list[str]:
+        """The prompts of `preserve` that are in no shared part."""
+        apart = {prompt for part in self.shared for prompt in part}
+        return [prompt for prompt in self.preserve if prompt not in apart]
 
     @property
     def prior_size(self) -> int:

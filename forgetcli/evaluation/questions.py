@@ -12,6 +12,7 @@ from forgetcli.errors import ForgetError
 if TYPE_CHECKING:
     from forgetcli.evaluation.judges import Judge
     from forgetcli.evaluation.prompt_sets import PromptSet
+    from forgetcli.progress import Observer
     from forgetcli.recipe import Concept, Recipe, Retained
 
 
@@ -49,9 +50,12 @@ class Question:
         return self.kind == "direct"
 
 
-def of_recipe(recipe: Recipe, judge: Judge) -> list[Question]:
+def of_recipe(recipe: Recipe, judge: Judge, observer: Observer | None = None) -> list[Question]:
     """Every evaluation prompt of a recipe.
 
+    Args:
+        observer: if given, retained concepts without a label for which the judge has no name are
+            left out, with a note, as long as one stays. Drafted recipes have such concepts.
     Raises:
         ForgetError: the recipe has no prompts for the edited or for the retained concepts, or the
             judge has no name for a concept.
@@ -65,6 +69,11 @@ def of_recipe(recipe: Recipe, judge: Judge) -> list[Question]:
                 f"the recipe has no evaluation prompts in {what}",
                 f"add direct and indirect prompts to {what}",
             )
+    unnamed = [c for c in retained if c.label is None and judge.label(c.concept) is None]
+    if observer is not None and 0 < len(unnamed) < len(retained):
+        names = ", ".join(c.concept for c in unnamed)
+        observer.note(f"not asked for, since the judge has no name for it: {names}")
+        retained = [c for c in retained if c not in unnamed]
     return [
         Question(c.concept, label_of(judge, c.concept, c.label), prompt, kind, c.group)
         for c in edited + retained

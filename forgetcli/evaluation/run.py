@@ -165,7 +165,9 @@ def _evaluate(
     device = device or distributed.local_device()
     loaded_judge = judges.load(judge, device, judge_options)
     with watch.stage("load"):
-        baseline, edited, questions = subjects(folders, recipe, prompts, ask, loaded_judge)
+        baseline, edited, questions = subjects(
+            folders, recipe, prompts, ask, loaded_judge, observer
+        )
         extractor = _extractor(features, baseline, device)
     refuse_too_many(len(questions), settings.images)
     questions = [q for q in questions for _ in range(settings.images)]

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
     from forgetcli.evaluation.judges import Judge
     from forgetcli.evaluation.prompt_sets import PromptSet
+    from forgetcli.progress import Observer
     from forgetcli.recipe import Recipe
 
 UNEDITED = "unedited"
@@ -36,6 +37,7 @@ def subjects(
     prompts: PromptSet | None,
     ask: str | None,
     judge: Judge,
+    observer: Observer,
 ) -> tuple[Subject, list[Subject], list[Question]]:
     """The unedited model, the edited models, and the questions that all of them are asked.
 
@@ -75,7 +77,7 @@ def subjects(
         if prompts is not None:
             questions += of_prompt_set(prompts, judge, own_recipe.concepts[0].concept, ask)
         else:
-            questions += of_recipe(recipe or own_recipe, judge)
+            questions += of_recipe(recipe or own_recipe, judge, observer)
     questions = once(questions)
     if prompts is not None:
         _refuse_unrelated(questions, edited)

@@ -7,14 +7,28 @@ each, and these words must be free to move.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
+from forgetcli.models.tokens import Tokenizers
+
 if TYPE_CHECKING:
-    from forgetcli.models.tokens import Tokenizer, Tokenizers
+    from forgetcli.models.tokens import Tokenizer
 
 END = "</w>"  # marks the end of a word in CLIP's BPE vocabulary
 COUNT = 2000  # words at most
+_WORD = re.compile(r"[^\W\d_]+|\d|[^\s\w]+|_")  # what CLIP's tokenizer reads as one word
 MINIMUM_LETTERS = 3  # shorter entries are mostly fragments of words
+
+
+def holds(tokenizer: Tokenizer | Tokenizers, text: str) -> bool:
+    """Whether every word of `text` is one token of the first tokenizer.
+
+    A vocabulary has the frequent words of the captions that it was learnt from. Others fall into
+    pieces, which the encoder has met in other words.
+    """
+    first = tokenizer if not isinstance(tokenizer, Tokenizers) else tokenizer.parts[0][1]
+    return len(first.tokenize(text)) <= len(_WORD.findall(text))
 
 
 def words(tokenizer: Tokenizer | Tokenizers, count: int = COUNT) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import __version__, methods, models
 from forgetcli.artifact import card, ledger, ledger_extension, patch, statement
 from forgetcli.artifact.previous_edits import PreviousEdits
+from forgetcli.bundled import word_lists
 from forgetcli.editing.check import Check, check
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.moment_cache import MomentCache
@@ -30,6 +31,7 @@ from forgetcli.storage.files import refuse_overlap
 
 if TYPE_CHECKING:
     from forgetcli.artifact.patch import Stored
+    from forgetcli.editing.task import Task
     from forgetcli.models.base import LoadedModel
     from forgetcli.recipe import Recipe
 
@@ -126,11 +128,12 @@ def apply(
         with watch.stage("load"):
             loaded = models.load(job.base, device=device, dtype=dtype, observer=observer)
         with watch.stage("edit"):
-            task = task_of(job.recipe, job.base, cache or MomentCache(), previous)
+            task = task_of(job.recipe, job.base, cache or MomentCache(), previous, loaded.tokenizer)
             algorithm = methods.load_edit(job.recipe.method)
             edit = algorithm(loaded, task, job.parameters, observer)
+            edit = replace(edit, moments=(*edit.moments, *_sets(job.recipe)))
         with watch.stage("check"):
-            checked = _checked(job, loaded, edit, strict, observer)
+            checked = _checked(loaded, edit, task, strict, observer)
         with watch.stage("write"):
             observer.stage("writing")
             sites = _write(job, loaded, edit, checked, previous, staging, copying, started)
@@ -160,17 +163,16 @@ def _result(
     )
 
 
-def _checked(job: Job, loaded: LoadedModel, edit: Edit, strict: bool, observer: Observer) -> Check:
+def _checked(
+    loaded: LoadedModel, edit: Edit, task: Task, strict: bool, observer: Observer
+) -> Check:
     """Measure the effect of the edit.
 
     Raises:
         EditError: `strict`, and the effect is missing or too strong. The control, which changes
             nothing, is not expected to have one.
     """
-    recipe = job.recipe
-    checked = check(
-        loaded, edit, recipe.edit_pairs(), recipe.preserve_prompts(), recipe.seed, observer
-    )
+    checked = check(loaded, edit, task.pairs, task.preserve, task.seed, observer)
     if strict and edit.weights:
         checked.enforce()
     return checked
@@ -237,6 +239,12 @@ def _write(
         },
     )
     return sites
+
+
+def _sets(recipe: Recipe) -> list[dict[str, str]]:
+    """The preserve sets that went in, for the manifest: {"name": "set/NAME", "sha256"} each."""
+    names = dict.fromkeys(recipe.preserve.sets)
+    return [{"name": f"set/{n}", "sha256": word_lists.preserve_set(n).sha256} for n in names]
 
 
 def _stored_error(stored: Mapping[tuple[str, str], Stored], site: str) -> float:

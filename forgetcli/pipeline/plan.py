@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import models
 from forgetcli.editing.cost import Cost
 from forgetcli.editing.moment_cache import MomentCache
-from forgetcli.editing.moments import are_cached
+from forgetcli.editing.moments import are_cached, parts
 from forgetcli.editing.prior import prior_prompts
 from forgetcli.models.tokens import tokenise
 from forgetcli.pipeline import estimates, inspect
@@ -19,6 +19,7 @@ from forgetcli.pipeline.task import task_of
 from forgetcli.progress import Stopwatch
 
 if TYPE_CHECKING:
+    from forgetcli.editing.task import Task
     from forgetcli.models.base import LoadedModel
     from forgetcli.pipeline.inspect import EditableSite, Inspection
     from forgetcli.recipe import Recipe
@@ -103,12 +104,13 @@ def plan(
     tokenise(loaded.tokenizer, [prompt for pair in pairs for prompt in pair], strict=True)
     sites = _sites(job, found)
     cache = MomentCache()
-    cached = {site.name: _cached_moments(job, loaded, site, cache) for site in sites}
+    task = task_of(job.recipe, job.base, cache, tokenizer=loaded.tokenizer)
+    cached = {site.name: _cached_moments(job, loaded, task, site) for site in sites}
     hits = sum(map(sum, cached.values()))
     total = sum(map(len, cached.values()))
     with watch.stage("estimate"):
         request = estimates.Task(
-            cost=_cost(job, cache),
+            cost=_cost(job, task),
             concepts=tokenise(loaded.tokenizer, [concept for concept, _ in pairs]),
             together=min(_setting(job, "refine", "batch", 0), len(pairs)),
             sites=sites,
@@ -123,7 +125,7 @@ def plan(
         method=job.recipe.method,
         parameters=job.parameters.model_dump(mode="json"),
         pairs=tuple(pairs),
-        preserve=len(job.recipe.preserve_prompts()),
+        preserve=len(task.preserve),
         sites=tuple(
             PlannedSite(site.name, site.shape, site.dtype, all(cached[site.name])) for site in sites
         ),
@@ -148,22 +150,20 @@ def _sites(job: Job, found: Inspection) -> Sequence[EditableSite]:
     return found.text_sites(blocks, _setting(job, "edit", "encoders", ("clip",)))
 
 
-def _cached_moments(
-    job: Job, loaded: LoadedModel, site: EditableSite, cache: MomentCache
-) -> list[bool]:
+def _cached_moments(job: Job, loaded: LoadedModel, task: Task, site: EditableSite) -> list[bool]:
     """For each second moment that a site needs, whether it is in the cache."""
     balance = _setting(job, "edit", "balance_empty", False)
-    sets = [(job.recipe.preserve_prompts(), balance)]
     if _setting(job, "edit", "prior", 0):
-        words = prior_prompts(loaded.tokenizer, task_of(job.recipe, job.base, cache))
-        sets += [(words, False)] if words else []
-    return [
-        are_cached(loaded, site, prompts, cache, balance_empty=empty) for prompts, empty in sets
-    ]
+        prior = prior_prompts(loaded.tokenizer, task)
+        sets = parts(task.own, (), balance)
+        sets += [(part, 1) for part in (prior, *task.shared) if part]
+    else:
+        sets = parts(task.preserve, task.shared, balance)
+    return [are_cached(loaded, site, prompts, task.moments, often) for prompts, often in sets]
 
 
-def _cost(job: Job, cache: MomentCache) -> Cost | None:
+def _cost(job: Job, task: Task) -> Cost | None:
     """The work that the method asks of the model; None for a method that does not say."""
     if not hasattr(job.method, "cost"):
         return None
-    return job.method.cost(task_of(job.recipe, job.base, cache), job.parameters)
+    return job.method.cost(task, job.parameters)

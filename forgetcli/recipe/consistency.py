@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import islice
 
 from forgetcli.errors import ForgetError
+from forgetcli.recipe import preserve_sets
 from forgetcli.recipe.model import Document, composed, fill, target_prompt
-from forgetcli.recipe.problems import MOST_FAULTS, Sheet, clipped
+from forgetcli.recipe.problems import MOST_FAULTS, Sheet, clipped, did_you_mean
 from forgetcli.recipe.toml_lines import KeyPath
 
 
@@ -41,6 +42,7 @@ def contradictions(
         _different_targets(edits, sheet),
         _edited_and_preserved(edits, preserved, sheet),
         _captions(document, sheet),
+        _unknown_sets(document, sheet),
     )
     return [fault for faults in checks for fault in islice(faults, MOST_FAULTS + 1)]
 
@@ -155,6 +157,17 @@ def _captions(document: Document, sheet: Sheet) -> Iterator[ForgetError]:
             f"captions are named, and the prior is '{kind}'",
             "set prior = 'captions', or take them out",
         )
+
+
+def _unknown_sets(document: Document, sheet: Sheet) -> Iterator[ForgetError]:
+    for number, name in enumerate(document.preserve.sets):
+        if name not in preserve_sets.names():
+            yield sheet.problem(
+                "unknown-set",
+                ("preserve", "sets", number),
+                f"there is no preserve set '{clipped(name)}'",
+                did_you_mean(name, preserve_sets.names(), "forget recipe sets"),
+            )
 
 
 def _edits(document: Document) -> Iterator[_Edit]:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
+from forgetcli.recipe import preserve_sets
+
 
 def _one_gap(template: str) -> str:
     if template.count("{}") != 1:
@@ -114,6 +116,11 @@ class Preserve(_Table):
         description="Text files with one caption a line, relative to the recipe, with prior = "
         "'captions'.",
     )
+    sets: Texts = Field(
+        default=(),
+        description="Prompts that come with forget, by the name of their set: "
+        "`forget recipe sets` lists them. Those about the concepts are left out.",
+    )
 
 
 class Document(_Table):
@@ -208,8 +215,23 @@ class Recipe(Document):
         return list(pairs.values())
 
     def preserve_prompts(self) -> list[str]:
-        """Every prompt to preserve, once, the empty one first."""
+        """Every prompt to preserve, once, the empty one first, those of sets last."""
+        shared = [prompt for part in self.shared_prompts() for prompt in part]
+        return once([*self.own_preserve_prompts(), *shared])
+
+    def own_preserve_prompts(self) -> list[str]:
+        """The prompts to preserve that the recipe or its files name, once, the empty one first."""
         return once(["", *self.preserve.prompts, *self.file_prompts])
+
+    def shared_prompts(self) -> list[tuple[str, ...]]:
+        """The prompts of each preserve set, without those about the concepts. Sets can share
+        prompts with one another and with the recipe.
+        """
+        edited = [prompt for prompt, _ in self.edit_pairs()] if self.preserve.sets else []
+        return [
+            preserve_sets.prompts_of(name, self.concepts, edited)
+            for name in dict.fromkeys(self.preserve.sets)
+        ]
 
 
 def _over(tables: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:

@@ -282,6 +282,15 @@ def _remove_parents(made: list[Path]) -> None:
             break
 
 
+def refuse_existing(output: Path, *, force: bool) -> None:
+    """What `publishing` would refuse because of what is at `output`, before a long work begins.
+
+    Raises:
+        OutputError: output.exists, output.not-ours.
+    """
+    _check_replaceable(Path(os.path.realpath(output)), output, force)
+
+
 def _check_replaceable(target: Path, output: Path, force: bool) -> None:
     if not os.path.lexists(target):
         return

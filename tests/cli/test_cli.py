@@ -45,6 +45,7 @@ def commands(group=None, path: tuple = ()) -> Iterator[tuple]:
 
 def test_the_commands_are_those_of_the_design():
     assert {" ".join(words) for words, _ in commands()} == {
+        "erase",
         "apply",
         "generate",
         "eval",
@@ -67,6 +68,7 @@ def test_the_commands_are_those_of_the_design():
         "recipe show",
         "recipe schema",
         "recipe ls",
+        "recipe sets",
         "cache dir",
         "cache ls",
         "cache prune",

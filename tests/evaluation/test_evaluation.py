@@ -581,3 +581,37 @@ def test_a_concept_that_the_judge_cannot_name_matters_only_if_it_is_asked_for():
     with pytest.raises(ForgetError) as refused:
         _labels(recipe("violence"), Judge())
     assert refused.value.code == "eval.no-label"
+
+
+def test_near_concepts_of_a_draft_that_the_judge_cannot_name_are_left_out_and_told():
+    class Noted(Silent):
+        def __init__(self) -> None:
+            self.notes: list[str] = []
+
+        def note(self, message: str) -> None:
+            self.notes.append(message)
+
+    from forgetcli import recipe as recipes
+
+    text = """
+    [[concepts]]
+    concept = "a dog"
+    target = "a cat"
+    direct = ["a drawing of a dog"]
+    [[retain]]
+    concept = "a cat"
+    direct = ["a drawing of a cat"]
+    [[retain]]
+    concept = "a zeppelin"
+    direct = ["a drawing of a zeppelin"]
+    """
+    read, judge, noted = recipes.parse(text), judges.load("demo"), Noted()
+    assert [q.label for q in of_recipe(read, judge, noted)] == ["dog", "cat"]
+    assert len(noted.notes) == 1 and "a zeppelin" in noted.notes[0]
+    with pytest.raises(ForgetError) as refused:  # whoever has no observer would not be told
+        of_recipe(read, judge)
+    assert refused.value.code == "eval.no-label"
+    zeppelin = read.retain[1]
+    alone = read.model_copy(update={"retain": (zeppelin,)})
+    with pytest.raises(ForgetError):
+        of_recipe(alone, judge, noted)

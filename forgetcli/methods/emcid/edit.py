@@ -51,6 +51,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         task.moments,
         observer,
         balance_empty=settings.balance_empty,
+        shared=task.shared,
     )
     held = moments.by_site
     words = prior_moments(model, sites, task, observer) if settings.prior else None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from forgetcli.editing import refine
 from forgetcli.editing.closed_form import keys_after, measure, prepare, stored_weight
 from forgetcli.editing.edit import Edit
-from forgetcli.editing.moments import counted, materials, preserve_moments, prior_moments
+from forgetcli.editing.moments import Moments, counted, materials, preserve_moments, prior_moments
 from forgetcli.editing.pairs import Pairs
 from forgetcli.editing.task import Task
 from forgetcli.methods.nullspace import Parameters
-from forgetcli.models.base import LoadedModel
+from forgetcli.models.base import LoadedModel, Site
 from forgetcli.models.tokens import tokenise
 from forgetcli.progress import Observer
 
@@ -23,16 +23,20 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     settings = parameters.edit
     sites = model.pick_sites(settings.sites, settings.encoders)
     pairs = Pairs.of(model.tokenizer, task.pairs, settings.positions)
+    # Shared parts have words near the concept too: they are part of the ridge, not of the
+    # constraint, as the prior is. Without a ridge they are in the constraint.
+    soft = settings.prior > 0
     moments = preserve_moments(
         model,
         sites,
-        task.preserve,
+        task.own if soft else task.preserve,
         task.moments,
         observer,
         balance_empty=settings.balance_empty,
+        shared=() if soft else task.shared,
     )
     held = task.earlier(sites, observer) if settings.hold_earlier else {}
-    words = prior_moments(model, sites, task, observer) if settings.prior else None
+    words = ridge_moments(model, sites, task, observer) if soft else None
     problems = prepare(
         model,
         sites,
@@ -61,3 +65,23 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         cache=counted(used),
         keys=keys_after(model, sites, pairs.concepts, weights),
     )
+
+
+def ridge_moments(
+    model: LoadedModel, sites: list[Site], task: Task, observer: Observer
+) -> Moments | None:
+    """Second moments of the task's prior and of its shared parts; None if it has neither."""
+    prior = prior_moments(model, sites, task, observer)
+    if not task.shared:
+        return prior
+    shared = preserve_moments(
+        model,
+        sites,
+        [prompt for part in task.shared for prompt in part],
+        task.moments,
+        observer,
+        shared=task.shared,
+        name="sets",
+        what="prompts of preserve sets",
+    )
+    return shared if prior is None else prior + shared

@@ -1,0 +1,85 @@
+"""A draft as a recipe's text: commented, short, the user's to change."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable
+
+from forgetcli.drafting.draft import Draft, DraftedConcept
+
+WIDTH = 110
+
+
+def recipe_text(draft: Draft, *, model: str, method: str = "nullspace", seed: int = 0) -> str:
+    """The TOML of a draft.
+
+    Args:
+        model: the model's name, as `--model` takes it.
+    """
+    forgotten = ", ".join(each.concept for each in draft.concepts)
+    lines = [
+        "# Drafted by `forget erase`. Change what you like, then:  forget apply THIS_FILE",
+        "schema_version = 1",
+        f"description = {_quoted(f'{forgotten} is forgotten')}",
+        f"method = {_quoted(method)}",
+        f"model = {_quoted(model)}",
+        f"seed = {seed}",
+    ]
+    for each in draft.concepts:
+        lines += ["", *_concept(draft, each)]
+    lines += [
+        "",
+        "[prompts]                # each is filled with the concept, its aliases, and the target",
+        *_list("templates", draft.templates),
+        "",
+        "[preserve]               # near concepts, and prompts that come with forget",
+        *([f"sets = {json.dumps(draft.sets)}"] if draft.sets else []),
+        *_list("prompts", draft.keeping),
+    ]
+    for other, prompts in draft.asking.items():
+        lines += [
+            "",
+            *(
+                ["# For evaluation only: near concepts that must stay."]
+                if lines[-1][:1] == "]"
+                else []
+            ),
+            "[[retain]]",
+            f"concept = {_quoted(other)}",
+            f"direct = {_quoted(prompts)}",
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _concept(draft: Draft, each: DraftedConcept) -> list[str]:
+    why = {
+        choice.key: choice.why
+        for choice in draft.choices
+        if choice.concept and each.concept.endswith(choice.concept)
+    }
+    lines = [
+        f"[[concepts]]             # {each.kind.name}: {why.get('kind', '')}",
+        f"concept = {_quoted(each.concept)}",
+        f"target = {_quoted(each.target)}   # {why.get('target', '')}",
+        *_list("aliases", each.aliases),
+        "# For evaluation only: never edited.",
+        *_list("direct", each.direct),
+    ]
+    return lines + (_list("indirect", each.indirect) if each.indirect else [])
+
+
+def _list(key: str, values: Iterable[str]) -> list[str]:
+    """``key = [...]``, on one line if it fits."""
+    quoted = [_quoted(value) for value in values]
+    line = f"{key} = [{', '.join(quoted)}]"
+    if len(line) <= WIDTH:
+        return [line]
+    # Blanks within a prompt must not become line ends.
+    joined = ", ".join(text.replace(" ", "\0") for text in quoted)
+    wrapped = textwrap.wrap(joined, WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+    return [f"{key} = [", *(f"  {part}".replace("\0", " ") for part in wrapped), "]"]
+
+
+def _quoted(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
