@@ -97,8 +97,8 @@ def contact_sheet(
     (output / "contact_sheet.json").write_text(json.dumps(asked, indent=1))
 
 
-def main(output: Path, sheet_seed: int) -> None:
-    base, judge = checkpoint.resolve("demo"), judges.load("demo")
+def main(output: Path, model: str, without: frozenset[str], sheet_seed: int) -> None:
+    base, judge = checkpoint.resolve(model), judges.load("demo")
     for kind in ("direct", "indirect"):
         asked = prompts(kind)
         start = time.time()
@@ -114,17 +114,26 @@ def main(output: Path, sheet_seed: int) -> None:
         pictures = [Image.open(p).convert("RGB") for p in paths]
         for group, at in (("things", 1), ("styles", 2)):
             seen = [s.seen for s in judge.see(pictures, [a[at] for a in asked])]
-            low, high = wilson(sum(seen), len(seen))
-            print(
-                f"{kind} {group}: {sum(seen) / len(seen):.3f} ({low:.3f}–{high:.3f}), n = "
-                f"{len(seen)}; {seconds:.2f} s a picture",
-                flush=True,
-            )
-            missed = Counter(a[at] for a, ok in zip(asked, seen) if not ok)
+            # A picture counts as of something unlearned by its thing or its style.
+            known = [not without & {thing, style} for _, thing, style in asked]
+            report(f"{kind} {group}", [ok for ok, k in zip(seen, known) if k], seconds)
+            unlearned = [ok for ok, a in zip(seen, asked) if a[at] in without]
+            if unlearned:
+                report(f"{kind} {group} that it never learned", unlearned, seconds)
+            missed = Counter(a[at] for a, ok, k in zip(asked, seen, known) if k and not ok)
             print(
                 "   missed most:", ", ".join(f"{label} {n}" for label, n in missed.most_common(8))
             )
     contact_sheet(base, output, sheet_seed)
+
+
+def report(what: str, seen: list[bool], seconds: float) -> None:
+    low, high = wilson(sum(seen), len(seen))
+    print(
+        f"{what}: {sum(seen) / len(seen):.3f} ({low:.3f}–{high:.3f}), n = {len(seen)}; "
+        f"{seconds:.2f} s a picture",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":
@@ -132,8 +141,15 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--model", default="demo", help="a model of the same world")
+    parser.add_argument(
+        "--without",
+        type=lambda names: frozenset(names.split(",")),
+        default=frozenset(),
+        help="things and styles that it never learned: scored apart",
+    )
     parser.add_argument(
         "--sheet-seed", type=int, default=0, help="another seed, another contact sheet"
     )
     args = parser.parse_args()
-    main(args.output, args.sheet_seed)
+    main(args.output, args.model, args.without, args.sheet_seed)
