@@ -42,10 +42,11 @@ def main(labels: tuple[str, ...]) -> None:
             tables = {"refine": {"damping": damping, "price": price}}
             edit, _ = bench.edit(recipe, "nullspace", tables)
             seen = bench.look(recipe, edit, 3)
+            gone, stayed = (f"{sum(x)} of {len(x)}" for x in (seen.forgot, seen.kept))
             sizes = ", ".join(f"{site.delta_rel:.2f}" for site in edit.sites)
             print(
                 f"| {label} | {prior} | {damping} | {price} | {min(edit.losses):.3f} | {sizes} | "
-                f"{sum(seen.forgot)} of {len(seen.forgot)} | {sum(seen.kept)} of {len(seen.kept)} |",
+                f"{gone} | {stayed} |",
                 flush=True,
             )
 
