@@ -19,6 +19,7 @@ from forgetcli.cli.options import (
     ModelOption,
     QuietFlag,
     SetOption,
+    known_model,
     recipe_names,
 )
 from forgetcli.cli.progress import silence_hub
@@ -126,8 +127,9 @@ def apply(
     if recipe is None:
         raise typer.BadParameter("give a recipe, or --delta FILE", param_hint="RECIPE")
     loaded = forgetcli.load_recipe(recipe, set_ or (), method, pipe=True)
-    for warning in loaded.warnings:
+    for warning in loaded.warnings_on(model or loaded.model):
         sink.remark(warning, title="warning")
+    known_model(model or loaded.model)
     if dry_run:
         _plan(loaded, model, config, output, device, dtype.value if dtype else None, sink)
         return
@@ -193,7 +195,8 @@ def _plan(
     from forgetcli.pipeline.plan import plan as make_plan
 
     data = make_plan(recipe, model=model, config=config, device=device, dtype=dtype).as_dict()
-    sink.result(data, human=lambda: plan(data), quiet=output)
+    # Quiet: there is no path, because nothing was written.
+    sink.result(data, human=lambda: plan(data), quiet=())
 
 
 def _as_text(data: dict) -> list:

@@ -98,7 +98,9 @@ def compare(
     sink = Sink("compare", json=json, quiet=quiet)
     names = comparison.chosen(methods)
     loaded = [forgetcli.load_recipe(recipe) for recipe in recipes]
-    for warning in (warning for recipe in loaded for warning in recipe.warnings):
+    for warning in (
+        warning for recipe in loaded for warning in recipe.warnings_on(model or recipe.model)
+    ):
         sink.remark(warning, title="warning")
     with sink.observer() as observer:
         # Imported here: loads matplotlib and jinja2, after the libraries have been silenced.

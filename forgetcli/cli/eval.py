@@ -21,6 +21,7 @@ from forgetcli.cli.options import (
     QuietFlag,
     SeedOption,
     StepsOption,
+    existing_folder,
     finite,
 )
 from forgetcli.cli.progress import silence_libraries
@@ -188,6 +189,7 @@ def evaluate(
       forget eval --judge clip --judge-set model=openai/clip-vit-base-patch32
       accelerate launch -m forgetcli eval -n 16
     """
+    edited = [existing_folder(folder) for folder in folders or [Path("edited")]]
     bounds = _bounds(fail_under, confident)
     attacked = gates.read_attacks(attack_results) if attack_results is not None else {}
     # Imported here: loads pydantic, which completion and help must not wait for.
@@ -205,7 +207,7 @@ def evaluate(
     with sink.observer() as observer:
         # Loads torch, after the libraries have been silenced.
         result = forgetcli.evaluate(
-            folders or [Path("edited")],
+            edited,
             recipe=loaded,
             prompts=prompt_set,
             ask=ask,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from forgetcli import export as exports
-from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
+from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag, existing_folder
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
 
@@ -18,7 +18,9 @@ def format_names(incomplete: str) -> list[str]:
     return [name for name in exports.names() if name.startswith(incomplete)]
 
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", callback=existing_folder, help="The edited model.")
+]
 Format = Annotated[
     str,
     typer.Option(

@@ -17,6 +17,7 @@ from forgetcli.cli.options import (
     SeedOption,
     StepsOption,
     finite,
+    known_model,
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
@@ -43,6 +44,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
+        callback=known_model,
         help="demo, an edited folder, a diffusers folder, a .safetensors file or a hub id.",
     ),
 ]

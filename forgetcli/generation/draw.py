@@ -28,6 +28,7 @@ from forgetcli.generation.images import (
     write_grid,
 )
 from forgetcli.generation.text_to_image import text_to_image
+from forgetcli.models.tokens import cut_prompts
 from forgetcli.models.unet import sides
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
 # The default guidance scale of small models such as the embedded one; others have their family's.
 GUIDANCE = 4.5
 SMALL = 64  # pixels along one side
+# Of prompts that are too long: the notes in one run, and the characters shown of each.
+MOST_NOTES = 3
+SHOWN = 40
 ALONE = Processes()
 
 
@@ -185,6 +189,7 @@ def draw(
     if incomplete:
         # The model is loaded before the folder is made: if it cannot be, no folder is left.
         sampler = Sampler(base, device, observer)
+        _note_cut(sampler.model, requests, observer)
         with atomic.output_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
         observer.stage(f"images ({base.id})", sum(len(indices) for indices in incomplete))
@@ -196,6 +201,19 @@ def draw(
         observer.advance(len(indices))
     processes.wait()
     return paths, sum(exists)
+
+
+def _note_cut(model: LoadedModel, requests: Sequence[ImageRequest], observer: Observer) -> None:
+    """Say which prompts are longer than the model reads."""
+    cut = cut_prompts(model.tokenizer, [request.prompt for request in requests])
+    for each in cut[:MOST_NOTES]:
+        start = " ".join(each.prompt[:SHOWN].split())
+        observer.note(
+            f"the prompt '{start}…' has {each.tokens} tokens, and the model reads {each.limit}: "
+            "the end of the prompt has no effect"
+        )
+    if len(cut) > MOST_NOTES:
+        observer.note(f"{len(cut) - MOST_NOTES} more prompts are too long for the model")
 
 
 def batches(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,18 @@ class ImageRequest:
     guidance: float | None = None
     width: int | None = None
     height: int | None = None
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ForgetError: generate.guidance: the scale is not a finite number.
+        """
+        if self.guidance is not None and not math.isfinite(self.guidance):
+            raise ForgetError(
+                "generate.guidance",
+                f"the guidance scale {self.guidance} is not a finite number",
+                "leave it out for the model's own",
+            )
 
     @property
     def settings(self) -> dict[str, Any]:

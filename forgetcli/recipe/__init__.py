@@ -18,7 +18,7 @@ from forgetcli.errors import ForgetError, ModelError, RecipeError
 from forgetcli.recipe import limits, prompt_files, toml_lines
 from forgetcli.recipe import parameters as method_tables
 from forgetcli.recipe import usage as records
-from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts
+from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts, unjudged
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained
 from forgetcli.recipe.problems import (
     MOST_FAULTS,
@@ -149,6 +149,7 @@ def parse(
         overrides=used.overrides,
         file_prompts=tuple(kept.prompt for kept in preserved if kept.file_line),
         warnings=tuple(islice(doubts(document, sheet), MOST_FAULTS)),
+        unjudged=tuple(islice(unjudged(document, sheet), MOST_FAULTS)),
     )
 
 

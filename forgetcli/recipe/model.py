@@ -145,6 +145,8 @@ class Recipe(Document):
         overrides: ``key=value`` as given on the command line.
         file_prompts: preserve prompts that came from files.
         warnings: what is allowed and probably not meant.
+        unjudged: warnings for evaluation prompts whose concept the embedded model's judge cannot
+            name. They concern that model only.
     """
 
     name: str = ""
@@ -155,6 +157,11 @@ class Recipe(Document):
     overrides: tuple[str, ...] = ()
     file_prompts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    unjudged: tuple[str, ...] = ()
+
+    def warnings_on(self, model: str) -> tuple[str, ...]:
+        """All warnings for an edit of this model."""
+        return self.warnings + (self.unjudged if model == "demo" else ())
 
     @property
     def sha256(self) -> str:
