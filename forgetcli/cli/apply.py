@@ -24,7 +24,7 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.progress import silence_hub
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, plan, sites
+from forgetcli.cli.tables import extent, facts, outcome, plan, sites
 from forgetcli.errors import ForgetError
 
 if TYPE_CHECKING:
@@ -39,6 +39,10 @@ Output = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print what would be done; write nothing."),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Also print the figures of every edited layer."),
 ]
 OptionalRecipe = Annotated[
     str | None,
@@ -97,6 +101,7 @@ def apply(
     force: ForceFlag = False,
     lenient: Lenient = False,
     dry_run: DryRun = False,
+    verbose: Verbose = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -122,7 +127,7 @@ def apply(
                 "a delta holds a finished edit: RECIPE, --set, --method and --dry-run do not apply",
                 param_hint="--delta",
             )
-        _apply_delta(delta, model, config, output, copying, force, sink)
+        _apply_delta(delta, model, config, output, copying, force, sink, verbose)
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, or --delta FILE", param_hint="RECIPE")
@@ -148,7 +153,7 @@ def apply(
             observer=observer,
         )
     data = result.as_dict()
-    sink.result(data, human=lambda: _as_text(data), quiet=output)
+    sink.result(data, human=lambda: _as_text(data, verbose), quiet=output)
     first = loaded.concepts[0]
     prompt = (*first.indirect, *first.direct, first.concept)[0]
     command = ["forget", "generate", prompt, "--model", str(output), "--compare-base"]
@@ -163,6 +168,7 @@ def _apply_delta(
     copying: str,
     force: bool,
     sink: Sink,
+    verbose: bool,
 ) -> None:
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.
@@ -178,7 +184,7 @@ def _apply_delta(
             observer=observer,
         )
     data = result.as_dict()
-    sink.result(data, human=lambda: _as_text(data), quiet=output)
+    sink.result(data, human=lambda: _as_text(data, verbose), quiet=output)
 
 
 def _plan(
@@ -199,6 +205,14 @@ def _plan(
     sink.result(data, human=lambda: plan(data), quiet=())
 
 
-def _as_text(data: dict) -> list:
-    rest = {key: data[key] for key in ("output", "check", "cache") if data.get(key)}
-    return [sites(data["sites"]), facts({**rest, "seconds": data["seconds"]["total"]})]
+def _as_text(data: dict, verbose: bool) -> list:
+    # Imported here: loads torch, which the edit has loaded already.
+    from forgetcli.editing.check import NO_OP, WRECKED
+
+    rest = {key: data[key] for key in ("output", "cache") if data.get(key)}
+    rest |= {"check": data["check"]} if verbose and data.get("check") else {}
+    return [
+        *filter(None, [outcome(data.get("check") or {}, (NO_OP, WRECKED))]),
+        *(sites(data["sites"]) if verbose else [extent(data["sites"])]),
+        facts({**rest, "seconds": data["seconds"]["total"]}),
+    ]
