@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import forgetcli
+from forgetcli.cli import suggestions
 from forgetcli.cli.eval import Features, Guidance, Images, Judge, JudgeSet, command_line, settings
 from forgetcli.cli.options import (
     BatchOption,
@@ -38,7 +39,12 @@ Recipes = Annotated[
 ]
 Methods = Annotated[
     str,
-    typer.Option("--methods", metavar="NAME,…", help="Methods to compare, or all."),
+    typer.Option(
+        "--methods",
+        metavar="NAME,…",
+        autocompletion=suggestions.method_list,
+        help="Methods to compare, or all.",
+    ),
 ]
 Quick = Annotated[
     bool,

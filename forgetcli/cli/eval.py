@@ -13,9 +13,11 @@ import typer
 
 import forgetcli
 from forgetcli import distributed
+from forgetcli.cli import suggestions
 from forgetcli.cli.options import (
     BatchOption,
     DeviceOption,
+    DtypeOption,
     ForceFlag,
     JsonFlag,
     QuietFlag,
@@ -91,7 +93,11 @@ Guidance = Annotated[
 ]
 Judge = Annotated[
     str,
-    typer.Option("--judge", help="Classifier that judges the images: demo, clip, vlm or nudenet."),
+    typer.Option(
+        "--judge",
+        autocompletion=suggestions.judges,
+        help="Classifier that judges the images: demo, clip, vlm or nudenet.",
+    ),
 ]
 JudgeSet = Annotated[
     list[str] | None,
@@ -106,6 +112,7 @@ Features = Annotated[
     str,
     typer.Option(
         "--features",
+        autocompletion=suggestions.features,
         help="Extractor for distance, FID and KID: demo, inception, none.",
     ),
 ]
@@ -170,6 +177,7 @@ def evaluate(
     guidance: Guidance = None,
     batch: BatchOption = 8,
     device: DeviceOption = None,
+    dtype: DtypeOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -220,6 +228,7 @@ def evaluate(
             features=features,
             output=output,
             device=device,
+            dtype=dtype.value if dtype else "float32",
             batch=batch,
             force=force,
             observer=observer,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from forgetcli.cli import suggestions
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
@@ -18,21 +19,13 @@ if TYPE_CHECKING:
 ANYTHING = "any concept in words"
 
 
-def judge_names(incomplete: str) -> list[str]:
-    """Judges whose name begins with `incomplete`, for completion."""
-    # Imported here: completion asks for it, and nothing else does before the command runs.
-    from forgetcli.evaluation import judges as all_judges
-
-    return [name for name in all_judges.names() if name.startswith(incomplete)]
-
-
 Name = Annotated[
     str | None,
     typer.Argument(
         metavar="[NAME]",
         help="One judge: list every label that it knows.",
         show_default=False,
-        autocompletion=judge_names,
+        autocompletion=suggestions.judges,
     ),
 ]
 

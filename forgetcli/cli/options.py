@@ -13,6 +13,7 @@ import typer
 
 from forgetcli.bundled.recipes import bundled
 from forgetcli.checkpoint import base as checkpoint
+from forgetcli.cli import suggestions
 from forgetcli.storage.files import refuse_missing_folder
 
 
@@ -69,6 +70,7 @@ SetOption = Annotated[
         "--set",
         metavar="KEY=VALUE",
         envvar="FORGET_SET",
+        autocompletion=suggestions.recipe_keys,
         show_default=False,
         help="Override a key of the recipe: refine.steps=6, concepts.0.target=monet. Repeatable.",
     ),
@@ -77,6 +79,7 @@ MethodOption = Annotated[
     str | None,
     typer.Option(
         "--method",
+        autocompletion=suggestions.methods,
         show_default="the recipe's",
         help="Another method, with the parameters in the recipe's [methods.NAME].",
     ),
@@ -87,6 +90,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         callback=known_model,
+        autocompletion=suggestions.models,
         show_default=False,
         help="demo, a diffusers folder, a .safetensors file, or a hub id.",
     ),

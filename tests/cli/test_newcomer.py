@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from PIL import Image
 from processes import python
 from recipe_example import EXAMPLE
 
@@ -144,3 +145,26 @@ def test_a_quiet_dry_run_prints_no_path(forget, tmp_path: Path):
     run = forget("apply", "art_styles", "--dry-run", "-q")
     assert (run.code, run.stdout) == (0, "") and not (tmp_path / "edited").exists()
     assert json.loads(forget("apply", "art_styles", "--dry-run", "--json").stdout)["sites"]
+
+
+def test_an_image_records_only_the_settings_that_were_asked_for():
+    """Images from before these settings existed keep their origin, and are found again."""
+    plain = ImageRequest("a dog", 0)
+    assert plain.origin("m") == {
+        "prompt": "a dog",
+        "seed": 0,
+        "model": "m",
+        "steps": 20,
+        "guidance": None,
+    }
+    asked = ImageRequest("a dog", 0, width=32, negative="blue").origin("m", "bfloat16")
+    assert (asked["width"], asked["negative_prompt"], asked["dtype"]) == (32, "blue", "bfloat16")
+
+
+def test_an_image_of_another_size(forget, tmp_path: Path):
+    asked = ("generate", "a cat", "--steps", "1", "--width", "32", "--dtype", "bfloat16")
+    run = forget(*asked, "--negative-prompt", "a dog", "-q")
+    assert run.code == 0, run.stderr
+    with Image.open(tmp_path / run.stdout.strip()) as image:
+        assert image.size == (32, 64)
+    assert forget("generate", "a cat", "--width", "33").code == 2
