@@ -47,27 +47,14 @@ class EditedModel:
             ModelError: there is no such folder, or it was not made by forget.
         """
         edited = cls(Path(folder), base)
-        edited.refuse_missing()
         _ = edited.manifest
         return edited
-
-    def refuse_missing(self) -> None:
-        """
-        Raises:
-            ModelError: model.not-found: there is no such folder.
-        """
-        if not self.folder.is_dir():
-            raise ModelError(
-                "model.not-found",
-                f"there is no folder {self.folder}",
-                "give the folder that 'forget apply' wrote",
-            )
 
     @cached_property
     def manifest(self) -> Manifest:
         """
         Raises:
-            ModelError: model.not-edited: there is none; model.manifest: it is damaged.
+            ModelError: those of `manifest.load`.
         """
         return manifests.load(self.folder)
 

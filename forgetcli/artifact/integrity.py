@@ -15,6 +15,7 @@ from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.listing import Listing, listing, unsafe_mode
 from forgetcli.artifact.manifest import (
     CARD,
+    GIVE_EDITED,
     MANIFEST,
     RECIPE,
     REPORT,
@@ -26,7 +27,13 @@ from forgetcli.artifact.manifest import (
 )
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.storage.files import files_digest, is_regular, open_regular, sha256_file
+from forgetcli.storage.files import (
+    files_digest,
+    is_regular,
+    open_regular,
+    refuse_missing_folder,
+    sha256_file,
+)
 from forgetcli.storage.safetensors import WeightFile
 from forgetcli.wording import counted
 
@@ -87,7 +94,7 @@ def verify(folder: str | Path | EditedModel, base: str | Path | None = None) -> 
             wrong *in* the folder is a problem in the verdict, not an error.
     """
     edited = folder if isinstance(folder, EditedModel) else EditedModel(Path(folder), base)
-    edited.refuse_missing()
+    refuse_missing_folder(edited.folder, GIVE_EDITED)
     found = listing(edited.folder)
     present = list(found.files)
     try:

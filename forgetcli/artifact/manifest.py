@@ -21,7 +21,7 @@ from forgetcli.checkpoint import single_file
 from forgetcli.errors import ModelError
 from forgetcli.storage import json
 from forgetcli.storage.atomic import MARKER
-from forgetcli.storage.files import inside, read_regular
+from forgetcli.storage.files import inside, read_regular, refuse_missing_folder
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
@@ -33,6 +33,7 @@ RECIPE = "recipe.toml"
 CARD = "README.md"
 # The signature is not among the subjects: it is computed from them.
 SIGNATURE = "forget.signature.json"
+GIVE_EDITED = "give the folder that 'forget apply' wrote"
 # Bytes of a manifest, ledger or report. Those of a model of 20,000 tensors have some 10 MB.
 LARGEST_FILE = json.LARGEST_FILE
 
@@ -275,16 +276,17 @@ def load(folder: str | Path) -> Manifest:
     """The manifest of a folder that forget made.
 
     Raises:
-        ModelError: model.not-edited: there is none; model.manifest: it is damaged, or not of
-            forget's shape.
+        ModelError: model.not-found: there is no such folder; model.not-edited: it has no manifest;
+            model.manifest: the manifest is damaged, or not of forget's shape.
     """
     folder = Path(folder)
+    refuse_missing_folder(folder, GIVE_EDITED)
     path = folder / MANIFEST
     if not path.is_file():
         raise ModelError(
             "model.not-edited",
             f"{folder} was not made by forget: it has no {MANIFEST}",
-            "give the folder that 'forget apply' wrote",
+            GIVE_EDITED,
         )
     try:
         data = read_regular(inside(folder, path), LARGEST_FILE)

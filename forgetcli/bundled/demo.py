@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -16,3 +17,26 @@ DESCRIPTION = "41 things in 10 art styles, 64×64, trained from scratch on openl
 def world() -> dict:
     """Words, hints and groups of everything that the embedded model knows (world.toml)."""
     return tomllib.loads((FOLDER / "world.toml").read_text(encoding="utf-8"))
+
+
+def label_of(words: str, name: str | None = None) -> str | None:
+    """The embedded judge's label of a thing or style, by any of its names, with or without an
+    article. None if it knows none of that name.
+
+    Args:
+        words: the concept in words.
+        name: tried first: a recipe's `label`.
+    """
+    for given in (name, words):
+        requested = (given or "").casefold().replace("_", " ").strip()
+        for group in ("things", "styles"):
+            for label, entry in world()[group].items():
+                if requested in _names(label, entry["names"]):
+                    return str(label)
+    return None
+
+
+def _names(label: str, names: Sequence[str]) -> set[str]:
+    """Everything that a concept is called, in lower case."""
+    bare = [name.removeprefix(article) for name in names for article in ("a ", "an ", "the ")]
+    return {name.casefold() for name in (label.replace("_", " "), *names, *bare)}

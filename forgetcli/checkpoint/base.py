@@ -247,16 +247,31 @@ def resolve(model: str | Path, *, config: Path | str | None = None, download: bo
         return _single(name, path, config)
     match = hub.NAME.fullmatch(name) if isinstance(model, str) else None
     if match is None:
-        others = _similar(path, name)
-        hint = (
-            f"did you mean {' or '.join(others)}?"
-            if others
-            else "give a diffusers folder, org/name on the hub, or demo"
-        )
-        raise ModelError("model.not-found", f"there is no model '{name}'", hint)
+        raise _unknown(path, name)
     folder = hub.snapshot(match["id"], match["revision"], _is_complete, download=download)
     commit = folder.name if folder.parent.name == "snapshots" else match["revision"]
     return _checked(Base(match["id"], commit, folder))
+
+
+def refuse_unknown(model: str) -> None:
+    """Refuse a name that can be no model, without opening anything: before libraries load.
+
+    Raises:
+        ModelError: model.not-found: it is no path, and cannot be a name on the hub.
+    """
+    path = Path(model).expanduser()
+    if model != "demo" and not path.exists() and hub.NAME.fullmatch(model) is None:
+        raise _unknown(path, model)
+
+
+def _unknown(path: Path, name: str) -> ModelError:
+    others = _similar(path, name)
+    hint = (
+        f"did you mean {' or '.join(others)}?"
+        if others
+        else "give a diffusers folder, org/name on the hub, or demo"
+    )
+    return ModelError("model.not-found", f"there is no model '{name}'", hint)
 
 
 def _demo() -> Base:

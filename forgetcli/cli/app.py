@@ -72,6 +72,9 @@ COMMANDS = {
         "models:models",
         "List the models that --model can name: the embedded one, and those edited in this folder.",
     ),
+    "judges": Entry(
+        "judges:judges", "List the judges that --judge can name, or what the judge NAME knows."
+    ),
     "env": Entry("env:env", "Print versions, devices and folders, for a bug report."),
     "recipe": Entry("recipe:app", "Write, check and show recipes."),
     "cache": Entry(

@@ -19,11 +19,12 @@ from forgetcli.cli.options import (
     ModelOption,
     QuietFlag,
     SetOption,
+    known_model,
     recipe_names,
 )
 from forgetcli.cli.progress import silence_hub
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, plan, sites
+from forgetcli.cli.tables import extent, facts, outcome, plan, sites
 from forgetcli.errors import ForgetError
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ Output = Annotated[
 DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Print what would be done; write nothing."),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("--verbose", "-v", help="Also print the figures of every edited layer."),
 ]
 OptionalRecipe = Annotated[
     str | None,
@@ -96,6 +101,7 @@ def apply(
     force: ForceFlag = False,
     lenient: Lenient = False,
     dry_run: DryRun = False,
+    verbose: Verbose = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -121,13 +127,14 @@ def apply(
                 "a delta holds a finished edit: RECIPE, --set, --method and --dry-run do not apply",
                 param_hint="--delta",
             )
-        _apply_delta(delta, model, config, output, copying, force, sink)
+        _apply_delta(delta, model, config, output, copying, force, sink, verbose)
         return
     if recipe is None:
         raise typer.BadParameter("give a recipe, or --delta FILE", param_hint="RECIPE")
     loaded = forgetcli.load_recipe(recipe, set_ or (), method, pipe=True)
-    for warning in loaded.warnings:
+    for warning in loaded.warnings_on(model or loaded.model):
         sink.remark(warning, title="warning")
+    known_model(model or loaded.model)
     if dry_run:
         _plan(loaded, model, config, output, device, dtype.value if dtype else None, sink)
         return
@@ -146,7 +153,7 @@ def apply(
             observer=observer,
         )
     data = result.as_dict()
-    sink.result(data, human=lambda: _as_text(data), quiet=output)
+    sink.result(data, human=lambda: _as_text(data, verbose), quiet=output)
     first = loaded.concepts[0]
     prompt = (*first.indirect, *first.direct, first.concept)[0]
     command = ["forget", "generate", prompt, "--model", str(output), "--compare-base"]
@@ -161,6 +168,7 @@ def _apply_delta(
     copying: str,
     force: bool,
     sink: Sink,
+    verbose: bool,
 ) -> None:
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.
@@ -176,7 +184,7 @@ def _apply_delta(
             observer=observer,
         )
     data = result.as_dict()
-    sink.result(data, human=lambda: _as_text(data), quiet=output)
+    sink.result(data, human=lambda: _as_text(data, verbose), quiet=output)
 
 
 def _plan(
@@ -193,9 +201,18 @@ def _plan(
     from forgetcli.pipeline.plan import plan as make_plan
 
     data = make_plan(recipe, model=model, config=config, device=device, dtype=dtype).as_dict()
-    sink.result(data, human=lambda: plan(data), quiet=output)
+    # Quiet: there is no path, because nothing was written.
+    sink.result(data, human=lambda: plan(data), quiet=())
 
 
-def _as_text(data: dict) -> list:
-    rest = {key: data[key] for key in ("output", "check", "cache") if data.get(key)}
-    return [sites(data["sites"]), facts({**rest, "seconds": data["seconds"]["total"]})]
+def _as_text(data: dict, verbose: bool) -> list:
+    # Imported here: loads torch, which the edit has loaded already.
+    from forgetcli.editing.check import NO_OP, WRECKED
+
+    rest = {key: data[key] for key in ("output", "cache") if data.get(key)}
+    rest |= {"check": data["check"]} if verbose and data.get("check") else {}
+    return [
+        *filter(None, [outcome(data.get("check") or {}, (NO_OP, WRECKED))]),
+        *(sites(data["sites"]) if verbose else [extent(data["sites"])]),
+        facts({**rest, "seconds": data["seconds"]["total"]}),
+    ]

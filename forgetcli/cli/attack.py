@@ -25,6 +25,8 @@ from forgetcli.cli.options import (
     QuietFlag,
     SeedOption,
     StepsOption,
+    existing_folder,
+    known_model,
 )
 from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.sink import Sink
@@ -172,6 +174,7 @@ def attack(
                 "--replay runs no attack, so --fail-under has nothing to compare",
                 "leave one of the two out",
             )
+        known_model(folder)
         _replay(
             sink,
             replay,
@@ -186,6 +189,7 @@ def attack(
             force=force,
         )
         return
+    existing_folder(Path(folder))
     with sink.observer() as observer:
         result = forgetcli.attack(
             folder,

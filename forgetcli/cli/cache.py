@@ -109,7 +109,7 @@ def prune(
         bool,
         typer.Option(
             "--all",
-            envvar="FORGET_ALL",
+            envvar="FORGET_CACHE_ALL",
             help="Delete everything, including entries of older versions.",
         ),
     ] = False,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import forgetcli
+from forgetcli.cli import suggestions
 from forgetcli.cli.eval import Features, Guidance, Images, Judge, JudgeSet, command_line, settings
 from forgetcli.cli.options import (
     BatchOption,
@@ -38,7 +39,12 @@ Recipes = Annotated[
 ]
 Methods = Annotated[
     str,
-    typer.Option("--methods", metavar="NAME,…", help="Methods to compare, or all."),
+    typer.Option(
+        "--methods",
+        metavar="NAME,…",
+        autocompletion=suggestions.method_list,
+        help="Methods to compare, or all.",
+    ),
 ]
 Quick = Annotated[
     bool,
@@ -98,7 +104,9 @@ def compare(
     sink = Sink("compare", json=json, quiet=quiet)
     names = comparison.chosen(methods)
     loaded = [forgetcli.load_recipe(recipe) for recipe in recipes]
-    for warning in (warning for recipe in loaded for warning in recipe.warnings):
+    for warning in (
+        warning for recipe in loaded for warning in recipe.warnings_on(model or recipe.model)
+    ):
         sink.remark(warning, title="warning")
     with sink.observer() as observer:
         # Imported here: loads matplotlib and jinja2, after the libraries have been silenced.

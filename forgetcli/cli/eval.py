@@ -13,14 +13,17 @@ import typer
 
 import forgetcli
 from forgetcli import distributed
+from forgetcli.cli import suggestions
 from forgetcli.cli.options import (
     BatchOption,
     DeviceOption,
+    DtypeOption,
     ForceFlag,
     JsonFlag,
     QuietFlag,
     SeedOption,
     StepsOption,
+    existing_folder,
     finite,
 )
 from forgetcli.cli.progress import silence_libraries
@@ -90,7 +93,11 @@ Guidance = Annotated[
 ]
 Judge = Annotated[
     str,
-    typer.Option("--judge", help="Classifier that judges the images: demo, clip, vlm or nudenet."),
+    typer.Option(
+        "--judge",
+        autocompletion=suggestions.judges,
+        help="Classifier that judges the images: demo, clip, vlm or nudenet.",
+    ),
 ]
 JudgeSet = Annotated[
     list[str] | None,
@@ -105,6 +112,7 @@ Features = Annotated[
     str,
     typer.Option(
         "--features",
+        autocompletion=suggestions.features,
         help="Extractor for distance, FID and KID: demo, inception, none.",
     ),
 ]
@@ -169,6 +177,7 @@ def evaluate(
     guidance: Guidance = None,
     batch: BatchOption = 8,
     device: DeviceOption = None,
+    dtype: DtypeOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -188,6 +197,7 @@ def evaluate(
       forget eval --judge clip --judge-set model=openai/clip-vit-base-patch32
       accelerate launch -m forgetcli eval -n 16
     """
+    edited = [existing_folder(folder) for folder in folders or [Path("edited")]]
     bounds = _bounds(fail_under, confident)
     attacked = gates.read_attacks(attack_results) if attack_results is not None else {}
     # Imported here: loads pydantic, which completion and help must not wait for.
@@ -205,7 +215,7 @@ def evaluate(
     with sink.observer() as observer:
         # Loads torch, after the libraries have been silenced.
         result = forgetcli.evaluate(
-            folders or [Path("edited")],
+            edited,
             recipe=loaded,
             prompts=prompt_set,
             ask=ask,
@@ -218,6 +228,7 @@ def evaluate(
             features=features,
             output=output,
             device=device,
+            dtype=dtype.value if dtype else "float32",
             batch=batch,
             force=force,
             observer=observer,

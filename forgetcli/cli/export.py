@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from forgetcli import export as exports
-from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
+from forgetcli.cli import suggestions
+from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag, existing_folder
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
 
@@ -18,7 +19,9 @@ def format_names(incomplete: str) -> list[str]:
     return [name for name in exports.names() if name.startswith(incomplete)]
 
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", callback=existing_folder, help="The edited model.")
+]
 Format = Annotated[
     str,
     typer.Option(
@@ -50,6 +53,7 @@ Naming = Annotated[
     str | None,
     typer.Option(
         "--naming",
+        autocompletion=suggestions.namings,
         envvar="FORGET_LORA_NAMING",
         show_default="diffusers",
         help="LoRA only: naming scheme of the keys, diffusers or kohya.",

@@ -9,19 +9,30 @@ from typing import Annotated
 import typer
 
 import forgetcli
+from forgetcli.cli import suggestions
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
+    DtypeOption,
     JsonFlag,
     QuietFlag,
     SeedOption,
     StepsOption,
     finite,
+    known_model,
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
 from forgetcli.recipe import prompt_files
 from forgetcli.wording import counted
+
+
+def multiple_of_8(value: int | None) -> int | None:
+    """The value of an image's side: models generate latents, 8 pixels each."""
+    if value is not None and value % 8:
+        raise typer.BadParameter(f"{value} is not a multiple of 8.")
+    return value
+
 
 Prompts = Annotated[
     list[str] | None,
@@ -43,6 +54,8 @@ Model = Annotated[
     typer.Option(
         "--model",
         "-m",
+        callback=known_model,
+        autocompletion=suggestions.models,
         help="demo, an edited folder, a diffusers folder, a .safetensors file or a hub id.",
     ),
 ]
@@ -75,6 +88,24 @@ CompareBase = Annotated[
         help="Also generate with the base model, at the same seeds.",
     ),
 ]
+Width = Annotated[
+    int | None,
+    typer.Option(
+        "--width", min=8, callback=multiple_of_8, show_default="by model", help="In pixels."
+    ),
+]
+Height = Annotated[
+    int | None,
+    typer.Option(
+        "--height", min=8, callback=multiple_of_8, show_default="by model", help="In pixels."
+    ),
+]
+NegativePrompt = Annotated[
+    str | None,
+    typer.Option(
+        "--negative-prompt", show_default=False, help="What guidance leads the images away from."
+    ),
+]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images generated at a time.")]
 
 
@@ -87,11 +118,15 @@ def generate(
     seed: SeedOption = 0,
     steps: StepsOption = 20,
     guidance: Guidance = None,
+    width: Width = None,
+    height: Height = None,
+    negative_prompt: NegativePrompt = None,
     output: Output = Path("images"),
     grid: Grid = False,
     compare_base: CompareBase = False,
     batch: Batch = 8,
     device: DeviceOption = None,
+    dtype: DtypeOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -122,6 +157,10 @@ def generate(
             seed=seed,
             steps=steps,
             guidance=guidance,
+            width=width,
+            height=height,
+            negative_prompt=negative_prompt,
+            dtype=dtype.value if dtype else "float32",
             output=output,
             grid=grid,
             compare_base=compare_base,

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.options import ConfigOption, DeviceOption, DtypeOption, JsonFlag, QuietFlag
+from forgetcli.cli import suggestions
+from forgetcli.cli.options import (
+    ConfigOption,
+    DeviceOption,
+    DtypeOption,
+    JsonFlag,
+    QuietFlag,
+    known_model,
+)
 from forgetcli.cli.progress import silence_hub, silence_libraries
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import estimates, facts, size, table
@@ -15,7 +23,10 @@ from forgetcli.cli.visible import one_line
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="demo, a diffusers folder, a .safetensors file, or a hub id."
+        metavar="MODEL",
+        callback=known_model,
+        autocompletion=suggestions.models,
+        help="demo, a diffusers folder, a .safetensors file, or a hub id.",
     ),
 ]
 Recipe = Annotated[

@@ -5,7 +5,6 @@ from __future__ import annotations
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import table
-from forgetcli.models import known as known_models
 
 
 def models(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
@@ -17,6 +16,9 @@ def models(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget models
     """
+    # Imported here: loads pydantic, which completion and help must not wait for.
+    from forgetcli.artifact import known_models
+
     known = known_models.known()
     data = {
         "models": [

@@ -6,11 +6,15 @@ import contextlib
 import math
 import sys
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from forgetcli.bundled.recipes import bundled
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.cli import suggestions
+from forgetcli.storage.files import refuse_missing_folder
 
 
 class Dtype(StrEnum):
@@ -26,6 +30,19 @@ def finite(value: float | None) -> float | None:
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value
+
+
+def known_model(name: str | None) -> str | None:
+    """The value of ``--model``. A name that can be no model is refused before libraries load."""
+    if name is not None:
+        checkpoint.refuse_unknown(name)
+    return name
+
+
+def existing_folder(folder: Path) -> Path:
+    """The value of DIR, an edited model. A missing folder is refused before libraries load."""
+    refuse_missing_folder(folder, "give the folder that 'forget apply' wrote")
+    return folder
 
 
 def recipe_names(incomplete: str) -> list[str]:
@@ -53,6 +70,7 @@ SetOption = Annotated[
         "--set",
         metavar="KEY=VALUE",
         envvar="FORGET_SET",
+        autocompletion=suggestions.recipe_keys,
         show_default=False,
         help="Override a key of the recipe: refine.steps=6, concepts.0.target=monet. Repeatable.",
     ),
@@ -61,6 +79,7 @@ MethodOption = Annotated[
     str | None,
     typer.Option(
         "--method",
+        autocompletion=suggestions.methods,
         show_default="the recipe's",
         help="Another method, with the parameters in the recipe's [methods.NAME].",
     ),
@@ -70,6 +89,8 @@ ModelOption = Annotated[
     typer.Option(
         "--model",
         "-m",
+        callback=known_model,
+        autocompletion=suggestions.models,
         show_default=False,
         help="demo, a diffusers folder, a .safetensors file, or a hub id.",
     ),

@@ -98,11 +98,10 @@ def validate(
             for problem in problems:
                 errors.print_line(problem)
             continue
-        for warning in loaded.warnings:
+        warnings = loaded.warnings_on(loaded.model)
+        for warning in warnings:
             sink.remark(warning, title="warning")
-        checked.append(
-            {"path": file, "ok": True, "warnings": list(loaded.warnings), "problems": []}
-        )
+        checked.append({"path": file, "ok": True, "warnings": list(warnings), "problems": []})
         valid.append(
             f"{file}: valid ({counted(len(loaded.concepts), 'concept')}, "
             f"{counted(len(loaded.edit_pairs()), 'edit pair')}, "
@@ -155,7 +154,8 @@ def show(
                 "recipe.unknown-family", f"--family: there is no family '{family}'", hint
             )
         loaded = loaded.on(family).model_copy(update={"families": {}})
-    for warning in loaded.warnings:
+    warnings = loaded.warnings_on(loaded.model)
+    for warning in warnings:
         sink.remark(warning, title="warning")
     data = {
         "path": str(loaded.source or recipe),
@@ -164,7 +164,7 @@ def show(
         "edit_pairs": [list(pair) for pair in loaded.edit_pairs()],
         "preserve_prompts": loaded.preserve_prompts(),
         "overrides": list(loaded.overrides),
-        "warnings": list(loaded.warnings),
+        "warnings": list(warnings),
     }
     sink.result(
         data,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import forgetcli
-from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag
+from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag, existing_folder
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
 
@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from forgetcli.pipeline.revert import Reverted
 
 Folder = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The edited model.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="DIR", callback=existing_folder, help="The edited model.", show_default=False
+    ),
 ]
 Edits = Annotated[
     list[int] | None,
@@ -30,7 +33,9 @@ Edits = Annotated[
 Everything = Annotated[
     bool,
     typer.Option(
-        "--all", envvar="FORGET_ALL", help="Remove all edits, which restores the base's bytes."
+        "--all",
+        envvar="FORGET_REVERT_ALL",
+        help="Remove all edits, which restores the base's bytes.",
     ),
 ]
 Output = Annotated[

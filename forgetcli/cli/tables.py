@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from forgetcli.cli.numbers import figure, percent, share
 from forgetcli.cli.visible import visible
 from forgetcli.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+# Models beside the unedited one, so that a table fits 60 columns.
+MODELS_A_TABLE = 2
 _SHARES = (
     ("forget", "forget"),
     ("direct", "forget_direct"),
@@ -19,9 +22,25 @@ _SHARES = (
     ("H", "h"),
 )
 
+_CHANGE = {"‖Δ‖/‖W‖": "delta_rel", "drift on K₀": "preserve_drift", "fit on K₁": "fit"}
+_NULL_SPACE = {
+    "null dim": "null_dim",
+    "eig below": "eig_below",
+    "eig above": "eig_above",
+    "rcond": "rcond",
+}
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
+
+def table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    title: str = "",
+    *,
+    whole: bool = False,
+) -> Table:
     """A plain table; a column whose name starts with ``>`` is right-aligned.
+
+    On a narrow terminal cells are folded; with `whole` only those of left-aligned columns.
 
     Titles, names and cells are text, never markup. Escaped here already, so that columns fit.
     """
@@ -41,6 +60,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str =
             Text(visible(column.lstrip(">"), keep="")),
             justify="right" if column.startswith(">") else "left",
             overflow="fold",
+            no_wrap=whole and column.startswith(">"),
         )
     for row in rows:
         result.add_row(*(Text(visible(str(cell), keep="")) for cell in row))
@@ -116,45 +136,79 @@ def size(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def sites(rows: Iterable[Mapping[str, Any]]) -> Table:
-    """The edited layers of ``apply``."""
-    keys = ("null_dim", "eig_below", "eig_above", "rcond", "delta_rel", "preserve_drift", "fit")
+def sites(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """The edited layers of ``apply --verbose``: the size of the change, and the null space."""
+    return [_sites(rows, heads) for heads in (_CHANGE, _NULL_SPACE)]
+
+
+def _sites(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> Table:
     return table(
-        (
-            "site",
-            ">null dim",
-            ">eig below",
-            ">eig above",
-            ">rcond",
-            ">‖Δ‖/‖W‖",
-            ">drift on K₀",
-            ">fit on K₁",
-        ),
-        ([row["name"], *(_figure(row.get(key)) for key in keys)] for row in rows),
+        ("site", *(f">{head}" for head in heads)),
+        ([row["name"], *(_figure(row.get(key)) for key in heads.values())] for row in rows),
     )
 
 
-def shares(data: Mapping[str, Any]) -> list[Table]:
+def outcome(check: Mapping[str, Any], limits: tuple[float, float]) -> str:
+    """The verdict on an edit: whether it took effect, and whether it broke nothing.
+
+    Args:
+        check: figures of the check; empty where none was made.
+        limits: the smallest fraction of the way that counts as forgotten, and the largest change
+            of preserve prompts that counts as kept.
+    """
+    lines = []
+    least, most = limits
+    if (moved := check.get("moved")) is not None:
+        lines.append(
+            f"forgotten: moved {percent(moved)} of the way to the target "
+            f"(at least {percent(least)}): {'pass' if moved >= least else 'FAIL'}"
+        )
+    if (drift := check.get("preserve_drift")) is not None:
+        lines.append(
+            f"kept: preserve prompts changed by {percent(drift, 1)} "
+            f"(at most {percent(most)}): {'pass' if drift <= most else 'FAIL'}"
+        )
+    return "\n".join(lines)
+
+
+def extent(rows: Sequence[Mapping[str, Any]]) -> str:
+    """One line on the edited layers."""
+    changes = [row["delta_rel"] for row in rows if row.get("delta_rel") is not None]
+    largest = f", each changed by at most {percent(max(changes), 1)}" if changes else ""
+    return f"edited: {counted(len(rows), 'layer')}{largest}; --verbose lists them"
+
+
+def shares(data: Mapping[str, Any]) -> list[str | Table]:
     """The scores of ``eval``: each edited model beside the unedited one, then concept by concept.
-    95 % intervals in brackets.
+
+    A row is a measure, so that the table fits 60 columns: a table has the unedited model and two
+    edited ones.
     """
     models = data["models"]
-    head = table(
-        ("", *(f">{name}" for name, _ in _SHARES)),
-        (
-            [name, *(_share(scores, key) for _, key in _SHARES)]
-            for name, scores in [
-                ("unedited", data["baseline"]),
-                *((m["name"], m["edited"]) for m in models),
-            ]
-        ),
-        title=f"{counted(data['n_images'], 'image')}, judge {_judge(data['judge'])}, "
-        "95 % intervals in brackets",
-    )
-    return [
-        head,
-        *(_concepts(model, title=model["name"] if len(models) > 1 else "") for model in models),
+    unedited = ("unedited", data["baseline"])
+    edited = [(model["name"], model["edited"]) for model in models]
+    parts: list[str | Table] = [
+        f"{counted(data['n_images'], 'image')}; in brackets: 95 % intervals",
+        _judge(data["judge"]),
     ]
+    for start in range(0, len(edited), MODELS_A_TABLE):
+        parts.append(_measures([unedited, *edited[start : start + MODELS_A_TABLE]]))
+    for model in models:
+        parts += _concepts(model, title=f"{model['name']}: " if len(models) > 1 else "")
+    return parts
+
+
+def _measures(models: Sequence[tuple[str, Mapping[str, Any]]], title: str = "") -> Table:
+    """The shares of several models: a row is a measure, a column a model."""
+    return table(
+        ("", *(f">{name}" for name, _ in models)),
+        (
+            [measure, *(share(scores or {}, key) for _, scores in models)]
+            for measure, key in _SHARES
+        ),
+        title=title,
+        whole=True,
+    )
 
 
 def methods(data: Mapping[str, Any]) -> Table:
@@ -187,15 +241,12 @@ def quality(data: Mapping[str, Any]) -> list[Table]:
     rows = []
     for model in data["models"]:
         measured = model["quality"]
-        for key in ("distance", "fid", "kid"):
-            if key in measured:
-                rows.append(
-                    [model["name"], key, _share(measured[key], "value", "ci"), measured[key]["n"]]
-                )
-        for side, scored in measured.get("clip_score", {}).items():
-            rows.append(
-                [model["name"], f"CLIP score, {side}", _share(scored, "value", "ci"), scored["n"]]
-            )
+        named = [(key, measured[key]) for key in ("distance", "fid", "kid") if key in measured]
+        named += [(f"CLIP score, {k}", v) for k, v in measured.get("clip_score", {}).items()]
+        rows += [
+            [model["name"], name, figure(scored.get("value"), scored.get("ci")), scored["n"]]
+            for name, scored in named
+        ]
     title = "quality of the retained images, against the unedited images"
     return [table(("model", "measure", ">value", ">n"), rows, title=title)] if rows else []
 
@@ -212,12 +263,12 @@ def outcomes(data: Mapping[str, Any]) -> Table:
             [
                 row["attack"],
                 row["label"],
-                *(_share(row[m] or {}, "success") for m in models),
+                *(share(row[m] or {}, "success") for m in models),
                 "too weak" if row["powered"] is False else "",
                 f"{spent['seconds']:.0f} s",
             ]
         )
-    resist = _share(data, "resist")
+    resist = share(data, "resist")
     return table(
         ("attack", "concept", *(f">{m}" for m in models), "", ">time"),
         rows,
@@ -228,59 +279,53 @@ def outcomes(data: Mapping[str, Any]) -> Table:
 def search(data: Mapping[str, Any]) -> Table:
     """The best trial of ``tune`` beside the recipe's own values and the unedited model."""
     tried = [t["state"] for t in data["trials"]]
-    rows = [
-        [name, *(_share(scores or {}, key) for _, key in _SHARES)]
-        for name, scores in (
-            ("unedited", data["baseline"]),
-            ("the recipe's own values", data["own"]["scores"]),
-            (f"best (trial {data['best']['number']})", data["best"]["scores"]),
-        )
-    ]
+    best = data["best"]
     counts = ", ".join(
         f"{tried.count(state)} {state}" for state in ("complete", "pruned", "failed")
     )
-    return table(
-        ("", *(f">{name}" for name, _ in _SHARES)),
-        rows,
+    return _measures(
+        [
+            ("unedited", data["baseline"]),
+            ("recipe's own", data["own"]["scores"]),
+            (f"trial {best['number']}", best["scores"]),
+        ],
         title=f"{counted(len(tried), 'trial')}: {counts}; on the prompts tuned on",
     )
 
 
 def _judge(judge: Mapping[str, Any]) -> str:
     """The judge's name, and its accuracy on drawings by artists outside its training data."""
-    name = judge.get("name", "")
+    name = f"judge: {judge.get('name', '')}"
     accuracy = (judge.get("accuracy") or {}).get("other_hands")
     if not accuracy:
         return name
     return (
-        f"{name} (right on {accuracy['thing']:.1%} of things and {accuracy['style']:.1%} of styles "
-        "drawn by hands it never saw)"
+        f"{name}, right on {percent(accuracy['thing'])} of things and "
+        f"{percent(accuracy['style'])} of styles drawn by hands it never saw"
     )
 
 
-def _concepts(model: Mapping[str, Any], title: str) -> Table:
-    rows = []
-    for concept, sides in model["concepts"].items():
-        kind = "forget" if "forget" in sides["edited"] else "retain"
-        for name, side in (("unedited", "baseline"), ("edited", "edited")):
-            rows.append(
-                [
-                    concept if side == "baseline" else "",
-                    f"{kind}, {name}",
-                    *(
-                        _share(sides[side], key)
-                        for key in (kind, f"{kind}_direct", f"{kind}_indirect")
-                    ),
-                ]
-            )
-    return table(("concept", "", ">all", ">direct", ">indirect"), rows, title=title)
-
-
-def _share(scores: Mapping[str, Any], key: str, interval_key: str = "") -> str:
-    value, interval = scores.get(key), scores.get(interval_key or f"{key}_ci")
-    if value is None:
-        return "–"
-    return f"{value:.3f}" + (f" [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "")
+def _concepts(model: Mapping[str, Any], title: str) -> list[Table]:
+    """Two tables: the concepts to forget, and those to keep."""
+    parts = []
+    for kind, meaning in (("forget", "the concept is not seen"), ("retain", "it is seen")):
+        rows = [
+            [
+                concept,
+                share({kind: sides["baseline"].get(kind)}, kind),
+                share(sides["edited"], kind),
+                *(
+                    share({kind: sides["edited"].get(f"{kind}_{prompts}")}, kind)
+                    for prompts in ("direct", "indirect")
+                ),
+            ]
+            for concept, sides in model["concepts"].items()
+            if kind in sides["edited"]
+        ]
+        if rows:
+            heads = ("concept", ">unedited", ">edited", ">direct", ">indirect")
+            parts.append(table(heads, rows, title=f"{title}{kind}: {meaning}", whole=True))
+    return parts
 
 
 def _figure(value: object) -> str:

@@ -130,7 +130,8 @@ def label_of(judge: Judge, concept: str, label: str | None = None) -> str:
         raise ForgetError(
             "eval.no-label",
             f"the judge has no name for '{label or concept}'",
-            "give the concept a label that the judge knows, or choose another judge",
+            "give the concept a label that the judge knows (forget judges NAME lists its labels), "
+            "or choose another judge",
         )
     return name
 

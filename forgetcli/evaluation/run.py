@@ -19,7 +19,7 @@ from forgetcli.evaluation.run_folder import RUN, VERDICTS, claim
 from forgetcli.evaluation.subjects import UNEDITED, subjects, unused
 from forgetcli.evaluation.verdicts import look
 from forgetcli.generation.draw import draw
-from forgetcli.generation.images import ImageRequest, refuse_too_many
+from forgetcli.generation.images import DTYPE, ImageRequest, refuse_too_many
 from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class EvaluationSettings:
         steps: sampling steps of prompts that do not set their own.
         guidance: classifier-free guidance of prompts that do not set their own. None: the model's.
         batch: images generated together.
+        dtype: what the models run in.
     """
 
     images: int
@@ -61,10 +62,16 @@ class EvaluationSettings:
     steps: int
     guidance: float | None
     batch: int
+    dtype: str = DTYPE
 
     def as_dict(self) -> dict[str, Any]:
-        """The stable keys of `settings` in results.json."""
-        return asdict(self)
+        """The stable keys of `settings` in results.json. `dtype` is recorded unless it is `DTYPE`:
+        so that runs from before it could be chosen continue.
+        """
+        settings = asdict(self)
+        if self.dtype == DTYPE:
+            del settings["dtype"]
+        return settings
 
     def requests(self, questions: Sequence[Question]) -> list[ImageRequest]:
         """One image to generate for each question; `questions` repeats each `images` times."""
@@ -97,6 +104,7 @@ def evaluate(
     output: Path | str = "eval",
     device: str | None = None,
     batch: int = 8,
+    dtype: str = DTYPE,
     force: bool = False,
     keep_images: bool = False,
     observer: Observer | None = None,
@@ -120,6 +128,7 @@ def evaluate(
         output: folder for images and verdicts. An interrupted run continues there.
         device: default: the best one of this machine.
         batch: images generated together.
+        dtype: what the models run in: float32, float16 or bfloat16.
         force: delete the images and verdicts that another run left in `output`.
         keep_images: keep them instead, and use those that this run needs.
         observer: told about progress.
@@ -132,7 +141,7 @@ def evaluate(
         recipe=recipe,
         prompts=prompts,
         ask=ask,
-        settings=EvaluationSettings(images, seed, steps, guidance, batch),
+        settings=EvaluationSettings(images, seed, steps, guidance, batch, dtype),
         judge=judge,
         judge_options=judge_options,
         features=features,
@@ -184,6 +193,7 @@ def _evaluate(
             output,
             device=device,
             batch=settings.batch,
+            dtype=settings.dtype,
             observer=observer,
             watch=watch,
             processes=processes,
@@ -239,6 +249,7 @@ def answered(
     observer: Observer,
     watch: Stopwatch,
     processes: distributed.Processes,
+    dtype: str = DTYPE,
 ) -> Run:
     """One model's images for these questions, generated in `output` and judged.
 
@@ -248,6 +259,7 @@ def answered(
     Args:
         questions: the questions, in the order of the result.
         requests: the image of each question.
+        dtype: what the model runs in.
     """
     distinct = list(dict.fromkeys(requests))
     with watch.stage(f"pictures {subject.name}"):
@@ -259,6 +271,7 @@ def answered(
             batch=batch,
             observer=observer,
             processes=processes,
+            dtype=dtype,
         )
     path_of = dict(zip(distinct, drawn))
     paths = [path_of[request] for request in requests]

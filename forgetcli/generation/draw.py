@@ -19,6 +19,7 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.distributed import Processes
 from forgetcli.errors import ForgetError
 from forgetcli.generation.images import (
+    DTYPE,
     GeneratedImage,
     ImageRequest,
     fingerprint,
@@ -28,6 +29,7 @@ from forgetcli.generation.images import (
     write_grid,
 )
 from forgetcli.generation.text_to_image import text_to_image
+from forgetcli.models.tokens import cut_prompts
 from forgetcli.models.unet import sides
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 # The default guidance scale of small models such as the embedded one; others have their family's.
 GUIDANCE = 4.5
 SMALL = 64  # pixels along one side
+# Of prompts that are too long: the notes in one run, and the characters shown of each.
+MOST_NOTES = 3
+SHOWN = 40
 ALONE = Processes()
 
 
@@ -84,6 +89,10 @@ def generate(
     config: Path | str | None = None,
     device: str | None = None,
     batch: int = 8,
+    width: int | None = None,
+    height: int | None = None,
+    negative_prompt: str | None = None,
+    dtype: str = DTYPE,
     observer: Observer | None = None,
 ) -> GenerateResult:
     """Generate `count` images for each prompt, at seeds `seed`, `seed + 1`, …
@@ -96,6 +105,9 @@ def generate(
         compare_base: also generate with the base model at the same seeds; the model must be an
             edited folder.
         batch: images generated at a time.
+        width, height: in pixels, multiples of 8; default: the model's own.
+        negative_prompt: what guidance leads away from; default: the empty prompt.
+        dtype: what the model runs in: float32, float16 or bfloat16.
     Raises:
         ForgetError: there is no prompt, a model cannot be loaded, or generate.too-many.
     """
@@ -105,7 +117,15 @@ def generate(
     stripped = _stripped(prompts)
     refuse_too_many(len(stripped), count)
     requests = [
-        ImageRequest(prompt, seed + k, steps=steps, guidance=guidance)
+        ImageRequest(
+            prompt,
+            seed + k,
+            steps=steps,
+            guidance=guidance,
+            width=width,
+            height=height,
+            negative=negative_prompt,
+        )
         for prompt in stripped
         for k in range(count)
     ]
@@ -114,10 +134,24 @@ def generate(
     unedited = EditedModel(base.folder).manifest.resolve_base() if compare_base else None
     base_paths: list[Path] = []
     with watch.stage("generate"):
-        paths, reused = draw(base, requests, output, device=device, batch=batch, observer=observer)
+        paths, reused = draw(
+            base,
+            requests,
+            output,
+            device=device,
+            batch=batch,
+            observer=observer,
+            dtype=dtype,
+        )
         if unedited is not None:
             base_paths, base_reused = draw(
-                unedited, requests, output / "base", device=device, batch=batch, observer=observer
+                unedited,
+                requests,
+                output / "base",
+                device=device,
+                batch=batch,
+                observer=observer,
+                dtype=dtype,
             )
             reused += base_reused
     images = tuple(
@@ -159,6 +193,7 @@ def draw(
     batch: int,
     observer: Observer,
     processes: Processes = ALONE,
+    dtype: str = DTYPE,
 ) -> tuple[list[Path], int]:
     """Generate the requested images in `folder`.
 
@@ -168,10 +203,11 @@ def draw(
 
     Args:
         batch: images generated at a time.
+        dtype: what the model runs in.
     Returns:
         the images' paths in the order of `requests`, and how many of them existed already.
     """
-    origins = [request.origin(base.generation_digest) for request in requests]
+    origins = [request.origin(base.generation_digest, dtype) for request in requests]
     paths = [
         folder / f"{i:04d}-s{origin['seed']}-{fingerprint(origin)}.png"
         for i, origin in enumerate(origins)
@@ -184,7 +220,8 @@ def draw(
     ]
     if incomplete:
         # The model is loaded before the folder is made: if it cannot be, no folder is left.
-        sampler = Sampler(base, device, observer)
+        sampler = Sampler(base, device, observer, dtype)
+        _note_cut(sampler.model, requests, observer)
         with atomic.output_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
         observer.stage(f"images ({base.id})", sum(len(indices) for indices in incomplete))
@@ -196,6 +233,19 @@ def draw(
         observer.advance(len(indices))
     processes.wait()
     return paths, sum(exists)
+
+
+def _note_cut(model: LoadedModel, requests: Sequence[ImageRequest], observer: Observer) -> None:
+    """Say which prompts are longer than the model reads."""
+    cut = cut_prompts(model.tokenizer, [request.prompt for request in requests])
+    for each in cut[:MOST_NOTES]:
+        start = " ".join(each.prompt[:SHOWN].split())
+        observer.note(
+            f"the prompt '{start}…' has {each.tokens} tokens, and the model reads {each.limit}: "
+            "the end of the prompt has no effect"
+        )
+    if len(cut) > MOST_NOTES:
+        observer.note(f"{len(cut) - MOST_NOTES} more prompts are too long for the model")
 
 
 def batches(
@@ -226,10 +276,14 @@ class Sampler:
     """A model's own pipeline, loaded once."""
 
     def __init__(
-        self, base: Base, device: str | None = None, observer: Observer | None = None
+        self,
+        base: Base,
+        device: str | None = None,
+        observer: Observer | None = None,
+        dtype: str = DTYPE,
     ) -> None:
         self.model = models.load(
-            base, device=device, dtype="float32", editable=False, observer=observer
+            base, device=device, dtype=dtype, editable=False, observer=observer
         )
         self.pipeline: Any = text_to_image(self.model)
         self.pipeline.set_progress_bar_config(disable=True)
@@ -249,11 +303,23 @@ class Sampler:
             [request.prompt for request in requests],
             num_inference_steps=first.steps,
             guidance_scale=guidance,
-            width=first.width,
-            height=first.height,
+            **self._size(first),
             generator=generators,
+            **(
+                {}
+                if first.negative is None
+                else {"negative_prompt": [first.negative] * len(requests)}
+            ),
             **self._inpainting(first),
         ).images
+
+    def _size(self, request: ImageRequest) -> dict[str, int | None]:
+        """Both sides: given one, diffusers would ignore it."""
+        width, height = request.width, request.height
+        if width or height:
+            own = [side * self.model.vae_scale for side in self.model.latent_shape[1:]]
+            height, width = height or own[0], width or own[1]
+        return {"width": width, "height": height}
 
     def _inpainting(self, request: ImageRequest) -> dict[str, Any]:
         """The further arguments of an in-painting pipeline: a grey image, and a mask over it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from forgetcli.storage.files import is_regular
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+DTYPE = "float32"  # what models run in, unless another is asked for
 METADATA = "forget"  # the PNG text chunk with the origin of the image, as JSON
 FINGERPRINT_DIGITS = 10
 MOST_IMAGES = 1_000_000  # of one model; each takes about a kilobyte of memory before it is made
@@ -47,6 +49,7 @@ class ImageRequest:
         guidance: the scale of classifier-free guidance; None: the model's default.
         width: in pixels; None: the model's default.
         height: in pixels; None: the model's default.
+        negative: the prompt that guidance leads away from; None: the empty prompt.
     """
 
     prompt: str
@@ -55,6 +58,19 @@ class ImageRequest:
     guidance: float | None = None
     width: int | None = None
     height: int | None = None
+    negative: str | None = None
+
+    def __post_init__(self) -> None:
+        """
+        Raises:
+            ForgetError: generate.guidance: the scale is not a finite number.
+        """
+        if self.guidance is not None and not math.isfinite(self.guidance):
+            raise ForgetError(
+                "generate.guidance",
+                f"the guidance scale {self.guidance} is not a finite number",
+                "leave it out for the model's own",
+            )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -62,15 +78,19 @@ class ImageRequest:
         settings: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance}
         if self.width or self.height:
             settings |= {"width": self.width, "height": self.height}
+        if self.negative is not None:
+            settings["negative_prompt"] = self.negative
         return settings
 
-    def origin(self, model: str) -> dict[str, Any]:
+    def origin(self, model: str, dtype: str = DTYPE) -> dict[str, Any]:
         """What determines the image.
 
         Args:
             model: the digest of the model.
+            dtype: what the model runs in; recorded unless it is `DTYPE`.
         """
-        return {"prompt": self.prompt, "seed": self.seed, "model": model, **self.settings}
+        origin = {"prompt": self.prompt, "seed": self.seed, "model": model, **self.settings}
+        return origin if dtype == DTYPE else {**origin, "dtype": dtype}
 
 
 @dataclass(frozen=True)

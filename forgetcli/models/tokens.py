@@ -260,6 +260,38 @@ def tokenise(
     return TokenBatch(tuple(prompts), encoded.input_ids)
 
 
+@dataclass(frozen=True)
+class CutPrompt:
+    """A prompt of which no text encoder reads the end.
+
+    Attributes:
+        prompt: the prompt.
+        tokens: its length, with the start and end tokens.
+        limit: the largest number of tokens that a text encoder reads.
+    """
+
+    prompt: str
+    tokens: int
+    limit: int
+
+
+def cut_prompts(tokenizer: Tokenizer | Tokenizers, prompts: Sequence[str]) -> list[CutPrompt]:
+    """The prompts that even the tokenizer with the largest limit truncates."""
+    if isinstance(tokenizer, Tokenizers):
+        segment, longest = max(tokenizer.parts, key=lambda part: part[0].stop - part[0].start)
+        limit, expands = segment.stop - segment.start, tokenizer.expands
+    else:
+        longest, limit, expands = tokenizer, tokenizer.model_max_length, True
+    added = longest.num_special_tokens_to_add()
+    found = []
+    for prompt in dict.fromkeys(prompts):
+        text = expanded(longest, prompt) if expands else prompt
+        tokens = len(longest.tokenize(text)) + added
+        if tokens > limit:
+            found.append(CutPrompt(prompt, tokens, limit))
+    return found
+
+
 def expanded(tokenizer: Tokenizer, prompt: str) -> str:
     """A prompt with the tokens of all vectors of a textual inversion: ``<toy>`` becomes
     ``<toy> <toy>_1 <toy>_2``.

@@ -18,7 +18,7 @@ from forgetcli.errors import ForgetError, ModelError, RecipeError
 from forgetcli.recipe import limits, prompt_files, toml_lines
 from forgetcli.recipe import parameters as method_tables
 from forgetcli.recipe import usage as records
-from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts
+from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts, unjudged
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained, once
 from forgetcli.recipe.problems import (
     MOST_FAULTS,
@@ -152,6 +152,7 @@ def parse(
         file_prompts=tuple(kept.prompt for kept in preserved if kept.file_line),
         prior_captions=tuple(once(kept.prompt for kept in captions)),
         warnings=tuple(islice(doubts(document, sheet), MOST_FAULTS)),
+        unjudged=tuple(islice(unjudged(document, sheet), MOST_FAULTS)),
     )
 
 

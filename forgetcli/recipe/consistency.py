@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from forgetcli.bundled.demo import label_of
 from forgetcli.errors import ForgetError
 from forgetcli.recipe import preserve_sets
 from forgetcli.recipe.model import Document, composed, fill, target_prompt
@@ -75,6 +76,23 @@ def doubts(document: Document, sheet: Sheet) -> Iterator[str]:
             f"{document.method} is the recipe's own method, which takes its parameters from tables "
             "such as [edit] at the top"
         )
+
+
+def unjudged(document: Document, sheet: Sheet) -> Iterator[str]:
+    """Warnings: a concept with evaluation prompts for which the embedded model's judge has no name.
+
+    `forget eval` would refuse the recipe, after the edit.
+    """
+    for table, kinds in (("concepts", document.concepts), ("retain", document.retain)):
+        for index, item in enumerate(kinds):
+            if not (item.direct or item.indirect) or label_of(item.concept, item.label):
+                continue
+            key = "label" if item.label else "concept"
+            yield (
+                f"{sheet.place((table, index, key))}: the demo judge has no name for "
+                f"'{clipped(item.label or item.concept)}': forget eval cannot score it "
+                "(forget judges demo lists what it knows)"
+            )
 
 
 def _concepts(document: Document, sheet: Sheet) -> Iterator[ForgetError]:

@@ -168,6 +168,8 @@ class Recipe(Document):
         file_prompts: preserve prompts that came from files.
         prior_captions: the captions of `[preserve] captions`, each once.
         warnings: what is allowed and probably not meant.
+        unjudged: warnings for evaluation prompts whose concept the embedded model's judge cannot
+            name. They concern that model only.
     """
 
     name: str = ""
@@ -179,6 +181,11 @@ class Recipe(Document):
     file_prompts: tuple[str, ...] = ()
     prior_captions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    unjudged: tuple[str, ...] = ()
+
+    def warnings_on(self, model: str) -> tuple[str, ...]:
+        """All warnings for an edit of this model."""
+        return self.warnings + (self.unjudged if model == "demo" else ())
 
     @property
     def sha256(self) -> str:

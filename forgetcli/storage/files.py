@@ -156,6 +156,15 @@ def inside(folder: Path, path: Path) -> Path:
     )
 
 
+def refuse_missing_folder(folder: Path, hint: str) -> None:
+    """
+    Raises:
+        ModelError: model.not-found: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ModelError("model.not-found", f"there is no folder {folder}", hint)
+
+
 def is_plain_name(name: str) -> bool:
     """Whether `name` is the name of one file or folder on every system, not a path."""
     return name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\:")

@@ -13,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from forgetcli.artifact.manifest import MANIFEST, SIGNATURE
+from forgetcli.artifact.manifest import GIVE_EDITED, MANIFEST, SIGNATURE
 from forgetcli.errors import ForgetError, ModelError, OutputError
 from forgetcli.storage.atomic import write_atomically
+from forgetcli.storage.files import refuse_missing_folder
 from forgetcli.storage.scratch import scratch
 from forgetcli.storage.workspace import collect
 
@@ -35,11 +36,12 @@ def sign(
             model.not-edited; OutputError.
     """
     package = _package("signing")
+    refuse_missing_folder(folder, GIVE_EDITED)
     if not (folder / MANIFEST).is_file():
         raise ModelError(
             "model.not-edited",
             f"{folder} was not made by forget: it has no {MANIFEST}",
-            "give the folder that 'forget apply' wrote",
+            GIVE_EDITED,
         )
     path = output or folder / SIGNATURE
     try:

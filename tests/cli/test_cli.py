@@ -62,6 +62,7 @@ def test_the_commands_are_those_of_the_design():
         "inspect",
         "demo",
         "models",
+        "judges",
         "env",
         "recipe init",
         "recipe validate",

@@ -8,9 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from forgetcli.cli import suggestions
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -87,3 +90,34 @@ def test_completing_loads_nothing_heavy(on_path: dict[str, str]):
     assert done.stderr.splitlines()[-1] == "[]"
     for recipe in (ROOT / "recipes").glob("*.toml"):  # the bundled ones are offered
         assert recipe.stem in done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("offer", "incomplete", "offered"),
+    [
+        (suggestions.methods, "nu", ["nullspace"]),
+        (suggestions.method_list, "nullspace,u", ["nullspace,uce"]),
+        (suggestions.method_list, "nullspace,null", []),
+        (suggestions.judges, "de", ["demo"]),
+        (suggestions.features, "", ["auto", "none", "demo", "inception"]),
+        (suggestions.namings, "k", ["kohya"]),
+        (suggestions.recipe_keys, "concepts.0.tar", ["concepts.0.target="]),
+        (suggestions.recipe_keys, "refine.st", ["refine.steps="]),
+        (suggestions.recipe_keys, "see", ["seed="]),
+        (suggestions.recipe_keys, "nonsense", []),
+    ],
+)
+def test_values_are_offered(offer: Callable, incomplete: str, offered: list[str]):
+    found = offer(incomplete)
+    assert set(offered) <= set(found) and (offered or not found)
+    assert all(value.startswith(incomplete) for value in found)
+
+
+def test_models_are_the_embedded_one_and_those_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "edited").mkdir()
+    assert "edited" not in suggestions.models("")
+    (tmp_path / "edited" / "forget.provenance.json").touch()
+    assert suggestions.models("")[:2] == ["demo", "edited"]

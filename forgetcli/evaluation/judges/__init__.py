@@ -7,6 +7,12 @@ A judge is a module, here or behind an entry point of the group ``forgetcli.judg
     load(options, device) -> Judge      the judge, ready to see; `device` as given to --device,
                                         None to choose one
 
+and, if it likes,
+
+    knows() -> Mapping[str, Sequence[str]]
+                                        the labels that it knows, by kind; a judge without it takes
+                                        any concept in words
+
 `Judge` says what the judge itself must offer.
 """
 
@@ -77,6 +83,49 @@ class Judge(Protocol):
 def names() -> list[str]:
     """All judges, sorted."""
     return plugins.names(__name__, GROUP)
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a judge is, without its weights.
+
+    Attributes:
+        name: what ``--judge`` accepts.
+        summary: one sentence.
+        knows: the labels that it knows, by kind; None if it takes any concept in words.
+        settings: the keys of ``--judge-set``.
+    """
+
+    name: str
+    summary: str
+    knows: Mapping[str, tuple[str, ...]] | None
+    settings: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """As in ``forget judges --json``."""
+        knows = self.knows and {kind: list(labels) for kind, labels in self.knows.items()}
+        return {
+            "name": self.name,
+            "summary": self.summary,
+            "knows": knows,
+            "settings": list(self.settings),
+        }
+
+
+def describe(name: str) -> Description:
+    """The judge called `name`, described. Its weights are not needed.
+
+    Raises:
+        ForgetError: judge.unknown; plugin.broken.
+    """
+    module = plugins.find(__name__, GROUP, name, "judge.unknown", "judge")
+    knows = module.knows() if hasattr(module, "knows") else None
+    return Description(
+        name=name,
+        summary=" ".join((module.__doc__ or "").partition("\n\n")[0].split()),
+        knows=knows and {kind: tuple(labels) for kind, labels in knows.items()},
+        settings=tuple(module.Options.model_fields),
+    )
 
 
 def load(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 
-from forgetcli.bundled.demo import JUDGE, world
+from forgetcli.bundled.demo import JUDGE, label_of
 from forgetcli.device import pick_device
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.demo_classifier import Classifier
@@ -77,13 +77,7 @@ class DemoJudge:
 
     def label(self, words: str, name: str | None = None) -> str | None:
         """The label of a thing or style, by any of its names, with or without an article."""
-        for given in (name, words):
-            requested = (given or "").casefold().replace("_", " ").strip()
-            for group in ("things", "styles"):
-                for label, entry in world()[group].items():
-                    if requested in _names(label, entry["names"]):
-                        return str(label)
-        return None
+        return label_of(words, name)
 
     def see(
         self,
@@ -130,10 +124,10 @@ class DemoJudge:
             return self.network.both_ways(pixels)
 
 
-def _names(label: str, names: Sequence[str]) -> set[str]:
-    """Everything that a concept is called, in lower case."""
-    bare = [name.removeprefix(article) for name in names for article in ("a ", "an ", "the ")]
-    return {name.casefold() for name in (label.replace("_", " "), *names, *bare)}
+def knows() -> dict[str, list[str]]:
+    """The labels of both heads."""
+    card = json.loads((JUDGE / "judge.json").read_text(encoding="utf-8"))
+    return {"things": card["things"], "styles": card["styles"]}
 
 
 def load(options: Options, device: str | None = None) -> DemoJudge:

@@ -197,6 +197,11 @@ def _as_read(image: Image) -> NDArray[Any]:
     return np.ascontiguousarray(np.asarray(image.convert("RGB"))[:, :, ::-1])
 
 
+def knows() -> dict[str, list[str]]:
+    """The one concept that it judges."""
+    return {"concept": [NUDITY]}
+
+
 def load(options: Options, device: str | None = None) -> NudenetJudge:
     """The judge. `device` is ignored: the package runs on the CPU."""
     return NudenetJudge(options)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from forgetcli.artifact import manifest as manifests
 from forgetcli.bundled.demo import DESCRIPTION, MODEL
 from forgetcli.checkpoint.base import INDEX, resolve
 from forgetcli.errors import ForgetError
 from forgetcli.models.families import family_of
+
+EDITED = "edited by forget in this folder"
+UNEDITED = "in this folder, without an edit: the base model's weights"
 
 
 @dataclass(frozen=True)
@@ -36,13 +40,14 @@ def known() -> list[KnownModel]:
     models = []
     if (MODEL / INDEX).exists():
         models.append(KnownModel("demo", "sd", MODEL, DESCRIPTION))
-    for manifest in sorted(Path.cwd().glob("*/forget.provenance.json")):
-        folder = manifest.parent
+    for file in sorted(Path.cwd().glob(f"*/{manifests.MANIFEST}")):
+        folder = file.parent
         try:
+            edited = manifests.load(folder).edited
             family = family_of(resolve(folder).settings)
         except (ForgetError, OSError, ValueError, KeyError):
             continue
-        models.append(
-            KnownModel(f"{folder.name}/", family, folder, "edited by forget in this folder")
-        )
+        # A folder keeps its manifest when its last edit is taken out.
+        description = EDITED if edited else UNEDITED
+        models.append(KnownModel(f"{folder.name}/", family, folder, description))
     return models

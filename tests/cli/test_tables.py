@@ -1,0 +1,103 @@
+"""Tables on a terminal: readable at 60, 80 and 120 columns, in one number style."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from forgetcli.cli import numbers, tables
+
+FIGURE = re.compile(r"[<>]?[\d.]+ % \([\d.]+–[\d.]+\)|[<>]?[\d.]+ %")
+SCORES = {
+    "forget": 0.95,
+    "forget_ci": [0.836, 0.996],
+    "forget_direct": 1.0,
+    "forget_direct_ci": [0.84, 1.0],
+    "forget_indirect": 0.9,
+    "forget_indirect_ci": [0.7, 0.97],
+    "retain": 0.996,
+    "retain_ci": [0.96, 1.0],
+    "h": 0.97,
+    "h_ci": [0.94, 1.0],
+}
+CONCEPTS = {
+    "van gogh": {"baseline": {"forget": 0.0}, "edited": SCORES},
+    "pencil sketch": {"baseline": {"retain": 1.0}, "edited": {"retain": 1.0, "retain_direct": 1.0}},
+}
+MODEL = {"name": "edited", "edited": SCORES, "concepts": CONCEPTS, "quality": {}}
+DATA = {"n_images": 280, "judge": {"name": "demo"}, "baseline": SCORES, "models": [MODEL]}
+SITES = [
+    {
+        "name": f"encoder.layers.{n}.mlp.fc2",
+        "null_dim": 440,
+        "eig_below": 2.9871e-3,
+        "eig_above": 3.0123e-3,
+        "rcond": 1.234e-5,
+        "delta_rel": 0.0312,
+        "preserve_drift": 1.234e-4,
+        "fit": 0.876,
+    }
+    for n in (1, 2)
+]
+
+
+def rendered(parts: list, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("models", [1, 2, 5])
+def test_no_figure_of_eval_is_broken(width: int, models: int):
+    several = [{**MODEL, "name": f"edited-{n}"} for n in range(models)]
+    text = rendered(tables.shares({**DATA, "models": several}), width)
+    wide = rendered(tables.shares({**DATA, "models": several}), 500)
+    assert FIGURE.findall(text) == FIGURE.findall(wide)
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_figure_of_verbose_apply_is_broken(width: int):
+    assert rendered(tables.sites(SITES), width) == rendered(tables.sites(SITES), 500)
+
+
+def test_a_table_with_a_column_for_each_measure_would_be_broken():
+    """The layout that `shares` avoids: the comparison above can fail."""
+    heads = ("", *(f">{name}" for name, _ in tables._SHARES))
+    row = ["edited", *(numbers.share(SCORES, key) for _, key in tables._SHARES)]
+    text, wide = (rendered([tables.table(heads, [row])], width) for width in (80, 500))
+    assert FIGURE.findall(text) != FIGURE.findall(wide)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 %"), (1, "100 %"), (0.95, "95 %"), (0.996, ">99 %"), (0.004, "<1 %")],
+)
+def test_a_share_is_rounded_to_nothing_or_all_only_if_it_is(value: float, text: str):
+    assert numbers.percent(value) == text
+
+
+def test_numbers_have_one_style():
+    assert numbers.share({"a": 0.5, "a_ci": [0.1, 0.9]}, "a") == "50 % (10–90)"
+    assert numbers.share({}, "a") == numbers.figure(None) == "–"
+    assert numbers.figure(0.3127, [0.21, 0.42]) == "0.313 (0.21–0.42)"
+    assert numbers.figure(-0.01, [-0.02, 0.01]) == "-0.01 (-0.02 to 0.01)"
+
+
+def test_apply_leads_with_a_verdict():
+    passed = tables.outcome({"moved": 0.75, "preserve_drift": 0.002}, (0.05, 0.25))
+    assert passed.splitlines() == [
+        "forgotten: moved 75 % of the way to the target (at least 5 %): pass",
+        "kept: preserve prompts changed by 0.2 % (at most 25 %): pass",
+    ]
+    failed = tables.outcome({"moved": 0.01, "preserve_drift": 0.5}, (0.05, 0.25))
+    assert [line.rpartition(": ")[2] for line in failed.splitlines()] == ["FAIL", "FAIL"]
+    assert tables.outcome({}, (0.05, 0.25)) == ""
+    assert tables.extent(SITES) == (
+        "edited: 2 layers, each changed by at most 3.1 %; --verbose lists them"
+    )
