@@ -85,6 +85,10 @@ class DemoJudge:
                         return str(label)
         return None
 
+    def first_choices(self, label: str, choices: Sequence[str]) -> list[str]:
+        """What `judged` can be for a question about `label`: everything that its head knows."""
+        return self.things if label in self.things else self.styles
+
     def see(
         self,
         images: Sequence[Image],
