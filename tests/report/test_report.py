@@ -19,6 +19,7 @@ from forgetcli.evaluation.measures import Measure, ModelQuality, Quality
 from forgetcli.report.demo import selected_pairs
 from forgetcli.report.gallery import groups
 from forgetcli.report.pairs import COLUMNS, SIDE, Pair, write_sheet
+from forgetcli.report.plot import sizes
 
 NASTY = '<script>alert(1)</script> & "quotes" <img src=http://example.com/x.png>'
 JUDGE = {
@@ -136,6 +137,12 @@ def test_fid_of_few_pictures_is_marked(evaluation, tmp_path):
 
     assert "too few pictures" in quality(6) and "(0.25)" in quality(6)
     assert "too few pictures" not in quality(50)
+
+
+def test_no_point_of_the_plot_is_hidden_under_another():
+    """Of several at one place each is inside the one before it; others have the usual size."""
+    first, alone, second, last = sizes([(1.0, 1.0), (0.5, 0.9), (1.0, 0.99), (1.0, 1.0)])
+    assert first > second > last == alone
 
 
 def test_the_sheet_has_every_pair(evaluation, tmp_path):
