@@ -18,7 +18,15 @@ from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject
 from forgetcli.evaluation.measures import Measure, ModelQuality, Quality
 from forgetcli.report.demo import selected_pairs
 from forgetcli.report.gallery import groups
-from forgetcli.report.pairs import COLUMNS, SIDE, Pair, write_sheet
+from forgetcli.report.pairs import (
+    COLUMN_HEAD,
+    COLUMNS,
+    GAP,
+    HEADING,
+    SIDE,
+    Pair,
+    write_sheet,
+)
 from forgetcli.report.plot import sizes
 
 NASTY = '<script>alert(1)</script> & "quotes" <img src=http://example.com/x.png>'
@@ -150,8 +158,14 @@ def test_the_sheet_has_every_pair(evaluation, tmp_path):
     assert [p.edited for p in pairs] == [True, False]
     write_sheet([Pair("p", p.before, p.after, p.edited) for p in pairs * 2], tmp_path / "sheet.png")
     sheet = Image.open(tmp_path / "sheet.png")
-    assert sheet.width >= COLUMNS * 2 * SIDE and sheet.height >= 2 * SIDE  # four pairs: two rows
-    assert sheet.getpixel((20, 20)) == (255, 0, 0)
+    # What to forget and what to keep do not share a row: two rows of two, each under its heading.
+    assert sheet.width >= COLUMNS * 2 * SIDE and sheet.height >= 2 * (SIDE + HEADING + COLUMN_HEAD)
+    pictures = GAP + HEADING + COLUMN_HEAD
+    assert sheet.getpixel((20, pictures + 2)) == (255, 0, 0)
+    headings = sheet.crop((0, 0, sheet.width, pictures)).convert("L")
+    assert headings.getextrema()[0] < 80  # ink
+    empty = sheet.crop((COLUMNS * (2 * SIDE) - SIDE, pictures, sheet.width, sheet.height))
+    assert empty.getcolors() == [(empty.width * empty.height, (255, 255, 255))]
 
 
 CHROMIUM = next(
