@@ -39,7 +39,12 @@ def write(folder: Path, result: Robustness, data: Mapping, *, command: str) -> F
         judge=data["judge"],
         plotted=None,
         roles=[r for r in ("edited", "unedited", "never-learned") if data["attacks"][0][r]],
-        shown=sorted(map(_shown, result.attacked), key=lambda part: -part["returned"]),
+        shown=[
+            _shown(attacked)
+            for attacked in sorted(
+                result.attacked, key=lambda each: -(each.edited.success.value or 0.0)
+            )
+        ],
     )
     atomic.write_atomically(files.page, page.encode())
     return files
