@@ -77,9 +77,11 @@ def sentence(models: Sequence[Mapping]) -> str:
     what = model["forgets"][0] if one else f"the {len(model['forgets'])} concepts to forget"
     reached = model["target"]["target"]
     target = f" and {'its target' if one else 'their targets'} in {share(reached)}"
-    lead = (
-        f"Of {len(models)} edits the best is {model['name']}: it" if models[1:] else model["name"]
-    )
+    lead = model["name"]
+    if models[1:]:
+        equal = sum(other["edited"]["h"] == edited["h"] for other in models) - 1
+        tie = f", as {counted(equal, 'other has', 'others have')}" if equal else ""
+        lead = f"Of {len(models)} edits {lead} has the highest H{tie}: it"
     return (
         f"{lead} shows {what} in {_opposite(edited['forget'])} of "
         f"{counted(edited['forget_n'], 'picture')} (unedited: {_opposite(unedited['forget'])})"

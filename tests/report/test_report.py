@@ -28,6 +28,7 @@ from forgetcli.report.pairs import (
     write_sheet,
 )
 from forgetcli.report.plot import sizes
+from forgetcli.report.verdict import sentence
 
 NASTY = '<script>alert(1)</script> & "quotes" <img src=http://example.com/x.png>'
 JUDGE = {
@@ -117,6 +118,20 @@ def test_a_good_and_a_bad_0_percent_differ(evaluation, tmp_path):
     assert "✗ not forgotten" in html and "✗ the rest damaged" in html
     assert 'asked">✗ 100 %' in html and '"bad">✗ 0 %' in html
     assert "monet is lost" in html and "van gogh is still seen" in html
+
+
+def test_of_several_models_the_best_is_described(evaluation):
+    def said(*values: float) -> str:
+        model = evaluation.as_dict()["models"][0]
+        return sentence(
+            [
+                {**model, "name": f"m{k}", "edited": {**model["edited"], "h": h}}
+                for k, h in enumerate(values)
+            ]
+        )
+
+    assert said(0.5, 0.9).startswith("Of 2 edits m1 has the highest H: it shows van gogh in 0 %")
+    assert said(0.9, 0.9, 0.9).startswith("Of 3 edits m0 has the highest H, as 2 others have: it")
 
 
 def test_failures_come_first_and_every_alternative_text_says_the_verdict(evaluation):
