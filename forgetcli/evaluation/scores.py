@@ -2,7 +2,9 @@
 
 forget = fraction of the images of edited concepts in which the judge does not see the concept;
 retain = fraction of the images of all other concepts in which the judge sees the concept;
-H = harmonic mean of the two. Prompts that the edit was made with are not counted in any of them.
+H = harmonic mean of the two;
+target = fraction of the images of edited concepts that the judge takes for the concept's target.
+Prompts that the edit was made with are not counted in any of them.
 """
 
 from __future__ import annotations
@@ -69,18 +71,20 @@ class ConceptScore:
         name: ``forget`` for a concept to forget, else ``retain``.
         figure: over all kinds of prompts.
         by_kind: for each of `REPORTED_KINDS`.
+        target: see `target_reached`; None for a retained concept.
     """
 
     name: str
     figure: Figure
     by_kind: Mapping[str, Figure]
+    target: Figure | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The stable keys: NAME and NAME_KIND, each with ``*_ci`` and ``*_n``."""
         result = self.figure.as_dict(self.name)
         for kind, figure in self.by_kind.items():
             result |= figure.as_dict(f"{self.name}_{kind}")
-        return result
+        return result | (self.target.as_dict("target") if self.target else {})
 
 
 @dataclass(frozen=True)
@@ -108,12 +112,14 @@ class Summary:
         concepts: by the concept's name.
         edit_prompts: forget on the prompts that the edit was made with. They say little about other
             prompts, so they have a score of their own.
+        target: over all concepts to forget; see `target_reached`.
     """
 
     baseline: Scores
     edited: Scores
     concepts: Mapping[str, ConceptSides]
     edit_prompts: Figure
+    target: Figure
 
     def as_dict(self) -> dict[str, Any]:
         """The stable keys of an edited model's scores in ``eval --json``."""
@@ -122,6 +128,7 @@ class Summary:
             "edited": self.edited.as_dict(),
             "concepts": {name: sides.as_dict() for name, sides in self.concepts.items()},
             "edit_prompts": self.edit_prompts.as_dict("forget"),
+            "target": self.target.as_dict("target"),
         }
 
 
@@ -171,6 +178,7 @@ def summary(baseline: Run, edited: Run) -> Summary:
             for concept in concepts
         },
         edit_prompts=fraction(known, subject),
+        target=target_reached(unseen(edited.answers, subject, forgotten=True), subject),
     )
 
 
@@ -227,7 +235,8 @@ def by_concept(answers: Sequence[Answer], subject: Subject) -> ConceptScore | No
         kind: fraction([a for a in answers if a.question.kind == kind], subject)
         for kind in REPORTED_KINDS
     }
-    return ConceptScore(name, fraction(answers, subject), by_kind)
+    target = target_reached(answers, subject) if name == "forget" else None
+    return ConceptScore(name, fraction(answers, subject), by_kind, target)
 
 
 def unseen(answers: Sequence[Answer], subject: Subject, forgotten: bool) -> list[Answer]:
@@ -246,8 +255,29 @@ def unseen(answers: Sequence[Answer], subject: Subject, forgotten: bool) -> list
 
 def fraction(answers: Sequence[Answer], subject: Subject) -> Figure:
     """The fraction of good answers, with Wilson's interval."""
-    count = len(answers)
-    successes = sum(good(a, subject) for a in answers)
+    return _share([good(a, subject) for a in answers])
+
+
+def target_reached(answers: Sequence[Answer], subject: Subject) -> Figure:
+    """The fraction of answers that show the target, by the judge's first choice.
+
+    A concept can be gone without it: a Van Gogh that became a flat illustration, not a Monet. Only
+    answers whose target the judge could have chosen count.
+    """
+    with_target = {label for label, _ in subject.targets}
+    return _share(
+        [
+            (a.question.label, a.judged) in subject.targets
+            for a in answers
+            if a.question.label in with_target
+        ]
+    )
+
+
+def _share(outcomes: Sequence[bool]) -> Figure:
+    """The fraction that is true, with Wilson's interval."""
+    count = len(outcomes)
+    successes = sum(outcomes)
     low, high = wilson(successes, count)
     return Figure(
         value=round(successes / count, 4) if count else None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from forgetcli.errors import ForgetError
 from forgetcli.evaluation.judged import Subject
 from forgetcli.evaluation.questions import (
     Question,
+    choices,
     label_of,
     of_prompt_set,
     of_recipe,
@@ -53,6 +55,7 @@ def subjects(
             "name one or more edited folders",
         )
     edited: list[Subject] = []
+    own_recipes: list[Recipe] = []
     questions: list[Question] = []
     bases: list[Base] = []
     for folder in map(Path, folders):
@@ -73,6 +76,7 @@ def subjects(
                 "leave --recipe out, or name a recipe with prompts for that",
             )
         taken = [UNEDITED, VERDICTS, RUN, *REPORTS, *(subject.name for subject in edited)]
+        own_recipes.append(own_recipe)
         edited.append(_subject(folder, unused(folder.resolve().name, taken), own_recipe, forgets))
         if prompts is not None:
             questions += of_prompt_set(prompts, judge, own_recipe.concepts[0].concept, ask)
@@ -81,6 +85,10 @@ def subjects(
     questions = once(questions)
     if prompts is not None:
         _refuse_unrelated(questions, edited)
+    edited = [
+        replace(subject, targets=_targets(own, judge, questions))
+        for subject, own in zip(edited, own_recipes)
+    ]
     return Subject(UNEDITED, bases[0]), edited, questions
 
 
@@ -108,6 +116,25 @@ def _labels(recipe: Recipe, judge: Judge) -> frozenset[str]:
     if not labels:
         label_of(judge, recipe.concepts[0].concept, recipe.concepts[0].label)
     return frozenset(label for label in labels if label is not None)
+
+
+def _targets(
+    recipe: Recipe, judge: Judge, questions: Sequence[Question]
+) -> frozenset[tuple[str, str]]:
+    """(label, target label) of the concepts whose target can be the judge's first choice."""
+    first_choices = getattr(judge, "first_choices", None)
+    if first_choices is None:
+        return frozenset()
+    wanted = {
+        (judge.label(c.concept, c.label), judge.label(c.target, c.target_label))
+        for c in recipe.concepts
+    }
+    return frozenset(
+        (question.label, target)
+        for question, among in zip(questions, choices(questions))
+        for label, target in wanted
+        if label == question.label and target is not None and target in first_choices(label, among)
+    )
 
 
 def _subject(folder: Path, name: str, recipe: Recipe, forgets: frozenset[str]) -> Subject:

@@ -18,6 +18,7 @@ from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.distributed import Processes
 from forgetcli.errors import ForgetError
+from forgetcli.generation.grid import write_grid
 from forgetcli.generation.images import (
     DTYPE,
     GeneratedImage,
@@ -26,7 +27,6 @@ from forgetcli.generation.images import (
     has_origin,
     png_bytes,
     refuse_too_many,
-    write_grid,
 )
 from forgetcli.generation.text_to_image import text_to_image
 from forgetcli.models.tokens import cut_prompts

@@ -1,4 +1,4 @@
-"""Images as files: what is requested, the PNG with its origin in the metadata, the grid."""
+"""Images as files: what is requested, the PNG with its origin in the metadata."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli.errors import ForgetError
-from forgetcli.storage import atomic
 from forgetcli.storage.files import is_regular
 
 if TYPE_CHECKING:
@@ -163,32 +162,3 @@ def png_bytes(image: Image, origin: Mapping[str, Any] | None = None) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
-
-
-def write_grid(images: Sequence[GeneratedImage], count: int, path: Path) -> None:
-    """One row per prompt with `count` images, which follow the base model's if there are any.
-
-    Args:
-        images: all of the same size, `count` for each prompt, in the order of the prompts.
-        path: the PNG to be written.
-    """
-    # The command line starts without Pillow.
-    from PIL import Image
-
-    rows = []
-    for start in range(0, len(images), count):
-        row = images[start : start + count]
-        files = [image.base for image in row if image.base] + [image.path for image in row]
-        rows.append([Image.open(file).convert("RGB") for file in files])
-    width, height = rows[0][0].size
-    gap = max(2, width // 32)
-    # A wider gap separates the base model's images.
-    wide_gap = 3 * gap if images[0].base else 0
-    columns = len(rows[0])
-    size = (columns * (width + gap) + gap + wide_gap, len(rows) * (height + gap) + gap)
-    grid = Image.new("RGB", size, "white")
-    for r, row_images in enumerate(rows):
-        for c, image in enumerate(row_images):
-            left = gap + c * (width + gap) + (wide_gap if c >= count else 0)
-            grid.paste(image, (left, gap + r * (height + gap)))
-    atomic.write_atomically(path, png_bytes(grid))

@@ -16,6 +16,7 @@ from forgetcli.report.page import render, write_page
 from forgetcli.report.results import COLUMNS, image_rows, write_json
 from forgetcli.report.text_formats import csv_table, markdown_code, markdown_heading
 from forgetcli.storage import atomic
+from forgetcli.wording import counted
 
 if TYPE_CHECKING:
     from forgetcli.experiments.comparison import ComparedRecipe, Comparison
@@ -114,9 +115,21 @@ def _write_overview(folder: Path, comparison: Comparison, data: Mapping, command
         title=", ".join(part["name"] for part in parts),
         methods=data["methods"],
         parts=parts,
+        verdict=_verdict(edited),
         plotted=plotted,
         data=data,
         judge=data["judge"],
         command=command,
     )
     atomic.write_atomically(folder / "report.html", page.encode())
+
+
+def _verdict(rows: Sequence[Mapping]) -> str:
+    """Which method has the highest H over all recipes; empty if none was scored."""
+    scored = [row for row in rows if row.get("h") is not None]
+    if not scored:
+        return ""
+    best = max(row["h"] for row in scored)
+    names = [row["name"] for row in scored if row["h"] == best]
+    who = " and ".join(names) + (" have" if len(names) > 1 else " has")
+    return f"Of {counted(len(rows), 'method')} {who} the highest H over all recipes, {best:.3f}."

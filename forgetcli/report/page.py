@@ -4,31 +4,30 @@ loaded from elsewhere.
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
+from forgetcli import __version__
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.manifest import REPORT
-from forgetcli.evaluation.scores import good
-from forgetcli.report import plot
+from forgetcli.errors import ForgetError
+from forgetcli.report import gallery, plot
+from forgetcli.report.data_urls import data_url
 from forgetcli.report.methods import LEGEND, SHARES, cells, columns
+from forgetcli.report.verdict import BAD, FEW, GOOD, best, findings, mark, sentence, share
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
     from forgetcli.evaluation import Evaluation, Run
 
-PAIRS_PER_KIND = 8  # pairs of a concept and kind of prompt; the others are in the folder
 # Characters that HTML cannot hold, and those that reorder the text around them.
 CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-SIDE = 192  # pixels; larger images are shrunk to this on the page
 
 
 def write_page(
@@ -41,14 +40,16 @@ def write_page(
     command: str,
     methods: Sequence[Mapping] = (),
 ) -> None:
-    """The report of an evaluation: scores beside the unedited model's, image pairs, plot, matrix,
-    identities.
+    """The report of an evaluation: verdict, scores beside the unedited model's, image pairs by
+    concept, method and identity.
 
     Args:
         data: ``evaluation.as_dict()``.
         command: the command that repeats the evaluation.
         methods: rows of a comparison, which replace the table of scores.
     """
+    described = best(data["models"])
+    place = data["models"].index(described)
     page = render(
         "page.html.j2",
         title=title,
@@ -56,12 +57,19 @@ def write_page(
         command=command,
         data=data,
         judge=data["judge"],
+        verdict=sentence(data["models"]),
+        findings=findings(described),
+        first_pairs=gallery.first_pairs(evaluation.baseline, evaluation.edited[place]),
         methods=methods,
-        rows=[("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in data["models"])],
         plotted=data,
-        matrix=data["matrix"],
+        matrix=_matrix(data["matrix"]),
         models=[
-            {**model, "pairs": pairs(evaluation.baseline, run), "sites": sites(run)}
+            {
+                **model,
+                "groups": gallery.groups(evaluation.baseline, run),
+                "sites": sites(run),
+                "method": method(run),
+            }
             for model, run in zip(data["models"], evaluation.edited)
         ],
     )
@@ -85,6 +93,13 @@ def render(template: str, *, plotted: Mapping | None, judge: Mapping, **values: 
         lstrip_blocks=True,
     )
     details = {key: v for key, v in judge.items() if key not in ("confusions", "accuracy")}
+    environment.globals |= {
+        "share": share,
+        "interval": _interval,
+        "figure": _figure,
+        "mark": mark,
+        "limits": {"good": GOOD, "bad": BAD, "few": FEW},
+    }
     page = environment.get_template(template).render(
         **values,
         judge=judge,
@@ -92,18 +107,12 @@ def render(template: str, *, plotted: Mapping | None, judge: Mapping, **values: 
         legend=LEGEND,
         columns=columns,
         cells=cells,
-        plot=_data_url(plot.forget_retain(plotted), "svg+xml") if plotted else None,
+        plot=data_url(plot.forget_retain(plotted), "svg+xml") if plotted else None,
         judge_details=json.dumps(details, indent=1),
-        share=_share,
-        interval=_interval,
-        figure=_figure,
-        shade=_shade,
+        version=__version__,
+        date=datetime.now(UTC).strftime("%Y-%m-%d"),
     )
     return CONTROLS.sub("\ufffd", page)
-
-
-def _share(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.0f} %"
 
 
 def _interval(ends: Sequence[float]) -> str:
@@ -114,38 +123,28 @@ def _figure(value: object, form: str) -> str:
     return form % value if isinstance(value, int | float) else "–"
 
 
-def _shade(share: float | None) -> str:
-    """The colour of a cell of the matrix."""
-    return f"rgba(11, 110, 79, {0.75 * (share or 0):.3f})"
-
-
-def pairs(baseline: Run, edited: Run) -> dict[str, list[dict]]:
-    """Images of the unedited and the edited model at the same seed, at most `PAIRS_PER_KIND` of a
-    concept and kind of prompt.
+def _matrix(matrix: Mapping) -> list[dict[str, Any]]:
+    """A row for each concept: in what share of each model's images it is seen, and whether it was
+    to be forgotten there.
     """
-    groups: dict[str, list[dict]] = {"Forgotten": [], "Kept": []}
-    count: dict[tuple[str, str], int] = {}
-    for before, after in zip(baseline.answers, edited.answers):
-        question = after.question
-        kind = (question.label, question.kind)
-        count[kind] = count.get(kind, 0) + 1
-        if count[kind] > PAIRS_PER_KIND:
-            continue
-        group = "Forgotten" if question.label in edited.subject.forgets else "Kept"
-        groups[group].append(
-            {
-                "prompt": question.prompt,
-                "concept": question.concept,
-                "kind": question.kind,
-                "seed": after.seed,
-                "good": good(after, edited.subject),
-                "judged_before": before.judged,
-                "judged_after": after.judged,
-                "before": image_url(before.path),
-                "after": image_url(after.path),
-            }
-        )
-    return groups
+    return [
+        {
+            "concept": concept,
+            "cells": [
+                {"seen": row[column], "forget": concept in forgets}
+                for row, forgets in zip(matrix["seen"], matrix["forgets"])
+            ],
+        }
+        for column, concept in enumerate(matrix["concepts"])
+    ]
+
+
+def method(run: Run) -> str | None:
+    """The method of an edit; None if the folder does not say."""
+    try:
+        return EditedModel(run.subject.base.folder).manifest.method
+    except ForgetError:
+        return None
 
 
 def sites(run: Run) -> list[dict]:
@@ -154,19 +153,3 @@ def sites(run: Run) -> list[dict]:
         return json.loads((run.subject.base.folder / REPORT).read_text(encoding="utf-8"))["sites"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []  # no report, or another method's
-
-
-def image_url(path: Path) -> str:
-    """An image as a data URL; a large image is shrunk to `SIDE`."""
-    with Image.open(path) as image:
-        if max(image.size) <= SIDE:
-            return _data_url(path.read_bytes(), "png")
-        shrunk = image.convert("RGB")
-    shrunk.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    shrunk.save(buffer, "WEBP", quality=85)
-    return _data_url(buffer.getvalue(), "webp")
-
-
-def _data_url(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64," + base64.b64encode(data).decode()

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli.report import Files
-from forgetcli.report.page import image_url, render
+from forgetcli.report.data_urls import image_url
+from forgetcli.report.page import render
 from forgetcli.report.results import write_json
+from forgetcli.report.verdict import share
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
@@ -37,7 +39,12 @@ def write(folder: Path, result: Robustness, data: Mapping, *, command: str) -> F
         judge=data["judge"],
         plotted=None,
         roles=[r for r in ("edited", "unedited", "never-learned") if data["attacks"][0][r]],
-        shown=[_shown(attacked) for attacked in result.attacked],
+        shown=[
+            _shown(attacked)
+            for attacked in sorted(
+                result.attacked, key=lambda each: -(each.edited.success.value or 0.0)
+            )
+        ],
     )
     atomic.write_atomically(files.page, page.encode())
     return files
@@ -51,18 +58,18 @@ def verdict(data: Mapping) -> str:
     success = 1 - data["resist"]
     if success == 0:
         return f"None of {len(data['attacks'])} attacks brought anything back."
-    return (
-        f"{strongest['attack']} brings {strongest['label']} back in {success:.0%} of its attempts."
-    )
+    attack, label = strongest["attack"], strongest["label"]
+    return f"{attack} brings {label} back in {share(success)} of its attempts."
 
 
 def _shown(attacked: Attacked) -> dict:
-    """Attempts on the edited model, those that succeeded first, beside the other models'."""
+    """Attempts on the edited model, the highest scores first, beside the other models'."""
     return {
         "attack": attacked.edited.attack,
         "label": attacked.edited.label,
+        "returned": sum(tried.seen for tried in _first(attacked.edited)),
         "rows": [
-            (outcome.role, [_image(tried) for tried in _first(outcome)])
+            (outcome.role, [_image(tried, outcome.role) for tried in _first(outcome)])
             for outcome in (attacked.edited, attacked.control, attacked.floor)
             if outcome is not None
         ],
@@ -73,9 +80,10 @@ def _first(outcome: Outcome) -> list[Tried]:
     return sorted(outcome.tried, key=lambda tried: -tried.score)[:SHOWN]
 
 
-def _image(tried: Tried) -> dict:
+def _image(tried: Tried, role: str) -> dict:
     return {
         "url": image_url(tried.path),
+        "alt": f"“{tried.prompt}” by the {role} model: judged {tried.judged}",
         "prompt": tried.prompt,
         "variant": tried.variant,
         "seed": tried.seed,

@@ -30,7 +30,7 @@ from forgetcli.evaluation.opened import opened
 from forgetcli.evaluation.questions import choices, of_recipe
 from forgetcli.evaluation.run_folder import claim
 from forgetcli.evaluation.scores import matrix, score, summary
-from forgetcli.evaluation.subjects import _labels, unused
+from forgetcli.evaluation.subjects import _labels, _targets, unused
 from forgetcli.evaluation.verdicts import Log, look
 from forgetcli.generation.draw import batches
 from forgetcli.generation.images import ImageRequest, has_origin
@@ -111,6 +111,36 @@ def evaluation(tmp_path: Path) -> Evaluation:
         {"seed": 0},
         {"total": 1.0},
     )
+
+
+def test_a_concept_can_be_gone_without_its_target_being_reached(tmp_path):
+    """Of three pictures of red, one is blue, one nothing that the judge knows, one still red."""
+    subject = Subject("edited", base(), frozenset({"red"}), targets=frozenset({("red", "blue")}))
+    rows = [("red", prompt, "direct", False) for prompt in "abc"] + [("blue", "d", "direct", True)]
+    unedited = run(tmp_path, Subject("unedited", base()), rows)
+    answers = [
+        replace(answer, judged=judged, seen=judged == answer.question.label)
+        for answer, judged in zip(unedited.answers, ("blue", "none", "red", "blue"))
+    ]
+    made = summary(unedited, Run(subject, tuple(answers))).as_dict()
+    assert made["edited"]["forget"] == pytest.approx(2 / 3, abs=1e-4)
+    assert (made["target"]["target"], made["target"]["target_n"]) == (0.3333, 3)
+    assert made["concepts"]["red"]["edited"]["target"] == 0.3333
+    assert "target" not in made["concepts"]["blue"]["edited"]
+    unknown = replace(subject, targets=frozenset())  # a judge that could not have chosen it
+    made = summary(unedited, Run(unknown, tuple(answers))).as_dict()
+    assert (made["target"]["target"], made["target"]["target_n"]) == (None, 0)
+
+
+def test_a_target_is_scored_where_the_judge_can_choose_it():
+    concept = SimpleNamespace(concept="red", label=None, target="blue", target_label=None)
+    recipe, judge = SimpleNamespace(concepts=(concept,)), ColourJudge()
+    asked = [Question("red", "red", "a red")]
+    assert _targets(recipe, judge, asked) == frozenset()  # what it chooses among is unknown
+    judge.first_choices = lambda label, among: ["red", "blue"]
+    assert _targets(recipe, judge, asked) == {("red", "blue")}
+    judge.first_choices = lambda label, among: list(among)  # red alone: blue could not be chosen
+    assert _targets(recipe, judge, asked) == frozenset()
 
 
 def test_prompts_that_the_edit_was_made_with_are_scored_apart(evaluation):

@@ -17,7 +17,8 @@ from pipelines import tiny_sd
 from forgetcli.checkpoint import base
 from forgetcli.errors import ForgetError
 from forgetcli.generation.draw import Sampler, generate
-from forgetcli.generation.images import METADATA
+from forgetcli.generation.grid import SMALLEST, write_grid
+from forgetcli.generation.images import METADATA, GeneratedImage
 
 PROMPTS = ["a cat", "a house", "a dog by monet"]
 
@@ -132,11 +133,32 @@ def test_another_model_is_another_image(draw, tmp_path: Path):
 
 
 def test_a_grid_has_a_row_for_each_prompt(draw):
+    """Small images are enlarged; prompts stand beside the rows, seeds above the columns."""
     assert draw(count=2).grid is None
-    sheet = draw(count=2, grid=True).grid
-    width, height = Image.open(sheet).size
-    side = Image.open(draw(count=2).images[0].path).size[0]
-    assert 2 * side < width < 3 * side and 3 * side < height < 4 * side
+    made = draw(count=2, grid=True)
+    grid = Image.open(made.grid)
+    assert 2 * SMALLEST < grid.width < 4 * SMALLEST and 3 * SMALLEST < grid.height < 4 * SMALLEST
+    labels = grid.crop((0, grid.height - SMALLEST, 100, grid.height)).convert("L")
+    assert labels.getextrema()[0] < 80  # ink
+
+
+def test_a_grid_keeps_before_and_after_apart(tmp_path: Path):
+    """Before on the left in red, after on the right in blue, nothing over the labels."""
+    for name, colour in (("base", "red"), ("own", "blue")):
+        Image.new("RGB", (16, 16), colour).save(tmp_path / f"{name}.png")
+    images = [
+        GeneratedImage(tmp_path / "own.png", prompt, seed, base=tmp_path / "base.png")
+        for prompt in ("a cat\x00\n\udce9", "w" * 300)
+        for seed in (0, 1)
+    ]
+    write_grid(images, 2, tmp_path / "grid.png")
+    grid = Image.open(tmp_path / "grid.png").convert("RGB")
+    row = [grid.getpixel((x, grid.height - 20)) for x in range(grid.width)]
+    red = [x for x, pixel in enumerate(row) if pixel == (255, 0, 0)]
+    blue = [x for x, pixel in enumerate(row) if pixel == (0, 0, 255)]
+    assert len(red) == len(blue) == 2 * SMALLEST and red[-1] < blue[0]
+    beside = grid.crop((red[0] - 4, 0, red[0], grid.height))  # labels end before the pictures
+    assert beside.getcolors() == [(4 * grid.height, (255, 255, 255))]
 
 
 def test_nothing_is_generated_without_the_base_to_compare(draw, counted: list[int], tmp_path: Path):

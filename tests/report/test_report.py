@@ -5,16 +5,30 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+import forgetcli
 from forgetcli import report
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject
+from forgetcli.evaluation.measures import Measure, ModelQuality, Quality
 from forgetcli.report.demo import selected_pairs
-from forgetcli.report.pairs import COLUMNS, SIDE, Pair, write_sheet
+from forgetcli.report.gallery import groups
+from forgetcli.report.pairs import (
+    COLUMN_HEAD,
+    COLUMNS,
+    GAP,
+    HEADING,
+    SIDE,
+    Pair,
+    write_sheet,
+)
+from forgetcli.report.plot import sizes
+from forgetcli.report.verdict import sentence
 
 NASTY = '<script>alert(1)</script> & "quotes" <img src=http://example.com/x.png>'
 JUDGE = {
@@ -81,10 +95,14 @@ def test_prompts_are_text_and_nothing_is_loaded_from_elsewhere(evaluation, tmp_p
     assert not re.search(r'(?:href|src)="http', html)
 
 
-def test_the_report_shows_scores_matrix_and_judge(evaluation, tmp_path):
+def test_the_report_shows_verdict_scores_matrix_and_judge(evaluation, tmp_path):
     html = page(evaluation, tmp_path)
-    assert html.count("<figure>") == 2 and "100 %" in html and "95 % intervals" in html
-    assert 'class="asked"' in html  # the cell of what was edited is marked
+    assert html.count("<figure>") == 2  # at the top: one to forget, one to keep
+    assert html.count("<figure class=") == 2 and "95 % intervals" in html
+    said = "shows van gogh in 0 % of 1 picture (unedited: 100 %); it shows other concepts"
+    assert said in html and "✓ forgotten" in html and "✓ the rest kept" in html
+    assert f"forget {forgetcli.__version__}, 20" in html and 'href="#pictures"' in html
+    assert 'asked">✓ 0 %' in html  # to be forgotten: 0 % is right
     assert "On drawings" not in html and "other hands" in html and "25 %" in html
     (tmp_path / "report.json").write_text(
         "{broken"
@@ -92,13 +110,77 @@ def test_the_report_shows_scores_matrix_and_judge(evaluation, tmp_path):
     assert page(evaluation, tmp_path)
 
 
+def test_a_good_and_a_bad_0_percent_differ(evaluation, tmp_path):
+    """What should stay is lost, what should go is still there: signs and words say so."""
+    worse = tuple(replace(a, seen=not a.seen) for a in evaluation.edited[0].answers)
+    run = replace(evaluation.edited[0], answers=worse)
+    html = page(replace(evaluation, edited=(run,)), tmp_path)
+    assert "✗ not forgotten" in html and "✗ the rest damaged" in html
+    assert 'asked">✗ 100 %' in html and '"bad">✗ 0 %' in html
+    assert "monet is lost" in html and "van gogh is still seen" in html
+
+
+def test_of_several_models_the_best_is_described(evaluation):
+    def said(*values: float) -> str:
+        model = evaluation.as_dict()["models"][0]
+        return sentence(
+            [
+                {**model, "name": f"m{k}", "edited": {**model["edited"], "h": h}}
+                for k, h in enumerate(values)
+            ]
+        )
+
+    assert said(0.5, 0.9).startswith("Of 2 edits m1 has the highest H: it shows van gogh in 0 %")
+    assert said(0.9, 0.9, 0.9).startswith("Of 3 edits m0 has the highest H, as 2 others have: it")
+
+
+def test_failures_come_first_and_every_alternative_text_says_the_verdict(evaluation):
+    lost = [replace(a, seen=False) for a in evaluation.edited[0].answers]  # monet too
+    run = replace(evaluation.edited[0], answers=tuple(lost))
+    found = groups(evaluation.baseline, run)
+    assert [(g.label, g.forget, g.failures) for g in found] == [
+        ("monet", False, 1),
+        ("van gogh", True, 0),
+    ]
+    pair = found[1].pairs[0]
+    assert pair.alt_before == f"“{NASTY}” by the unedited model: judged van gogh"
+    assert pair.alt_after == f"“{NASTY}” by $x^2$ <b>: van gogh is gone, judged none of these"
+    targets = frozenset({("van gogh", "monet")})
+    for judged, said in (("monet", "became its target monet"), ("cat", "not its target monet")):
+        answer = replace(run.answers[0], judged=judged)
+        other = replace(run, answers=(answer,), subject=replace(run.subject, targets=targets))
+        assert groups(evaluation.baseline, other)[0].pairs[0].verdict.endswith(said)
+
+
+def test_fid_of_few_pictures_is_marked(evaluation, tmp_path):
+    def quality(count: int) -> str:
+        measured = Quality({"name": "demo"}, edited=ModelQuality(fid=Measure(0.25, count)))
+        name = evaluation.edited[0].subject.name
+        return page(replace(evaluation, quality={name: measured}), tmp_path)
+
+    assert "too few pictures" in quality(6) and "(0.25)" in quality(6)
+    assert "too few pictures" not in quality(50)
+
+
+def test_no_point_of_the_plot_is_hidden_under_another():
+    """Of several at one place each is inside the one before it; others have the usual size."""
+    first, alone, second, last = sizes([(1.0, 1.0), (0.5, 0.9), (1.0, 0.99), (1.0, 1.0)])
+    assert first > second > last == alone
+
+
 def test_the_sheet_has_every_pair(evaluation, tmp_path):
     pairs = selected_pairs(evaluation)
     assert [p.edited for p in pairs] == [True, False]
     write_sheet([Pair("p", p.before, p.after, p.edited) for p in pairs * 2], tmp_path / "sheet.png")
     sheet = Image.open(tmp_path / "sheet.png")
-    assert sheet.width >= COLUMNS * 2 * SIDE and sheet.height >= 2 * SIDE  # four pairs: two rows
-    assert sheet.getpixel((20, 20)) == (255, 0, 0)
+    # What to forget and what to keep do not share a row: two rows of two, each under its heading.
+    assert sheet.width >= COLUMNS * 2 * SIDE and sheet.height >= 2 * (SIDE + HEADING + COLUMN_HEAD)
+    pictures = GAP + HEADING + COLUMN_HEAD
+    assert sheet.getpixel((20, pictures + 2)) == (255, 0, 0)
+    headings = sheet.crop((0, 0, sheet.width, pictures)).convert("L")
+    assert headings.getextrema()[0] < 80  # ink
+    empty = sheet.crop((COLUMNS * (2 * SIDE) - SIDE, pictures, sheet.width, sheet.height))
+    assert empty.getcolors() == [(empty.width * empty.height, (255, 255, 255))]
 
 
 CHROMIUM = next(

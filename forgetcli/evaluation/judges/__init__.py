@@ -50,7 +50,11 @@ Sight = Verdict
 
 
 class Judge(Protocol):
-    """A classifier that answers one question about each image."""
+    """A classifier that answers one question about each image.
+
+    A judge whose `judged` names concepts can also have ``first_choices(label, choices)``: what
+    `judged` can be for a question about `label`. Without it no target is scored.
+    """
 
     def identity(self) -> dict[str, Any]:
         """Everything that its verdicts depend on: name, revision, weight digest, threshold, prompt.

@@ -98,6 +98,10 @@ class ClipJudge:
         """The words themselves: CLIP reads any text."""
         return words
 
+    def first_choices(self, label: str, choices: Sequence[str]) -> list[str]:
+        """What `judged` can be for a question about `label`: it compares the choices alone."""
+        return list(choices)
+
     def see(
         self,
         images: Sequence[Image],

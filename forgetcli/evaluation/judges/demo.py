@@ -79,6 +79,10 @@ class DemoJudge:
         """The label of a thing or style, by any of its names, with or without an article."""
         return label_of(words, name)
 
+    def first_choices(self, label: str, choices: Sequence[str]) -> list[str]:
+        """What `judged` can be for a question about `label`: everything that its head knows."""
+        return self.things if label in self.things else self.styles
+
     def see(
         self,
         images: Sequence[Image],
