@@ -9,7 +9,7 @@ from itertools import islice
 from forgetcli.bundled.demo import label_of
 from forgetcli.errors import ForgetError
 from forgetcli.recipe import preserve_sets
-from forgetcli.recipe.model import Document, composed, fill, target_prompt
+from forgetcli.recipe.model import Concept, Document, Retained, composed, fill, target_prompt
 from forgetcli.recipe.problems import MOST_FAULTS, Sheet, clipped, did_you_mean
 from forgetcli.recipe.toml_lines import KeyPath
 
@@ -51,8 +51,12 @@ def contradictions(
 def doubts(document: Document, sheet: Sheet) -> Iterator[str]:
     """Warnings: allowed but probably unintended, one line each, with its place."""
     edits = {_folded(edit.prompt): edit for edit in _edits(document)}
-    for table, kinds in (("concepts", document.concepts), ("retain", document.retain)):
-        for index, item in enumerate(kinds):
+    tables: dict[str, tuple[Concept | Retained, ...]] = {
+        "concepts": document.concepts,
+        "retain": document.retain,
+    }
+    for table, items in tables.items():
+        for index, item in enumerate(items):
             for kind in ("direct", "indirect"):
                 for number, prompt in enumerate(getattr(item, kind)):
                     if _folded(prompt) in edits:
@@ -83,8 +87,12 @@ def unjudged(document: Document, sheet: Sheet) -> Iterator[str]:
 
     `forget eval` would refuse the recipe, after the edit.
     """
-    for table, kinds in (("concepts", document.concepts), ("retain", document.retain)):
-        for index, item in enumerate(kinds):
+    tables: dict[str, tuple[Concept | Retained, ...]] = {
+        "concepts": document.concepts,
+        "retain": document.retain,
+    }
+    for table, items in tables.items():
+        for index, item in enumerate(items):
             if not (item.direct or item.indirect) or label_of(item.concept, item.label):
                 continue
             key = "label" if item.label else "concept"

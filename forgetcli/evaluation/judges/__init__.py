@@ -107,7 +107,9 @@ class Description:
 
     def as_dict(self) -> dict[str, Any]:
         """As in ``forget judges --json``."""
-        knows = self.knows and {kind: list(labels) for kind, labels in self.knows.items()}
+        knows = None
+        if self.knows is not None:
+            knows = {kind: list(labels) for kind, labels in self.knows.items()}
         return {
             "name": self.name,
             "summary": self.summary,
