@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from forgetcli.bundled.demo import label_of
 from forgetcli.errors import ForgetError
-from forgetcli.recipe.model import Document, composed, fill
+from forgetcli.recipe.model import Concept, Document, Retained, composed, fill
 from forgetcli.recipe.problems import MOST_FAULTS, Sheet, clipped
 from forgetcli.recipe.toml_lines import KeyPath
 
@@ -80,7 +80,11 @@ def unjudged(document: Document, sheet: Sheet) -> Iterator[str]:
 
     `forget eval` would refuse the recipe, after the edit.
     """
-    for table, kinds in (("concepts", document.concepts), ("retain", document.retain)):
+    tables: tuple[tuple[str, Sequence[Concept | Retained]], ...] = (
+        ("concepts", document.concepts),
+        ("retain", document.retain),
+    )
+    for table, kinds in tables:
         for index, item in enumerate(kinds):
             if not (item.direct or item.indirect) or label_of(item.concept, item.label):
                 continue

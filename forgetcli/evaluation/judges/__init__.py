@@ -103,7 +103,9 @@ class Description:
 
     def as_dict(self) -> dict[str, Any]:
         """As in ``forget judges --json``."""
-        knows = self.knows and {kind: list(labels) for kind, labels in self.knows.items()}
+        knows = None
+        if self.knows is not None:
+            knows = {kind: list(labels) for kind, labels in self.knows.items()}
         return {
             "name": self.name,
             "summary": self.summary,
@@ -119,11 +121,13 @@ def describe(name: str) -> Description:
         ForgetError: judge.unknown; plugin.broken.
     """
     module = plugins.find(__name__, GROUP, name, "judge.unknown", "judge")
-    knows = module.knows() if hasattr(module, "knows") else None
+    knows = None
+    if hasattr(module, "knows"):
+        knows = {kind: tuple(labels) for kind, labels in module.knows().items()}
     return Description(
         name=name,
         summary=" ".join((module.__doc__ or "").partition("\n\n")[0].split()),
-        knows=knows and {kind: tuple(labels) for kind, labels in knows.items()},
+        knows=knows,
         settings=tuple(module.Options.model_fields),
     )
 
