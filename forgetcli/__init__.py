@@ -43,3 +43,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'forgetcli' has no attribute '{name}'")
     module, function = _HOMES[name]
     return getattr(import_module(f"forgetcli.{module}"), function)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

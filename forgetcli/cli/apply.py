@@ -12,6 +12,7 @@ import forgetcli
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
+    DryRunFlag,
     DtypeOption,
     ForceFlag,
     JsonFlag,
@@ -35,10 +36,6 @@ Output = Annotated[
     typer.Option(
         "--output", "-o", envvar="FORGET_APPLY_OUTPUT", help="Folder for the edited model."
     ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Print what would be done; write nothing."),
 ]
 Verbose = Annotated[
     bool,
@@ -100,7 +97,7 @@ def apply(
     copy: Copy = False,
     force: ForceFlag = False,
     lenient: Lenient = False,
-    dry_run: DryRun = False,
+    dry_run: DryRunFlag = False,
     verbose: Verbose = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,

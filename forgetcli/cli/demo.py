@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.options import DeviceOption, JsonFlag, QuietFlag
+from forgetcli.cli.options import DeviceOption, ForceFlag, JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, shares
 from forgetcli.progress import Stopwatch
@@ -26,11 +26,14 @@ def demo(
     output: Output = Path("demo"),
     recipe: Recipe = "art_styles",
     device: DeviceOption = None,
+    force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
     """Run the whole workflow on the embedded model, in a few minutes: edit, generate images before
     and after, score, report.
+
+    Run it again to resume an interrupted run; --force edits and generates again.
 
     \b
     Examples:
@@ -44,7 +47,9 @@ def demo(
         from forgetcli.report import demo as report
 
         watch = Stopwatch()
-        result = story.run(output, recipe=recipe, device=device, observer=observer, watch=watch)
+        result = story.run(
+            output, recipe=recipe, device=device, force=force, observer=observer, watch=watch
+        )
         with watch.stage("report"):
             files = report.write(output, result, command=f"forget demo --recipe {recipe}")
     data = {

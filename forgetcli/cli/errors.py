@@ -19,6 +19,19 @@ from forgetcli.errors import ForgetError, RecipeError
 COULD_NOT = 2
 _DEBUG_HINT = "set FORGET_DEBUG=1 for the traceback, and report it with the output of: forget env"
 
+_RESUMED = "run the same command again: it goes on with the images that are finished"
+# What an interrupted command has kept, and how to go on.
+_GO_ON = {
+    "apply": "no model was written; run the same command again: second moments that were finished "
+    "are in the cache",
+    "generate": _RESUMED,
+    "eval": _RESUMED,
+    "demo": "run the same command again: it goes on with the edit and the images that are finished",
+    "compare": "run the same command again: it goes on with the edits and images that are finished",
+    "tune": "run the same command again: it goes on with the trials that are finished",
+    "attack": "run the same command again: it goes on with the attacks that are finished",
+}
+
 
 @dataclass(frozen=True)
 class ErrorLine:
@@ -49,8 +62,14 @@ def report(error: BaseException) -> int:
 def report_signal(number: int) -> int:
     """Print that a signal ended the command; the exit code, by the convention of shells."""
     how = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
-    print_line(ErrorLine("interrupted", f"stopped by {how}; nothing is left half-written"))
+    message = f"stopped by {how}; nothing is left half-written"
+    print_line(ErrorLine("interrupted", message, _GO_ON.get(_command(), "")))
     return 128 + number
+
+
+def _command() -> str:
+    """The command in the process's arguments: the first word that is no option."""
+    return next((word for word in sys.argv[1:] if not word.startswith("-")), "")
 
 
 def lines_of(error: BaseException) -> list[ErrorLine]:

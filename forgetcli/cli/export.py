@@ -9,7 +9,7 @@ import typer
 
 from forgetcli import export as exports
 from forgetcli.cli import suggestions
-from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag, existing_folder
+from forgetcli.cli.options import DryRunFlag, ForceFlag, JsonFlag, QuietFlag, existing_folder
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
 
@@ -88,6 +88,7 @@ def export(
     error: Error = None,
     rank: Rank = None,
     force: ForceFlag = False,
+    dry_run: DryRunFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -116,10 +117,11 @@ def export(
             base=base,
             options={key: value for key, value in given.items() if value is not None},
             force=force,
+            dry_run=dry_run,
             observer=observer,
         )
     data = done.as_dict()
-    sink.result(data, human=lambda: _as_text(data), quiet=done.output)
+    sink.result(data, human=lambda: _as_text(data), quiet=() if dry_run else done.output)
 
 
 def _as_text(data: dict) -> list:

@@ -123,6 +123,10 @@ StepsOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="First seed.")]
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images generated at a time.")]
+DryRunFlag = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Print what would be done; write nothing."),
+]
 ForceFlag = Annotated[bool, typer.Option("--force", "-f", help="Replace an earlier output.")]
 
 

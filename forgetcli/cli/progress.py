@@ -43,10 +43,20 @@ class Bars:
             BarColumn,
             MofNCompleteColumn,
             Progress,
+            ProgressColumn,
             SpinnerColumn,
+            Task,
             TextColumn,
-            TimeRemainingColumn,
         )
+        from rich.text import Text
+
+        class Left(ProgressColumn):
+            """Time left. Rich's own column estimates from the last 30 s, in which a slow stage may
+            not finish two steps.
+            """
+
+            def render(self, task: Task) -> Text:
+                return Text(time_left(task.completed, task.total, task.elapsed or 0.0))
 
         self.console = console or Console(stderr=True, highlight=False)
         self.progress = Progress(
@@ -54,7 +64,7 @@ class Bars:
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeRemainingColumn(),
+            Left(),
             TextColumn("{task.fields[figures]}", style="dim", markup=False),
             console=self.console,
             transient=True,
@@ -146,9 +156,14 @@ class Lines:
         return f"{self.steps}/{self.total}" if self.total else str(self.steps)
 
     def _left(self, now: float) -> str:
-        if not self.total or not 0 < self.steps < self.total:
-            return ""
-        return f"about {duration((now - self.start) / self.steps * (self.total - self.steps))} left"
+        return time_left(self.steps, self.total, now - self.start)
+
+
+def time_left(steps: float, total: float | None, seconds: float) -> str:
+    """``about 2 min 05 s left``, once a step is finished; empty before, and at the end."""
+    if not total or not 0 < steps < total:
+        return ""
+    return f"about {duration(seconds / steps * (total - steps))} left"
 
 
 def in_words(figures: dict[str, float]) -> str:

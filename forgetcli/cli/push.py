@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forgetcli.cli.options import JsonFlag, QuietFlag
+from forgetcli.cli.options import DryRunFlag, JsonFlag, QuietFlag
 from forgetcli.cli.progress import showing, silence_hub
 from forgetcli.cli.sink import Sink
+from forgetcli.cli.tables import size, table
 from forgetcli.progress import Silent
 from forgetcli.wording import counted
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
 Repo = Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the hub.")]
@@ -39,6 +44,7 @@ def push(
     repo: Repo,
     private: Private = True,
     revision: Revision = None,
+    dry_run: DryRunFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -55,6 +61,10 @@ def push(
     from forgetcli.export import push as uploads
 
     sink = Sink("push", json=json, quiet=quiet)
+    if dry_run:
+        planned = uploads.plan(folder, repo)
+        sink.result(planned.as_dict(), human=lambda: _planned(planned.files), quiet=planned.files)
+        return
     with nullcontext(Silent()) if quiet else showing() as observer:
         done = uploads.push(folder, repo, private=private, revision=revision, observer=observer)
     seen_by = "private" if done.private else "public"
@@ -65,3 +75,8 @@ def push(
         ),
         quiet=done.url,
     )
+
+
+def _planned(files: Mapping[str, int]) -> list[str | Table]:
+    total = f"{counted(len(files), 'file')}, {size(sum(files.values()))}: nothing was uploaded"
+    return [table(("file", ">size"), ([path, size(n)] for path, n in files.items())), total]

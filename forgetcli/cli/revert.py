@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import forgetcli
-from forgetcli.cli.options import ForceFlag, JsonFlag, QuietFlag, existing_folder
+from forgetcli.cli.options import DryRunFlag, ForceFlag, JsonFlag, QuietFlag, existing_folder
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError
 
@@ -56,6 +56,7 @@ def revert(
     everything: Everything = False,
     output: Output = None,
     force: ForceFlag = False,
+    dry_run: DryRunFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -77,14 +78,23 @@ def revert(
     with sink.observer() as observer:
         # Loads torch, after the libraries have been silenced.
         result = forgetcli.revert(
-            folder, None if everything else edit, output=output, force=force, observer=observer
+            folder,
+            None if everything else edit,
+            output=output,
+            force=force,
+            dry_run=dry_run,
+            observer=observer,
         )
-    sink.result(result.as_dict(), human=lambda: _as_text(result), quiet=result.output)
+    data = result.as_dict() | ({"dry_run": True} if dry_run else {})
+    sink.result(
+        data, human=lambda: _as_text(result, dry_run), quiet=() if dry_run else result.output
+    )
 
 
-def _as_text(result: Reverted) -> str:
+def _as_text(result: Reverted, dry_run: bool) -> str:
     removed = ", ".join(map(str, result.reverted))
     left = "no edit remains: it is the base"
     if result.left:
         left = f"remaining: {', '.join(map(str, result.left))}"
-    return f"{result.output}: removed: {removed}; {left}"
+    note = " (dry run: nothing was written)" if dry_run else ""
+    return f"{result.output}: removed: {removed}; {left}{note}"

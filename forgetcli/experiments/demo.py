@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forgetcli import recipe as recipes
+from forgetcli.artifact import integrity
+from forgetcli.artifact.edited import EditedModel
+from forgetcli.checkpoint import base as checkpoint
+from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Evaluation, evaluate
 from forgetcli.pipeline.apply import apply
 from forgetcli.progress import Observer, Silent, Stopwatch
@@ -32,31 +36,53 @@ def run(
     *,
     recipe: str = "art_styles",
     device: str | None = None,
+    force: bool = False,
     observer: Observer | None = None,
     watch: Stopwatch | None = None,
 ) -> Demo:
     """Apply a recipe, then generate and judge images of the unedited and the edited model.
 
+    A finished edit of an earlier run, and finished images, are used again.
+
     Args:
         output: gets `edited/` and `pictures/`.
         recipe: a recipe file, or the name of a bundled recipe.
+        force: edit and generate again.
         watch: gets the seconds of the stages ``apply`` and ``evaluate``.
     """
     observer = observer or Silent()
     watch = watch or Stopwatch()
     loaded = recipes.load(recipe)
+    edited = output / "edited"
     with watch.stage("apply"):
-        applied = apply(
-            loaded, output=output / "edited", device=device, force=True, observer=observer
-        )
+        if not force and _is_finished(edited, loaded):
+            observer.note(f"{edited}: the edit of an earlier run is used again")
+        else:
+            apply(loaded, output=edited, device=device, force=True, observer=observer)
     with watch.stage("evaluate"):
         evaluation = evaluate(
-            applied.output,
+            edited,
             recipe=loaded,
             output=output / "pictures",
             device=device,
             force=True,
+            keep_images=not force,
             observer=observer,
         )
     observer.done()
-    return Demo(recipe=loaded, edited=applied.output, evaluation=evaluation)
+    return Demo(recipe=loaded, edited=edited, evaluation=evaluation)
+
+
+def _is_finished(folder: Path, recipe: Recipe) -> bool:
+    """Whether the folder holds the recipe's model, edited by it and by nothing else, unchanged."""
+    try:
+        edited = EditedModel.open(folder)
+        manifest = edited.manifest
+        return (
+            manifest.recipe_sha256 == recipe.sha256
+            and manifest.method == recipe.method
+            and manifest.base_digest == checkpoint.resolve(recipe.model).digest
+            and integrity.verify(edited).ok
+        )
+    except ForgetError:
+        return False

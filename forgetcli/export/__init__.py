@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from forgetcli import plugins
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.progress import Observer, Silent, Stopwatch
+from forgetcli.storage import atomic
 from forgetcli.storage.files import refuse_overlap
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Exported:
     Attributes:
         format: the format's name.
         output: the file or folder.
-        bytes: the total size of its files.
+        bytes: the total size of its files; None after a dry run.
         base: id, revision and digest of the base model.
         seconds: duration of each stage.
         figures: the format's own; see its `write`.
@@ -70,7 +71,7 @@ class Exported:
 
     format: str
     output: Path
-    bytes: int
+    bytes: int | None
     base: Mapping[str, str | None]
     seconds: Mapping[str, float]
     figures: Mapping[str, object] = field(default_factory=dict)
@@ -99,6 +100,7 @@ def export(
     base: str | None = None,
     options: Mapping[str, object] | None = None,
     force: bool = False,
+    dry_run: bool = False,
     observer: Observer | None = None,
 ) -> Exported:
     """Write the edited model in `folder` in another format.
@@ -109,6 +111,7 @@ def export(
         base: the base model, for formats that need it; default: the one that the manifest names.
         options: the format's settings.
         force: replace an earlier output.
+        dry_run: check the format, its settings, the folder and the output, and write nothing.
     Raises:
         ForgetError: the format or a setting is unknown, the folder is not what forget wrote, the
             format cannot hold the edit, or the output cannot be written. No partial output is left.
@@ -123,13 +126,17 @@ def export(
     refuse_overlap(
         output, edited.folder, kind="the edited model", hint="choose another place with -o"
     )
-    figures = module.write(edited, output, settings, force, observer)
+    if dry_run:
+        atomic.refuse_unwritable(output, folder=not module.SUFFIX, force=force)
+        figures: Mapping[str, object] = {"dry_run": True}
+    else:
+        figures = module.write(edited, output, settings, force, observer)
     observer.done()
     manifest = edited.manifest
     return Exported(
         format=name,
         output=output,
-        bytes=_total_size(output),
+        bytes=None if dry_run else _total_size(output),
         base={
             "id": manifest.base_id,
             "revision": manifest.base_revision,

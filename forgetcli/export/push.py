@@ -4,6 +4,7 @@ public repository.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -62,13 +63,7 @@ def push(
             push.not-allowed, push.failed. Nothing is uploaded then.
     """
     observer = observer or Silent()
-    match = hub.NAME.fullmatch(repo)
-    if match is None or match["revision"]:
-        raise ForgetError(
-            "push.name",
-            f"'{repo}' is no name of a repository",
-            "give org/name; a branch goes into --revision",
-        )
+    _refuse_name(repo)
     _refuse_unverified(folder)
     observer.stage("uploading")
     try:
@@ -82,6 +77,49 @@ def push(
         raise failure from fault
     observer.done()
     return pushed
+
+
+@dataclass(frozen=True)
+class PlannedPush:
+    """What `push` would upload.
+
+    Attributes:
+        repo: ``org/name``.
+        files: path in the repository → bytes.
+    """
+
+    repo: str
+    files: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"repo": self.repo, "dry_run": True, "files": dict(self.files)}
+
+
+def plan(folder: Path, repo: str) -> PlannedPush:
+    """What `push` would upload, after its checks of the name and the folder. The hub is not asked.
+
+    Raises:
+        ModelError: push.not-verified.
+        ForgetError: push.name.
+    """
+    _refuse_name(repo)
+    _refuse_unverified(folder)
+    paths = [path for path in regular_files(folder) if not is_hubs(path)]
+    return PlannedPush(repo, {path: (folder / path).stat().st_size for path in paths})
+
+
+def _refuse_name(repo: str) -> None:
+    """
+    Raises:
+        ForgetError: push.name.
+    """
+    match = hub.NAME.fullmatch(repo)
+    if match is None or match["revision"]:
+        raise ForgetError(
+            "push.name",
+            f"'{repo}' is no name of a repository",
+            "give org/name; a branch goes into --revision",
+        )
 
 
 def _refuse_unverified(folder: Path) -> None:

@@ -140,6 +140,7 @@ def revert(
     *,
     output: Path | str | None = None,
     force: bool = False,
+    dry_run: bool = False,
     observer: Observer | None = None,
 ) -> Reverted:
     """Take edits out of a folder. The base is not needed: the ledger has its bytes of every tensor
@@ -154,6 +155,7 @@ def revert(
         output: where the result goes; by default the folder itself, which needs `force` as any
             existing output.
         force: replace an earlier output, in one step.
+        dry_run: check everything that can be checked beforehand, and write nothing.
     Raises:
         ForgetError: ledger.no-such-edit; ledger.none; ledger.damaged; ledger.other-weights;
             model.changed: a file of the folder is not what its manifest says; and the errors of
@@ -171,14 +173,20 @@ def revert(
     removed = _known(whole, edited.folder, numbers)
     rest = whole.without(removed)
     refuse_overlap(output, edited.folder, may_replace=True)
-    with atomic.publishing(output, force=force) as staging:
+    if dry_run:
+        atomic.refuse_unwritable(output, folder=True, force=force)
         with watch.stage("check"):
             observer.stage("checking the ledger")
             whole.check_fits(edited.folder)
-        with watch.stage("write"):
-            observer.stage("writing")
-            copy(edited.folder, staging, whole, manifest.subjects)
-            _write(edited, staging, whole, rest, removed, started)
+    else:
+        with atomic.publishing(output, force=force) as staging:
+            with watch.stage("check"):
+                observer.stage("checking the ledger")
+                whole.check_fits(edited.folder)
+            with watch.stage("write"):
+                observer.stage("writing")
+                copy(edited.folder, staging, whole, manifest.subjects)
+                _write(edited, staging, whole, rest, removed, started)
     observer.done()
     return Reverted(
         output=output,

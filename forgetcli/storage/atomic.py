@@ -213,6 +213,18 @@ def publishing_file(output: Path, *, force: bool) -> Iterator[BinaryIO]:
         os.fsync(writer.fileno())
 
 
+def refuse_unwritable(output: Path, *, folder: bool, force: bool) -> None:
+    """Refuse what `publishing` or `publishing_file` would refuse because of what is at `output`,
+    without writing anything.
+
+    Raises:
+        OutputError: output.exists, output.not-ours, output.permission.
+    """
+    check = _check_replaceable if folder else _check_file
+    with output_faults(output):
+        check(Path(os.path.realpath(output)), output, force)
+
+
 @contextmanager
 def _replacing(output: Path, check: Callable[[Path], None]) -> Iterator[Path]:
     """The core of `publishing` and `publishing_file`.

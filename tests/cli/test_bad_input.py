@@ -329,3 +329,27 @@ def test_a_reader_that_leaves_is_no_fault_and_the_report_is_there(
     run = forget(tmp_path, *EVAL, "--json", *more, stdout=GONE)
     assert run.code == code and not re.search("error|Traceback|Exception|Broken", run.stderr)
     assert json.loads((tmp_path / "eval/results.json").read_text())["n_images"] == 2 * PROMPTS
+
+
+# dry runs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("revert", "edited", "--all", "-o", "base"), "removed: 1; no edit remains"),
+        (("revert", "edited", "--all", "--force"), "nothing was written"),
+        (("export", "edited", "--format", "delta"), "edited-delta.safetensors"),
+        (("push", "edited", "org/name"), "forget.provenance.json"),
+    ],
+)
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(
+    forget: Forks, place: Path, tmp_path: Path, arguments: tuple, says: str
+):
+    shutil.copytree(place / "other", tmp_path / "edited")
+    old = tree(tmp_path)
+    run = forget(tmp_path, *arguments, "--dry-run")
+    assert run.code == 0 and says in run.stdout, run.stderr
+    assert tree(tmp_path) == old
+    refused = forget(tmp_path, "revert", "edited", "--all", "-o", "edited", "--dry-run")
+    assert_refused(refused, "output.exists", "--force")

@@ -87,6 +87,9 @@ def test_bars_leave_a_line_for_each_stage_and_take_markup_as_text():
 def invoke(monkeypatch: pytest.MonkeyPatch, good: Path) -> Callable:
     monkeypatch.setattr("forgetcli.cli.progress.silence_libraries", lambda: None)
     monkeypatch.chdir(good.parent)
+    # A missing model or folder is refused before the library is called.
+    for folder in ("sd", "out", "edited"):
+        (good.parent / folder).mkdir()
     return lambda *arguments: CliRunner().invoke(app, list(arguments), catch_exceptions=False)
 
 
@@ -163,11 +166,13 @@ def test_apply_hands_over_and_shows(invoke, monkeypatch: pytest.MonkeyPatch):
         "copying": "reflink",
     }
     assert (
-        SITE["name"] in human.stdout
-        and "123" in human.stdout
-        and "0.0456" in human.stdout
-        and "moved: 0.9" in human.stdout
+        human.stdout.splitlines()[0]
+        == "forgotten: moved 90 % of the way to the target (at least 5 %): pass"
     )
+    assert "edited: 1 layer, each changed by at most" in human.stdout
+    assert SITE["name"] not in human.stdout
+    verbose = invoke("apply", "good.toml", "--verbose").stdout
+    assert all(shown in verbose for shown in (SITE["name"], "123", "0.0456", "moved: 0.9"))
     assert (
         "next: forget generate 'starry night' --model out --compare-base\n" in human.stderr
     )  # its own hint, -o's folder
@@ -283,7 +288,13 @@ EVALUATED = Result(
     seconds={"total": 2.0},
     concepts=CONCEPTS,
     models=[
-        {"name": "edited", "edited": side(0.935, 0.96), "concepts": CONCEPTS, "quality": QUALITY}
+        {
+            "name": "edited",
+            "digest": "d",
+            "edited": side(0.935, 0.96),
+            "concepts": CONCEPTS,
+            "quality": QUALITY,
+        }
     ],
 )
 
@@ -307,10 +318,10 @@ def test_eval_shows_both_models_and_every_concept(invoke, evaluated):
     assert evaluated[0][0] == ([Path("out")],) and evaluated[0][1]["images"] == 2
     assert evaluated[0][1]["recipe"].seed == 7
     rows = [line.split() for line in human.splitlines()]
-    assert ["edited", "0.935", "[0.10,", "0.90]", "0.935", "–", "0.960", "0.500"] in rows
-    assert ["van", "gogh", "forget,", "unedited", "0.050", "–", "–"] in rows
-    assert ["retain,", "edited", "0.960", "–", "–"] in rows
-    assert ["edited", "distance", "0.013", "[0.01,", "0.02]", "48"] in rows
+    assert ["forget", "5", "%", "(10–90)", "94", "%", "(10–90)"] in rows
+    assert ["van", "gogh", "5", "%", "94", "%", "100", "%", "–"] in rows
+    assert ["pixel", "art", "100", "%", "96", "%", "–", "–"] in rows
+    assert ["edited", "distance", "0.0125", "(0.01–0.02)", "48"] in rows
     assert json.loads(invoke("eval", "--json").stdout)["edited"]["h"] == 0.5
     assert evaluated[-1][0] == ([Path("edited")],) and evaluated[-1][1]["recipe"] is None
     assert invoke("eval", "-q").stdout == "eval/report.html\n"
@@ -361,7 +372,7 @@ def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.
     monkeypatch.setattr("forgetcli.report.demo.write", lambda *positional, **named: files)
     human = invoke("demo").stdout
     assert (
-        "0.935" in human
+        "94 %" in human
         and "report: demo/report.html\n" in human
         and "grid: demo/grid.png\n" in human
     )

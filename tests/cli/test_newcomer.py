@@ -12,9 +12,11 @@ from PIL import Image
 from processes import python
 from recipe_example import EXAMPLE
 
+import forgetcli
 from forgetcli import recipe
 from forgetcli.artifact import known_models
 from forgetcli.bundled.demo import label_of
+from forgetcli.cli import errors, progress
 from forgetcli.errors import ForgetError
 from forgetcli.generation.images import ImageRequest
 from forgetcli.models.tokens import cut_prompts
@@ -168,3 +170,27 @@ def test_an_image_of_another_size(forget, tmp_path: Path):
     with Image.open(tmp_path / run.stdout.strip()) as image:
         assert image.size == (32, 64)
     assert forget("generate", "a cat", "--width", "33").code == 2
+
+
+@pytest.mark.parametrize(
+    ("steps", "total", "left"),
+    [(0, 6, ""), (1, 6, "about 5 min 00 s left"), (6, 6, ""), (3, None, "")],
+)
+def test_time_left_is_told_after_the_first_step(steps: int, total: int | None, left: str):
+    assert progress.time_left(steps, total, 60.0 * steps) == left
+
+
+def test_an_interrupted_command_says_how_to_go_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    for command, hint in (("eval", "goes on with the images"), ("log", "")):
+        monkeypatch.setattr("sys.argv", ["forget", command])
+        assert errors.report_signal(2) == 130
+        line, *hints = capsys.readouterr().err.splitlines()
+        assert line.startswith("error[interrupted]") and bool(hints) == bool(hint)
+        assert hint in "".join(hints)
+
+
+def test_the_library_lists_its_functions():
+    assert set(forgetcli.__all__) <= set(dir(forgetcli))
+    assert (Path(forgetcli.__file__).parent / "py.typed").exists()

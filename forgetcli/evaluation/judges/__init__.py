@@ -125,11 +125,13 @@ def describe(name: str) -> Description:
         ForgetError: judge.unknown; plugin.broken.
     """
     module = plugins.find(__name__, GROUP, name, "judge.unknown", "judge")
-    knows = module.knows() if hasattr(module, "knows") else None
+    knows = None
+    if hasattr(module, "knows"):
+        knows = {kind: tuple(labels) for kind, labels in module.knows().items()}
     return Description(
         name=name,
         summary=" ".join((module.__doc__ or "").partition("\n\n")[0].split()),
-        knows=knows and {kind: tuple(labels) for kind, labels in knows.items()},
+        knows=knows,
         settings=tuple(module.Options.model_fields),
     )
 
