@@ -32,7 +32,7 @@ def task_of(
         previous: the edits that `base` holds, if they have been looked at before.
         tokenizer: leave out the prompts of preserve sets that it does not hold in whole words: they
             say nothing to the model, and their pieces would be protected in every other word.
-            (Measured on the embedded model, whose tokenizer holds 258 of 2,939: docs/erase.md.)
+            (Measured on the embedded model, whose tokenizer holds 257 of 2,937: docs/erase.md.)
     """
     shared = [
         tuple(prompt for prompt in part if tokenizer is None or holds(tokenizer, prompt))
