@@ -287,7 +287,7 @@ def test_missing_and_added_files_are_named(edited):
         ".hidden",
         "forget.other.json",
     }
-    assert integrity.verify(edited).proved == ["the 2 edited tensors have the recorded digests"]
+    assert integrity.verify(edited).proved == ["digests of the 2 edited tensors are those recorded"]
 
 
 def test_another_recipe_in_the_folder_is_found(edited):

@@ -48,7 +48,7 @@ from forgetcli.errors import ForgetError, RecipeError
             PermissionError(errno.EACCES, "Permission denied", "/r"),
             ("permission", "/r: permission denied", None),
         ),
-        (OSError(errno.EIO, "Input/output error", "/r"), ("io", "/r: input/output error", "")),
+        (OSError(errno.EIO, "Input/output error", "/r"), ("io", "/r: input/output error", None)),
         (
             ZeroDivisionError("division by zero"),
             ("internal", "ZeroDivisionError: division by zero", None),
@@ -194,7 +194,8 @@ def test_an_interrupted_command_says_so_in_its_code(number: int, code: int, good
     process.send_signal(number)
     printed, told = process.communicate(timeout=60)
     assert process.returncode == code and printed == ""
-    assert told.startswith("error[interrupted]: stopped by ") and told.count("\n") == 1
+    assert ERROR_LINE.fullmatch(told) and told.startswith("error[interrupted]: stopped by ")
+    assert "run the same command again" in told
 
 
 def test_the_first_signal_unwinds_and_the_second_ends_at_once():

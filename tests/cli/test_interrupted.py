@@ -261,7 +261,7 @@ EVAL_STAGES = {  # where the signal comes; pictures that are there by then
     ),
     "quality": (Strike("forgetcli.evaluation.features.demo:DemoFeatures.distances"), 2 * PROMPTS),
     "report": (Strike("forgetcli.report:write"), 2 * PROMPTS),
-    "within the report": (Strike("forgetcli.report.page:write_page"), 2 * PROMPTS),
+    "within the report": (Strike("forgetcli.report:write_page"), 2 * PROMPTS),
 }
 
 
@@ -384,7 +384,7 @@ DEMO = ("demo", "--recipe", "tiny.toml", "-o", "demo")
 DEMO_STAGES = {  # where the signal comes; whether the edited model is there by then
     "edit": (Strike("forgetcli.editing.refine:descend_all", nth=3), False),
     "pictures": (Strike("forgetcli.generation.draw:png_bytes", nth=3), True),
-    "report": (Strike("forgetcli.report.page:write_page"), True),
+    "report": (Strike("forgetcli.report:write_page"), True),
     "sheet": (Strike("forgetcli.report.pairs:write_sheet"), True),
 }
 

@@ -335,7 +335,7 @@ def test_a_hopeless_trial_is_given_up_after_its_first_pictures(
     result = tuning.tune(source, trials=3, steps=1, output="tune")
     assert [t.state for t in result.trials] == ["complete", "pruned", "pruned"]
     assert (
-        "after 3 of 6 pictures" in result.trials[1].why
+        "after 3 of 6 images" in result.trials[1].why
     )  # a direct, an indirect, and one of what stays
 
 
