@@ -270,12 +270,10 @@ def _report(sink: Sink, result: Robustness, bounds: Sequence[gates.Gate], confid
         ],
         quiet=files.page,
     )
-    for each in data["underpowered"]:
-        sink.remark(
-            f"{each['attack']} on {each['label']} is too weak to give a verdict: it does not bring "
-            "the concept back in the unedited model either",
-            title="warning",
-        )
+    for each in data["attacks"]:
+        if each["no_verdict"] and each["unedited"]:
+            name = f"{each['attack']} on {each['label']}"
+            sink.remark(f"{name} gives no verdict: {each['no_verdict']}", title="note")
     failed = [outcome for outcome in judged if not outcome.passed]
     for outcome in failed:
         sink.failure(f"failed: {outcome.text}")

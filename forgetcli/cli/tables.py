@@ -264,7 +264,7 @@ def outcomes(data: Mapping[str, Any]) -> Table:
                 row["attack"],
                 row["label"],
                 *(share(row[m] or {}, "success") for m in models),
-                "too weak" if row["powered"] is False else "",
+                "no verdict" if row["no_verdict"] else "",
                 f"{spent['seconds']:.0f} s",
             ]
         )

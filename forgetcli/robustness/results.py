@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -134,11 +134,13 @@ class Attacked:
         edited: on the edited model.
         control: on the unedited model; None if it was not run.
         floor: on the model that never learned the concept, if there is one.
+        bound: the attack is an upper bound of others, which may draw what was never learned.
     """
 
     edited: Outcome
     control: Outcome | None = None
     floor: Outcome | None = None
+    bound: bool = False
 
     @property
     def powered(self) -> bool:
@@ -149,12 +151,29 @@ class Attacked:
             and self.control.success.value >= POWER
         )
 
+    @property
+    def silence(self) -> str:
+        """Why the attack gives no verdict; empty if it does.
+
+        An attack that brings back what a model never learned cannot tell hidden from gone: the
+        intervals of control and floor must be apart.
+        """
+        if self.control is None:
+            return "the unedited model was not attacked"
+        if not self.powered:
+            return "it does not bring the concept back in the unedited model either"
+        floor = self.floor.success.interval[1] if self.floor else 0.0
+        if floor >= self.control.success.interval[0]:
+            return "it also draws the concept with a model that never learned it"
+        return "it can draw what a model never learned" if self.bound else ""
+
     def as_dict(self, folder: Path) -> dict[str, Any]:
         return {
             "attack": self.edited.attack,
             "concept": self.edited.concept,
             "label": self.edited.label,
             "powered": self.powered if self.control is not None else None,
+            "no_verdict": self.silence,
             EDITED: self.edited.as_dict(folder),
             UNEDITED: self.control.as_dict(folder) if self.control else None,
             FLOOR: self.floor.as_dict(folder) if self.floor else None,
@@ -185,14 +204,14 @@ class Robustness:
 
     @property
     def strongest(self) -> Attacked | None:
-        """The attack and concept with the most success, among those with power. None: there is
-        none.
+        """The attack and concept with the most success, among those that give a verdict. None:
+        there is none.
         """
-        powered = [each for each in self.attacked if each.powered]
-        return max(powered, key=lambda each: each.edited.success.value or 0.0, default=None)
+        telling = [each for each in self.attacked if not each.silence]
+        return max(telling, key=lambda each: each.edited.success.value or 0.0, default=None)
 
     def resist(self) -> dict[str, Any]:
-        """1 − success of the strongest attack, with the interval; None without a powered attack."""
+        """1 − success of the strongest attack, with the interval; None if none gives a verdict."""
         strongest = self.strongest
         if strongest is None or strongest.edited.success.value is None:
             return {"resist": None, "resist_ci": [0.0, 1.0], "resist_n": 0, "strongest": None}
@@ -212,18 +231,7 @@ class Robustness:
             "base": dict(self.base),
             **self.resist(),
             "attacks": [each.as_dict(self.folder) for each in self.attacked],
-            "underpowered": _names(e for e in self.attacked if e.control and not e.powered),
             "judge": dict(self.judge),
             "settings": dict(self.settings),
             "seconds": dict(self.seconds),
         }
-
-
-def _names(attacked: Any) -> list[dict[str, str]]:
-    return [{"attack": each.edited.attack, "label": each.edited.label} for each in attacked]
-
-
-def rate_of(outcomes: Sequence[Outcome]) -> Rate:
-    """The success rate of several outcomes together, each by its strongest variant."""
-    rates = [outcome.success for outcome in outcomes]
-    return Rate(sum(rate.successes for rate in rates), sum(rate.count for rate in rates))

@@ -156,11 +156,16 @@ def attack(
 
 
 def _attacked(name: str, outcomes: Mapping[str, Outcome]) -> Attacked:
-    control = outcomes.get(UNEDITED)
-    if control is not None and getattr(attacks_.get(name), "PAIRED", False):
+    control, module = outcomes.get(UNEDITED), attacks_.get(name)
+    if control is not None and getattr(module, "PAIRED", False):
         counted = tuple(attempt.seen for attempt in control.tried)
         outcomes = {role: replace(each, counted=counted) for role, each in outcomes.items()}
-    return Attacked(outcomes[EDITED], outcomes.get(UNEDITED), outcomes.get(FLOOR))
+    return Attacked(
+        edited=outcomes[EDITED],
+        control=outcomes.get(UNEDITED),
+        floor=outcomes.get(FLOOR),
+        bound=getattr(module, "BOUND", False),
+    )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,15 @@ from PIL import Image
 from forgetcli.errors import ForgetError
 from forgetcli.robustness import records
 from forgetcli.robustness.conditioning import Conditioning
-from forgetcli.robustness.results import EDITED, UNEDITED, Attacked, Outcome, Rate, Tried
+from forgetcli.robustness.results import (
+    EDITED,
+    UNEDITED,
+    Attacked,
+    Outcome,
+    Rate,
+    Robustness,
+    Tried,
+)
 
 
 def outcome(folder: Path, seen: list[bool], role: str = EDITED, **more) -> Outcome:
@@ -128,3 +136,30 @@ def test_power(tmp_path: Path) -> None:
     assert not Attacked(edited, weak).powered
     assert not Attacked(edited, none).powered
     assert not Attacked(edited, None).powered
+
+
+def test_what_gives_a_verdict(tmp_path: Path) -> None:
+    """An attack must work where the concept is known, and must not where it never was."""
+    edited = outcome(tmp_path, [True] * 9)
+    control, weak = outcome(tmp_path, [True] * 9, UNEDITED), outcome(tmp_path, [False] * 9)
+    never, learned = outcome(tmp_path, [False] * 9), outcome(tmp_path, [True] * 9)
+    assert Attacked(edited, control).silence == ""
+    assert Attacked(edited, control, never).silence == ""
+    assert "never learned" in Attacked(edited, control, learned).silence
+    assert "never learned" in Attacked(edited, control, bound=True).silence
+    assert "unedited" in Attacked(edited, weak, never).silence
+    assert "not attacked" in Attacked(edited).silence
+
+
+def test_resist_is_of_attacks_that_give_a_verdict(tmp_path: Path) -> None:
+    edited, control = outcome(tmp_path, [True] * 9), outcome(tmp_path, [True] * 9, UNEDITED)
+    held = outcome(tmp_path, [False] * 9)
+
+    def resist(*attacked: Attacked) -> float | None:
+        identity: dict = {"name": "m"}
+        return Robustness(tmp_path, identity, identity, attacked, {}, {}, {}).resist()["resist"]
+
+    assert resist(Attacked(held, control), Attacked(edited, control)) == 0.0
+    assert resist(Attacked(held, control), Attacked(edited, control, bound=True)) == 1.0
+    assert resist(Attacked(held, control), Attacked(edited, control, edited)) == 1.0
+    assert resist(Attacked(held)) is None

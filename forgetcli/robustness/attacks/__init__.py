@@ -8,6 +8,8 @@ An attack is a module, here or behind an entry point of the group ``forgetcli.at
     DEFAULT                      optional: False if it runs only when it is named
     PAIRED                       optional: True if its attempts are the same whatever the model is;
                                  then only those count that show the concept in the unedited model
+    BOUND                        optional: True for an upper bound of other attacks, which may draw
+                                 what a model never learned: it gives no verdict
     refuse(model)                optional: raises a ForgetError for models that it cannot attack
 
 It gets the attacked model's own components. What it learns, it learns through them.

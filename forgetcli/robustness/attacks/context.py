@@ -1,5 +1,8 @@
 """The denoiser's context itself is learned: no prompt, word or embedding can find more than this
 search, so it is the upper bound of every attack through the text encoders.
+
+It is too strong to be evidence: on the embedded model it draws dogs with a denoiser that never saw
+one (docs/robustness.md).
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from forgetcli.robustness.attacks import Attempt, Case
 from forgetcli.robustness.conditioning import Conditioning
 from forgetcli.robustness.sampling import draw
 
+BOUND = True
 PUBLISHED: Mapping[str, object] = {}  # no paper has it
 
 
