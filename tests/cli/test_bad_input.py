@@ -238,7 +238,7 @@ def test_eval_refuses_an_output_that_is_not_its_own(
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (("nowhere",), "model.not-edited", "nowhere"),
+        (("nowhere",), "model.not-found", "nowhere"),
         (("sd",), "model.not-edited", "sd"),
         (("orphan",), "model.not-found", "there is no model"),
         (("edited", "--recipe", "objects"), "eval.other-recipe", "van_gogh"),

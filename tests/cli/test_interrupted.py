@@ -214,7 +214,7 @@ def test_a_terminal_gets_its_cursor_back(forget: Forks, place: Path, tmp_path: P
     shown = drained(master).decode()
     assert run.struck and run.code == 130 and list(tmp_path.iterdir()) == []
     assert "refinement" in shown and "Traceback" not in shown
-    assert shown.count("error[interrupted]") == 1 and "stopped by Ctrl-C" in shown.splitlines()[-1]
+    assert shown.count("error[interrupted]") == 1 and "stopped by Ctrl-C" in shown.splitlines()[-2]
     assert (
         0
         < shown.rindex("\x1b[?25l")

@@ -202,7 +202,7 @@ def test_gates_decide_and_a_closed_pipe_is_no_crash(place):
 @pytest.mark.parametrize(
     "args, code",
     [
-        (("eval", "nowhere"), "model.not-edited"),
+        (("eval", "nowhere"), "model.not-found"),
         (("eval", "edited", "--judge", "dmeo"), "judge.unknown"),
         (("eval", "edited", "--prompts", "empty.txt"), "prompts.empty"),
         (("eval", "edited", "--recipe", "objects"), "eval.other-recipe"),

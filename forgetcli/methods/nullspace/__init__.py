@@ -58,8 +58,6 @@ REFERENCE = {
     },
 }
 
-EARLIER = {"refine.price": "weight"}
-
 
 class EditSettings(BaseModel):
     """Parameters of the closed form."""
@@ -254,6 +252,14 @@ class Parameters(BaseModel):
     def _preset(cls, tables: Any) -> Any:
         return filled(tables, "edit", {"reference": REFERENCE})
 
+
+# With edits of the text encoder alone, the tables of the other half change nothing.
+EARLIER = {
+    "refine.price": "weight",
+    "edit.layers": "text-encoder",
+    **{f"context.{name}": value for name, value in ContextSettings().model_dump().items()},
+    **{f"robust.{name}": value for name, value in RobustSettings().model_dump().items()},
+}
 
 SEARCH = {
     "edit.lam": Range(1e-2, 30.0, log=True),
