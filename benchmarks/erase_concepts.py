@@ -20,9 +20,9 @@ from all_concepts import Seen, mean, told
 from bench import Bench
 
 from forgetcli import recipe as recipes
-from forgetcli.drafting.draft import Options, draft
-from forgetcli.drafting.text import recipe_text
 from forgetcli.errors import ForgetError
+from forgetcli.pipeline.drafting.draft import Options, draft
+from forgetcli.pipeline.drafting.text import recipe_text
 
 
 def spoken(label: str) -> str:

@@ -43,3 +43,12 @@ class EditError(ForgetError):
 
 class OutputError(ForgetError):
     """An output that cannot be written."""
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun, in messages: ``1 edit``, ``2 edits``.
+
+    Args:
+        plural: the noun's plural, if it is not the noun and an s.
+    """
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"

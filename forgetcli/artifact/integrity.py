@@ -26,7 +26,7 @@ from forgetcli.artifact.manifest import (
     is_hubs,
 )
 from forgetcli.checkpoint.base import Base
-from forgetcli.errors import ForgetError, ModelError
+from forgetcli.errors import ForgetError, ModelError, counted
 from forgetcli.storage.files import (
     files_digest,
     is_regular,
@@ -35,7 +35,6 @@ from forgetcli.storage.files import (
     sha256_file,
 )
 from forgetcli.storage.safetensors import WeightFile
-from forgetcli.wording import counted
 
 COMPARED_BYTES = 4 << 20  # bytes of two files that are compared at a time
 UNSIGNED = (

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from forgetcli.errors import counted
 from forgetcli.storage.safetensors import TensorSite, damaged
-from forgetcli.wording import counted
 
 # Settings that say how often a part of the network is repeated.
 REPEATED = ("num_hidden_layers", "num_layers", "num_single_layers", "num_decoder_layers")

@@ -13,8 +13,7 @@ from forgetcli.cli.options import JsonFlag, QuietFlag, show_help
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import size, table
 from forgetcli.editing import moment_cache
-from forgetcli.errors import ForgetError
-from forgetcli.wording import counted
+from forgetcli.errors import ForgetError, counted
 
 app = typer.Typer(
     name="cache",

@@ -19,7 +19,7 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
-from forgetcli.drafting.draft import Options
+from forgetcli.pipeline.drafting.draft import Options
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:

@@ -22,9 +22,8 @@ from forgetcli.cli.options import (
     known_model,
 )
 from forgetcli.cli.sink import Sink
-from forgetcli.errors import ForgetError
+from forgetcli.errors import ForgetError, counted
 from forgetcli.recipe import prompt_files
-from forgetcli.wording import counted
 
 
 def multiple_of_8(value: int | None) -> int | None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from forgetcli.cli.errors import debugging
 from forgetcli.cli.visible import one_line
+from forgetcli.errors import counted
 from forgetcli.progress import Observer
-from forgetcli.wording import counted
 
 if TYPE_CHECKING:
     from rich.console import Console

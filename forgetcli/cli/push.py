@@ -13,8 +13,8 @@ from forgetcli.cli.options import DryRunFlag, JsonFlag, QuietFlag
 from forgetcli.cli.progress import showing, silence_hub
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import size, table
+from forgetcli.errors import counted
 from forgetcli.progress import Silent
-from forgetcli.wording import counted
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -23,11 +23,10 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import table
-from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.errors import ForgetError, RecipeError, counted
 from forgetcli.models import families
 from forgetcli.recipe import text as recipe_text
 from forgetcli.recipe.problems import did_you_mean
-from forgetcli.wording import counted
 
 app = typer.Typer(
     name="recipe",

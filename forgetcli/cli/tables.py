@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from forgetcli.cli.numbers import figure, percent, share
 from forgetcli.cli.visible import visible
-from forgetcli.wording import counted
+from forgetcli.errors import counted
 
 if TYPE_CHECKING:
     from rich.table import Table

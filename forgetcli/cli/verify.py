@@ -10,7 +10,7 @@ import typer
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.visible import one_line
-from forgetcli.wording import counted
+from forgetcli.errors import counted
 
 if TYPE_CHECKING:
     from forgetcli.artifact.integrity import Verdict

@@ -10,11 +10,11 @@ from typing import Any
 from forgetcli import models
 from forgetcli import recipe as recipes
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.drafting.draft import OPTIONS, Draft, Options, draft
-from forgetcli.drafting.text import recipe_text
 from forgetcli.generation.draw import generate
 from forgetcli.generation.images import GeneratedImage
 from forgetcli.pipeline.apply import ApplyResult, apply
+from forgetcli.pipeline.drafting.draft import OPTIONS, Draft, Options, draft
+from forgetcli.pipeline.drafting.text import recipe_text
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import Recipe
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from forgetcli.artifact import ledger_extension, patch
@@ -79,38 +79,64 @@ class Task:
         return sum(8 * site.shape[1] ** 2 for site in self.sites)
 
 
-def estimate(model: LoadedModel, found: Inspection, task: Task) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Needs:
+    """What an edit needs. A figure that cannot be estimated is None.
+
+    Attributes:
+        basis: how the figures were found, in words.
+        device, dtype: where and in which dtype the model runs.
+        seconds: of the whole edit.
+        memory_bytes: the process's peak.
+        disk_bytes: of the edited folder; less where files can be shared.
+        cache_bytes: what the cache grows by.
+        denoiser_flops: of one prediction.
+    """
+
+    basis: str
+    device: str
+    dtype: str
+    seconds: float | None
+    memory_bytes: int | None
+    disk_bytes: int
+    cache_bytes: int
+    denoiser_flops: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def estimate(model: LoadedModel, found: Inspection, task: Task) -> Needs:
     """Estimate time, memory and disk of an edit, in a process that does nothing else.
 
     Args:
         model: the model; none of its weights is read.
         found: the description of its base by `inspect`.
-    Returns:
-        JSON-able; a figure that cannot be estimated is None.
     """
     disk = sum(path.stat().st_size for path in patch.sources(model.base))
     disk += sum(_ledger(site, task.concepts) for site in task.sites)
-    result = {
-        "basis": BASIS,
-        "device": model.device.type,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "seconds": None,
-        "memory_bytes": None,
-        "disk_bytes": disk,
-        "cache_bytes": task.moment_bytes * (task.of - task.cached) // max(len(task.sites), 1),
-        "denoiser_flops": None,
-    }
+    result = Needs(
+        basis=BASIS,
+        device=model.device.type,
+        dtype=str(model.dtype).removeprefix("torch."),
+        seconds=None,
+        memory_bytes=None,
+        disk_bytes=disk,
+        cache_bytes=task.moment_bytes * (task.of - task.cached) // max(len(task.sites), 1),
+        denoiser_flops=None,
+    )
     layers = denoiser_layers(model.base) if task.cost else []
     if task.cost is None or not layers:
         return result
     flops, values = encoder_cost(model, found)
     speed = Speed.measured(layers, model.device, model.dtype)
     outputs = sum(layer.values for layer in layers) * task.cost.batch + values * task.together
-    return result | {
-        "seconds": round(_seconds_needed(task, task.cost, speed, layers, flops), 1),
-        "memory_bytes": int(_memory_needed(model, found, task, outputs)),
-        "denoiser_flops": sum(layer.flops for layer in layers),
-    }
+    return replace(
+        result,
+        seconds=round(_seconds_needed(task, task.cost, speed, layers, flops), 1),
+        memory_bytes=int(_memory_needed(model, found, task, outputs)),
+        denoiser_flops=sum(layer.flops for layer in layers),
+    )
 
 
 def _seconds_needed(

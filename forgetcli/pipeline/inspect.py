@@ -85,6 +85,38 @@ class EditableSite:
 
 
 @dataclass(frozen=True)
+class MadeBy:
+    """How forget made a folder, by its manifest.
+
+    Attributes:
+        base, base_digest: the base model's URI or name, and its digest.
+        method, recipe_sha256: of the last edit.
+        concepts: (concept, target) of the last edit's recipe.
+        tensors: the edited tensors, ``component/parameter``.
+        finished: when, as the manifest says; None if it does not.
+    """
+
+    base: str
+    base_digest: str
+    method: str
+    recipe_sha256: str
+    concepts: tuple[tuple[str, str], ...]
+    tensors: tuple[str, ...]
+    finished: str | None
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A folder with a manifest that cannot be read.
+
+    Attributes:
+        problem: why.
+    """
+
+    problem: str
+
+
+@dataclass(frozen=True)
 class Inspection:
     """A model on disk; `edited` is None for one that forget did not make."""
 
@@ -94,7 +126,7 @@ class Inspection:
     pipeline: str
     components: tuple[Component, ...]
     sites: tuple[EditableSite, ...]
-    edited: Mapping[str, Any] | None
+    edited: MadeBy | Unreadable | None
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "folder": str(self.folder)}
@@ -215,7 +247,7 @@ def _family(folder: Path) -> str | None:
         return None
 
 
-def _edited(folder: Path) -> dict[str, Any] | None:
+def _edited(folder: Path) -> MadeBy | Unreadable | None:
     """How forget made this folder, by its manifest; None if it did not."""
     if not (folder / manifest.MANIFEST).is_file():
         return None
@@ -223,16 +255,16 @@ def _edited(folder: Path) -> dict[str, Any] | None:
         edited = EditedModel(folder)
         made = edited.manifest
     except ForgetError as fault:
-        return {"problem": fault.message}
-    return {
-        "base": made.base,
-        "base_digest": made.base_digest,
-        "method": made.method,
-        "recipe_sha256": made.recipe_sha256,
-        "concepts": [[c.concept, c.target] for c in _concepts(edited)],
-        "tensors": [f"{t.component}/{t.parameter}" for t in made.edited],
-        "finished": made.run_details.get("metadata", {}).get("finishedOn"),
-    }
+        return Unreadable(fault.message)
+    return MadeBy(
+        base=made.base,
+        base_digest=made.base_digest,
+        method=made.method,
+        recipe_sha256=made.recipe_sha256,
+        concepts=tuple((c.concept, c.target) for c in _concepts(edited)),
+        tensors=tuple(f"{t.component}/{t.parameter}" for t in made.edited),
+        finished=made.run_details.get("metadata", {}).get("finishedOn"),
+    )
 
 
 def _concepts(edited: EditedModel) -> Iterator:

@@ -66,7 +66,7 @@ class Plan:
     preserve: int
     sites: tuple[PlannedSite, ...]
     cache: Mapping[str, int]
-    estimates: Mapping[str, object]
+    estimates: estimates.Needs
     seconds: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forgetcli.errors import counted
 from forgetcli.report import Files
 from forgetcli.report.methods import LEGEND, POOLED, markdown
 from forgetcli.report.page import render, write_page
 from forgetcli.report.results import COLUMNS, image_rows, write_json
 from forgetcli.report.text_formats import csv_table, markdown_code, markdown_heading
 from forgetcli.storage import atomic
-from forgetcli.wording import counted
 
 if TYPE_CHECKING:
     from forgetcli.experiments.comparison import ComparedRecipe, Comparison

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from forgetcli.wording import counted
+from forgetcli.errors import counted
 
 # A share of images that came out as intended is marked good from `GOOD` and bad below `BAD`.
 GOOD, BAD = 0.9, 0.5

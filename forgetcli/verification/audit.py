@@ -16,7 +16,7 @@ from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.integrity import UNSIGNED, Verdict, problem
 from forgetcli.artifact.listing import listing
 from forgetcli.artifact.manifest import SIGNATURE, is_hubs
-from forgetcli.errors import ForgetError
+from forgetcli.errors import ForgetError, counted
 from forgetcli.progress import Observer, Silent
 from forgetcli.verification import signature as signatures
 from forgetcli.verification.differences import same_recipe
@@ -24,7 +24,6 @@ from forgetcli.verification.figures import report
 from forgetcli.verification.finding import Finding
 from forgetcli.verification.history import history
 from forgetcli.verification.parameters import parameters
-from forgetcli.wording import counted
 
 
 def verify(

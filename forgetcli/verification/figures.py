@@ -11,11 +11,10 @@ from forgetcli.artifact.integrity import Problem, problem
 from forgetcli.artifact.ledger import Ledger
 from forgetcli.artifact.manifest import MANIFEST, REPORT, EditedTensor, Manifest
 from forgetcli.checkpoint.base import Base
-from forgetcli.errors import ForgetError, ModelError
+from forgetcli.errors import ForgetError, ModelError, counted
 from forgetcli.storage.json import decode
 from forgetcli.verification.finding import Finding, read_edited
 from forgetcli.verification.history import place_of, values_before
-from forgetcli.wording import counted
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,14 +13,13 @@ from forgetcli.artifact.manifest import MANIFEST, EditedTensor
 from forgetcli.checkpoint.base import Base
 from forgetcli.device import pick_device
 from forgetcli.editing.moment_cache import MomentCache
-from forgetcli.errors import ForgetError
+from forgetcli.errors import ForgetError, counted
 from forgetcli.pipeline.apply import apply
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
 from forgetcli.storage.scratch import scratch
 from forgetcli.verification.finding import Finding, read_edited
 from forgetcli.verification.parameters import as_recorded
-from forgetcli.wording import counted
 
 # ‖stored − rebuilt‖ / ‖stored − base‖ that other hardware, thread counts or library versions may
 # cause: they round otherwise, and the refinement amplifies that. Chosen for machines that were not

@@ -13,7 +13,7 @@ import optuna
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint.base import Base
 from forgetcli.distributed import Processes
-from forgetcli.errors import EditError
+from forgetcli.errors import EditError, counted
 from forgetcli.evaluation import Answer, Question, Subject, run_folder
 from forgetcli.evaluation.run import UNEDITED, answered
 from forgetcli.evaluation.scores import score
@@ -25,7 +25,6 @@ from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline import apply
 from forgetcli.progress import Observer, Stopwatch
 from forgetcli.recipe import Recipe
-from forgetcli.wording import counted
 
 TRIALS = "trials"  # the folder with a folder for each trial
 EARLY_STRIDE = 3  # one question in three is scored first, to decide whether to prune the trial

@@ -6,7 +6,7 @@ import json
 import textwrap
 from collections.abc import Iterable
 
-from forgetcli.drafting.draft import Draft, DraftedConcept
+from forgetcli.pipeline.drafting.draft import Draft, DraftedConcept
 
 WIDTH = 110
 

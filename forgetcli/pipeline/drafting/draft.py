@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from forgetcli.bundled import word_lists
-from forgetcli.drafting import lexicon, reading
-from forgetcli.drafting.kinds import KINDS, THINGS, Kind, bare, guessed, phrased
 from forgetcli.errors import ForgetError
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.vocabulary import holds
+from forgetcli.pipeline.drafting import lexicon, reading
+from forgetcli.pipeline.drafting.kinds import KINDS, THINGS, Kind, bare, guessed, phrased
 from forgetcli.progress import Observer, Silent
 from forgetcli.recipe.model import fill
 from forgetcli.recipe.problems import clipped, did_you_mean
@@ -84,7 +84,7 @@ class DraftedConcept:
 
 @dataclass(frozen=True)
 class Draft:
-    """A recipe's content, and how it came about; `forgetcli.drafting.text` writes it.
+    """A recipe's content, and how it came about; `forgetcli.pipeline.drafting.text` writes it.
 
     Attributes:
         keeping: prompts to preserve.

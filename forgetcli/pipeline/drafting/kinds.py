@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from forgetcli.drafting.lexicon import words_like
+from forgetcli.pipeline.drafting.lexicon import words_like
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import pytest
 from forgetcli import models, recipe
 from forgetcli.bundled.word_lists import words
 from forgetcli.checkpoint import base
-from forgetcli.drafting import lexicon, reading
-from forgetcli.drafting.draft import APART, SAYS, Options, candidates, draft
-from forgetcli.drafting.kinds import KINDS, bare, guessed, phrased
-from forgetcli.drafting.text import recipe_text
 from forgetcli.errors import ForgetError
+from forgetcli.pipeline.drafting import lexicon, reading
+from forgetcli.pipeline.drafting.draft import APART, SAYS, Options, candidates, draft
+from forgetcli.pipeline.drafting.kinds import KINDS, bare, guessed, phrased
+from forgetcli.pipeline.drafting.text import recipe_text
 
 
 @pytest.fixture(scope="module")
