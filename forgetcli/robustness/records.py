@@ -27,7 +27,8 @@ from forgetcli.storage import json as plain_json
 from forgetcli.storage.files import is_plain_name, is_regular, read_regular
 
 MAX_RECORD_BYTES = 16 << 20
-MAX_FOUND_BYTES = 1 << 30
+MAX_FOUND_BYTES = 64 << 20  # a context of the largest family has 8 MB
+LONGEST_REASON = 200  # characters of what a library says of a file
 FOUND = "forget.found"  # key of a file's metadata that lists what it holds
 
 
@@ -187,10 +188,17 @@ def read_found(path: Path) -> tuple[list[tuple[Conditioning, int]], _FoundList]:
         index = _FoundList.model_validate_json(header["__metadata__"][FOUND])
         tensors = load_tensors(data)
         found = [(_conditioning(entry, tensors), entry.seed) for entry in index.found]
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as fault:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        SafetensorError,
+    ) as fault:
         raise ForgetError(
             "attack.bad-replay",
-            f"{path} holds nothing that an attack found: {fault}",
+            f"{path} holds nothing that an attack found: {str(fault)[:LONGEST_REASON]}",
             "name a .safetensors file that `forget attack` wrote, such as "
             "attack/edited/inversion-dog.safetensors",
         ) from fault

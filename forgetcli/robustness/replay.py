@@ -95,7 +95,7 @@ def replay(
     except (ValueError, RuntimeError, KeyError, AttributeError, IndexError) as fault:
         raise ForgetError(
             "attack.bad-replay",
-            f"what {file} holds does not fit {base.id}: {fault}",
+            f"what {file} holds does not fit {base.id}: {str(fault)[: records.LONGEST_REASON]}",
             "replay it on a model of the family that was attacked",
         ) from fault
     claim(folder, {"models": {REPLAYED: base.digest}, "steps": steps}, force)

@@ -47,6 +47,31 @@ KEYS = (
     "x",
 )
 
+OUTCOME = {
+    "identity": "0" * 64,
+    "attempts": [
+        {
+            "prompt": "a dog",
+            "variant": "",
+            "seed": 0,
+            "file": "a.png",
+            "seen": True,
+            "judged": "dog",
+            "score": 0.5,
+            "candidates": 1,
+        }
+    ],
+    "budget": {"seconds": 1.5, "images": 1.0},
+    "replay": False,
+}
+ATTACKS = {
+    "command": "attack",
+    "model": {"name": "edited", "digest": "0" * 64},
+    "resist": 0.5,
+    "resist_ci": [0.25, 0.75],
+    "resist_n": 12,
+}
+
 
 @dataclass(frozen=True)
 class Target:
@@ -408,6 +433,58 @@ def naive_verdicts(data: bytes) -> object:
     return {e["key"]: float(e["score"]) for e in map(json.loads, data.decode().splitlines())}
 
 
+def read_outcome(data: bytes, folder: Path) -> None:
+    from forgetcli.robustness import records
+
+    (folder / "swap-dog.json").write_bytes(data)
+    (folder / "a.png").write_bytes(b"")
+    records.read(folder, "swap-dog", OUTCOME["identity"])
+
+
+def naive_outcome(data: bytes) -> object:
+    record = json.loads(data)
+    return [(a["seen"] + 0, a["file"].strip(), a["score"] + 0.0) for a in record["attempts"]]
+
+
+def read_attacks(data: bytes, folder: Path) -> None:
+    from forgetcli.evaluation import gates
+
+    (folder / "results.json").write_bytes(data)
+    for scores in gates.read_attacks(folder / "results.json").values():
+        gates.outcome("m", scores, gates.Gate(gates.RESIST, 0.5), confident=True)
+
+
+def naive_attacks(data: bytes) -> object:
+    result = json.loads(data)
+    return result["model"]["digest"].strip(), result["resist"] + 0.0, result["resist_ci"][0] + 0.0
+
+
+def read_found(data: bytes, folder: Path) -> None:
+    from forgetcli.robustness import records
+
+    (folder / "found.safetensors").write_bytes(data)
+    records.read_found(folder / "found.safetensors")
+
+
+def found_file() -> bytes:
+    """What `forget attack` writes of a learned word."""
+    entry = {"prompt": "a {}", "seed": 1, "parts": ["0.vectors.text_encoder"]}
+    index = {
+        "found": [entry],
+        "concept": "a dog",
+        "label": "dog",
+        "rivals": ["dog", "cat"],
+        "attack": "inversion",
+    }
+    header = {
+        "__metadata__": {"forget.found": json.dumps(index)},
+        "0.vectors.text_encoder": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]},
+    }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + bytes(16)
+
+
 def read_run(data: bytes, folder: Path) -> None:
     """Whatever run.json says, nothing of the user's is deleted."""
     from forgetcli.evaluation import run_folder
@@ -592,6 +669,9 @@ def _target_list() -> tuple[Target, ...]:
         Target("verdicts", lambda: hostile.json_lines(VERDICTS), read_verdicts, naive_verdicts),
         Target("journal", lambda: hostile.json_lines(JOURNAL), read_journal, naive_journal, 0.2),
         Target("run", lambda: hostile.json_files(RUN), read_run, naive_run),
+        Target("outcome", lambda: hostile.json_files(OUTCOME), read_outcome, naive_outcome),
+        Target("attacks", lambda: hostile.json_files(ATTACKS), read_attacks, naive_attacks),
+        Target("found", lambda: golden(found_file()), read_found, naive_header),
     )
 
 
