@@ -12,6 +12,7 @@ from forgetcli import distributed, models
 from forgetcli import recipe as recipes
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
+from forgetcli.errors import ForgetError
 from forgetcli.evaluation import judges
 from forgetcli.evaluation.run_folder import claim
 from forgetcli.generation.draw import default_guidance
@@ -83,7 +84,8 @@ def attack(
 
     Args:
         folder: the edited model.
-        attacks: names. Default: every attack that is no training (all but ``relearn``).
+        attacks: names. Default: every attack that is no training (all but ``relearn``) and that
+            the model's family can run.
         options: attack → its settings.
         published: begin with the values of each attack's paper instead of those that fit a CPU.
         concepts: labels or words of the concepts; default: all that the model forgot.
@@ -124,7 +126,7 @@ def attack(
         device=device,
         observer=observer or Silent(),
     )
-    run.refuse()
+    names = run.possible(asked=attacks is not None)
     if processes.main:
         claim(run.output, run.identity(), force, also=("report.html", "results.json"))
     processes.wait()
@@ -132,7 +134,7 @@ def attack(
     roles = [role for role in (EDITED, UNEDITED, FLOOR) if role in bases]
     if not control:
         roles.remove(UNEDITED)
-    jobs = [(name, goal, role) for name in chosen for goal in goals for role in roles]
+    jobs = [(name, goal, role) for name in names for goal in goals for role in roles]
     for block in processes.blocks(jobs, 1):
         for name, goal, role in block:
             with watch.stage(name):
@@ -141,7 +143,7 @@ def attack(
     run.observer.done()
     attacked = [
         _attacked(name, {role: run.outcome(name, goal, role) for role in roles})
-        for name in chosen
+        for name in names
         for goal in goals
     ]
     return Robustness(
@@ -202,12 +204,27 @@ class _Run:
         """By label; drawn when the first attack on a concept asks for them."""
         return {}
 
-    def refuse(self) -> None:
-        """Refuse models that one of the attacks cannot attack, before anything is written."""
+    def possible(self, *, asked: bool) -> list[str]:
+        """The attacks that the edited model can be attacked with; a note about each other one.
+
+        Args:
+            asked: whether the user named the attacks.
+        Raises:
+            ForgetError: `asked`, and one of them is impossible (``attack.unsupported``).
+        """
+        names = []
         for name in self.options:
             refuse = getattr(attacks_.get(name), "refuse", None)
-            if refuse is not None:
-                refuse(self.models[EDITED])
+            try:
+                if refuse is not None:
+                    refuse(self.models[EDITED])
+            except ForgetError as reason:
+                if asked:
+                    raise
+                self.observer.note(f"not run: {reason.message}")
+            else:
+                names.append(name)
+        return names
 
     def identity(self) -> dict[str, Any]:
         """For ``run.json``: of the folder, which other attacks and concepts may be added to."""

@@ -701,15 +701,13 @@ def test_a_files_edit_is_estimated_as_the_folders(folders, read_only_files, tmp_
         ).estimates
         for steps in (4, 40_000)
     )
-    assert many["seconds"] > 10 * few["seconds"] > 0 and few["memory_bytes"] > 0
+    assert many.seconds > 10 * few.seconds > 0 and few.memory_bytes > 0
     copied = [path for path in file.folder.rglob("*") if path.is_file()]
-    ledger = few["disk_bytes"] - sum(path.stat().st_size for path in copied)
+    ledger = few.disk_bytes - sum(path.stat().st_size for path in copied)
     assert (
         0
         < ledger
-        == plan(tmp_path / "art.toml", model=str(folder.folder), device="cpu").estimates[
-            "disk_bytes"
-        ]
+        == plan(tmp_path / "art.toml", model=str(folder.folder), device="cpu").estimates.disk_bytes
         - sum(path.stat().st_size for path in patch.sources(folder))
     )
 
