@@ -1,6 +1,6 @@
 """A few steps of LoRA fine-tuning of the denoiser on a few images, of the concept or of *other*
-concepts: does it come back? (Benign fine-tuning: George and others, The Illusion of Unlearning,
-arXiv 2410.08074)
+concepts: does it come back? (Suriyakumar and others, Unstable Unlearning: The Hidden Risk of
+Concept Resurgence in Diffusion Models, arXiv 2410.08074)
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from forgetcli.models.base import LoadedModel
 
 DEFAULT = False  # training the denoiser is no attack on a model that somebody else serves
-PUBLISHED: Mapping[str, object] = {"steps": 1000, "lr": 1e-4, "images": 25}
+PUBLISHED: Mapping[str, object] = {}  # the paper's own values are not here yet
 LAYERS = ["to_q", "to_k", "to_v", "to_out.0"]
 
 
