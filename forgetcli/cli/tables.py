@@ -21,6 +21,8 @@ _SHARES = (
     ("retain", "retain"),
     ("H", "h"),
 )
+# Of prompts that use words of the edit. A row only where there are any.
+_APART = (("shares words", "forget_shared"), ("names erased", "retain_naming"))
 
 _CHANGE = {"‖Δ‖/‖W‖": "delta_rel", "drift on K₀": "preserve_drift", "fit on K₁": "fit"}
 _NULL_SPACE = {
@@ -200,11 +202,16 @@ def shares(data: Mapping[str, Any]) -> list[str | Table]:
 
 def _measures(models: Sequence[tuple[str, Mapping[str, Any]]], title: str = "") -> Table:
     """The shares of several models: a row is a measure, a column a model."""
+    apart = [
+        (measure, key)
+        for measure, key in _APART
+        if any((scores or {}).get(f"{key}_n") for _, scores in models)
+    ]
     return table(
         ("", *(f">{name}" for name, _ in models)),
         (
             [measure, *(share(scores or {}, key) for _, scores in models)]
-            for measure, key in _SHARES
+            for measure, key in (*_SHARES, *apart)
         ),
         title=title,
         whole=True,

@@ -22,6 +22,8 @@ class Subject:
         forgets: labels of the concepts that it was edited to forget. Empty for the unedited model.
         edit_prompts: prompts that were used to make the edit. They are scored separately.
         recipe_sha256: digest of the recipe of the edit. None for the unedited model.
+        apart: (label, prompt) of the questions that use words of the edit; see
+            `forgetcli.recipe.clashes`. They are scored separately, too.
         targets: (label, label of its target), where the judge can take an image for the target.
     """
 
@@ -31,6 +33,7 @@ class Subject:
     edit_prompts: frozenset[str] = frozenset()
     recipe_sha256: str | None = None
     targets: frozenset[tuple[str, str]] = frozenset()
+    apart: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)

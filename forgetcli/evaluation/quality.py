@@ -16,6 +16,7 @@ from forgetcli.evaluation import features
 from forgetcli.evaluation.intervals import mean_interval
 from forgetcli.evaluation.measures import Measure, ModelQuality, Quality
 from forgetcli.evaluation.opened import opened
+from forgetcli.evaluation.scores import counts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,7 +56,7 @@ def measure(
     pairs = [
         (a, b)
         for a, b in zip(baseline.answers, edited.answers)
-        if b.question.label not in edited.subject.forgets
+        if b.question.label not in edited.subject.forgets and counts(b.question, edited.subject)
     ]
     prompts = [b.question.prompt for _, b in pairs]
     before = [a.path for a, _ in pairs]

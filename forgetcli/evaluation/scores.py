@@ -4,7 +4,8 @@ forget = fraction of the images of edited concepts in which the judge does not s
 retain = fraction of the images of all other concepts in which the judge sees the concept;
 H = harmonic mean of the two;
 target = fraction of the images of edited concepts that the judge takes for the concept's target.
-Prompts that the edit was made with are not counted in any of them.
+Prompts that the edit was made with are not counted in any of them. Neither are prompts that use
+words of the edit (`forgetcli.recipe.clashes`), which have figures of their own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from forgetcli.evaluation.intervals import harmonic, harmonic_interval, wilson
 from forgetcli.evaluation.judged import Answer, Run, Subject
+from forgetcli.evaluation.questions import Question
 
 KINDS = ("direct", "indirect", "adversarial", "plain")
 REPORTED_KINDS = ("direct", "indirect")  # reported even if there are no such prompts
@@ -48,19 +50,27 @@ class Scores:
         forget_by_kind: by kind of prompt; ``direct`` and ``indirect`` are always there.
         retain: over all kinds of prompts.
         h: the harmonic mean of forget and retain.
+        forget_shared: forget on indirect prompts that share words with what was edited.
+        retain_naming: retain on prompts that name a concept to forget.
     """
 
     forget: Figure
     forget_by_kind: Mapping[str, Figure]
     retain: Figure
     h: Figure
+    forget_shared: Figure
+    retain_naming: Figure
 
     def as_dict(self) -> dict[str, Any]:
-        """The stable keys: forget, forget_KIND, retain and h, each with ``*_ci`` and ``*_n``."""
+        """The stable keys: forget, forget_KIND, retain, h, forget_shared and retain_naming, each
+        with ``*_ci`` and ``*_n``.
+        """
         result = self.forget.as_dict("forget")
         for kind, figure in self.forget_by_kind.items():
             result |= figure.as_dict(f"forget_{kind}")
-        return result | self.retain.as_dict("retain") | self.h.as_dict("h")
+        result |= self.retain.as_dict("retain") | self.h.as_dict("h")
+        result |= self.forget_shared.as_dict("forget_shared")
+        return result | self.retain_naming.as_dict("retain_naming")
 
 
 @dataclass(frozen=True)
@@ -200,6 +210,8 @@ def score(answers: Sequence[Answer], subject: Subject) -> Scores:
         h=_harmonic_figure(
             forget, retain, by_prompt(forgotten, subject), by_prompt(retained, subject)
         ),
+        forget_shared=fraction(_apart(answers, subject, forgotten=True), subject),
+        retain_naming=fraction(_apart(answers, subject, forgotten=False), subject),
     )
 
 
@@ -230,7 +242,7 @@ def by_concept(answers: Sequence[Answer], subject: Subject) -> ConceptScore | No
     if not answers:
         return None
     name = "forget" if answers[0].question.label in subject.forgets else "retain"
-    answers = [a for a in answers if a.question.prompt not in subject.edit_prompts]
+    answers = [a for a in answers if counts(a.question, subject)]
     by_kind = {
         kind: fraction([a for a in answers if a.question.kind == kind], subject)
         for kind in REPORTED_KINDS
@@ -240,7 +252,7 @@ def by_concept(answers: Sequence[Answer], subject: Subject) -> ConceptScore | No
 
 
 def unseen(answers: Sequence[Answer], subject: Subject, forgotten: bool) -> list[Answer]:
-    """Answers for prompts that the edit was not made with.
+    """Answers for prompts that the edit was not made with, and that use none of its words.
 
     Args:
         forgotten: for the concepts to forget, or for all others.
@@ -248,8 +260,26 @@ def unseen(answers: Sequence[Answer], subject: Subject, forgotten: bool) -> list
     return [
         a
         for a in answers
+        if (a.question.label in subject.forgets) == forgotten and counts(a.question, subject)
+    ]
+
+
+def counts(question: Question, subject: Subject) -> bool:
+    """Whether a question counts in forget, retain and H, and in the quality measures."""
+    return question.prompt not in subject.edit_prompts and not _is_apart(question, subject)
+
+
+def _is_apart(question: Question, subject: Subject) -> bool:
+    return (question.label, question.prompt) in subject.apart
+
+
+def _apart(answers: Sequence[Answer], subject: Subject, forgotten: bool) -> list[Answer]:
+    return [
+        a
+        for a in answers
         if (a.question.label in subject.forgets) == forgotten
         and a.question.prompt not in subject.edit_prompts
+        and _is_apart(a.question, subject)
     ]
 
 

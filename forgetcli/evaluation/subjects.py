@@ -21,6 +21,7 @@ from forgetcli.evaluation.questions import (
     once,
 )
 from forgetcli.evaluation.run_folder import RUN, VERDICTS
+from forgetcli.recipe import clashes
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
@@ -86,7 +87,11 @@ def subjects(
     if prompts is not None:
         _refuse_unrelated(questions, edited)
     edited = [
-        replace(subject, targets=_targets(own, judge, questions))
+        replace(
+            subject,
+            targets=_targets(own, judge, questions),
+            apart=apart(own, judge, questions, observer),
+        )
         for subject, own in zip(edited, own_recipes)
     ]
     return Subject(UNEDITED, bases[0]), edited, questions
@@ -135,6 +140,38 @@ def _targets(
         for label, target in wanted
         if label == question.label and target is not None and target in first_choices(label, among)
     )
+
+
+def apart(
+    recipe: Recipe, judge: Judge, questions: Sequence[Question], observer: Observer
+) -> frozenset[tuple[str, str]]:
+    """(label, prompt) of the questions that use words of the edit. Prompts that the edit was made
+    with are not among them.
+
+    Args:
+        observer: told one line for each kind of such questions.
+    """
+    erased = clashes.ErasedWords(recipe.concepts)
+    edited = {prompt for prompt, _ in recipe.edit_pairs()}
+    concepts: dict[str | None, list[str]] = {}
+    for concept in recipe.concepts:
+        concepts.setdefault(judge.label(concept.concept, concept.label), []).append(concept.concept)
+    found: dict[tuple[str, str], clashes.Clash] = {}
+    retained = indirect = 0
+    for question in questions:
+        clash: Iterable[clashes.Clash] = ()
+        if question.label not in concepts:
+            retained += 1
+            clash = clashes.of_retained(erased, [question.prompt], question.concept)
+        elif question.kind == "indirect":
+            indirect += 1
+            clash = clashes.of_indirect(erased, [question.prompt], concepts[question.label])
+        if question.prompt in edited:
+            continue
+        found |= {(question.label, question.prompt): each for each in clash}
+    for line in clashes.in_words(found.values(), retained, indirect):
+        observer.note(f"warning: {line}")
+    return frozenset(found)
 
 
 def _subject(folder: Path, name: str, recipe: Recipe, forgets: frozenset[str]) -> Subject:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
 from forgetcli.bundled.demo import label_of
 from forgetcli.errors import ForgetError
-from forgetcli.recipe import preserve_sets
+from forgetcli.recipe import clashes, preserve_sets
 from forgetcli.recipe.model import Concept, Document, Retained, composed, fill, target_prompt
 from forgetcli.recipe.problems import MOST_FAULTS, Sheet, clipped, did_you_mean
 from forgetcli.recipe.toml_lines import KeyPath
@@ -51,6 +51,7 @@ def contradictions(
 def doubts(document: Document, sheet: Sheet) -> Iterator[str]:
     """Warnings: allowed but probably unintended, one line each, with its place."""
     edits = {_folded(edit.prompt): edit for edit in _edits(document)}
+    yield from _clashing(document, edits, sheet)
     tables: dict[str, tuple[Concept | Retained, ...]] = {
         "concepts": document.concepts,
         "retain": document.retain,
@@ -101,6 +102,21 @@ def unjudged(document: Document, sheet: Sheet) -> Iterator[str]:
                 f"'{clipped(item.label or item.concept)}': forget eval cannot score it "
                 "(forget judges demo lists what it knows)"
             )
+
+
+def _clashing(document: Document, edited: Mapping[str, _Edit], sheet: Sheet) -> Iterator[str]:
+    """One line for each kind of evaluation prompt that uses words of the edit. Prompts that are
+    edited themselves have a warning of their own.
+    """
+    items = (*document.concepts, *document.retain)
+    prompts = [prompt for item in items for prompt in (*item.direct, *item.indirect)]
+    lines = clashes.in_words(
+        clashes.of_document(document, {p for p in prompts if _folded(p) in edited}),
+        retained=sum(len(item.direct) + len(item.indirect) for item in document.retain),
+        indirect=sum(len(concept.indirect) for concept in document.concepts),
+    )
+    for line in lines:
+        yield f"{sheet.name}: {line}"
 
 
 def _concepts(document: Document, sheet: Sheet) -> Iterator[ForgetError]:

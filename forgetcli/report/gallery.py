@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from forgetcli.evaluation.scores import good
+from forgetcli.evaluation.scores import counts, good
 from forgetcli.report.data_urls import image_url
 
 if TYPE_CHECKING:
-    from forgetcli.evaluation import Answer, Run, Subject
+    from forgetcli.evaluation import Answer, Question, Run, Subject
 
 SHOWN = 16  # pairs of a concept on the page; the others are in the folder
 LARGE = 640  # pixels; images at the top of the page
@@ -43,7 +43,7 @@ class Group:
 
     Attributes:
         forget: whether the model was edited to forget the concept.
-        count: images of prompts that the edit was not made with.
+        count: images that count in the scores; see `scores.counts`.
         failures: how many of those are not as intended.
         pairs: at most `SHOWN`, failures first.
     """
@@ -84,8 +84,11 @@ def _by_label(baseline: Run, edited: Run) -> dict[str, list[tuple[Answer, Answer
 
 
 def _group(label: str, rows: list[tuple[Answer, Answer]], subject: Subject) -> Group:
-    counted = [good(b, subject) for _, b in rows if b.question.prompt not in subject.edit_prompts]
-    rows = sorted(rows, key=lambda row: good(row[1], subject))
+    counted = [good(b, subject) for _, b in rows if counts(b.question, subject)]
+    # What is scored apart comes last: the first pairs of a concept are the ones that count.
+    rows = sorted(
+        rows, key=lambda row: (not counts(row[1].question, subject), good(row[1], subject))
+    )
     return Group(
         label=label,
         forget=label in subject.forgets,
@@ -99,7 +102,7 @@ def _pair(before: Answer, after: Answer, subject: Subject, side: int | None = No
     prompt, verdict = after.question.prompt, _verdict(after, subject)
     return Pair(
         prompt=prompt,
-        kind=after.question.kind + (", used by the edit" if prompt in subject.edit_prompts else ""),
+        kind=after.question.kind + _apart(after.question, subject),
         seed=after.seed,
         before=image_url(before.path, side),
         after=image_url(after.path, side),
@@ -108,6 +111,16 @@ def _pair(before: Answer, after: Answer, subject: Subject, side: int | None = No
         alt_before=f"“{prompt}” by the unedited model: judged {before.judged}",
         alt_after=f"“{prompt}” by {subject.name}: {verdict}",
     )
+
+
+def _apart(question: Question, subject: Subject) -> str:
+    """Why a question is scored apart; empty for one that counts."""
+    if counts(question, subject):
+        return ""
+    if question.prompt in subject.edit_prompts:
+        return ", used by the edit"
+    forget = question.label in subject.forgets
+    return ", shares the edit's words" if forget else ", names an erased concept"
 
 
 def _verdict(answer: Answer, subject: Subject) -> str:

@@ -61,6 +61,13 @@ def test_no_figure_of_eval_is_broken(width: int, models: int):
     assert "…" not in text and max(map(len, text.splitlines())) <= width
 
 
+def test_what_is_scored_apart_has_a_row_only_where_there_is_any():
+    assert "names erased" not in rendered(tables.shares(DATA), 60)
+    apart = {**SCORES, "retain_naming": 0.1, "retain_naming_ci": [0.02, 0.4], "retain_naming_n": 10}
+    text = rendered(tables.shares({**DATA, "models": [{**MODEL, "edited": apart}]}), 60)
+    assert re.search(r"names erased +– +10 % \(2–40\)", text) and "shares words" not in text
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_no_figure_of_verbose_apply_is_broken(width: int):
     assert rendered(tables.sites(SITES), width) == rendered(tables.sites(SITES), 500)

@@ -30,11 +30,12 @@ from forgetcli.evaluation.opened import opened
 from forgetcli.evaluation.questions import choices, of_recipe
 from forgetcli.evaluation.run_folder import claim
 from forgetcli.evaluation.scores import matrix, score, summary
-from forgetcli.evaluation.subjects import _labels, _targets, unused
+from forgetcli.evaluation.subjects import _labels, _targets, apart, unused
 from forgetcli.evaluation.verdicts import Log, look
 from forgetcli.generation.draw import batches
 from forgetcli.generation.images import ImageRequest, has_origin
 from forgetcli.progress import Silent
+from forgetcli.recipe import Concept
 from forgetcli.report.results import COLUMNS, write_csv, write_json, write_junit
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255)}
@@ -164,6 +165,35 @@ def test_prompts_that_the_edit_was_made_with_are_scored_apart(evaluation):
         data["concepts"]["red"]["edited"]["forget"] == 0.5
         and data["concepts"]["blue"]["edited"]["retain"] == 1.0
     )
+
+
+def test_prompts_with_words_of_the_edit_are_found_told_and_scored_apart(tmp_path):
+    recipe = SimpleNamespace(
+        concepts=(Concept(concept="red", target="blue", aliases=("like dark blood",)),),
+        edit_pairs=lambda: [("red", "blue"), ("like dark blood", "blue")],
+    )
+    rows = [
+        ("red", "a ruby", "indirect", False),
+        ("red", "drops of blood", "indirect", True),
+        ("red", "like dark blood", "indirect", False),  # edited itself: scored with those
+        ("red", "red paint", "direct", False),  # a direct prompt names it, as it should
+        ("blue", "a blue", "direct", True),
+        ("blue", "a blue, red style", "direct", False),
+    ]
+    judge, told = ColourJudge(), []
+    questions = [Question(label, label, prompt, kind) for label, prompt, kind, _ in rows]
+    found = apart(recipe, judge, questions, SimpleNamespace(note=told.append))
+    assert found == {("red", "drops of blood"), ("blue", "a blue, red style")}
+    assert [line.partition(":")[0] for line in told] == ["warning", "warning"]
+    assert "1 of 2 retain prompts name" in told[0] and "1 of 3 indirect prompts" in told[1]
+
+    subject = Subject("edited", base("edited"), frozenset({"red"}), frozenset({"like dark blood"}))
+    edited = run(tmp_path, replace(subject, apart=found), rows)
+    scores = score(edited.answers, edited.subject).as_dict()
+    assert (scores["forget"], scores["forget_n"]) == (1.0, 2)
+    assert (scores["retain"], scores["retain_n"]) == (1.0, 1)
+    assert (scores["forget_shared"], scores["forget_shared_n"]) == (0.0, 1)
+    assert (scores["retain_naming"], scores["retain_naming_n"]) == (0.0, 1)
 
 
 def test_nothing_measured_is_none_and_not_a_share(evaluation):

@@ -110,6 +110,11 @@ def test_only_what_should_stay_is_measured(extractor, tmp_path):
         10.0, 3, (10.0, 10.0)
     )
     assert made.extractor["name"] == "demo" and len(made.extractor["digest"]) == 64
+    # What names an erased concept is meant to change: it is no measure of quality.
+    naming = Subject("edited", base, frozenset({"gone"}), apart=frozenset({("a", "a")}))
+    unedited = Run(Subject("unedited", base), answers)
+    made = measure(unedited, Run(naming, answers), extractor, judge, Silent())
+    assert made.edited.distance.count == 2
     everything = Subject("edited", base, frozenset({"gone", "a", "b", "c"}))
     assert (
         measure(

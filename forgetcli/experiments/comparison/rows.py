@@ -178,6 +178,7 @@ def _pooled_scores(runs: Sequence[tuple[str, Run, Subject]]) -> Scores:
     answers: list[Answer] = []
     forgets: set[str] = set()
     edit_prompts: set[str] = set()
+    apart: set[tuple[str, str]] = set()
     for recipe, run, subject in runs:
         for answer in run.answers:
             question = replace(
@@ -188,9 +189,13 @@ def _pooled_scores(runs: Sequence[tuple[str, Run, Subject]]) -> Scores:
             answers.append(replace(answer, question=question))
         forgets |= {f"{recipe}: {label}" for label in subject.forgets}
         edit_prompts |= {f"{recipe}: {prompt}" for prompt in subject.edit_prompts}
+        apart |= {(f"{recipe}: {label}", f"{recipe}: {prompt}") for label, prompt in subject.apart}
     _, _, first = runs[0]
     pooled_subject = replace(
-        first, forgets=frozenset(forgets), edit_prompts=frozenset(edit_prompts)
+        first,
+        forgets=frozenset(forgets),
+        edit_prompts=frozenset(edit_prompts),
+        apart=frozenset(apart),
     )
     return score(answers, pooled_subject)
 

@@ -17,13 +17,14 @@ from forgetcli.errors import EditError, counted
 from forgetcli.evaluation import Answer, Question, Subject, run_folder
 from forgetcli.evaluation.run import UNEDITED, answered
 from forgetcli.evaluation.scores import score
+from forgetcli.evaluation.subjects import apart
 from forgetcli.evaluation.verdicts import look
 from forgetcli.experiments.tuning.recipe_file import RecipeSource, trial_overrides
 from forgetcli.experiments.tuning.space import SearchSpace
 from forgetcli.generation.draw import draw
 from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline import apply
-from forgetcli.progress import Observer, Stopwatch
+from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import Recipe
 
 TRIALS = "trials"  # the folder with a folder for each trial
@@ -154,6 +155,7 @@ class TrialRunner:
             forgets=frozenset(self.judge.label(c.concept, c.label) for c in self.recipe.concepts)
             - {None},
             edit_prompts=frozenset(prompt for prompt, _ in self.recipe.edit_pairs()),
+            apart=apart(self.recipe, self.judge, self.questions, Silent()),
         )
 
     def _requests(self) -> list[ImageRequest]:
