@@ -20,6 +20,7 @@ from forgetcli.cli.options import (
     ModelOption,
     QuietFlag,
     SetOption,
+    ThreadsOption,
     known_model,
     recipe_names,
 )
@@ -93,6 +94,7 @@ def apply(
     set_: SetOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
     link: Link = False,
     copy: Copy = False,
     force: ForceFlag = False,
@@ -114,7 +116,7 @@ def apply(
       forget apply art_styles --dry-run --json
       forget apply --delta edited-delta.safetensors -o edited
     """
-    sink = Sink("apply", json=json, quiet=quiet)
+    sink = Sink("apply", json=json, quiet=quiet, threads=threads)
     if link and copy:
         raise ForgetError("usage", "--link and --copy exclude each other", "leave one of them out")
     copying = "link" if link else ("copy" if copy else "reflink")

@@ -25,6 +25,7 @@ from forgetcli.cli.options import (
     QuietFlag,
     SeedOption,
     StepsOption,
+    ThreadsOption,
     existing_folder,
     known_model,
 )
@@ -143,6 +144,7 @@ def attack(
     guidance: Guidance = None,
     batch: Batch = 12,
     device: DeviceOption = None,
+    threads: ThreadsOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -166,7 +168,7 @@ def attack(
         # Before the launcher's state imports them.
         silence_libraries()
     main = distributed.current().main
-    sink = Sink("attack", json=json, quiet=quiet or not main)
+    sink = Sink("attack", json=json, quiet=quiet or not main, threads=threads)
     if replay is not None:
         if bounds:
             raise ForgetError(

@@ -20,6 +20,7 @@ from forgetcli.cli.options import (
     QuietFlag,
     SeedOption,
     StepsOption,
+    ThreadsOption,
     recipe_names,
 )
 from forgetcli.cli.sink import Sink
@@ -81,6 +82,7 @@ def compare(
     guidance: Guidance = None,
     batch: BatchOption = 8,
     device: DeviceOption = None,
+    threads: ThreadsOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -101,7 +103,7 @@ def compare(
     # Imported here: loads pydantic, which completion and help must not wait for.
     from forgetcli.experiments import comparison
 
-    sink = Sink("compare", json=json, quiet=quiet)
+    sink = Sink("compare", json=json, quiet=quiet, threads=threads)
     names = comparison.chosen(methods)
     loaded = [forgetcli.load_recipe(recipe) for recipe in recipes]
     for warning in (

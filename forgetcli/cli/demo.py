@@ -7,7 +7,13 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.options import DeviceOption, ForceFlag, JsonFlag, QuietFlag
+from forgetcli.cli.options import (
+    DeviceOption,
+    ForceFlag,
+    JsonFlag,
+    QuietFlag,
+    ThreadsOption,
+)
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, shares
 from forgetcli.progress import Stopwatch
@@ -26,6 +32,7 @@ def demo(
     output: Output = Path("demo"),
     recipe: Recipe = "art_styles",
     device: DeviceOption = None,
+    threads: ThreadsOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -40,7 +47,7 @@ def demo(
       forget demo
       forget demo --recipe objects -o demo-objects
     """
-    sink = Sink("demo", json=json, quiet=quiet)
+    sink = Sink("demo", json=json, quiet=quiet, threads=threads)
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.experiments import demo as story

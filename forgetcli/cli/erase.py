@@ -16,6 +16,7 @@ from forgetcli.cli.options import (
     JsonFlag,
     QuietFlag,
     SeedOption,
+    ThreadsOption,
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
@@ -113,6 +114,7 @@ def erase(
     config: ConfigOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
     force: ForceFlag = False,
     lenient: Lenient = False,
     dry_run: DryRun = False,
@@ -130,7 +132,7 @@ def erase(
       forget erase "van gogh" --to "oil painting" --alias "starry night" --force
       forget erase penguin --dry-run > penguin.toml
     """
-    sink = Sink("erase", json=json, quiet=quiet)
+    sink = Sink("erase", json=json, quiet=quiet, threads=threads)
     if not dry_run:
         atomic.refuse_existing(output, force=force)
     with sink.observer() as observer:

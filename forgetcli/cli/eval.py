@@ -23,6 +23,7 @@ from forgetcli.cli.options import (
     QuietFlag,
     SeedOption,
     StepsOption,
+    ThreadsOption,
     existing_folder,
     finite,
 )
@@ -178,6 +179,7 @@ def evaluate(
     batch: BatchOption = 8,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
     force: ForceFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
@@ -209,7 +211,7 @@ def evaluate(
         # Before the launcher's state imports them.
         silence_libraries()
     main = distributed.current().main
-    sink = Sink("eval", json=json, quiet=quiet or not main)
+    sink = Sink("eval", json=json, quiet=quiet or not main, threads=threads)
     for warning in prompt_set.warnings if prompt_set else ():
         sink.remark(warning, title="warning")
     with sink.observer() as observer:

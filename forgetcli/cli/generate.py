@@ -18,6 +18,7 @@ from forgetcli.cli.options import (
     QuietFlag,
     SeedOption,
     StepsOption,
+    ThreadsOption,
     finite,
     known_model,
 )
@@ -126,6 +127,7 @@ def generate(
     batch: Batch = 8,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
+    threads: ThreadsOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -138,7 +140,7 @@ def generate(
       forget generate --prompts prompts.txt
       echo "a monet painting of a cat" | forget generate -p - --json
     """
-    sink = Sink("generate", json=json, quiet=quiet)
+    sink = Sink("generate", json=json, quiet=quiet, threads=threads)
     requested = [*(prompts or ()), *_read(prompts_file)]
     if not requested:
         raise ForgetError(

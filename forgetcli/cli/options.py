@@ -117,6 +117,15 @@ DtypeOption = Annotated[
     Dtype | None,
     typer.Option("--dtype", show_default="float32", help="Dtype that the model runs in."),
 ]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        show_default="OMP_NUM_THREADS, else one a core",
+        help="CPU threads to compute with.",
+    ),
+]
 StepsOption = Annotated[
     int,
     typer.Option("--steps", min=1, help="Sampler steps for each image."),

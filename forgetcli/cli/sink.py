@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from forgetcli import threads
 from forgetcli.cli import progress, stdout
 from forgetcli.cli.visible import one_line, visible, visible_json
 from forgetcli.progress import Observer, Silent, Stopwatch
@@ -37,10 +38,19 @@ class Sink:
 
     Args:
         command: the command's name as in ``--json``: ``recipe show``.
+        threads: as ``--threads`` says.
     """
 
-    def __init__(self, command: str, *, json: bool = False, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        command: str,
+        *,
+        json: bool = False,
+        quiet: bool = False,
+        threads: int | None = None,
+    ) -> None:
         self.command = command
+        self.threads = threads
         self.mode = Mode.JSON if json else Mode.QUIET if quiet else Mode.HUMAN
         self.quiet = quiet
         self.watch = Stopwatch()
@@ -90,9 +100,19 @@ class Sink:
         """A line on stderr that says why the exit code is 1, also with ``--quiet``."""
         typer.echo(one_line(message), err=True)
 
+    def _set_threads(self) -> None:
+        """Set the number of threads, before libraries are loaded that read it once."""
+        chosen = threads.is_chosen(self.threads)
+        used = threads.use(self.threads)
+        if not chosen:
+            advice = threads.advice(used, threads.physical_cores(), threads.others_running())
+            if advice:
+                self.remark(advice, title="note")
+
     @contextmanager
     def observer(self) -> Iterator[Observer]:
         """Progress for a command that computes; libraries are silenced."""
+        self._set_threads()
         progress.silence_libraries()
         if self.quiet:
             yield Silent()

@@ -19,6 +19,7 @@ from forgetcli.cli.options import (
     SeedOption,
     SetOption,
     StepsOption,
+    ThreadsOption,
     finite,
 )
 from forgetcli.cli.sink import Sink
@@ -83,6 +84,7 @@ def tune(
     output: Output = Path("tune"),
     set_: SetOption = None,
     device: DeviceOption = None,
+    threads: ThreadsOption = None,
     batch: BatchOption = 8,
     force: ForceFlag = False,
     json: JsonFlag = False,
@@ -100,7 +102,7 @@ def tune(
       forget tune objects --method uce -o tune-uce
       forget apply tune/tuned.toml
     """
-    sink = Sink("tune", json=json, quiet=quiet)
+    sink = Sink("tune", json=json, quiet=quiet, threads=threads)
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.experiments import tuning

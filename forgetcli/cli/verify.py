@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forgetcli.cli.options import JsonFlag, QuietFlag
+from forgetcli.cli.options import (
+    JsonFlag,
+    QuietFlag,
+    ThreadsOption,
+)
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.visible import one_line
 from forgetcli.errors import counted
@@ -63,6 +67,7 @@ def verify(
     rebuild: Rebuild = False,
     signature: Signature = None,
     key: Key = None,
+    threads: ThreadsOption = None,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -82,7 +87,7 @@ def verify(
     # Imported here: loads torch or pydantic, which completion and help must not wait for.
     from forgetcli.verification import audit
 
-    sink = Sink("verify", json=json, quiet=quiet)
+    sink = Sink("verify", json=json, quiet=quiet, threads=threads)
     if rebuild:
         with sink.observer() as observer:
             verdict = audit.verify(

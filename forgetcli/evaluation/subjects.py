@@ -168,7 +168,8 @@ def apart(
             clash = clashes.of_indirect(erased, [question.prompt], concepts[question.label])
         if question.prompt in edited:
             continue
-        found |= {(question.label, question.prompt): each for each in clash}
+        for each in clash:
+            found[question.label, question.prompt] = each
     for line in clashes.in_words(found.values(), retained, indirect):
         observer.note(f"warning: {line}")
     return frozenset(found)

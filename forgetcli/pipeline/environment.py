@@ -7,7 +7,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from forgetcli import __version__
+from forgetcli import __version__, threads
 from forgetcli.bundled import recipes
 from forgetcli.editing import moment_cache
 
@@ -41,6 +41,7 @@ def report() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
+        "threads": threads.default(),
         "cache_dir": str(moment_cache.default_folder()),
         "recipes_dir": str(recipes.folder()),
     }

@@ -17,8 +17,8 @@ from forgetcli.recipe.model import Concept, Document, composed
 from forgetcli.recipe.problems import clipped
 
 # Words that say nothing about a concept: function words, and those that only frame a prompt.
-STOP_WORDS = frozenset(
-    """a about above across after again against all along am among an and another any are around as
+_FUNCTION_WORDS = """
+    a about above across after again against all along am among an and another any are around as
     at be because been before behind being below beneath beside between beyond both but by can could
     did do does doing down during each every few for from had has have having he her here him his
     how i if in inside into is it its just like many may me more most my near no nor not of off on
@@ -26,10 +26,13 @@ STOP_WORDS = frozenset(
     something such than that the their them then there these they this those through to too toward
     towards two under until up upon us very was we were what when where which while who whom whose
     why will with within without would you your s t
-    art artwork artworks depicting depicted drawing drawings drawn image images made painted painting
-    paintings people person photo photograph photographs photos picture pictures rendered rendering
-    showing shown style styled styles""".split()
-)
+"""
+_FRAMES = """
+    art artwork artworks depicting depicted drawing drawings drawn image images made painted
+    painting paintings people person photo photograph photographs photos picture pictures rendered
+    rendering showing shown style styled styles
+"""
+STOP_WORDS = frozenset((_FUNCTION_WORDS + _FRAMES).split())
 _WORD = re.compile(r"[^\W_]+")
 _VOWEL = re.compile(r"[aeiouy]")
 # The longest first. Letters that a stem shares with another word's stem do less harm here than a

@@ -1,0 +1,66 @@
+"""The number of threads: who decides it, and what is said on a busy machine."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from forgetcli import threads
+from forgetcli.cli.sink import Sink
+
+
+@pytest.fixture
+def two_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four CPUs of two cores, nothing chosen."""
+    for cpu, siblings in enumerate(("0,2", "1,3", "0,2", "1,3")):
+        folder = tmp_path / f"cpu{cpu}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(siblings + "\n")
+    monkeypatch.setattr(threads, "_CPUS", tmp_path)
+    monkeypatch.setattr(threads, "_QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    monkeypatch.delenv(threads.VARIABLE, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("requested", "variable", "used"),
+    [(None, None, 2), (None, "1", 1), (None, "3,2", 3), (None, "many", 2), (4, "1", 4)],
+)
+def test_the_option_wins_then_the_variable_then_cores(
+    two_cores, monkeypatch, requested, variable, used
+):
+    if variable:
+        monkeypatch.setenv(threads.VARIABLE, variable)
+    assert threads.use(requested) == used
+    assert os.environ[threads.VARIABLE] == str(used)  # for the processes that this one starts
+
+
+def test_a_quota_limits_the_cores(two_cores, tmp_path):
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert threads.physical_cores() == 1
+
+
+def test_a_busy_machine_is_told_of_unless_somebody_has_chosen(two_cores, monkeypatch, capsys):
+    monkeypatch.setattr(threads, "others_running", lambda: 1.2)
+    with Sink("apply").observer():
+        pass
+    assert "--threads 1 is likely faster than the default of 2" in capsys.readouterr().err
+    for sink in (Sink("apply", threads=2), Sink("apply", quiet=True)):
+        with sink.observer():
+            pass
+        assert capsys.readouterr().err == ""
+    assert threads.advice(2, cores=2, others=0.4) == ""
+    assert threads.advice(2, cores=8, others=5) == ""
+
+
+def test_what_has_just_ended_is_no_load(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (2.0, 1.0, 1.0))
+    monkeypatch.setattr(threads, "_LOAD", tmp_path / "loadavg")
+    (tmp_path / "loadavg").write_text("2.00 1.00 1.00 1/400 77\n")
+    assert threads.others_running() == 0
+    (tmp_path / "loadavg").write_text("2.00 1.00 1.00 4/400 77\n")
+    assert threads.others_running() == 2
