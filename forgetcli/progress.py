@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -33,6 +33,50 @@ class Silent:
     def advance(self, steps: int = 1, **figures: float) -> None: ...
     def note(self, message: str) -> None: ...
     def done(self) -> None: ...
+
+
+class Stages:
+    """An observer that says which stage of how many a step belongs to: ``2/4 editing: refinement``.
+
+    Args:
+        observer: gets every call, with numbered names.
+        names: of all stages, in the order in which they come. One may be left out.
+    """
+
+    def __init__(self, observer: Observer, names: Sequence[str]) -> None:
+        self._observer = observer
+        self._names = tuple(names)
+        self._name = self._head = ""
+
+    def enter(self, name: str) -> None:
+        """The stage of this name begins; its steps follow."""
+        place = self._names.index(name) + 1
+        self._name, self._head = name, f"{place}/{len(self._names)} {name}"
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        steps = "" if name == self._name else f": {name}"
+        self._observer.stage(f"{self._head}{steps}" if self._head else name, total)
+
+    def advance(self, steps: int = 1, **figures: float) -> None:
+        self._observer.advance(steps, **figures)
+
+    def note(self, message: str) -> None:
+        self._observer.note(message)
+
+    def done(self) -> None:
+        self._observer.done()
+
+
+def enter(observer: Observer, name: str, *, alone: bool = False) -> None:
+    """Begin a stage, where the observer numbers stages; nothing for one that does not.
+
+    Args:
+        alone: it has no steps of its own that will be reported.
+    """
+    if isinstance(observer, Stages):
+        observer.enter(name)
+        if alone:
+            observer.stage(name)
 
 
 class Stopwatch:

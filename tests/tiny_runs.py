@@ -5,6 +5,7 @@ however they ended.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 from forked import Forks
@@ -119,9 +120,11 @@ def assert_resumed(forget: Forks, place: Path, whole: Path) -> None:
 
 def stages(told: str) -> list[str]:
     """The stages of which plain progress lines say that they began."""
+    # "2/4 editing: refinement: 6 steps" → "refinement: 6 steps"
+    lines = [re.sub(r"^\d+/\d+ ([\w ]+: )?", "", line) for line in told.splitlines()]
     begun = [
         line.removesuffix(" …").rpartition(": ")
-        for line in told.splitlines()
+        for line in lines
         if line.endswith(" …") or (": " in line and line.endswith(" steps"))
     ]
     return [name or last for name, _, last in begun]

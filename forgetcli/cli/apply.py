@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
     DryRunFlag,
+    Dtype,
     DtypeOption,
     ForceFlag,
     JsonFlag,
@@ -24,10 +26,11 @@ from forgetcli.cli.options import (
     known_model,
     recipe_names,
 )
-from forgetcli.cli.progress import silence_hub
+from forgetcli.cli.progress import opening, silence_hub
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import extent, facts, outcome, plan, sites
 from forgetcli.errors import ForgetError
+from forgetcli.progress import Stages
 
 if TYPE_CHECKING:
     from forgetcli.recipe import Recipe
@@ -137,8 +140,14 @@ def apply(
     if dry_run:
         _plan(loaded, model, config, output, device, dtype.value if dtype else None, sink)
         return
-    with sink.observer() as observer:
-        # Loads torch, after the libraries have been silenced.
+    with sink.observer() as shown:
+        # Imported here: loads torch, after the libraries have been silenced.
+        from forgetcli.pipeline.apply import STAGES
+
+        observer = Stages(shown, STAGES)
+        observer.note(
+            opening(STAGES, output, _estimate(loaded, model, config, device, dtype, sink))
+        )
         result = forgetcli.apply(
             loaded,
             model=model,
@@ -157,6 +166,28 @@ def apply(
     prompt = (*first.indirect, *first.direct, first.concept)[0]
     command = ["forget", "generate", prompt, "--model", str(output), "--compare-base"]
     sink.remark(shlex.join(command), title="next")
+
+
+def _estimate(
+    recipe: Recipe,
+    model: str | None,
+    config: str | None,
+    device: str | None,
+    dtype: Dtype | None,
+    sink: Sink,
+) -> float | None:
+    """Estimated seconds of an edit, for somebody who is watching; else None.
+
+    The estimate takes a second or two, which a script should not pay for.
+    """
+    if sink.quiet or not sys.stderr.isatty():
+        return None
+    # Imported here: loads torch.
+    from forgetcli.pipeline.plan import plan as make_plan
+
+    named = dtype.value if dtype else None
+    planned = make_plan(recipe, model=model, config=config, device=device, dtype=named)
+    return planned.estimates.seconds
 
 
 def _apply_delta(

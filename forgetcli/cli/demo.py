@@ -16,7 +16,8 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, shares
-from forgetcli.progress import Stopwatch
+from forgetcli.errors import counted
+from forgetcli.progress import Stages, Stopwatch, enter
 
 Output = Annotated[
     Path,
@@ -48,17 +49,23 @@ def demo(
       forget demo --recipe objects -o demo-objects
     """
     sink = Sink("demo", json=json, quiet=quiet, threads=threads)
-    with sink.observer() as observer:
+    with sink.observer() as shown:
         # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.experiments import demo as story
         from forgetcli.report import demo as report
 
-        watch = Stopwatch()
+        observer, watch = Stages(shown, story.STAGES), Stopwatch()
+        observer.note(
+            f"{counted(len(story.STAGES), 'stage')}: {', '.join(story.STAGES)}; about a minute on "
+            "two idle cores, several on a busy machine"
+        )
         result = story.run(
             output, recipe=recipe, device=device, force=force, observer=observer, watch=watch
         )
+        enter(observer, "report", alone=True)
         with watch.stage("report"):
             files = report.write(output, result, command=f"forget demo --recipe {recipe}")
+        observer.done()
     data = {
         "report": str(files.page),
         "grid": str(files.sheet),

@@ -18,9 +18,11 @@ from forgetcli.cli.options import (
     SeedOption,
     ThreadsOption,
 )
+from forgetcli.cli.progress import opening
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
 from forgetcli.pipeline.drafting.draft import Options
+from forgetcli.progress import Observer, Stages
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
@@ -135,10 +137,15 @@ def erase(
     sink = Sink("erase", json=json, quiet=quiet, threads=threads)
     if not dry_run:
         atomic.refuse_existing(output, force=force)
-    with sink.observer() as observer:
+    with sink.observer() as shown:
         # Imported here: load torch, after the libraries have been silenced.
         from forgetcli.experiments import erase as erasing
         from forgetcli.report.pairs import Pair, write_sheet
+
+        observer: Observer = shown
+        if not dry_run:
+            observer = Stages(shown, erasing.STAGES)
+            observer.note(opening(erasing.STAGES, output))
 
         place: dict[str, Any] = {
             "model": model,

@@ -24,6 +24,8 @@ _RESUMED = "run the same command again: it goes on with the images that are fini
 _GO_ON = {
     "apply": "no model was written; run the same command again: second moments that were finished "
     "are in the cache",
+    "erase": "run the same command again, with --force if the edited model was written already: "
+    "second moments and images that were finished are used again",
     "generate": _RESUMED,
     "eval": _RESUMED,
     "demo": "run the same command again: it goes on with the edit and the images that are finished",

@@ -7,8 +7,9 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli.cli.errors import debugging
@@ -157,6 +158,22 @@ class Lines:
 
     def _left(self, now: float) -> str:
         return time_left(self.steps, self.total, now - self.start)
+
+
+def opening(names: Sequence[str], output: Path, estimate: float | None = None) -> str:
+    """What an edit will do and how long it takes: as long as the one that it replaces, or as
+    estimated.
+    """
+    # Imported here: loads torch, which the edit needs as well.
+    from forgetcli.pipeline.apply import last_seconds
+
+    line = f"{counted(len(names), 'stage')}: {', '.join(names)}"
+    last = last_seconds(output)
+    if last is not None:
+        return f"{line}; the edit that is now in {output} took {duration(last)}"
+    if estimate is None:
+        return line
+    return f"{line}; about {f'{estimate:.0f} s' if estimate < 60 else duration(estimate)}"
 
 
 def time_left(steps: float, total: float | None, seconds: float) -> str:

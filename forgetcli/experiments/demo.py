@@ -11,9 +11,13 @@ from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Evaluation, evaluate
+from forgetcli.pipeline.apply import STAGES as EDIT_STAGES
 from forgetcli.pipeline.apply import apply
-from forgetcli.progress import Observer, Silent, Stopwatch
+from forgetcli.progress import Observer, Silent, Stopwatch, enter
 from forgetcli.recipe import Recipe
+
+# For `progress.Stages`. The last one is the caller's, who writes the report.
+STAGES = (*EDIT_STAGES, "images and scores", "report")
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ def run(
             observer.note(f"{edited}: the edit of an earlier run is used again")
         else:
             apply(loaded, output=edited, device=device, force=True, observer=observer)
+    enter(observer, "images and scores")
     with watch.stage("evaluate"):
         evaluation = evaluate(
             edited,

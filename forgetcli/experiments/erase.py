@@ -12,12 +12,14 @@ from forgetcli import recipe as recipes
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.generation.draw import generate
 from forgetcli.generation.images import GeneratedImage
+from forgetcli.pipeline.apply import STAGES as EDIT_STAGES
 from forgetcli.pipeline.apply import ApplyResult, apply
 from forgetcli.pipeline.drafting.draft import OPTIONS, Draft, Options, draft
 from forgetcli.pipeline.drafting.text import recipe_text
-from forgetcli.progress import Observer, Silent, Stopwatch
+from forgetcli.progress import Observer, Silent, Stopwatch, enter
 from forgetcli.recipe import Recipe
 
+STAGES = ("drafting", *EDIT_STAGES, "images")  # for `progress.Stages`
 KEPT = 2  # pictures of near concepts for each concept that is erased
 
 
@@ -82,6 +84,8 @@ def drafted(
     Raises:
         ForgetError: what was asked for cannot be; see `drafting.draft.draft`.
     """
+    observer = observer or Silent()
+    enter(observer, "drafting")
     base = checkpoint.resolve(model, config=config)
     loaded = models.load(base, device=device, dtype=dtype, observer=observer)
     made = draft(loaded, concepts, options, observer)
@@ -128,6 +132,7 @@ def run(
     pictures: tuple[GeneratedImage, ...] = ()
     prompts = shown(made.draft, count)
     if prompts:
+        enter(observer, "images")
         with watch.stage("images"):
             pictures = generate(
                 prompts,

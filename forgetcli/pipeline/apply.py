@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING, Any
 
 from forgetcli import __version__, methods, models
 from forgetcli.artifact import card, ledger, ledger_extension, patch, statement
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.bundled import word_lists
 from forgetcli.editing.check import Check, check
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.errors import ForgetError
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.job import Job, ModelId, prepare
 from forgetcli.pipeline.task import task_of
-from forgetcli.progress import Observer, Silent, Stopwatch
+from forgetcli.progress import Observer, Silent, Stopwatch, enter
 from forgetcli.storage import atomic
 from forgetcli.storage.copying import Copying
 from forgetcli.storage.files import refuse_overlap
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from forgetcli.models.base import LoadedModel
     from forgetcli.recipe import Recipe
 
+# The stages of an edit, for `progress.Stages`.
+STAGES = ("loading", "editing", "checking", "writing")
 PACKAGES = ("torch", "diffusers", "transformers", "safetensors")
 
 
@@ -125,20 +129,36 @@ def apply(
     previous = PreviousEdits(job.base)
     with atomic.publishing(output, force=force) as staging:
         patch.check_room(job.base, staging, output, copying)
+        enter(observer, "loading", alone=True)
         with watch.stage("load"):
             loaded = models.load(job.base, device=device, dtype=dtype, observer=observer)
+        enter(observer, "editing")
         with watch.stage("edit"):
             task = task_of(job.recipe, job.base, cache or MomentCache(), previous, loaded.tokenizer)
             algorithm = methods.load_edit(job.recipe.method)
             edit = algorithm(loaded, task, job.parameters, observer)
             edit = replace(edit, moments=(*edit.moments, *_sets(job.recipe)))
+        enter(observer, "checking")
         with watch.stage("check"):
             checked = _checked(loaded, edit, task, strict, observer)
+        enter(observer, "writing")
         with watch.stage("write"):
             observer.stage("writing")
             sites = _write(job, loaded, edit, checked, previous, staging, copying, started)
     observer.done()
     return _result(job, output, edit, checked, sites, watch)
+
+
+def last_seconds(output: Path | str) -> float | None:
+    """How long the edit at `output` took, by its manifest; None if it does not say."""
+    try:
+        metadata = EditedModel.open(output).manifest.run_details["metadata"]
+        began, ended = (
+            datetime.fromisoformat(metadata[key]) for key in ("startedOn", "finishedOn")
+        )
+        return (ended - began).total_seconds()
+    except (ForgetError, KeyError, TypeError, ValueError):
+        return None
 
 
 def _result(

@@ -16,8 +16,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from forgetcli.cli.app import app
-from forgetcli.cli.progress import Bars, Lines
+from forgetcli.cli.progress import Bars, Lines, opening
 from forgetcli.errors import ForgetError
+from forgetcli.progress import Stages, enter
 
 # progress
 
@@ -52,6 +53,30 @@ def test_plain_lines_come_seldom_and_tell_the_time_left():
         "writing …",
         "writing: done in 0.0 s",
     ]
+
+
+def test_stages_are_numbered_and_an_observer_without_numbers_is_left_alone():
+    written: list[str] = []
+    staged = Stages(Lines(written.append, Clock()), ("loading", "editing", "writing"))
+    enter(staged, "loading", alone=True)
+    enter(staged, "editing")
+    staged.stage("refinement", 6)
+    enter(staged, "writing")
+    staged.stage("writing")
+    assert [line for line in written if "done" not in line] == [
+        "1/3 loading …",
+        "2/3 editing: refinement: 6 steps",
+        "3/3 writing …",
+    ]
+    enter(Lines(written.append, Clock()), "loading", alone=True)
+    assert written[-1] == "3/3 writing …"
+
+
+def test_an_opening_line_has_stages_and_the_time_of_the_edit_that_is_there(tmp_path, monkeypatch):
+    assert opening(("a", "b"), tmp_path) == "2 stages: a, b"
+    assert opening(("a",), tmp_path, 125.4) == "1 stage: a; about 2 min 05 s"
+    monkeypatch.setattr("forgetcli.pipeline.apply.last_seconds", lambda output: 21.3)
+    assert opening(("a",), Path("x"), 99.0) == "1 stage: a; the edit that is now in x took 21.3 s"
 
 
 def test_a_stage_that_was_cut_short_is_not_called_done():
@@ -368,7 +393,7 @@ def test_demo_shows_the_scores_and_where_things_lie(invoke, monkeypatch: pytest.
     module = type(sys)("forgetcli.experiments.demo")
     monkeypatch.setitem(sys.modules, "forgetcli.experiments.demo", module)
     monkeypatch.setattr("forgetcli.experiments.demo", module, raising=False)
-    module.run = lambda *positional, **named: story
+    module.run, module.STAGES = (lambda *positional, **named: story), ("editing", "report")
     monkeypatch.setattr("forgetcli.report.demo.write", lambda *positional, **named: files)
     human = invoke("demo").stdout
     assert (

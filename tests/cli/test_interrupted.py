@@ -66,8 +66,11 @@ def assert_interrupted(run: Told, what: str = "SIGINT") -> None:
 # apply
 
 APPLY_STAGES = {  # where the signal comes; the stages begun by then
-    "loading": (Strike("forgetcli.models:load"), []),
-    "loading the encoder": (Strike("forgetcli.models.components:network", after=True), []),
+    "loading": (Strike("forgetcli.models:load"), ["loading"]),
+    "loading the encoder": (
+        Strike("forgetcli.models.components:network", after=True),
+        ["loading"],
+    ),
     "second moments": (
         Strike("forgetcli.models.families.sd:StableDiffusion.keys", after=True),
         ["second moments of preserve prompts"],
