@@ -41,15 +41,20 @@ class Stages:
     Args:
         observer: gets every call, with numbered names.
         names: of all stages, in the order in which they come. One may be left out.
+        opening: a line above the first stage, which comes after the checks of the arguments.
     """
 
-    def __init__(self, observer: Observer, names: Sequence[str]) -> None:
+    def __init__(self, observer: Observer, names: Sequence[str], opening: str = "") -> None:
         self._observer = observer
+        self._opening = opening
         self._names = tuple(names)
         self._name = self._head = ""
 
     def enter(self, name: str) -> None:
         """The stage of this name begins; its steps follow."""
+        if self._opening:
+            self.note(self._opening)
+            self._opening = ""
         place = self._names.index(name) + 1
         self._name, self._head = name, f"{place}/{len(self._names)} {name}"
 

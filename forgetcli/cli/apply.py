@@ -144,10 +144,8 @@ def apply(
         # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.pipeline.apply import STAGES
 
-        observer = Stages(shown, STAGES)
-        observer.note(
-            opening(STAGES, output, _estimate(loaded, model, config, device, dtype, sink))
-        )
+        seconds = _estimate(loaded, model, config, device, dtype, sink)
+        observer = Stages(shown, STAGES, opening(STAGES, output, seconds))
         result = forgetcli.apply(
             loaded,
             model=model,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from forgetcli.cli.options import (
     BatchOption,
     ConfigOption,
     DeviceOption,
+    DryRunFlag,
+    DtypeOption,
     ForceFlag,
     JsonFlag,
     ModelOption,
@@ -24,7 +26,7 @@ from forgetcli.cli.options import (
     recipe_names,
 )
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, methods
+from forgetcli.cli.tables import facts, methods, preview
 
 if TYPE_CHECKING:
     from forgetcli.report import Files
@@ -82,8 +84,10 @@ def compare(
     guidance: Guidance = None,
     batch: BatchOption = 8,
     device: DeviceOption = None,
+    dtype: DtypeOption = None,
     threads: ThreadsOption = None,
     force: ForceFlag = False,
+    dry_run: DryRunFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -99,6 +103,7 @@ def compare(
       forget compare art_styles
       forget compare art_styles --methods nullspace,uce --quick
       forget compare art_styles objects scenes -n 4 -o all-methods --json
+      forget compare art_styles --dry-run
     """
     # Imported here: loads pydantic, which completion and help must not wait for.
     from forgetcli.experiments import comparison
@@ -110,28 +115,40 @@ def compare(
         warning for recipe in loaded for warning in recipe.warnings_on(model or recipe.model)
     ):
         sink.remark(warning, title="warning")
+    both: dict[str, Any] = {
+        "methods": names,
+        "model": model,
+        "config": config,
+        "images": images,
+        "judge": judge,
+        "judge_options": settings(judge_set or ()),
+        "features": features,
+        "quick": quick,
+        "output": output,
+        "device": device,
+        "dtype": dtype.value if dtype else "float32",
+        "force": force,
+    }
+    if dry_run:
+        with sink.observer():
+            # Imported here: loads torch, after the libraries have been silenced.
+            from forgetcli.experiments import preview as previews
+
+            planned = previews.of_comparison(loaded, **both).as_dict()
+        sink.result(planned, human=lambda: preview(planned), quiet=())
+        return
     with sink.observer() as observer:
         # Imported here: loads matplotlib and jinja2, after the libraries have been silenced.
         from forgetcli.report import comparison as report
 
         result = comparison.compare(
             loaded,
-            methods=names,
-            model=model,
-            config=config,
-            images=images,
             seed=seed,
             steps=steps,
             guidance=guidance,
-            judge=judge,
-            judge_options=settings(judge_set or ()),
-            features=features,
-            quick=quick,
-            output=output,
-            device=device,
             batch=batch,
-            force=force,
             observer=observer,
+            **both,
         )
     data = result.as_dict()
     files = report.write(output, result, data, command=command_line())

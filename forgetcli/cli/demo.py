@@ -9,13 +9,14 @@ import typer
 
 from forgetcli.cli.options import (
     DeviceOption,
+    DryRunFlag,
     ForceFlag,
     JsonFlag,
     QuietFlag,
     ThreadsOption,
 )
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, shares
+from forgetcli.cli.tables import facts, preview, shares
 from forgetcli.errors import counted
 from forgetcli.progress import Stages, Stopwatch, enter
 
@@ -35,6 +36,7 @@ def demo(
     device: DeviceOption = None,
     threads: ThreadsOption = None,
     force: ForceFlag = False,
+    dry_run: DryRunFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -47,18 +49,27 @@ def demo(
     Examples:
       forget demo
       forget demo --recipe objects -o demo-objects
+      forget demo --dry-run
     """
     sink = Sink("demo", json=json, quiet=quiet, threads=threads)
+    if dry_run:
+        with sink.observer():
+            # Imported here: loads torch, after the libraries have been silenced.
+            from forgetcli.experiments import preview as previews
+
+            planned = previews.of_demo(output, recipe=recipe, device=device, force=force).as_dict()
+        sink.result(planned, human=lambda: preview(planned), quiet=())
+        return
     with sink.observer() as shown:
         # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.experiments import demo as story
         from forgetcli.report import demo as report
 
-        observer, watch = Stages(shown, story.STAGES), Stopwatch()
-        observer.note(
+        opening = (
             f"{counted(len(story.STAGES), 'stage')}: {', '.join(story.STAGES)}; about a minute on "
             "two idle cores, several on a busy machine"
         )
+        observer, watch = Stages(shown, story.STAGES, opening), Stopwatch()
         result = story.run(
             output, recipe=recipe, device=device, force=force, observer=observer, watch=watch
         )

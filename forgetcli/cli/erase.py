@@ -144,8 +144,7 @@ def erase(
 
         observer: Observer = shown
         if not dry_run:
-            observer = Stages(shown, erasing.STAGES)
-            observer.note(opening(erasing.STAGES, output))
+            observer = Stages(shown, erasing.STAGES, opening(erasing.STAGES, output))
 
         place: dict[str, Any] = {
             "model": model,

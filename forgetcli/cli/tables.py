@@ -108,6 +108,33 @@ def plan(data: Mapping[str, Any]) -> list[str | Table]:
     return parts
 
 
+def preview(data: Mapping[str, Any]) -> list[str | Table]:
+    """The output of ``--dry-run`` of ``demo``, ``compare`` and ``tune``."""
+    rows = [
+        [
+            edit["recipe"],
+            edit["method"],
+            edit["model"],
+            "finished" if edit["finished"] else "to be made",
+            "–" if edit["seconds"] is None else f"{edit['seconds']:.0f} s",
+        ]
+        for edit in data["edits"]
+    ]
+    images = counted(data["images"], "image")
+    if data["trials"]:
+        images = f"at most {images}, for {counted(data['trials'], 'trial')} and the unedited model"
+    lines = {
+        "images": f"{images}; {counted(data['prompts'], 'evaluation prompt')}",
+        "searched": data["searched"],
+        "output": data["output"],
+    }
+    return [
+        table(("recipe", "method", "model", "edit", ">about"), rows),
+        facts(lines),
+        "dry run: nothing was written",
+    ]
+
+
 def estimates(data: Mapping[str, Any]) -> str:
     """Estimated time, memory and disk."""
     time = memory = "unknown for this method or model"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,7 @@ from forgetcli.cli.options import (
     BatchOption,
     ConfigOption,
     DeviceOption,
+    DryRunFlag,
     ForceFlag,
     JsonFlag,
     ModelOption,
@@ -23,7 +24,7 @@ from forgetcli.cli.options import (
     finite,
 )
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, search
+from forgetcli.cli.tables import facts, preview, search
 
 Method = Annotated[
     str | None,
@@ -87,6 +88,7 @@ def tune(
     threads: ThreadsOption = None,
     batch: BatchOption = 8,
     force: ForceFlag = False,
+    dry_run: DryRunFlag = False,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -100,9 +102,29 @@ def tune(
     Examples:
       forget tune objects --trials 40 --minutes 60
       forget tune objects --method uce -o tune-uce
+      forget tune objects --dry-run
       forget apply tune/tuned.toml
     """
     sink = Sink("tune", json=json, quiet=quiet, threads=threads)
+    both: dict[str, Any] = {
+        "method": method,
+        "overrides": set_ or (),
+        "model": model,
+        "config": config,
+        "trials": trials,
+        "images": images,
+        "judge": judge,
+        "output": output,
+        "device": device,
+    }
+    if dry_run:
+        with sink.observer():
+            # Imported here: loads torch, after the libraries have been silenced.
+            from forgetcli.experiments import preview as previews
+
+            planned = previews.of_search(recipe, **both).as_dict()
+        sink.result(planned, human=lambda: preview(planned), quiet=())
+        return
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.experiments import tuning
@@ -110,21 +132,13 @@ def tune(
 
         result = tuning.tune(
             recipe,
-            method=method,
-            overrides=set_ or (),
-            model=model,
-            config=config,
-            trials=trials,
             minutes=minutes,
-            images=images,
             seed=seed,
             steps=steps,
-            judge=judge,
-            output=output,
-            device=device,
             batch=batch,
             force=force,
             observer=observer,
+            **both,
         )
         front = output / FRONT
         write_front(front, result)

@@ -59,7 +59,7 @@ def run(
     loaded = recipes.load(recipe)
     edited = output / "edited"
     with watch.stage("apply"):
-        if not force and _is_finished(edited, loaded):
+        if not force and is_finished(edited, loaded):
             observer.note(f"{edited}: the edit of an earlier run is used again")
         else:
             apply(loaded, output=edited, device=device, force=True, observer=observer)
@@ -78,7 +78,7 @@ def run(
     return Demo(recipe=loaded, edited=edited, evaluation=evaluation)
 
 
-def _is_finished(folder: Path, recipe: Recipe) -> bool:
+def is_finished(folder: Path, recipe: Recipe) -> bool:
     """Whether the folder holds the recipe's model, edited by it and by nothing else, unchanged."""
     try:
         edited = EditedModel.open(folder)

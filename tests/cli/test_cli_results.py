@@ -57,13 +57,14 @@ def test_plain_lines_come_seldom_and_tell_the_time_left():
 
 def test_stages_are_numbered_and_an_observer_without_numbers_is_left_alone():
     written: list[str] = []
-    staged = Stages(Lines(written.append, Clock()), ("loading", "editing", "writing"))
+    staged = Stages(Lines(written.append, Clock()), ("loading", "editing", "writing"), "all of it")
     enter(staged, "loading", alone=True)
     enter(staged, "editing")
     staged.stage("refinement", 6)
     enter(staged, "writing")
     staged.stage("writing")
     assert [line for line in written if "done" not in line] == [
+        "all of it",
         "1/3 loading …",
         "2/3 editing: refinement: 6 steps",
         "3/3 writing …",

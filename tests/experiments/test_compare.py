@@ -395,25 +395,23 @@ def test_an_edit_is_kept_only_if_it_is_just_this_one(inside, tmp_path):
     used = recipes.load("tiny.toml", method="uce")
     shutil.copytree("whole/edited", tmp_path / "edited")
     folder = tmp_path / "edited/uce"
-    kept = edits._existing(used, base, folder)
+    kept = edits.existing(used, base, folder)
     assert (
         kept.reused
         and kept.seconds == json.loads(folder.with_name("uce.json").read_text())["seconds"]
     )
-    assert (
-        edits._existing(recipes.load("tiny.toml", ["seed=1"], method="uce"), base, folder) is None
-    )
-    assert edits._existing(recipes.load("tiny.toml", method="none"), base, folder) is None
-    assert edits._existing(used, plan.resolve("demo"), folder) is None  # another base
+    assert edits.existing(recipes.load("tiny.toml", ["seed=1"], method="uce"), base, folder) is None
+    assert edits.existing(recipes.load("tiny.toml", method="none"), base, folder) is None
+    assert edits.existing(used, plan.resolve("demo"), folder) is None  # another base
     notes = folder.with_name("uce.json").read_bytes()
     for damage in (b"", b"[]", notes.replace(b'"manifest_sha256": "', b'"manifest_sha256": "0')):
         folder.with_name("uce.json").write_bytes(damage)
-        assert edits._existing(used, base, folder) is None
+        assert edits.existing(used, base, folder) is None
     folder.with_name("uce.json").write_bytes(notes)
-    assert edits._existing(used, base, folder) == kept  # control
+    assert edits.existing(used, base, folder) == kept  # control
     weights = next(folder.rglob("diffusion_pytorch_model.safetensors"))
     weights.write_bytes(weights.read_bytes()[:-2] + b"xx")
-    assert edits._existing(used, base, folder) is None
+    assert edits.existing(used, base, folder) is None
 
 
 # what stops it
@@ -525,18 +523,19 @@ def test_what_every_method_would_meet_ends_the_comparison(said, stops, tmp_path,
         monkeypatch.setenv(f"FORGET_{name}", "1")
     base = plan.resolve("demo")
     files = {"folder": tmp_path / "uce", "source": tmp_path / "r.toml"}
+    command = edits._command("uce", base=base, **files, device="cpu", dtype="bfloat16")
     if stops:
         with pytest.raises(ForgetError) as ended:
-            edits._apply("uce", base=base, **files, device=None)
+            edits._apply(command)
         assert ended.value.code == said
     else:
-        assert edits._apply("uce", base=base, **files, device="cpu") == Fault(said, "x")
+        assert edits._apply(command) == Fault(said, "x")
         assert (
             (tmp_path / "args")
             .read_text()
             .endswith(
                 f"--model demo --output {tmp_path}/uce --lenient --force --json --quiet --device "
-                f"cpu\n"
+                f"cpu --dtype bfloat16\n"
             )
         )
     inherited = re.findall(r"^(FORGET_\w+)=", (tmp_path / "env").read_text(), re.MULTILINE)

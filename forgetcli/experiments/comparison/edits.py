@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from forgetcli.evaluation.run import unused
 from forgetcli.evaluation.run_folder import refuse_others
 from forgetcli.experiments.comparison.plan import EDITS, RecipePlan, plain
 from forgetcli.experiments.comparison.weights import changed_share
+from forgetcli.generation.images import DTYPE
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
 from forgetcli.storage import atomic
@@ -77,7 +78,7 @@ class MethodEdit:
 
 
 def edits_of(
-    plan: RecipePlan, *, device: str | None, force: bool, observer: Observer
+    plan: RecipePlan, *, device: str | None, dtype: str, force: bool, observer: Observer
 ) -> tuple[MethodEdit, list[MethodEdit]]:
     """The control, which shows how much memory is needed without any edit, and every method's edit.
 
@@ -90,13 +91,12 @@ def edits_of(
         folder.mkdir(parents=True, exist_ok=True)
     atomic.write_atomically(source, plan.recipe.raw)
     made: list[MethodEdit] = []
-    for number, use in enumerate(plan.uses):
+    for number, (use, place) in enumerate(zip(plan.uses, folders_of(plan))):
         is_control = number == 0
         count = "" if is_control else f" ({number} of {len(plan.uses) - 1})"
         observer.stage(f"{plan.name}: {use.method}{count}")
-        name = unused(plain(use.method), [edit.folder.name for edit in made])
-        refuse_others(folder, folders=[name], files=[_notes(folder / name).name])
-        latest = edit(use, plan.base, folder / name, source=source, device=device, force=force)
+        refuse_others(folder, folders=[place.name], files=[_notes(place).name])
+        latest = edit(use, plan.base, place, source=source, device=device, dtype=dtype, force=force)
         made.append(latest)
         if latest.fault is not None:
             if is_control:
@@ -106,8 +106,23 @@ def edits_of(
     return made[0], made[1:]
 
 
+def folders_of(plan: RecipePlan) -> list[Path]:
+    """The folder of each edit, in the order of `plan.uses`."""
+    names: list[str] = []
+    for use in plan.uses:
+        names.append(unused(plain(use.method), names))
+    return [plan.folder / EDITS / name for name in names]
+
+
 def edit(
-    recipe: Recipe, base: Base, folder: Path, *, source: Path, device: str | None, force: bool
+    recipe: Recipe,
+    base: Base,
+    folder: Path,
+    *,
+    source: Path,
+    device: str | None,
+    dtype: str,
+    force: bool,
 ) -> MethodEdit:
     """`recipe` applied with its method, in `folder`. An edit in `folder` that was made by exactly
     this recipe, method and base model is kept.
@@ -119,11 +134,14 @@ def edit(
     Raises:
         ForgetError: `folder` cannot be written. If the method fails, the result has a `Fault`.
     """
-    existing = None if force else _existing(recipe, base, folder)
-    if existing is not None:
-        return existing
+    finished = None if force else existing(recipe, base, folder)
+    if finished is not None:
+        return finished
     _notes(folder).unlink(missing_ok=True)
-    printed = _apply(recipe.method, base=base, folder=folder, source=source, device=device)
+    command = _command(
+        recipe.method, base=base, folder=folder, source=source, device=device, dtype=dtype
+    )
+    printed = _apply(command)
     if isinstance(printed, Fault):
         return MethodEdit(recipe.method, folder, fault=printed)
     if (printed["recipe_sha256"], printed["base"]["digest"]) != (recipe.sha256, base.digest):
@@ -153,7 +171,7 @@ def _notes(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.json")
 
 
-def _existing(recipe: Recipe, base: Base, folder: Path) -> MethodEdit | None:
+def existing(recipe: Recipe, base: Base, folder: Path) -> MethodEdit | None:
     """The edit in `folder`, if it is complete, was made by this recipe, method and base model, and
     its cost is known.
     """
@@ -189,16 +207,15 @@ def _is_figure(name: str, value: object) -> bool:
     return type(value) in (int, float) and 0 <= value < MAX_FIGURE  # type: ignore[operator]
 
 
-def _apply(
-    method: str, *, base: Base, folder: Path, source: Path, device: str | None
-) -> dict | Fault:
-    """The object that ``forget apply --json`` printed, or the error that it stopped with.
+def _apply(command: Sequence[str]) -> dict | Fault:
+    """The object that `command`, ``forget apply --json``, printed, or the error that it stopped
+    with.
 
     Raises:
         ForgetError: an error that would stop every other method too.
     """
     child = subprocess.Popen(
-        _command(method, base=base, folder=folder, source=source, device=device),
+        command,
         env=_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -222,7 +239,7 @@ def _apply(
 
 
 def _command(
-    method: str, *, base: Base, folder: Path, source: Path, device: str | None
+    method: str, *, base: Base, folder: Path, source: Path, device: str | None, dtype: str
 ) -> list[str]:
     return [
         *(sys.executable, "-P", "-m", "forgetcli"),
@@ -233,6 +250,7 @@ def _command(
         *("--lenient", "--force", "--json", "--quiet"),
         *(["--config", str(base.config)] if base.config else []),
         *(["--device", device] if device else []),
+        *(["--dtype", dtype] if dtype != DTYPE else []),
     ]
 
 

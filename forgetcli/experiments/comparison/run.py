@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from forgetcli import distributed
 from forgetcli.artifact.manifest import MANIFEST
@@ -26,7 +27,7 @@ from forgetcli.experiments.comparison.plan import (
 )
 from forgetcli.experiments.comparison.results import ComparedRecipe, Comparison, pooled_rows
 from forgetcli.experiments.comparison.rows import rows_of
-from forgetcli.generation.images import refuse_too_many
+from forgetcli.generation.images import DTYPE, refuse_too_many
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import Recipe
 
@@ -37,6 +38,7 @@ class Settings:
 
     Attributes:
         quick: use fewer evaluation prompts.
+        dtype: what the models run in, for the edits and for the images.
     """
 
     images: int
@@ -45,6 +47,16 @@ class Settings:
     guidance: float | None
     batch: int
     quick: bool
+    dtype: str = DTYPE
+
+    def as_dict(self) -> dict[str, Any]:
+        """The stable keys of `settings` in results.json. `dtype` is recorded unless it is `DTYPE`:
+        so that comparisons from before it could be chosen continue.
+        """
+        settings = asdict(self)
+        if self.dtype == DTYPE:
+            del settings["dtype"]
+        return settings
 
     def asked(self, recipe: Recipe) -> Recipe:
         """The recipe whose evaluation prompts are used."""
@@ -77,6 +89,7 @@ def compare(
     output: Path | str = "compare",
     device: str | None = None,
     batch: int = 8,
+    dtype: str = DTYPE,
     force: bool = False,
     observer: Observer | None = None,
 ) -> Comparison:
@@ -91,7 +104,7 @@ def compare(
             all are pooled.
         methods: names, as a list or with commas between them; ``all``: every method.
         model, config: base model; default: each recipe's. See `pipeline.apply`.
-        images, seed, steps, guidance, judge, judge_options, features, batch, device: see
+        images, seed, steps, guidance, judge, judge_options, features, batch, dtype, device: see
             `forgetcli.evaluate`.
         quick: use at most three prompts of a kind for each concept, and six retained concepts.
         output: gets edits, images and verdicts. Complete parts of an earlier run are kept, so an
@@ -109,9 +122,7 @@ def compare(
             "compare.launched", "a comparison is made by one process", "run it without the launcher"
         )
     names = chosen(methods)
-    settings = Settings(
-        images=images, seed=seed, steps=steps, guidance=guidance, batch=batch, quick=quick
-    )
+    settings = Settings(images, seed, steps, guidance, batch, quick, dtype)
     # The edits take long, and the evaluation after them refuses it too.
     refuse_too_many(1, images)
     judging = Judging(judge=judge, options=judge_options, features=features)
@@ -146,7 +157,7 @@ def compare(
         rows=pooled_rows(compared),
         recipes=tuple(compared),
         judge=identity,
-        settings=asdict(settings),
+        settings=settings.as_dict(),
         seconds=watch.report(),
     )
 
@@ -174,7 +185,7 @@ def comparison_identity(plans: Sequence[RecipePlan], settings: Settings) -> dict
         "models": {},
         "bases": {plan.name: plan.base.generation_digest for plan in plans},
         "recipes": {plan.name: plan.recipe.sha256 for plan in plans},
-        **asdict(settings),
+        **settings.as_dict(),
     }
 
 
@@ -190,7 +201,9 @@ def compare_recipe(
 ) -> ComparedRecipe:
     """One recipe: an edit by each method, the evaluation of all, a row for each."""
     with watch.stage("edits"):
-        control, edits = edits_of(plan, device=device, force=force, observer=observer)
+        control, edits = edits_of(
+            plan, device=device, dtype=settings.dtype, force=force, observer=observer
+        )
     with watch.stage("evaluation"):
         evaluation = evaluation_of(
             plan,
@@ -238,6 +251,7 @@ def evaluation_of(
         output=plan.folder / IMAGES,
         device=device,
         batch=settings.batch,
+        dtype=settings.dtype,
         force=force,
         # Each image records how it was generated, so images of other methods can stay.
         keep_images=not force,
