@@ -170,7 +170,7 @@ def _warnings(recipe: dict) -> list[str]:
 
 def _as_text(data: dict, files: Files) -> list:
     return [
-        methods(data),
+        *methods(data),
         facts(
             {
                 "report": files.page,

@@ -129,7 +129,8 @@ FailUnder = Annotated[
         "--fail-under",
         metavar="KEY=BOUND,…",
         show_default=False,
-        help="Exit with 1 if a measure is lower: forget=0.8,retain=0.8,h=0.8,resist=0.9.",
+        help="Exit with 1 if a measure is lower: forget=0.8,retain=0.8,h=0.8,target=0.7,"
+        "resist=0.9.",
     ),
 ]
 AttackResults = Annotated[

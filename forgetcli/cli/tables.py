@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from forgetcli.cli.numbers import figure, percent, share
+from forgetcli.cli.numbers import NOTHING, figure, percent, share
 from forgetcli.cli.visible import visible
 from forgetcli.errors import counted
 
@@ -21,8 +21,13 @@ _SHARES = (
     ("retain", "retain"),
     ("H", "h"),
 )
-# Of prompts that use words of the edit. A row only where there are any.
-_APART = (("shares words", "forget_shared"), ("names erased", "retain_naming"))
+# A row only where there are any: whether the target was reached, and the prompts that use words of
+# the edit.
+_OPTIONAL = (
+    ("target", "target"),
+    ("shares words", "forget_shared"),
+    ("names erased", "retain_naming"),
+)
 
 _CHANGE = {"‖Δ‖/‖W‖": "delta_rel", "drift on K₀": "preserve_drift", "fit on K₁": "fit"}
 _NULL_SPACE = {
@@ -215,7 +220,7 @@ def shares(data: Mapping[str, Any]) -> list[str | Table]:
     """
     models = data["models"]
     unedited = ("unedited", data["baseline"])
-    edited = [(model["name"], model["edited"]) for model in models]
+    edited = [(m["name"], {**m["edited"], **m.get("target", {})}) for m in models]
     parts: list[str | Table] = [
         f"{counted(data['n_images'], 'image')}; in brackets: 95 % intervals",
         _judge(data["judge"]),
@@ -229,45 +234,86 @@ def shares(data: Mapping[str, Any]) -> list[str | Table]:
 
 def _measures(models: Sequence[tuple[str, Mapping[str, Any]]], title: str = "") -> Table:
     """The shares of several models: a row is a measure, a column a model."""
-    apart = [
+    optional = [
         (measure, key)
-        for measure, key in _APART
+        for measure, key in _OPTIONAL
         if any((scores or {}).get(f"{key}_n") for _, scores in models)
     ]
     return table(
         ("", *(f">{name}" for name, _ in models)),
         (
             [measure, *(share(scores or {}, key) for _, scores in models)]
-            for measure, key in (*_SHARES, *apart)
+            for measure, key in (*_SHARES, *optional)
         ),
         title=title,
         whole=True,
     )
 
 
-def methods(data: Mapping[str, Any]) -> Table:
-    """The table of ``compare``: a row for each method, the unedited model first; intervals of
-    shares only, for width.
-    """
-    from forgetcli.report.methods import SHARES, cells, columns
+def methods(data: Mapping[str, Any]) -> list[str | Table]:
+    """The tables of ``compare``: a row for each method, the unedited model first.
 
-    names = columns(data["methods"])
+    Each table has few columns, so that it fits 60 and methods can be compared down a column.
+    """
+    rows = data["methods"]
     recipes = ", ".join(part["name"] for part in data["recipes"])
-    return table(
-        ("method", *(f">{name}" for name in names)),
-        (
-            [
-                row["name"],
-                *(
-                    cell if name in SHARES else cell.value
-                    for name, cell in zip(names, cells(row, names))
-                ),
-            ]
-            for row in data["methods"]
-        ),
-        title=f"{recipes}: {counted(data['n_images'], 'image')}, "
-        f"judge {data['judge'].get('name', '')}, 95 % intervals in brackets",
-    )
+    parts: list[str | Table] = [
+        f"{recipes}: {counted(data['n_images'], 'image')}, "
+        f"judge {data['judge'].get('name', '')}; in brackets: 95 % intervals"
+    ]
+    for group in _COMPARED:
+        heads = [head for head, cell in group.items() if any(cell(row) for row in rows)]
+        if heads:
+            parts.append(
+                table(
+                    ("method", *(f">{head}" for head in heads)),
+                    (
+                        [
+                            row["name"],
+                            *(_compared(row, group[head], n) for n, head in enumerate(heads)),
+                        ]
+                        for row in rows
+                    ),
+                    whole=True,
+                )
+            )
+    return parts
+
+
+def _compared(row: Mapping[str, Any], cell: Callable[[Mapping[str, Any]], str], place: int) -> str:
+    if row["error"] and place == 0:
+        return "failed"
+    return (not row["error"] and cell(row)) or NOTHING
+
+
+def _shared(key: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: "" if row.get(key) is None else share(row, key)
+
+
+def _measured(key: str) -> Callable[[Mapping[str, Any]], str]:
+    def cell(row: Mapping[str, Any]) -> str:
+        measured = row["quality"].get(key)
+        return figure(measured["value"], measured.get("ci")) if measured else ""
+
+    return cell
+
+
+def _cost(key: str, text: Callable[[float], str]) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: "" if row[key] is None else text(row[key])
+
+
+# Columns by heading, a table each; a cell without a value is empty.
+_COMPARED: tuple[Mapping[str, Callable[[Mapping[str, Any]], str]], ...] = (
+    {"forget": _shared("forget"), "retain": _shared("retain"), "H": _shared("h")},
+    {"direct": _shared("forget_direct"), "indirect": _shared("forget_indirect")},
+    {"distance": _measured("distance"), "CLIP score": _measured("clip_score")},
+    {
+        "seconds": _cost("seconds", "{:.1f}".format),
+        "memory": _cost("peak_rss", size),
+        "GPU memory": _cost("peak_gpu", size),
+        "changed": _cost("changed", "{:.2%}".format),
+    },
+)
 
 
 def quality(data: Mapping[str, Any]) -> list[Table]:

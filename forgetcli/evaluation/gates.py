@@ -15,7 +15,7 @@ from typing import Any, TypeGuard
 from forgetcli.errors import ForgetError
 from forgetcli.storage import json as plain_json
 
-KEYS = ("forget", "forget_direct", "forget_indirect", "retain", "h")
+KEYS = ("forget", "forget_direct", "forget_indirect", "retain", "h", "target")
 RESIST = "resist"  # of attacks: 1 − success of the strongest
 
 
@@ -105,7 +105,9 @@ def outcomes(data: Mapping, gates: Sequence[Gate], *, confident: bool) -> Iterat
     """
     for model in data["models"]:
         for gate in gates:
-            yield outcome(model["name"], model["edited"], gate, confident)
+            # Whether the target was reached is no score of the unedited model, so it lies beside.
+            scores = {**model["edited"], **model.get("target", {})}
+            yield outcome(model["name"], scores, gate, confident)
 
 
 def outcome(model: str, scores: Mapping[str, Any], gate: Gate, confident: bool) -> Outcome:

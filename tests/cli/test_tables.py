@@ -73,6 +73,28 @@ def test_no_figure_of_verbose_apply_is_broken(width: int):
     assert rendered(tables.sites(SITES), width) == rendered(tables.sites(SITES), 500)
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_figure_of_compare_is_broken(width: int):
+    measured = {"value": 0.313, "ci": [0.153, 0.52], "n": 100}
+    quality = {"distance": measured, "clip_score": {**measured, "value": 27.123}}
+    costs = {"seconds": 123.4, "peak_rss": 987654321, "peak_gpu": 12345678901, "changed": 0.0123}
+    rows = [
+        {"name": name, "error": None, "quality": quality, **costs, **SCORES}
+        for name in ("unedited", "nullspace", "mace-cf")
+    ]
+    nothing = dict.fromkeys(costs)
+    error = {"code": "edit.no-null-space", "message": "x", "hint": ""}
+    rows.append({"name": "speed", "error": error, "quality": {}, **nothing})
+    data = {**DATA, "recipes": [{"name": "art_styles"}], "methods": rows}
+    text, wide = (rendered(tables.methods(data), columns) for columns in (width, 500))
+    assert FIGURE.findall(text) == FIGURE.findall(wide) and "…" not in text
+    assert max(map(len, text.splitlines()[1:])) <= width
+    for cell in ("27.1 (0.15–0.52)", "123.4", "987.7 MB", "12.3 GB", "1.23%", "failed"):
+        assert cell in text
+    rows[:] = [{**row, "peak_gpu": None} for row in rows]
+    assert "GPU memory" not in rendered(tables.methods(data), width)
+
+
 def test_a_table_with_a_column_for_each_measure_would_be_broken():
     """The layout that `shares` avoids: the comparison above can fail."""
     heads = ("", *(f">{name}" for name, _ in tables._SHARES))

@@ -126,6 +126,9 @@ def test_a_concept_can_be_gone_without_its_target_being_reached(tmp_path):
     made = summary(unedited, Run(subject, tuple(answers))).as_dict()
     assert made["edited"]["forget"] == pytest.approx(2 / 3, abs=1e-4)
     assert (made["target"]["target"], made["target"]["target_n"]) == (0.3333, 3)
+    scored = {"models": [{"name": "edited", **made}]}
+    gates = parse("target=0.33,target=0.34")
+    assert [o.passed for o in outcomes(scored, gates, confident=False)] == [True, False]
     assert made["concepts"]["red"]["edited"]["target"] == 0.3333
     assert "target" not in made["concepts"]["blue"]["edited"]
     unknown = replace(subject, targets=frozenset())  # a judge that could not have chosen it

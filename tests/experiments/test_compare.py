@@ -30,6 +30,7 @@ import forgetcli
 from forgetcli import methods
 from forgetcli import recipe as recipes
 from forgetcli.cli.app import app
+from forgetcli.cli.numbers import percent
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import Answer, Question, Run, Subject, evaluate, judges
 from forgetcli.evaluation.judges import Sight
@@ -465,7 +466,9 @@ def test_all_failed_is_an_error_and_so_is_a_control_that_fails(inside, monkeypat
     shutil.rmtree("alone", ignore_errors=True)
     shutil.copytree("whole", "alone")
     monkeypatch.setattr(
-        edits, "_apply", lambda method, **rest: Fault("edit.x", f"no {method}", "h")
+        edits,
+        "_apply",
+        lambda command: Fault("edit.x", f"no {command[command.index('--method') + 1]}", "h"),
     )
     with pytest.raises(EditError) as failed:
         forgetcli.compare("tiny.toml", output="alone", **same)  # the control is there already
@@ -622,7 +625,7 @@ def both(place: Path, tmp_path_factory) -> tuple[Comparison, Path]:
         )
     )
 
-    def edit(recipe, base, where, *, source, device, force):
+    def edit(recipe, base, where, *, source, device, dtype, force):
         try:
             made = apply.apply(recipe, model=str(base.folder), output=where, strict=False)
         except EditError as fault:
@@ -805,6 +808,8 @@ def test_the_table_as_markdown_is_text_whatever_it_holds():
         forget_by_kind={"direct": nothing, "indirect": nothing},
         retain=Figure(1.0, (0.9, 1.0), 4),
         h=Figure(0.667, (0.5, 0.8), 8),
+        forget_shared=nothing,
+        retain_naming=nothing,
     )
     good = {
         **Row(
@@ -903,15 +908,16 @@ def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
         "output": Path("compare"),
         "device": None,
         "batch": 8,
+        "dtype": "float32",
         "force": False,
     }
     lines = [line.split() for line in human.stdout.splitlines()]
-    assert [
-        words[0] for words in lines if words and words[0] in ("unedited", "uce", "nullspace")
-    ] == ["unedited", "uce", "nullspace"]
+    names = ["unedited", "uce", "nullspace"]
+    # The tables of forget, of the two kinds of prompts, and of costs.
+    assert [words[0] for words in lines if words and words[0] in names][:6] == names * 2
     assert (
         all(len(line) <= 160 for line in human.stdout.splitlines())
-        and f"{result.rows[1].scores.h.value:.3f}" in human.stdout
+        and percent(result.rows[1].scores.h.value) in human.stdout
     )
     assert (
         f"report: {tmp_path}/r.html\n" in human.stdout
