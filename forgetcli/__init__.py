@@ -14,23 +14,42 @@ if TYPE_CHECKING:
     from forgetcli.artifact.integrity import verify
     from forgetcli.evaluation import evaluate
     from forgetcli.experiments.comparison import compare
+    from forgetcli.experiments.tuning import tune
+    from forgetcli.export import export
     from forgetcli.generation.draw import generate
     from forgetcli.pipeline.apply import apply
+    from forgetcli.pipeline.inspect import inspect
     from forgetcli.pipeline.revert import revert
     from forgetcli.recipe import load as load_recipe
     from forgetcli.robustness import attack
 
 __version__ = "0.1.0"
-__all__ = ["apply", "attack", "compare", "evaluate", "generate", "load_recipe", "revert", "verify"]
+__all__ = [
+    "apply",
+    "attack",
+    "compare",
+    "evaluate",
+    "export",
+    "generate",
+    "inspect",
+    "load_recipe",
+    "revert",
+    "tune",
+    "verify",
+]
 
 _HOMES = {
     "apply": ("pipeline.apply", "apply"),
     "attack": ("robustness", "attack"),
     "compare": ("experiments.comparison", "compare"),
     "evaluate": ("evaluation", "evaluate"),
+    # Once the package of this name is imported, it stands here and can be called likewise.
+    "export": ("export", "export"),
     "generate": ("generation.draw", "generate"),
+    "inspect": ("pipeline.inspect", "inspect"),
     "load_recipe": ("recipe", "load"),
     "revert": ("pipeline.revert", "revert"),
+    "tune": ("experiments.tuning", "tune"),
     "verify": ("artifact.integrity", "verify"),
 }
 
@@ -46,4 +65,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    """The library's functions, and what every module has."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

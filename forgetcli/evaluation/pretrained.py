@@ -14,6 +14,7 @@ from typing import Any
 
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
+from forgetcli.quiet import quiet_libraries
 from forgetcli.storage import hub, safetensors
 from forgetcli.storage.files import files_digest, sha256_file
 
@@ -145,7 +146,8 @@ class Weights:
 
     def _read(self, what: str, reader: Callable[[], Any]) -> Any:
         try:
-            return reader()
+            with quiet_libraries():
+                return reader()
         except (
             OSError,
             ValueError,

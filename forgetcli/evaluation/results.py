@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from forgetcli.display import Captioned, Result, Shown, percent
 from forgetcli.evaluation.judged import Answer, Run, Subject
 from forgetcli.evaluation.measures import Quality
-from forgetcli.evaluation.scores import Summary, matrix, summary
+from forgetcli.evaluation.scores import Figure, Summary, matrix, summary
 from forgetcli.evaluation.table import ScoreRow, rows
 
 __all__ = ["Answer", "Evaluation", "Run", "ScoreRow", "Subject"]
 
 
-@dataclass(frozen=True)
-class Evaluation:
+@dataclass(frozen=True, repr=False)
+class Evaluation(Result):
     """The unedited model and one or more edited models, judged at equal prompts and seeds.
 
     Attributes:
@@ -42,6 +43,36 @@ class Evaluation:
     def rows(self) -> tuple[ScoreRow, ...]:
         """The table of scores: the unedited model, then every edited one."""
         return rows(self.baseline, self.edited, self.quality)
+
+    def shown(self) -> Shown:
+        rows = self.rows()
+        line = "; ".join(
+            f"{row.name}: forget {percent(row.scores.forget.value)}, "
+            f"retain {percent(row.scores.retain.value)}, H {percent(row.scores.h.value)}"
+            for row in rows[1:]
+        )
+        return Shown(
+            line,
+            ("model", "forget", "direct", "indirect", "retain", "H", "images"),
+            tuple(_described(row) for row in rows),
+            tuple(self._pairs()),
+        )
+
+    def _pairs(self) -> Iterator[Captioned]:
+        """The first image pair of each concept, those to forget first."""
+        run = self.edited[0]
+        pairs = list(zip(self.baseline.answers, run.answers))
+        pairs.sort(key=lambda pair: pair[1].question.label not in run.subject.forgets)
+        seen: set[str] = set()
+        for before, after in pairs:
+            question = after.question
+            if question.label not in seen:
+                seen.add(question.label)
+                for answer, model in ((before, self.baseline), (after, run)):
+                    yield Captioned(
+                        answer.path,
+                        f"{question.prompt} ({model.subject.name}: judged {answer.judged})",
+                    )
 
     def as_dict(self) -> dict[str, Any]:
         """The stable keys of ``eval --json`` and results.json.
@@ -75,3 +106,19 @@ class Evaluation:
 
     def _quality(self, run: Run) -> dict[str, Any]:
         return self.quality.get(run.subject.name, Quality()).as_dict()
+
+
+def _described(row: ScoreRow) -> tuple[str, ...]:
+    scores = row.scores
+    figures = (
+        scores.forget,
+        *(scores.forget_by_kind[kind] for kind in ("direct", "indirect")),
+        scores.retain,
+        scores.h,
+    )
+    return (row.name, *(_with_interval(figure) for figure in figures), str(scores.h.count))
+
+
+def _with_interval(figure: Figure) -> str:
+    low, high = (100 * end for end in figure.interval)
+    return percent(figure.value) + ("" if figure.value is None else f" ({low:.0f}–{high:.0f})")

@@ -7,9 +7,11 @@ a module offers is the protocol `Format`. Third parties add a format by an entry
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from forgetcli import plugins
@@ -155,3 +157,13 @@ def _format(name: str) -> Format:
 def _total_size(output: Path) -> int:
     files = [output] if output.is_file() else output.rglob("*")
     return sum(path.stat().st_size for path in files if path.is_file())
+
+
+class _Callable(ModuleType):
+    """This package is `forgetcli.export` once it is imported, and so is the function `export`."""
+
+    def __call__(self, *positional: Any, **named: Any) -> Exported:
+        return export(*positional, **named)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import models
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
+from forgetcli.display import Captioned, Result, Shown
 from forgetcli.distributed import Processes
-from forgetcli.errors import ForgetError
+from forgetcli.errors import ForgetError, counted
 from forgetcli.generation.grid import write_grid
 from forgetcli.generation.images import (
     DTYPE,
@@ -49,8 +50,8 @@ SHOWN = 40
 ALONE = Processes()
 
 
-@dataclass(frozen=True)
-class GenerateResult:
+@dataclass(frozen=True, repr=False)
+class GenerateResult(Result):
     """What `generate` wrote.
 
     Attributes:
@@ -73,6 +74,18 @@ class GenerateResult:
             "reused": self.reused,
             "seconds": dict(self.seconds),
         }
+
+    def shown(self) -> Shown:
+        folders = ", ".join(dict.fromkeys(str(image.path.parent) for image in self.images))
+        pictures: list[Captioned] = []
+        for image in self.images:
+            if image.base:
+                pictures.append(Captioned(image.base, f"{image.prompt} (base model)"))
+            pictures.append(Captioned(image.path, f"{image.prompt}, seed {image.seed}"))
+        reused = f", {self.reused} of them made before" if self.reused else ""
+        return Shown(
+            f"{counted(len(pictures), 'image')} in {folders}{reused}", images=tuple(pictures)
+        )
 
 
 def generate(

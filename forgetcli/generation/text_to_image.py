@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from forgetcli.checkpoint.pipeline_index import DISPENSABLE
 from forgetcli.models import components
+from forgetcli.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from forgetcli.models.base import LoadedModel
 
 
+@quiet_libraries()
 def text_to_image(model: LoadedModel) -> Any:
     """The pipeline that generates images of prompts alone, whatever class the model's index names:
     that of an image-to-image pipeline has the same components.

@@ -18,6 +18,7 @@ from forgetcli.checkpoint.single_file import SingleFile, has_weights
 from forgetcli.checkpoint.weights import WeightSet, weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.models.tensors import read_parameter
+from forgetcli.quiet import quiet_libraries
 from forgetcli.storage.safetensors import FETCH_AGAIN, read_header, refuse_quantised
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ def overridden_settings(base: Base) -> list[str]:
     return [f"the scheduler as {base.place} says: {', '.join(changes)}"] if changes else []
 
 
+@quiet_libraries()
 def network(base: Base, name: str, cls: Any, dtype: torch.dtype) -> Any:
     """A component with weights, in `dtype`, on the CPU, in evaluation mode.
 

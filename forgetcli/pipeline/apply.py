@@ -19,6 +19,7 @@ from forgetcli.artifact import card, ledger, ledger_extension, patch, statement
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.bundled import word_lists
+from forgetcli.display import Result, Shown, percent
 from forgetcli.editing.check import Check, check
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.moment_cache import MomentCache
@@ -53,8 +54,8 @@ class AppliedSite(SiteReport):
     stored_error: float | None = None
 
 
-@dataclass(frozen=True)
-class ApplyResult:
+@dataclass(frozen=True, repr=False)
+class ApplyResult(Result):
     """What `apply` did; `as_dict` has the stable keys of ``apply --json``.
 
     Attributes:
@@ -83,6 +84,25 @@ class ApplyResult:
     def as_dict(self) -> dict[str, Any]:
         sites = [asdict(site) for site in self.sites]
         return {**asdict(self), "output": str(self.output), "sites": sites}
+
+    def shown(self) -> Shown:
+        moved, drift = self.check.get("moved"), self.check.get("preserve_drift")
+        changes = [site.delta_rel for site in self.sites if site.delta_rel is not None]
+        effect = "" if moved is None else f", moved {percent(moved)} of the way to the target"
+        return Shown(
+            f"{self.output}: {self.base.id} edited by {self.method}{effect}",
+            ("", ""),
+            (
+                ("base model", self.base.id),
+                ("method", self.method),
+                ("moved to the target", percent(moved)),
+                ("preserve prompts changed by", "–" if drift is None else f"{drift:.2%}"),
+                ("edited layers", str(len(self.sites))),
+                ("largest change of a layer", percent(max(changes, default=None))),
+                ("seconds", f"{self.seconds['total']:.1f}"),
+                ("written to", str(self.output)),
+            ),
+        )
 
 
 def apply(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from forgetcli.display import image_url
 from forgetcli.evaluation.scores import counts, good
-from forgetcli.report.data_urls import image_url
 
 if TYPE_CHECKING:
     from forgetcli.evaluation import Answer, Question, Run, Subject

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from forgetcli import __version__
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.manifest import REPORT
+from forgetcli.display import data_url
 from forgetcli.errors import ForgetError
 from forgetcli.report import gallery, plot
-from forgetcli.report.data_urls import data_url
 from forgetcli.report.methods import LEGEND, SHARES, cells, columns
 from forgetcli.report.verdict import BAD, FEW, GOOD, best, findings, mark, sentence, share
 from forgetcli.storage import atomic

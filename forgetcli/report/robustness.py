@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forgetcli.display import image_url
 from forgetcli.report import Files
-from forgetcli.report.data_urls import image_url
 from forgetcli.report.page import render
 from forgetcli.report.results import write_json
 from forgetcli.report.verdict import share

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from forgetcli.display import Captioned, Result, Shown, percent
 from forgetcli.evaluation.intervals import wilson
 
 EDITED = "edited"
@@ -180,8 +181,8 @@ class Attacked:
         }
 
 
-@dataclass(frozen=True)
-class Robustness:
+@dataclass(frozen=True, repr=False)
+class Robustness(Result):
     """All attacks on an edited model.
 
     Attributes:
@@ -223,6 +224,26 @@ class Robustness:
             "resist_n": rate.count,
             "strongest": {"attack": strongest.edited.attack, "label": strongest.edited.label},
         }
+
+    def shown(self) -> Shown:
+        resist = self.resist()
+        by = resist["strongest"]
+        strongest = f" to {by['attack']} on {by['label']}, the strongest attack" if by else ""
+        rows = []
+        for each in self.attacked:
+            outcomes = (each.edited, each.control, each.floor)
+            rates = [percent(outcome.success.value) if outcome else "–" for outcome in outcomes]
+            rows.append((each.edited.attack, each.edited.concept, *rates, each.silence))
+        return Shown(
+            f"{self.model.get('name', '')} resists {percent(resist['resist'])}{strongest}",
+            ("attack", "concept", EDITED, UNEDITED, FLOOR, "no verdict, because"),
+            tuple(rows),
+            tuple(
+                Captioned(tried.path, f"{each.edited.attack}: judged {tried.judged}")
+                for each in self.attacked
+                for tried in each.edited.tried[:1]
+            ),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The stable keys of ``attack --json`` and results.json."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forgetcli.checkpoint.base import Base
+from forgetcli.display import Result, Shown, percent
 from forgetcli.evaluation import Evaluation
 from forgetcli.experiments.comparison.rows import UNEDITED, Row, RowPart, pooled
 from forgetcli.recipe import Recipe
@@ -54,8 +55,8 @@ class ComparedRecipe:
         return RowPart(recipe=self.name, row=row, run=run, subject=run.subject)
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Result):
     """The whole comparison.
 
     Attributes:
@@ -69,6 +70,17 @@ class Comparison:
     settings: Mapping[str, object]
     seconds: Mapping[str, float]
 
+    def shown(self) -> Shown:
+        best = max(self.rows[1:], key=lambda row: (row.scores and row.scores.h.value) or 0.0)
+        h = best.scores.h.value if best.scores else None
+        images = [part.evaluation.shown().images for part in self.recipes if part.evaluation]
+        return Shown(
+            f"{', '.join(row.name for row in self.rows[1:])}; highest H: {best.name}, {percent(h)}",
+            ("method", "forget", "retain", "H", "seconds"),
+            tuple(_described(row) for row in self.rows),
+            tuple(image for each in images for image in each),
+        )
+
     def as_dict(self) -> dict:
         """The stable keys of ``compare --json`` and results.json."""
         parts = [compared.as_dict() for compared in self.recipes]
@@ -80,6 +92,15 @@ class Comparison:
             "settings": dict(self.settings),
             "seconds": dict(self.seconds),
         }
+
+
+def _described(row: Row) -> tuple[str, ...]:
+    if row.fault is not None:
+        return (row.name, f"failed: {row.fault.message}", "", "", "")
+    scores = row.scores
+    shares = [scores.forget, scores.retain, scores.h] if scores else []
+    seconds = "–" if row.seconds is None else f"{row.seconds:.1f}"
+    return (row.name, *(percent(share.value) for share in shares), seconds)
 
 
 def pooled_rows(recipes: Sequence[ComparedRecipe]) -> tuple[Row, ...]:
