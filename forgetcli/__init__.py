@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from forgetcli.evaluation import evaluate
     from forgetcli.experiments.comparison import compare
     from forgetcli.experiments.tuning import tune
-    from forgetcli.export import export
     from forgetcli.generation.draw import generate
     from forgetcli.pipeline.apply import apply
     from forgetcli.pipeline.inspect import inspect
@@ -43,7 +42,7 @@ _HOMES = {
     "attack": ("robustness", "attack"),
     "compare": ("experiments.comparison", "compare"),
     "evaluate": ("evaluation", "evaluate"),
-    # Once the package of this name is imported, it stands here and can be called likewise.
+    # The package of this name stands here once it is imported; it can be called as the function.
     "export": ("export", "export"),
     "generate": ("generation.draw", "generate"),
     "inspect": ("pipeline.inspect", "inspect"),
@@ -61,7 +60,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'forgetcli' has no attribute '{name}'")
     module, function = _HOMES[name]
-    return getattr(import_module(f"forgetcli.{module}"), function)
+    home = import_module(f"forgetcli.{module}")
+    return home if module == name else getattr(home, function)
 
 
 def __dir__() -> list[str]:

@@ -108,7 +108,7 @@ def _clashing(document: Document, edited: Mapping[str, _Edit], sheet: Sheet) -> 
     """One line for each kind of evaluation prompt that uses words of the edit. Prompts that are
     edited themselves have a warning of their own.
     """
-    items = (*document.concepts, *document.retain)
+    items: tuple[Concept | Retained, ...] = (*document.concepts, *document.retain)
     prompts = [prompt for item in items for prompt in (*item.direct, *item.indirect)]
     lines = clashes.in_words(
         clashes.of_document(document, {p for p in prompts if _folded(p) in edited}),

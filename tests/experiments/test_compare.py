@@ -710,7 +710,8 @@ def test_several_recipes_are_pooled_over_their_pictures(both):
     assert (
         parts[0]["nullspace"].fault is not None
         and parts[1]["nullspace"].fault is None
-        and parts[1]["nullspace"].scores.forget.count == 4
+        and parts[1]["nullspace"].scores.forget.count == 2
+        and parts[1]["nullspace"].scores.forget_shared.count == 2
     )
 
 
