@@ -224,7 +224,7 @@ def test_inpainting_predicts_as_its_pipeline_does(folders, pipes):
         3.0,
         image=Image.new("RGB", (16, 16), (127, 127, 127)),
         mask_image=Image.new("L", (16, 16), 255),
-        masked_image_latents=model._blank,
+        masked_image_latents=model._grey_latents,
     )
     assert noisy.shape[1] == 9 and model.latent_shape == (4, 8, 8)
     assert torch.allclose(model.with_mask(noisy[:, :4]), noisy)

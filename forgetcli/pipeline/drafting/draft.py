@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from forgetcli.bundled import word_lists
 from forgetcli.errors import ForgetError
 from forgetcli.models.tokens import tokenise
-from forgetcli.models.vocabulary import holds
+from forgetcli.models.vocabulary import is_in_vocabulary
 from forgetcli.pipeline.drafting import lexicon, reading
 from forgetcli.pipeline.drafting.kinds import KINDS, THINGS, Kind, bare, guessed, phrased
 from forgetcli.progress import Observer, Silent
@@ -124,7 +124,7 @@ def draft(
     for word in words:
         taken = [other for other in words if other is not word]
         taken += [bare(w) for done in drafted for w in (done.concept, *done.aliases)]
-        if not holds(model.tokenizer, word):
+        if not is_in_vocabulary(model.tokenizer, word):
             observer.note(f"the tokenizer breaks '{word}' into pieces: the model may not know it")
         drafted.append(_drafted(model, word, taken, options, choices))
         observer.advance()
@@ -216,9 +216,9 @@ def _drafted(
     same = lexicon.same_meaning(word, name)
     own = {word.casefold(), *(other.casefold() for other in (*same, *taken))}
     others = [c for c in candidates(model, name) if not _overlaps(c, own)]
-    wide = [w for w in lexicon.broader(word, name) if holds(model.tokenizer, w)]
+    wide = [w for w in lexicon.broader(word, name) if is_in_vocabulary(model.tokenizer, w)]
     used = {other.casefold() for other in taken}
-    known = [o for o in same if holds(model.tokenizer, o) and o.casefold() not in used]
+    known = [o for o in same if is_in_vocabulary(model.tokenizer, o) and o.casefold() not in used]
     near = beside(model, word, list(dict.fromkeys([*known, *others, *wide])), kind)
     ranked = sorted(near, key=lambda other: -near[other].similarity)
 
@@ -256,7 +256,7 @@ def candidates(model: LoadedModel, kind: str) -> list[str]:
     """Words of a kind that the tokenizer holds whole, the most common first."""
     found: dict[str, str] = {}
     for entry in lexicon.of_kind(kind):
-        if len(found) < CANDIDATES and holds(model.tokenizer, entry.name):
+        if len(found) < CANDIDATES and is_in_vocabulary(model.tokenizer, entry.name):
             found.setdefault(entry.name.casefold(), entry.name)
     return list(found.values())
 
