@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from forgetcli.artifact.integrity import verify
     from forgetcli.evaluation import evaluate
     from forgetcli.experiments.comparison import compare
-    from forgetcli.generation.draw import generate
+    from forgetcli.generation.generate import generate
     from forgetcli.pipeline.apply import apply
     from forgetcli.pipeline.revert import revert
     from forgetcli.recipe import load as load_recipe
@@ -28,7 +28,7 @@ _HOMES = {
     "attack": ("robustness", "attack"),
     "compare": ("experiments.comparison", "compare"),
     "evaluate": ("evaluation", "evaluate"),
-    "generate": ("generation.draw", "generate"),
+    "generate": ("generation.generate", "generate"),
     "load_recipe": ("recipe", "load"),
     "revert": ("pipeline.revert", "revert"),
     "verify": ("artifact.integrity", "verify"),

@@ -10,7 +10,7 @@ from typing import Any
 from forgetcli import models
 from forgetcli import recipe as recipes
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.generation.draw import generate
+from forgetcli.generation.generate import generate
 from forgetcli.generation.images import GeneratedImage
 from forgetcli.pipeline.apply import ApplyResult, apply
 from forgetcli.pipeline.drafting.draft import OPTIONS, Draft, Options, draft

@@ -31,7 +31,7 @@ from forgetcli.cli.app import app
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.export import modelspec
-from forgetcli.generation import draw
+from forgetcli.generation import generate
 from forgetcli.generation.images import ImageRequest
 from forgetcli.models import components
 from forgetcli.models.tensors import read_parameter, read_tensor
@@ -783,7 +783,9 @@ def test_pictures_are_those_of_the_folder_and_after_the_edit_others(
     apply(read_only_files(style), tmp_path / "edited")
     of_file, of_folder, of_edit = (
         Image.open(
-            draw.generate(["van gogh"], model=model, steps=2, output=tmp_path / name).images[0].path
+            generate.generate(["van gogh"], model=model, steps=2, output=tmp_path / name)
+            .images[0]
+            .path
         ).tobytes()
         for name, model in (
             ("file", read_only_files(style)),
@@ -993,7 +995,7 @@ def test_a_marked_file_is_drawn_as_the_folder_that_says_the_same(file, tmp_path)
 
 def drawn(path: Path) -> numpy.ndarray:
     request = ImageRequest("a cat", 0, steps=2)
-    return numpy.asarray(draw.Sampler(checkpoint.resolve(path), "cpu")([request])[0])
+    return numpy.asarray(generate.Sampler(checkpoint.resolve(path), "cpu")([request])[0])
 
 
 def test_damaged_settings_of_a_scheduler_are_a_named_error(file):
@@ -1053,7 +1055,7 @@ def test_a_vae_that_the_file_lacks_is_taken_from_the_settings_folder(
     apply(file, tmp_path / "blind")  # the edit itself needs none
     error = refused(
         "model.missing-component",
-        draw.generate,
+        generate.generate,
         ["a cat"],
         model=tmp_path / "blind",
         steps=1,
@@ -1065,7 +1067,7 @@ def test_a_vae_that_the_file_lacks_is_taken_from_the_settings_folder(
     assert not list(
         (tmp_path / "edited/config").glob("unet/*.safetensors")
     )  # what the file has is not there twice, unedited
-    draw.generate(
+    generate.generate(
         ["a cat"], model=tmp_path / "edited", steps=1, output=tmp_path / "x", compare_base=True
     )
     assert integrity.verify(tmp_path / "edited").ok

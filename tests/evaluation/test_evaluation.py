@@ -32,7 +32,7 @@ from forgetcli.evaluation.run_folder import claim
 from forgetcli.evaluation.scores import matrix, score, summary
 from forgetcli.evaluation.subjects import _labels, _targets, unused
 from forgetcli.evaluation.verdicts import Log, look
-from forgetcli.generation.draw import batches
+from forgetcli.generation.generate import batches
 from forgetcli.generation.images import ImageRequest, has_origin
 from forgetcli.progress import Silent
 from forgetcli.report.results import COLUMNS, write_csv, write_json, write_junit

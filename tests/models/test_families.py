@@ -25,7 +25,7 @@ from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.moments import preserve_moments
 from forgetcli.editing.pairs import Pairs
 from forgetcli.errors import EditError, ForgetError, RecipeError
-from forgetcli.generation import draw as generation
+from forgetcli.generation import generate as generation
 from forgetcli.generation.images import ImageRequest
 from forgetcli.models.base import Context
 from forgetcli.models.families import flux
@@ -552,7 +552,7 @@ def check_edited(
 
 def draw(folder: Path, output: Path) -> bytes:
     shot = ImageRequest("a van gogh painting of a dog", 0, steps=2, width=16, height=16)
-    (path,), _ = generation.draw(
+    (path,), _ = generation.generate_images(
         checkpoint.resolve(folder), [shot], output, device="cpu", batch=1, observer=Silent()
     )
     with Image.open(path) as image:

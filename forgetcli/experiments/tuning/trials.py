@@ -20,7 +20,7 @@ from forgetcli.evaluation.scores import score
 from forgetcli.evaluation.verdicts import look
 from forgetcli.experiments.tuning.recipe_file import RecipeSource, trial_overrides
 from forgetcli.experiments.tuning.space import SearchSpace
-from forgetcli.generation.draw import draw
+from forgetcli.generation.generate import generate_images
 from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline import apply
 from forgetcli.progress import Observer, Stopwatch
@@ -166,7 +166,7 @@ class TrialRunner:
     def _generate(self, subject: Subject, indices: Sequence[int], folder: Path) -> dict[int, Path]:
         """Image files by the indices of their questions."""
         requests = self._requests()
-        paths, _ = draw(
+        paths, _ = generate_images(
             subject.base,
             [requests[i] for i in indices],
             folder,
