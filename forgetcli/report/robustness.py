@@ -14,7 +14,7 @@ from forgetcli.report.verdict import share
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
-    from forgetcli.robustness.results import Attacked, Outcome, Robustness, Tried
+    from forgetcli.robustness.results import Attacked, JudgedAttempt, Outcome, Robustness
 
 SHOWN = 6  # attempts of an attack on the page; the others are in the folder
 
@@ -67,26 +67,26 @@ def _shown(attacked: Attacked) -> dict:
     return {
         "attack": attacked.edited.attack,
         "label": attacked.edited.label,
-        "returned": sum(tried.seen for tried in _first(attacked.edited)),
+        "returned": sum(attempt.seen for attempt in _first(attacked.edited)),
         "rows": [
-            (outcome.role, [_image(tried, outcome.role) for tried in _first(outcome)])
+            (outcome.role, [_image(attempt, outcome.role) for attempt in _first(outcome)])
             for outcome in (attacked.edited, attacked.control, attacked.floor)
             if outcome is not None
         ],
     }
 
 
-def _first(outcome: Outcome) -> list[Tried]:
-    return sorted(outcome.tried, key=lambda tried: -tried.score)[:SHOWN]
+def _first(outcome: Outcome) -> list[JudgedAttempt]:
+    return sorted(outcome.attempts, key=lambda attempt: -attempt.score)[:SHOWN]
 
 
-def _image(tried: Tried, role: str) -> dict:
+def _image(attempt: JudgedAttempt, role: str) -> dict:
     return {
-        "url": image_url(tried.path),
-        "alt": f"“{tried.prompt}” by the {role} model: judged {tried.judged}",
-        "prompt": tried.prompt,
-        "variant": tried.variant,
-        "seed": tried.seed,
-        "seen": tried.seen,
-        "judged": tried.judged,
+        "url": image_url(attempt.path),
+        "alt": f"“{attempt.prompt}” by the {role} model: judged {attempt.judged}",
+        "prompt": attempt.prompt,
+        "variant": attempt.variant,
+        "seed": attempt.seed,
+        "seen": attempt.seen,
+        "judged": attempt.judged,
     }

@@ -9,7 +9,14 @@ import pytest
 from PIL import Image
 
 from forgetcli.report import robustness
-from forgetcli.robustness.results import EDITED, UNEDITED, Attacked, Outcome, Robustness, Tried
+from forgetcli.robustness.results import (
+    EDITED,
+    UNEDITED,
+    Attacked,
+    JudgedAttempt,
+    Outcome,
+    Robustness,
+)
 
 NASTY = '<script>alert(1)</script> "quoted" \u202e'
 BUDGET = {
@@ -24,11 +31,11 @@ BUDGET = {
 def outcome(folder: Path, attack: str, role: str, seen: list[bool]) -> Outcome:
     path = folder / "0.png"
     Image.new("RGB", (2, 2)).save(path)
-    tried = tuple(
-        Tried(NASTY, "", k, path, back, "dog" if back else "cat", float(back))
+    attempts = tuple(
+        JudgedAttempt(NASTY, "", k, path, back, "dog" if back else "cat", float(back))
         for k, back in enumerate(seen)
     )
-    return Outcome(attack, "a dog", "dog", role, tried, (True,) * len(seen), BUDGET)
+    return Outcome(attack, "a dog", "dog", role, attempts, (True,) * len(seen), BUDGET)
 
 
 @pytest.fixture
