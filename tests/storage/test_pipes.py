@@ -76,7 +76,10 @@ def test_a_slow_writer_is_waited_for(held: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_pipe_that_nobody_writes_to_is_an_error_and_no_wait(pipe: Path) -> None:
     with pytest.raises(ModelError) as refused:
         read_pipe(pipe, 100)
-    assert refused.value.code == "file.not-regular" and "nothing comes" in refused.value.message
+    assert (
+        refused.value.code == "file.not-regular"
+        and "no program has written" in refused.value.message
+    )
 
 
 def test_a_pipe_has_the_limit_of_a_file(held: Path) -> None:
@@ -127,7 +130,7 @@ def test_a_recipe_that_does_not_come_is_one_line(pipe: Path) -> None:
     run = forget("recipe", "validate", str(pipe))
     assert (run.code, run.stdout) == (2, "")
     line, hint = run.stderr.splitlines()
-    assert line.startswith("error[recipe.not-found]: ") and "nothing comes" in line
+    assert line.startswith("error[recipe.not-found]: ") and "no program has written" in line
     assert hint.startswith("hint: ")
 
 
