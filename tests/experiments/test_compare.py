@@ -496,7 +496,7 @@ def test_all_failed_is_an_error_and_so_is_a_control_that_fails(inside, monkeypat
             1,
             Fault("internal", "the edit ended with exit code 1: ValueError: x"),
         ),
-        ("", 1, Fault("internal", "the edit ended with exit code 1: it said nothing")),
+        ("", 1, Fault("internal", "the edit ended with exit code 1: no error message")),
     ],
 )
 def test_why_an_edit_failed(said, code, fault):
