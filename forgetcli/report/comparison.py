@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forgetcli.artifact import markdown
 from forgetcli.errors import counted
 from forgetcli.report import Files
-from forgetcli.report.methods import LEGEND, POOLED, markdown
+from forgetcli.report.methods import LEGEND, POOLED, markdown_table
 from forgetcli.report.page import render, write_page
 from forgetcli.report.results import COLUMNS, image_rows, write_json
-from forgetcli.report.text_formats import csv_table, markdown_code, markdown_heading
+from forgetcli.report.spreadsheet import csv_table
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) 
     text = _text(data["methods"], title, data, command)
     if several:
         text = f"{text}\n{POOLED}\n\n" + "\n".join(
-            f"## {markdown_heading(part['name'])}\n\n{markdown(part['methods'])}"
+            f"## {markdown.heading(part['name'])}\n\n{markdown_table(part['methods'])}"
             for part in data["recipes"]
         )
         _write_overview(folder, comparison, data, command)
@@ -83,15 +84,15 @@ def _write_tables(
 
 def _text(rows: list[Mapping], title: str, data: Mapping, command: str) -> str:
     settings = ", ".join(
-        key if value is True else f"{key} {markdown_heading(value)}"
+        key if value is True else f"{key} {markdown.heading(value)}"
         for key, value in data["settings"].items()
         if value is not None and value is not False
     )
     return (
-        f"# {markdown_heading(title)}: every method beside the unedited model\n\n"
-        f"{markdown(rows)}\n{LEGEND}\n\n"
-        f"Judge {markdown_heading(data['judge'].get('name'))}; {settings}. "
-        f"To repeat it: {markdown_code(command)}\n"
+        f"# {markdown.heading(title)}: every method beside the unedited model\n\n"
+        f"{markdown_table(rows)}\n{LEGEND}\n\n"
+        f"Judge {markdown.heading(data['judge'].get('name'))}; {settings}. "
+        f"To repeat it: {markdown.code(command)}\n"
     )
 
 

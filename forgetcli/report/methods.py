@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from forgetcli.report.text_formats import markdown_cell, markdown_text
+from forgetcli.artifact.markdown import escaped
+from forgetcli.report.spreadsheet import inert_cell
 
 SHARES = {
     "forget": "forget",
@@ -90,17 +91,18 @@ def _interval(ends: Sequence[float] | None) -> str:
     return f"[{ends[0]:.2f}, {ends[1]:.2f}]" if ends else ""
 
 
-def markdown(rows: Sequence[Mapping]) -> str:
+def markdown_table(rows: Sequence[Mapping]) -> str:
     """The table in Markdown, and below it a line for each failed method."""
     names = columns(rows)
     lines = [
         ["method", *names],
         ["---", *(["---:"] * len(names))],
-        *([markdown_cell(row["name"]), *map(str, cells(row, names))] for row in rows),
+        # A reader may paste the table into a spreadsheet.
+        *([escaped(inert_cell(row["name"])), *map(str, cells(row, names))] for row in rows),
     ]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return text + "".join(
-        f"\n{markdown_text(row['name'])} failed: {markdown_text(row['error']['message'])}\n"
+        f"\n{escaped(row['name'])} failed: {escaped(row['error']['message'])}\n"
         for row in rows
         if row["error"]
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from forgetcli.evaluation.scores import good
-from forgetcli.report.text_formats import csv_table
+from forgetcli.report.spreadsheet import csv_table
 from forgetcli.storage import atomic
 from forgetcli.storage import json as plain_json
 

@@ -41,7 +41,7 @@ from forgetcli.experiments.comparison.rows import RowPart
 from forgetcli.experiments.comparison.run import check_folder
 from forgetcli.pipeline import apply
 from forgetcli.report import comparison as comparison_report
-from forgetcli.report.methods import columns, markdown
+from forgetcli.report.methods import columns, markdown_table
 
 EDITED_CONCEPT = (
     'concept = "van gogh", target = "monet", '
@@ -829,7 +829,7 @@ def test_the_table_as_markdown_is_text_whatever_it_holds():
         "memory",
         "changed",
     ]
-    _, _, first, second, _, told = markdown([good, bad]).splitlines()
+    _, _, first, second, _, told = markdown_table([good, bad]).splitlines()
     assert (
         first == "| a\\|b | 0.500 [0.25, 0.75] | – | – | 1.000 [0.90, 1.00] | 0.667 [0.50, 0.80] | "
         "25.000 | 1.2 | 512 MiB | 1.23% |"
