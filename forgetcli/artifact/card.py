@@ -318,7 +318,7 @@ def yaml(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """`text` on one line. Joiners are removed too: cards have had none since their first version."""
+    """`text` on one line, without joiners: cards have never had any, and their bytes stay equal."""
     return "".join(char for char in markdown.one_line(text) if char not in markdown.JOINERS)
 
 

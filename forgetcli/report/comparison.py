@@ -1,7 +1,7 @@
 """The files of a comparison.
 
-Each recipe has the report of ``forget eval`` with the table of methods on top. Several recipes have
-an overview too.
+For each recipe there is the report of ``forget eval``, with the table of methods at the top. For
+several recipes there is an overview too.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ MARKDOWN = "compare.md"
 
 
 def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) -> Files:
-    """`report.html`, `results.json`, `results.csv` (a row for each image) and `compare.md`.
+    """Write `report.html`, `results.json`, `results.csv` (a row for each image) and `compare.md`.
 
-    With several recipes, each recipe's own files are in its own folder.
+    With several recipes, each recipe also has these files in its own folder.
 
     Args:
         data: ``comparison.as_dict()``.
@@ -106,11 +106,10 @@ def _write_overview(folder: Path, comparison: Comparison, data: Mapping, command
         }
         for compared, part in zip(comparison.recipes, data["recipes"])
     ]
-    plotted = (
-        {"baseline": unedited, "models": [{"name": row["name"], "edited": row} for row in edited]}
-        if "forget" in unedited
-        else None
-    )
+    plotted = None
+    if "forget" in unedited:
+        models = [{"name": row["name"], "edited": row} for row in edited]
+        plotted = {"baseline": unedited, "models": models}
     page = render(
         "overview.html.j2",
         title=", ".join(part["name"] for part in parts),
@@ -126,11 +125,14 @@ def _write_overview(folder: Path, comparison: Comparison, data: Mapping, command
 
 
 def _verdict(rows: Sequence[Mapping]) -> str:
-    """Which method has the highest H over all recipes; empty if none was scored."""
+    """A sentence on the method with the highest H over all recipes; empty if none was scored."""
     scored = [row for row in rows if row.get("h") is not None]
     if not scored:
         return ""
     best = max(row["h"] for row in scored)
     names = [row["name"] for row in scored if row["h"] == best]
-    who = " and ".join(names) + (" have" if len(names) > 1 else " has")
-    return f"Of {counted(len(rows), 'method')} {who} the highest H over all recipes, {best:.3f}."
+    verb = "have" if len(names) > 1 else "has"
+    return (
+        f"Of {counted(len(rows), 'method')}, {' and '.join(names)} {verb} the highest H over all "
+        f"recipes, {best:.3f}."
+    )

@@ -1,4 +1,4 @@
-"""Images inside the page, so that it is one file."""
+"""Images as data URLs, so that the page is one file."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 from PIL import Image
 
-SIDE = 192  # pixels; larger images are shrunk to this on the page
+SIDE = 192  # pixels of the longest side; larger images are scaled down
 
 
 def image_url(path: Path, side: int | None = None) -> str:
-    """An image as a data URL; a larger image is shrunk.
+    """An image as a data URL, scaled down if it is too large.
 
     Args:
-        side: the longest side in pixels. Default: `SIDE`.
+        side: the longest allowed side in pixels; default: `SIDE`.
     """
     side = side or SIDE
     with Image.open(path) as image:
@@ -29,5 +29,9 @@ def image_url(path: Path, side: int | None = None) -> str:
 
 
 def data_url(data: bytes, kind: str) -> str:
-    """The bytes of an image of this subtype (`png`, `svg+xml`) as a URL."""
+    """The bytes of an image as a URL.
+
+    Args:
+        kind: the image's MIME subtype, such as ``png`` or ``svg+xml``.
+    """
     return f"data:image/{kind};base64," + base64.b64encode(data).decode()

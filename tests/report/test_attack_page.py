@@ -60,7 +60,7 @@ def test_the_strongest_attack_comes_first_and_what_came_back_before_the_rest(htm
     assert "strong brings dog back in 50 % of its attempts" in html and "~ resists 50 %" in html
     assert html.index("<h3>strong") < html.index("<h3>weak")
     assert html.index("✗ it is back, judged dog") < html.index("✓ not back, judged cat")
-    assert "✓ 0 %" in html and "✗ what came back: 1" in html
+    assert "✓ 0 %" in html and "✗ brought back: 1" in html
 
 
 def test_prompts_are_text_and_every_picture_says_what_it_is(html: str):

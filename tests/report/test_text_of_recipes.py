@@ -133,9 +133,8 @@ def test_a_recipes_name_is_no_html_in_the_markdown_of_a_comparison(tmp_path: Pat
     text = (tmp_path / "compare.md").read_text()
     code = "To repeat it: ``"
     assert text.partition(code)[0].count("<img") == 0
-    assert text.count("&lt;img") == 1 + count + (
-        count == 2
-    )  # the heading, and a line of each table
+    # In the heading, and in a line of each table.
+    assert text.count("&lt;img") == 1 + count + (count == 2)
     assert f"`` forget compare '`{IMAGE}`' ``" in text
 
 
