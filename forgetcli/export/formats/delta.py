@@ -1,6 +1,6 @@
-"""The edit alone: the new values of the changed tensors.
+"""The delta format: only the new values of the changed tensors.
 
-``forget apply --delta`` makes the same edited model again from them and the base model.
+``forget apply --delta`` makes the same edited model again from the delta and the base model.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ class Options(BaseModel):
 def write(
     edited: EditedModel, output: Path, options: Options, force: bool, observer: Observer
 ) -> dict[str, Any]:
-    """Write the stored values, not differences: adding a difference would round again and give
-    other bytes.
+    """Write the stored values of the changed tensors.
+
+    Differences are not written, because adding a difference would round again and change bytes.
 
     Returns:
-        ``tensors``: their number.
+        ``tensors``: the number of tensors.
     """
 
     def values(tensor: EditedTensor) -> Iterator[bytes]:
