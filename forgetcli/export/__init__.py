@@ -88,7 +88,7 @@ def names() -> list[str]:
 
 
 def default_output(folder: Path, name: str) -> Path:
-    """The default output of a format in the working directory, such as ``edited-lora.safetensors``."""
+    """The default output in the working directory, such as ``edited-lora.safetensors``."""
     return Path(f"{folder.resolve().name}-{name}{_format(name).SUFFIX}")
 
 

@@ -15,7 +15,8 @@ from forgetcli.artifact import card, statement
 from forgetcli.artifact import ledger as ledgers
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.ledger import Ledger
-from forgetcli.artifact.manifest import CARD, ListedEdit
+from forgetcli.artifact.manifest import CARD
+from forgetcli.artifact.manifest_schema import ListedEdit
 from forgetcli.artifact.patch import Stored
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG

@@ -24,6 +24,7 @@ from forgetcli import export, models, recipe
 from forgetcli.artifact import integrity, ledger, ledger_extension, patch, statement
 from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact.edited import EditedModel
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import ldm as layout
@@ -266,7 +267,7 @@ def test_a_file_without_the_text_model_prefix_is_read_alike(folders, file):
 # --- editing
 
 
-def assert_only_edited_bytes_differ(file: Path, edited: Path) -> list[manifests.EditedTensor]:
+def assert_only_edited_bytes_differ(file: Path, edited: Path) -> list[EditedTensor]:
     """Every other byte of the file is the base's, header included; the edited ones do differ."""
     tensors = manifests.load(edited).edited
     before, after = bytearray(file.read_bytes()), bytearray((edited / file.name).read_bytes())

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from forgetcli.artifact import delta
 from forgetcli.artifact.edited import EditedModel
-from forgetcli.artifact.manifest import EditedTensor
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.export.modelspec import modelspec
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic, safetensors_writer

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from forgetcli.artifact.edited import EditedModel
-from forgetcli.artifact.manifest import EditedTensor
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.errors import EditError
 from forgetcli.export.modelspec import modelspec
 from forgetcli.linalg.low_rank import low_rank, rank_for
