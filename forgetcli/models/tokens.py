@@ -128,8 +128,8 @@ class TokenBatch:
         length = self.ids.shape[1]
         for row, tokens in enumerate(self.ids.tolist()):
             for part in self.parts:
-                whole = () if part.causal else tuple(tokens[part.start : part.stop])
-                prefix = roots.setdefault((part.start, whole), -1 - len(roots))
+                attended_tokens = () if part.causal else tuple(tokens[part.start : part.stop])
+                prefix = roots.setdefault((part.start, attended_tokens), -1 - len(roots))
                 for column in range(part.start, part.stop):
                     step = (prefix, tokens[column])
                     if step not in seen:

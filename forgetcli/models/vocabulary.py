@@ -38,8 +38,10 @@ def words(tokenizer: Tokenizer | Tokenizers, count: int = COUNT) -> list[str]:
     and fragments of words of other languages.
     """
     ranked = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    whole = (token.removesuffix(END) for token, _ in ranked if token.endswith(END))
+    whole_words = (token.removesuffix(END) for token, _ in ranked if token.endswith(END))
     chosen = [
-        word for word in whole if len(word) >= MINIMUM_LETTERS and word.isascii() and word.isalpha()
+        word
+        for word in whole_words
+        if len(word) >= MINIMUM_LETTERS and word.isascii() and word.isalpha()
     ]
     return chosen[:count]

@@ -160,7 +160,7 @@ def revert(
         dry_run: make all checks that are possible in advance, and write nothing.
     Raises:
         ForgetError: ledger.no-such-edit; ledger.none; ledger.damaged; ledger.other-weights;
-            model.changed: a file of the folder is not what its manifest says; and the errors of
+            model.changed: a file of the folder differs from its manifest; and the errors of
             `atomic.publishing` and `statement.write`.
     """
     observer = observer or Silent()

@@ -129,7 +129,7 @@ def _verdict(answer: Answer, subject: Subject) -> str:
         return f"{label} is kept" if answer.seen else f"{label} is lost, judged {judged}"
     if answer.seen:
         return f"{label} is still seen"
-    targets = [target for own, target in sorted(subject.targets) if own == label]
+    targets = [target for concept, target in sorted(subject.targets) if concept == label]
     if judged in targets:
         return f"{label} is gone, became its target {judged}"
     missed = f", not its target {' or '.join(targets)}" if targets else ""

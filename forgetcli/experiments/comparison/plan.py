@@ -72,7 +72,7 @@ def chosen(methods: str | Sequence[str]) -> list[str]:
 
 
 def plans_of(
-    given: Sequence[Recipe | str | Path],
+    recipes: Sequence[Recipe | str | Path],
     names: Sequence[str],
     *,
     model: str | None,
@@ -85,7 +85,7 @@ def plans_of(
         ForgetError: there is no recipe, a recipe is not valid with every method, or a base model
             cannot be loaded.
     """
-    loaded = [recipe if isinstance(recipe, Recipe) else recipes_.load(recipe) for recipe in given]
+    loaded = [recipe if isinstance(recipe, Recipe) else recipes_.load(recipe) for recipe in recipes]
     if not loaded:
         raise ForgetError(
             "compare.no-recipe",

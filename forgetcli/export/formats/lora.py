@@ -233,16 +233,16 @@ def _kohya_names(
 
 
 def _metadata(edited: EditedModel, rank: int, naming: Naming) -> Mapping[str, str]:
-    own = {
+    entries = {
         "format": "pt",
         "forget.base": edited.manifest.base,
         "forget.base_digest": edited.manifest.base_digest,
     }
     if naming == "diffusers":
-        return {**modelspec(edited, "lora"), **own}
+        return {**modelspec(edited, "lora"), **entries}
     kohya = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank),
     }
-    return {**modelspec(edited, "lora", KOHYA), **own, **kohya}
+    return {**modelspec(edited, "lora", KOHYA), **entries, **kohya}

@@ -121,10 +121,11 @@ def defaults() -> list[str]:
     return [name for name in names() if getattr(get(name), "DEFAULT", True)]
 
 
-def options(name: str, given: Mapping[str, object], *, published: bool = False) -> BaseModel:
-    """An attack's settings.
+def options(name: str, settings: Mapping[str, object], *, published: bool = False) -> BaseModel:
+    """An attack's validated settings.
 
     Args:
+        settings: the user's settings.
         published: use the values of the attack's paper as defaults.
     Raises:
         ForgetError: attack.unknown, attack.unknown-option, attack.bad-option.
@@ -132,7 +133,7 @@ def options(name: str, given: Mapping[str, object], *, published: bool = False) 
     module = get(name)
     defaults = dict(module.PUBLISHED) if published else {}
     return plugins.validated_options(
-        "attack", name, module.Options, {**defaults, **given}, "attack"
+        "attack", name, module.Options, {**defaults, **settings}, "attack"
     )
 
 
