@@ -103,7 +103,7 @@ def attack(
         ForgetError: `folder` is not an edited folder; an attack, setting or concept is unknown; the
             model's family cannot run an attack; or `output` contains another run.
     """
-    settings = Settings(images, seed, steps, guidance, batch)
+    settings = Settings(images=images, seed=seed, steps=steps, guidance=guidance, batch=batch)
     names = list(dict.fromkeys(attacks)) if attacks is not None else attacks_.defaults()
     options_of = {
         name: attacks_.options(name, (options or {}).get(name, {}), published=published)

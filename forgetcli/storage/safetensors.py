@@ -264,7 +264,9 @@ def _site(file: str, key: str, entry: dict, data: int) -> TensorSite:
         raise ValueError(f"'{key}' has a size or offset that is not a natural number of 64 bits")
     if (end - begin) * 8 != math.prod(shape) * ITEM_BITS[dtype]:
         raise ValueError(f"'{key}' has {end - begin} bytes, which is not {dtype} of shape {shape}")
-    return TensorSite(file, key, dtype, tuple(shape), data + begin, data + end)
+    return TensorSite(
+        file=file, key=key, dtype=dtype, shape=tuple(shape), start=data + begin, end=data + end
+    )
 
 
 def _check_cover(path: Path, sites: Iterable[TensorSite], data: int, size: int) -> None:

@@ -371,11 +371,14 @@ def _assembled(drafted: Sequence[DraftedConcept], options: Options, choices: lis
     """Choose templates and preserve sets, and combine the concepts into a draft."""
     kinds = list(dict.fromkeys(each.kind.name for each in drafted))
     if options.templates is not None:
-        templates, why = options.templates, "given"
+        templates = options.templates
+        why = "given"
     elif len(kinds) == 1:
-        templates, why = drafted[0].kind.templates, f"those for a {kinds[0]}"
+        templates = drafted[0].kind.templates
+        why = f"those for a {kinds[0]}"
     else:
-        templates, why = THING_TEMPLATES, "those for any kind"
+        templates = THING_TEMPLATES
+        why = "those for any kind"
     choices.append(Choice("", "templates", _listed(templates, 3), why, "--template"))
     why = "all that come with forget" if options.sets == OPTIONS.sets else "given"
     choices.append(Choice("", "sets", ", ".join(options.sets) or "none", why, "--sets"))

@@ -113,7 +113,7 @@ def get(name: str) -> ModuleType:
     Raises:
         ForgetError: attack.unknown.
     """
-    return plugins.find(__name__, GROUP, name, "attack.unknown", "attack")
+    return plugins.find(__name__, GROUP, name, code="attack.unknown", what="attack")
 
 
 def defaults() -> list[str]:
