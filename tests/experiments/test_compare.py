@@ -490,7 +490,7 @@ def test_all_failed_is_an_error_and_so_is_a_control_that_fails(inside, monkeypat
             Fault("edit.no-effect", "it did nothing", "do more"),
         ),
         ("error[memory]: too little\n", 2, Fault("memory", "too little")),
-        ("", -9, Fault("killed", "the edit was ended by SIGKILL", "too little memory?")),
+        ("", -9, Fault("killed", "the edit's process was ended by SIGKILL", "too little memory?")),
         (
             "Traceback …\nValueError: x\n",
             1,
