@@ -1,4 +1,6 @@
-"""The smaller functions of `linalg`: the ridge map, moments, weak directions, centroids."""
+"""The smaller functions of `linalg`: the ridge map, moments, weak directions, centroids, drift, low
+rank.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,10 @@ import pytest
 import torch
 
 from forgetcli.errors import EditError
-from forgetcli.linalg import Moment, ridge_map
+from forgetcli.linalg import Moment, drift, ridge_map
+from forgetcli.linalg.factor import cholesky, reciprocal_condition
+from forgetcli.linalg.low_rank import low_rank, rank_for
+from forgetcli.linalg.moment import ROWS_PER_BLOCK
 from forgetcli.linalg.preserve_set import centroids, weak_directions
 
 
@@ -60,3 +65,66 @@ def test_centroids_are_the_means_of_what_lies_near_them() -> None:
     assert torch.allclose(found, torch.stack([group.mean(1) for group in groups], 1))
     assert torch.equal(centroids(columns, 12), columns)
     assert torch.equal(centroids(columns[:, :2], 3), columns[:, :2])
+
+
+def test_drift_is_the_relative_change_of_the_outputs_for_keys_and_their_moment() -> None:
+    delta, weight = normal(3, 5), normal(3, 5, seed=1)
+    keys, counts = normal(5, 4, seed=2), torch.tensor([1, 3, 1, 2])
+    repeated = keys.repeat_interleave(counts, 1)
+    expected = ((delta @ repeated).square().sum() / (weight @ repeated).square().sum()) ** 0.5
+    assert drift(delta, weight, repeated) == pytest.approx(float(expected), rel=1e-12)
+    moment = Moment.of(keys, counts)
+    assert drift(delta, weight, moment) == pytest.approx(float(expected), rel=1e-12)
+    assert drift(delta, weight, keys) != pytest.approx(float(expected), rel=1e-3)
+    assert drift(0 * delta, weight, keys) == drift(0 * delta, weight, moment) == 0.0
+    # No output at all: nothing moves, and nothing is divided by zero.
+    assert drift(0 * delta, 0 * weight, keys) == 0.0
+
+
+def test_a_moment_of_more_rows_than_a_block_is_that_of_one_product() -> None:
+    keys = normal(2 * ROWS_PER_BLOCK + 3, 2)
+    counts = torch.tensor([2, 1])
+    moment = Moment.of(keys, counts).matrix
+    assert torch.allclose(moment, keys * counts @ keys.T, rtol=1e-12, atol=1e-12)
+    assert torch.equal(moment, moment.T)
+
+
+def singular(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_the_rank_is_the_smallest_within_the_error_and_above_rounding() -> None:
+    # ‖Δ‖² = 25: rank 1 leaves 9, which is exactly 0.6² of it.
+    assert [rank_for(singular(4, 3), error) for error in (0.7, 0.6, 0.59, 0)] == [1, 1, 2, 2]
+    # Nothing below n · ε · σ₁, the rounding of a singular value decomposition, counts.
+    eps = torch.finfo(torch.float64).eps
+    assert [rank_for(singular(1, 1, size * eps), 0) for size in (2.9, 3.1, 4.5)] == [2, 3, 3]
+    assert rank_for(singular(), 0) == rank_for(singular(0, 0), 0) == 0
+
+
+def test_both_factors_of_a_low_rank_matrix_have_the_roots_of_its_singular_values() -> None:
+    left, right = (torch.linalg.qr(normal(n, 3, seed=n)).Q for n in (6, 4))
+    sizes = singular(9, 4, 1)
+    delta = left * sizes @ right.T
+    found = low_rank(delta, 0)
+    assert found.rank == 3 and found.singular.shape == (4,)
+    assert torch.allclose(found.up @ found.down, delta)
+    for norms in (found.up.norm(dim=0), found.down.norm(dim=1)):
+        assert torch.allclose(norms, sizes.sqrt())
+    # Without 1: √(1/98) = 0.101 of ‖Δ‖; without 4 and 1: √(17/98) = 0.416.
+    assert [low_rank(delta, error).rank for error in (0.1, 0.11, 0.41, 0.42)] == [3, 2, 2, 1]
+    assert [low_rank(delta, 0.11, most).rank for most in (1, 2, 3)] == [1, 2, 2]
+    assert torch.allclose(
+        low_rank(delta, 0, 1).up @ low_rank(delta, 0, 1).down,
+        9 * torch.outer(left[:, 0], right[:, 0]),
+    )
+
+
+def test_factors_and_condition_of_a_system() -> None:
+    root = normal(4, 4).tril() + 4 * torch.eye(4, dtype=torch.float64)
+    assert torch.allclose(cholesky(root @ root.T, "hint"), root)
+    assert reciprocal_condition(torch.diag(singular(2, 8, 4))) == pytest.approx(0.25)
+    for bad in (torch.diag(singular(1, -1)), torch.diag(singular(1, float("inf")))):
+        with pytest.raises(EditError, match="the system") as error:
+            cholesky(bad, "the hint", what="the system")
+        assert (error.value.code, error.value.hint) == ("edit.singular", "the hint")
