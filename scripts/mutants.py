@@ -407,37 +407,54 @@ class Copy:
 
     @cache  # noqa: B019
     def baseline(self, tests: tuple[str, ...]) -> Baseline:
-        """Run the tests without a mutant, or read what the last such run has found.
+        """Run the tests without a mutant, or read what the last such run of each file has found.
 
         Raises:
             SystemExit: they do not pass.
         """
-        files = [*Path("tests").glob("*.py"), *Path("forgetcli").rglob("*.py")]
+        shared = hashlib.sha256(repr(SLOW).encode())
+        for file in sorted([*Path("tests").glob("*.py"), *Path("forgetcli").rglob("*.py")]):
+            shared.update(file.read_bytes())
+        kept = {}
         for test in tests:
-            files += Path(test).rglob("*.py") if Path(test).is_dir() else [Path(test)]
-        digest = hashlib.sha256(repr((tests, SLOW)).encode())
-        for file in sorted(files):
-            digest.update(file.read_bytes())
-        kept = BUILD / f"baseline-{digest.hexdigest()[:16]}.json"
-        if not kept.exists():
+            for file in sorted(Path(test).rglob("test_*.py")) or [Path(test)]:
+                digest = shared.copy()
+                digest.update(file.read_bytes())
+                kept[file.as_posix()] = BUILD / f"{file.stem}-{digest.hexdigest()[:16]}.json"
+        files = [file for file, cached in kept.items() if not cached.exists()]
+        if files:
+            self._run_without_mutant(files, kept)
+        result = Baseline({}, [])
+        for cached in kept.values():
+            facts = json.loads(cached.read_text())
+            result.tests.update(facts["tests"])
+            result.libraries.extend(facts["libraries"])
+        return result
 
-            def done(plugin: Trace) -> None:
-                libraries = [
-                    name
-                    for name, module in sys.modules.items()
-                    if "site-packages" in (getattr(module, "__file__", None) or "")
-                    and not name.startswith("forgetcli")
-                ]
-                kept.write_text(json.dumps({"tests": plugin.tests, "libraries": libraries}))
+    def _run_without_mutant(self, files: list[str], kept: dict[str, Path]) -> None:
+        def done(plugin: Trace) -> None:
+            libraries = [
+                name
+                for name, module in sys.modules.items()
+                if "site-packages" in (getattr(module, "__file__", None) or "")
+                and not name.startswith("forgetcli")
+            ]
+            for file in files:
+                tests = {
+                    test: facts
+                    for test, facts in plugin.tests.items()
+                    if test.partition("::")[0] == file
+                }
+                facts = {"tests": tests, "libraries": libraries}
+                (self.folder / kept[file].name).write_text(json.dumps(facts))
 
-            begun = time.monotonic()
-            code = self.run(tests, _trace_plugin(self.folder / "forgetcli"), 3600, done)
-            if code != 0:
-                kept.unlink(missing_ok=True)
-                print((self.folder / "output.txt").read_text()[-3000:])
-                raise SystemExit(f"the tests do not pass without a mutant: {' '.join(tests)}")
-            print(f"{' '.join(tests)}: {time.monotonic() - begun:.0f} s without a mutant")
-        return Baseline(**json.loads(kept.read_text()))
+        begun = time.monotonic()
+        if self.run(files, _trace_plugin(self.folder / "forgetcli"), 3600, done) != 0:
+            print((self.folder / "output.txt").read_text()[-3000:])
+            raise SystemExit(f"the tests do not pass without a mutant: {' '.join(files)}")
+        for file in files:
+            shutil.copy(self.folder / kept[file].name, kept[file])
+        print(f"{' '.join(files)}: {time.monotonic() - begun:.0f} s without a mutant", flush=True)
 
     def test(self, mutant: Mutant, baseline: Baseline) -> dict[str, Any]:
         """Whether a test fails for a mutant, and which one."""
