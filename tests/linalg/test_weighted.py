@@ -77,8 +77,9 @@ def test_drift_is_the_relative_change_of_the_outputs_for_keys_and_their_moment()
     assert drift(delta, weight, moment) == pytest.approx(float(expected), rel=1e-12)
     assert drift(delta, weight, keys) != pytest.approx(float(expected), rel=1e-3)
     assert drift(0 * delta, weight, keys) == drift(0 * delta, weight, moment) == 0.0
-    # No output at all: nothing moves, and nothing is divided by zero.
+    # No output at all: nothing is divided by zero, and a change of it is out of all proportion.
     assert drift(0 * delta, 0 * weight, keys) == 0.0
+    assert drift(delta, 0 * weight, keys) == float((delta @ keys).norm() / 1e-300)
 
 
 def test_a_moment_of_more_rows_than_a_block_is_that_of_one_product() -> None:

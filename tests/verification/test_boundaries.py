@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,14 +19,15 @@ import torch
 
 from forgetcli import __version__
 from forgetcli import recipe as recipes
+from forgetcli.artifact import integrity
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.ledger import Ledger
 from forgetcli.artifact.ledger_files import Material
 from forgetcli.artifact.manifest import EditedTensor
 from forgetcli.errors import ForgetError
-from forgetcli.verification import differences, figures, history, rebuild
+from forgetcli.verification import audit, differences, figures, history, rebuild, signature
 from forgetcli.verification import parameters as verification_parameters
-from forgetcli.verification.finding import Finding
+from forgetcli.verification.finding import Finding, read_edited
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "format-1" / "edited"
 
@@ -406,3 +408,93 @@ def test_a_distance_is_relative_to_the_repeated_change(monkeypatch: pytest.Monke
     assert distance() == 0.5  # |5 − 4| / |4 − 2|
     values["base"] = 4.0
     assert distance() > 1e100  # the repeated edit changes nothing: no tolerance covers that
+
+
+# the verdict
+
+
+def test_a_verdict_is_what_all_findings_say() -> None:
+    before = integrity.Verdict(True, [], ["files"], [integrity.UNSIGNED, "effect"], 1, 2)
+    two = [Finding(proved=["report"], not_proved=["base"]), Finding(proved=["recipe"])]
+    made = audit._with_findings(before, two)
+    assert (made.ok, made.proved) == (True, ["files", "report", "recipe"])
+    assert made.not_proved == ["base", integrity.UNSIGNED, "effect"]
+    assert (made.edited, made.files) == (1, 2)
+    signed = audit._with_findings(before, [Finding(proved=[f"{signature.PROVED} k"])])
+    assert signed.not_proved == ["effect"]
+    first, second = integrity.problem("a", "x"), integrity.problem("b", "y")
+    bad = audit._with_findings(replace(before, ok=False, problems=[first]), [Finding([second])])
+    assert (bad.ok, bad.problems) == (False, [first, second])
+    assert not audit._with_findings(before, [Finding([second])]).ok
+
+
+def test_an_edit_that_was_made_to_edits_that_are_gone_is_not_repeated(edited: EditedModel) -> None:
+    rebuild._refuse_reverted(edited)
+    with pytest.raises(ForgetError) as error:
+        rebuild._refuse_reverted(changed(edited, base_digest="0" * 64))
+    assert error.value.code == "verify.reverted" and "edit 2 of" in error.value.message
+    none = changed(edited, base_digest="0" * 64)
+    none.__dict__["ledger"] = None
+    rebuild._refuse_reverted(none)  # an edit from before there were ledgers can be
+
+
+def test_a_tensor_that_is_not_where_the_manifest_says_is_an_error(edited: EditedModel) -> None:
+    tensor = edited.manifest.edited[0]
+    weights = edited.weight_file(tensor.file)
+    read = read_edited(tensor, weights)
+    assert read.dtype == torch.float64 and len(read) > 1
+    with pytest.raises(ForgetError) as error:
+        read_edited(tensor.model_copy(update={"start": tensor.start + 2}), weights)
+    assert error.value.code == "model.changed"
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (FileNotFoundError(2, "No such file", "k"), "No such file"),
+        (OSError("odd"), "odd"),
+        (ValueError("first\nsecond"), "first"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_a_bad_key_says_why_in_one_line(fault: Exception, why: str) -> None:
+    error = signature._bad_key("k.pem", fault, "the hint")
+    assert error.message == f"k.pem cannot be used as a key: {why}"
+    assert (error.code, error.hint) == ("sign.key", "the hint")
+
+
+@pytest.mark.skipif(find_spec("model_signing") is None, reason="model-signing is not installed")
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (
+            ValueError("Signature mismatch: ['a', 'b']"),
+            ["is of other files: a", "is of other files: b"],
+        ),
+        (ValueError("Signature mismatch: odd ["), ["is of other files: odd ["]),
+        (ValueError("digest mismatch"), ["was not made with the private key that belongs to"]),
+        (type("InvalidSignature", (Exception,), {})(), ["was not made with the private key"]),
+        (ValueError("one\ntwo"), ["is no signature that can be checked: ValueError: one"]),
+        (ValueError(3), ["is no signature that can be checked: ValueError: 3"]),
+        (KeyError(), ["is no signature that can be checked: KeyError"]),
+        (None, []),
+    ],
+)
+def test_what_is_wrong_with_a_signature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception | None, said: list[str]
+) -> None:
+    class Config:
+        def use_elliptic_key_verifier(self, public_key: Path) -> Config:
+            return self
+
+        set_hashing_config = use_elliptic_key_verifier
+
+        def verify(self, folder: Path, path: Path) -> None:
+            if fault is not None:
+                raise fault
+
+    monkeypatch.setattr(signature, "_package", lambda name: SimpleNamespace(Config=Config))
+    (tmp_path / "s").touch()
+    found = signature.check(tmp_path, tmp_path / "s", "k.pub")
+    assert len(found) == len(said) and all(map(str.startswith, found, said))
+    assert not any(line.endswith(": ") for line in found)
