@@ -186,6 +186,8 @@ def _mutate(node: Any) -> Callable[[], None] | None:
         node.__dict__.update(fields)
 
     if isinstance(node, ast.BinOp | ast.BoolOp | ast.AugAssign) and type(node.op) in OPERATORS:
+        if isinstance(node, ast.BinOp) and _is_text(node.right):  # paths: any change is an error
+            return None
         node.op = OPERATORS[type(node.op)]()
     elif isinstance(node, ast.Compare) and type(node.ops[0]) in OPERATORS:
         node.ops = [OPERATORS[type(op)]() for op in node.ops[:1]] + node.ops[1:]
@@ -204,7 +206,7 @@ def _mutate(node: Any) -> Callable[[], None] | None:
         node.test, ast.Name | ast.Attribute | ast.Call
     ):
         node.test = ast.UnaryOp(ast.Not(), node.test)
-    elif isinstance(node, ast.Return) and not _is_none(node.value):
+    elif isinstance(node, ast.Return) and not _is_plain(node.value):
         node.value = ast.Constant(None)
     elif isinstance(node, ast.Raise) or (
         isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
@@ -215,8 +217,17 @@ def _mutate(node: Any) -> Callable[[], None] | None:
     return undo
 
 
-def _is_none(value: ast.expr | None) -> bool:
-    return value is None or (isinstance(value, ast.Constant) and value.value is None)
+def _is_plain(value: ast.expr | None) -> bool:
+    """Whether a return is of nothing or of a boolean, which is changed itself."""
+    return value is None or (
+        isinstance(value, ast.Constant) and (value.value is None or isinstance(value.value, bool))
+    )
+
+
+def _is_text(value: ast.expr) -> bool:
+    return isinstance(value, ast.JoinedStr) or (
+        isinstance(value, ast.Constant) and isinstance(value.value, str)
+    )
 
 
 # Tests

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from forgetcli.errors import EditError
-from forgetcli.linalg import Moment, drift, ridge_map
+from forgetcli.linalg import Moment, drift, ridge_map, whitened
 from forgetcli.linalg.factor import cholesky, reciprocal_condition
 from forgetcli.linalg.low_rank import low_rank, rank_for
-from forgetcli.linalg.moment import ROWS_PER_BLOCK
+from forgetcli.linalg.moment import ROWS_PER_BLOCK, symmetrised
 from forgetcli.linalg.preserve_set import centroids, weak_directions
+from forgetcli.linalg.speed import complement
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -88,6 +89,26 @@ def test_a_moment_of_more_rows_than_a_block_is_that_of_one_product() -> None:
     moment = Moment.of(keys, counts).matrix
     assert torch.allclose(moment, keys * counts @ keys.T, rtol=1e-12, atol=1e-12)
     assert torch.equal(moment, moment.T)
+
+
+def test_the_edge_of_what_counts_as_rounding() -> None:
+    """A moment of nearly no energy, nearly dependent columns, and a direction that hardly moves."""
+    for skew, refused in ((1.2e-309, True), (0.8e-309, False)):  # 1e-9 of 1e-300
+        moment = torch.tensor([[0, skew], [0, 0]], dtype=torch.float64)
+        if refused:
+            with pytest.raises(EditError, match="symmetric"):
+                symmetrised(moment)
+        else:
+            assert torch.equal(symmetrised(moment), (moment + moment.T) / 2)
+    for angle, free in ((2.4e-12, 1), (1.6e-12, 2)):  # singular values in the ratio angle / 2
+        columns = torch.tensor([[1, 1], [0, angle], [0, 0]], dtype=torch.float64)
+        assert complement(columns).shape == (3, free)
+    eye = torch.eye(2, dtype=torch.float64)
+    for size, rank in ((1.2e-7, 2), (0.8e-7, 1)):
+        space = whitened(torch.diag(singular(1, size)), eye, eye)
+        assert space.changes.shape == space.residuals.shape == (rank, 2)
+        # Z E = Z T A
+        assert torch.allclose(space.residuals @ torch.diag(singular(1, size)), space.changes)
 
 
 def singular(*values: float) -> torch.Tensor:

@@ -5,6 +5,7 @@ temporary stays behind.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -13,8 +14,10 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from faults import Saboteur, tree
@@ -884,3 +887,136 @@ def test_what_would_be_refused_is_told_without_writing(tmp_path):
             with pytest.raises(OutputError):
                 atomic.refuse_existing(tmp_path / name, force=force)
     assert tree(tmp_path) == before
+
+
+def test_names_are_exchanged_or_it_is_said_that_they_cannot_be(tmp_path, monkeypatch):
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"1")
+    second.write_bytes(b"2")
+    if not atomic._exchange(first, second):
+        pytest.skip("this system cannot exchange names")
+    assert (first.read_bytes(), second.read_bytes()) == (b"2", b"1")
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "none"))):
+        atomic._exchange(first, tmp_path / "none")
+    library = SimpleNamespace(renameat2=lambda *_: -1)
+    monkeypatch.setattr(atomic.ctypes, "CDLL", lambda *_, **__: library)
+    for fault in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        monkeypatch.setattr(atomic.ctypes, "get_errno", lambda fault=fault: fault)
+        assert atomic._exchange(first, second) is False
+    del library.renameat2  # a C library that does not have it
+    assert atomic._exchange(first, second) is False
+
+
+def handles() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux only")
+def test_no_handle_is_left_open_however_a_write_ends(tmp_path, monkeypatch):
+    before = handles()
+    atomic.write_atomically(tmp_path / "x", b"1")
+    publish(tmp_path / "edited")
+    publish_bytes(tmp_path / "file")
+    left = tmp_path / ".x.1-0123abcd.forget.tmp"
+    left.touch()
+    temporaries.collect(tmp_path)
+    assert not left.exists()
+    made = workspace.Workspace(tmp_path / "edited")
+    made.create()
+    assert handles() == before + 1  # the lock
+    assert not workspace.Workspace(tmp_path / "edited", made.folder).acquire()
+    made.remove()
+    with monkeypatch.context() as patched:
+        patched.setattr(temporaries, "_is_same", lambda *_: False)
+        with pytest.raises(OutputError):
+            atomic.write_atomically(tmp_path / "y", b"1")
+    assert handles() == before
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["instead", "after"])
+def test_what_a_first_ctrl_c_interrupts_is_cleared_up_all_the_same(tmp_path, monkeypatch, done):
+    """The removal of a temporary file or folder is repeated, and the interrupt goes on."""
+
+    def interrupted_once(real):
+        calls = []
+
+        def call(*args, **kwargs):
+            calls.append(args)
+            if len(calls) > 1 or done:
+                real(*args, **kwargs)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+
+        return call
+
+    path = tmp_path / "x"
+    path.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", interrupted_once(os.unlink))
+        with pytest.raises(KeyboardInterrupt):
+            temporaries.remove(path)
+    made = workspace.Workspace(tmp_path / "edited")
+    made.create()
+    made.new.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", interrupted_once(shutil.rmtree))
+        with pytest.raises(KeyboardInterrupt):
+            made.remove()
+    assert made._lock is None and not any(tmp_path.iterdir())
+    made.remove()  # nothing is left to remove, and that is no fault
+    temporaries.remove(path)
+
+
+def test_a_record_is_on_the_disk_before_the_output_is_moved(tmp_path, monkeypatch):
+    fill(tmp_path / "edited", OLD)
+    made = workspace.Workspace(tmp_path / "edited")
+    made.create()
+    synced = []
+
+    def fsync(handle: int) -> None:
+        synced.append((made.record.read_text(), (tmp_path / "edited").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    made.set_aside()
+    inode = made.old.stat().st_ino
+    assert synced == [(json.dumps({"output": "edited", "inode": inode}), True)]
+    made.remove()
+    assert tree(tmp_path / "edited") == OLD and temporary(tmp_path) == []
+
+
+def test_a_complete_workspace_of_a_dead_run_goes_with_any_writer(tmp_path):
+    for name in ("edited", "other"):
+        made = workspace.Workspace(tmp_path / name)
+        made.create()
+        made.new.mkdir()
+        made.old.mkdir()
+        made.record.write_text("{}")
+        made.target.mkdir()  # a newer output
+        assert {path.name for path in made.folder.iterdir()} == workspace.CONTENT
+        made._lock.release()
+    workspace.collect(tmp_path)
+    assert temporary(tmp_path) == []
+    assert not workspace._is_own_folder(tmp_path / "none")
+    assert not workspace._has_lock_and_known_files(tmp_path / "none")
+    (tmp_path / "x").touch()
+    with open(tmp_path / "x") as reader:
+        assert temporaries._is_same(tmp_path / "x", reader.fileno())
+        assert not temporaries._is_same(tmp_path / "none", reader.fileno())
+
+
+def test_a_lock_that_is_held_is_not_waited_for(tmp_path):
+    with FileLock(tmp_path / "lock"):
+        begun = time.monotonic()
+        assert workspace._acquired(tmp_path / "lock") is None
+        assert time.monotonic() - begun < 0.5
+    workspace._acquired(tmp_path / "lock").release()
+
+
+def test_a_parent_that_another_run_makes_meanwhile_is_no_fault(tmp_path, monkeypatch):
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path != tmp_path / "a" and exists(path))
+    (tmp_path / "a").mkdir()
+    atomic.write_atomically(tmp_path / "x", b"")
+    with atomic.publishing_file(tmp_path / "a" / "b" / "file", force=False) as writer:
+        writer.write(b"x")
+    assert (tmp_path / "a/b/file").read_bytes() == b"x"
