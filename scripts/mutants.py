@@ -383,6 +383,8 @@ class Copy:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
         os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
         sys.dont_write_bytecode = False
+        # A shell lets its background processes ignore Ctrl-C, which tests send.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def run(self, files: Iterable[str], plugin: Any, limit: float, done: Any = None) -> int | None:
         """Run pytest in a forked process: its exit code, None if it took longer than `limit`."""

@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from forgetcli.errors import EditError
-from forgetcli.linalg import Moment, drift, ridge_map, whitened
+from forgetcli.linalg import (
+    Moment,
+    Projector,
+    augmented,
+    constrained_map,
+    drift,
+    most_moved,
+    null_projector,
+    ridge_map,
+    whitened,
+)
 from forgetcli.linalg.factor import cholesky, reciprocal_condition
 from forgetcli.linalg.low_rank import low_rank, rank_for
 from forgetcli.linalg.moment import ROWS_PER_BLOCK, symmetrised
@@ -51,6 +61,37 @@ def test_a_moment_of_repeated_prompts_is_the_sum() -> None:
     assert torch.equal(twice.matrix, summed.matrix)
 
 
+def test_columns_that_are_not_finite_are_refused() -> None:
+    for damaged in range(3):
+        columns = [normal(3, 2), normal(3, 2, seed=1), normal(3, 4, seed=2)]
+        assert ridge_map(*columns, 0.5).matrix.isfinite().all()
+        columns[damaged][0, 0] = torch.nan
+        with pytest.raises(EditError) as error:
+            ridge_map(*columns, 0.5)
+        assert error.value.code == "edit.keys-not-finite"
+
+
+def test_the_constraint_of_a_constrained_map_is_exact_by_default() -> None:
+    C, C_star, K2 = normal(6, 3), normal(6, 3, seed=1), normal(6, 2, seed=2)
+    free = Projector.identity(6)
+    found = constrained_map(C, C_star, free, K2, 0.5).matrix
+    assert (found @ K2).norm() < 1e-12 < 0.1 < found.norm()
+    assert torch.equal(found, constrained_map(C, C_star, free, K2, 0.5, 0.0).matrix)
+
+
+def test_columns_that_move_as_much_as_the_mean_are_not_among_the_most_moved() -> None:
+    columns = torch.tensor([[1.0, 2.0, 3.0], [7.0, 8.0, 9.0]]).double()
+    delta = torch.tensor([[1.0, 0.0]]).double()
+    assert most_moved(columns, delta).tolist() == [[3.0], [9.0]]
+
+
+def test_copies_are_columns_with_noise_along_the_weak_directions() -> None:
+    columns, weight = normal(5, 3), normal(4, 5, seed=1)
+    copies = augmented(columns, weight, 2, 3, torch.Generator().manual_seed(4))
+    noise = normal(3, 6, seed=4)
+    assert torch.allclose(copies, columns.repeat(1, 2) + weak_directions(weight, 3) @ noise)
+
+
 def test_weak_directions_are_those_of_the_smallest_singular_values() -> None:
     left, right = (torch.linalg.qr(normal(4, 4, seed=seed)).Q for seed in (0, 1))
     weight = left @ torch.diag(torch.tensor([8.0, 4.0, 2.0, 1.0]).double()) @ right.T
@@ -66,6 +107,26 @@ def test_centroids_are_the_means_of_what_lies_near_them() -> None:
     assert torch.allclose(found, torch.stack([group.mean(1) for group in groups], 1))
     assert torch.equal(centroids(columns, 12), columns)
     assert torch.equal(centroids(columns[:, :2], 3), columns[:, :2])
+
+
+def test_centroids_begin_evenly_spaced_and_end_where_nothing_moves(monkeypatch) -> None:
+    line = torch.arange(10).double()[None]
+    # The middles of thirds, ⌊(2i + 1) · 10 / 6⌋.
+    assert centroids(line, 3, rounds=0).tolist() == [[1, 5, 8]]
+    columns = normal(2, 40)
+    found = centroids(columns, 4)
+    nearest = (columns[:, :, None] - found[:, None]).square().sum(0).argmin(1)
+    for i in range(4):
+        assert torch.allclose(columns[:, nearest == i].mean(1), found[:, i])
+    assert not torch.allclose(centroids(columns, 4, rounds=1), found)  # it takes several rounds
+    alike = torch.ones(2, 5).double()
+    assert torch.equal(centroids(alike, 2), alike[:, :2])  # no column is nearest to the second
+    rounds = []
+    cdist = torch.cdist
+    monkeypatch.setattr(torch, "cdist", lambda *both: rounds.append(both) or cdist(*both))
+    monkeypatch.setattr(torch, "equal", lambda *both: False)
+    centroids(columns, 4)
+    assert len(rounds) == 100  # and no more, if rounding keeps them moving
 
 
 def test_drift_is_the_relative_change_of_the_outputs_for_keys_and_their_moment() -> None:
@@ -105,10 +166,14 @@ def test_the_edge_of_what_counts_as_rounding() -> None:
         assert complement(columns).shape == (3, free)
     eye = torch.eye(2, dtype=torch.float64)
     for size, rank in ((1.2e-7, 2), (0.8e-7, 1)):
-        space = whitened(torch.diag(singular(1, size)), eye, eye)
+        A = torch.diag(singular(3, 3 * size))
+        space = whitened(A, eye, eye)
         assert space.changes.shape == space.residuals.shape == (rank, 2)
-        # Z E = Z T A
-        assert torch.allclose(space.residuals @ torch.diag(singular(1, size)), space.changes)
+        assert torch.allclose(space.residuals @ A, space.changes)  # Z E = Z T A
+    # A projector's threshold is not reached by an eigenvalue that equals it: 1 = 1 × mean.
+    moment = torch.diag(singular(1, 0, 2, 1))
+    assert null_projector(moment, 1.0, 0).rank == 1 and null_projector(moment, 1.01, 0).rank == 3
+    null_projector(torch.diag(singular(-4e-10, 1, 2, 4)), 1.0, 0)
 
 
 def singular(*values: float) -> torch.Tensor:
