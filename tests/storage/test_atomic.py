@@ -984,6 +984,18 @@ def test_a_record_is_on_the_disk_before_the_output_is_moved(tmp_path, monkeypatc
     assert tree(tmp_path / "edited") == OLD and temporary(tmp_path) == []
 
 
+@pytest.mark.parametrize(("size", "back"), [(10_000, True), (10_001, False)])
+def test_a_record_is_read_up_to_its_limit(tmp_path, size, back):
+    fill(tmp_path / "edited", OLD)
+    made = workspace.Workspace(tmp_path / "edited")
+    made.create()
+    made.set_aside()
+    made.record.write_text(made.record.read_text().ljust(size))
+    made.restore()
+    assert tree(tmp_path / "edited") == (OLD if back else None)
+    made.release()
+
+
 def test_a_complete_workspace_of_a_dead_run_goes_with_any_writer(tmp_path):
     for name in ("edited", "other"):
         made = workspace.Workspace(tmp_path / name)

@@ -222,6 +222,20 @@ def test_json_is_read_up_to_its_limits_and_no_further(tmp_path):
         assert decode(text) == json.loads(text)  # a pair, an escaped backslash: no lone surrogate
 
 
+def test_a_file_of_64_megabytes_and_two_million_values_is_read(tmp_path, monkeypatch):
+    for count, what in ((2_000_000, "Expecting value"), (2_000_001, "more than 2000000 values")):
+        with pytest.raises(ValueError, match=what):
+            decode(b"," * count)
+    monkeypatch.setattr("forgetcli.storage.json.decode", len)
+    path = tmp_path / "x.json"
+    path.touch()
+    os.truncate(path, 64_000_000)
+    assert read_json(path) == 64_000_000
+    os.truncate(path, 64_000_001)
+    with pytest.raises(ModelError, match="larger than 64 MB"):
+        read_json(path)
+
+
 def test_json_is_written_for_every_parser():
     value = {1: (1.5, math.nan, -math.inf), "ä": Path("x"), "s": "\udcff", "t": {"u": True}}
     assert encode(value).decode() == (

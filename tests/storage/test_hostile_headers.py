@@ -5,6 +5,7 @@ is accepted is accepted by the safetensors package too.
 from __future__ import annotations
 
 import json
+import os
 import random
 import struct
 import time
@@ -196,6 +197,21 @@ def test_limits_of_a_header_are_allowed_and_no_more(tmp_path):
         path.write_bytes(data)
         with pytest.raises(ModelError, match=f"no safetensors file .{len(data)} bytes"):
             _ = WeightFile(tmp_path, path.name).sites
+
+
+def test_a_header_of_100_megabytes_and_half_a_million_values_is_read(tmp_path, monkeypatch):
+    for count, what in ((500_000, "Expecting value"), (500_001, "more than 500000 values")):
+        with pytest.raises(ModelError, match=what):
+            _ = save(tmp_path, b"," * count).metadata
+    monkeypatch.setattr("forgetcli.storage.json.decode", lambda text, **_: {"a": len(text)})
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", 100_000_000))
+    os.truncate(path, 200_000_000)  # zeros, which take no room on the disk
+    assert WeightFile(tmp_path, path.name)._header[0] == {"a": 100_000_000}
+    with path.open("r+b") as writer:
+        writer.write(struct.pack("<Q", 100_000_001))
+    with pytest.raises(ModelError, match="cut off or no"):
+        _ = WeightFile(tmp_path, path.name).metadata
 
 
 def test_what_is_no_safetensors_file_is_said_by_name(tmp_path):
