@@ -605,6 +605,7 @@ def main() -> int:
         for job in jobs
         if job.id not in results or (options.again and results[job.id]["outcome"] == "survived")
     ]
+    random.shuffle(open_jobs)  # for calls that run at the same time
     if open_jobs and options.seconds > 0:
         copy = Copy()
         preload(("pytest", "hypothesis", "torch", "pydantic", "numpy"))
@@ -615,6 +616,8 @@ def main() -> int:
             for job in open_jobs:
                 if time.monotonic() - begun > options.seconds:
                     break
+                if read_results().get(job.id) != results.get(job.id):  # another call has tested it
+                    continue
                 baseline = copy.baseline(tests_of(job.path))
                 results[job.id] = record = copy.test(job, baseline)
                 with RESULTS.open("a", encoding="utf-8") as writer:
@@ -622,6 +625,7 @@ def main() -> int:
         finally:
             os.chdir(ROOT)
             shutil.rmtree(copy.folder, ignore_errors=True)
+        results = read_results()
     return 0 if print_table(jobs, results, options.survivors) else 1
 
 

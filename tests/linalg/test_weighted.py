@@ -161,6 +161,7 @@ def test_the_edge_of_what_counts_as_rounding() -> None:
                 symmetrised(moment)
         else:
             assert torch.equal(symmetrised(moment), (moment + moment.T) / 2)
+    symmetrised(torch.tensor([[1, 1e-9], [0, 1]], dtype=torch.float64))
     for angle, free in ((2.4e-12, 1), (1.6e-12, 2)):  # singular values in the ratio angle / 2
         columns = torch.tensor([[1, 1], [0, angle], [0, 0]], dtype=torch.float64)
         assert complement(columns).shape == (3, free)
