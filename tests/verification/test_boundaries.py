@@ -25,6 +25,7 @@ from forgetcli.artifact.ledger import Ledger
 from forgetcli.artifact.ledger_files import Material
 from forgetcli.artifact.manifest import EditedTensor
 from forgetcli.errors import ForgetError
+from forgetcli.progress import Silent
 from forgetcli.verification import audit, differences, figures, history, rebuild, signature
 from forgetcli.verification import parameters as verification_parameters
 from forgetcli.verification.finding import Finding, read_edited
@@ -498,3 +499,49 @@ def test_what_is_wrong_with_a_signature(
     found = signature.check(tmp_path, tmp_path / "s", "k.pub")
     assert len(found) == len(said) and all(map(str.startswith, found, said))
     assert not any(line.endswith(": ") for line in found)
+
+
+def test_a_repeated_edit_may_differ_by_the_tolerance_and_not_by_more(
+    edited: EditedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base: Any = SimpleNamespace(settings=GOLDEN, reference="one", config=None)
+    edited.__dict__["base_or_fault"] = base
+    first, *others = edited.manifest.edited
+    other = first.model_copy(update={"after": "0" * 64})
+    asked: dict[str, Any] = {}
+    again = edited
+
+    def apply(recipe: Any, **options: Any) -> Any:
+        asked.update(options, method=recipe.method)
+        return SimpleNamespace(output=GOLDEN)
+
+    monkeypatch.setattr(rebuild, "apply", apply)
+    monkeypatch.setattr(rebuild, "EditedModel", lambda folder: again)
+    count = len(edited.manifest.edited)
+    (line,) = rebuild.rebuilt(edited, Silent()).proved
+    assert line == f"the edit, repeated here, gives all {count} tensors again, byte for byte"
+    assert (asked["method"], asked["model"], asked["strict"]) == ("uce", "one", False)
+    assert (asked["device"], asked["dtype"]) == ("cpu", "float32")
+    assert asked["output"].name == "edited" and not asked["output"].parent.exists()
+    again = changed(edited, edited=(other, *others))
+    for distance, fits in ((0.05, True), (0.051, False), (float("nan"), False)):
+        monkeypatch.setattr(rebuild, "_distance", lambda *_, distance=distance: distance)
+        found = rebuild.rebuilt(edited, Silent())
+        if fits:
+            assert "to within 0.05 of the change (tolerance 0.05)" in found.proved[0]
+            assert "differences in 1 tensor are within" in found.not_proved[-1]
+        else:
+            assert [p.file for p in found.problems] == [first.file] and not found.proved
+            assert f"by {distance:.2g} of the change (tolerance 0.05)" in found.problems[0].what
+    again = changed(edited, edited=tuple(others), materials={"k": "0" * 64})
+    said = [p.what for p in rebuild.rebuilt(edited, Silent()).problems]
+    assert any("the recipe does not edit it here" in what for what in said)
+    assert any("the second moment 'k' is missing" in what for what in said)
+    gone = changed(edited, run_details={}, base_digest="0" * 64)
+    gone.__dict__["base_or_fault"] = base
+    with pytest.raises(ForgetError) as error:
+        rebuild.rebuilt(gone, Silent())
+    assert error.value.code == "verify.reverted"
+    edited.__dict__["base_or_fault"] = ForgetError("model.not-found", "no base", "")
+    with pytest.raises(ForgetError, match="no base"):
+        rebuild.rebuilt(edited, Silent())
