@@ -188,6 +188,7 @@ def test_limits_of_a_header_are_allowed_and_no_more(tmp_path):
         (header([1], size=4), 3, "it has .* bytes, its header wants .*: a cut-off download"),
         (header([1], size=4), 5, "it has .* bytes, its header wants [0-9]*$"),
         (header([2], size=4), 4, "has 4 bytes, which is not F32 of shape"),
+        (b'{"__metadata__":NaN}', 0, "NaN is no number"),
         (b"{", 0, "cut off or no safetensors file .9 bytes"),
     ):
         with pytest.raises(ModelError, match=what):
