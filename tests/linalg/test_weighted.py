@@ -17,6 +17,7 @@ from forgetcli.linalg import (
     most_moved,
     null_projector,
     ridge_map,
+    ridge_map_of_moment,
     whitened,
 )
 from forgetcli.linalg.factor import cholesky, reciprocal_condition
@@ -44,6 +45,12 @@ def test_the_ridge_map_is_where_the_gradient_vanishes(weights: dict[str, float])
     (gradient,) = torch.autograd.grad(loss, change)
     assert gradient.norm() < 1e-9 * loss.item()
     assert change.norm() > 0.1
+
+
+def test_a_ridge_map_of_a_moment_is_that_of_its_columns() -> None:
+    concepts, targets, preserve = normal(6, 3), normal(6, 3, seed=1), normal(6, 4, seed=2)
+    found = ridge_map_of_moment(concepts, targets, preserve @ preserve.T, 0.7).matrix
+    assert torch.allclose(found, ridge_map(concepts, targets, preserve, 0.7).matrix)
 
 
 @pytest.mark.parametrize("lam", [0.0, -1.0, float("inf"), float("nan")])
