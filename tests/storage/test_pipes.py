@@ -91,6 +91,20 @@ def test_a_pipe_has_the_limit_of_a_file(held: Path) -> None:
     os.close(writer)
 
 
+def test_a_pipe_that_goes_on_after_its_limit_is_too_large(
+    held: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pieces, fits in (([b"x" * 100], True), ([b"x" * 100, b"x"], False)):
+        rest = iter([*pieces, b""])
+        with monkeypatch.context() as patched:
+            patched.setattr(files.os, "read", lambda handle, size, rest=rest: next(rest))
+            if fits:
+                assert read_pipe(held, 100) == b"x" * 100
+            else:
+                with pytest.raises(ModelError, match="larger than 100 bytes"):
+                    read_pipe(held, 100)
+
+
 def test_only_a_pipe_that_the_user_named_is_read(pipe: Path) -> None:
     assert is_pipe(pipe) and not is_pipe(pipe.parent) and not is_pipe(pipe / "missing")
     with pytest.raises(ModelError):
