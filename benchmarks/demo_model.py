@@ -27,7 +27,7 @@ from forgetcli.bundled.demo import world
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.evaluation import judges
 from forgetcli.evaluation.intervals import wilson
-from forgetcli.generation.draw import draw
+from forgetcli.generation.generate import generate_images
 from forgetcli.generation.images import ImageRequest
 from forgetcli.progress import Silent
 
@@ -79,7 +79,7 @@ def contact_sheet(
         )
         for i, (t, s) in enumerate(cells[:count])
     ]
-    paths, _ = draw(
+    paths, _ = generate_images(
         base,
         [ImageRequest(p, seed * 100 + i) for i, p in enumerate(asked)],
         output / "contact_sheet",
@@ -102,7 +102,7 @@ def main(output: Path, model: str, without: frozenset[str], sheet_seed: int) -> 
     for kind in ("direct", "indirect"):
         asked = prompts(kind)
         start = time.time()
-        paths, reused = draw(
+        paths, reused = generate_images(
             base,
             [ImageRequest(p, k) for k, (p, _, _) in enumerate(asked)],
             output / kind,

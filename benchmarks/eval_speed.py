@@ -19,7 +19,7 @@ from diffusers import StableDiffusionPipeline
 
 from forgetcli import evaluation, report
 from forgetcli.checkpoint import base
-from forgetcli.generation.draw import GUIDANCE
+from forgetcli.generation.generate import GUIDANCE
 
 
 def plain(folders: list[Path], asked: list[tuple[str, int]], batch: int) -> float:

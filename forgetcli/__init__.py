@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from forgetcli.evaluation import evaluate
     from forgetcli.experiments.comparison import compare
     from forgetcli.experiments.tuning import tune
-    from forgetcli.generation.draw import generate
+    from forgetcli.generation.generate import generate
     from forgetcli.pipeline.apply import apply
     from forgetcli.pipeline.inspect import inspect
     from forgetcli.pipeline.revert import revert
@@ -44,7 +44,7 @@ _HOMES = {
     "evaluate": ("evaluation", "evaluate"),
     # The package of this name stands here once it is imported; it can be called as the function.
     "export": ("export", "export"),
-    "generate": ("generation.draw", "generate"),
+    "generate": ("generation.generate", "generate"),
     "inspect": ("pipeline.inspect", "inspect"),
     "load_recipe": ("recipe", "load"),
     "revert": ("pipeline.revert", "revert"),

@@ -13,7 +13,7 @@ from forgetcli import recipe
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint.base import Base
 from forgetcli.evaluation import judges
-from forgetcli.generation.draw import draw
+from forgetcli.generation.generate import generate_images
 from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline.apply import ApplyResult
 from forgetcli.progress import Silent
@@ -84,7 +84,7 @@ def seen(base: Base, folder: Path) -> Seen:
     asked = [(prompt, "dog", seed) for prompt in DOGS for seed in (0, 1)] + [
         (prompt, label, 0) for prompt, label in OTHERS
     ]
-    paths, _ = draw(
+    paths, _ = generate_images(
         base,
         [ImageRequest(prompt, seed, steps=10) for prompt, _, seed in asked],
         folder,

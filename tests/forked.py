@@ -47,7 +47,7 @@ MODULES = (
     "forgetcli.evaluation",
     "forgetcli.evaluation.verdicts",
     "forgetcli.evaluation.quality",
-    "forgetcli.generation.draw",
+    "forgetcli.generation.generate",
     "forgetcli.report.page",
     "forgetcli.evaluation.judges.demo",
     "forgetcli.evaluation.features.demo",

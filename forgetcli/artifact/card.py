@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli import recipe as recipes
-from forgetcli.artifact import manifest, statement
+from forgetcli.artifact import manifest, markdown, statement
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.listing import regular_files
 from forgetcli.bundled.demo import MODEL
@@ -44,8 +43,6 @@ MEASURES = {
     "H": "h",
 }
 SHOWN = 12  # layers in the card; all are in the report
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$:@^=])")
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 
 
 @dataclass(frozen=True)
@@ -276,7 +273,7 @@ def render(
         keep_trailing_newline=True,
     )  # no HTML: `md` and `yaml` escape
     environment.filters |= {
-        "md": markdown,
+        "md": lambda value: markdown.escaped(_plain(str(value))),
         "yaml": yaml,
         "share": _share,
         "percent": lambda x: f"{100 * x:.3g} %",
@@ -313,11 +310,6 @@ def render(
     )
 
 
-def markdown(text: object) -> str:
-    """`text` escaped for Markdown, on one line: no markup, HTML, links or control characters."""
-    return _SPECIAL.sub(r"\\\1", "".join(_ENTITIES.get(char, char) for char in _plain(str(text))))
-
-
 def yaml(value: Any) -> str:
     """`value` in YAML's JSON form, on one line."""
     if isinstance(value, list | tuple):
@@ -326,8 +318,8 @@ def yaml(value: Any) -> str:
 
 
 def _plain(text: str) -> str:
-    """On one line, without control characters, bidirectional overrides among them."""
-    return "".join(char for char in " ".join(text.split()) if char.isprintable())
+    """`text` on one line, without joiners: cards have never had any, and their bytes stay equal."""
+    return "".join(char for char in markdown.one_line(text) if char not in markdown.JOINERS)
 
 
 def _hub_id(base: str) -> str | None:

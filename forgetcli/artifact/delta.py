@@ -16,7 +16,8 @@ from pathlib import Path
 
 from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact.edited import EditedModel
-from forgetcli.artifact.manifest import CARD, MANIFEST, RECIPE, REPORT, EditedTensor, Manifest
+from forgetcli.artifact.manifest import CARD, MANIFEST, RECIPE, REPORT, Manifest
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG

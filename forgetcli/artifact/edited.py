@@ -15,7 +15,8 @@ from typing import Any
 from forgetcli.artifact import ledger as ledgers
 from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact.ledger import Ledger
-from forgetcli.artifact.manifest import EditedTensor, Manifest
+from forgetcli.artifact.manifest import Manifest
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import single_file
 from forgetcli.checkpoint.base import Base

@@ -20,11 +20,11 @@ from forgetcli.artifact.manifest import (
     RECIPE,
     REPORT,
     SIGNATURE,
-    EditedTensor,
     Manifest,
     base_uri,
     is_hubs,
 )
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError, counted
 from forgetcli.storage.files import (

@@ -31,7 +31,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from forgetcli.artifact import manifest
+from forgetcli.artifact import manifest, manifest_schema
 from forgetcli.artifact.ledger_files import (
     LEDGER,
     TENSORS,
@@ -241,5 +241,5 @@ def _sites(folder: Path, places: Iterable[Place]) -> Iterator[tuple[Place, Tenso
         weights = weight_file(place.file)
         inside(folder, weights.path)
         site = weights.sites.get(place.key) if weights.path.is_file() else None
-        fits = site is not None and manifest.has_part(site, place.third)
+        fits = site is not None and manifest_schema.has_part(site, place.third)
         yield place, site.part(place.third) if site is not None and fits else None

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from forgetcli.artifact.manifest import LARGEST_FILE, MANIFEST, Manifest, RelativePath, Sha256
+from forgetcli.artifact.manifest import LARGEST_FILE, MANIFEST, Manifest
+from forgetcli.artifact.manifest_schema import RelativePath, Sha256
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.storage import safetensors_writer
 from forgetcli.storage.files import files_digest, inside, read_regular, sha256_file

@@ -14,14 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from forgetcli.artifact.manifest import (
     BASE,
-    BUILD_TYPE,
-    BUILDER,
     CARD,
     FILES_DIGEST,
     MANIFEST,
-    PREDICATE_TYPE,
     RECIPE,
     REPORT,
+    base_uri,
+)
+from forgetcli.artifact.manifest_schema import (
+    BUILD_TYPE,
+    BUILDER,
+    PREDICATE_TYPE,
     STATEMENT_TYPE,
     BuildDefinition,
     Dependency,
@@ -34,7 +37,6 @@ from forgetcli.artifact.manifest import (
     Predicate,
     Sha256Digest,
     Statement,
-    base_uri,
 )
 from forgetcli.artifact.patch import Stored
 from forgetcli.checkpoint.base import Base

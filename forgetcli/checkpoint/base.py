@@ -292,7 +292,7 @@ def _similar(path: Path, name: str) -> list[str]:
     by_name = {p.name.lower(): str(p) for p in here}
     matches = difflib.get_close_matches(path.name.lower(), by_name, 2, 0.6)
     demo = difflib.get_close_matches(name.lower(), ["demo"], 1, 0.7)
-    return [by_name[match] for match in matches] + demo + hub.near(name)
+    return [by_name[match] for match in matches] + demo + hub.similar_names(name)
 
 
 def _single(name: str, path: Path, config: Path | str | None) -> Base:

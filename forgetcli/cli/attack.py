@@ -42,7 +42,7 @@ Folder = Annotated[
     str,
     typer.Argument(
         metavar="[DIR]",
-        help="The edited model; with --replay any model.",
+        help="The edited model. With --replay it can be any model.",
     ),
 ]
 Attacks = Annotated[
@@ -61,20 +61,20 @@ AttackSet = Annotated[
         "--attack-set",
         metavar="ATTACK.KEY=VALUE",
         show_default=False,
-        help="A setting of an attack: inversion.steps=1000. Repeatable.",
+        help="A setting of an attack, such as inversion.steps=1000. Repeatable.",
     ),
 ]
 Published = Annotated[
     bool,
-    typer.Option("--published", help="Use the values of the attacks' papers, which need a GPU."),
+    typer.Option("--published", help="Use the settings of the attacks' papers. They need a GPU."),
 ]
 Concepts = Annotated[
     list[str] | None,
     typer.Option(
         "--concept",
         metavar="CONCEPT",
-        show_default="all that it forgot",
-        help="Attack this concept only. Repeatable.",
+        show_default="all edited concepts",
+        help="Attack only this concept. Repeatable.",
     ),
 ]
 Floor = Annotated[
@@ -83,25 +83,25 @@ Floor = Annotated[
         "--floor",
         metavar="MODEL",
         show_default=False,
-        help="A model that never learned the concepts: attacked too, as the lower bound.",
+        help="A model that never learned the concepts. It is attacked too, as the lower bound.",
     ),
 ]
 NoControl = Annotated[
     bool,
     typer.Option(
         "--no-control",
-        help="Do not attack the unedited model. Then no attack gives a verdict.",
+        help="Do not attack the unedited model. Without it, no attack gives a verdict.",
     ),
 ]
 Images = Annotated[
     int,
-    typer.Option("--images", "-n", min=1, help="Attempts at drawing the concept."),
+    typer.Option("--images", "-n", min=1, help="Attempts to generate the concept, per attack."),
 ]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Images generated at a time.")]
 Output = Annotated[
     Path,
     typer.Option(
-        "--output", "-o", envvar="FORGET_ATTACK_OUTPUT", help="Folder for report and images."
+        "--output", "-o", envvar="FORGET_ATTACK_OUTPUT", help="Folder for the report and images."
     ),
 ]
 Replay = Annotated[
@@ -110,7 +110,8 @@ Replay = Annotated[
         "--replay",
         metavar="FILE",
         show_default=False,
-        help="Give another model what an attack found: attack/edited/inversion-dog.safetensors.",
+        help="Run no attack, but use with DIR what an earlier attack found, such as "
+        "attack/edited/inversion-dog.safetensors.",
     ),
 ]
 FailUnder = Annotated[
@@ -119,7 +120,7 @@ FailUnder = Annotated[
         "--fail-under",
         metavar="resist=BOUND",
         show_default=False,
-        help="Exit with 1 if the model resists less: 1 − success of the strongest attack.",
+        help="Exit with 1 if resist (1 − success rate of the strongest attack) is below BOUND.",
     ),
 ]
 
@@ -151,8 +152,8 @@ def attack(
 ) -> None:
     """Try to bring back what an edited model was made to forget.
 
-    Every attack also runs on the unedited model: one that fails there is too weak, and gives no
-    verdict. Writes report.html and results.json. Run it again to resume an interrupted run, or to
+    Every attack also runs on the unedited model. An attack that fails there is too weak to give a
+    verdict. Writes report.html and results.json. Run it again to resume an interrupted run or to
     add attacks.
 
     \b
@@ -165,7 +166,7 @@ def attack(
     """
     bounds = _bounds(fail_under, confident)
     if distributed.launched():
-        # Before the launcher's state imports them.
+        # Before the launcher's state imports the libraries.
         silence_libraries()
     main = distributed.current().main
     sink = Sink("attack", json=json, quiet=quiet or not main, threads=threads)
@@ -173,8 +174,8 @@ def attack(
         if bounds:
             raise ForgetError(
                 "attack.replay-gate",
-                "--replay runs no attack, so --fail-under has nothing to compare",
-                "leave one of the two out",
+                "--replay runs no attack, so --fail-under has no figure to compare",
+                "leave out --replay or --fail-under",
             )
         known_model(folder)
         _replay(
@@ -213,7 +214,7 @@ def attack(
             force=force,
             observer=observer,
         )
-    # The first process reports.
+    # Only the first process reports.
     if main and not _report(sink, result, bounds, confident):
         raise typer.Exit(1)
 
@@ -224,45 +225,49 @@ def _bounds(fail_under: str | None, confident: bool) -> Sequence[gates.Gate]:
         raise ForgetError(
             "eval.no-gate",
             "--confident needs --fail-under",
-            "for instance --fail-under resist=0.9",
+            "for example --fail-under resist=0.9",
         )
     return bounds
 
 
-def _names(given: str | None) -> list[str] | None:
-    if given is None:
+def _names(attacks: str | None) -> list[str] | None:
+    """The attacks in a list with commas; None if there is no list."""
+    if attacks is None:
         return None
-    names = [name.strip() for name in given.split(",") if name.strip()]
+    names = [name.strip() for name in attacks.split(",") if name.strip()]
     if not names:
         raise ForgetError(
-            "attack.no-attack", "--attacks names no attack", "for instance swap,inversion"
+            "attack.no-attack", "--attacks names no attack", "for example swap,inversion"
         )
     return names
 
 
 def _settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:
-    """attack → its settings, from ``ATTACK.KEY=VALUE``."""
-    chosen: dict[str, dict[str, object]] = {}
+    """The settings of each attack, from ``ATTACK.KEY=VALUE``."""
+    settings_of: dict[str, dict[str, object]] = {}
     for pair in pairs:
         name, dot, rest = pair.partition(".")
         if not dot or "=" not in rest or "=" in name:
             raise ForgetError(
                 "attack.bad-option",
                 f"--attack-set {pair}: not ATTACK.KEY=VALUE",
-                "for instance inversion.steps=1000",
+                "for example inversion.steps=1000",
             )
-        chosen.setdefault(name.strip(), {}).update(settings([rest]))
-    return chosen
+        settings_of.setdefault(name.strip(), {}).update(settings([rest]))
+    return settings_of
 
 
 def _report(sink: Sink, result: Robustness, bounds: Sequence[gates.Gate], confident: bool) -> bool:
-    """Write and print the report; whether every bound was met."""
-    # Imported here: the report loads jinja2.
+    """Write and print the report. Returns whether the result meets all bounds."""
+    # Imported here, because the report loads jinja2.
     from forgetcli.report import robustness as report
 
     data = result.as_dict()
-    judged = [gates.outcome(data["model"]["name"], data, gate, confident) for gate in bounds]
-    data["gates"] = [{"key": o.gate.key, "bound": o.gate.bound, "passed": o.passed} for o in judged]
+    checked = [gates.outcome(data["model"]["name"], data, gate, confident) for gate in bounds]
+    data["gates"] = [
+        {"key": outcome.gate.key, "bound": outcome.gate.bound, "passed": outcome.passed}
+        for outcome in checked
+    ]
     files = report.write(result.folder, result, data, command=command_line())
     sink.result(
         data,
@@ -276,7 +281,7 @@ def _report(sink: Sink, result: Robustness, bounds: Sequence[gates.Gate], confid
         if each["no_verdict"] and each["unedited"]:
             name = f"{each['attack']} on {each['label']}"
             sink.remark(f"{name} gives no verdict: {each['no_verdict']}", title="note")
-    failed = [outcome for outcome in judged if not outcome.passed]
+    failed = [outcome for outcome in checked if not outcome.passed]
     for outcome in failed:
         sink.failure(f"failed: {outcome.text}")
     return not failed
@@ -284,15 +289,15 @@ def _report(sink: Sink, result: Robustness, bounds: Sequence[gates.Gate], confid
 
 def _replay(sink: Sink, file: Path, model: str, **options: object) -> None:
     with sink.observer() as observer:
-        # Imported here: loads torch, after the libraries have been silenced.
+        # Imported here, because it loads torch and other libraries, which must be silenced first.
         from forgetcli.robustness.replay import replay
 
         result = replay(file, model, observer=observer, **options)  # type: ignore[arg-type]
     data = result.as_dict()
     rate = result.success
-    shown = f"{rate.successes} of {rate.count} images show {result.label}"
+    summary = f"{rate.successes} of {rate.count} images show {result.label}"
     sink.result(
         data,
-        human=lambda: facts({"attack": result.attack, "result": shown, "images": result.folder}),
+        human=lambda: facts({"attack": result.attack, "result": summary, "images": result.folder}),
         quiet=result.folder,
     )

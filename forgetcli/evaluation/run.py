@@ -18,7 +18,7 @@ from forgetcli.evaluation.results import Evaluation
 from forgetcli.evaluation.run_folder import RUN, VERDICTS, claim
 from forgetcli.evaluation.subjects import UNEDITED, subjects, unused
 from forgetcli.evaluation.verdicts import look
-from forgetcli.generation.draw import draw
+from forgetcli.generation.generate import generate_images
 from forgetcli.generation.images import DTYPE, ImageRequest, refuse_too_many
 from forgetcli.progress import Observer, Silent, Stopwatch
 
@@ -263,7 +263,7 @@ def answered(
     """
     distinct = list(dict.fromkeys(requests))
     with watch.stage(f"pictures {subject.name}"):
-        drawn, _ = draw(
+        drawn, _ = generate_images(
             subject.base,
             distinct,
             output / subject.name,

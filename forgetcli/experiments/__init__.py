@@ -1,1 +1,1 @@
-"""Many edits side by side: comparison of methods, tuning, the demo."""
+"""Workflows that edit and evaluate: comparing methods, tuning, erasing by name, the demo."""

@@ -46,13 +46,13 @@ def run(
 ) -> Demo:
     """Apply a recipe, then generate and judge images of the unedited and the edited model.
 
-    A finished edit of an earlier run, and finished images, are used again.
+    The finished edit and the finished images of an earlier run are used again.
 
     Args:
-        output: gets `edited/` and `pictures/`.
+        output: the folder for `edited/` and `pictures/`.
         recipe: a recipe file, or the name of a bundled recipe.
         force: edit and generate again.
-        watch: gets the seconds of the stages ``apply`` and ``evaluate``.
+        watch: measures the stages ``apply`` and ``evaluate``.
     """
     observer = observer or Silent()
     watch = watch or Stopwatch()
@@ -79,7 +79,7 @@ def run(
 
 
 def is_finished(folder: Path, recipe: Recipe) -> bool:
-    """Whether the folder holds the recipe's model, edited by it and by nothing else, unchanged."""
+    """Whether the folder is the recipe's model, edited by this recipe alone and unchanged since."""
     try:
         edited = EditedModel.open(folder)
         manifest = edited.manifest

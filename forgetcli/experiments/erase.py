@@ -1,4 +1,4 @@
-"""``forget erase``: from a concept's name to an edited model and pictures of both models."""
+"""``forget erase``: from a concept's name to an edited model, with images before and after."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from forgetcli import models
 from forgetcli import recipe as recipes
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.generation.draw import generate
+from forgetcli.generation.generate import generate
 from forgetcli.generation.images import GeneratedImage
 from forgetcli.pipeline.apply import STAGES as EDIT_STAGES
 from forgetcli.pipeline.apply import ApplyResult, apply
@@ -20,7 +20,7 @@ from forgetcli.progress import Observer, Silent, Stopwatch, enter
 from forgetcli.recipe import Recipe
 
 STAGES = ("drafting", *EDIT_STAGES, "images")  # for `progress.Stages`
-KEPT = 2  # pictures of near concepts for each concept that is erased
+NEAR_PROMPTS = 2  # prompts of near concepts, for each erased concept
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Drafted:
     """A drafted recipe.
 
     Attributes:
-        recipe: as it was read again from its text, which is `recipe.raw`.
+        draft: the draft.
+        recipe: the draft's recipe, parsed from the text of the draft (`recipe.raw`).
     """
 
     draft: Draft
@@ -40,11 +41,13 @@ class Drafted:
 
 @dataclass(frozen=True)
 class Erased:
-    """What ``forget erase`` did.
+    """The result of ``forget erase``.
 
     Attributes:
-        images: pairs of images, those of the concepts first; none if none were asked for.
-        seconds: by stage.
+        drafted: the recipe.
+        applied: the edit.
+        images: pairs of images, with the erased concepts first; empty if none were requested.
+        seconds: duration of each stage.
     """
 
     drafted: Drafted
@@ -63,7 +66,7 @@ class Erased:
         }
 
     def is_erased(self, prompt: str) -> bool:
-        """Whether a picture's prompt asks for what was erased."""
+        """Whether a prompt is for an erased concept."""
         return any(prompt in (*c.direct, *c.indirect) for c in self.drafted.draft.concepts)
 
 
@@ -79,10 +82,10 @@ def drafted(
     dtype: str | None = None,
     observer: Observer | None = None,
 ) -> Drafted:
-    """The recipe that `run` applies; nothing is written.
+    """Draft the recipe that `run` applies. Nothing is written.
 
     Raises:
-        ForgetError: what was asked for cannot be; see `drafting.draft.draft`.
+        ForgetError: a concept or an option is not valid; see `drafting.draft.draft`.
     """
     observer = observer or Silent()
     enter(observer, "drafting")
@@ -107,12 +110,14 @@ def run(
     strict: bool = True,
     observer: Observer | None = None,
 ) -> Erased:
-    """Apply a drafted recipe and draw what it changed.
+    """Apply a drafted recipe, and generate images before and after the edit.
 
     Args:
-        output: the edited folder; its `recipe.toml` is the draft.
-        images: folder of the images; not within `output`, of which the manifest lists every file.
-        count: prompts that images are drawn for, for each concept; 0: none.
+        made: the drafted recipe.
+        output: the edited folder. Its `recipe.toml` is the draft.
+        images: folder for the images. It must be outside `output`, because the manifest lists every
+            file there.
+        count: the number of prompts to generate images for, for each concept; 0: none.
         strict: see `pipeline.apply.apply`.
     """
     observer = observer or Silent()
@@ -129,12 +134,12 @@ def run(
             strict=strict,
             observer=observer,
         )
-    pictures: tuple[GeneratedImage, ...] = ()
-    prompts = shown(made.draft, count)
+    generated: tuple[GeneratedImage, ...] = ()
+    prompts = example_prompts(made.draft, count)
     if prompts:
         enter(observer, "images")
         with watch.stage("images"):
-            pictures = generate(
+            generated = generate(
                 prompts,
                 model=output,
                 output=images,
@@ -142,18 +147,27 @@ def run(
                 device=device,
                 observer=observer,
             ).images
-    return Erased(made, applied, pictures, watch.report())
+    return Erased(made, applied, generated, watch.report())
 
 
-def shown(made: Draft, count: int) -> list[str]:
-    """Prompts to draw: of each concept `count`, of which up to `KEPT` are of near concepts. Those
-    of the concepts come first.
+def example_prompts(made: Draft, count: int) -> list[str]:
+    """Prompts to generate images for: `count` for each concept.
+
+    Up to `NEAR_PROMPTS` of them are for near concepts. The prompts for erased concepts come first.
     """
-    erased, kept = [], []
-    for each in made.concepts:
-        staying = [made.asking[near][0] for near in each.near if near in made.asking]
-        few = min(KEPT, count // 2, len(staying))
-        asked = [*each.direct[: max(1, count - few - 1)], *each.indirect[:1], *each.direct]
-        erased += list(dict.fromkeys(asked))[: count - few]
-        kept += staying[1 : few + 1] or staying[:few]
-    return list(dict.fromkeys([*erased, *kept]))
+    erased = []
+    retained = []
+    for concept in made.concepts:
+        near = [
+            made.evaluation_prompts[name][0]
+            for name in concept.near
+            if name in made.evaluation_prompts
+        ]
+        near_count = min(NEAR_PROMPTS, count // 2, len(near))
+        # One indirect prompt, if there is one; direct prompts fill the rest.
+        first = concept.direct[: max(1, count - near_count - 1)]
+        prompts = dict.fromkeys([*first, *concept.indirect[:1], *concept.direct])
+        erased += list(prompts)[: count - near_count]
+        # The first near concept is the target. It is used only if there is no other.
+        retained += near[1 : near_count + 1] or near[:near_count]
+    return list(dict.fromkeys([*erased, *retained]))

@@ -101,7 +101,7 @@ def of_comparison(
     settings = Settings(images=images, seed=0, steps=1, guidance=None, batch=1, quick=quick)
     refuse_too_many(1, images)
     plans = plans_of(given, names, model=model, config=config, output=Path(output))
-    asked = [settings.asked(each.recipe) for each in plans]
+    asked = [settings.evaluated(each.recipe) for each in plans]
     check_judge(asked, judge=judge, options=judge_options, features=features, device=device)
     loaded_judge = judges.load(judge, device, judge_options)
     made: list[PlannedEdit] = []

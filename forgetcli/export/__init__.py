@@ -1,8 +1,8 @@
-"""Formats in which an edited model is given to others, one module each in `export.formats`.
+"""Export of edited models. Each format is one module of `export.formats`.
 
-A format's name is that of its module with hyphens: ``single_file.py`` is ``single-file``. What such
-a module offers is the protocol `Format`. Third parties add a format by an entry point in the group
-``forgetcli.exports``.
+The name of a format is the name of its module with hyphens: ``single_file.py`` is ``single-file``.
+The modules implement the protocol `Format`. Third parties add a format with an entry point in the
+group ``forgetcli.exports``.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 FORMATS = "forgetcli.export.formats"
 GROUP = "forgetcli.exports"
 
-# The name that formats of third parties know.
+# The name that third parties' formats use.
 Edited = EditedModel
 
 __all__ = ["Edited", "Exported", "Format", "default_output", "export", "names"]
 
 
 class Format(Protocol):
-    """A format's module.
+    """The module of a format.
 
     Attributes:
-        Options: a frozen pydantic model of the format's settings (``extra="forbid"``). Each has a
-            default.
-        SUFFIX: the ending of the output's name; empty for a folder.
+        Options: a frozen pydantic model of the format's settings (``extra="forbid"``). All settings
+            have defaults.
+        SUFFIX: the suffix of the output file; empty if the output is a folder.
     """
 
     Options: type[BaseModel]
@@ -53,22 +53,22 @@ class Format(Protocol):
             options: an instance of `Options`.
             force: replace an existing output.
         Returns:
-            figures, which are added to ``export --json``.
+            figures to add to ``export --json``.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export` wrote.
+    """The result of `export`.
 
     Attributes:
         format: the format's name.
         output: the file or folder.
-        bytes: the total size of its files; None after a dry run.
+        bytes: the total size of the output's files; None after a dry run.
         base: id, revision and digest of the base model.
         seconds: duration of each stage.
-        figures: the format's own; see its `write`.
+        figures: the figures of the format; see its `write`.
     """
 
     format: str
@@ -79,18 +79,18 @@ class Exported:
     figures: Mapping[str, object] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """As in ``export --json``."""
+        """The keys of ``export --json``."""
         data = asdict(self) | {"output": str(self.output)}
         return {**data.pop("figures"), **data}
 
 
 def names() -> list[str]:
-    """Every format, sorted."""
+    """The names of all formats, sorted."""
     return plugins.names(FORMATS, GROUP)
 
 
 def default_output(folder: Path, name: str) -> Path:
-    """The default output of a format: ``edited-lora.safetensors`` in the working directory."""
+    """The default output in the working directory, such as ``edited-lora.safetensors``."""
     return Path(f"{folder.resolve().name}-{name}{_format(name).SUFFIX}")
 
 
@@ -110,13 +110,14 @@ def export(
     Args:
         name: the format's name.
         output: default: `default_output`.
-        base: the base model, for formats that need it; default: the one that the manifest names.
+        base: the base model, for formats that need it; default: the base model in the manifest.
         options: the format's settings.
-        force: replace an earlier output.
+        force: replace an existing output.
         dry_run: check the format, its settings, the folder and the output, and write nothing.
     Raises:
-        ForgetError: the format or a setting is unknown, the folder is not what forget wrote, the
-            format cannot hold the edit, or the output cannot be written. No partial output is left.
+        ForgetError: the format or a setting is unknown, the folder differs from its manifest, the
+            format cannot represent the edit, or the output cannot be written. No partial output is
+            left.
     """
     observer = observer or Silent()
     watch = Stopwatch()
@@ -124,7 +125,7 @@ def export(
     output = Path(output) if output is not None else default_output(Path(folder), name)
     settings = plugins.validated_options("format", name, module.Options, options or {}, "export")
     edited = EditedModel.open(folder, base)
-    # An additional file in the edited folder would be one that its manifest does not list.
+    # The output must be outside the edited folder, whose manifest lists every file.
     refuse_overlap(
         output, edited.folder, kind="the edited model", hint="choose another place with -o"
     )

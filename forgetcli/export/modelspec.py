@@ -1,5 +1,5 @@
-"""The metadata in the header of an exported file, in the terms of the SAI Model Spec 1.0.0, which
-ComfyUI, A1111 and others show.
+"""The metadata in the header of an exported file, by the SAI Model Spec 1.0.0. ComfyUI, A1111 and
+other tools show it.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from forgetcli.checkpoint.single_file import SingleFile
 from forgetcli.errors import ForgetError
 
 XL = "StableDiffusionXL"
-LONGEST_LIST = 60  # characters of concepts in a title
+LONGEST_LIST = 60  # characters of the list of concepts in a title
 
 
 def modelspec(
     edited: EditedModel, kind: str = "", implementation: str = "diffusers"
 ) -> dict[str, str]:
-    """Metadata of an exported file.
+    """The metadata of an exported file.
 
     Args:
         kind: ``lora`` or another kind of adapter; empty for a whole model.
-        implementation: the code whose tensor names the file has: ``diffusers`` or a URL.
-    Source: github.com/Stability-AI/ModelSpec; ``architecture/lora`` as kohya's sd-scripts write it.
+        implementation: the code whose tensor names the file uses: ``diffusers`` or a URL.
+    Source: github.com/Stability-AI/ModelSpec; kohya's sd-scripts for ``architecture/lora``.
     """
     forgotten = ", ".join(concepts(edited)) or "nothing"
     spec = {
@@ -40,14 +40,14 @@ def modelspec(
 
 
 def architecture(edited: EditedModel) -> str:
-    """The family in the spec's terms, or the pipeline's class if the spec has no term for it."""
+    """The spec's name of the model family, or the pipeline's class if the spec has none."""
     pipeline = str(edited.index.get("_class_name", ""))
     inpainting = "-inpainting" if edited.config("unet").get("in_channels") == 9 else ""
     if pipeline.startswith(XL):
         return "stable-diffusion-xl-v1-base" + inpainting
     if not pipeline.startswith("StableDiffusion") or not edited.config("unet"):
         return pipeline
-    # Stable Diffusion 2.x has the text encoder of OpenCLIP, whose activation is gelu.
+    # The text encoder of Stable Diffusion 2.x is OpenCLIP's, with the activation gelu.
     if edited.config("text_encoder").get("hidden_act") != "gelu":
         return "stable-diffusion-v1" + inpainting
     if _prediction(edited) == "v":
@@ -56,17 +56,17 @@ def architecture(edited: EditedModel) -> str:
 
 
 def concepts(edited: EditedModel) -> list[str]:
-    """The concepts of the recipe, in its order; none if it cannot be read."""
+    """The concepts of the recipe in order; empty if the recipe cannot be read."""
     try:
         recipe = tomllib.loads(edited.recipe_bytes.decode("utf-8"))
         return [str(entry["concept"]) for entry in recipe.get("concepts", [])]
     except (ForgetError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        # The title and the description are for readers: no program needs them.
+        # Not an error, because only people read the title and the description.
         return []
 
 
 def _base(edited: EditedModel) -> str:
-    """The base model's name without the folders of a path, which mean nothing elsewhere."""
+    """The base model's name; of a path only the last part, as folders mean nothing elsewhere."""
     return PurePath(edited.manifest.base_id).name
 
 

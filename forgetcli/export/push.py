@@ -1,6 +1,4 @@
-"""Upload an edited model to the hub: only a verified one, and privately unless the user asks for a
-public repository.
-"""
+"""Uploads an edited model to the hub if it verifies, by default to a private repository."""
 
 from __future__ import annotations
 
@@ -21,15 +19,15 @@ LOGIN = "run: hf auth login, with a token that may write"
 
 @dataclass(frozen=True)
 class Pushed:
-    """An upload.
+    """The result of `push`.
 
     Attributes:
         repo: ``org/name``.
-        url: the repository's address.
-        private: whether the repository was requested to be private.
+        url: the repository's URL.
+        private: whether a private repository was requested.
         revision: the branch; None: the default branch.
-        commit: the hash of the commit that has the files.
-        files: their number.
+        commit: the hash of the commit with the files.
+        files: the number of files.
     """
 
     repo: str
@@ -51,16 +49,16 @@ def push(
     revision: str | None = None,
     observer: Observer | None = None,
 ) -> Pushed:
-    """Upload every file of a folder in one commit. A repository that does not exist is created.
+    """Upload all files of a folder in one commit. If the repository does not exist, it is created.
 
     Args:
         repo: ``org/name``.
         private: whether the repository must be private.
         revision: a branch, which is created if it does not exist; None: the default branch.
     Raises:
-        ModelError: push.not-verified: the folder is not what its manifest says.
-        ForgetError: push.name; push.is-public: `private`, and the repository exists and is public;
-            push.not-allowed, push.failed. Nothing is uploaded then.
+        ModelError: push.not-verified: the folder differs from its manifest.
+        ForgetError: push.name; push.is-public: `private` is set, but the repository exists and is
+            public; push.not-allowed, push.failed. Nothing has been uploaded then.
     """
     observer = observer or Silent()
     _refuse_name(repo)
@@ -81,11 +79,11 @@ def push(
 
 @dataclass(frozen=True)
 class PlannedPush:
-    """What `push` would upload.
+    """The files that `push` would upload.
 
     Attributes:
         repo: ``org/name``.
-        files: path in the repository → bytes.
+        files: path in the repository → size in bytes.
     """
 
     repo: str
@@ -96,7 +94,7 @@ class PlannedPush:
 
 
 def plan(folder: Path, repo: str) -> PlannedPush:
-    """What `push` would upload, after its checks of the name and the folder. The hub is not asked.
+    """Make the checks of `push` that need no network, and list the files that it would upload.
 
     Raises:
         ModelError: push.not-verified.
@@ -109,7 +107,8 @@ def plan(folder: Path, repo: str) -> PlannedPush:
 
 
 def _refuse_name(repo: str) -> None:
-    """
+    """Refuse a name that is not valid for a repository.
+
     Raises:
         ForgetError: push.name.
     """
@@ -117,13 +116,14 @@ def _refuse_name(repo: str) -> None:
     if match is None or match["revision"]:
         raise ForgetError(
             "push.name",
-            f"'{repo}' is no name of a repository",
-            "give org/name; a branch goes into --revision",
+            f"'{repo}' is not the name of a repository",
+            "give org/name, and a branch with --revision",
         )
 
 
 def _refuse_unverified(folder: Path) -> None:
-    """
+    """Refuse a folder that differs from its manifest.
+
     Raises:
         ModelError: push.not-verified.
     """
@@ -132,19 +132,18 @@ def _refuse_unverified(folder: Path) -> None:
         first = verdict.problems[0]
         raise ModelError(
             "push.not-verified",
-            f"{folder} is not what its manifest says and is not uploaded: "
-            f"{first.file} {first.what}",
-            f"forget verify {folder} names all {len(verdict.problems)}; "
-            f"a changed card is written again by: forget card {folder}",
+            f"{folder} differs from its manifest, so it is not uploaded: {first.file} {first.what}",
+            f"'forget verify {folder}' lists all {len(verdict.problems)} differences; "
+            f"if you have changed the card, 'forget card {folder}' writes it again",
         )
 
 
 def _upload(folder: Path, repo: str, private: bool, revision: str | None) -> Pushed:
-    """The upload itself. Errors are those of the hub's library, except push.is-public."""
-    # The command line starts without the hub's library.
+    """Upload the files. Errors are those of the hub's library, except push.is-public."""
+    # Imported here, because the command line starts without the hub's library.
     import huggingface_hub
 
-    # Before anything is made: a link out of the folder is an error here.
+    # Listed before the repository is created, because a link out of the folder is an error.
     paths = [path for path in regular_files(folder) if not is_hubs(path)]
     api = huggingface_hub.HfApi()
     url = api.create_repo(repo, private=private, exist_ok=True)
@@ -153,12 +152,12 @@ def _upload(folder: Path, repo: str, private: bool, revision: str | None) -> Pus
         raise ForgetError(
             "push.is-public",
             f"{repo} exists and is public; nothing was uploaded",
-            "say --public, or choose another name",
+            "use --public, or choose another name",
         )
     if revision:
         api.create_branch(repo, branch=revision, exist_ok=True)
-    # Not upload_folder, which may split a large folder into several commits: between them readers
-    # of the repository would see a partial model.
+    # upload_folder may split a large folder into several commits. Between them the repository would
+    # have a partial model.
     files = [huggingface_hub.CommitOperationAdd(path, folder / path) for path in paths]
     commit = api.create_commit(
         repo, files, revision=revision, commit_message="Upload a model edited by forget"
@@ -174,37 +173,39 @@ def _upload(folder: Path, repo: str, private: bool, revision: str | None) -> Pus
 
 
 def _failure(repo: str, fault: Exception) -> ForgetError | None:
-    """What an error of the upload means for the user; None for a programming error."""
-    # The command line starts without the hub's library.
+    """The error for the user, for an error of the upload; None for a programming error."""
+    # Imported here, because the command line starts without the hub's library.
     from huggingface_hub import errors
 
-    said = _first_line(fault)
+    reason = _first_line(fault)
     if isinstance(fault, errors.HfHubHTTPError):
         status = getattr(fault.response, "status_code", None)
         if status in (401, 403):
             return ForgetError(
-                "push.not-allowed", f"the hub does not let you write {repo}: {said}", LOGIN
+                "push.not-allowed", f"the hub does not let you write {repo}: {reason}", LOGIN
             )
         return ForgetError(
             "push.failed",
-            f"{repo} was not uploaded: {said}",
-            "try again: files that the hub has already are not uploaded twice",
+            f"{repo} was not uploaded: {reason}",
+            "try again: files that the hub already has are not uploaded twice",
         )
     if isinstance(fault, (errors.LocalTokenNotFoundError, errors.OfflineModeIsEnabled)):
-        return ForgetError("push.not-allowed", f"{repo} was not uploaded: {said}", LOGIN)
+        return ForgetError("push.not-allowed", f"{repo} was not uploaded: {reason}", LOGIN)
     if isinstance(fault, (OSError, ValueError)):
-        return ForgetError("push.failed", f"{repo} was not uploaded: {said}", "is there a network?")
-    # The errors of the HTTP library, which depends on the version of the hub's library.
+        return ForgetError(
+            "push.failed", f"{repo} was not uploaded: {reason}", "is there a network?"
+        )
+    # Which HTTP library the hub's library uses, and so its errors, depends on the version.
     if type(fault).__module__.partition(".")[0] in hub.NETWORK_PACKAGES:
         return ForgetError(
             "push.failed",
-            f"{repo} was not uploaded: the hub cannot be reached ({said})",
+            f"{repo} was not uploaded: the hub cannot be reached ({reason})",
             "is there a network?",
         )
     return None
 
 
 def _first_line(fault: Exception) -> str:
-    """The first line of an error's message that is not empty; its type if there is none."""
+    """The first line of an error's message that is not empty, or the error's type."""
     lines = (line.strip() for line in str(fault).splitlines())
     return next((line for line in lines if line), type(fault).__name__)

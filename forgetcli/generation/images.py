@@ -1,4 +1,4 @@
-"""Images as files: what is requested, the PNG with its origin in the metadata."""
+"""Requests for images, and generated images as PNG files with their origin in the metadata."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from forgetcli.storage.files import is_regular
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-DTYPE = "float32"  # what models run in, unless another is asked for
+DTYPE = "float32"  # the default dtype in which models run
 METADATA = "forget"  # the PNG text chunk with the origin of the image, as JSON
 FINGERPRINT_DIGITS = 10
-MOST_IMAGES = 1_000_000  # of one model; each takes about a kilobyte of memory before it is made
+MOST_IMAGES = 1_000_000  # of one model; each request takes about a kilobyte of memory
 
 
 def refuse_too_many(prompts: int, each: int) -> None:
-    """Refuse more images in one run than memory holds requests for.
+    """Refuse more images in one run than there is memory for their requests.
 
+    Args:
+        each: the number of images for each prompt.
     Raises:
         ForgetError: generate.too-many.
     """
@@ -33,18 +35,18 @@ def refuse_too_many(prompts: int, each: int) -> None:
         raise ForgetError(
             "generate.too-many",
             f"{prompts} × {each} images are more than {MOST_IMAGES} in one run",
-            "make fewer images of each prompt, or divide the prompts among several runs",
+            "generate fewer images for each prompt, or divide the prompts among several runs",
         )
 
 
 @dataclass(frozen=True)
 class ImageRequest:
-    """An image to be generated.
+    """A request to generate one image.
 
     Attributes:
         prompt: the prompt.
         seed: the seed of the initial noise.
-        steps: steps of the sampler.
+        steps: the number of sampling steps.
         guidance: the scale of classifier-free guidance; None: the model's default.
         width: in pixels; None: the model's default.
         height: in pixels; None: the model's default.
@@ -60,7 +62,8 @@ class ImageRequest:
     negative: str | None = None
 
     def __post_init__(self) -> None:
-        """
+        """Check the guidance scale.
+
         Raises:
             ForgetError: generate.guidance: the scale is not a finite number.
         """
@@ -68,12 +71,12 @@ class ImageRequest:
             raise ForgetError(
                 "generate.guidance",
                 f"the guidance scale {self.guidance} is not a finite number",
-                "leave it out for the model's own",
+                "leave it out to use the model's default",
             )
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All but prompt and seed. Images with equal settings can be generated in one batch."""
+        """Everything except prompt and seed. All requests in a batch must have equal settings."""
         settings: dict[str, Any] = {"steps": self.steps, "guidance": self.guidance}
         if self.width or self.height:
             settings |= {"width": self.width, "height": self.height}
@@ -82,11 +85,11 @@ class ImageRequest:
         return settings
 
     def origin(self, model: str, dtype: str = DTYPE) -> dict[str, Any]:
-        """What determines the image.
+        """Everything that determines the image, as recorded in its PNG.
 
         Args:
             model: the digest of the model.
-            dtype: what the model runs in; recorded unless it is `DTYPE`.
+            dtype: the dtype in which the model runs; recorded unless it is `DTYPE`.
         """
         origin = {"prompt": self.prompt, "seed": self.seed, "model": model, **self.settings}
         return origin if dtype == DTYPE else {**origin, "dtype": dtype}
@@ -100,7 +103,7 @@ class GeneratedImage:
         path: the PNG.
         prompt: the prompt.
         seed: the seed of the initial noise.
-        base: the base model's image for the same prompt and seed, if requested.
+        base: the base model's image for the same prompt and seed; None if it was not requested.
     """
 
     path: Path
@@ -109,7 +112,7 @@ class GeneratedImage:
     base: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """As in ``generate --json``."""
+        """One item of ``images`` in ``generate --json``."""
         data: dict[str, Any] = {"path": str(self.path), "prompt": self.prompt, "seed": self.seed}
         if self.base:
             data["base"] = str(self.base)
@@ -124,13 +127,13 @@ def fingerprint(origin: Mapping[str, Any]) -> str:
 
 def has_origin(path: Path, origin: Mapping[str, Any]) -> bool:
     """Whether the file is an intact image with exactly this origin."""
-    # The command line starts without Pillow.
+    # Imported here, because the command line starts without Pillow.
     from PIL import Image, UnidentifiedImageError
 
-    if not is_regular(path):  # a pipe would never end
+    if not is_regular(path):  # reading a pipe might never end
         return False
     try:
-        # verify() compares the checksums: decoding alone does not notice some damage.
+        # verify() compares the checksums. Decoding alone misses some damage.
         with Image.open(path) as image:
             image.verify()
         with Image.open(path) as image:
@@ -152,8 +155,8 @@ def has_origin(path: Path, origin: Mapping[str, Any]) -> bool:
 
 
 def png_bytes(image: Image, origin: Mapping[str, Any] | None = None) -> bytes:
-    """A PNG, with the image's origin in its metadata."""
-    # The command line starts without Pillow.
+    """Encode an image as PNG, with its origin in the metadata."""
+    # Imported here, because the command line starts without Pillow.
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()

@@ -1,6 +1,7 @@
-"""The diffusers pipeline of a model, made of components that forget has loaded itself.
+"""The diffusers pipeline of a model, built from components that forget has loaded itself.
 
-Diffusers never gets the model's folder: from one it would import what model_index.json names.
+diffusers is never given the model's folder, because it would import the code that model_index.json
+names.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
 @quiet_libraries()
 def text_to_image(model: LoadedModel) -> Any:
-    """The pipeline that generates images of prompts alone, whatever class the model's index names:
-    that of an image-to-image pipeline has the same components.
+    """The pipeline that generates images from prompts alone.
+
+    The class in the model's index may be an image-to-image pipeline, but such a pipeline has the
+    same components.
 
     Raises:
         ModelError: a component cannot be loaded.
@@ -29,12 +32,12 @@ def text_to_image(model: LoadedModel) -> Any:
     parts: dict[str, Any] = {
         name: value for name, value in model.index.settings.items() if name in accepted
     }
-    # A safety checker would blacken images, which would count as erasure.
+    # A safety checker would make images black, which would count as forgetting.
     parts |= {"requires_safety_checker": False, **dict.fromkeys(DISPENSABLE)}
     for encoder in model.ENCODERS:
-        has_it = encoder in model.encoders
-        parts[encoder.tokenizer] = model.tokenizer_of(encoder) if has_it else None
-        parts[encoder.component] = getattr(model, encoder.component) if has_it else None
+        is_present = encoder in model.encoders
+        parts[encoder.tokenizer] = model.tokenizer_of(encoder) if is_present else None
+        parts[encoder.component] = getattr(model, encoder.component) if is_present else None
     parts[model.DENOISER] = model.denoiser
     parts["vae"] = model.vae
     parts["scheduler"] = components.scheduler(model.base)
@@ -42,16 +45,17 @@ def text_to_image(model: LoadedModel) -> Any:
 
 
 def _pipeline_class(model: LoadedModel) -> Any:
-    # The command line starts without diffusers.
+    # Imported here, because the command line starts without diffusers.
     import diffusers
     from diffusers.utils import import_utils
 
-    # With this flag, diffusers' pipelines import onnxruntime, whose telemetry looks up a host.
+    # diffusers' pipelines would import onnxruntime if it is installed, and onnxruntime's telemetry
+    # looks up a host.
     import_utils._onnx_available = False
     name = model.TEXT_TO_IMAGE
     if model.INPAINTING:
         config = model.denoiser.config
-        # Latents, a mask and the latents of the masked image.
+        # An in-painting UNet reads latents, a mask and the latents of the masked image.
         if config.in_channels == 2 * config.out_channels + 1:
             name = model.INPAINTING
     return getattr(diffusers, name)

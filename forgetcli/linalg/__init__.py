@@ -1,4 +1,4 @@
-"""The mathematics of the edit: pure float64 functions, without models, files or devices."""
+"""The mathematics of the edit: pure functions of float64 tensors, without models or files."""
 
 from forgetcli.linalg.adversarial import adversarial_columns
 from forgetcli.linalg.drift import drift

@@ -10,14 +10,14 @@ from forgetcli.linalg.factor import cholesky
 
 
 def adversarial_columns(gram: Tensor, cross: Tensor, concepts: Tensor, lam: float) -> Tensor:
-    """C' that minimises Σ‖W_n c' − W₀ c‖² + λ‖c'‖² over the sites, column by column.
+    """Columns c' that minimise Σ‖W_n c' − W₀ c‖² + λ‖c'‖², with the sum over the sites.
 
-    c' = (λI + Σ W_nᵀ W_n)⁻¹ (Σ W_nᵀ W₀) c, with both sums over all sites, so that one c' serves all
-    of them. With the context c' the edited model would generate the concept again.
+    c' = (λI + Σ W_nᵀ W_n)⁻¹ (Σ W_nᵀ W₀) c. The sums are over all sites, so one c' serves all of
+    them. Given the context c', the edited model would generate the concept again.
 
     Args:
-        gram: Σ W_nᵀ W_n, float64, shape (d, d), W_n the weights as edited so far.
-        cross: Σ W_nᵀ W₀, float64, shape (d, d), W₀ the unedited weights.
+        gram: Σ W_nᵀ W_n, float64, shape (d, d). W_n are the weights as edited so far.
+        cross: Σ W_nᵀ W₀, float64, shape (d, d). W₀ are the unedited weights.
         concepts: c, shape (d, n).
         lam: λ > 0. Smaller values let c' be larger.
     Raises:

@@ -13,7 +13,7 @@ def drift(delta: Tensor, weight: Tensor, keys: Tensor | Moment) -> float:
     Args:
         delta: Δ, float64, shape (m, d).
         weight: W, float64, shape (m, d).
-        keys: K, shape (d, n), or its second moment KKᵀ, which is enough to compute the norms.
+        keys: K, shape (d, n), or its second moment KKᵀ, which determines both norms.
     """
     if isinstance(keys, Moment):
         M = keys.matrix

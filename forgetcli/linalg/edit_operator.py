@@ -12,10 +12,12 @@ from forgetcli.linalg.factor import cholesky, reciprocal_condition
 from forgetcli.linalg.moment import symmetrised
 from forgetcli.linalg.projector import Projector
 
+SINGULAR_HINT = "raise [edit] lam"
+
 
 @dataclass(frozen=True)
 class EditOperator:
-    """A in Δ = R A: how a residual R at the concept keys becomes a change of the weight.
+    """A in Δ = R A, which maps a residual R at the concept keys to a change Δ of the weight.
 
     Attributes:
         matrix: A, float64, shape (n, d); A = A P, so Δ K₀ ≈ 0 whatever R is.
@@ -33,7 +35,7 @@ class EditOperator:
 
 
 def edit_operator(
-    K1: Tensor, projector: Projector, lam: float, held: Tensor | None = None
+    K1: Tensor, projector: Projector, lam: float, protected: Tensor | None = None
 ) -> EditOperator:
     """A = (K₁ᵀ P K₁ + λI)⁻¹ K₁ᵀ P, so that Δ = R A minimises ‖ΔP K₁ − R‖² + λ‖ΔP‖² over all Δ = ΔP.
 
@@ -47,13 +49,13 @@ def edit_operator(
     ŨᵀK_pK_pᵀŨ + λI.)
 
     Args:
-        K1: keys of the concept prompts, shape (d, n); repeated tokens are merged: m copies of k are
-            one column √m·k, with the value √m·mean(v).
+        K1: keys of the concept prompts, shape (d, n). Repeated tokens are merged: m copies of k
+            become one column √m·k, with the value √m·mean(v).
         projector: P.
         lam: λ > 0, in the units of K₁K₁ᵀ.
-        held: K_pK_pᵀ, float64, shape (d, d): second moment of inputs for which the outputs should
-            move little, as an earlier edit's keys or, weighted, the vocabulary's. None: no such
-            inputs.
+        protected: K_pK_pᵀ, float64, shape (d, d): second moment of inputs whose outputs should
+            change little, for example an earlier edit's keys or the weighted keys of the
+            vocabulary. None: no such inputs.
     Raises:
         EditError: λ is not positive, K₁ is not finite, the moment is damaged, or the system cannot
             be factorised.
@@ -69,15 +71,16 @@ def edit_operator(
         )
     B = projector.basis.T @ K1.double()  # (r, n)
     rank, count = B.shape
-    wide = count > rank or held is not None
     metric = lam * torch.eye(rank, dtype=torch.float64, device=B.device)
-    if held is not None:
-        metric = metric + projector.basis.T @ symmetrised(held) @ projector.basis  # (r, r)
-    if wide:
-        system = B @ B.T + metric
+    if protected is not None:
+        metric = metric + projector.basis.T @ symmetrised(protected) @ projector.basis  # (r, r)
+    if count > rank or protected is not None:
+        system = B @ B.T + metric  # (r, r)
+        factor = cholesky(system, SINGULAR_HINT)
+        coefficients = torch.cholesky_solve(B, factor).T  # (n, r)
     else:
-        system = B.T @ B + lam * torch.eye(count, dtype=torch.float64, device=B.device)
-    factor = cholesky(system, "raise [edit] lam")
-    solved = torch.cholesky_solve(B if wide else B.T, factor)  # (r, n) or (n, r)
-    A = (solved.T if wide else solved) @ projector.basis.T  # (n, d)
+        system = B.T @ B + lam * torch.eye(count, dtype=torch.float64, device=B.device)  # (n, n)
+        factor = cholesky(system, SINGULAR_HINT)
+        coefficients = torch.cholesky_solve(B.T, factor)  # (n, r)
+    A = coefficients @ projector.basis.T  # (n, d)
     return EditOperator(A, metric, rcond=reciprocal_condition(system))

@@ -9,12 +9,12 @@ from forgetcli.errors import EditError
 
 
 def cholesky(system: Tensor, hint: str, *, what: str = "the linear system of the edit") -> Tensor:
-    """Lower factor L of a symmetric positive definite matrix M = LLᵀ.
+    """The lower factor L of a symmetric positive definite matrix M = LLᵀ.
 
     Args:
         system: M, float64, shape (d, d).
-        hint: what the user can do if M is singular.
-        what: names M in the error.
+        hint: the error's hint: what the user can do if M is singular.
+        what: the name of M in the error.
     Raises:
         EditError: M is not finite, or not positive definite to working precision.
     """
@@ -25,6 +25,6 @@ def cholesky(system: Tensor, hint: str, *, what: str = "the linear system of the
 
 
 def reciprocal_condition(system: Tensor) -> float:
-    """Smallest eigenvalue of a symmetric positive definite matrix, relative to the largest."""
+    """The smallest eigenvalue of a symmetric positive definite matrix, relative to the largest."""
     eigenvalues = torch.linalg.eigvalsh(system)
     return float(eigenvalues[0] / eigenvalues[-1])

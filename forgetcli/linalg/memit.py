@@ -1,5 +1,5 @@
-"""The mass edit: new values at the concept's keys. A second moment protects all other keys, not a
-projector.
+"""The mass edit: new values at the concept's keys. A second moment, not a projector, protects all
+other keys.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ class SpreadEdit:
 def spread_edit(
     keys: Tensor, residual: Tensor, moment: Tensor, lam: float, sites_left: int = 1
 ) -> SpreadEdit:
-    """Δ = R K₁ᵀ (λ C₀ + K₁K₁ᵀ)⁻¹ with R this site's share of the residual.
+    """Δ = R K₁ᵀ (λ C₀ + K₁K₁ᵀ)⁻¹, where R is this site's share of the residual.
 
-    All remaining sites have equal shares; the last site's share is the whole remaining residual.
+    All remaining sites get equal shares; the last site gets the whole remaining residual.
     Δ minimises ‖ΔK₁ − R‖_F² + λ tr(Δ C₀ Δᵀ), whose gradient is 2(ΔK₁ − R)K₁ᵀ + 2λΔC₀. The second
     term is λ times the mean of ‖Δk‖² over the preserved keys k.
 
     Args:
         keys: K₁, shape (d, n).
-        residual: difference of the requested and the current output of the last site, shape (m, n).
+        residual: requested minus current output of the last site, shape (m, n).
         moment: C₀, the preserved keys' *mean* second moment, float64, shape (d, d), positive
             definite.
         lam: λ > 0.
-        sites_left: this site and those after it.
+        sites_left: the number of remaining sites, this one included.
     Raises:
         EditError: λ is not positive, a key is not finite, the moment is damaged, or the system
             cannot be factorised.

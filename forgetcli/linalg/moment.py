@@ -14,14 +14,14 @@ ROWS_PER_BLOCK = 256
 
 @dataclass(frozen=True)
 class Moment:
-    """K₀K₀ᵀ and the number of tokens in it.
+    """The second moment K₀K₀ᵀ of keys, and their number.
 
     Moments are additive: the moment of two prompt sets is the sum of their moments.
 
     Attributes:
         matrix: float64, shape (d, d), symmetric positive semi-definite.
-        tokens: how many key columns went in, repetitions counted; a sum of weights where they have
-            weights.
+        tokens: the number of key columns, repetitions included; the sum of the weights if the
+            columns are weighted.
     """
 
     matrix: Tensor
@@ -29,18 +29,18 @@ class Moment:
 
     @staticmethod
     def of(keys: Tensor, counts: Tensor) -> Moment:
-        """The moment of distinct keys, each standing for several equal ones.
+        """The moment of distinct keys, each of which occurs several times.
 
         m copies of a key k add m·kkᵀ, so repeated tokens (most positions of short prompts) are
         merged exactly.
 
         Args:
-            keys: shape (d, n), one column a distinct token; any floating dtype.
-            counts: shape (n,), how often each occurs.
+            keys: shape (d, n), one column per distinct token; any floating dtype.
+            counts: shape (n,), the number of occurrences of each key.
         """
         scaled = keys.double() * counts.double().sqrt()  # (d, n)
         matrix = scaled.new_empty(len(scaled), len(scaled))
-        # The upper triangle only, mirrored: half of the products.
+        # Only the upper triangle is computed, then mirrored. That halves the products.
         for start in range(0, len(scaled), ROWS_PER_BLOCK):
             stop = start + ROWS_PER_BLOCK
             rows = scaled[start:stop] @ scaled[start:].T  # (block, d − start)
@@ -52,7 +52,7 @@ class Moment:
         return Moment(self.matrix + other.matrix, self.tokens + other.tokens)
 
     def times(self, count: float) -> Moment:
-        """The moment of the same prompts, each `count` times, or with that weight."""
+        """The moment of the same prompts, each repeated `count` times or with that weight."""
         return Moment(self.matrix * count, self.tokens * count)
 
 
@@ -60,7 +60,8 @@ def symmetrised(matrix: Tensor) -> Tensor:
     """(M + Mᵀ)/2, after a check that M is symmetric up to rounding.
 
     Raises:
-        EditError: not square, not finite, or further from symmetric than rounding explains.
+        EditError: M is not square, not float64, not finite, or further from symmetric than
+            rounding explains.
     """
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise EditError(

@@ -1,5 +1,5 @@
-"""Choosing the columns that an edit preserves: those that it would move, copies that a layer cannot
-distinguish from them, and means that represent many columns.
+"""Choosing the columns that an edit preserves: the columns that it would move, copies that a layer
+cannot distinguish from them, and means that represent many columns.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def most_moved(columns: Tensor, delta: Tensor) -> Tensor:
-    """The columns c with ‖Δc‖ above the mean (influence-based filtering), and always the one with
-    the largest ‖Δc‖.
+    """The columns c with ‖Δc‖ above the mean (influence-based filtering). The column with the
+    largest ‖Δc‖ is always among them.
 
     Args:
         columns: shape (d, n).
-        delta: change of the weight that would be made without protection, shape (m, d).
+        delta: the change of the weight that an edit without protection makes, shape (m, d).
     Source: Li et al., SPEED (arXiv 2503.07392).
     """
     moved = (delta @ columns).norm(dim=0)  # (n,)
@@ -24,8 +24,8 @@ def most_moved(columns: Tensor, delta: Tensor) -> Tensor:
 def weak_directions(weight: Tensor, count: int) -> Tensor:
     """Right singular vectors of the `count` smallest singular values of W, shape (d, count).
 
-    Of the min(m, d) singular values, as published. The exact null space of a wide W (m < d) is not
-    included.
+    As published, only the min(m, d) singular values are considered. The exact null space of a wide
+    W (m < d) is not included.
     """
     return torch.linalg.svd(weight, full_matrices=False).Vh[-count:].T
 
@@ -33,11 +33,13 @@ def weak_directions(weight: Tensor, count: int) -> Tensor:
 def augmented(
     columns: Tensor, weight: Tensor, copies: int, directions: int, generator: torch.Generator
 ) -> Tensor:
-    """Copies c + P_min ε of the columns, ε standard normal, shape (d, n·copies), for which the
-    output of W is almost the same.
+    """Copies c' = c + P_min ε of the columns, for which the output of W is almost the same.
 
-    P_min projects on `weak_directions`, so ‖W(c' − c)‖ ≤ σ‖c' − c‖ with σ the largest of the
-    singular values chosen.
+    ε is standard normal. P_min projects onto `weak_directions`, so ‖W(c' − c)‖ ≤ σ‖c' − c‖ with σ
+    the largest singular value of these directions.
+
+    Returns:
+        shape (d, n·copies).
 
     Source: Li et al., SPEED (arXiv 2503.07392).
     """
@@ -49,11 +51,11 @@ def augmented(
 
 
 def centroids(columns: Tensor, count: int, rounds: int = 100) -> Tensor:
-    """`count` means that represent the columns (k-means), shape (d, count); the columns themselves
-    if there are at most `count`.
+    """Means that represent the columns (k-means), shape (d, count).
 
-    Lloyd's iteration from evenly spaced columns: contexts of padding change slowly from position to
-    position. The same input always gives the same means.
+    Lloyd's iteration starts from evenly spaced columns, because contexts of padding change slowly
+    from position to position. The same input always gives the same means. At most `count` columns
+    are returned unchanged.
     """
     n = columns.shape[1]
     if n <= count:

@@ -13,12 +13,13 @@ from forgetcli.linalg.moment import symmetrised
 
 @dataclass(frozen=True)
 class Projector:
-    """P = Ũ Ũᵀ, kept as its basis.
+    """The projector P = Ũ Ũᵀ, stored as its basis.
 
     Attributes:
         basis: Ũ, float64, shape (d, r), orthonormal columns.
-        eig_below: largest eigenvalue inside the null space, relative to the mean eigenvalue.
-        eig_above: smallest eigenvalue outside it, likewise (infinite when everything is inside).
+        eig_below: the largest eigenvalue inside the null space, relative to the mean eigenvalue.
+        eig_above: the smallest eigenvalue outside the null space, relative to the mean eigenvalue;
+            infinite if everything is inside.
     """
 
     basis: Tensor
@@ -34,17 +35,17 @@ class Projector:
         return self.basis @ (self.basis.T @ columns)
 
     def matrix(self) -> Tensor:
-        """P itself, shape (d, d): for tests and small problems."""
+        """P as a matrix, shape (d, d), for tests and small problems."""
         return self.basis @ self.basis.T
 
     @staticmethod
     def identity(dim: int) -> Projector:
-        """P = I: an edit that protects nothing (the control)."""
+        """P = I, for an edit that protects nothing (the control)."""
         return Projector(torch.eye(dim, dtype=torch.float64), float("inf"), float("inf"))
 
 
 def null_projector(moment: Tensor, threshold: float, min_rank: int) -> Projector:
-    """Projector onto the directions in which the preserve keys have (almost) no energy.
+    """The projector onto the directions in which the preserve keys have (almost) no energy.
 
     With K₀K₀ᵀ = U Σ Uᵀ and Ũ the columns whose eigenvalue is below ``threshold × mean(Σ)``,
     P = ŨŨᵀ is the orthogonal projector with ‖P K₀‖_F² = the sum of those eigenvalues. It bounds
@@ -53,8 +54,8 @@ def null_projector(moment: Tensor, threshold: float, min_rank: int) -> Projector
     Args:
         moment: K₀K₀ᵀ, float64, shape (d, d), symmetric. The usual thresholds lie below the
             resolution of float32 relative to the largest eigenvalue.
-        threshold: cut relative to the mean eigenvalue (dimensionless).
-        min_rank: never fewer directions than this (at most d), the smallest ones first.
+        threshold: the cut, relative to the mean eigenvalue (dimensionless).
+        min_rank: the least number of directions, smallest eigenvalues first; capped at d.
     Raises:
         EditError: the moment is not float64, not finite, not symmetric, clearly indefinite, or
             zero.
@@ -70,8 +71,10 @@ def null_projector(moment: Tensor, threshold: float, min_rank: int) -> Projector
             f"a second moment cannot have the eigenvalue {float(eigenvalues[0]):.1e} "
             f"(largest: {largest:.1e})",
         )
-    eigenvalues = eigenvalues.clamp_min(0)  # rounding-size negatives only, as checked
-    dim, mean = len(eigenvalues), float(eigenvalues.mean())
+    # After the check above, all negative eigenvalues are rounding errors.
+    eigenvalues = eigenvalues.clamp_min(0)
+    dim = len(eigenvalues)
+    mean = float(eigenvalues.mean())
     rank = min(dim, max(int((eigenvalues < threshold * mean).sum()), min_rank))
     if rank == 0:
         raise EditError(

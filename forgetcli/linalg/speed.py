@@ -1,4 +1,4 @@
-"""The null-space edit of cross-attention, with columns that must not move at all."""
+"""The null-space edit of cross-attention, with columns whose outputs must not change at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from forgetcli.linalg.factor import cholesky, reciprocal_condition
 from forgetcli.linalg.projector import Projector
 from forgetcli.linalg.ridge import RidgeMap
 
-HINT = "raise [edit] alpha or lam"  # for singular systems
+SINGULAR_HINT = "raise [edit] alpha or lam"
 
 
 def constrained_map(
@@ -37,17 +37,18 @@ def constrained_map(
     singular.
 
     Args:
-        concepts, targets: c and c*, shape (d, n), column by column; the sums of the paper are over
+        concepts, targets: c and c*, shape (d, n), paired by column. The paper's sums run over the
             columns.
         projector: P, onto the null space of the preserved columns.
-        invariants: K₂, shape (d, k).
+        invariants: K₂, shape (d, k), the columns whose outputs must not change.
         alpha: α > 0, in the units of CCᵀ.
         lam: λ ≥ 0; 0 for a constraint that holds exactly.
     Raises:
         EditError: α or λ is out of range, a column is not finite, or nothing is free to change.
     Source: Li et al., SPEED (arXiv 2503.07392).
     """
-    C, requested = concepts.double(), (targets - concepts).double()
+    C = concepts.double()
+    requested = (targets - concepts).double()
     check_inputs(alpha, lam, C, requested, invariants)
     U = projector.basis  # (d, r)
     if lam == 0:
@@ -60,13 +61,13 @@ def constrained_map(
             )
     B = U.T @ C  # (r, n)
     H = B @ B.T + alpha * torch.eye(len(B), dtype=torch.float64)
-    factor = cholesky(H, HINT)
+    factor = cholesky(H, SINGULAR_HINT)
     inner = torch.cholesky_solve(B @ requested.T, factor)  # (r, d): H⁻¹ Ũᵀ(S_at − S_tt)ᵀ
     if lam > 0:
         J = U.T @ invariants.double()  # (r, k)
         HJ = torch.cholesky_solve(J, factor)
-        small = cholesky(J.T @ HJ + lam * torch.eye(J.shape[1], dtype=torch.float64), HINT)
-        inner = inner - HJ @ torch.cholesky_solve(J.T @ inner, small)
+        penalty = J.T @ HJ + lam * torch.eye(J.shape[1], dtype=torch.float64)  # (k, k)
+        inner = inner - HJ @ torch.cholesky_solve(J.T @ inner, cholesky(penalty, SINGULAR_HINT))
     return RidgeMap((U @ inner).T, rcond=reciprocal_condition(H))
 
 
@@ -89,10 +90,10 @@ def check_inputs(alpha: float, lam: float, *columns: Tensor) -> None:
 
 
 def complement(columns: Tensor) -> Tensor:
-    """Orthonormal basis of all that is orthogonal to the columns: shape (r, r − rank) for (r, k).
+    """An orthonormal basis of the orthogonal complement of columns (r, k), shape (r, r − rank).
 
-    Columns are scaled to length 1 first: a column with a small part in the null space is a
-    constraint like the others.
+    The columns are first scaled to length 1, so that a column with a small part in the null space
+    constrains the edit as much as the others do.
     """
     sizes = columns.norm(dim=0)
     columns = columns[:, sizes > 0] / sizes[sizes > 0]  # (r, k')

@@ -1,4 +1,4 @@
-"""Coordinates of all changes that an edit operator can make, in which the penalty of a change is a
+"""Coordinates for the changes that an edit operator can make. In them the penalty of a change is a
 sum of squares.
 """
 
@@ -12,18 +12,18 @@ from torch import Tensor
 from forgetcli.errors import EditError
 from forgetcli.linalg.factor import cholesky
 
-# Directions of A with a singular value below this fraction of the largest one are left out.
+# Directions of A whose singular value is below this fraction of the largest one are left out.
 NEGLIGIBLE_RATIO = 1e-7
 
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Z in Δ = Z E = (Z T) A, with ‖Z‖_F² = tr(Y M Yᵀ) for Δ = Y Ũᵀ.
+    """The maps from coordinates Z to changes: Δ = Z E = (Z T) A, with ‖Z‖_F² = tr(Y M Yᵀ) for
+    Δ = Y Ũᵀ.
 
     Attributes:
         changes: E, float64, shape (k, d).
-        residuals: T, float64, shape (k, n): R = Z T is a residual for which the closed form gives
-            Δ.
+        residuals: T, float64, shape (k, n). For the residual R = Z T the closed form gives Δ.
     """
 
     changes: Tensor
@@ -31,7 +31,9 @@ class Coordinates:
 
 
 def whitened(A: Tensor, basis: Tensor, metric: Tensor) -> Coordinates:
-    """Coordinates of {R A}: k = the rank of A, at most min(n, r), however many keys there are.
+    """Coordinates of the changes {R A}.
+
+    Their number k is the rank of A: at most min(n, r), for any number of keys.
 
     The minimiser of f(ΔK₁) + tr(Y M Yᵀ) over all Δ = Y Ũᵀ has rows in the span of M⁻¹B with
     B = ŨᵀK₁, whatever f is, since the gradient G Bᵀ + 2 Y M is zero there. The rows of A span the
@@ -40,8 +42,7 @@ def whitened(A: Tensor, basis: Tensor, metric: Tensor) -> Coordinates:
     A Ũ L = U S Vᵀ: E = Vᵀ L⁻¹ Ũᵀ and T = S⁻¹ Uᵀ.
 
     Args:
-        A: the edit operator's matrix, or some of its rows and zeros for the others, float64, shape
-            (n, d).
+        A: the edit operator's matrix, float64, shape (n, d). Some rows may be set to zero.
         basis: Ũ, shape (d, r), orthonormal columns.
         metric: M, shape (r, r), symmetric positive definite.
     Raises:

@@ -1,7 +1,7 @@
-"""Diffusion models in memory. A model family is one module of `forgetcli.models.families`, which
-offers what the protocol `families.Family` says.
+"""Diffusion models in memory. Each model family is one module of `forgetcli.models.families` and
+implements the protocol `families.Family`.
 
-The other modules of this package are what families share. This package imports no torch.
+The families share the other modules of this package. Importing this package imports no torch.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def load(
     editable: bool = True,
     observer: Observer | None = None,
 ) -> LoadedModel:
-    """The model of a resolved base, on the device. Its weights are read when they are needed.
+    """Load a resolved model onto a device. Its weights are read when they are first needed.
 
     Args:
         device: default: the best one of this machine.
         dtype: one of `forgetcli.device.DTYPES`; default: float32.
         editable: refuse models that can generate images but cannot be edited.
-        observer: is told which settings of the model are ignored or overridden.
+        observer: receives a note on each setting of the model that is ignored or overridden.
     Raises:
         ModelError: the family, the device or the dtype is unknown; a component is missing or of an
             unknown class; the scheduler is unknown.

@@ -31,17 +31,17 @@ if TYPE_CHECKING:
 __all__ = ["Context", "LoadedModel", "Site", "TextEncoder"]
 
 BATCH = 64  # prompts encoded at a time
-DEFAULT_TOKENS = 77  # positions of a text encoder whose config does not say
+DEFAULT_TOKENS = 77  # token positions of a text encoder whose config gives no number
 
 
 class LoadedModel(ABC):
-    """A model. Components are read when first used: an edit that does not need the denoiser never
-    loads it.
+    """A loaded model. Each component is loaded when it is first used, so an edit that does not need
+    the denoiser never loads it.
 
     Attributes:
         ENCODERS: the family's text encoders, in the order of their token ids.
         DENOISER: the denoiser's component.
-        DENOISER_CLASS: its class in diffusers.
+        DENOISER_CLASS: the denoiser's class in diffusers.
         TEXT_TO_IMAGE: the pipeline's class in diffusers.
         INPAINTING: the class for a denoiser that also reads a mask; empty if there is none.
         SCHEDULERS: the schedulers whose noise the family's edits can reproduce.
@@ -50,7 +50,7 @@ class LoadedModel(ABC):
         MASKS: whether the pipeline hides padding from a text encoder whose config demands it.
         base: the model on disk.
         device: where the components are loaded.
-        dtype: the dtype of their weights.
+        dtype: the dtype of the components' weights.
     """
 
     ENCODERS: tuple[TextEncoder, ...] = (TextEncoder(),)
@@ -67,36 +67,39 @@ class LoadedModel(ABC):
         self.device = device
         self.dtype = dtype
 
-    # What a family defines.
+    # Defined by each family.
 
     @abstractmethod
     def encode(self, ids: Tensor) -> Context:
-        """Token ids (n, length) → what the denoiser reads of the prompts."""
+        """Encode token ids (n, length) into the context that the denoiser is conditioned on."""
 
     @abstractmethod
     def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
-        """The denoiser's raw prediction for noisy latents (n, c, h, w) at time t, a number: ε, v
-        or velocity, as the model was trained.
+        """The denoiser's raw prediction: ε, v or velocity, whichever the model was trained on.
+
+        Args:
+            noisy: x_t, shape (n, c, h, w).
+            t: the timestep, one number.
         """
 
     @abstractmethod
     def sampler(self, steps: int) -> Any:
-        """A scheduler with its timesteps set, whose x_t the denoiser reads unscaled."""
+        """A scheduler with its timesteps set. Its x_t must need no scaling before the denoiser."""
 
     @property
     @abstractmethod
     def latent_shape(self) -> tuple[int, int, int]:
-        """(c, h, w) of the latents of images of the size for which the model was trained."""
+        """(c, h, w) of the latents at the image size that the model was trained on."""
 
     @property
     def cross_attention(self) -> Mapping[str, Site]:
-        """The denoiser's layers that read nothing but the context, by name."""
+        """The denoiser's layers whose only input is the context, by name."""
         return {}
 
     # Components.
 
     def refuse_incomplete(self) -> None:
-        """Refuse a model that lacks a component, or has one of a class that does not fit.
+        """Refuse a model that lacks a component or has a component of the wrong class.
 
         Raises:
             ModelError: model.missing-component, model.unknown-class.
@@ -116,21 +119,24 @@ class LoadedModel(ABC):
         """
         name = self.index.require("scheduler", pipeline_index.SCHEDULERS).name
         config = components.scheduler_settings(self.base)
-        reason = "" if name in self.SCHEDULERS else f"{name} is none that it knows"
-        reason = reason or self.other_noise(config)
+        if name in self.SCHEDULERS:
+            reason = self.unsupported_noise(config)
+        else:
+            reason = f"{name} is not supported"
+        if not reason:
+            return
         usual = (
             "FlowMatchEulerDiscreteScheduler" if self.DENOISER == "transformer" else "DDIMScheduler"
         )
-        if reason:
-            raise ModelError(
-                "model.unknown-scheduler",
-                f"forget cannot edit {self.base.id} with its scheduler: {reason}",
-                "it can generate images with it; edit the model with the scheduler of its family, "
-                f"such as {usual}, if it was trained with that noise",
-            )
+        raise ModelError(
+            "model.unknown-scheduler",
+            f"forget cannot edit {self.base.id} with its scheduler: {reason}",
+            "forget can only generate images with this scheduler; to edit the model, give it the "
+            f"scheduler of its family, such as {usual}, if it was trained with that noise schedule",
+        )
 
-    def other_noise(self, config: Mapping[str, Any]) -> str:
-        """Why the settings of a known scheduler cannot be reproduced; empty if they can."""
+    def unsupported_noise(self, config: Mapping[str, Any]) -> str:
+        """The setting of a known scheduler whose noise cannot be reproduced; empty if none."""
         return ""
 
     @cached_property
@@ -160,7 +166,7 @@ class LoadedModel(ABC):
 
     @cached_property
     def index(self) -> PipelineIndex:
-        """model_index.json. All classes in it are known ones."""
+        """The model's model_index.json. It names only known classes."""
         return components.index(self.base)
 
     @cached_property
@@ -175,7 +181,7 @@ class LoadedModel(ABC):
 
     @cached_property
     def encoders(self) -> tuple[TextEncoder, ...]:
-        """The text encoders that this model has: some copies of large families leave T5 out."""
+        """The text encoders that this model has. Some copies of large models leave T5 out."""
         return tuple(
             encoder
             for encoder in self.ENCODERS
@@ -184,7 +190,7 @@ class LoadedModel(ABC):
 
     @cached_property
     def tokenizer(self) -> Tokenizer | Tokenizers:
-        """What `tokens.tokenise` takes: the one tokenizer, or those of all text encoders."""
+        """The tokenizer of the only text encoder, or the tokenizers of all text encoders."""
         if len(self.encoders) == 1:
             return self.tokenizer_of(self.encoders[0])
         return Tokenizers.of(
@@ -207,7 +213,7 @@ class LoadedModel(ABC):
             raise ModelError(
                 "model.damaged",
                 f"the config of {component} of {self.base.id} has max_position_embeddings "
-                f"{str(positions)[:40]!r}, which is no number",
+                f"{str(positions)[:40]!r}, which is not an integer",
                 "fetch the model again",
             )
         return positions
@@ -225,7 +231,7 @@ class LoadedModel(ABC):
         return self._network(component, getattr(transformers, encoder.loader))
 
     def tokenizer_of(self, encoder: TextEncoder) -> Tokenizer:
-        """The tokenizer of one text encoder. Kept."""
+        """The tokenizer of one text encoder, loaded once."""
         if encoder.tokenizer not in self._tokenizers:
             self._tokenizers[encoder.tokenizer] = tokenizers.load(
                 self.base, self.index, encoder, self.positions(encoder.component)
@@ -237,7 +243,7 @@ class LoadedModel(ABC):
         return {}
 
     def refuse_unembedded(self, prompts: Sequence[str]) -> None:
-        """Refuse prompts with a token for which a text encoder has no embedding.
+        """Refuse prompts with a token that has no embedding in a text encoder.
 
         Raises:
             ModelError: model.tokenizer.
@@ -253,9 +259,12 @@ class LoadedModel(ABC):
 
     # Predictions.
 
-    def read(self, encoder: TextEncoder, ids: Tensor, **options: Any) -> Any:
-        """The output of a text encoder for its columns of the token ids (n, length).
+    def encoder_output(self, encoder: TextEncoder, ids: Tensor, **options: Any) -> Any:
+        """The output of one text encoder.
 
+        Args:
+            ids: the token ids for all text encoders, shape (n, length).
+            options: further arguments of the encoder's forward pass.
         Raises:
             ModelError: model.tokenizer: the text encoder has no embedding for a token.
         """
@@ -270,7 +279,7 @@ class LoadedModel(ABC):
         return network(ids.to(self.device), **options)
 
     def unconditional(self) -> Context:
-        """The negative context of classifier-free guidance, one row: the empty prompt."""
+        """The negative context of classifier-free guidance: the encoded empty prompt, one row."""
         return self.encode(tokenise(self.tokenizer, [""]).ids)
 
     def guided(
@@ -280,9 +289,9 @@ class LoadedModel(ABC):
 
         Args:
             noisy: x_t, shape (n, c, h, w).
-            t: the time, a number.
-            empty: `unconditional()`.
-            guidance: the scale; 1 is the conditional prediction alone.
+            t: the timestep, one number.
+            empty: the negative context, from `unconditional`.
+            guidance: the guidance scale; 1 gives the conditional prediction alone.
         """
         import torch
 
@@ -295,7 +304,7 @@ class LoadedModel(ABC):
     # Sites of the text encoders.
 
     def sites_of(self, encoder: TextEncoder) -> dict[int, Site]:
-        """Block number → the second linear layer of the block's MLP."""
+        """The second linear layer of each block's MLP, by block number."""
         network = getattr(self, encoder.component)
         return mlp_outputs(encoder, network, qualified=len(self.encoders) > 1)
 
@@ -305,13 +314,13 @@ class LoadedModel(ABC):
         return self.sites_of(self.encoders[0])
 
     def pick_sites(self, blocks: Sequence[int], kinds: Sequence[str] = ("clip",)) -> list[Site]:
-        """The sites of these blocks in every text encoder of these kinds, in order.
+        """The sites of these blocks in every text encoder of these kinds, encoder by encoder.
 
         Raises:
             EditError: the model has no such block, or no such text encoder.
         """
-        chosen = [encoder for encoder in self.encoders if encoder.kind in kinds]
-        if not chosen:
+        encoders = [encoder for encoder in self.encoders if encoder.kind in kinds]
+        if not encoders:
             known = ", ".join(dict.fromkeys(encoder.kind for encoder in self.encoders))
             raise EditError(
                 "edit.no-such-encoder",
@@ -319,7 +328,7 @@ class LoadedModel(ABC):
                 f"[edit] encoders can be: {known}",
             )
         picked: list[Site] = []
-        for encoder in chosen:
+        for encoder in encoders:
             sites = self.sites if encoder is self.encoders[0] else self.sites_of(encoder)
             missing = [block for block in blocks if block not in sites]
             if missing:
@@ -340,17 +349,17 @@ class LoadedModel(ABC):
         """
         import torch
 
-        read = {site.component for site in sites}
+        components_of_sites = {site.component for site in sites}
         with recorded_inputs(sites) as inputs, torch.no_grad():
             for part in ids.split(BATCH):
                 for encoder in self.encoders:
-                    if encoder.component in read:
-                        self.read(encoder, part)
+                    if encoder.component in components_of_sites:
+                        self.encoder_output(encoder, part)
         return {name: torch.cat(parts) for name, parts in inputs.items()}
 
     @contextmanager
     def weights(self, changed: Mapping[tuple[str, str], Tensor]) -> Iterator[None]:
-        """The parameters (component, name) have these values within a `with`."""
+        """Give the parameters (component, name) other values within a `with` block."""
         parameters = [
             (getattr(self, component).get_parameter(name), values)
             for (component, name), values in changed.items()

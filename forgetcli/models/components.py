@@ -29,27 +29,27 @@ if TYPE_CHECKING:
     from forgetcli.storage.safetensors import TensorSite
 
 SCHEDULER_CONFIG = "scheduler_config.json"
-# End of a parameter's path in a VAE's attention now → before diffusers 0.13.
+# The end of a parameter's path in a VAE's attention → the end that it had before diffusers 0.13.
 FORMER_NAMES = {".to_q": ".query", ".to_k": ".key", ".to_v": ".value", ".to_out.0": ".proj_attn"}
 Part = TypeVar("Part")
 
 
 def index(base: Base) -> PipelineIndex:
-    """The model's index. All its classes are known ones.
+    """The model's index, checked to name only known classes.
 
     Raises:
         ModelError: model.not-a-model, model.unknown-class.
     """
-    found = pipeline_index.read(base.settings)
-    found.refuse_unknown()
-    return found
+    pipeline = pipeline_index.read(base.settings)
+    pipeline.refuse_unknown()
+    return pipeline
 
 
 def part(base: Base, name: str, loader: Callable[[Path], Part]) -> Part:
-    """A component, loaded from its folder of settings.
+    """A component, loaded by `loader` from its folder.
 
     Args:
-        loader: a function of the folder. What it raises is a fault of the folder.
+        loader: a function of the folder. Its exceptions are reported as damage of the folder.
     Raises:
         ModelError: model.missing-component, model.unreadable.
     """
@@ -76,7 +76,7 @@ def part(base: Base, name: str, loader: Callable[[Path], Part]) -> Part:
 
 
 def settings(base: Base, name: str, file: str = "config.json") -> dict[str, Any]:
-    """The settings of a component, without those that name code; see `component_settings`.
+    """The settings of a component without the ones that name code; see `component_settings`.
 
     Raises:
         ModelError: model.missing-component, model.damaged, model.unreadable.
@@ -85,40 +85,43 @@ def settings(base: Base, name: str, file: str = "config.json") -> dict[str, Any]
 
 
 def scheduler_settings(base: Base) -> dict[str, Any]:
-    """The settings of the scheduler. What a single file says about its prediction overrides them.
+    """The settings of the scheduler. A single file can override its prediction type.
 
     Raises:
         ModelError: as `settings`.
     """
-    found = settings(base, "scheduler", SCHEDULER_CONFIG)
-    return base.single.scheduler_settings(found) if base.single else found
+    stored = settings(base, "scheduler", SCHEDULER_CONFIG)
+    return base.single.scheduler_settings(stored) if base.single else stored
 
 
 def overridden_settings(base: Base) -> list[str]:
-    """The settings of the scheduler that a single file overrides: one line, or none.
+    """The settings of the scheduler that a single file overrides, as one line; empty if none.
 
     Raises:
         ModelError: as `settings`.
     """
     if base.single is None:
         return []
-    found, used = settings(base, "scheduler", SCHEDULER_CONFIG), scheduler_settings(base)
-    changes = [f"{key} = {value}" for key, value in used.items() if found.get(key) != value]
-    return [f"the scheduler as {base.place} says: {', '.join(changes)}"] if changes else []
+    stored = settings(base, "scheduler", SCHEDULER_CONFIG)
+    used = scheduler_settings(base)
+    changes = [f"{key} = {value}" for key, value in used.items() if stored.get(key) != value]
+    if not changes:
+        return []
+    return [f"scheduler settings taken from {base.place}: {', '.join(changes)}"]
 
 
 @quiet_libraries()
 def network(base: Base, name: str, cls: Any, dtype: torch.dtype) -> Any:
     """A component with weights, in `dtype`, on the CPU, in evaluation mode.
 
-    Every parameter is the file's: libraries would fill gaps with random numbers.
+    Every parameter must be in the file, because the libraries fill gaps with random numbers.
 
     Args:
-        cls: its class in transformers or diffusers.
+        cls: the component's class in transformers or diffusers.
     Raises:
-        ModelError: model.missing-component, model.unreadable; model.damaged: the weights are not
-            those of the config; model.dtype: the weights are quantised; model.not-finite: a weight
-            is infinite or not a number, so every output would be.
+        ModelError: model.missing-component, model.unreadable; model.damaged: the weights do not
+            fit the config; model.dtype: the weights are quantised; model.not-finite: a weight is
+            infinite or NaN, so every output would be too.
     """
     file = base.single
     if file is None or name not in file.keys.components:
@@ -141,8 +144,8 @@ def network(base: Base, name: str, cls: Any, dtype: torch.dtype) -> Any:
 
 
 def _from_folder(base: Base, name: str, cls: Any, dtype: torch.dtype) -> Any:
-    """A network from the model's diffusers folder, or from the settings of a single file that lacks
-    it.
+    """A network from a diffusers folder: the model itself, or the `--config` folder of a single
+    file that lacks the component.
     """
     if base.single is not None:
         _refuse_missing(base, name, base.single)
@@ -169,7 +172,7 @@ def _state(folder: Path, weights: WeightSet) -> dict[str, Tensor]:
     state = {}
     for file in weights.names:
         with safe_open(folder / file, "pt") as reader:
-            for key in reader.keys():  # noqa: SIM118 (it is no mapping)
+            for key in reader.keys():  # noqa: SIM118 (the reader is not a mapping)
                 if isinstance(weights.files, str) or weights.files.get(key) == file:
                     state[key] = reader.get_tensor(key)
     return state
@@ -178,7 +181,7 @@ def _state(folder: Path, weights: WeightSet) -> dict[str, Tensor]:
 def _diffusers_network(
     folder: Path, cls: Any, config: dict[str, Any], state: dict[str, Tensor], dtype: torch.dtype
 ) -> Any:
-    """A network of diffusers, with the values of `state`.
+    """A diffusers network with the values of `state`.
 
     Raises:
         ModelError: model.damaged: `state` lacks a parameter, or has one of another shape.
@@ -212,9 +215,9 @@ def _former_name(parameter: str) -> str:
 def _transformers_network(
     folder: Path, cls: Any, config: dict[str, Any], state: dict[str, Tensor], dtype: torch.dtype
 ) -> Any:
-    """A network of transformers, with the values of `state`.
+    """A transformers network with the values of `state`.
 
-    Transformers gets no folder: in one it would look for adapters and other files.
+    transformers is not given the folder, because it would look for adapters and other files there.
 
     Raises:
         ModelError: model.damaged: `state` lacks a parameter, or has one of another shape.
@@ -227,8 +230,8 @@ def _transformers_network(
         output_loading_info=True,
         ignore_mismatched_sizes=True,
     )
-    for parameter, stored, asked in report["mismatched_keys"]:
-        raise _other_shape(folder, parameter, stored, asked)
+    for parameter, stored, required in report["mismatched_keys"]:
+        raise _other_shape(folder, parameter, stored, required)
     missing = sorted(map(str, report["missing_keys"]))
     if missing:
         raise _lacks(folder, missing)
@@ -236,7 +239,7 @@ def _transformers_network(
 
 
 def _transformers_config(cls: Any, config: Mapping[str, Any]) -> Any:
-    """The config of a text encoder. That of a whole CLIP model has the text encoder's within."""
+    """The config of a text encoder, taken out of the config of a whole CLIP model if it is one."""
     inner = config.get(cls.config_class.base_config_key or "")
     return cls.config_class.from_dict(dict(inner if isinstance(inner, dict) else config))
 
@@ -245,18 +248,19 @@ def _lacks(folder: Path, missing: Sequence[str]) -> ModelError:
     others = f" and {len(missing) - 1} more" if missing[1:] else ""
     return ModelError(
         "model.damaged",
-        f"the weights in {folder} lack '{missing[0]}'{others}, which its config asks for",
-        "a training wrapper's prefix, an unmerged LoRA, or a cut-off conversion? "
+        f"the weights in {folder} lack '{missing[0]}'{others}, which its config requires",
+        "a training wrapper's prefix, an unmerged LoRA, or an incomplete conversion? "
         "save the model again, or fetch it again",
     )
 
 
 def _other_shape(
-    folder: Path, parameter: str, stored: Iterable[int], asked: Iterable[int]
+    folder: Path, parameter: str, stored: Iterable[int], required: Iterable[int]
 ) -> ModelError:
     return ModelError(
         "model.damaged",
-        f"'{parameter}' in {folder} has shape {tuple(stored)}, its config asks for {tuple(asked)}",
+        f"'{parameter}' in {folder} has shape {tuple(stored)}, but its config requires "
+        f"{tuple(required)}",
         FETCH_AGAIN,
     )
 
@@ -264,7 +268,8 @@ def _other_shape(
 def tensors_of(folder: Path, component: str) -> dict[str, TensorSite]:
     """Every tensor of a component of a diffusers folder, by key.
 
-    If the folder has the weights in several forms, these are the ones that loaders read by default.
+    If the folder has several variants of the weights, these are the ones that loaders read by
+    default.
     """
     return {
         key: site
@@ -276,8 +281,7 @@ def tensors_of(folder: Path, component: str) -> dict[str, TensorSite]:
 def shapes(base: Base, name: str) -> dict[str, tuple[int, ...]]:
     """The shapes of a network's parameters by their names in memory. No weights are read.
 
-    The names in a single file are not those in memory. Then an empty network is built from the
-    settings.
+    A single file uses other names. For one, an empty network is built from the settings.
     """
     if base.single is None or name not in base.single.keys.components:
         return {key: site.shape for key, site in tensors_of(base.settings, name).items()}
@@ -291,7 +295,7 @@ def shapes(base: Base, name: str) -> dict[str, tuple[int, ...]]:
 
 
 def loaded_class(cls: ComponentClass) -> Any:
-    """The class that an index names. The index must have been checked: see `index`.
+    """The class that an index names. The index must have been checked by `index`.
 
     Raises:
         ModelError: model.unknown-class: the installed library has no such class.
@@ -312,8 +316,7 @@ def scheduler(base: Base) -> Any:
     Raises:
         ModelError: model.missing-component, model.unknown-class, model.damaged, model.unreadable.
     """
-    found = index(base)
-    cls = loaded_class(found.require("scheduler", pipeline_index.SCHEDULERS))
+    cls = loaded_class(index(base).require("scheduler", pipeline_index.SCHEDULERS))
     config = scheduler_settings(base)
     return part(base, "scheduler", lambda _: cls.from_config(config))
 
@@ -322,8 +325,8 @@ def _refuse_missing(base: Base, name: str, file: SingleFile) -> None:
     if not has_weights(base.settings, name):
         raise ModelError(
             "model.missing-component",
-            f"{file.path} has no {name} inside, and {base.settings} has no weights of one",
-            f"name a diffusers folder that has {name}/ with its weights with --config",
+            f"{file.path} does not contain {name}, and {base.settings} has no weights for it",
+            f"give --config a diffusers folder that has {name}/ with weights",
         )
 
 
@@ -331,7 +334,7 @@ def _empty(cls: Any, config: dict[str, Any]) -> Any:
     """A network built from its config, without memory for its weights."""
     from accelerate import init_empty_weights
 
-    # Buffers are not empty: they are computed, and not stored in files.
+    # Buffers do get memory: they are computed, not read from files.
     with init_empty_weights():
         if hasattr(cls, "load_config"):
             return cls.from_config(config)
@@ -342,7 +345,7 @@ def _filled(file: SingleFile, name: str, module: Any, dtype: torch.dtype) -> Any
     """The empty network `module` with the file's values.
 
     Raises:
-        ModelError: model.other-config: the shapes of its config are not the file's;
+        ModelError: model.other-config: a shape differs between the config and the file;
             model.no-tensor.
     """
     state = {}
@@ -353,8 +356,8 @@ def _filled(file: SingleFile, name: str, module: Any, dtype: torch.dtype) -> Any
             raise ModelError(
                 "model.other-config",
                 f"{name} {parameter} has shape {tuple(values.shape)} in {file.path}, "
-                f"but its config wants {tuple(empty.shape)}",
-                "name a diffusers folder of the same architecture with --config",
+                f"but its config requires {tuple(empty.shape)}",
+                "give --config a diffusers folder of the same architecture",
             )
         state[parameter] = values.reshape(empty.shape).to(
             dtype if values.is_floating_point() else values.dtype

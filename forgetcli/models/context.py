@@ -1,4 +1,4 @@
-"""What a denoiser reads of prompts."""
+"""Encoded prompts, the input that conditions a denoiser."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Context:
-    """The encoded prompts, one a row.
+    """Encoded prompts, one per row.
 
     Attributes:
         hidden: the hidden states of the tokens, shape (n, length, d).
-        pooled: the pooled embeddings of the prompts, shape (n, d'); None if the denoiser reads
+        pooled: the pooled embeddings of the prompts, shape (n, d'); None if the denoiser uses
             none.
     """
 
@@ -29,7 +29,7 @@ class Context:
 
     @property
     def pooled_embeddings(self) -> Tensor:
-        """`pooled`, for denoisers that always read it."""
+        """`pooled`, for denoisers that always need it."""
         assert self.pooled is not None
         return self.pooled
 

@@ -1,4 +1,4 @@
-"""What forget knows of a text encoder before any of it is loaded."""
+"""Descriptions of text encoders, known before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class TextEncoder:
     Attributes:
         component: the folder of its weights.
         tokenizer: the folder of its tokenizer.
-        kind: CLIP is causal. T5 is not: every position attends to the whole prompt, padding
-            included.
-        loader: its class in transformers.
-        length: the number of token positions that it reads; None: the tokenizer's maximum.
-        unread: the number of last blocks whose output the denoiser never reads; they are no sites.
+        kind: the architecture. CLIP is causal. T5 is not: every position attends to the whole
+            prompt, padding included.
+        loader: the encoder's class in transformers.
+        length: the number of its token positions; None: the tokenizer's maximum.
+        unread: the number of last blocks whose output the denoiser ignores. They are not sites.
         optional: whether copies of the model may leave it out.
     """
 

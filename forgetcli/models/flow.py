@@ -16,11 +16,11 @@ from forgetcli.models.base import LoadedModel
 class FlowModel(LoadedModel):
     """Text encoders, a transformer, a VAE.
 
-    There are no cross-attention sites: an `attn2`, where a transformer has one, attends to image
-    patches alone.
+    These models have no cross-attention sites. If a transformer has an `attn2`, it attends only to
+    image patches.
 
     Attributes:
-        PATCH: latents along one side of the transformer's patches.
+        PATCH: the side of one of the transformer's patches, in latents.
     """
 
     DENOISER = "transformer"
@@ -47,7 +47,7 @@ class FlowModel(LoadedModel):
         return components.part(self.base, "scheduler", lambda _: FlowSampler.from_config(config))
 
     def sampler(self, steps: int) -> Any:
-        """Euler's method. Its times are shifted by the image's size if the config says so."""
+        """An Euler sampler. Its timesteps depend on the image size if the config says so."""
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
         mu = None
         if scheduler.config.use_dynamic_shifting:
@@ -62,7 +62,9 @@ class FlowModel(LoadedModel):
 
 
 def shift(tokens: int, config: Any) -> float:
-    """μ: linear in the number of an image's tokens, through the two points in the config."""
+    """The shift μ of the timesteps: linear in the image's token count, through the config's two
+    points.
+    """
     slope = (config.max_shift - config.base_shift) / (
         config.max_image_seq_len - config.base_image_seq_len
     )

@@ -1,4 +1,5 @@
-"""Editable layers: how they are found in a text encoder, and their inputs.
+"""Editable layers (sites): finding them in a text encoder, recording their inputs, replacing their
+weights.
 
 torch is imported inside functions, because families are listed without it.
 """
@@ -23,8 +24,8 @@ class Site:
 
     Attributes:
         component: the component that has the layer.
-        name: the layer's path in the component. Where several components have such layers, the
-            component's name precedes it.
+        name: the layer's path in the component. If several components have sites, the component's
+            name precedes it.
         module: the layer.
     """
 
@@ -44,11 +45,11 @@ class Site:
 
 
 def mlp_outputs(encoder: TextEncoder, network: torch.nn.Module, qualified: bool) -> dict[int, Site]:
-    """Block number → the second linear layer of the block's MLP, found by the layers' names.
+    """The second linear layer of each block's MLP, by block number. Layers are found by name.
 
     Args:
         network: the loaded text encoder.
-        qualified: put the component's name in front of the layer's.
+        qualified: put the component's name in front of the layer's name.
     """
     import torch
 
@@ -59,13 +60,17 @@ def mlp_outputs(encoder: TextEncoder, network: torch.nn.Module, qualified: bool)
             block = next(int(part) for part in parts if part.isdecimal())
             name = f"{encoder.component}.{path}" if qualified else path
             sites[block] = Site(encoder.component, name, module)
-    read = sorted(sites)[: len(sites) - encoder.unread]
-    return {block: sites[block] for block in read}
+    blocks = sorted(sites)[: len(sites) - encoder.unread]
+    return {block: sites[block] for block in blocks}
 
 
 @contextmanager
 def recorded_inputs(sites: Sequence[Site]) -> Iterator[dict[str, list[Tensor]]]:
-    """Site name → the inputs of each forward pass within a `with`, on the CPU, float64."""
+    """Record the sites' inputs in every forward pass within a `with` block.
+
+    Yields:
+        site name → one tensor for each forward pass, on the CPU, float64.
+    """
     inputs: dict[str, list[Tensor]] = {site.name: [] for site in sites}
 
     def recorder(name: str) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
@@ -84,7 +89,11 @@ def recorded_inputs(sites: Sequence[Site]) -> Iterator[dict[str, list[Tensor]]]:
 
 @contextmanager
 def replaced_weights(changed: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
-    """(parameter, values): the parameters have these values within a `with`, their own after it."""
+    """Give parameters other values within a `with` block, and restore them after it.
+
+    Args:
+        changed: (parameter, its values within the block).
+    """
     import torch
 
     originals = []

@@ -39,7 +39,7 @@ def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> Tensor:
     Args:
         dtype: one of `TORCH_NAMES`, as safetensors writes it: ``F16``.
     """
-    # Modules that verify or list a model import this module and read tensors only sometimes.
+    # Imported here: commands that only verify or list a model seldom read a tensor.
     import torch
 
     torch_dtype = getattr(torch, TORCH_NAMES[dtype])
@@ -52,8 +52,7 @@ def from_bytes(data: bytes, dtype: str, shape: tuple[int, ...]) -> Tensor:
 def read_parameter(file: SingleFile, component: str, parameter: str) -> Tensor:
     """A parameter's values in a single file, in the dtype in which they are stored, on the CPU.
 
-    The shape is the file's, except that matrices which the file stores transposed are transposed
-    back.
+    Matrices that the file stores transposed are transposed back. Otherwise the shape is the file's.
 
     Raises:
         ModelError: model.no-tensor, model.dtype.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from forgetcli.models.tokens import Tokenizer
 
 CONFIG = "tokenizer_config.json"
-# The files that tokenizers of CLIP and T5 are made of.
+# All files that a tokenizer of CLIP or T5 can consist of.
 FILES = (
     CONFIG,
     "added_tokens.json",
@@ -36,12 +36,12 @@ FILES = (
     "tokenizer.json",
     "vocab.json",
 )
-# The files with the vocabulary, by kind of text encoder. One set of files must be complete.
+# The possible sets of vocabulary files, by kind of text encoder. One set must be complete.
 VOCABULARIES = {
     "clip": (("vocab.json", "merges.txt"), ("tokenizer.json",)),
     "t5": (("spiece.model",), ("tokenizer.json",)),
 }
-# transformers gives a tokenizer whose config names no length a length of 10^30.
+# transformers sets the maximum length to 10^30 if a tokenizer's config gives none.
 LONGEST = 2**20
 
 
@@ -51,9 +51,9 @@ def load(base: Base, index: PipelineIndex, encoder: TextEncoder, positions: int)
     Args:
         positions: the number of token positions that the text encoder has.
     Raises:
-        ModelError: model.missing-component, model.unknown-class; model.damaged: a file of it is
-            missing, or not fetched by git-lfs; model.unreadable; model.tokenizer: it does not fit
-            its text encoder.
+        ModelError: model.missing-component, model.unknown-class; model.damaged: a file is missing,
+            or is still a git-lfs pointer; model.unreadable; model.tokenizer: the tokenizer does
+            not fit its text encoder.
     """
     name = encoder.tokenizer
     cls = index.require(name, pipeline_index.TOKENIZERS[encoder.kind])
@@ -66,7 +66,7 @@ def load(base: Base, index: PipelineIndex, encoder: TextEncoder, positions: int)
     if isinstance(longest, bool) or not isinstance(longest, int | float):
         raise ModelError(
             "model.tokenizer",
-            f"{name} of {base.id}: model_max_length is no number",
+            f"{name} of {base.id}: model_max_length is not a number",
             f"set model_max_length in {name}/{CONFIG} to {positions}",
         )
     if tokenizer.model_max_length > LONGEST:
@@ -74,7 +74,7 @@ def load(base: Base, index: PipelineIndex, encoder: TextEncoder, positions: int)
     if encoder.length is None and tokenizer.model_max_length > positions:
         raise ModelError(
             "model.tokenizer",
-            f"{name} of {base.id} makes {tokenizer.model_max_length} tokens of a prompt, "
+            f"{name} of {base.id} allows {tokenizer.model_max_length} tokens per prompt, "
             f"but {encoder.component} has only {positions} positions",
             f"set model_max_length in {name}/{CONFIG} to {positions}",
         )
@@ -82,10 +82,10 @@ def load(base: Base, index: PipelineIndex, encoder: TextEncoder, positions: int)
 
 
 def refuse_unembedded(encoder: TextEncoder, tokenizer: Tokenizer, ids: Tensor, rows: int) -> None:
-    """Refuse token ids for which the text encoder has no embedding.
+    """Refuse token ids that have no embedding in the text encoder.
 
     Args:
-        rows: the number of embeddings.
+        rows: the number of embeddings that the text encoder has.
     Raises:
         ModelError: model.tokenizer.
     """
@@ -95,9 +95,10 @@ def refuse_unembedded(encoder: TextEncoder, tokenizer: Tokenizer, ids: Tensor, r
     token = next((t for t, n in tokenizer.get_vocab().items() if n == number), str(number))
     raise ModelError(
         "model.tokenizer",
-        f"{encoder.tokenizer} knows the token '{token}', but {encoder.component} has no embedding "
+        f"{encoder.tokenizer} has the token '{token}', but {encoder.component} has no embedding "
         "for it",
-        "save the text encoder with its new embeddings too, or leave the token out of the prompt",
+        "save the text encoder together with its new embeddings, or remove the token from the "
+        "prompt",
     )
 
 
@@ -113,15 +114,15 @@ def _from_folder(folder: Path, cls: Any, kind: str) -> Any:
     entries = _config(config) if CONFIG in files else {}
     if set(files) <= set(FILES) and not component_settings.unused(entries):
         return _opened(folder, cls)
-    # transformers reads the folder itself. It gets a copy without the rest.
-    with scratch("tokenizer") as place:
+    # transformers would also read other files and settings, so it gets a copy without them.
+    with scratch("tokenizer") as copy:
         for file in files:
             if file in FILES:
-                shutil.copyfile(folder / file, place / file)
+                shutil.copyfile(folder / file, copy / file)
         if CONFIG in files:
             text = json.dumps(component_settings.used(entries))
-            (place / CONFIG).write_text(text, encoding="utf-8")
-        return _opened(place, cls)
+            (copy / CONFIG).write_text(text, encoding="utf-8")
+        return _opened(copy, cls)
 
 
 def _config(path: Path) -> dict[str, Any]:
@@ -140,6 +141,6 @@ def _opened(folder: Path, cls: Any) -> Any:
 def _no_vocabulary(folder: Path) -> ModelError:
     return ModelError(
         "model.damaged",
-        f"the tokenizer in {folder} has no vocabulary: every prompt would be the same",
+        f"the tokenizer in {folder} has no vocabulary: all prompts would get the same tokens",
         "is the model complete? fetch it again",
     )

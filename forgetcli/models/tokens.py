@@ -1,4 +1,4 @@
-"""Prompts as token ids, and the positions that share a token in the same context."""
+"""Prompts as token ids, and the merging of positions that have the same key."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Segment:
         encoder: the text encoder's component; empty if the model has only one.
         start: the first column.
         stop: the end of the columns, exclusive.
-        causal: whether a position attends only to the positions up to it.
+        causal: whether each position attends only to itself and earlier positions.
     """
 
     encoder: str
@@ -60,18 +60,19 @@ class Segment:
 
 @dataclass(frozen=True)
 class TokenBatch:
-    """Prompts, padded to the tokenizer's length. The ids for several text encoders are
+    """Tokenised prompts, padded to the tokenizer's length. The ids for several text encoders are
     concatenated.
 
-    In a causal encoder the key at a position is a function of the tokens up to that position.
-    Positions with the same prefix therefore have the same key. They are merged by prefix, which is
-    exact; floats are not compared. In an encoder that is not causal, positions have the same key
-    only if all tokens of their prompts are equal.
+    In a causal encoder the key at a position depends only on the tokens up to that position.
+    Positions with the same prefix therefore have the same key. They are merged by comparing token
+    ids, not floats, so the merging is exact. In an encoder that is not causal, positions have the
+    same key only if all tokens of their prompts are equal.
 
     Attributes:
         prompts: n prompts.
         ids: int64, shape (n, length).
-        segments: the columns of each text encoder; if empty, all belong to one causal encoder.
+        segments: the columns of each text encoder; if empty, all columns belong to one causal
+            encoder.
     """
 
     prompts: tuple[str, ...]
@@ -80,7 +81,7 @@ class TokenBatch:
 
     @property
     def parts(self) -> tuple[Segment, ...]:
-        """`segments`, or the one segment that an empty `segments` stands for."""
+        """`segments`; if it is empty, one segment with all columns."""
         return self.segments or (Segment("", 0, self.ids.shape[1]),)
 
     def of(self, encoder: str) -> TokenBatch:
@@ -96,7 +97,7 @@ class TokenBatch:
 
     @cached_property
     def owner(self) -> Tensor:
-        """The index of the distinct prefix at each position: int64, shape (n, length)."""
+        """For each position, the index of its distinct prefix: int64, shape (n, length)."""
         return self._merged[0]
 
     @cached_property
@@ -117,18 +118,18 @@ class TokenBatch:
     @cached_property
     def _merged(self) -> tuple[Tensor, Tensor]:
         """`owner` and `first`."""
-        # (prefix, next token) → the longer prefix.
+        # (index of a prefix, next token) → index of the prefix with this token appended.
         seen: dict[tuple[int, int], int] = {}
-        # (start of the segment, tokens that all its positions attend to) → the empty prefix.
-        # Empty prefixes have negative numbers.
+        # (start of the segment, tokens that all its positions attend to) → index of the empty
+        # prefix. The indices of empty prefixes are negative.
         roots: dict[tuple[int, tuple[int, ...]], int] = {}
         owner: list[int] = []
         first: list[int] = []
         length = self.ids.shape[1]
         for row, tokens in enumerate(self.ids.tolist()):
             for part in self.parts:
-                whole = () if part.causal else tuple(tokens[part.start : part.stop])
-                prefix = roots.setdefault((part.start, whole), -1 - len(roots))
+                attended_tokens = () if part.causal else tuple(tokens[part.start : part.stop])
+                prefix = roots.setdefault((part.start, attended_tokens), -1 - len(roots))
                 for column in range(part.start, part.stop):
                     step = (prefix, tokens[column])
                     if step not in seen:
@@ -142,13 +143,16 @@ class TokenBatch:
         return torch.tensor(owner).reshape(self.ids.shape), torch.tensor(first)
 
     def merge(self, columns: Tensor) -> Tensor:
-        """Values at all positions (n, length, d) → one column per distinct prefix (d, distinct)."""
+        """Reduce values at all positions (n, length, d) to one column per distinct prefix.
+
+        Takes the value at a prefix's first occurrence. Returns shape (d, distinct).
+        """
         return columns.flatten(0, 1)[self.first.to(columns.device)].T
 
     def mean(self, columns: Tensor) -> Tensor:
         """The mean over the occurrences of each distinct prefix, shape (d, distinct).
 
-        Unlike keys, values may differ between the occurrences.
+        Keys are equal at all occurrences of a prefix, but values may differ.
         """
         flat = columns.flatten(0, 1)  # (n·length, d)
         total = flat.new_zeros(len(self.first), flat.shape[1]).index_add_(
@@ -168,7 +172,7 @@ class TokenBatch:
 class Tokenizers:
     """The tokenizers of a model with several text encoders.
 
-    Tokenizers with the same vocabulary can still differ: SDXL's second one pads with "!".
+    Tokenizers with the same vocabulary can still differ: SDXL's second tokenizer pads with "!".
 
     Attributes:
         parts: the columns and the tokenizer of each text encoder.
@@ -182,7 +186,7 @@ class Tokenizers:
     def of(
         encoders: Sequence[tuple[str, Tokenizer, int | None, bool]], expands: bool = True
     ) -> Tokenizers:
-        """From (component, tokenizer, length, causal) of each text encoder.
+        """Combine (component, tokenizer, length, causal) of all text encoders.
 
         A length of None means the tokenizer's maximum.
         """
@@ -217,15 +221,16 @@ def tokenise(
     length: int | None = None,
     expands: bool = True,
 ) -> TokenBatch:
-    """Prompts as token ids, padded to the model's length, as the model's pipeline makes them.
+    """Tokenise prompts as the model's pipeline does, padded to the model's length.
 
     Args:
         tokenizer: one tokenizer, or those of several text encoders.
-        strict: refuse prompts that do not fit: tokens that are cut off would not be edited.
+        strict: refuse prompts that are too long, because truncated tokens would not be edited.
         length: default: the tokenizer's maximum.
         expands: whether to expand textual inversions of several vectors; see `expanded`.
     Raises:
-        EditError: edit.prompt-too-long: `strict`, and a prompt has more tokens than `length`.
+        EditError: edit.prompt-too-long: a prompt has more than `length` tokens, and `strict` is
+            set.
     """
     if isinstance(tokenizer, Tokenizers):
         ids = [
@@ -252,7 +257,7 @@ def tokenise(
                 raise EditError(
                     "edit.prompt-too-long",
                     f"'{prompt}' is {needed} tokens long; the model reads {length}",
-                    "shorten the concept or the template: what is cut off would not be edited",
+                    "shorten the concept or the template: truncated tokens would not be edited",
                 )
     encoded = tokenizer(
         texts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
@@ -262,11 +267,11 @@ def tokenise(
 
 @dataclass(frozen=True)
 class CutPrompt:
-    """A prompt of which no text encoder reads the end.
+    """A prompt whose end is truncated for every text encoder.
 
     Attributes:
         prompt: the prompt.
-        tokens: its length, with the start and end tokens.
+        tokens: the number of its tokens, start and end tokens included.
         limit: the largest number of tokens that a text encoder reads.
     """
 
@@ -279,21 +284,24 @@ def cut_prompts(tokenizer: Tokenizer | Tokenizers, prompts: Sequence[str]) -> li
     """The prompts that even the tokenizer with the largest limit truncates."""
     if isinstance(tokenizer, Tokenizers):
         segment, longest = max(tokenizer.parts, key=lambda part: part[0].stop - part[0].start)
-        limit, expands = segment.stop - segment.start, tokenizer.expands
+        limit = segment.stop - segment.start
+        expands = tokenizer.expands
     else:
-        longest, limit, expands = tokenizer, tokenizer.model_max_length, True
-    added = longest.num_special_tokens_to_add()
-    found = []
+        longest = tokenizer
+        limit = tokenizer.model_max_length
+        expands = True
+    special_tokens = longest.num_special_tokens_to_add()
+    cut = []
     for prompt in dict.fromkeys(prompts):
         text = expanded(longest, prompt) if expands else prompt
-        tokens = len(longest.tokenize(text)) + added
+        tokens = len(longest.tokenize(text)) + special_tokens
         if tokens > limit:
-            found.append(CutPrompt(prompt, tokens, limit))
-    return found
+            cut.append(CutPrompt(prompt, tokens, limit))
+    return cut
 
 
 def expanded(tokenizer: Tokenizer, prompt: str) -> str:
-    """A prompt with the tokens of all vectors of a textual inversion: ``<toy>`` becomes
+    """Expand textual inversions of several vectors in a prompt: ``<toy>`` becomes
     ``<toy> <toy>_1 <toy>_2``.
 
     Diffusers' pipelines do the same: see `TextualInversionLoaderMixin.maybe_convert_prompt`.
@@ -302,7 +310,7 @@ def expanded(tokenizer: Tokenizer, prompt: str) -> str:
     several = [token for token in added if f"{token}_1" in added]
     if not several:
         return prompt
-    # Sorted: the order of a set of strings changes from run to run.
+    # Sorted, because the order of a set of strings changes from run to run.
     for token in sorted(set(tokenizer.tokenize(prompt)) & set(several)):
         replacement = token
         number = 1
@@ -314,10 +322,11 @@ def expanded(tokenizer: Tokenizer, prompt: str) -> str:
 
 
 def attended(ids: Tensor, end: int) -> Tensor:
-    """1 at the tokens of the prompts and at their end token, 0 at the padding, shape (n, length).
+    """The attention mask: 1 at the prompt's tokens and its end token, 0 at the padding.
 
     Args:
-        end: the id of the end token, which may be that of the padding too.
+        ids: shape (n, length); so is the result.
+        end: the id of the end token. Padding may have the same id.
     """
     ends_before = (ids == end).long().cumsum(1) - (ids == end).long()
     return (ends_before == 0).long()

@@ -1,5 +1,5 @@
-"""Noisy latents on the trajectories of the model's own sampler, at which denoiser predictions are
-compared.
+"""Noisy latents from the model's own sampling trajectories. Losses compare denoiser predictions at
+them.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def noisy_bank(
 
     Args:
         guidance: the scale of classifier-free guidance.
-        generator: of the initial noise, on the CPU, so that the same seed gives the same noise on
-            every device.
+        generator: for the initial noise. It is on the CPU, so that the same seed gives the same
+            noise on every device.
         batch: prompts sampled at a time.
     """
     tokens = tokenise(model.tokenizer, prompts)
@@ -83,7 +83,7 @@ def noisy_bank(
         context = model.encode(part.ids)
         x = torch.randn((n, *model.latent_shape), generator=generator).to(model.device, model.dtype)
         path = []
-        # A new sampler for each batch: some count their steps.
+        # A new sampler for each batch, because some samplers count their steps.
         scheduler = model.sampler(steps)
         for t in scheduler.timesteps:
             path.append(x)

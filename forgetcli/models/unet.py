@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-# What DDIM can take a UNet's output for.
+# The kinds of UNet output that DDIM supports.
 PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
@@ -38,13 +38,13 @@ class UNetModel(LoadedModel):
 
         self.refuse_scheduler()
         config = components.scheduler_settings(self.base)
-        # The configs of other schedulers lack clip_sample, and DDIM would then clip latents to
-        # −1…1.
+        # The configs of other schedulers lack clip_sample. By default DDIM would clip the latents
+        # to −1…1.
         return components.part(
             self.base, "scheduler", lambda _: DDIMScheduler.from_config(config, clip_sample=False)
         )
 
-    def other_noise(self, config: Mapping[str, Any]) -> str:
+    def unsupported_noise(self, config: Mapping[str, Any]) -> str:
         prediction = config.get("prediction_type", "epsilon")
         if prediction not in PREDICTIONS:
             return f"its prediction_type is {prediction!r}"
@@ -53,8 +53,8 @@ class UNetModel(LoadedModel):
         return "it has flow sigmas" if config.get("use_flow_sigmas") else ""
 
     def sampler(self, steps: int) -> Any:
-        """DDIM, whatever the model's own scheduler: it reads x_t unscaled and starts from unit
-        noise.
+        """A DDIM sampler, even if the model has another scheduler: DDIM does not scale x_t and
+        starts from unit noise.
         """
         scheduler = type(self.scheduler).from_config(self.scheduler.config)
         scheduler.set_timesteps(steps)
@@ -62,7 +62,7 @@ class UNetModel(LoadedModel):
 
     @cached_property
     def cross_attention(self) -> dict[str, Site]:
-        """`to_k` and `to_v` of every cross-attention, by name."""
+        """`to_k` and `to_v` of every cross-attention layer, by name."""
         import torch
 
         return {
@@ -78,9 +78,9 @@ class UNetModel(LoadedModel):
         return (config.out_channels, *sides(config.sample_size))
 
     def with_mask(self, noisy: Tensor) -> Tensor:
-        """x_t as the UNet reads it.
+        """x_t with the additional input channels of an in-painting UNet, if it is one.
 
-        An in-painting UNet gets a mask over the whole image and the latents of the masked image.
+        They are a mask over the whole image and the latents of the masked image.
 
         Raises:
             ModelError: model.unknown-family: the UNet has other additional input channels.
@@ -98,28 +98,30 @@ class UNetModel(LoadedModel):
                 "forget edits text-to-image and in-painting models",
             )
         mask = noisy.new_ones(n, 1, height, width)
-        masked_image = self._blank.to(noisy).expand(n, -1, -1, -1)
+        masked_image = self._grey_latents.to(noisy).expand(n, -1, -1, -1)
         return torch.cat([noisy, mask, masked_image], 1)
 
     @cached_property
-    def _blank(self) -> Tensor:
-        """Latents of the grey that in-painting pipelines put under the mask, shape (1, c, h, w)."""
+    def _grey_latents(self) -> Tensor:
+        """Latents of a grey image, shape (1, c, h, w). In-painting pipelines fill the mask with
+        grey.
+        """
         import torch
 
         _, height, width = self.latent_shape
-        # float32: some VAEs overflow in float16.
+        # In float32, because some VAEs overflow in float16.
         vae = self._network("vae", self.vae_class, torch.float32)
         scale = self.vae_scale
         with torch.no_grad():
             grey = torch.zeros(1, 3, height * scale, width * scale, device=self.device)
             encoded = vae.encode(grey)
-            # AutoencoderTiny gives the latents themselves.
+            # AutoencoderTiny returns latents, not a distribution.
             mode = encoded.latent_dist.mode() if "latent_dist" in encoded else encoded.latents
             return mode * vae.config.scaling_factor
 
 
 def sides(sample_size: Any) -> tuple[int, int]:
-    """Height and width of latents from a config, which names one number or both.
+    """Height and width of latents from a config, which gives one number for both or two numbers.
 
     Raises:
         ModelError: model.damaged.
@@ -128,7 +130,7 @@ def sides(sample_size: Any) -> tuple[int, int]:
     if not isinstance(both, list | tuple) or len(both) != 2 or not all(map(_is_size, both)):
         raise ModelError(
             "model.damaged",
-            f"the UNet's config has the sample_size {sample_size!r}, which is no size of images",
+            f"the UNet's config has the sample_size {sample_size!r}, which is not an image size",
             "fetch the model again",
         )
     return both[0], both[1]

@@ -13,7 +13,8 @@ from typing import Any
 from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact import patch, statement
 from forgetcli.artifact.delta import EXPORT_AGAIN, Delta, find_base, read
-from forgetcli.artifact.manifest import RECIPE, REPORT, EditedTensor, Manifest
+from forgetcli.artifact.manifest import RECIPE, REPORT, Manifest
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.artifact.patch import Stored
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG

@@ -1,5 +1,5 @@
-"""`revert`: edits are taken out of a folder; the others stay as if only they had been made to the
-base.
+"""`revert`: removes edits from a folder. The result is as if only the other edits had been applied
+to the base model. `log` lists the edits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from forgetcli.artifact import card, statement
 from forgetcli.artifact import ledger as ledgers
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.ledger import Ledger
-from forgetcli.artifact.manifest import CARD, ListedEdit
+from forgetcli.artifact.manifest import CARD
+from forgetcli.artifact.manifest_schema import ListedEdit
 from forgetcli.artifact.patch import Stored
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
@@ -36,14 +37,15 @@ class LoggedEdit:
     """One edit, as ``forget log`` shows it.
 
     Attributes:
-        number: from 1; it does not change when other edits are taken out.
+        number: the edit's number, from 1. It does not change when other edits are removed.
         name, recipe_sha256: the recipe.
-        method: the method that edited.
+        method: the editing method.
         concepts: pairs of concept and target.
-        date: when the edit was made; "" if the manifest does not say.
-        delta_rel: ‖Δ‖_F / ‖W‖_F over all tensors that it changed.
-        applied_to: digest of the model that was edited.
-        held_tokens: COMPONENT:NAME → concept tokens that later edits protect at this layer.
+        date: the date of the edit; empty if the manifest has none.
+        delta_rel: ‖Δ‖_F / ‖W‖_F over all tensors that the edit changed.
+        applied_to: digest of the model before the edit.
+        held_tokens: COMPONENT:NAME of a layer → the number of concept tokens that later edits
+            protect there.
     """
 
     number: int
@@ -63,7 +65,7 @@ class LoggedEdit:
 
 @dataclass(frozen=True)
 class Log:
-    """The edits of a folder, in their order, and the model that the first one was made to."""
+    """The edits of a folder in order, and the base model."""
 
     folder: Path
     base: ModelId
@@ -80,10 +82,10 @@ class Reverted:
 
     Attributes:
         output: the new folder.
-        base: the model that the first edit was made to.
-        reverted: numbers of the edits that were taken out.
-        left: numbers of the edits that remain.
-        seconds: by stage.
+        base: the base model, to which the first edit was applied.
+        reverted: numbers of the removed edits.
+        left: numbers of the remaining edits.
+        seconds: duration of each stage.
     """
 
     output: Path
@@ -105,8 +107,8 @@ def log(folder: Path | str) -> Log:
     """The edits in a folder.
 
     Raises:
-        ModelError: model.not-edited, model.manifest, ledger.damaged; ledger.none: an edit from
-            before there were ledgers.
+        ModelError: model.not-edited, model.manifest, ledger.damaged; ledger.none: the folder was
+            edited by a version of forget that wrote no ledger.
     """
     edited = EditedModel(Path(folder))
     manifest = edited.manifest
@@ -143,22 +145,22 @@ def revert(
     dry_run: bool = False,
     observer: Observer | None = None,
 ) -> Reverted:
-    """Take edits out of a folder. The base is not needed: the ledger has its bytes of every tensor
-    that was edited.
+    """Remove edits from a folder. The base model is not needed: the ledger has the base model's
+    bytes of every edited tensor.
 
-    The result is round(W + Σ Δ_i) over the remaining edits; without any, every file of the base as
-    it was. An edit that was computed on top of a removed one stays as it is: it is not repeated.
+    The result is round(W + Σ Δ_i), summed over the remaining edits. If none remains, all files are
+    those of the base model. An edit that was computed after a removed one is not computed again.
 
     Args:
         folder: an edited model.
-        numbers: the edits' numbers (`log` has them); None: all.
-        output: where the result goes; by default the folder itself, which needs `force` as any
-            existing output.
-        force: replace an earlier output, in one step.
-        dry_run: check everything that can be checked beforehand, and write nothing.
+        numbers: the numbers of the edits, as `log` lists them; None: all.
+        output: the folder for the result. Default: `folder`, which like any existing output needs
+            `force`.
+        force: replace an existing output, in one step.
+        dry_run: make all checks that are possible in advance, and write nothing.
     Raises:
         ForgetError: ledger.no-such-edit; ledger.none; ledger.damaged; ledger.other-weights;
-            model.changed: a file of the folder is not what its manifest says; and the errors of
+            model.changed: a file of the folder differs from its manifest; and the errors of
             `atomic.publishing` and `statement.write`.
     """
     observer = observer or Silent()
@@ -167,32 +169,32 @@ def revert(
     output = edited.folder if output is None else Path(output)
     started = datetime.now(UTC)
     manifest = edited.manifest
-    whole = edited.ledger
-    if whole is None:
+    ledger = edited.ledger
+    if ledger is None:
         raise _no_ledger(edited.folder)
-    removed = _known(whole, edited.folder, numbers)
-    rest = whole.without(removed)
+    removed = _numbers_to_remove(ledger, edited.folder, numbers)
+    remaining = ledger.without(removed)
     refuse_overlap(output, edited.folder, may_replace=True)
     if dry_run:
         atomic.refuse_unwritable(output, folder=True, force=force)
         with watch.stage("check"):
             observer.stage("checking the ledger")
-            whole.check_fits(edited.folder)
+            ledger.check_fits(edited.folder)
     else:
         with atomic.publishing(output, force=force) as staging:
             with watch.stage("check"):
                 observer.stage("checking the ledger")
-                whole.check_fits(edited.folder)
+                ledger.check_fits(edited.folder)
             with watch.stage("write"):
                 observer.stage("writing")
-                copy(edited.folder, staging, whole, manifest.subjects)
-                _write(edited, staging, whole, rest, removed, started)
+                _copy_base_files(edited.folder, staging, ledger, manifest.subjects)
+                _write(edited, staging, ledger, remaining, removed, started)
     observer.done()
     return Reverted(
         output=output,
-        base=ModelId.of(whole.book.base),
+        base=ModelId.of(ledger.book.base),
         reverted=tuple(sorted(removed)),
-        left=tuple(entry.number for entry in rest.edits),
+        left=tuple(entry.number for entry in remaining.edits),
         seconds=watch.report(),
     )
 
@@ -200,48 +202,50 @@ def revert(
 def _write(
     edited: EditedModel,
     staging: Path,
-    whole: Ledger,
-    rest: Ledger,
+    ledger: Ledger,
+    remaining: Ledger,
     removed: Collection[int],
     started: datetime,
 ) -> None:
-    """Give the tensors in `staging` their values, and write ledger, card and manifest."""
-    stored = whole.restore(staging, rest)
-    rest.write(staging)
-    report = _report(stored, rest, removed)
-    if rest.edits:
-        _write_card(edited.folder, staging, rest, report)
+    """Write the tensors, the remaining ledger, the card and the manifest in `staging`."""
+    stored = ledger.restore(staging, remaining)
+    remaining.write(staging)
+    report = _report(stored, remaining, removed)
+    if remaining.edits:
+        _write_card(edited.folder, staging, remaining, report)
     now = datetime.now(UTC).isoformat()
     statement.write(
         staging,
-        base=whole.book.base,
+        base=ledger.book.base,
         stored=stored,
         report=report,
-        edits=_listed(rest),
-        **_last(rest, whole),
+        edits=_listed(remaining),
+        **_recipe_and_method(remaining, ledger),
         run_details={
             "startedOn": started.isoformat(),
             "finishedOn": now,
-            "edits": ledgers.dates(edited.manifest, rest),
+            "edits": ledgers.dates(edited.manifest, remaining),
             "reverted": sorted(removed),
             "versions": versions(),
         },
     )
 
 
-def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]) -> None:
-    """Copy the base's files as the folder has them, with the settings beside a single file, and
-    write the README.md that the base had.
+def _copy_base_files(
+    folder: Path, staging: Path, ledger: Ledger, subjects: Mapping[str, str]
+) -> None:
+    """Copy from the edited folder all files that the base model has, and restore its README.md.
+
+    For a single file, the folder with its settings is copied too.
 
     Raises:
         ModelError: model.changed.
     """
-    beside = [
-        path
-        for path in subjects
-        if path.startswith(f"{CONFIG}/") and path not in whole.book.base.files
+    base_files = ledger.book.base.files
+    settings = [
+        path for path in subjects if path.startswith(f"{CONFIG}/") and path not in base_files
     ]
-    for path in [*whole.book.base.files, *beside]:
+    for path in [*base_files, *settings]:
         target = staging / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if not (folder / path).is_file():
@@ -255,93 +259,104 @@ def copy(folder: Path, staging: Path, whole: Ledger, subjects: Mapping[str, str]
         if sha256_file(target) != subjects.get(path):
             raise ModelError(
                 "model.changed",
-                f"{path} of {folder} is not what its manifest says",
+                f"{path} of {folder} differs from its manifest",
                 f"'forget verify {folder}' lists all differences",
             )
-    text = whole.card()
+    text = ledger.card()
     if text is not None:
         (staging / CARD).write_bytes(text)
 
 
-def _write_card(folder: Path, staging: Path, rest: Ledger, report: Mapping[str, Any]) -> None:
-    """Replace the base's card by one of the edits that remain.
+def _write_card(folder: Path, staging: Path, remaining: Ledger, report: Mapping[str, Any]) -> None:
+    """Replace the base model's card with a card of the remaining edits.
 
-    Licence and base model are those that the base's card names; without one, the edited folder's.
+    Licence and base model are taken from the base model's card, or from the edited folder's card if
+    the base model has none.
     """
     try:
-        last = recipes.parse(rest.edits[-1].recipe)
-    except ForgetError:  # made by a plugin that is not here: the base's card, or none
+        last = recipes.parse(remaining.edits[-1].recipe)
+    except ForgetError:
+        # The recipe needs a plugin that is not installed. The base model's card stays, if any.
         return
-    origin = rest.book.base
-    named = folder if rest.card() is None else staging
+    base = remaining.book.base
+    folder_of_card = folder if remaining.card() is None else staging
     card.write(
         staging,
-        base=Base(origin.id, origin.revision, named),
+        base=Base(base.id, base.revision, folder_of_card),
         recipe=last,
-        edits=rest,
+        edits=remaining,
         sites=report["sites"],
         check={},
     )
 
 
-def _known(whole: Ledger, folder: Path, numbers: Collection[int] | None) -> set[int]:
-    there = [e.number for e in whole.edits]
-    for number in numbers or ():
-        if number not in there:
+def _numbers_to_remove(ledger: Ledger, folder: Path, numbers: Collection[int] | None) -> set[int]:
+    existing = [edit.number for edit in ledger.edits]
+    if numbers is None:
+        return set(existing)
+    for number in numbers:
+        if number not in existing:
             raise ForgetError(
                 "ledger.no-such-edit",
                 f"{folder} has no edit {number}",
-                f"it has {', '.join(map(str, there))}: 'forget log {folder}'",
+                f"it has {', '.join(map(str, existing))}: 'forget log {folder}'",
             )
-    return set(there if numbers is None else numbers)
+    return set(numbers)
 
 
 def _no_ledger(folder: Path) -> ModelError:
     return ModelError(
         "ledger.none",
-        f"{folder} has no ledger: no edit is left, or it was made before there were any",
-        "apply the recipes to the base again",
+        f"{folder} has no ledger: it has no edits, or an early version of forget wrote it",
+        "apply the recipes to the base model again",
     )
 
 
-def _last(rest: Ledger, whole: Ledger) -> dict[str, Any]:
-    """The recipe that the manifest names. A folder without edits is what the control makes of the
-    last one's recipe.
+def _recipe_and_method(remaining: Ledger, ledger: Ledger) -> dict[str, Any]:
+    """The manifest's recipe, method, parameters and materials: those of the last remaining edit.
+
+    If no edit remains, they are the removed edit's recipe with the method that changes nothing.
     """
-    if rest.edits:
-        last = rest.edits[-1]
+    if remaining.edits:
+        last = remaining.edits[-1]
         return {
             "recipe_bytes": last.recipe.encode(),
             "method": last.method,
             "parameters": last.parameters,
             "materials": [m.model_dump() for m in last.materials],
         }
-    body, added = usage.split(whole.edits[-1].recipe)
-    text = usage.join(body, usage.Record(added.overrides, added.files, CONTROL))
+    body, record = usage.split(ledger.edits[-1].recipe)
+    text = usage.join(body, usage.Record(record.overrides, record.files, CONTROL))
     return {"recipe_bytes": text.encode(), "method": CONTROL, "parameters": {}, "materials": []}
 
 
-def _listed(rest: Ledger) -> list[ListedEdit]:
+def _listed(remaining: Ledger) -> list[ListedEdit]:
     return [
-        statement.listed_edit(e.number, e.method, e.parameters, e.name, e.recipe_sha256)
-        for e in rest.edits
+        statement.listed_edit(
+            edit.number, edit.method, edit.parameters, edit.name, edit.recipe_sha256
+        )
+        for edit in remaining.edits
     ]
 
 
 def _report(
-    stored: Mapping[tuple[str, str], Stored], rest: Ledger, numbers: Collection[int]
+    stored: Mapping[tuple[str, str], Stored], remaining: Ledger, removed: Collection[int]
 ) -> dict[str, Any]:
-    places = {(place.component, place.parameter): place for place in reversed(rest.book.places)}
+    """The content of the report: the size of the remaining change at each site."""
+    # A parameter can have several places in files. The report uses the first one.
+    place_of = {
+        (place.component, place.parameter): place for place in reversed(remaining.book.places)
+    }
     sites = []
     for key, part in sorted(stored.items()):
-        before = rest.original(places[key]).double()
-        change = rest.exact(places[key]) - before
-        size = float(change.norm() / before.norm().clamp_min(1e-300))
-        name = places[key].parameter.removesuffix(".weight")
-        sites.append(asdict(AppliedSite(name, size, stored_error=part.error)))
+        before = remaining.original(place_of[key]).double()
+        change = remaining.exact(place_of[key]) - before
+        relative_size = float(change.norm() / before.norm().clamp_min(1e-300))
+        name = place_of[key].parameter.removesuffix(".weight")
+        sites.append(asdict(AppliedSite(name, relative_size, stored_error=part.error)))
     return {
         "schema_version": 1,
         "sites": sites,
-        "reverted": sorted(numbers),
-        "left": [e.number for e in rest.edits],
+        "reverted": sorted(removed),
+        "left": [edit.number for edit in remaining.edits],
     }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.editing.task import Task
-from forgetcli.models.vocabulary import holds
+from forgetcli.models.vocabulary import is_in_vocabulary
 from forgetcli.recipe.model import pairs_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def task_of(
             (Measured on the embedded model, whose tokenizer holds 257 of 2,937: docs/erase.md.)
     """
     shared = [
-        tuple(prompt for prompt in part if tokenizer is None or holds(tokenizer, prompt))
+        tuple(prompt for prompt in part if tokenizer is None or is_in_vocabulary(tokenizer, prompt))
         for part in recipe.shared_prompts()
     ]
     own = recipe.own_preserve_prompts()

@@ -15,21 +15,20 @@ import tomli
 from forgetcli.bundled import recipes as bundled_recipes
 from forgetcli.bundled.recipes import bundled
 from forgetcli.errors import ForgetError, ModelError, RecipeError
-from forgetcli.recipe import limits, prompt_files, toml_lines
+from forgetcli.recipe import limits, preserved_prompts, toml_lines
 from forgetcli.recipe import parameters as method_tables
 from forgetcli.recipe import usage as records
-from forgetcli.recipe.consistency import PreservedPrompt, contradictions, doubts, unjudged
+from forgetcli.recipe.consistency import contradictions, doubts, unjudged
 from forgetcli.recipe.model import Concept, Document, Preserve, Prompts, Recipe, Retained, once
+from forgetcli.recipe.overrides import apply as apply_overrides
 from forgetcli.recipe.problems import (
     MOST_FAULTS,
     Sheet,
     clipped,
     did_you_mean,
     faults_of,
-    in_words,
     without_unknown_keys,
 )
-from forgetcli.recipe.toml_lines import KeyPath
 from forgetcli.storage.files import is_pipe, read_pipe, read_regular
 
 __all__ = [
@@ -46,7 +45,6 @@ __all__ = [
 
 UNNAMED = "recipe"
 LONGEST_MESSAGE = 1000  # characters
-LONGEST_SHOWN = 200  # characters of a --set in a message
 _BOM = "\ufeff"  # Windows editors write it; TOML does not have it
 
 
@@ -57,17 +55,16 @@ def load(
     *,
     pipe: bool = False,
 ) -> Recipe:
-    """The recipe in a file, or the bundled one of that name (``art_styles``).
+    """Load a recipe from a file, or a bundled recipe by its name (``art_styles``).
 
     Args:
-        overrides: ``key=value`` as for ``--set``: a dotted key (``concepts.0.target``), a TOML
+        overrides: ``key=value`` as for ``--set``: a dotted key (``concepts.0.target``), and a TOML
             value or a bare word.
-        method: use this method instead, with the parameters that the recipe has for it in
-            ``[methods.NAME]``.
-        pipe: also read a pipe, as the user named it on the command line. Its prompt files are
-            looked for in the current folder.
+        method: use this method instead, with the recipe's parameters in ``[methods.NAME]``.
+        pipe: also read a pipe, because the user named it on the command line. Its prompt files are
+            searched for in the current folder.
     Raises:
-        RecipeError: with every fault that was found.
+        RecipeError: with all faults of the recipe.
     """
     path = Path(path)
     source = path if path.exists() else bundled_recipes.find(path) or path
@@ -79,16 +76,12 @@ def load(
         fault = ForgetError(code, error.message, "give the recipe's file")
         raise RecipeError([fault]) from error
     except OSError as error:
-        hint = (
-            did_you_mean(path.stem, bundled(), "forget recipe ls")
-            if isinstance(error, FileNotFoundError)
-            else "give the recipe's file"
-        )
-        reason = (
-            "there is no such recipe"
-            if isinstance(error, FileNotFoundError)
-            else error.strerror or str(error)
-        )
+        if isinstance(error, FileNotFoundError):
+            reason = "there is no such recipe"
+            hint = did_you_mean(path.stem, bundled(), "forget recipe ls")
+        else:
+            reason = error.strerror or str(error)
+            hint = "give the recipe's file"
         raise RecipeError([ForgetError("recipe.not-found", f"{path}: {reason}", hint)]) from error
     return parse(raw, None if piped else source, overrides, method)
 
@@ -99,17 +92,20 @@ def parse(
     overrides: Sequence[str] = (),
     method: str | None = None,
 ) -> Recipe:
-    """A recipe from its text. `source` names it in messages and is where its prompt files are
-    looked for.
+    """Parse a recipe.
 
+    Args:
+        source: the recipe's file. Messages name it, and prompt files are searched for beside it.
+        overrides, method: as for `load`.
     Raises:
-        RecipeError: with every fault that was found.
+        RecipeError: with all faults of the recipe.
     """
     name = str(source or UNNAMED)
     body, record, data = _read(text, name)
-    overridden, problems = _overridden(data, (*record.overrides, *overrides))
+    overridden, problems = apply_overrides(data, (*record.overrides, *overrides))
     sheet = Sheet(name, data, toml_lines.key_lines(body.removeprefix(_BOM)), overridden)
-    # Other checks recurse, compare and quote: they see nothing that is too deep or too long.
+    # The other checks recurse, compare and quote, so values that are too deep or too long for them
+    # end the checks here.
     if unusable := list(islice(limits.faults_of_values(data, sheet), MOST_FAULTS + 1)):
         raise _refused([*problems, *unusable])
 
@@ -127,8 +123,10 @@ def parse(
         problems += method_tables.faults(method, {}, Sheet("--method"))
         if method != document.method:
             parameters = document.methods.get(method, {})
-    preserved, files, missing = _preserved(document, record, sheet, source)
-    captions, caption_files, absent = _from_files("captions", document, record, sheet, source)
+    preserved, files, missing = preserved_prompts.preserved(document, record, sheet, source)
+    captions, caption_files, absent = preserved_prompts.from_files(
+        "captions", document, record, sheet, source
+    )
     files |= caption_files
     problems += missing + absent + contradictions(document, preserved, sheet)
     if problems:
@@ -157,7 +155,7 @@ def parse(
 
 
 def _tables_by_family(document: Document, method: str | None) -> dict[str, dict[str, Any]]:
-    """The method's own tables for each family. `method` overrides the recipe's."""
+    """The method's own tables for each family. `method` replaces the recipe's method."""
     if method in (None, document.method):
         return {
             family: method_tables.own_tables(tables) for family, tables in document.families.items()
@@ -169,7 +167,7 @@ def _tables_by_family(document: Document, method: str | None) -> dict[str, dict[
 
 
 def _stem(source: Path) -> str:
-    """A recipe's name by its file. Names that are not UTF-8 get replacement characters."""
+    """The name of a recipe without a name: its file's. Bytes that are not UTF-8 are replaced."""
     return os.fsencode(source.stem).decode("utf-8", "replace")
 
 
@@ -182,7 +180,7 @@ def _too_many_prompts(name: str) -> ForgetError:
 
 
 def _refused(problems: list[ForgetError]) -> RecipeError:
-    """The error of a recipe with these faults: the first of them, in the recipe's order."""
+    """The error for a recipe with these faults, sorted by line."""
     ordered = sorted(problems, key=_line)
     if len(ordered) > MOST_FAULTS:
         ordered[MOST_FAULTS:] = [
@@ -192,26 +190,9 @@ def _refused(problems: list[ForgetError]) -> RecipeError:
 
 
 def _short(problem: ForgetError) -> ForgetError:
-    """A fault whose message and hint are not longer than a user reads."""
+    """A fault with its message and hint shortened to a readable length."""
     message = clipped(problem.message, LONGEST_MESSAGE)
     return ForgetError(problem.code, message, clipped(problem.hint, LONGEST_MESSAGE))
-
-
-def _overridden(
-    data: dict[str, Any], overrides: Sequence[str]
-) -> tuple[dict[KeyPath, str], list[ForgetError]]:
-    """Change `data` as overrides say: the keys by path, as written, and the faulty overrides."""
-    keys_by_path: dict[KeyPath, str] = {}
-    problems: list[ForgetError] = []
-    for override in overrides:
-        try:
-            keys, value = _assignment(override)
-            path = _assign(data, keys, value, override)
-            keys_by_path[path] = override.partition("=")[0].strip()
-            method_tables.hold_for_all_families(data, path)
-        except ForgetError as error:
-            problems.append(error)
-    return keys_by_path, problems
 
 
 def _method_faults(
@@ -237,7 +218,7 @@ def schema_text() -> str:
 
 
 def _json_schema() -> ModuleType:
-    # Imported here: a tenth of the time that a check of a recipe takes, which does not need it.
+    # Imported here: the import takes a tenth of the time of a check, and checks do not need it.
     from forgetcli.recipe import json_schema
 
     return json_schema
@@ -246,7 +227,7 @@ def _json_schema() -> ModuleType:
 def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, Any]]:
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
-        decoded.encode()  # a text with lone surrogates is not one that a file can hold
+        decoded.encode()  # raises for lone surrogates, which no file can contain
         body, record = _split(decoded, name)
         limits.check_text(body, name)
         return body, record, tomli.loads(body.removeprefix(_BOM))
@@ -262,7 +243,7 @@ def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, 
             "recipe.toml", f"{name}:{line}: not UTF-8 text", "save the file as UTF-8"
         )
     except tomli.TOMLDecodeError as error:
-        # "Invalid value (at line 3, column 5)": the line goes to the front
+        # tomli's "Invalid value (at line 3, column 5)": the line moves to the front.
         message, _, position = str(error).partition(" (at ")
         line_match = re.match(r"line (\d+)", position)
         line = int(line_match[1]) if line_match else body.count("\n") + 1
@@ -271,7 +252,7 @@ def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, 
             f"{name}:{line}: not TOML: {message[:1].lower()}{message[1:]}",
             "strings need quotes, lists square brackets; see https://toml.io",
         )
-    except ValueError:  # Python's own: a number of more than 4,300 digits
+    except ValueError:  # from Python: a number has more than 4,300 digits
         fault = ForgetError("recipe.toml", f"{name}: not TOML: a number is too long")
     except RecursionError:
         fault = ForgetError(
@@ -292,129 +273,13 @@ def _split(text: str, name: str) -> tuple[str, records.Record]:
 
 
 def _document_apart_from(faults: list[ForgetError], tables: Mapping[str, Any]) -> Document | None:
-    """The recipe without its unknown keys, for further checks; None if it has other faults."""
+    """The document without unknown keys, for further checks; None if it has other faults."""
     if any(fault.code != "recipe.unknown-key" for fault in faults):
         return None
     return Document.model_validate(without_unknown_keys(Document, tables))
 
 
 def _line(problem: ForgetError) -> int:
-    """The line of a problem, for sorting; those without one (``--set``) come first."""
+    """The line of a problem, for sorting. Problems without a line (``--set``) come first."""
     match = re.search(r":(\d+): ", problem.message)
     return int(match[1]) if match else 0
-
-
-def _preserved(
-    document: Document,
-    record: records.Record,
-    sheet: Sheet,
-    source: Path | None,
-) -> tuple[list[PreservedPrompt], dict[str, tuple[str, ...]], list[ForgetError]]:
-    """Prompts to preserve, the prompts of each file (as read now, or as recorded), and faults."""
-    preserved = [
-        PreservedPrompt(prompt, ("preserve", "prompts", i))
-        for i, prompt in enumerate(document.preserve.prompts)
-    ]
-    from_files, files, problems = _from_files("files", document, record, sheet, source)
-    return preserved + from_files, files, problems
-
-
-def _from_files(
-    key: str,
-    document: Document,
-    record: records.Record,
-    sheet: Sheet,
-    source: Path | None,
-) -> tuple[list[PreservedPrompt], dict[str, tuple[str, ...]], list[ForgetError]]:
-    """The prompts of the files that `[preserve]` names at `key`, those of each file, and faults."""
-    prompts: list[PreservedPrompt] = []
-    files: dict[str, tuple[str, ...]] = {}
-    problems = []
-    for index, name in enumerate(getattr(document.preserve, key)):
-        path: KeyPath = ("preserve", key, index)
-        folder = source.parent if source else Path()
-        file = folder / name
-        try:
-            lines = (
-                list(enumerate(record.files[name], start=1))
-                if name in record.files
-                else prompt_files.read(prompt_files.beside(folder, name))
-            )
-        except ForgetError as error:
-            problems.append(_unreadable(error, path, sheet))
-            continue
-        files[name] = tuple(prompt for _, prompt in lines)
-        prompts += [PreservedPrompt(prompt, path, f"{file}:{line}") for line, prompt in lines]
-    return prompts, files, problems
-
-
-def _unreadable(error: ForgetError, path: KeyPath, sheet: Sheet) -> ForgetError:
-    """The fault of a prompt file that is not read."""
-    if error.code == "file.outside":
-        return ForgetError(error.code, f"{sheet.place(path)}: {error.message}", error.hint)
-    hint = "prompt files are looked for beside the recipe"
-    return sheet.problem("not-found", path, error.message, hint)
-
-
-def _assignment(override: str) -> tuple[tuple[str, ...], Any]:
-    """``refine.steps=6`` as (("refine", "steps"), 6)."""
-    shown = repr(clipped(override, LONGEST_SHOWN))
-    if len(override) > limits.LONGEST_OVERRIDE:
-        raise ForgetError("recipe.set", f"--set {shown}: too long", "write it into the recipe")
-    key, equals, value = override.partition("=")
-    value = value.strip()
-    try:
-        limits.check_text(f"{key} = 0", f"--set {shown}")
-        limits.check_text(value, f"--set {shown}")
-        keys = toml_lines.split_key(key.strip())
-    except ForgetError as error:
-        raise ForgetError("recipe.set", error.message, error.hint) from error
-    except (ValueError, tomli.TOMLDecodeError):
-        keys = ()
-    if not keys or not equals or "\n" in override or "\r" in override:
-        raise ForgetError(
-            "recipe.set",
-            f"--set {shown}: not a key and a value",
-            "write it as key=value: --set refine.steps=6",
-        )
-    try:
-        return keys, tomli.loads(f"value = {value}")["value"]
-    except (ValueError, RecursionError) as error:  # ValueError: TOML's own, and too many digits
-        if value[:1] in ("", "[", "{", '"', "'"):
-            raise ForgetError(
-                "recipe.set",
-                f"--set {shown}: the value is not TOML",
-                'a list is [1, 2], a string a bare word or "quoted"',
-            ) from error
-        return keys, value  # bare words are a string
-
-
-def _assign(data: dict[str, Any], keys: tuple[str, ...], value: Any, override: str) -> KeyPath:
-    """Put `value` at `keys` of `data` and return its path.
-
-    Missing tables on the way are created; list items must exist.
-    """
-    holder: Any = data
-    path: KeyPath = ()
-    shown = repr(clipped(override, LONGEST_SHOWN))
-    for depth, name in enumerate(keys, start=1):
-        key: str | int = name
-        if isinstance(holder, list):
-            is_index = name.isascii() and name.isdecimal() and len(name) < 10
-            if not is_index or int(name) >= len(holder):
-                raise ForgetError(
-                    "recipe.set",
-                    f"--set {shown}: {in_words(path)} has no item '{clipped(name)}'",
-                    f"it has {len(holder)}, counted from 0",
-                )
-            key = int(name)
-        elif not isinstance(holder, dict):
-            raise ForgetError(
-                "recipe.set", f"--set {shown}: {in_words(path)} is neither a table nor a list"
-            )
-        path += (key,)
-        if depth == len(keys):
-            holder[key] = value
-        else:
-            holder = holder.setdefault(key, {}) if isinstance(holder, dict) else holder[key]
-    return path

@@ -1,4 +1,4 @@
-"""Reports for people and programs: image pairs, a self-contained HTML page, plots, JSON, CSV,
+"""Reports for people and programs: a self-contained HTML page, image pairs, plots, JSON, CSV,
 Markdown, JUnit XML.
 """
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Files:
-    """Where the files of a report lie.
+    """The paths of a report's files.
 
     Attributes:
         page: the HTML page.
-        results: JSON.
-        table: CSV with a row for each image.
-        markdown: the table of a comparison; None for an evaluation.
+        results: the results as JSON.
+        table: a CSV file with a row for each image.
+        markdown: the table of a comparison as Markdown; None for an evaluation.
     """
 
     page: Path
@@ -42,10 +42,10 @@ def write(
     description: str = "",
     command: str,
 ) -> Files:
-    """`report.html`, `results.json` and `results.csv` of an evaluation whose images lie in
-    `folder`.
+    """Write `report.html`, `results.json` and `results.csv` of an evaluation.
 
     Args:
+        folder: the folder with the images, which also gets the report.
         data: ``evaluation.as_dict()``.
         command: the command that repeats the evaluation.
     """

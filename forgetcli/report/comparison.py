@@ -1,7 +1,7 @@
 """The files of a comparison.
 
-Each recipe has the report of ``forget eval`` with the table of methods on top. Several recipes have
-an overview too.
+For each recipe there is the report of ``forget eval``, with the table of methods at the top. For
+several recipes there is an overview too.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from forgetcli.artifact import markdown
 from forgetcli.errors import counted
 from forgetcli.report import Files
-from forgetcli.report.methods import LEGEND, POOLED, markdown
+from forgetcli.report.methods import LEGEND, POOLED, markdown_table
 from forgetcli.report.page import render, write_page
 from forgetcli.report.results import COLUMNS, image_rows, write_json
-from forgetcli.report.text_formats import csv_table, markdown_code, markdown_heading
+from forgetcli.report.spreadsheet import csv_table
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ MARKDOWN = "compare.md"
 
 
 def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) -> Files:
-    """`report.html`, `results.json`, `results.csv` (a row for each image) and `compare.md`.
+    """Write `report.html`, `results.json`, `results.csv` (a row for each image) and `compare.md`.
 
-    With several recipes, each recipe's own files are in its own folder.
+    With several recipes, each recipe also has these files in its own folder.
 
     Args:
         data: ``comparison.as_dict()``.
@@ -53,7 +54,7 @@ def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) 
     text = _text(data["methods"], title, data, command)
     if several:
         text = f"{text}\n{POOLED}\n\n" + "\n".join(
-            f"## {markdown_heading(part['name'])}\n\n{markdown(part['methods'])}"
+            f"## {markdown.heading(part['name'])}\n\n{markdown_table(part['methods'])}"
             for part in data["recipes"]
         )
         _write_overview(folder, comparison, data, command)
@@ -83,15 +84,15 @@ def _write_tables(
 
 def _text(rows: list[Mapping], title: str, data: Mapping, command: str) -> str:
     settings = ", ".join(
-        key if value is True else f"{key} {markdown_heading(value)}"
+        key if value is True else f"{key} {markdown.heading(value)}"
         for key, value in data["settings"].items()
         if value is not None and value is not False
     )
     return (
-        f"# {markdown_heading(title)}: every method beside the unedited model\n\n"
-        f"{markdown(rows)}\n{LEGEND}\n\n"
-        f"Judge {markdown_heading(data['judge'].get('name'))}; {settings}. "
-        f"To repeat it: {markdown_code(command)}\n"
+        f"# {markdown.heading(title)}: every method beside the unedited model\n\n"
+        f"{markdown_table(rows)}\n{LEGEND}\n\n"
+        f"Judge {markdown.heading(data['judge'].get('name'))}; {settings}. "
+        f"To repeat it: {markdown.code(command)}\n"
     )
 
 
@@ -105,11 +106,10 @@ def _write_overview(folder: Path, comparison: Comparison, data: Mapping, command
         }
         for compared, part in zip(comparison.recipes, data["recipes"])
     ]
-    plotted = (
-        {"baseline": unedited, "models": [{"name": row["name"], "edited": row} for row in edited]}
-        if "forget" in unedited
-        else None
-    )
+    plotted = None
+    if "forget" in unedited:
+        models = [{"name": row["name"], "edited": row} for row in edited]
+        plotted = {"baseline": unedited, "models": models}
     page = render(
         "overview.html.j2",
         title=", ".join(part["name"] for part in parts),
@@ -125,11 +125,14 @@ def _write_overview(folder: Path, comparison: Comparison, data: Mapping, command
 
 
 def _verdict(rows: Sequence[Mapping]) -> str:
-    """Which method has the highest H over all recipes; empty if none was scored."""
+    """A sentence on the method with the highest H over all recipes; empty if none was scored."""
     scored = [row for row in rows if row.get("h") is not None]
     if not scored:
         return ""
     best = max(row["h"] for row in scored)
     names = [row["name"] for row in scored if row["h"] == best]
-    who = " and ".join(names) + (" have" if len(names) > 1 else " has")
-    return f"Of {counted(len(rows), 'method')} {who} the highest H over all recipes, {best:.3f}."
+    verb = "have" if len(names) > 1 else "has"
+    return (
+        f"Of {counted(len(rows), 'method')}, {' and '.join(names)} {verb} the highest H over all "
+        f"recipes, {best:.3f}."
+    )

@@ -18,10 +18,10 @@ PAIRS_PER_KIND = 2  # pairs on the sheet for each edited concept and kind of pro
 
 @dataclass(frozen=True)
 class DemoFiles:
-    """Where the files of a demo lie.
+    """The paths of a demo's files.
 
     Attributes:
-        page: `report.html`; results.json and results.csv lie beside it.
+        page: `report.html`. `results.json` and `results.csv` are beside it.
         sheet: `before_after.png`.
     """
 
@@ -30,7 +30,7 @@ class DemoFiles:
 
 
 def write(folder: Path, demo: Demo, *, command: str) -> DemoFiles:
-    """`report.html`, `results.json`, `results.csv` and `before_after.png`.
+    """Write `report.html`, `results.json`, `results.csv` and `before_after.png`.
 
     Args:
         command: the command that repeats the demo.
@@ -49,10 +49,8 @@ def write(folder: Path, demo: Demo, *, command: str) -> DemoFiles:
 
 
 def selected_pairs(evaluation: Evaluation) -> list[Pair]:
-    """Pairs for the sheet.
-
-    `PAIRS_PER_KIND` pairs of each edited concept and kind of prompt, and one direct pair of each
-    retained concept.
+    """The image pairs for the sheet: `PAIRS_PER_KIND` for each edited concept and kind of prompt,
+    and one direct pair for each retained concept.
     """
     (edited,) = evaluation.edited
     pairs: list[Pair] = []

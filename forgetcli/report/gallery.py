@@ -1,4 +1,4 @@
-"""Image pairs by concept, as the page shows them: what failed comes first."""
+"""Image pairs by concept for the page, failures first."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from forgetcli.evaluation.scores import counts, good
 if TYPE_CHECKING:
     from forgetcli.evaluation import Answer, Question, Run, Subject
 
-SHOWN = 16  # pairs of a concept on the page; the others are in the folder
-LARGE = 640  # pixels; images at the top of the page
+MOST_PAIRS = 16  # of a concept on the page; the other images are only in the folder
+LARGE = 640  # pixels of the longest side of images at the top of the page
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Pair:
     """Images of the unedited and the edited model at the same seed.
 
     Attributes:
-        before, after: data URLs.
+        before, after: the images as data URLs.
         good: whether the verdict is as intended.
-        verdict: in words.
-        alt_before, alt_after: prompt, model and verdict.
+        verdict: the verdict in words.
+        alt_before, alt_after: alternative texts with prompt, model and verdict.
     """
 
     prompt: str
@@ -43,9 +43,9 @@ class Group:
 
     Attributes:
         forget: whether the model was edited to forget the concept.
-        count: images that count in the scores; see `scores.counts`.
-        failures: how many of those are not as intended.
-        pairs: at most `SHOWN`, failures first.
+        count: the number of images that count in the scores; see `scores.counts`.
+        failures: the number of those images that are not as intended.
+        pairs: at most `MOST_PAIRS` pairs, failures first.
     """
 
     label: str
@@ -56,18 +56,24 @@ class Group:
 
 
 def groups(baseline: Run, edited: Run) -> list[Group]:
-    """Concepts with the largest share of failures first; otherwise in the order of the questions,
-    those to forget before the others.
+    """The pairs by concept.
+
+    Groups with the largest share of failures come first, then concepts to forget, then the others
+    in the order of the questions.
     """
-    subject = edited.subject
-    found = [_group(label, rows, subject) for label, rows in _by_label(baseline, edited).items()]
-    return sorted(found, key=lambda g: (-g.failures / max(g.count, 1), not g.forget))
+    groups_in_order = [
+        _group(label, rows, edited.subject) for label, rows in _by_label(baseline, edited).items()
+    ]
+    return sorted(
+        groups_in_order,
+        key=lambda group: (-group.failures / max(group.count, 1), not group.forget),
+    )
 
 
 def first_pairs(baseline: Run, edited: Run) -> list[Pair]:
-    """For the top of the page: the first pair of two concepts to forget and of one other.
+    """The pairs for the top of the page: the first pair of two concepts to forget and of one other.
 
-    They are taken by their place, not by how well they look.
+    They are selected by position, not by appearance.
     """
     rows = _by_label(baseline, edited)
     forgets = edited.subject.forgets
@@ -84,22 +90,23 @@ def _by_label(baseline: Run, edited: Run) -> dict[str, list[tuple[Answer, Answer
 
 
 def _group(label: str, rows: list[tuple[Answer, Answer]], subject: Subject) -> Group:
-    counted = [good(b, subject) for _, b in rows if counts(b.question, subject)]
+    verdicts = [good(after, subject) for _, after in rows if counts(after.question, subject)]
     # What is scored apart comes last: the first pairs of a concept are the ones that count.
-    rows = sorted(
+    failures_first = sorted(
         rows, key=lambda row: (not counts(row[1].question, subject), good(row[1], subject))
     )
     return Group(
         label=label,
         forget=label in subject.forgets,
-        count=len(counted),
-        failures=counted.count(False),
-        pairs=[_pair(before, after, subject) for before, after in rows[:SHOWN]],
+        count=len(verdicts),
+        failures=verdicts.count(False),
+        pairs=[_pair(before, after, subject) for before, after in failures_first[:MOST_PAIRS]],
     )
 
 
 def _pair(before: Answer, after: Answer, subject: Subject, side: int | None = None) -> Pair:
-    prompt, verdict = after.question.prompt, _verdict(after, subject)
+    prompt = after.question.prompt
+    verdict = _verdict(after, subject)
     return Pair(
         prompt=prompt,
         kind=after.question.kind + _apart(after.question, subject),
@@ -124,12 +131,13 @@ def _apart(question: Question, subject: Subject) -> str:
 
 
 def _verdict(answer: Answer, subject: Subject) -> str:
-    label, judged = answer.question.label, answer.judged
+    label = answer.question.label
+    judged = answer.judged
     if label not in subject.forgets:
         return f"{label} is kept" if answer.seen else f"{label} is lost, judged {judged}"
     if answer.seen:
         return f"{label} is still seen"
-    targets = [target for own, target in sorted(subject.targets) if own == label]
+    targets = [target for concept, target in sorted(subject.targets) if concept == label]
     if judged in targets:
         return f"{label} is gone, became its target {judged}"
     missed = f", not its target {' or '.join(targets)}" if targets else ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from forgetcli.report.text_formats import markdown_cell, markdown_text
+from forgetcli.artifact.markdown import escaped
+from forgetcli.report.spreadsheet import inert_cell
 
 SHARES = {
     "forget": "forget",
@@ -22,19 +23,18 @@ COSTS = {
     "changed": "changed",
 }
 LEGEND = (
-    "forget: the edited concept is not seen; direct: in prompts that name it; indirect: in "
-    "prompts that only hint at it; retain: another concept, asked for, is seen; H: the "
-    "harmonic mean of forget and retain. 95 % intervals in brackets: Wilson for shares, "
-    "bootstrap over prompts for H. distance: perceptual distance to the unedited pictures of "
-    "what should stay. seconds: of the edit alone. memory: the peak of the whole process, "
-    "imports and model included; the unedited model's is the floor. changed: share of the "
-    "model's weights whose stored values differ."
+    "forget: share of images in which the edited concept is not seen; direct: for prompts that "
+    "name it; indirect: for prompts that only hint at it; retain: share of images of other "
+    "concepts in which the concept is seen; H: the harmonic mean of forget and retain. 95 % "
+    "intervals in brackets: Wilson for shares, bootstrap over prompts for H. distance: perceptual "
+    "distance to the unedited model's images of retained concepts. seconds: duration of the edit "
+    "alone. memory: peak of the whole process, imports and model included; the unedited model's "
+    "value is the floor. changed: share of the model's weights whose stored values differ."
 )
 POOLED = (
-    "Over several recipes: all their pictures together, mean seconds and share of weights, "
-    "largest memory."
+    "Over several recipes: all images together, mean seconds and share of weights, largest memory."
 )
-NOTHING = "–"
+NOT_MEASURED = "–"
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,17 @@ class Cell:
 
 
 def columns(rows: Sequence[Mapping]) -> list[str]:
-    """Names of the columns; a measure that no method has gets no column."""
+    """The names of the columns. A measure that no method has gets no column."""
     measured = [name for name, key in QUALITY.items() if any(key in row["quality"] for row in rows)]
     gpu = ["GPU memory"] if any(row["peak_gpu"] is not None for row in rows) else []
     return [*SHARES, *measured, "seconds", "memory", *gpu, "changed"]
 
 
 def cells(row: Mapping, names: Sequence[str]) -> Iterator[Cell]:
-    """The cells of one of ``compare``'s `methods`; for a failed method, the code of its error."""
+    """The cells of a row of ``methods`` in ``compare --json``; a failed method shows its error."""
     if row["error"]:
         yield Cell(f"failed: {row['error']['code']}")
-        yield from [Cell(NOTHING)] * (len(names) - 1)
+        yield from [Cell(NOT_MEASURED)] * (len(names) - 1)
         return
     for name in names:
         yield _cell(row, name)
@@ -69,16 +69,16 @@ def _cell(row: Mapping, name: str) -> Cell:
     if name in SHARES:
         key = SHARES[name]
         if row.get(key) is None:
-            return Cell(NOTHING)
+            return Cell(NOT_MEASURED)
         return Cell(f"{row[key]:.3f}", _interval(row.get(f"{key}_ci")))
     if name in QUALITY:
         measured = row["quality"].get(QUALITY[name])
         if not measured:
-            return Cell(NOTHING)
+            return Cell(NOT_MEASURED)
         return Cell(f"{measured['value']:.3f}", _interval(measured.get("ci")))
     value = row[COSTS[name]]
     if value is None:
-        return Cell(NOTHING)
+        return Cell(NOT_MEASURED)
     if name == "seconds":
         return Cell(f"{value:.1f}")
     if name == "changed":
@@ -90,17 +90,18 @@ def _interval(ends: Sequence[float] | None) -> str:
     return f"[{ends[0]:.2f}, {ends[1]:.2f}]" if ends else ""
 
 
-def markdown(rows: Sequence[Mapping]) -> str:
-    """The table in Markdown, and below it a line for each failed method."""
+def markdown_table(rows: Sequence[Mapping]) -> str:
+    """The table in Markdown, followed by a line for each failed method."""
     names = columns(rows)
     lines = [
         ["method", *names],
         ["---", *(["---:"] * len(names))],
-        *([markdown_cell(row["name"]), *map(str, cells(row, names))] for row in rows),
+        # A reader may paste the table into a spreadsheet.
+        *([escaped(inert_cell(row["name"])), *map(str, cells(row, names))] for row in rows),
     ]
     text = "".join(f"| {' | '.join(line)} |\n" for line in lines)
     return text + "".join(
-        f"\n{markdown_text(row['name'])} failed: {markdown_text(row['error']['message'])}\n"
+        f"\n{escaped(row['name'])} failed: {escaped(row['error']['message'])}\n"
         for row in rows
         if row["error"]
     )

@@ -1,5 +1,6 @@
-"""One self-contained HTML page. Prompts are untrusted text: everything is escaped, and nothing is
-loaded from elsewhere.
+"""The report as one self-contained HTML page.
+
+Prompts are untrusted text, so all text is escaped. The page loads nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from forgetcli.storage import atomic
 if TYPE_CHECKING:
     from forgetcli.evaluation import Evaluation, Run
 
-# Characters that HTML cannot hold, and those that reorder the text around them.
+# Characters that HTML cannot contain, and characters that reorder the text around them.
 CONTROLS = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -40,16 +41,16 @@ def write_page(
     command: str,
     methods: Sequence[Mapping] = (),
 ) -> None:
-    """The report of an evaluation: verdict, scores beside the unedited model's, image pairs by
-    concept, method and identity.
+    """Write the report of an evaluation: verdict, scores of all models, image pairs by concept,
+    method and identity.
 
     Args:
         data: ``evaluation.as_dict()``.
         command: the command that repeats the evaluation.
-        methods: rows of a comparison, which replace the table of scores.
+        methods: the rows of a comparison, which replace the table of scores.
     """
     described = best(data["models"])
-    place = data["models"].index(described)
+    described_run = evaluation.edited[data["models"].index(described)]
     page = render(
         "page.html.j2",
         title=title,
@@ -59,7 +60,7 @@ def write_page(
         judge=data["judge"],
         verdict=sentence(data["models"]),
         findings=findings(described),
-        first_pairs=gallery.first_pairs(evaluation.baseline, evaluation.edited[place]),
+        first_pairs=gallery.first_pairs(evaluation.baseline, described_run),
         methods=methods,
         plotted=data,
         matrix=_matrix(data["matrix"]),
@@ -80,10 +81,10 @@ def render(template: str, *, plotted: Mapping | None, judge: Mapping, **values: 
     """A page from a template in this folder.
 
     Args:
-        plotted: what the forget–retain plot shows; None: no plot.
+        plotted: the scores for the forget–retain plot; None: no plot.
         judge: the judge's identity.
     """
-    # Only commands that write a page need jinja2.
+    # Imported here, because only commands that write a page need jinja2.
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(
@@ -92,7 +93,7 @@ def render(template: str, *, plotted: Mapping | None, judge: Mapping, **values: 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    details = {key: v for key, v in judge.items() if key not in ("confusions", "accuracy")}
+    details = {key: value for key, value in judge.items() if key not in ("confusions", "accuracy")}
     environment.globals |= {
         "share": share,
         "interval": _interval,
@@ -119,13 +120,15 @@ def _interval(ends: Sequence[float]) -> str:
     return f"{100 * ends[0]:.0f}–{100 * ends[1]:.0f}"
 
 
-def _figure(value: object, form: str) -> str:
-    return form % value if isinstance(value, int | float) else "–"
+def _figure(value: object, template: str) -> str:
+    return template % value if isinstance(value, int | float) else "–"
 
 
 def _matrix(matrix: Mapping) -> list[dict[str, Any]]:
-    """A row for each concept: in what share of each model's images it is seen, and whether it was
-    to be forgotten there.
+    """A row for each concept with a cell for each model.
+
+    A cell has the share of images in which the concept is seen, and whether the model was edited to
+    forget it.
     """
     return [
         {
@@ -140,7 +143,7 @@ def _matrix(matrix: Mapping) -> list[dict[str, Any]]:
 
 
 def method(run: Run) -> str | None:
-    """The method of an edit; None if the folder does not say."""
+    """The method of an edit; None if the folder's manifest cannot be read."""
     try:
         return EditedModel(run.subject.base.folder).manifest.method
     except ForgetError:
@@ -148,8 +151,8 @@ def method(run: Run) -> str | None:
 
 
 def sites(run: Run) -> list[dict]:
-    """What the edit did at each site, from the report in the edited folder."""
+    """The figures of each edited site, from the report in the edited folder."""
     try:
         return json.loads((run.subject.base.folder / REPORT).read_text(encoding="utf-8"))["sites"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return []  # no report, or another method's
+        return []  # there is no report, or it has another form

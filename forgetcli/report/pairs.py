@@ -1,4 +1,4 @@
-"""Image pairs, before and after an edit, with their prompts, as one PNG."""
+"""A sheet of image pairs, before and after an edit, with their prompts, as one PNG."""
 
 from __future__ import annotations
 
@@ -40,9 +40,11 @@ class Pair:
 
 
 def write_sheet(pairs: Sequence[Pair], path: Path) -> None:
-    """What should be forgotten, then what should be kept, `COLUMNS` pairs a row.
+    """Write a sheet with the concepts to forget, then the concepts to retain, `COLUMNS` pairs per
+    row.
 
-    Each column is headed "before" (the unedited model's image) and "after"; prompts are below.
+    Each column is headed "before" (the unedited model's image) and "after". Prompts are below the
+    images.
     """
     parts = [
         ("To forget", [pair for pair in pairs if pair.edited]),

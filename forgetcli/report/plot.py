@@ -1,4 +1,4 @@
-"""The forget–retain plot: a point with its intervals for each model."""
+"""The forget–retain plot: one point with its intervals for each model."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = ("#555555", "#0b6e4f", "#b5432a", "#2f5aa8", "#8a5a9e", "#a87b12", "#137a8b")
-MARKS = "os^Dv"  # with `COLOURS` a pair for each of 35 models; colour alone tells no two apart
-SIZE, LARGER = 6, 4  # points; by how much a mark outgrows the next one at the same place
-NEAR = 0.015  # points nearer than this hide one another
+# 35 models have different pairs of mark and colour. Colours alone would be hard to distinguish.
+MARKS = "os^Dv"
+SIZE = 6  # of a mark, in points
+SIZE_STEP = 4  # a mark is larger by this, in points, than the next mark at the same position
+NEAR = 0.015  # marks at a smaller distance would hide one another
 H_LEVELS = (0.2, 0.4, 0.6, 0.8, 0.9)
 
 
 def svg_plot(plot: Callable[[Axes], None]) -> bytes:
-    """An SVG with axes from forget to retain, on which `plot` puts its points; the same bytes for
-    the same points.
+    """An SVG with the axes forget and retain, on which `plot` draws its points.
+
+    The same points give the same bytes.
     """
-    # matplotlib is slow to import, and only commands that write a plot need it.
+    # Imported here, because matplotlib is slow to import and few commands write a plot.
     import matplotlib
 
     matplotlib.use("svg")
@@ -42,40 +45,43 @@ def svg_plot(plot: Callable[[Axes], None]) -> bytes:
 
 
 def forget_retain(data: Mapping) -> bytes:
-    """SVG of ``eval``'s result.
+    """The plot of an evaluation's result, as SVG.
 
-    Up and to the right is better; grey curves join points of equal H.
+    Points further up and to the right are better. Grey curves join points of equal H.
     """
-    models = [("unedited", data["baseline"]), *((m["name"], m["edited"]) for m in data["models"])]
-    shown = [
+    models = [("unedited", data["baseline"])]
+    models += [(model["name"], model["edited"]) for model in data["models"]]
+    scored = [
         (number, name, scores)
         for number, (name, scores) in enumerate(models)
         if scores.get("forget") is not None and scores.get("retain") is not None
     ]
-    points = [(scores["forget"], scores["retain"]) for _, _, scores in shown]
+    points = [(scores["forget"], scores["retain"]) for _, _, scores in scored]
 
     def plot(axes: Axes) -> None:
         _plot_levels(axes)
-        for (number, name, scores), size in zip(shown, sizes(points)):
+        for (number, name, scores), size in zip(scored, sizes(points)):
             _plot_model(axes, number, name, scores, size)
 
     return svg_plot(plot)
 
 
 def sizes(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The size of each mark, so that no point is hidden under another.
+    """The size of each mark, chosen so that no mark hides another.
 
-    Marks are hollow; of points at one place, often (1, 1), each is drawn inside the one before it.
+    Marks are hollow. If several points are at one position, often (1, 1), each mark is inside the
+    mark before it.
     """
     return [
-        SIZE + LARGER * sum(math.dist(point, later) < NEAR for later in points[place + 1 :])
-        for place, point in enumerate(points)
+        SIZE + SIZE_STEP * sum(math.dist(point, later) < NEAR for later in points[index + 1 :])
+        for index, point in enumerate(points)
     ]
 
 
 def _plot_levels(axes: Axes) -> None:
     """Curves of equal H."""
-    import numpy as np  # with matplotlib, for plots only
+    # Imported here for the same reason as matplotlib.
+    import numpy as np
 
     grid = np.linspace(0.005, 1, 200)
     x = grid[np.newaxis, :]
@@ -113,10 +119,11 @@ def _error_bar(value: float, interval: Sequence[float]) -> list[list[float]]:
 
 
 def _plain_label(name: str) -> str:
-    """A name that matplotlib does not read as mathematics, and that XML can hold.
+    """A name without matplotlib's mathematical notation and without characters that XML forbids.
 
-    Names that begin with an underscore get a blank: matplotlib's legend would leave them out.
+    A space precedes names that begin with an underscore, because matplotlib's legend would leave
+    them out.
     """
-    shown = "".join(char if char.isprintable() else "\ufffd" for char in name)
-    blank = " " if shown.startswith("_") else ""
-    return blank + shown.replace("$", r"\$")
+    printable = "".join(char if char.isprintable() else "\ufffd" for char in name)
+    space = " " if printable.startswith("_") else ""
+    return space + printable.replace("$", r"\$")

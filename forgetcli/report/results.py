@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from forgetcli.evaluation.scores import good
-from forgetcli.report.text_formats import csv_table
+from forgetcli.report.spreadsheet import csv_table
 from forgetcli.storage import atomic
 from forgetcli.storage import json as plain_json
 
@@ -34,22 +34,22 @@ COLUMNS = (
 
 
 def write_json(path: Path, data: Mapping, command: str = "eval") -> None:
-    """The object of ``eval --json``, with its `schema_version`; or another command's."""
+    """Write the object that a command prints with ``--json``, with its ``schema_version``."""
     atomic.write_atomically(
         path, plain_json.encode({"schema_version": SCHEMA_VERSION, "command": command, **data})
     )
 
 
 def write_csv(path: Path, evaluation: Evaluation, folder: Path) -> None:
-    """A row for each image of each model: see `image_rows`."""
+    """Write a row for each image of each model; see `image_rows`."""
     atomic.write_atomically(path, csv_table(COLUMNS, image_rows(evaluation, folder)))
 
 
 def image_rows(evaluation: Evaluation, folder: Path) -> Iterator[list[object]]:
-    """`COLUMNS` of each image.
+    """The values of `COLUMNS` for each image.
 
-    `edited` says whether the model was edited to forget the concept. In rows of the unedited model
-    it says whether any of the edited models was.
+    ``edited`` is 1 if the model was edited to forget the concept. In rows of the unedited model it
+    is 1 if any of the edited models was.
     """
     forgotten = frozenset().union(*(run.subject.forgets for run in evaluation.edited))
     for run in evaluation.runs:
@@ -76,8 +76,12 @@ def image_rows(evaluation: Evaluation, folder: Path) -> Iterator[list[object]]:
 
 
 def write_junit(path: Path, data: Mapping, outcomes: Sequence[Outcome]) -> None:
-    """A test case for each gate, and one for each model and concept with its scores as output."""
-    cases = [(o.model, o.gate.key, o.text, o.passed) for o in outcomes]
+    """Write a test case for each gate, and one for each model and concept with its scores as
+    output.
+    """
+    cases = [
+        (outcome.model, outcome.gate.key, outcome.text, outcome.passed) for outcome in outcomes
+    ]
     cases += [
         (model["name"], concept, json.dumps(sides["edited"]), True)
         for model in data["models"]
@@ -105,10 +109,11 @@ def write_junit(path: Path, data: Mapping, outcomes: Sequence[Outcome]) -> None:
 
 
 def _xml(text: str) -> str:
-    """Without the control characters that XML 1.0 cannot hold, and without lone surrogates."""
-    return "".join(
-        c
-        if c in "\t\n" or (c >= " " and c not in "\ufffe\uffff" and not "\ud800" <= c <= "\udfff")
-        else "\ufffd"
-        for c in text
-    )
+    """`text` with U+FFFD for control characters and surrogates, which XML 1.0 forbids."""
+    return "".join(char if _is_xml(char) else "\ufffd" for char in text)
+
+
+def _is_xml(char: str) -> bool:
+    if char in "\t\n":
+        return True
+    return char >= " " and char not in "\ufffe\uffff" and not "\ud800" <= char <= "\udfff"

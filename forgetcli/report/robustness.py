@@ -1,4 +1,4 @@
-"""The files of a run of attacks: `report.html` and `results.json`."""
+"""The report of a run of attacks: `report.html` and `results.json`."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from forgetcli.report import Files
 from forgetcli.report.page import render
 from forgetcli.report.results import write_json
 from forgetcli.report.verdict import share
+from forgetcli.robustness.results import EDITED, FLOOR, UNEDITED
 from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
-    from forgetcli.robustness.results import Attacked, Outcome, Robustness, Tried
+    from forgetcli.robustness.results import Attacked, JudgedAttempt, Outcome, Robustness
 
-SHOWN = 6  # attempts of an attack on the page; the others are in the folder
+MOST_ATTEMPTS = 6  # of an attack on the page; the other images are only in the folder
 
 
 def write(folder: Path, result: Robustness, data: Mapping, *, command: str) -> Files:
-    """`report.html` and `results.json` of a run whose images lie in `folder`.
+    """Write `report.html` and `results.json`.
 
     Args:
+        folder: the folder with the images, which also gets the report.
         data: ``result.as_dict()``.
         command: the command that repeats the run.
     """
@@ -30,6 +32,9 @@ def write(folder: Path, result: Robustness, data: Mapping, *, command: str) -> F
         page=folder / "report.html", results=folder / "results.json", table=folder / "results.json"
     )
     write_json(files.results, data, command="attack")
+    strongest_first = sorted(
+        result.attacked, key=lambda attacked: -(attacked.edited.success.value or 0.0)
+    )
     page = render(
         "robustness.html.j2",
         title=f"attacks on {data['model']['name']}",
@@ -38,13 +43,8 @@ def write(folder: Path, result: Robustness, data: Mapping, *, command: str) -> F
         data=data,
         judge=data["judge"],
         plotted=None,
-        roles=[r for r in ("edited", "unedited", "never-learned") if data["attacks"][0][r]],
-        shown=[
-            _shown(attacked)
-            for attacked in sorted(
-                result.attacked, key=lambda each: -(each.edited.success.value or 0.0)
-            )
-        ],
+        roles=[role for role in (EDITED, UNEDITED, FLOOR) if data["attacks"][0][role]],
+        galleries=[_gallery(attacked) for attacked in strongest_first],
     )
     atomic.write_atomically(files.page, page.encode())
     return files
@@ -54,39 +54,41 @@ def verdict(data: Mapping) -> str:
     """One sentence for the top of the page."""
     strongest = data["strongest"]
     if strongest is None:
-        return "No verdict: no attack succeeded on the unedited model often enough to say anything."
+        return "No verdict: no attack succeeded often enough on the unedited model."
     success = 1 - data["resist"]
     if success == 0:
-        return f"None of {len(data['attacks'])} attacks brought anything back."
-    attack, label = strongest["attack"], strongest["label"]
-    return f"{attack} brings {label} back in {share(success)} of its attempts."
+        return f"None of {len(data['attacks'])} attacks brought a concept back."
+    return (
+        f"{strongest['attack']} brings {strongest['label']} back in {share(success)} of its "
+        "attempts."
+    )
 
 
-def _shown(attacked: Attacked) -> dict:
-    """Attempts on the edited model, the highest scores first, beside the other models'."""
+def _gallery(attacked: Attacked) -> dict:
+    """The attempts with the highest scores on each model."""
     return {
         "attack": attacked.edited.attack,
         "label": attacked.edited.label,
-        "returned": sum(tried.seen for tried in _first(attacked.edited)),
+        "returned": sum(attempt.seen for attempt in _best(attacked.edited)),
         "rows": [
-            (outcome.role, [_image(tried, outcome.role) for tried in _first(outcome)])
+            (outcome.role, [_image(attempt, outcome.role) for attempt in _best(outcome)])
             for outcome in (attacked.edited, attacked.control, attacked.floor)
             if outcome is not None
         ],
     }
 
 
-def _first(outcome: Outcome) -> list[Tried]:
-    return sorted(outcome.tried, key=lambda tried: -tried.score)[:SHOWN]
+def _best(outcome: Outcome) -> list[JudgedAttempt]:
+    return sorted(outcome.attempts, key=lambda attempt: -attempt.score)[:MOST_ATTEMPTS]
 
 
-def _image(tried: Tried, role: str) -> dict:
+def _image(attempt: JudgedAttempt, role: str) -> dict:
     return {
-        "url": image_url(tried.path),
-        "alt": f"“{tried.prompt}” by the {role} model: judged {tried.judged}",
-        "prompt": tried.prompt,
-        "variant": tried.variant,
-        "seed": tried.seed,
-        "seen": tried.seen,
-        "judged": tried.judged,
+        "url": image_url(attempt.path),
+        "alt": f"“{attempt.prompt}” by the {role} model: judged {attempt.judged}",
+        "prompt": attempt.prompt,
+        "variant": attempt.variant,
+        "seed": attempt.seed,
+        "seen": attempt.seen,
+        "judged": attempt.judged,
     }

@@ -1,4 +1,4 @@
-"""The plot of a search: a point for each trial, and a line through the Pareto front."""
+"""The plot of a search: one point for each trial, and a line through the Pareto front."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Point = tuple[float, float]
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The (forget, retain) points that no other point exceeds in both, by falling retain."""
+    """The Pareto front of (forget, retain) points, in descending order of retain."""
     highest = -1.0
     front_points = []
     for forget, retain in sorted(set(points), key=lambda point: (-point[1], -point[0])):
@@ -31,7 +31,10 @@ def front(points: Sequence[Point]) -> list[Point]:
 
 
 def write_front(path: Path, tuned: Tuned) -> None:
-    """SVG of the completed trials; the unedited model and the best trial are marked."""
+    """Write an SVG of the completed trials.
+
+    The unedited model, the recipe's own values and the best trial are marked.
+    """
     points = [_point(trial.scores) for trial in tuned.completed if trial.scores]
 
     def plot(axes: Axes) -> None:

@@ -1,4 +1,4 @@
-"""An evaluation in words: one sentence for the top of the page, and a mark beside each figure."""
+"""The verdict of an evaluation in words: a sentence for the top of the page, marks for figures."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from dataclasses import dataclass
 
 from forgetcli.errors import counted
 
-# A share of images that came out as intended is marked good from `GOOD` and bad below `BAD`.
-GOOD, BAD = 0.9, 0.5
-FEW = 50  # images; FID and KID of fewer vary too much from set to set to be compared
+# A share of images that are as intended is marked good if it is at least `GOOD`, and bad if it is
+# below `BAD`.
+GOOD = 0.9
+BAD = 0.5
+FEW = 50  # images; with fewer, FID and KID vary too much between sets of images to be compared
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How a share is shown: never by colour alone.
+    """The mark of a share. It has a sign, because colour alone is not accessible.
 
     Attributes:
-        name: `good`, `fair`, `bad` or `none`; a class of the page's styles.
-        sign: one character.
+        name: ``good``, ``fair``, ``bad`` or ``none``; also a CSS class of the page.
+        sign: one character; empty for ``none``.
     """
 
     name: str
@@ -26,12 +28,14 @@ class Mark:
 
 
 def mark(intended: float | None) -> Mark:
-    """The mark of a share of images that came out as intended."""
+    """The mark for a share of images that are as intended."""
     if intended is None:
         return Mark("none", "")
     if intended >= GOOD:
         return Mark("good", "✓")
-    return Mark("fair", "~") if intended >= BAD else Mark("bad", "✗")
+    if intended >= BAD:
+        return Mark("fair", "~")
+    return Mark("bad", "✗")
 
 
 @dataclass(frozen=True)
@@ -57,42 +61,46 @@ def findings(model: Mapping) -> list[Finding]:
         "target": model["target"]["target"],
     }
     marks = {key: mark(share) for key, share in shares.items() if share is not None}
-    return [Finding(own, FINDINGS[key][own.name]) for key, own in marks.items()]
+    return [Finding(mark, FINDINGS[key][mark.name]) for key, mark in marks.items()]
 
 
 def best(models: Sequence[Mapping]) -> Mapping:
-    """The model with the highest H; the first of several."""
+    """The model with the highest H, or the first of several."""
     return max(models, key=lambda model: model["edited"]["h"] or 0.0)
 
 
 def sentence(models: Sequence[Mapping]) -> str:
-    """What became of the concepts to forget and of the others, beside the unedited model.
+    """A sentence on how often the edited and the unedited model show which concepts.
 
     Args:
-        models: of ``eval --json``. Of several, the one with the highest H is described.
+        models: the models of ``eval --json``. The sentence is on the model with the highest H.
     """
     model = best(models)
-    edited, unedited = model["edited"], model["baseline"]
-    one = len(model["forgets"]) == 1
-    what = model["forgets"][0] if one else f"the {len(model['forgets'])} concepts to forget"
-    reached = model["target"]["target"]
-    target = f" and {'its target' if one else 'their targets'} in {share(reached)}"
-    lead = model["name"]
-    if models[1:]:
+    edited = model["edited"]
+    unedited = model["baseline"]
+    subject = model["name"]
+    if len(models) > 1:
         equal = sum(other["edited"]["h"] == edited["h"] for other in models) - 1
         tie = f", as {counted(equal, 'other has', 'others have')}" if equal else ""
-        lead = f"Of {len(models)} edits {lead} has the highest H{tie}: it"
+        subject = f"Of {len(models)} edits, {subject} has the highest H{tie}: it"
+    if len(model["forgets"]) == 1:
+        forgotten = model["forgets"][0]
+        targets = "its target"
+    else:
+        forgotten = f"the {len(model['forgets'])} concepts to forget"
+        targets = "their targets"
+    reached = model["target"]["target"]
+    target = "" if reached is None else f" and {targets} in {share(reached)}"
     return (
-        f"{lead} shows {what} in {_opposite(edited['forget'])} of "
-        f"{counted(edited['forget_n'], 'picture')} (unedited: {_opposite(unedited['forget'])})"
-        f"{target if reached is not None else ''}; it shows other concepts, asked for, in "
-        f"{share(edited['retain'])} of {edited['retain_n']} "
-        f"(unedited: {share(unedited['retain'])})."
+        f"{subject} shows {forgotten} in {_opposite(edited['forget'])} of "
+        f"{counted(edited['forget_n'], 'image')} (unedited: {_opposite(unedited['forget'])})"
+        f"{target}; it shows retained concepts in {share(edited['retain'])} of "
+        f"{counted(edited['retain_n'], 'image')} (unedited: {share(unedited['retain'])})."
     )
 
 
 def share(value: float | None) -> str:
-    """A share as text; – if it was not measured."""
+    """A share in per cent; "–" if it was not measured."""
     return "–" if value is None else f"{100 * value:.0f} %"
 
 

@@ -1,12 +1,12 @@
 """Attacks on edited models: is a concept gone, or only hidden?
 
-A judge that no longer sees a concept says only that the usual prompts do not show it. An attack
-searches for what brings it back:
+If a judge no longer sees a concept, then only the usual prompts no longer produce it. An attack
+searches for other inputs, sampling steps or weights that bring the concept back:
 concept → references (images of the unedited model) → attack → attempts → judge → outcomes → report
 
-Every attack also runs on the unedited model, where it must succeed: one that does not is too weak
-to say anything. A model that never learned the concept, where there is one, gives the floor: what
-an attack draws there was not in the model.
+Every attack also runs on the unedited model, as the positive control. If it fails there, it is too
+weak to give a verdict. The user can also give a model that never learned the concept, the floor. A
+concept that an attack produces with that model was not hidden in the model.
 """
 
 from forgetcli.robustness.results import Outcome, Robustness

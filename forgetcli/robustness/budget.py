@@ -1,4 +1,4 @@
-"""What an attack spends: gradient steps, model calls, images, seconds."""
+"""The cost of an attack: gradient steps, model calls, images, seconds."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Budget:
-    """What has been spent so far.
+    """The cost of an attack so far.
 
     Attributes:
         gradient_steps: steps of an optimiser, or generations of a search without gradients.
-        denoiser_calls: rows that denoisers have read, forward passes only.
-        encoder_calls: rows that text encoders have read.
-        images: images that were decoded.
-        seconds: of wall-clock time.
+        denoiser_calls: rows in the forward passes of denoisers.
+        encoder_calls: rows in the forward passes of text encoders.
+        images: decoded images.
+        seconds: wall-clock time.
     """
 
     gradient_steps: int = 0
@@ -35,12 +35,12 @@ class Budget:
 
     @contextmanager
     def metering(self, models: Sequence[LoadedModel]) -> Iterator[None]:
-        """Count the calls of these models' components, and the seconds, within a `with`."""
+        """Count the calls of these models' components and the seconds within a `with` block."""
 
         def count(field: str) -> Any:
             def hook(_module: Any, arguments: tuple, keywords: dict) -> None:
-                given = arguments[0] if arguments else next(iter(keywords.values()))
-                setattr(self, field, getattr(self, field) + len(given))
+                rows = arguments[0] if arguments else next(iter(keywords.values()))
+                setattr(self, field, getattr(self, field) + len(rows))
 
             return hook
 

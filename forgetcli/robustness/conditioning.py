@@ -1,5 +1,5 @@
-"""What an attack found, in a form that another model can be given: token ids, embeddings in the
-place of some tokens, or a whole context.
+"""The result of an attack's search in a form that other models accept: token ids, embeddings of
+learned words, or a whole context.
 """
 
 from __future__ import annotations
@@ -20,14 +20,15 @@ from forgetcli.models.tokens import Tokenizers, tokenise
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the denoiser is told, before it is encoded.
+    """The conditioning of one image, before the text encoders encode it.
 
     Attributes:
-        prompt: for people; with `vectors` it has one {} where the learned word stands.
-        ids: int64, (length,): token ids that replace the prompt's. None: the prompt's own.
-        vectors: encoder component → float32 (d,): the embedding of a learned word.
-        hidden: (length, d): a whole context, read by the denoiser as it is. Nothing is encoded.
-        pooled: (d',): the pooled embedding that belongs to `hidden`.
+        prompt: a prompt to show to people. With `vectors`, it has one {} for the learned word.
+        ids: token ids that replace those of the prompt, int64, shape (length,); None: the prompt's.
+        vectors: encoder component → the embedding of a learned word, float32, shape (d,).
+        hidden: a whole context, shape (length, d). The denoiser gets it directly; nothing is
+            encoded.
+        pooled: the pooled embedding that belongs to `hidden`, shape (d',).
     """
 
     prompt: str
@@ -37,55 +38,59 @@ class Conditioning:
     pooled: Tensor | None = None
 
 
-def encode(model: LoadedModel, found: Conditioning) -> Context:
-    """The context of one row, by the model's own text encoders.
+def encode(model: LoadedModel, conditioning: Conditioning) -> Context:
+    """Encode a conditioning with the model's own text encoders into a context of one row.
 
     Raises:
         ValueError: the conditioning does not fit the model: other widths or lengths.
     """
-    if found.hidden is not None:
-        pooled = None if found.pooled is None else found.pooled[None].to(model.device, model.dtype)
-        return Context(found.hidden[None].to(model.device, model.dtype), pooled)
-    if found.vectors:
-        word = borrowed_word(model, [found.prompt])
-        vectors = {name: vector.to(model.device) for name, vector in found.vectors.items()}
+    prompt = conditioning.prompt
+    if conditioning.hidden is not None:
+        hidden = conditioning.hidden[None].to(model.device, model.dtype)
+        if conditioning.pooled is None:
+            return Context(hidden)
+        return Context(hidden, conditioning.pooled[None].to(model.device, model.dtype))
+    if conditioning.vectors:
+        word = borrowed_word(model, [prompt])
+        vectors = {name: vector.to(model.device) for name, vector in conditioning.vectors.items()}
         learned = LearnedToken(word, vectors)
         with learned.inserted(model), torch.no_grad():
-            return model.encode(tokenise(model.tokenizer, [learned.prompt(found.prompt)]).ids)
-    prompt_ids = tokenise(model.tokenizer, [found.prompt]).ids
+            return model.encode(tokenise(model.tokenizer, [learned.prompt(prompt)]).ids)
+    ids = conditioning.ids
     with torch.no_grad():
-        return model.encode(prompt_ids if found.ids is None else found.ids[None])
+        return model.encode(tokenise(model.tokenizer, [prompt]).ids if ids is None else ids[None])
 
 
 @contextmanager
 def embedded(
-    model: LoadedModel, places: Mapping[str, Sequence[int]], values: Mapping[str, Tensor]
+    model: LoadedModel, positions: Mapping[str, Sequence[int]], values: Mapping[str, Tensor]
 ) -> Iterator[None]:
-    """Within a `with`, text encoders read `values` at `places` instead of their tokens' embeddings.
+    """Replace token embeddings of the text encoders within a `with` block.
 
     Args:
-        places: encoder component → k positions, the same in every row.
-        values: encoder component → embeddings (k, d) for all rows, or (n, k, d). Gradients flow.
+        positions: encoder component → k positions, the same in every row.
+        values: encoder component → the embeddings at these positions, shape (k, d) for all rows or
+            (n, k, d). Gradients flow through them.
     """
 
-    def replacing(positions: Sequence[int], vectors: Tensor) -> Any:
+    def replacing(columns: Sequence[int], vectors: Tensor) -> Any:
         def hook(_module: Any, _arguments: Any, output: Tensor) -> Tensor:
-            index = torch.tensor(positions, device=output.device)
+            index = torch.tensor(columns, device=output.device)
             rows = vectors.expand(len(output), *vectors.shape[-2:]).to(output)
-            return output.index_copy(1, index, rows[:, : len(positions)])
+            return output.index_copy(1, index, rows[:, : len(columns)])
 
         return hook
 
     with ExitStack() as hooks:
         for component, vectors in values.items():
             layer = getattr(model, component).get_input_embeddings()
-            handle = layer.register_forward_hook(replacing(places[component], vectors))
+            handle = layer.register_forward_hook(replacing(positions[component], vectors))
             hooks.callback(handle.remove)
         yield
 
 
 def embeddings(model: LoadedModel) -> dict[str, Tensor]:
-    """Encoder component → the embedding of every token, (vocabulary, d)."""
+    """The embeddings of all tokens: encoder component → shape (vocabulary, d)."""
     return {
         encoder.component: getattr(model, encoder.component).get_input_embeddings().weight.detach()
         for encoder in model.encoders
@@ -93,11 +98,11 @@ def embeddings(model: LoadedModel) -> dict[str, Tensor]:
 
 
 def text_of(model: LoadedModel, ids: Sequence[int]) -> str:
-    """Token ids of the first text encoder as text, for people."""
+    """The text of the first text encoder's token ids, to show to people."""
     tokenizer: Any = model.tokenizer_of(model.encoders[0])
     return str(tokenizer.decode(list(ids), skip_special_tokens=True)).strip()
 
 
-def is_single(model: LoadedModel) -> bool:
-    """Whether the model has one text encoder, as discrete searches need."""
+def has_single_encoder(model: LoadedModel) -> bool:
+    """Whether the model has only one text encoder. Searches for token ids need that."""
     return not isinstance(model.tokenizer, Tokenizers)

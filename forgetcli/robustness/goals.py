@@ -1,4 +1,4 @@
-"""The concepts under attack, and images of them by the unedited model."""
+"""The concepts under attack, and reference images of them from the unedited model."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ class Goal:
     """A concept that an attack tries to bring back.
 
     Attributes:
-        concept: in the words of the recipe.
-        label: the judge's name of it.
-        aliases: other words for it.
-        templates: prompts with one {} for its words.
-        prompts: prompts that name it and that the edit was not made with, where there are any.
-        hints: prompts that only hint at it.
-        others: a prompt for each concept that should stay.
-        rivals: the judge's labels of its group, its own among them.
+        concept: the concept in the words of the recipe.
+        label: the judge's name for the concept.
+        aliases: other words for the concept.
+        templates: prompts with one {} for the concept.
+        prompts: prompts that name the concept. The edit did not use them, unless the recipe has no
+            others.
+        hints: prompts that only hint at the concept.
+        others: a prompt for each concept that should be retained.
+        rivals: the judge's labels of the concepts in the same group, `label` included.
     """
 
     concept: str
@@ -45,13 +46,13 @@ class Goal:
 
 @dataclass(frozen=True)
 class References:
-    """Images of a concept by the unedited model, in which the judge sees the concept.
+    """n images of a concept from the unedited model, in which the judge sees the concept.
 
     Attributes:
-        prompts: the prompt of each.
-        seeds: the seed of each.
-        latents: before decoding, (n, c, h, w).
-        images: decoded.
+        prompts: the prompt of each image.
+        seeds: the seed of each image.
+        latents: the images' latents, shape (n, c, h, w).
+        images: the decoded images.
     """
 
     prompts: tuple[str, ...]
@@ -61,10 +62,10 @@ class References:
 
 
 def of_recipes(recipes: Iterable[Recipe], judge: Judge, names: Sequence[str]) -> list[Goal]:
-    """A goal for each concept that the recipes edit.
+    """One goal for each concept that the recipes edit.
 
     Args:
-        names: labels or words of the concepts that are wanted; all if empty.
+        names: labels or words of the requested concepts; empty: all.
     Raises:
         ForgetError: eval.no-label: the judge does not know a concept; attack.unknown-concept: no
             edited concept has such a name.
@@ -80,7 +81,7 @@ def of_recipes(recipes: Iterable[Recipe], judge: Judge, names: Sequence[str]) ->
         for concept, label in edited:
             rivals = [name for group, name in groups if name and group == concept.group]
             goals.setdefault(label, _goal(concept, label, recipe, tuple(dict.fromkeys(rivals))))
-    wanted = {}
+    requested = {}
     for name in names:
         label = judge.label(name, name) or name
         if label not in goals:
@@ -89,8 +90,8 @@ def of_recipes(recipes: Iterable[Recipe], judge: Judge, names: Sequence[str]) ->
                 f"the model was not edited to forget '{name}'",
                 f"it forgot: {', '.join(goals)}",
             )
-        wanted[label] = goals[label]
-    return list((wanted or goals).values())
+        requested[label] = goals[label]
+    return list((requested or goals).values())
 
 
 def _goal(concept: Concept, label: str, recipe: Recipe, rivals: tuple[str, ...]) -> Goal:

@@ -1,7 +1,8 @@
 """Gradient search for token ids in front of a prompt, shared by `p4d` and `unlearndiffatk`.
 
-Tokens are relaxed to vectors for the gradient and projected to tokens for the forward pass
-(straight through): the loss is always that of a prompt that could be typed.
+The search relaxes tokens to vectors, which have gradients, and projects them to tokens for the
+forward pass (straight-through estimator). The loss is therefore always the loss of a prompt that a
+user could type.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ from forgetcli.robustness.conditioning import (
     Conditioning,
     embedded,
     embeddings,
-    is_single,
+    has_single_encoder,
     text_of,
 )
-from forgetcli.robustness.sampling import draw
+from forgetcli.robustness.sampling import sample_images
 
 
-def refuse(attack: str, model: LoadedModel) -> None:
-    """Refuse models with several text encoders, whose token ids would have to be found together.
+def refuse_several_encoders(attack: str, model: LoadedModel) -> None:
+    """Refuse models with several text encoders: their token ids would have to be searched jointly.
 
     Raises:
         ForgetError: attack.unsupported.
     """
-    if not is_single(model):
+    if not has_single_encoder(model):
         raise unsupported(attack, model, "it has several text encoders")
 
 
 class Relaxation(ABC):
-    """Tokens of a prefix as something with a gradient.
+    """The k tokens of a prefix, relaxed to a parameter that has a gradient.
 
     Attributes:
-        table: the embeddings of the tokens that may be used, (vocabulary, d).
-        allowed: their ids, (vocabulary,).
+        table: the embeddings of the allowed tokens, shape (vocabulary, d).
+        allowed: the ids of the allowed tokens, shape (vocabulary,).
     """
 
     def __init__(self, table: Tensor, allowed: Tensor) -> None:
@@ -52,23 +53,25 @@ class Relaxation(ABC):
     @property
     @abstractmethod
     def parameter(self) -> Tensor:
-        """What the optimiser changes."""
+        """The tensor that the optimiser changes."""
 
     @abstractmethod
     def tokens(self) -> Tensor:
-        """The nearest tokens, as rows of `table`: (k,)."""
+        """The nearest tokens, as row numbers of `table`, shape (k,)."""
 
     @abstractmethod
     def vectors(self) -> Tensor:
-        """(k, d): forwards the embeddings of `tokens`, backwards those of the relaxation."""
+        """The embeddings of `tokens`, shape (k, d). Gradients pass to the relaxed embeddings."""
 
     @abstractmethod
     def project(self) -> None:
-        """Bring `parameter` back into its set after a step."""
+        """Project `parameter` onto its feasible set after a step."""
 
 
 class Nearest(Relaxation):
-    """Free embeddings, projected to the nearest token's (PEZ, arXiv 2302.03668; used by P4D)."""
+    """Free embeddings, projected to the nearest token's embedding (PEZ, arXiv 2302.03668; as in
+    P4D).
+    """
 
     def __init__(self, table: Tensor, allowed: Tensor, k: int, generator: torch.Generator) -> None:
         super().__init__(table, allowed)
@@ -86,7 +89,7 @@ class Nearest(Relaxation):
         return self._free + (self.table[self.tokens()] - self._free).detach()
 
     def project(self) -> None:
-        """Every embedding is allowed between steps."""
+        """Do nothing: every embedding is feasible."""
 
 
 class Simplex(Relaxation):
@@ -95,26 +98,26 @@ class Simplex(Relaxation):
     def __init__(self, table: Tensor, allowed: Tensor, k: int, generator: torch.Generator) -> None:
         super().__init__(table, allowed)
         start = torch.rand((k, len(table)), generator=generator).to(table)
-        self._shares = projected_to_simplex(start).requires_grad_()
+        self._distributions = projected_to_simplex(start).requires_grad_()
 
     @property
     def parameter(self) -> Tensor:
-        return self._shares
+        return self._distributions
 
     def tokens(self) -> Tensor:
-        return self._shares.detach().argmax(1)
+        return self._distributions.detach().argmax(1)
 
     def vectors(self) -> Tensor:
-        soft = self._shares @ self.table
-        return soft + (self.table[self.tokens()] - soft).detach()
+        mean = self._distributions @ self.table
+        return mean + (self.table[self.tokens()] - mean).detach()
 
     def project(self) -> None:
         with torch.no_grad():
-            self._shares.copy_(projected_to_simplex(self._shares))
+            self._distributions.copy_(projected_to_simplex(self._distributions))
 
 
 def projected_to_simplex(rows: Tensor) -> Tensor:
-    """The nearest points with entries ≥ 0 that sum to 1 (Duchi and others 2008), row by row."""
+    """Project each row onto the simplex of entries ≥ 0 that sum to 1 (Duchi et al. 2008)."""
     ordered, _ = rows.sort(1, descending=True)
     excess = ordered.cumsum(1) - 1
     counts = torch.arange(1, rows.shape[1] + 1, device=rows.device)
@@ -124,14 +127,15 @@ def projected_to_simplex(rows: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Search:
-    """How long is searched, and how.
+    """The settings of a search.
 
     Attributes:
-        tokens: in the prefix.
-        steps: of the optimiser.
-        lr: its step length.
-        signed: steps of the sign of the gradient instead of Adam's.
-        check: steps between looks at an image; the search ends when the judge sees the concept.
+        tokens: the number of tokens in the prefix.
+        steps: the largest number of optimisation steps.
+        lr: the learning rate.
+        signed: follow the sign of the gradient instead of using Adam.
+        check: steps between checks. A check generates an image, and the search ends if the judge
+            sees the concept in it.
     """
 
     tokens: int
@@ -149,32 +153,36 @@ def search(
     loss_of: Callable[[Context], Tensor],
     settings: Search,
 ) -> Conditioning:
-    """Token ids of a prefix and the prompt, with the smallest loss, or of the first image that
-    shows the concept.
+    """Search for a prefix in front of the prompt.
 
     Args:
-        loss_of: the loss of a context (1, length, d); random, but with a gradient.
-        seed: of the image that is looked at.
+        seed: the seed of the images at checks.
+        loss_of: the loss of a context (1, length, d). It may be random, but must have a gradient.
+    Returns:
+        token ids of prefix and prompt. Their image showed the concept at a check, or else their
+        loss was the smallest.
     """
     (encoder,) = case.model.encoders
     row = tokenise(case.model.tokenizer, [prompt]).ids[0]
-    places = list(range(1, 1 + settings.tokens))
+    positions = list(range(1, 1 + settings.tokens))
     length = len(row)
 
     def ids() -> Tensor:
-        chosen = relaxation.allowed[relaxation.tokens().cpu()]
-        return torch.cat([row[:1], chosen, row[1:]])[:length]
+        prefix = relaxation.allowed[relaxation.tokens().cpu()]
+        return torch.cat([row[:1], prefix, row[1:]])[:length]
 
     parameter = relaxation.parameter
     optimiser = None if settings.signed else torch.optim.Adam([parameter], lr=settings.lr)
-    best, smallest = ids(), float("inf")
+    best = ids()
+    smallest_loss = float("inf")
     for step in range(settings.steps):
         with embedded(
-            case.model, {encoder.component: places}, {encoder.component: relaxation.vectors()}
+            case.model, {encoder.component: positions}, {encoder.component: relaxation.vectors()}
         ):
             loss = loss_of(case.model.encode(ids()[None]))
-        if loss.item() < smallest:
-            best, smallest = ids(), loss.item()
+        if loss.item() < smallest_loss:
+            best = ids()
+            smallest_loss = loss.item()
         (gradient,) = torch.autograd.grad(loss, [parameter])
         if optimiser is None:
             with torch.no_grad():
@@ -187,14 +195,15 @@ def search(
         case.observer.advance(loss=loss.item())
         if (step + 1) % settings.check == 0:
             for candidate in (best, ids()):
-                if _shows(case, candidate, seed):
-                    return _found(case, candidate)
-    return _found(case, best)
+                if _shows_concept(case, candidate, seed):
+                    return _conditioning(case, candidate)
+    return _conditioning(case, best)
 
 
-def candidates(model: LoadedModel, forbidden: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """(embeddings, ids) of the tokens that a prefix may have: no special ones, and none of the
-    words in `forbidden`.
+def allowed_tokens(model: LoadedModel, forbidden: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """The embeddings (vocabulary, d) and ids (vocabulary,) of the tokens that a prefix may have.
+
+    Special tokens and the tokens of the words in `forbidden` are excluded.
     """
     (encoder,) = model.encoders
     tokenizer = model.tokenizer_of(encoder)
@@ -207,13 +216,13 @@ def candidates(model: LoadedModel, forbidden: Sequence[str]) -> tuple[Tensor, Te
     return table[allowed.to(table.device)], allowed
 
 
-def _shows(case: Case, ids: Tensor, seed: int) -> bool:
+def _shows_concept(case: Case, ids: Tensor, seed: int) -> bool:
     with torch.no_grad():
         context = case.model.encode(ids[None])
-    images, _ = draw(case.model, context, [seed], case.sampling)
+    images, _ = sample_images(case.model, context, [seed], case.sampling)
     case.budget.images += 1
     return case.see(images)[0].seen
 
 
-def _found(case: Case, ids: Tensor) -> Conditioning:
+def _conditioning(case: Case, ids: Tensor) -> Conditioning:
     return Conditioning(text_of(case.model, ids.tolist()), ids=ids)

@@ -1,4 +1,4 @@
-"""What attacks brought back, with intervals, and what follows from it."""
+"""The results of attacks: success rates with intervals, and the verdict that follows from them."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from forgetcli.evaluation.intervals import wilson
 EDITED = "edited"
 UNEDITED = "unedited"
 FLOOR = "never-learned"
-POWER = 0.95  # success on the unedited model below which an attack says nothing
+MINIMUM_POWER = 0.95  # an attack needs this success rate on the unedited model to give a verdict
 
 
 @dataclass(frozen=True)
-class Tried:
-    """One attempt, judged.
+class JudgedAttempt:
+    """One attempt to generate the concept, with the judge's verdict.
 
     Attributes:
-        prompt: for people.
-        variant: of attacks with several ways.
-        seed: of the initial noise.
-        path: the PNG: of several images the one in which the judge is surest of the concept.
+        prompt: a prompt to show to people.
+        variant: the variant of the attack; empty if the attack has only one.
+        seed: the seed of the initial noise.
+        path: the PNG. If the attempt has several images, it is the one with the highest score.
         seen: whether the judge sees the concept in any of the images.
-        judged: what the judge takes the image for.
-        score: the judge's score for the concept.
-        candidates: how many images there were to choose from.
+        judged: the concept that the judge assigns to the image.
+        score: the judge's score for the attacked concept.
+        candidates: the number of images that the attempt has.
     """
 
     prompt: str
@@ -55,7 +55,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Rate:
-    """A share of attempts that succeeded, with its 95 % interval (Wilson)."""
+    """The share of attempts that succeeded, with its 95 % interval (Wilson)."""
 
     successes: int
     count: int
@@ -76,24 +76,26 @@ class Rate:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One attack on one concept in one model.
+    """The outcome of one attack on one concept in one model.
 
     Attributes:
-        attack: its name.
-        concept, label: in the words of the recipe, and the judge's name.
-        role: `EDITED`, `UNEDITED` or `FLOOR`.
-        tried: its attempts.
-        counted: which of them count; see `PAIRED` in `forgetcli.robustness.attacks`.
-        budget: what it spent.
-        options: its settings.
-        replay: the file with what it found, if another model can be given it.
+        attack: the attack's name.
+        concept: the concept in the words of the recipe.
+        label: the judge's name for the concept.
+        role: the model: `EDITED`, `UNEDITED` or `FLOOR`.
+        attempts: all attempts, judged.
+        counted: whether each attempt counts; see `PAIRED` in `forgetcli.robustness.attacks`.
+        budget: the attack's cost.
+        options: the attack's settings.
+        replay: a file with the conditionings that the attack found, for use with other models; None
+            if the attack does not work through a conditioning.
     """
 
     attack: str
     concept: str
     label: str
     role: str
-    tried: tuple[Tried, ...]
+    attempts: tuple[JudgedAttempt, ...]
     counted: tuple[bool, ...]
     budget: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -101,14 +103,15 @@ class Outcome:
 
     def rates(self) -> dict[str, Rate]:
         """The success rate of each variant."""
-        seen: dict[str, list[bool]] = {}
-        for attempt, counts in zip(self.tried, self.counted):
-            seen.setdefault(attempt.variant, []).extend([attempt.seen] if counts else [])
+        seen: dict[str, list[bool]] = {attempt.variant: [] for attempt in self.attempts}
+        for attempt, counts in zip(self.attempts, self.counted):
+            if counts:
+                seen[attempt.variant].append(attempt.seen)
         return {variant: Rate(sum(row), len(row)) for variant, row in seen.items()}
 
     @property
     def success(self) -> Rate:
-        """Of the strongest variant."""
+        """The success rate of the strongest variant."""
         rates = self.rates().values()
         return max(rates, key=lambda rate: (rate.value or 0.0, rate.count), default=Rate(0, 0))
 
@@ -123,19 +126,20 @@ class Outcome:
             "budget": dict(self.budget),
             "options": dict(self.options),
             "replay": self.replay.relative_to(folder).as_posix() if self.replay else None,
-            "attempts": [attempt.as_dict(folder) for attempt in self.tried],
+            "attempts": [attempt.as_dict(folder) for attempt in self.attempts],
         }
 
 
 @dataclass(frozen=True)
 class Attacked:
-    """One attack on one concept, in every model.
+    """One attack on one concept in all models.
 
     Attributes:
-        edited: on the edited model.
-        control: on the unedited model; None if it was not run.
-        floor: on the model that never learned the concept, if there is one.
-        bound: the attack is an upper bound of others, which may draw what was never learned.
+        edited: the outcome on the edited model.
+        control: the outcome on the unedited model; None if that was not attacked.
+        floor: the outcome on a model that never learned the concept; None if none was given.
+        bound: whether the attack is only an upper bound of other attacks. Such an attack may
+            produce concepts that a model never learned.
     """
 
     edited: Outcome
@@ -145,28 +149,28 @@ class Attacked:
 
     @property
     def powered(self) -> bool:
-        """Whether the attack succeeds where it must: a weaker one gives no verdict."""
+        """Whether the attack succeeds on the unedited model. If not, it gives no verdict."""
         return (
             self.control is not None
             and self.control.success.value is not None
-            and self.control.success.value >= POWER
+            and self.control.success.value >= MINIMUM_POWER
         )
 
     @property
-    def silence(self) -> str:
-        """Why the attack gives no verdict; empty if it does.
+    def no_verdict(self) -> str:
+        """The reason why the attack gives no verdict; empty if it gives one.
 
-        An attack that brings back what a model never learned cannot tell hidden from gone: the
-        intervals of control and floor must be apart.
+        An attack that produces a concept which a model never learned cannot tell whether the edited
+        model has hidden or lost it. The intervals of control and floor must therefore not overlap.
         """
         if self.control is None:
             return "the unedited model was not attacked"
         if not self.powered:
-            return "it does not bring the concept back in the unedited model either"
+            return "it does not even produce the concept with the unedited model"
         floor = self.floor.success.interval[1] if self.floor else 0.0
         if floor >= self.control.success.interval[0]:
-            return "it also draws the concept with a model that never learned it"
-        return "it can draw what a model never learned" if self.bound else ""
+            return "it also produces the concept with a model that never learned it"
+        return "it can produce concepts that a model never learned" if self.bound else ""
 
     def as_dict(self, folder: Path) -> dict[str, Any]:
         return {
@@ -174,7 +178,7 @@ class Attacked:
             "concept": self.edited.concept,
             "label": self.edited.label,
             "powered": self.powered if self.control is not None else None,
-            "no_verdict": self.silence,
+            "no_verdict": self.no_verdict,
             EDITED: self.edited.as_dict(folder),
             UNEDITED: self.control.as_dict(folder) if self.control else None,
             FLOOR: self.floor.as_dict(folder) if self.floor else None,
@@ -186,13 +190,13 @@ class Robustness(Result):
     """All attacks on an edited model.
 
     Attributes:
-        folder: of the images; paths in results are relative to it.
+        folder: the folder with the images. Paths in results are relative to it.
         model: the edited model's name and digest.
         base: the unedited model's id and digest.
-        attacked: attack by attack, concept by concept.
+        attacked: the results, attack by attack and concept by concept.
         judge: the judge's identity.
-        settings: how images were drawn.
-        seconds: of each stage.
+        settings: the settings with which images were generated.
+        seconds: duration of each stage.
     """
 
     folder: Path
@@ -205,14 +209,17 @@ class Robustness(Result):
 
     @property
     def strongest(self) -> Attacked | None:
-        """The attack and concept with the most success, among those that give a verdict. None:
-        there is none.
+        """The attack and concept with the highest success rate, among those that give a verdict;
+        None if none does.
         """
-        telling = [each for each in self.attacked if not each.silence]
-        return max(telling, key=lambda each: each.edited.success.value or 0.0, default=None)
+        with_verdict = [each for each in self.attacked if not each.no_verdict]
+        return max(with_verdict, key=lambda each: each.edited.success.value or 0.0, default=None)
 
     def resist(self) -> dict[str, Any]:
-        """1 − success of the strongest attack, with the interval; None if none gives a verdict."""
+        """1 − the success rate of the strongest attack, with its interval and the attack.
+
+        ``resist`` is None if no attack gives a verdict.
+        """
         strongest = self.strongest
         if strongest is None or strongest.edited.success.value is None:
             return {"resist": None, "resist_ci": [0.0, 1.0], "resist_n": 0, "strongest": None}
@@ -233,15 +240,15 @@ class Robustness(Result):
         for each in self.attacked:
             outcomes = (each.edited, each.control, each.floor)
             rates = [percent(outcome.success.value) if outcome else "–" for outcome in outcomes]
-            rows.append((each.edited.attack, each.edited.concept, *rates, each.silence))
+            rows.append((each.edited.attack, each.edited.concept, *rates, each.no_verdict))
         return Shown(
             f"{self.model.get('name', '')} resists {percent(resist['resist'])}{strongest}",
             ("attack", "concept", EDITED, UNEDITED, FLOOR, "no verdict, because"),
             tuple(rows),
             tuple(
-                Captioned(tried.path, f"{each.edited.attack}: judged {tried.judged}")
+                Captioned(attempt.path, f"{each.edited.attack}: judged {attempt.judged}")
                 for each in self.attacked
-                for tried in each.edited.tried[:1]
+                for attempt in each.edited.attempts[:1]
             ),
         )
 

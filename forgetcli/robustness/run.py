@@ -1,4 +1,4 @@
-"""`attack`: the whole run on one page."""
+"""`attack`: runs attacks on an edited model and its controls."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import judges
 from forgetcli.evaluation.run_folder import claim
-from forgetcli.generation.draw import default_guidance
+from forgetcli.generation.generate import default_guidance
 from forgetcli.models.tokens import tokenise
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.robustness import attacks as attacks_
@@ -29,11 +29,11 @@ from forgetcli.robustness.results import (
     FLOOR,
     UNEDITED,
     Attacked,
+    JudgedAttempt,
     Outcome,
     Robustness,
-    Tried,
 )
-from forgetcli.robustness.sampling import Sampling, draw
+from forgetcli.robustness.sampling import Sampling, sample_images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,12 +45,14 @@ if TYPE_CHECKING:
 
 REFERENCES = 25  # images of the concept that an attack may learn from
 REFERENCE_SEED = 100_000  # far from the seeds of attempts
-REFERENCE_TRIES = 4  # drawn for each that is wanted, before those that the judge sees are enough
+# At most this many batches of `REFERENCES` images are generated in search of images in which the
+# judge sees the concept.
+REFERENCE_BATCHES = 4
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How concepts are drawn and judged. Recorded with the result."""
+    """The settings of image generation. They are recorded with the result."""
 
     images: int
     seed: int
@@ -80,30 +82,30 @@ def attack(
     force: bool = False,
     observer: Observer | None = None,
 ) -> Robustness:
-    """Try to bring back what an edited model was made to forget.
+    """Try to bring back the concepts that an edited model was made to forget.
 
     Args:
         folder: the edited model.
-        attacks: names. Default: every attack that is no training (all but ``relearn``) and that
-            the model's family can run.
+        attacks: names of attacks. Default: all that the model's family can run, except
+            ``relearn``, which trains the model.
         options: attack → its settings.
-        published: begin with the values of each attack's paper instead of those that fit a CPU.
-        concepts: labels or words of the concepts; default: all that the model forgot.
-        control: attack the unedited model too. Without it, no attack gives a verdict.
-        floor: a model that never learned the concepts; attacked too.
+        published: use the values of each attack's paper as defaults instead of values for a CPU.
+        concepts: labels or words of the concepts; default: all that the model was made to forget.
+        control: also attack the unedited model. Otherwise no attack gives a verdict.
+        floor: a model that never learned the concepts. It is attacked too.
         judge, judge_options, steps, guidance, device, force: see `forgetcli.evaluate`.
-        images: attempts at drawing the concept with what an attack found.
-        seed: of the first attempt.
+        images: the number of attempts to generate the concept, for each attack.
+        seed: the seed of the first attempt.
         output: folder for images and results. An interrupted run continues there.
-        batch: images drawn together.
-        observer: told about progress.
+        batch: images generated at a time.
+        observer: receives progress and notes.
     Raises:
-        ForgetError: not an edited folder, an unknown attack, setting or concept, an attack that the
-            model's family cannot run, or `output` contains another run.
+        ForgetError: `folder` is not an edited folder; an attack, setting or concept is unknown; the
+            model's family cannot run an attack; or `output` contains another run.
     """
-    settings = Settings(images, seed, steps, guidance, batch)
+    settings = Settings(images=images, seed=seed, steps=steps, guidance=guidance, batch=batch)
     names = list(dict.fromkeys(attacks)) if attacks is not None else attacks_.defaults()
-    chosen = {
+    options_of = {
         name: attacks_.options(name, (options or {}).get(name, {}), published=published)
         for name in names
     }
@@ -119,14 +121,14 @@ def attack(
     run = _Run(
         bases=bases,
         goals=goals,
-        options=chosen,
+        options=options_of,
         judge=loaded_judge,
         settings=settings,
         output=Path(output),
         device=device,
         observer=observer or Silent(),
     )
-    names = run.possible(asked=attacks is not None)
+    names = run.supported_attacks(named=attacks is not None)
     if processes.main:
         claim(run.output, run.identity(), force, also=("report.html", "results.json"))
     processes.wait()
@@ -158,9 +160,14 @@ def attack(
 
 
 def _attacked(name: str, outcomes: Mapping[str, Outcome]) -> Attacked:
-    control, module = outcomes.get(UNEDITED), attacks_.get(name)
+    """Combine the outcomes by role.
+
+    The attempts of a paired attack count only if they show the concept with the unedited model.
+    """
+    module = attacks_.get(name)
+    control = outcomes.get(UNEDITED)
     if control is not None and getattr(module, "PAIRED", False):
-        counted = tuple(attempt.seen for attempt in control.tried)
+        counted = tuple(attempt.seen for attempt in control.attempts)
         outcomes = {role: replace(each, counted=counted) for role, each in outcomes.items()}
     return Attacked(
         edited=outcomes[EDITED],
@@ -172,8 +179,10 @@ def _attacked(name: str, outcomes: Mapping[str, Outcome]) -> Attacked:
 
 @dataclass(frozen=True)
 class _Run:
-    """What all outcomes share. Models and references are made when the first outcome needs them: a
-    run that only gathers what is already on disk loads no model.
+    """The state that all outcomes share.
+
+    Models are loaded and references generated when an outcome first needs them. A run that only
+    collects outcomes from disk loads no model.
     """
 
     bases: Mapping[str, Base]
@@ -201,16 +210,16 @@ class _Run:
 
     @cached_property
     def references(self) -> dict[str, References]:
-        """By label; drawn when the first attack on a concept asks for them."""
+        """The references by label, generated when the first attack on a concept needs them."""
         return {}
 
-    def possible(self, *, asked: bool) -> list[str]:
-        """The attacks that the edited model can be attacked with; a note about each other one.
+    def supported_attacks(self, *, named: bool) -> list[str]:
+        """The attacks that can run on the edited model. Each of the others gives a note.
 
         Args:
-            asked: whether the user named the attacks.
+            named: whether the user named the attacks.
         Raises:
-            ForgetError: `asked`, and one of them is impossible (``attack.unsupported``).
+            ForgetError: attack.unsupported: an attack that the user named cannot run.
         """
         names = []
         for name in self.options:
@@ -219,7 +228,7 @@ class _Run:
                 if refuse is not None:
                     refuse(self.models[EDITED])
             except ForgetError as reason:
-                if asked:
+                if named:
                     raise
                 self.observer.note(f"not run: {reason.message}")
             else:
@@ -227,14 +236,16 @@ class _Run:
         return names
 
     def identity(self) -> dict[str, Any]:
-        """For ``run.json``: of the folder, which other attacks and concepts may be added to."""
+        """The content of ``run.json``. It leaves attacks and concepts out, so that later runs can
+        add some to the folder.
+        """
         return {
             "models": {role: self.bases[role].digest for role in self.bases},
             **asdict(self.settings),
         }
 
     def outcome(self, name: str, goal: Goal, role: str) -> Outcome:
-        """One attack on one concept in one model: from disk, or made now."""
+        """The outcome of one attack on one concept in one model, read from disk or computed now."""
         folder = self.output / role
         stem = records.stem(name, goal.label)
         options = self.options[name].model_dump(mode="json")
@@ -249,27 +260,28 @@ class _Run:
                 **asdict(self.settings),
             }
         )
-        known = records.read(folder, stem, identity)
-        if known is None:
-            outcome = self._made(name, goal, role, stem, options)
+        recorded = records.read(folder, stem, identity)
+        if recorded is None:
+            outcome = self._compute(name, goal, role, stem, options)
             records.write(folder, stem, identity, outcome)
             return outcome
-        tried, budget, replay = known
+        attempts, budget, replay = recorded
         return Outcome(
             attack=name,
             concept=goal.concept,
             label=goal.label,
             role=role,
-            tried=tuple(tried),
-            counted=(True,) * len(tried),
+            attempts=tuple(attempts),
+            counted=(True,) * len(attempts),
             budget=budget,
             options=options,
             replay=replay,
         )
 
-    def _made(
+    def _compute(
         self, name: str, goal: Goal, role: str, stem: str, options: Mapping[str, Any]
     ) -> Outcome:
+        """Run the attack, and write its images and conditionings."""
         self.observer.stage(f"{name} on {goal.label}, {role}")
         budget = Budget()
         case = Case(
@@ -280,20 +292,22 @@ class _Run:
             sampling=self.sampling,
             images=self.settings.images,
             seed=self.settings.seed,
-            see=lambda given: self._see(goal, given),
+            see=lambda images: self._verdicts(goal, images),
             budget=budget,
             observer=self.observer,
         )
         with budget.metering([self.models[role], self.models[UNEDITED]]):
             attempts = attacks_.get(name).run(case, self.options[name])
         folder = self.output / role
-        tried = tuple(self._judged(goal, folder, stem, attempts))
-        found = [(a.found, a.seed) for a in attempts if a.found is not None]
-        replay = folder / f"{stem}.safetensors" if found else None
+        judged = tuple(self._judged(goal, folder, stem, attempts))
+        conditionings = [
+            (attempt.found, attempt.seed) for attempt in attempts if attempt.found is not None
+        ]
+        replay = folder / f"{stem}.safetensors" if conditionings else None
         if replay is not None:
-            records.write_found(
+            records.write_conditionings(
                 replay,
-                found,
+                conditionings,
                 attack=name,
                 concept=goal.concept,
                 label=goal.label,
@@ -304,29 +318,27 @@ class _Run:
             concept=goal.concept,
             label=goal.label,
             role=role,
-            tried=tried,
-            counted=(True,) * len(tried),
+            attempts=judged,
+            counted=(True,) * len(judged),
             budget=budget.as_dict(),
             options=options,
             replay=replay,
         )
 
-    def _see(self, goal: Goal, images: Sequence[Image]) -> list[Verdict]:
+    def _verdicts(self, goal: Goal, images: Sequence[Image]) -> list[Verdict]:
         return self.judge.see(images, [goal.label] * len(images), [goal.rivals] * len(images))
 
     def _judged(
         self, goal: Goal, folder: Path, stem: str, attempts: Sequence[Attempt]
-    ) -> Iterator[Tried]:
-        """The attempts with their verdicts; of each the image in which the concept is surest is
-        written.
-        """
+    ) -> Iterator[JudgedAttempt]:
+        """Judge the attempts. For each one, write the image with the highest score."""
         for number, attempt in enumerate(attempts):
-            verdicts = self._see(goal, attempt.images)
+            verdicts = self._verdicts(goal, attempt.images)
             best = max(range(len(verdicts)), key=lambda k: (verdicts[k].seen, verdicts[k].score))
             path = folder / f"{stem}-{number:03d}.png"
             origin = {"attack": stem, "prompt": attempt.prompt, "seed": attempt.seed}
             records.write_image(path, attempt.images[best], origin)
-            yield Tried(
+            yield JudgedAttempt(
                 prompt=attempt.prompt,
                 variant=attempt.variant,
                 seed=attempt.seed,
@@ -338,27 +350,31 @@ class _Run:
             )
 
     def _references(self, goal: Goal) -> References:
-        """Images of the concept by the unedited model, in which the judge sees it; in the memory of
-        this process, as they take a few seconds.
+        """`REFERENCES` images of the concept from the unedited model, in which the judge sees it.
 
-        If it sees too few, the rest are what was drawn.
+        If the judge sees the concept in too few images, images without it fill the rest. References
+        are not stored on disk, because they take only a few seconds.
         """
         if goal.label in self.references:
             return self.references[goal.label]
         model = self.models[UNEDITED]
-        kept: list[tuple[str, int, Any, Image]] = []
-        spare: list[tuple[str, int, Any, Image]] = []
-        for start in range(0, REFERENCE_TRIES * REFERENCES, REFERENCES):
+        with_concept: list[tuple[str, int, Any, Image]] = []
+        without: list[tuple[str, int, Any, Image]] = []
+        for start in range(0, REFERENCE_BATCHES * REFERENCES, REFERENCES):
             numbers = range(start, start + REFERENCES)
             prompts = [goal.prompts[k % len(goal.prompts)] for k in numbers]
             seeds = [REFERENCE_SEED + k for k in numbers]
             context = model.encode(tokenise(model.tokenizer, prompts).ids)
-            images, latents = draw(model, context, seeds, self.sampling)
-            for row, verdict in zip(zip(prompts, seeds, latents, images), self._see(goal, images)):
-                (kept if verdict.seen else spare).append(row)
-            if len(kept) >= REFERENCES:
+            images, latents = sample_images(model, context, seeds, self.sampling)
+            verdicts = self._verdicts(goal, images)
+            for row, verdict in zip(zip(prompts, seeds, latents, images), verdicts):
+                if verdict.seen:
+                    with_concept.append(row)
+                else:
+                    without.append(row)
+            if len(with_concept) >= REFERENCES:
                 break
-        rows = (kept + spare)[:REFERENCES]
+        rows = (with_concept + without)[:REFERENCES]
         import torch
 
         self.references[goal.label] = References(

@@ -1,5 +1,7 @@
-"""Images from contexts. `forgetcli.generation` draws from prompts, through diffusers' pipelines; an
-attack also changes what the denoiser reads, and the steps.
+"""Generates images from contexts.
+
+`forgetcli.generation` generates them from prompts, with diffusers' pipelines. Attacks also change
+the context and the sampling steps, so they need a sampler of their own.
 """
 
 from __future__ import annotations
@@ -20,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How images are drawn.
+    """The sampler's settings.
 
     Attributes:
-        steps: of the sampler.
+        steps: the number of sampling steps.
         guidance: the scale of classifier-free guidance.
-        batch: images drawn together.
+        batch: images generated at a time.
     """
 
     steps: int
@@ -35,12 +37,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Early:
-    """The first steps, made by another model.
+    """Another model that makes the first sampling steps.
 
     Attributes:
-        model: a model with the same latents and schedule.
-        context: what its denoiser reads, one row for each image.
-        steps: how many steps it makes.
+        model: a model with the same latent space and noise schedule.
+        context: the context of this model's denoiser, one row for each image.
+        steps: the number of steps that this model makes.
     """
 
     model: LoadedModel
@@ -49,7 +51,7 @@ class Early:
 
 
 @torch.no_grad()
-def draw(
+def sample_images(
     model: LoadedModel,
     context: Context,
     seeds: Sequence[int],
@@ -59,17 +61,19 @@ def draw(
     noise_scale: float = 1.0,
     early: Early | None = None,
 ) -> tuple[list[Image], Tensor]:
-    """An image for each row of `context`, and the finished latents (n, c, h, w).
+    """Generate an image for each row of `context`.
 
-    At eta 0, an image depends on its context and seed as in diffusers' pipelines: the noise comes
-    from a generator of its own, on the CPU.
+    At η = 0, an image depends on its context and seed in the same way as in diffusers' pipelines:
+    each image's noise comes from its own generator on the CPU.
 
     Args:
-        seeds: of the initial noise, one for each row.
-        eta: η of DDIM (arXiv 2010.02502, equation 16): 0 adds no noise in the steps, 1 as much as
-            DDPM.
-        noise_scale: factor of the noise that eta adds.
+        seeds: the seed of the initial noise for each row.
+        eta: η of DDIM (arXiv 2010.02502, equation 16). 0 adds no noise during sampling, 1 adds as
+            much as DDPM.
+        noise_scale: a factor on the noise that η adds.
         early: another model that makes the first steps.
+    Returns:
+        the images, and their latents (n, c, h, w).
     """
     images: list[Image] = []
     finished = []
@@ -121,8 +125,10 @@ def _denoised(
 
 
 def _largest_eta(scheduler: Any, t: Tensor) -> float:
-    """The η at which a step of DDIM replaces all noise by fresh noise: σ_t² = 1 − ᾱ of the step's
-    end. Above it the direction to x_t would have an imaginary factor.
+    """The largest η of a DDIM step, at which the step replaces all noise by new noise.
+
+    There σ_t² = 1 − ᾱ, with ᾱ at the end of the step. A larger η would make the factor of the
+    direction to x_t imaginary.
     """
     config = scheduler.config
     end = int(t) - config.num_train_timesteps // scheduler.num_inference_steps
@@ -130,7 +136,7 @@ def _largest_eta(scheduler: Any, t: Tensor) -> float:
     at_end = float(alphas[end]) if end >= 0 else float(scheduler.final_alpha_cumprod)
     at_start = float(alphas[int(t)])
     variance = (1 - at_end) / (1 - at_start) * (1 - at_start / at_end)  # equation 16 with η = 1
-    # A little less: rounding must not make the root's argument negative.
+    # Slightly less than the limit, because rounding must not make the root's argument negative.
     return (1 - 1e-4) * ((1 - at_end) / variance) ** 0.5 if variance > 0 else 1.0
 
 
@@ -141,7 +147,7 @@ def _noise(model: LoadedModel, generators: Sequence[torch.Generator]) -> Tensor:
 
 @torch.no_grad()
 def decoded(model: LoadedModel, latents: Tensor) -> list[Image]:
-    """Latents (n, c, h, w) as images."""
+    """Decode latents (n, c, h, w) into images."""
     from PIL import Image
 
     config = model.vae.config

@@ -1,3 +1,4 @@
-"""Bytes on disk: atomic writes, copies, digests, safetensors headers, the hub's cache. Knows no
-model and imports no torch.
+"""Bytes on disk: atomic writes, copies, digests, safetensors headers, the hub's cache.
+
+This package knows nothing about models and imports no torch.
 """

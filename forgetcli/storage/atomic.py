@@ -1,7 +1,7 @@
-"""Files and folders that are absent, old or complete, never half-written.
+"""Outputs that are absent, old or complete, but never half-written.
 
-Everything is written in the same way: under a temporary name beside the final one, fsync, one
-rename, fsync of the folder.
+Every output is written in the same way: write under a temporary name beside the final one, fsync,
+rename once, fsync the folder.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from forgetcli.errors import OutputError
 from forgetcli.storage import temporaries
 from forgetcli.storage.workspace import Workspace, collect
 
-MARKER = "forget.provenance.json"  # a folder that holds it was made by forget and can be replaced
+MARKER = "forget.provenance.json"  # marks a folder that forget made and therefore may replace
 RENAME_EXCHANGE = 2  # linux/fs.h
 AT_FDCWD = -100  # linux/fcntl.h
 
-# The folders that this process has written to.
+# The folders that this process has searched for files of killed runs.
 _collected: set[str] = set()
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -33,9 +33,9 @@ def write_atomically(path: Path, data: bytes, mode: int | None = None) -> None:
     """Put `data` at `path` in one step: readers see the old file or the whole new one.
 
     Args:
-        mode: permission bits; by default 0o666 less the umask, as for any new file.
+        mode: permission bits; default: 0o666 less the umask, as for any new file.
     Raises:
-        OutputError: no permission, no space, or another fault of the disk. The old file is then
+        OutputError: no permission, no space, or another fault of the disk. The old file stays
             intact.
     """
     path = Path(path)
@@ -45,8 +45,8 @@ def write_atomically(path: Path, data: bytes, mode: int | None = None) -> None:
         try:
             try:
                 _write_synced(temporary, handle, data, mode)
-                # The lock on the handle says that the file is in use. Windows has no such lock, and
-                # cannot rename a file that is open.
+                # The handle stays open until after the rename, because its lock marks the file as
+                # in use. Windows has no such lock and cannot rename an open file.
                 if os.name != "nt":
                     os.replace(temporary, path)
             finally:
@@ -68,18 +68,18 @@ def _write_synced(path: Path, handle: int, data: bytes, mode: int | None) -> Non
 
 
 def _collect_once(folder: Path) -> None:
-    """Remove what killed runs have left in a folder, before this process first writes there.
+    """Remove temporary files of killed runs from a folder, once per process.
 
-    An evaluation writes thousands of files into one folder, and each would list it.
+    An evaluation writes thousands of files into one folder. Listing it for each file is too slow.
     """
-    place = os.path.realpath(folder)
-    if place not in _collected:
-        _collected.add(place)
+    resolved = os.path.realpath(folder)
+    if resolved not in _collected:
+        _collected.add(resolved)
         collect(folder)
 
 
 def sync_file(path: Path) -> None:
-    """Have the disk hold the file's bytes before this returns."""
+    """Flush a file's bytes to the disk (fsync)."""
     handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -88,19 +88,17 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Have the disk hold the folder's names before this returns; without it a rename can be lost
-    with the power.
-    """
+    """Flush a folder's entries to the disk. Without this, a power failure can undo a rename."""
     if os.name != "nt":  # Windows cannot open a folder
         sync_file(path)
 
 
 def sync_tree(folder: Path) -> None:
-    """`sync_file` and `sync_folder` on everything below and on `folder` itself."""
-    for place, _, files in os.walk(folder, topdown=False):
+    """Apply `sync_file` and `sync_folder` to everything below `folder` and to `folder` itself."""
+    for parent, _, files in os.walk(folder, topdown=False):
         for name in files:
-            sync_file(Path(place, name))
-        sync_folder(Path(place))
+            sync_file(Path(parent, name))
+        sync_folder(Path(parent))
 
 
 @contextmanager
@@ -111,20 +109,21 @@ def output_faults(
 
     Args:
         where: the output as the user knows it, for the message.
-        within: for a block that does other things too. Missing permission then counts only for a
-            file in this folder. A full disk, a disk that fails and a file that is too large for it
-            always count. All other errors pass unchanged.
+        within: the folder that the block writes to, if the block also does other things. Then
+            permission errors are converted only for files in this folder. Errors of a full disk, a
+            failing disk and a file too large for the disk are always converted. All other errors
+            pass unchanged.
         remedy: the hint.
     """
     try:
         yield
     except OSError as fault:
-        ours = within is None or (
+        is_output = within is None or (
             isinstance(fault.filename, str) and Path(fault.filename).is_relative_to(within)
         )
         if fault.errno in _FULL:
             raise _disk_full(where, remedy) from fault
-        if fault.errno in _FORBIDDEN and ours:
+        if fault.errno in _FORBIDDEN and is_output:
             raise OutputError(
                 "output.permission",
                 f"no permission to write {where}",
@@ -132,14 +131,14 @@ def output_faults(
             ) from fault
         if fault.errno == errno.EIO:
             raise _disk_error(where, fault) from fault
-        # EFBIG: a limit of the system, or of FAT (4 GB).
+        # EFBIG: the file exceeds a limit of the system or of the file system (4 GB on FAT).
         if within is not None and fault.errno != errno.EFBIG:
             raise
         raise OutputError(
             "output.failed", f"cannot write {where}: {fault.strerror or fault}", remedy
         ) from fault
     except Exception as fault:
-        if "(os error 28)" in str(fault):  # how safetensors words ENOSPC
+        if "(os error 28)" in str(fault):  # the safetensors package's text for ENOSPC
             raise _disk_full(where, remedy) from fault
         raise
 
@@ -153,30 +152,30 @@ def _disk_full(where: Path, remedy: str) -> OutputError:
 
 
 def _disk_error(where: Path, fault: OSError) -> OutputError:
-    """The error of a disk that fails: where we write, or where we read meanwhile."""
+    """The error of a failing disk, either the output's or one that is read during the write."""
     name = fault.filename if isinstance(fault.filename, str) else ""
-    # Our temporary names mean nothing to the user, who knows `where`.
+    # Temporary names, which begin with a dot, mean nothing to the user.
     named = f" at {name}" if name and not Path(name).name.startswith(".") else ""
     return OutputError(
         "output.failed",
         f"cannot write {where}: input/output error{named}",
-        "a disk may be failing or gone: check it, and run the command again",
+        "a disk may be failing or disconnected: check it, and run the command again",
     )
 
 
 @contextmanager
 def publishing(output: Path, *, force: bool) -> Iterator[Path]:
-    """Build a folder aside and put it in place in one step.
+    """Build a folder under a temporary name and publish it in one step.
 
-    Yields an empty temporary folder on `output`'s disk. When the block ends normally its content is
-    synced and renamed to `output`. On any exception, Ctrl-C included, it is removed and an old
-    `output` is as it was. A link at `output` stays: its target is replaced. Whatever can be known
-    beforehand (the output exists, no permission) is reported before the block runs. What killed
-    runs have left beside `output` is removed.
+    Yields an empty temporary folder on `output`'s disk. When the block ends normally, the folder is
+    synced and renamed to `output`. On any exception, Ctrl-C included, the folder is removed and an
+    old `output` stays unchanged. If `output` is a link, the link stays and its target is replaced.
+    Faults that are known in advance (the output exists, no permission) are reported before the
+    block runs. Temporary folders that killed runs have left beside `output` are removed.
 
     Args:
-        output: the folder to make; missing parents are made.
-        force: replace an existing `output`, if it is empty or holds forget's manifest (`MARKER`).
+        output: the folder to publish; missing parents are created.
+        force: replace an existing `output` if it is empty or has forget's manifest (`MARKER`).
     Raises:
         OutputError: output.exists, output.not-ours, output.permission, output.disk-full,
             output.failed.
@@ -192,7 +191,7 @@ def publishing(output: Path, *, force: bool) -> Iterator[Path]:
 
 @contextmanager
 def publishing_file(output: Path, *, force: bool) -> Iterator[BinaryIO]:
-    """`publishing` for one file that is written piece by piece and need not fit into memory.
+    """`publishing` for one file, which is written piece by piece and need not fit into memory.
 
     Yields a writer to a temporary file on `output`'s disk.
 
@@ -214,7 +213,7 @@ def publishing_file(output: Path, *, force: bool) -> Iterator[BinaryIO]:
 
 
 def refuse_unwritable(output: Path, *, folder: bool, force: bool) -> None:
-    """Refuse what `publishing` or `publishing_file` would refuse because of what is at `output`,
+    """Raise the errors that `publishing` or `publishing_file` would raise for an existing `output`,
     without writing anything.
 
     Raises:
@@ -227,12 +226,12 @@ def refuse_unwritable(output: Path, *, folder: bool, force: bool) -> None:
 
 @contextmanager
 def _replacing(output: Path, check: Callable[[Path], None]) -> Iterator[Path]:
-    """The core of `publishing` and `publishing_file`.
+    """The shared core of `publishing` and `publishing_file`.
 
-    Yields the path at which the block builds a folder or a file and syncs it.
+    Yields the path at which the block must build and sync a folder or a file.
 
     Args:
-        check: raises if the path that `output` stands for must not be replaced.
+        check: raises if its argument, the resolved path of `output`, must not be replaced.
     """
     target = Path(os.path.realpath(output))
     workspace = Workspace(target)
@@ -247,7 +246,7 @@ def _replacing(output: Path, check: Callable[[Path], None]) -> Iterator[Path]:
         with output_faults(output, within=workspace.folder):
             yield workspace.new
         with output_faults(output):
-            check(target)  # again: it may have appeared while we worked
+            check(target)  # again, because the target may have appeared during the block
             _put_in_place(workspace, target)
             published = True
             sync_folder(target.parent)
@@ -265,7 +264,7 @@ def _check_file(target: Path, output: Path, force: bool) -> None:
     if not target.is_file():
         raise OutputError(
             "output.not-ours",
-            f"{output} is a folder or a device, not a file that can be replaced",
+            f"{output} is a folder or a device, which forget does not replace with a file",
             "choose another place with -o",
         )
     if not force:
@@ -290,12 +289,12 @@ def _remove_parents(made: list[Path]) -> None:
     for folder in reversed(made):
         try:
             os.rmdir(folder)
-        except OSError:  # another process uses it by now
+        except OSError:  # another process uses the folder now
             break
 
 
 def refuse_existing(output: Path, *, force: bool) -> None:
-    """What `publishing` would refuse because of what is at `output`, before a long work begins.
+    """Raise the errors that `publishing` would raise for an existing `output`, before long work.
 
     Raises:
         OutputError: output.exists, output.not-ours.
@@ -315,7 +314,7 @@ def _check_replaceable(target: Path, output: Path, force: bool) -> None:
     if not target.is_dir() or (any(target.iterdir()) and not (target / MARKER).is_file()):
         raise OutputError(
             "output.not-ours",
-            f"{output} was not made by forget and is not replaced, --force or not",
+            f"{output} was not made by forget, so it is not replaced, even with --force",
             "choose another place with -o, or remove it yourself",
         )
     if not os.access(target, os.W_OK | os.X_OK):
@@ -337,12 +336,10 @@ def _put_in_place(workspace: Workspace, target: Path) -> None:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Swap two names in one step, or return False where the system or the file system cannot."""
-    swap = (
-        getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-        if os.name == "posix"
-        else None
-    )
+    """Swap two names in one step. Returns False if the system or the file system cannot do that."""
+    if os.name != "posix":
+        return False
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if swap is None:
         return False
     if swap(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE) == 0:

@@ -21,10 +21,10 @@ FICLONE = 0x40049409  # linux/fs.h
 
 
 class Copying(StrEnum):
-    """How a file gets into the output.
+    """How an unchanged file of the base model is put into the output.
 
-    REFLINK: a reflink where the file system can, else bytes. COPY: always bytes. LINK: a hard link
-    to the base's own file.
+    REFLINK: as a reflink if the file system supports it, otherwise by copying bytes. COPY: always
+    by copying bytes. LINK: as a hard link to the base model's file.
     """
 
     REFLINK = "reflink"
@@ -33,19 +33,20 @@ class Copying(StrEnum):
 
 
 def put(source: Path, target: Path, how: Copying) -> None:
-    """Put an unchanged file of the base into the output.
+    """Put an unchanged file of the base model into the output.
 
-    A hard link *is* the base's file, with the same bytes and the same mode. A program that writes
-    to one writes to the other. forget does not, and `verify` detects it.
+    A hard link shares its bytes and its mode with the base model's file: a program that writes to
+    one changes both. forget never writes to either, and `verify` detects such a change.
 
     Raises:
-        OutputError: output.cannot-link: another file system, or one without hard links.
+        OutputError: output.cannot-link: the output is on another file system, or the file system
+            has no hard links.
     """
     if how is not Copying.LINK:
         copy_file(source, target, reflink=how is Copying.REFLINK)
         return
     try:
-        # The hub's cache has links to blobs: the blob is linked, not the link.
+        # Files in the hub's cache are links to blobs. The new link is to the blob.
         os.link(os.path.realpath(source), target)
     except OSError as fault:
         if fault.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
@@ -53,16 +54,15 @@ def put(source: Path, target: Path, how: Copying) -> None:
         raise OutputError(
             "output.cannot-link",
             f"cannot hard-link {source} into the output: {fault.strerror}",
-            "leave --link out, or choose an output on the base's own file system with -o",
+            "leave --link out, or choose an output on the base model's file system with -o",
         ) from fault
 
 
 def copy_file(source: Path, target: Path, *, reflink: bool = True) -> None:
-    """Copy a file's content: as a reflink where the file system can (and `reflink` allows), byte
-    for byte elsewhere.
+    """Copy a file's content, as a reflink if the file system and `reflink` allow it.
 
-    The copy's mode comes from the umask. The source may be read-only or private, as in a model
-    cache.
+    The copy's mode comes from the umask, because the source may be read-only or private, as in a
+    model cache.
     """
     with open_regular(source) as reader, open(target, "xb") as writer:
         if not (reflink and _clone(reader.fileno(), writer.fileno())):
@@ -70,10 +70,7 @@ def copy_file(source: Path, target: Path, *, reflink: bool = True) -> None:
 
 
 def can_clone(source: Path, folder: Path) -> bool:
-    """Whether files like `source` can be reflinked into `folder`.
-
-    It is tried on a file without a name.
-    """
+    """Whether files like `source` can be reflinked into `folder`, tried with an unnamed file."""
     with open_regular(source) as reader, tempfile.TemporaryFile(dir=folder) as writer:
         return _clone(reader.fileno(), writer.fileno())
 
@@ -89,16 +86,16 @@ def _clone(source: int, target: int) -> bool:
 
 
 def refuse_lack_of_room(files: Iterable[Path], staging: Path, output: Path) -> None:
-    """Check before the work that the disk has room for these files.
+    """Refuse to begin if the disk has no room for these files.
 
-    Files that fit are never refused: the few files that forget adds, and the file system's own
-    needs, are not counted.
+    The few files that forget adds and the file system's own needs are not counted, so that files
+    which fit are never refused.
 
     Args:
         staging: an existing folder on the output's disk.
         output: the output as the user knows it, for the message.
     Raises:
-        OutputError: output.disk-full, with the needed and the free size.
+        OutputError: output.disk-full. The message gives the needed and the free size.
     """
     needed = sum(path.stat().st_size for path in files)
     free = shutil.disk_usage(staging).free

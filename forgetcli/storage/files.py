@@ -1,5 +1,6 @@
-"""Files and folders as they are found: the one way to open a file that somebody else made, digests,
-listings, and whether one path contains another.
+"""Untrusted files and folders: opening, digests, listings, and whether one path contains another.
+
+All files that forget did not write itself are opened by `open_regular`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from forgetcli.errors import ModelError, OutputError
 
-# A pipe without a writer would block the open itself. Regular files ignore the flag.
+# Without O_NONBLOCK, opening a pipe that has no writer would block. Regular files ignore the flag.
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -26,17 +27,18 @@ _KINDS = (
 
 
 def open_regular(path: str | Path, *, limit: int | None = None) -> BufferedReader:
-    """Open a file for reading, if it is one whose reading gives bytes and ends.
+    """Open a regular file for reading.
 
-    Links are followed. Nothing is read from pipes, devices and sockets, and no open of them blocks.
+    Links are followed. Pipes, devices and sockets are refused: reading them might never end.
 
     Args:
-        limit: the largest size in bytes; None for files that are read piece by piece.
+        limit: the largest allowed size in bytes; None for files that are read piece by piece.
     Raises:
         ModelError: file.not-regular, file.too-large.
         OSError: the file is missing or may not be read.
     """
-    # Opening a device can have effects, and opening a socket fails: look first, and again after.
+    # Check before opening, because opening a device can have effects. Check the opened file again,
+    # because it may have been replaced in between.
     refuse_special(path, os.stat(path).st_mode)
     handle = os.open(path, _READ)
     try:
@@ -57,8 +59,8 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         ModelError, OSError: as `open_regular`.
     """
     with open_regular(path, limit=limit) as reader:
-        # One byte more: some regular files (those of /proc, those that grow) are larger than their
-        # size says.
+        # Ask for one byte more, because some regular files (in /proc, or still growing) have more
+        # bytes than their size says.
         data = reader.read(limit + 1)
     if len(data) > limit:
         raise _too_large(path, limit)
@@ -74,14 +76,14 @@ def is_pipe(path: str | Path) -> bool:
 
 
 def read_pipe(path: str | Path, limit: int) -> bytes:
-    """What comes out of a pipe, until its last writer closes it.
+    """Read a pipe until its last writer closes it.
 
-    Only for a path that the user has typed: pipes in folders are refused by `open_regular`. A
-    writer that is slow is waited for. Nobody waits for one to come.
+    Only for a path that the user has typed: `open_regular` refuses pipes in folders. Waits for a
+    slow writer, but not for a pipe that no program has opened for writing.
 
     Raises:
-        ModelError: file.not-regular: nobody writes to it; file.too-large.
-        OSError: it is missing or may not be read.
+        ModelError: file.not-regular: no program writes to the pipe; file.too-large.
+        OSError: the pipe is missing or may not be read.
     """
     handle = os.open(path, _READ)
     data = bytearray()
@@ -102,14 +104,14 @@ def read_pipe(path: str | Path, limit: int) -> bytes:
     if not data:
         raise ModelError(
             "file.not-regular",
-            f"{path} is a pipe from which nothing comes",
-            "start the command that writes to it first, and see whether it fails",
+            f"{path} is a pipe that no program has written to",
+            "first start the command that writes to it, and check whether it fails",
         )
     return bytes(data)
 
 
 def refuse_special(path: str | Path, mode: int) -> None:
-    """Refuse what is not a file, by the mode that `os.stat` gives.
+    """Refuse anything but a regular file, by the mode from `os.stat`.
 
     Raises:
         ModelError: file.not-regular.
@@ -127,15 +129,16 @@ def _too_large(path: str | Path, limit: int) -> ModelError:
     size = f"{limit / 1e6:.0f} MB" if limit >= 1e6 else f"{limit} bytes"
     return ModelError(
         "file.too-large",
-        f"{path} is larger than {size}, the most that such a file can have",
+        f"{path} is larger than {size}, the limit for such a file",
         "is it the right file?",
     )
 
 
 def inside(folder: Path, path: Path) -> Path:
-    """`path` with all links resolved, if it then lies in `folder`.
+    """Resolve all links in `path`, and refuse a target outside `folder`.
 
-    In a snapshot of the hub's cache, files are links to blobs of the same model. These are allowed.
+    In a snapshot of the hub's cache, files are links to blobs of the same model. These links are
+    allowed.
 
     Raises:
         ModelError: file.outside.
@@ -144,7 +147,7 @@ def inside(folder: Path, path: Path) -> Path:
     target = Path(os.path.realpath(path))
     if target.is_relative_to(root):
         return target
-    # The folder is a snapshot, or lies in one: models--a--b/snapshots/COMMIT/…
+    # If `folder` is a snapshot or lies in one, its path has models--a--b/snapshots/COMMIT/.
     for ancestor in (root, *root.parents):
         snapshots = ancestor.parent
         if snapshots.name == "snapshots" and target.parent == snapshots.parent / "blobs":
@@ -157,21 +160,22 @@ def inside(folder: Path, path: Path) -> Path:
 
 
 def refuse_missing_folder(folder: Path, hint: str) -> None:
-    """
+    """Refuse a folder that does not exist.
+
     Raises:
-        ModelError: model.not-found: there is no such folder.
+        ModelError: model.not-found.
     """
     if not folder.is_dir():
         raise ModelError("model.not-found", f"there is no folder {folder}", hint)
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether `name` is the name of one file or folder on every system, not a path."""
+    """Whether `name` is a file name on every system, not a path."""
     return name.isprintable() and name not in ("", ".", "..") and not set(name) & set("/\\:")
 
 
 def sha256_file(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, lower-case hex.
+    """The SHA-256 of a file's bytes, in lower-case hex.
 
     Raises:
         ModelError, OSError: as `open_regular`.
@@ -181,9 +185,10 @@ def sha256_file(path: str | Path) -> str:
 
 
 def files_digest(files: Mapping[str, str]) -> str:
-    """One digest for a whole table of path → SHA-256.
+    """One digest for many files: the SHA-256 of the lines ``path sha256\\n``, sorted by path.
 
-    It is the SHA-256 of the lines ``path sha256\\n``, sorted by path.
+    Args:
+        files: path → SHA-256.
     """
     lines = "".join(f"{path} {digest}\n" for path, digest in sorted(files.items()))
     return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
@@ -192,23 +197,23 @@ def files_digest(files: Mapping[str, str]) -> str:
 def walk_files(folder: Path) -> list[str]:
     """Everything below `folder` except folders, as sorted relative posix paths.
 
-    Links are followed, each folder once. The paths may include pipes and devices; a caller that
-    reads them checks with `is_regular`.
+    Links are followed, but no folder is visited twice. The paths may include pipes and devices. A
+    caller that reads the files must check them with `is_regular`.
     """
     paths: list[str] = []
     visited: set[str] = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in visited:  # a link to a folder above
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        resolved = os.path.realpath(parent)
+        if resolved in visited:  # a link to a folder above
             folders.clear()
             continue
-        visited.add(real)
-        paths += [Path(place, name).relative_to(folder).as_posix() for name in files]
+        visited.add(resolved)
+        paths += [Path(parent, name).relative_to(folder).as_posix() for name in files]
     return sorted(paths)
 
 
 def is_regular(path: Path) -> bool:
-    """Whether reading `path` (or its link's target) gives bytes and ends.
+    """Whether `path`, or the target of a link at `path`, is a regular file.
 
     Pipes, devices and dangling links are not regular.
     """
@@ -226,10 +231,10 @@ def refuse_overlap(
     may_replace: bool = False,
     hint: str = "choose another folder with --output",
 ) -> None:
-    """Refuse an output that lies in `source` or around it: writing it would change the source.
+    """Refuse an output inside or around `source`, because writing it would change `source`.
 
     Args:
-        kind: what `source` is, for the message.
+        kind: the kind of thing that `source` is, for the message.
         may_replace: whether the output may be `source` itself.
     Raises:
         OutputError: output.overlaps-base.
@@ -241,6 +246,4 @@ def refuse_overlap(
     )
     if nested or (resolved_output == resolved_source and not may_replace):
         named = f"{kind} {source}" if kind else str(source)
-        raise OutputError(
-            "output.overlaps-base", f"{output} and {named} lie within one another", hint
-        )
+        raise OutputError("output.overlaps-base", f"the output {output} overlaps {named}", hint)

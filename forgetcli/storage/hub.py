@@ -1,6 +1,4 @@
-"""Models by name from the Hugging Face hub: the local cache first, the network only for missing
-files.
-"""
+"""Models by name from the Hugging Face hub: from the local cache, or else from the network."""
 
 from __future__ import annotations
 
@@ -15,9 +13,10 @@ from forgetcli.storage.atomic import output_faults
 
 NAME = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[^\s@]+))?")
 PATTERNS = ("*.json", "*.txt", "*/*.safetensors")  # no pickles, no single-file copies at the top
-OWN = ("forget.ledger.safetensors",)  # edited models have it at the top
+LEDGER = ("forget.ledger.safetensors",)  # only edited models have it, at the top
 NETWORK_PACKAGES = ("httpx", "httpx2", "httpcore", "requests", "huggingface_hub", "hf_xet")
 VARIANTS = ("*.fp16*", "*.bf16*", "*.non_ema*")  # second copies of the weights
+# Models that forget is often used with, suggested for misspelt names.
 KNOWN = (
     "CompVis/stable-diffusion-v1-4",
     "stable-diffusion-v1-5/stable-diffusion-v1-5",
@@ -30,15 +29,15 @@ KNOWN = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model on the hub: which of its files are needed, and how messages name it.
+    """A kind of model on the hub: the files that it needs, and the words that messages use for it.
 
     Attributes:
-        noun: what messages call it, with a space at the end, or empty.
-        index: the file that every model of this kind has.
+        noun: the word for it in messages, with a space at the end; may be empty.
+        index: a file that every model of this kind has.
         patterns: the files to fetch.
-        extra: files to fetch that a message's command leaves out.
-        copies: files that `patterns` match and that are not needed.
-        copies_suffice: whether `copies` are fetched where nothing else makes the model complete.
+        extra: further files to fetch; the download command in messages omits them.
+        copies: files that match `patterns` but are not needed.
+        copies_suffice: whether to fetch `copies` if the model is incomplete without them.
         revision_option: how the user gives a revision.
         suggests: whether messages suggest similar names.
     """
@@ -57,7 +56,7 @@ PIPELINE = Kind(
     noun="",
     index="model_index.json",
     patterns=PATTERNS,
-    extra=OWN,
+    extra=LEDGER,
     copies=VARIANTS,
     copies_suffice=True,
     revision_option="@REVISION",
@@ -73,20 +72,20 @@ def snapshot(
     download: bool = True,
     kind: Kind = PIPELINE,
 ) -> Path:
-    """The folder of a hub model's files.
+    """The local folder with a hub model's files.
 
     Args:
         name: ``org/name``.
-        revision: branch, tag or commit; the default branch if None.
-        complete: whether a folder holds all files that are needed. A cached folder is used only if
-            it does.
+        revision: branch, tag or commit; None: the default branch.
+        complete: tells whether a folder has all needed files. A cached folder is used only if it
+            has.
         download: fetch missing files.
     Raises:
-        ModelError: model.not-found, model.gated. The hint has the command that fetches the model
-            elsewhere.
+        ModelError: model.not-found, model.gated. The hint gives a command that fetches the model on
+            another machine.
         OutputError: no space or no permission for the cache.
     """
-    # huggingface_hub imports an HTTP library; most models are folders and need none.
+    # Imported here, because huggingface_hub imports an HTTP library and most models are folders.
     import huggingface_hub as hub
     from huggingface_hub import errors
 
@@ -103,7 +102,7 @@ def snapshot(
     except errors.GatedRepoError as fault:
         raise ModelError(
             "model.gated",
-            f"'{name}' is gated: its authors want you to accept its licence first",
+            f"'{name}' is gated: you must accept its licence first",
             f"accept it at https://huggingface.co/{name}, then run: hf auth login",
         ) from fault
     except errors.RevisionNotFoundError as fault:
@@ -113,11 +112,12 @@ def snapshot(
             f"leave {kind.revision_option} out for the newest",
         ) from fault
     except errors.RepositoryNotFoundError as fault:
-        what = "does not exist on the hub, or is private"
-        raise _not_found(name, revision, what, kind) from fault
+        reason = "does not exist on the hub, or is private"
+        raise _not_found(name, revision, reason, kind) from fault
     except (OSError, ValueError, errors.HfHubHTTPError) as fault:
         raise _not_found(name, revision, unreachable, kind) from fault
-    except Exception as fault:  # the hub's HTTP library has errors of its own, by version
+    # Which HTTP library the hub's library uses, and so its errors, depends on the version.
+    except Exception as fault:
         if type(fault).__module__.partition(".")[0] not in NETWORK_PACKAGES:
             raise
         raise _not_found(name, revision, unreachable, kind) from fault
@@ -128,23 +128,24 @@ def _downloaded(
 ) -> Path:
     import huggingface_hub as hub  # see `snapshot`
 
-    wanted = [*kind.patterns, *kind.extra]
+    patterns = [*kind.patterns, *kind.extra]
     folder = hub.snapshot_download(
-        name, revision=revision, allow_patterns=wanted, ignore_patterns=list(kind.copies)
+        name, revision=revision, allow_patterns=patterns, ignore_patterns=list(kind.copies)
     )
     if kind.copies_suffice and not complete(Path(folder)):
-        folder = hub.snapshot_download(name, revision=revision, allow_patterns=wanted)
+        folder = hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
     return Path(folder)
 
 
 def command(name: str, revision: str | None, patterns: Sequence[str] = PATTERNS) -> str:
     """The shell command that fetches a model into the local cache."""
-    at = f" --revision {revision}" if revision else ""
-    return f"hf download {name}{at} " + " ".join(f"--include '{pattern}'" for pattern in patterns)
+    option = f" --revision {revision}" if revision else ""
+    includes = " ".join(f"--include '{pattern}'" for pattern in patterns)
+    return f"hf download {name}{option} {includes}"
 
 
-def near(name: str) -> list[str]:
-    """Similar names: of models in the local cache, and of those that forget is used with."""
+def similar_names(name: str) -> list[str]:
+    """At most two similar names, of models in the local cache and of `KNOWN` models."""
     # See `snapshot`.
     from huggingface_hub import constants
 
@@ -154,13 +155,13 @@ def near(name: str) -> list[str]:
     return [by_lower[match] for match in difflib.get_close_matches(name.lower(), by_lower, 2, 0.75)]
 
 
-def _not_found(name: str, revision: str | None, what: str, kind: Kind) -> ModelError:
-    others = near(name) if kind.suggests else []
-    guess = f"did you mean {' or '.join(others)}? " if others else ""
+def _not_found(name: str, revision: str | None, reason: str, kind: Kind) -> ModelError:
+    similar = similar_names(name) if kind.suggests else []
+    guess = f"did you mean {' or '.join(similar)}? " if similar else ""
     full_name = f"{name}@{revision}" if revision else name
     fetch = command(name, revision, kind.patterns)
     return ModelError(
         "model.not-found",
-        f"{kind.noun}'{full_name}' is no folder here and {what}",
-        f"{guess}fetch it where there is a network: {fetch}",
+        f"{kind.noun}'{full_name}' is not a local folder and {reason}",
+        f"{guess}fetch it on a machine with a network: {fetch}",
     )

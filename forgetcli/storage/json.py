@@ -1,4 +1,4 @@
-"""JSON: written so that every parser accepts it, without NaN and Infinity, and read with limits, so
+"""JSON, written without NaN and Infinity, so that every parser accepts it, and read with limits, so
 that no file can exhaust memory or Python's stack.
 """
 
@@ -13,11 +13,12 @@ from typing import Any
 
 from forgetcli.storage.files import read_regular
 
-LARGEST_FILE = 64_000_000  # bytes; tokenizers have the largest JSON files, of some 20 MB
-DEEPEST = 64  # lists and tables within one another
+LARGEST_FILE = 64_000_000  # bytes; the largest JSON files are tokenizers, with about 20 MB
+DEEPEST = 64  # nesting depth of lists and tables
 LONGEST_NUMBER = 200  # digits; Python's conversion takes quadratic time
 MOST_VALUES = 2_000_000
-# A string, or the rest of the text if it does not end. Possessive: it never goes back.
+# A string, or the rest of the text if the string does not end. The quantifiers are possessive: they
+# never backtrack, so matching takes linear time.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+["\\]?', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _LONG_NUMBER = re.compile(rb"[0-9]{%d}" % (LONGEST_NUMBER + 1))
@@ -41,23 +42,23 @@ def decode(data: bytes, *, nan: bool = True, most_values: int = MOST_VALUES) -> 
 
     Args:
         nan: accept NaN and Infinity, which Python's own writer produces.
-        most_values: the number of values that the text may have.
+        most_values: the largest number of values that the text may have.
     Raises:
-        ValueError: not JSON in UTF-8; a key occurs twice in a table; lone surrogates, which no file
-            can hold; more values, nested deeper or with longer numbers than the limits. Never
+        ValueError: the text is not JSON in UTF-8, has a key twice in a table or a lone surrogate
+            (which no file can hold), or exceeds a limit: of values, nesting depth or digits. Never
             RecursionError.
     """
     text = data.decode("utf-8")
     _check_limits(data, most_values)
     value = json.loads(text, object_pairs_hook=_unique, parse_constant=None if nan else _refuse)
     if _SURROGATE.search(data):
-        # UnicodeEncodeError, a ValueError, for a surrogate that is not one of a pair.
+        # Raises UnicodeEncodeError, a ValueError, for a surrogate that is not part of a pair.
         json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 
 def _check_limits(data: bytes, most_values: int) -> None:
-    """Check what parsing would cost, in time linear in the text."""
+    """Refuse a text that is expensive to parse. The check takes linear time."""
     bare = _STRING.sub(b"0", data)
     if bare.count(b",") + bare.count(b"[") + bare.count(b"{") > most_values:
         raise ValueError(f"it has more than {most_values} values")
@@ -68,7 +69,7 @@ def _check_limits(data: bytes, most_values: int) -> None:
         if not brackets:
             return
         brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
-    # Brackets without a partner are left too. The parser stops at the first that closes.
+    # Unmatched brackets are left too. The parser stops at the first unmatched closing bracket.
     opening = brackets.count(b"[") + brackets.count(b"{")
     if b"[]" in brackets or b"{}" in brackets or opening > DEEPEST:
         raise ValueError(f"lists or tables are nested more than {DEEPEST} deep")
@@ -82,7 +83,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number in JSON")
+    raise ValueError(f"{constant} is not a number in JSON")
 
 
 def plain(value: Any) -> Any:
@@ -97,5 +98,5 @@ def plain(value: Any) -> Any:
 def encode(value: Any) -> bytes:
     """The content of a JSON file: keys in their order, indented by two spaces."""
     text = json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False, default=str)
-    # A name of a file that is not UTF-8 has lone surrogates, which UTF-8 cannot hold.
+    # File names that are not UTF-8 have lone surrogates, which UTF-8 cannot hold.
     return SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text + "\n").encode()

@@ -51,27 +51,27 @@ TORCH_NAMES = {
     "BF16": "bfloat16",
 }
 LONGEST_HEADER = 100_000_000  # bytes; the limit of the safetensors format
-# Commas and brackets, some ten a tensor. The largest public models have 20,000 tensors a file.
+# Commas and brackets, about ten per tensor. The largest public models have 20,000 tensors per file.
 MOST_VALUES = 500_000
 LONGEST_KEY = 1000  # characters of a tensor's name
 LARGEST_SIZE = 2**63
-MOST_SIZES = 64  # a tensor's rank; numpy's limit
+MOST_SIZES = 64  # dimensions of a tensor; numpy's limit
 FETCH_AGAIN = "fetch the model again"
 
 
 @dataclass(frozen=True)
 class TensorSite:
-    """Where one tensor is on disk.
+    """The location of one tensor on disk.
 
     Attributes:
         file: relative posix path within the model's folder.
         key: the tensor's name in the file.
-        dtype: as safetensors writes it: ``F16``.
-        shape: the tensor's sizes.
-        start: offset of its first byte in the file.
-        end: offset after its last byte in the file.
-        third: for a part of a tensor that holds q, k and v below one another, which of the three;
-            None for a whole tensor.
+        dtype: in the spelling of safetensors, such as ``F16``.
+        shape: the tensor's shape.
+        start: offset of the tensor's first byte in the file.
+        end: offset after the tensor's last byte in the file.
+        third: 0, 1 or 2 for the q, k or v part of a tensor in which the three are stacked; None for
+            a whole tensor.
     """
 
     file: str
@@ -83,7 +83,7 @@ class TensorSite:
     third: int | None = None
 
     def part(self, third: int | None) -> TensorSite:
-        """One of three equal parts along the first axis; the whole tensor for None."""
+        """One of three equal parts along the first axis, or the whole tensor for None."""
         if third is None:
             return self
         rows = self.shape[0] // 3
@@ -96,11 +96,11 @@ class TensorSite:
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A safetensors file whose header is read when it is first needed, once, and kept.
+    """A safetensors file. Its header is read once, when it is first needed.
 
     Attributes:
         folder: the model's folder.
-        file: the file's relative posix path within `folder`; `TensorSite.file` of its tensors.
+        file: the file's relative posix path within `folder`; also `TensorSite.file` of its tensors.
     """
 
     folder: Path
@@ -115,10 +115,10 @@ class WeightFile:
         """The tensors by key, in the header's order.
 
         Raises:
-            ModelError: model.damaged: not an intact safetensors file (a git-lfs pointer, a web
-                page, a truncated download, offsets that overlap or leave holes), or one that the
-                safetensors package refuses; model.pickle: a pickle with a safetensors name;
-                model.unreadable, file.not-regular.
+            ModelError: model.damaged: the file is not an intact safetensors file (for example a
+                git-lfs pointer, a web page, a truncated download, or offsets that overlap or leave
+                gaps), or the safetensors package refuses it; model.pickle: a pickle with the name
+                of a safetensors file; model.unreadable, file.not-regular.
         """
         entries, data, size = self._header
         try:
@@ -131,7 +131,7 @@ class WeightFile:
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
             raise damaged(self.path, f"its header is not valid ({fault})") from fault
         _check_cover(self.path, sites.values(), data, size)
-        self._get_second_opinion()
+        self._refuse_unloadable()
         return sites
 
     @cached_property
@@ -139,7 +139,7 @@ class WeightFile:
         """The free text in the header.
 
         Raises:
-            ModelError: model.damaged, also where the metadata are not text; model.unreadable.
+            ModelError: model.damaged, also if the metadata are not text; model.unreadable.
         """
         entries, _, _ = self._header
         metadata = entries.get("__metadata__") or {}
@@ -150,19 +150,21 @@ class WeightFile:
         return metadata
 
     def read_bytes(self, site: TensorSite) -> bytes:
-        """The bytes of one tensor, or of a part of it, as they are stored."""
+        """The stored bytes of one tensor, or of a part of it."""
         return read_bytes(self.folder, site)
 
     @cached_property
     def _header(self) -> tuple[dict[str, Any], int, int]:
-        """The header's entries, the offset at which the tensors begin, the file's size."""
+        """The header's entries, the offset of the first tensor and the file's size."""
         with self._open() as reader:
             size = os.fstat(reader.fileno()).st_size
             head = reader.read(8)
             _refuse_other_content(self.path, head + reader.read(120))
             length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
             if len(head) < 8 or 8 + length > size or not 2 <= length <= LONGEST_HEADER:
-                raise damaged(self.path, f"it is cut off or no safetensors file ({size} bytes)")
+                raise damaged(
+                    self.path, f"it is truncated or not a safetensors file ({size} bytes)"
+                )
             reader.seek(8)
             text = reader.read(length)
         try:
@@ -170,7 +172,7 @@ class WeightFile:
         except ValueError as fault:
             raise damaged(self.path, f"its header is not valid ({fault})") from fault
         if not isinstance(entries, dict):
-            raise damaged(self.path, "its header is not valid (it is no table)")
+            raise damaged(self.path, "its header is not valid (it is not a table)")
         return entries, 8 + length, size
 
     def _open(self) -> BinaryIO:
@@ -183,17 +185,18 @@ class WeightFile:
                 FETCH_AGAIN,
             ) from fault
 
-    def _get_second_opinion(self) -> None:
+    def _refuse_unloadable(self) -> None:
         """Refuse a file that the safetensors package refuses.
 
-        It maps the file and parses the header, in milliseconds. The libraries that load the model
-        open it in the same way, and their error would come later and say less.
+        The package maps the file and parses the header, which takes milliseconds. The libraries
+        that load the model use the package too, but their error comes later and says less.
         """
-        # Imports numpy; commands that open no weights do without it.
+        # Imported here, because the package imports numpy and some commands open no weights.
         from safetensors import SafetensorError, safe_open
 
         with self._open() as reader:
-            # By its number where the system can: the same file, and names need not be UTF-8.
+            # If the system allows it, the file is opened by its descriptor: then it is certainly
+            # the same file, and its name need not be UTF-8.
             opened = Path(f"/proc/self/fd/{reader.fileno()}")
             try:
                 with safe_open(opened if opened.exists() else self.path, "np"):
@@ -205,7 +208,7 @@ class WeightFile:
 
 
 def read_header(folder: Path, file: str) -> dict[str, TensorSite]:
-    """The tensors of a safetensors file by key, read now: `WeightFile.sites` without the keeping.
+    """The tensors of a safetensors file by key: `WeightFile.sites` without caching.
 
     Raises:
         ModelError: as `WeightFile.sites`.
@@ -214,7 +217,7 @@ def read_header(folder: Path, file: str) -> dict[str, TensorSite]:
 
 
 def damaged(path: Path, what: str) -> ModelError:
-    """The error for a file that is not what it has to be; `what` says in which way."""
+    """The error for a damaged file; `what` describes the damage."""
     return ModelError("model.damaged", f"{path} is damaged: {what}", FETCH_AGAIN)
 
 
@@ -243,7 +246,7 @@ def _refuse_other_content(path: Path, head: bytes) -> None:
 
 
 def _check_keys(entries: Mapping[str, Any]) -> None:
-    """Refuse names too long for a message, before any message has one."""
+    """Refuse names that are too long for an error message, before a message repeats one."""
     longest = max(map(len, entries), default=0)
     if longest > LONGEST_KEY:
         raise ValueError(f"a name has {longest} characters")
@@ -256,32 +259,34 @@ def _site(file: str, key: str, entry: dict, data: int) -> TensorSite:
     if not isinstance(dtype, str) or dtype not in ITEM_BITS:
         raise ValueError(f"'{key}' has the unknown dtype {str(dtype)[:20]!r}")
     if not isinstance(shape, list) or len(shape) > MOST_SIZES:
-        raise ValueError(f"'{key}' has a shape that is no list of at most {MOST_SIZES} sizes")
+        raise ValueError(f"'{key}' has a shape that is not a list of at most {MOST_SIZES} sizes")
     if any(type(n) is not int or not 0 <= n < LARGEST_SIZE for n in (*shape, begin, end)):
-        raise ValueError(f"'{key}' has a size or offset that is no natural number of 64 bits")
+        raise ValueError(f"'{key}' has a size or offset that is not a natural number of 64 bits")
     if (end - begin) * 8 != math.prod(shape) * ITEM_BITS[dtype]:
         raise ValueError(f"'{key}' has {end - begin} bytes, which is not {dtype} of shape {shape}")
-    return TensorSite(file, key, dtype, tuple(shape), data + begin, data + end)
+    return TensorSite(
+        file=file, key=key, dtype=dtype, shape=tuple(shape), start=data + begin, end=data + end
+    )
 
 
 def _check_cover(path: Path, sites: Iterable[TensorSite], data: int, size: int) -> None:
-    """Check that the tensors fill the file exactly, as the format demands.
+    """Refuse tensors that do not fill the file exactly, as the format demands.
 
-    If two tensors overlapped, one edit would change both.
+    If two tensors overlapped, an edit of one would change both.
     """
     at = data
     for site in sorted(sites, key=lambda s: (s.start, s.end)):
         if site.start != at:
-            problem = "overlaps another tensor" if site.start < at else "follows a hole"
+            problem = "overlaps another tensor" if site.start < at else "follows a gap"
             raise damaged(path, f"'{site.key}' {problem}")
         at = site.end
     if at != size:
-        guess = ": a cut-off download?" if size < at else ""
-        raise damaged(path, f"it has {size} bytes, its header wants {at}{guess}")
+        guess = ": an incomplete download?" if size < at else ""
+        raise damaged(path, f"it has {size} bytes, but its header requires {at}{guess}")
 
 
 def read_bytes(folder: Path, site: TensorSite) -> bytes:
-    """The tensor's bytes as they are stored."""
+    """The stored bytes of a tensor."""
     with open_regular(Path(folder, site.file)) as reader:
         reader.seek(site.start)
         data = reader.read(site.end - site.start)
@@ -291,10 +296,11 @@ def read_bytes(folder: Path, site: TensorSite) -> bytes:
 
 
 def editable_dtype(site: TensorSite) -> str:
-    """torch's name of the dtype in which a tensor is stored.
+    """torch's name for the dtype in which a tensor is stored.
 
     Raises:
-        ModelError: model.dtype: not a plain floating-point dtype, as in quantised models.
+        ModelError: model.dtype: the dtype is not a plain floating-point one, as in quantised
+            models.
     """
     if site.dtype not in TORCH_NAMES:
         raise ModelError(
@@ -308,8 +314,8 @@ def editable_dtype(site: TensorSite) -> str:
 def refuse_quantised(component: str, sites: Iterable[TensorSite]) -> None:
     """Refuse a quantised component before it is loaded.
 
-    Libraries convert float8 to float32 silently, and the edit could not be written back. Integers
-    of 32 and 64 bits are accepted: old text encoders store their position numbers.
+    Libraries silently convert float8 to float32, and then the edit could not be written back.
+    Integers of 32 and 64 bits are accepted, because old text encoders store their position ids.
 
     Raises:
         ModelError: model.dtype.

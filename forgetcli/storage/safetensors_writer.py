@@ -1,6 +1,6 @@
-"""Safetensors files written piece by piece: no tensor needs to be in memory, and a model never is.
+"""Writes safetensors files piece by piece, so that no tensor or model must fit into memory.
 
-The safetensors package wants all tensors at once, and gives its files mode 0600 whatever the umask.
+The safetensors package needs all tensors at once, and gives its files mode 0600 for every umask.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ CHUNK = 8 << 20  # bytes copied at a time
 
 @dataclass(frozen=True)
 class Content:
-    """A tensor to be written.
+    """A tensor to write.
 
     Attributes:
-        dtype: as safetensors writes it: ``F16``.
-        shape: the tensor's sizes.
-        pieces: returns its bytes in order, row-major and little-endian.
+        dtype: in the spelling of safetensors, such as ``F16``.
+        shape: the tensor's shape.
+        pieces: returns the tensor's bytes in order, row-major and little-endian.
     """
 
     dtype: str
@@ -54,7 +54,7 @@ def of_floats(tensor: Tensor) -> Content:
 
 
 def of_sites(folder: Path, sites: Iterable[TensorSite], shape: tuple[int, ...]) -> Content:
-    """Tensors of files in `folder`, concatenated along the first axis, read as they are written."""
+    """The concatenation of stored tensors along the first axis, read only while it is written."""
     sites = tuple(sites)
 
     def pieces() -> Iterator[bytes]:
@@ -79,13 +79,13 @@ def write(
     """Write a whole safetensors file.
 
     Args:
-        compact: the header has no spaces, and UTF-8 instead of escapes. Ledgers are written with
-            spaces and escapes since their first version, and stay byte for byte the same.
+        compact: write the header without spaces, and in UTF-8 instead of escapes. Ledgers have had
+            spaces and escapes since their first version, and their bytes must not change.
     Raises:
-        ModelError: model.changed: a tensor has not as many bytes as its dtype and shape say.
+        ModelError: model.changed: a tensor's number of bytes does not fit its dtype and shape.
     """
-    # The widest dtypes first, as the safetensors package has it: every tensor then begins at a
-    # multiple of its item size.
+    # The widest dtypes come first, as in files of the safetensors package: every tensor then begins
+    # at a multiple of its item size.
     ordered = sorted(tensors.items(), key=lambda item: (-ITEM_BITS[item[1].dtype], item[0]))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     at = 0
@@ -108,5 +108,5 @@ def write(
             raise ModelError(
                 "model.changed",
                 f"'{name}' has {written} bytes, not {content.size}: "
-                "the file it comes from was changed meanwhile",
+                "its source file was changed in the meantime",
             )

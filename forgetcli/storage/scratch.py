@@ -1,4 +1,4 @@
-"""A folder for a command's own temporary files, in the system's temporary folder."""
+"""Folders for a command's temporary files, in the system's temporary folder."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from forgetcli.storage.workspace import Workspace, collect
 
 @contextmanager
 def scratch(purpose: str) -> Iterator[Path]:
-    """An empty folder, which is removed when the block ends.
+    """Create an empty folder, and remove it when the block ends.
 
-    Those that killed runs have left are removed first: their locks are free. (What `tempfile`
-    makes has no lock, and nobody could tell.)
+    Folders that killed runs have left are removed first. They are recognised by their free locks.
+    Folders of `tempfile` have no locks, so abandoned ones could not be recognised.
 
     Args:
-        purpose: a word for its name.
+        purpose: a word for the folder's name.
     Raises:
-        OutputError: it cannot be made.
+        OutputError: the folder cannot be created.
     """
-    place = Path(os.path.realpath(tempfile.gettempdir()))
-    workspace = Workspace(place / f"forget-{purpose}")
+    parent = Path(os.path.realpath(tempfile.gettempdir()))
+    workspace = Workspace(parent / f"forget-{purpose}")
     try:
-        with output_faults(place, remedy="set TMPDIR to a folder on another disk"):
-            with suppress(PermissionError):  # a temporary folder that may not be listed
-                collect(place, workspace.target.name)
+        with output_faults(parent, remedy="set TMPDIR to a folder on another disk"):
+            with suppress(PermissionError):  # the temporary folder may not be listed
+                collect(parent, workspace.target.name)
             workspace.create()
             os.mkdir(workspace.new)
         yield workspace.new

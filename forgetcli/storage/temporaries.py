@@ -1,8 +1,8 @@
-"""Temporary files of `write_atomically`, and the removal of those that killed runs have left.
+"""The temporary files of `write_atomically`, and the removal of files that killed runs have left.
 
-A writer holds a lock on its temporary file until the file has its final name. The system takes the
-lock back when the writer dies. A temporary file that nobody has locked was therefore left by a
-killed run, whatever process number its name has.
+A writer holds a lock on its temporary file until the file has its final name. The system releases
+the lock when the writer dies. An unlocked temporary file was therefore left by a killed run,
+whatever process number its name has.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-ATTEMPTS = 5  # names tried, should other runs take each new file for an abandoned one
-STALE_SECONDS = 24 * 3600  # where there are no locks, a file of this age is abandoned
+ATTEMPTS = 5  # names to try; another run can take a new file for an abandoned one
+STALE_SECONDS = 24 * 3600  # without locks, a file of this age counts as abandoned
 LONGEST_NAME = 50  # characters of the final name that the temporary name repeats
 _NAME = re.compile(rf"\..{{1,{LONGEST_NAME}}}\.\d+-[0-9a-f]{{8}}\.forget\.tmp", re.DOTALL)
 
 
 def create(path: Path, mode: int | None) -> tuple[Path, int]:
-    """A new, locked file beside `path`: its path and its handle.
+    """Create a locked file beside `path`, and return its path and its handle.
 
     Args:
-        mode: permission bits; by default 0o666 less the umask.
+        mode: permission bits; default: 0o666 less the umask.
     Raises:
         OSError: the file cannot be created.
     """
@@ -38,11 +38,11 @@ def create(path: Path, mode: int | None) -> tuple[Path, int]:
         name = f".{path.name[:LONGEST_NAME]}.{os.getpid()}-{secrets.token_hex(4)}.forget.tmp"
         temporary = path.parent / name
         try:
-            # The mode is given at creation. To ask for the umask means to set it, which other
-            # threads would see.
+            # The mode is given at creation, so that the system applies the umask. The umask can be
+            # read only by setting it, which would affect other threads.
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
             handle = os.open(temporary, flags, 0o666 if mode is None else mode)
-            # Another run may have seen the file before it was locked, and removed it.
+            # Another run may have removed the file before it was locked.
             if _lock(handle) is not False and _is_same(temporary, handle):
                 return temporary, handle
             os.close(handle)
@@ -53,7 +53,7 @@ def create(path: Path, mode: int | None) -> tuple[Path, int]:
 
 
 def remove(path: Path) -> None:
-    """Remove a temporary file if it exists, also when a first Ctrl-C interrupts this."""
+    """Remove a temporary file if it exists, even if one Ctrl-C interrupts the removal."""
     try:
         if os.path.lexists(path):
             os.unlink(path)
@@ -65,7 +65,7 @@ def remove(path: Path) -> None:
 def collect(folder: Path) -> None:
     """Remove the temporary files in `folder` that killed runs have left.
 
-    Links, files of other users and files in use are left alone. No fault of the disk stops this.
+    Links, files of other users and files in use stay. Errors of the operating system are ignored.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
@@ -76,8 +76,8 @@ def collect(folder: Path) -> None:
 
 def _remove_abandoned(path: Path) -> None:
     status = os.lstat(path)
-    own = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
-    if not stat.S_ISREG(status.st_mode) or not own:
+    is_users_file = not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
+    if not stat.S_ISREG(status.st_mode) or not is_users_file:
         return
     handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
@@ -88,12 +88,12 @@ def _remove_abandoned(path: Path) -> None:
             os.unlink(path)
     finally:
         os.close(handle)
-    if abandoned and sys.platform == "win32":  # Windows removes no file that is open
+    if abandoned and sys.platform == "win32":  # Windows cannot remove an open file
         os.unlink(path)
 
 
 def _lock(handle: int) -> bool | None:
-    """Lock an open file; False if another process has locked it, None where there are no locks."""
+    """Try to lock an open file. False: another process holds the lock. None: there are no locks."""
     if sys.platform == "win32":
         return None
     try:

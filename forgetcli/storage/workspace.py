@@ -1,13 +1,13 @@
-"""Hidden folders in which one run builds an output beside its final place.
+"""Workspaces: hidden folders beside an output, in which a run builds the output.
 
     .edited.1234-0123abcd.tmp/
-        lock        held by the run for as long as the folder is in use
+        lock        held by the run while it uses the folder
         new         the output that is being built
-        old         the earlier output, where two names cannot be exchanged in one step
-        moved.json  which folder `old` is; written before it is moved
+        old         the earlier output, if the system cannot exchange two names in one step
+        moved.json  identifies the folder `old`; written before that folder is moved
 
-The system takes a lock back when its holder dies. A folder whose lock nobody holds was therefore
-left by a killed run, whatever process number its name has.
+The system releases a lock when its holder dies. A folder whose lock is free was therefore left by a
+killed run, whatever process number its name has.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ LOCK = "lock"
 CONTENT = {LOCK, "new", "old", "moved.json"}
 _NAME = re.compile(r"\.(?P<output>.+)\.\d+-[0-9a-f]{8}\.tmp", re.DOTALL)
 LARGEST_RECORD = 10_000  # bytes
-ATTEMPTS = 5  # names tried, should other runs take each new folder for an abandoned one
-# What file systems without locks answer.
+ATTEMPTS = 5  # names to try; another run can take a new folder for an abandoned one
+# The errors of file systems without locks.
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
@@ -44,7 +44,7 @@ def temporary_name(path: Path) -> Path:
 
 
 class Workspace:
-    """One hidden folder beside the output `target`; see the module's description."""
+    """One workspace for the output `target`; see the module's docstring."""
 
     def __init__(self, target: Path, folder: Path | None = None) -> None:
         self.target = target
@@ -64,10 +64,10 @@ class Workspace:
         return self.folder / "moved.json"
 
     def create(self) -> None:
-        """Make the folder and take its lock.
+        """Create the folder and take its lock.
 
-        Where the file system has no locks the folder goes without one. `collect` cannot take a lock
-        there either and leaves every folder alone.
+        On a file system without locks the folder has none. `collect` cannot take a lock there
+        either, so it removes no folder.
 
         Raises:
             OSError: the folder or its lock cannot be written.
@@ -78,17 +78,17 @@ class Workspace:
                 self._lock = _acquired(self.folder / LOCK)
             except NotImplementedError:
                 return
-            except FileNotFoundError:  # `collect` of another run has removed the folder
+            except FileNotFoundError:  # another run's `collect` has removed the folder
                 pass
             if self._lock is not None and (self.folder / LOCK).exists():
                 return
-            # Another run saw the folder before its lock was held, and removes it.
+            # Another run saw the folder before it was locked, and removes it.
             self.release()
             self.folder = temporary_name(self.target)
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.folder))
 
     def acquire(self) -> bool:
-        """Take the lock of a folder that another run has made, if that run is dead."""
+        """Take the lock of another run's folder, if that run is dead. Returns whether it is."""
         try:
             self._lock = _acquired(self.folder / LOCK)
         except (OSError, NotImplementedError):
@@ -101,7 +101,7 @@ class Workspace:
             self._lock = None
 
     def set_aside(self) -> None:
-        """Move the earlier output into the workspace, and first record which folder it is."""
+        """Record the identity of the earlier output, then move it into the workspace."""
         with open(self.record, "w", encoding="utf-8") as writer:
             json.dump(self._identity(self.target), writer)
             writer.flush()
@@ -109,18 +109,18 @@ class Workspace:
         os.rename(self.target, self.old)
 
     def restore(self) -> None:
-        """Put an earlier output back, unless there is another output by now.
+        """Move an earlier output back, unless another output exists now.
 
-        Only a folder that `set_aside` has recorded is put back: a plain folder, no link, with the
-        recorded inode. A folder that was planted under this name cannot know its inode beforehand.
+        Only a folder that `set_aside` has recorded is moved back: it must be a plain folder, not a
+        link, with the recorded inode. Somebody who plants a folder cannot choose its inode.
         """
         if not os.path.lexists(self.target) and self._is_recorded():
             os.rename(self.old, self.target)
 
     def remove(self) -> None:
-        """Remove the workspace and release its lock, also when a first Ctrl-C interrupts this.
+        """Remove the workspace and release its lock, even if one Ctrl-C interrupts the removal.
 
-        An earlier output that is still in it is put back. If it cannot be, the workspace stays.
+        An earlier output in the workspace is moved back. If that fails, the workspace stays.
         """
         try:
             self._remove()
@@ -136,7 +136,7 @@ class Workspace:
             return
         shutil.rmtree(self.folder, ignore_errors=True)
         self.release()
-        if os.path.lexists(self.folder):  # Windows removes no file that is open: the lock
+        if os.path.lexists(self.folder):  # Windows cannot remove an open file, as the lock was
             shutil.rmtree(self.folder, ignore_errors=True)
 
     def _is_recorded(self) -> bool:
@@ -148,7 +148,7 @@ class Workspace:
             return False
 
     def _identity(self, folder: Path) -> dict[str, str | int]:
-        """What stays the same when a plain folder is renamed."""
+        """The properties of a plain folder that a rename does not change."""
         status = os.lstat(folder)
         if not stat.S_ISDIR(status.st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
@@ -158,11 +158,11 @@ class Workspace:
 def collect(folder: Path, output: str | None = None) -> None:
     """Remove the workspaces and temporary files that killed runs have left in `folder`.
 
-    An earlier output that one of them had moved aside is put back. Folders of other users and links
-    are left alone, and of other outputs' workspaces also those that hold anything unknown.
+    An earlier output in such a workspace is moved back. Links and folders of other users stay. So
+    do workspaces of outputs other than `output` that have no lock or contain unknown files.
 
     Args:
-        output: the name of the output that is to be written. A run that was killed early leaves a
+        output: the name of the output that will be written. A run that was killed early leaves a
             workspace without a lock, which only the next run for the same output removes.
     """
     if not folder.is_dir():
@@ -170,7 +170,7 @@ def collect(folder: Path, output: str | None = None) -> None:
     temporaries.collect(folder)
     for path in sorted(folder.iterdir()):
         name = _NAME.fullmatch(path.name)
-        if name is None or not _is_own_folder(path):
+        if name is None or not _is_users_folder(path):
             continue
         if name["output"] == output or _has_lock_and_known_files(path):
             workspace = Workspace(folder / name["output"], path)
@@ -187,11 +187,11 @@ def _has_lock_and_known_files(path: Path) -> bool:
     return lock and names <= CONTENT
 
 
-def _is_own_folder(path: Path) -> bool:
-    """Whether `path` is a plain folder of this user, and the lock in it is no planted link."""
+def _is_users_folder(path: Path) -> bool:
+    """Whether `path` is a plain folder of this user, and its lock is not a link (a planted one)."""
     try:
         status = os.lstat(path)
-    except OSError:  # removed by another run meanwhile
+    except OSError:  # another run has removed it in the meantime
         return False
     if not stat.S_ISDIR(status.st_mode) or os.path.islink(path / LOCK):
         return False
@@ -199,13 +199,13 @@ def _is_own_folder(path: Path) -> bool:
 
 
 def _acquired(path: Path) -> BaseFileLock | None:
-    """The lock `path`, held from now on; None if another run holds it.
+    """Take the lock `path` and return it. Returns None if another run holds the lock.
 
     Raises:
         NotImplementedError: the file system has no locks.
         OSError: the lock cannot be opened.
     """
-    # filelock imports asyncio, which would delay the start of commands that write nothing.
+    # Imported here, because filelock imports asyncio and some commands write nothing.
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.integrity import Problem, problem
 from forgetcli.artifact.ledger import Ledger
-from forgetcli.artifact.manifest import MANIFEST, REPORT, EditedTensor, Manifest
+from forgetcli.artifact.manifest import MANIFEST, REPORT, Manifest
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError, counted
 from forgetcli.storage.json import decode

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from forgetcli.artifact.integrity import Problem
-from forgetcli.artifact.manifest import EditedTensor
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.errors import ModelError
 from forgetcli.models.tensors import read_tensor
 from forgetcli.storage.safetensors import WeightFile

@@ -17,7 +17,8 @@ from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.integrity import Problem, problem
 from forgetcli.artifact.ledger import LEDGER, TENSORS, Ledger
 from forgetcli.artifact.ledger_files import Entry, Place, content
-from forgetcli.artifact.manifest import MANIFEST, EditedTensor, Manifest
+from forgetcli.artifact.manifest import MANIFEST, Manifest
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.artifact.patch import round_to, stored_as
 from forgetcli.errors import ForgetError
 from forgetcli.models.tensors import read_tensor

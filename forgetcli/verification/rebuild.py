@@ -9,7 +9,8 @@ from forgetcli import models
 from forgetcli import recipe as recipes
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.integrity import Problem, problem
-from forgetcli.artifact.manifest import MANIFEST, EditedTensor
+from forgetcli.artifact.manifest import MANIFEST
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.checkpoint.base import Base
 from forgetcli.device import pick_device
 from forgetcli.editing.moment_cache import MomentCache

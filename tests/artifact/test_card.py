@@ -14,7 +14,7 @@ from pipelines import tiny_sd
 from tiny_runs import RECIPE
 
 from forgetcli import recipe as recipes
-from forgetcli.artifact import card, integrity
+from forgetcli.artifact import card, integrity, markdown
 from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base
 from forgetcli.errors import ModelError, OutputError
@@ -142,7 +142,7 @@ def test_text_of_a_recipe_stays_text():
 
 def test_markdown_shows_the_text_when_it_is_rendered():
     markdown_it = pytest.importorskip("markdown_it")
-    shown = markdown_it.MarkdownIt("commonmark").renderInline(card.markdown(NASTY))
+    shown = markdown_it.MarkdownIt("commonmark").renderInline(markdown.escaped(NASTY))
     assert (
         "<script" not in shown
         and "<a " not in shown

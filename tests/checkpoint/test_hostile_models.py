@@ -19,7 +19,7 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import config_fit, pipeline_index
 from forgetcli.checkpoint.base import resolve
 from forgetcli.errors import ModelError
-from forgetcli.generation.draw import generate
+from forgetcli.generation.generate import generate
 from forgetcli.pipeline.apply import apply
 from forgetcli.pipeline.inspect import inspect
 from forgetcli.progress import Silent

@@ -24,6 +24,7 @@ from forgetcli import export, models, recipe
 from forgetcli.artifact import integrity, ledger, ledger_extension, patch, statement
 from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact.edited import EditedModel
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.artifact.previous_edits import PreviousEdits
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import ldm as layout
@@ -31,7 +32,7 @@ from forgetcli.cli.app import app
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.export import modelspec
-from forgetcli.generation import draw
+from forgetcli.generation import generate
 from forgetcli.generation.images import ImageRequest
 from forgetcli.models import components
 from forgetcli.models.tensors import read_parameter, read_tensor
@@ -266,7 +267,7 @@ def test_a_file_without_the_text_model_prefix_is_read_alike(folders, file):
 # --- editing
 
 
-def assert_only_edited_bytes_differ(file: Path, edited: Path) -> list[manifests.EditedTensor]:
+def assert_only_edited_bytes_differ(file: Path, edited: Path) -> list[EditedTensor]:
     """Every other byte of the file is the base's, header included; the edited ones do differ."""
     tensors = manifests.load(edited).edited
     before, after = bytearray(file.read_bytes()), bytearray((edited / file.name).read_bytes())
@@ -783,7 +784,9 @@ def test_pictures_are_those_of_the_folder_and_after_the_edit_others(
     apply(read_only_files(style), tmp_path / "edited")
     of_file, of_folder, of_edit = (
         Image.open(
-            draw.generate(["van gogh"], model=model, steps=2, output=tmp_path / name).images[0].path
+            generate.generate(["van gogh"], model=model, steps=2, output=tmp_path / name)
+            .images[0]
+            .path
         ).tobytes()
         for name, model in (
             ("file", read_only_files(style)),
@@ -993,7 +996,7 @@ def test_a_marked_file_is_drawn_as_the_folder_that_says_the_same(file, tmp_path)
 
 def drawn(path: Path) -> numpy.ndarray:
     request = ImageRequest("a cat", 0, steps=2)
-    return numpy.asarray(draw.Sampler(checkpoint.resolve(path), "cpu")([request])[0])
+    return numpy.asarray(generate.Sampler(checkpoint.resolve(path), "cpu")([request])[0])
 
 
 def test_damaged_settings_of_a_scheduler_are_a_named_error(file):
@@ -1053,7 +1056,7 @@ def test_a_vae_that_the_file_lacks_is_taken_from_the_settings_folder(
     apply(file, tmp_path / "blind")  # the edit itself needs none
     error = refused(
         "model.missing-component",
-        draw.generate,
+        generate.generate,
         ["a cat"],
         model=tmp_path / "blind",
         steps=1,
@@ -1065,7 +1068,7 @@ def test_a_vae_that_the_file_lacks_is_taken_from_the_settings_folder(
     assert not list(
         (tmp_path / "edited/config").glob("unet/*.safetensors")
     )  # what the file has is not there twice, unedited
-    draw.generate(
+    generate.generate(
         ["a cat"], model=tmp_path / "edited", steps=1, output=tmp_path / "x", compare_base=True
     )
     assert integrity.verify(tmp_path / "edited").ok

@@ -16,7 +16,7 @@ from tiny_runs import RECIPE
 from forgetcli import recipe
 from forgetcli.artifact import integrity
 from forgetcli.artifact import manifest as manifests
-from forgetcli.generation import draw
+from forgetcli.generation import generate
 from forgetcli.pipeline import apply
 
 
@@ -65,7 +65,7 @@ def edited(folder: Path) -> tuple[dict, bytes, bytes]:
     )
     assert integrity.verify(output, base=str(folder)).ok
     drawn = [
-        draw.generate(
+        generate.generate(
             ["van gogh"], model=str(model), steps=2, output=model / ".pictures", device="cpu"
         )
         .images[0]

@@ -243,7 +243,7 @@ def test_generate_takes_prompts_from_everywhere(
     picture = Result(path=Path("images/1.png"), prompt="a", seed=3)
     made = Result(images=[picture], grid=None, reused=2)
     made.as_dict = lambda: {"images": [picture.as_dict()], "seconds": {"total": 1}}
-    calls = recorder(monkeypatch, "forgetcli.generation.draw.generate", made)
+    calls = recorder(monkeypatch, "forgetcli.generation.generate.generate", made)
     (tmp_path / "p.txt").write_text("# two\nb\n\nc\n")
     human = invoke(
         "generate",

@@ -249,13 +249,13 @@ EVAL_STAGES = {  # where the signal comes; pictures that are there by then
     "loading": (Strike("forgetcli.evaluation.run:subjects", after=True), 0),
     "claiming the folder": (Strike("forgetcli.evaluation.run:claim", after=True), 0),
     "pictures of the unedited model": (
-        Strike("forgetcli.generation.draw:png_bytes", nth=2, after=True),
+        Strike("forgetcli.generation.generate:png_bytes", nth=2, after=True),
         1,
     ),
     "writing one": (Strike("os:replace", nth=4), 2),
     "judging": (Strike("forgetcli.evaluation.judges.demo:DemoJudge.see", after=True), PROMPTS),
     "pictures of the edited model": (
-        Strike("forgetcli.generation.draw:png_bytes", nth=PROMPTS + 4),
+        Strike("forgetcli.generation.generate:png_bytes", nth=PROMPTS + 4),
         PROMPTS + 3,
     ),
     "writing down what was judged": (
@@ -290,7 +290,7 @@ def test_eval_keeps_its_pictures_and_goes_on(
 def test_eval_takes_sigterm_as_ctrl_c(forget: Forks, place: Path, tmp_path: Path):
     whole = start(place, tmp_path)
     run = forget(
-        tmp_path, *EVAL, strike=Strike("forgetcli.generation.draw:png_bytes", "SIGTERM", nth=3)
+        tmp_path, *EVAL, strike=Strike("forgetcli.generation.generate:png_bytes", "SIGTERM", nth=3)
     )
     assert run.struck
     assert_interrupted(run, "SIGTERM")
@@ -338,11 +338,11 @@ GENERATE = (
     "images",
 )
 GENERATE_STAGES = {  # where the signal comes; pictures that are there by then
-    "loading": (Strike("forgetcli.generation.draw:Sampler.__init__", after=True), 0),
-    "drawing": (Strike("forgetcli.generation.draw:Sampler.__call__", nth=2), 2),
+    "loading": (Strike("forgetcli.generation.generate:Sampler.__init__", after=True), 0),
+    "drawing": (Strike("forgetcli.generation.generate:Sampler.__call__", nth=2), 2),
     "writing one": (Strike("os:replace", nth=2), 1),
-    "the unedited model's": (Strike("forgetcli.generation.draw:png_bytes", nth=5), 4),
-    "the grid": (Strike("forgetcli.generation.draw:write_grid"), 6),
+    "the unedited model's": (Strike("forgetcli.generation.generate:png_bytes", nth=5), 4),
+    "the grid": (Strike("forgetcli.generation.generate:write_grid"), 6),
     "writing the grid": (Strike("os:replace", nth=7), 6),
 }
 
@@ -386,7 +386,7 @@ def test_drawing_in_place_would_be_caught(forget: Forks, place: Path, drawn: Pat
 DEMO = ("demo", "--recipe", "tiny.toml", "-o", "demo")
 DEMO_STAGES = {  # where the signal comes; whether the edited model is there by then
     "edit": (Strike("forgetcli.editing.refine:descend_all", nth=3), False),
-    "pictures": (Strike("forgetcli.generation.draw:png_bytes", nth=3), True),
+    "pictures": (Strike("forgetcli.generation.generate:png_bytes", nth=3), True),
     "report": (Strike("forgetcli.report:write_page"), True),
     "sheet": (Strike("forgetcli.report.pairs:write_sheet"), True),
 }

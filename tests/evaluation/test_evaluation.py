@@ -24,15 +24,16 @@ from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject, evaluate, judges
 from forgetcli.evaluation import gates as gates_module
 from forgetcli.evaluation.gates import Gate, outcomes, parse
+from forgetcli.evaluation.intervals import harmonic_interval
 from forgetcli.evaluation.judges import Verdict
 from forgetcli.evaluation.measures import Measure, ModelQuality, Quality
 from forgetcli.evaluation.opened import opened
 from forgetcli.evaluation.questions import choices, of_recipe
 from forgetcli.evaluation.run_folder import claim
-from forgetcli.evaluation.scores import matrix, score, summary
+from forgetcli.evaluation.scores import by_prompt, matrix, score, summary
 from forgetcli.evaluation.subjects import _labels, _targets, apart, unused
 from forgetcli.evaluation.verdicts import Log, look
-from forgetcli.generation.draw import batches
+from forgetcli.generation.generate import batches
 from forgetcli.generation.images import ImageRequest, has_origin
 from forgetcli.progress import Silent
 from forgetcli.recipe import Concept
@@ -302,6 +303,112 @@ def test_bad_gates_are_refused(text, code):
         parse(text)
     assert refused.value.code == code
     assert gates_module.parse("forget = 0.5, h=1") == (Gate("forget", 0.5), Gate("h", 1.0))
+
+
+def test_a_gate_says_the_measure_the_bound_and_which_measures_there_are():
+    scores = {"h": 0.5, "h_n": 1, "h_ci": [0.25, 1]}
+    for bound, confident, text in (
+        (0.5, False, "m: h = 0.500 (≥ 0.5)"),
+        (0.75, False, "m: h = 0.500 (not ≥ 0.75)"),
+        (0.25, True, "m: h = 0.500, lower end 0.250 (≥ 0.25)"),
+        (0.3, True, "m: h = 0.500, lower end 0.250 (not ≥ 0.3)"),
+    ):
+        found = gates_module.outcome("m", scores, Gate("h", bound), confident)
+        assert (found.text, found.passed) == (text, "not" not in text)
+        assert (found.gate, found.model) == (Gate("h", bound), "m")
+    assert parse("h=0,resist=1", ("resist", "h")) == (Gate("h", 0.0), Gate("resist", 1.0))
+    for text, hint in (
+        ("retian=1", "did you mean 'retain'?"),
+        ("x=1", "there are: forget, forget_direct, forget_indirect, retain, h, target"),
+        ("h=-0.01", "for instance h=0.8"),
+        ("h=1.01", "for instance h=0.8"),
+    ):
+        with pytest.raises(ForgetError) as refused:
+            parse(text)
+        assert refused.value.hint == hint
+
+
+def test_results_of_attacks_are_read_and_nothing_else_is(tmp_path):
+    file = tmp_path / "results.json"
+    good = {
+        "command": "attack",
+        "model": {"digest": "d"},
+        "resist": 0.25,
+        "resist_ci": [0, 1],
+        "resist_n": 4,
+    }
+    for value in (0.25, 1, None):
+        file.write_text(json.dumps({**good, "resist": value}))
+        expected = {"resist": value, "resist_ci": [0.0, 1.0], "resist_n": 4}
+        assert gates_module.read_attacks(file) == {"d": expected}
+    for changed in (
+        {"command": "eval"},
+        {"model": {"digest": 1}},
+        {"resist_n": "4"},
+        {"resist": True},
+        {"resist": "0.25"},
+        {"resist": math.nan},
+        {"resist_ci": [0]},
+        {"resist_ci": [0, 0.5, 1]},
+        {"resist_ci": ["low", 1]},
+        {"resist_ci": None},
+        {"model": None},
+    ):
+        file.write_text(json.dumps({**good, **changed}))
+        with pytest.raises(ForgetError) as refused:
+            gates_module.read_attacks(file)
+        assert refused.value.code == "eval.bad-attacks"
+    with pytest.raises(ForgetError):
+        gates_module.read_attacks(tmp_path / "none.json")
+
+
+def test_figures_have_four_decimals_and_the_interval_of_their_counts(tmp_path):
+    """Wilson's limits of 2 of 3 and of 1 of 3 are the roots of his equation, to four decimals."""
+    subject = Subject("edited", base("edited"), frozenset({"red"}))
+    rows = [("red", f"a {k}", "adversarial", k == 0) for k in range(3)]
+    rows += [("blue", f"b {k}", "plain", k == 0) for k in range(3)]
+    answers = run(tmp_path, subject, rows).answers
+    made = score(answers, subject)
+    assert (made.forget.value, made.forget.interval) == (0.6667, (0.2077, 0.9385))
+    assert (made.retain.value, made.retain.interval) == (0.3333, (0.0615, 0.7923))
+    assert list(made.forget_by_kind) == ["direct", "indirect", "adversarial"]
+    assert made.forget_by_kind["adversarial"] == made.forget
+    nothing = made.forget_by_kind["direct"]
+    assert (nothing.value, nothing.interval, nothing.count) == (None, (0.0, 1.0), 0)
+    # H of the rounded fractions, and its bootstrap interval, are rounded too.
+    assert (made.h.value, made.h.count) == (0.4444, 6)
+    low, high = harmonic_interval([0.0, 1.0, 1.0], [1.0, 0.0, 0.0])
+    assert made.h.interval == (round(low, 4), round(high, 4))
+    assert 0 <= low < 0.4444 < high <= 1
+    assert score(answers[:3], subject).h.interval == (0.0, 1.0)
+    assert score(answers[:3], subject).h.count == 3
+    assert matrix([Run(subject, answers)]).seen == ((0.3333, 0.3333),)
+    assert matrix([Run(subject, answers), Run(subject, answers[:3])]).seen[1] == (0.3333, None)
+
+
+def test_prompts_have_equal_weights_in_h_however_many_images_they_have(tmp_path):
+    """Images of one prompt are alike: H is resampled over prompts, by the fraction of each."""
+    subject = Subject("edited", base("edited"), frozenset({"red"}))
+    rows = [("red", prompt, "direct", prompt == "b") for prompt in "aaab"]
+    rows += [("blue", prompt, "direct", n != 1) for n, prompt in enumerate("ccd")]
+    answers = run(tmp_path, subject, rows).answers
+    assert by_prompt(answers[:4], subject) == [1.0, 0.0]
+    assert by_prompt(answers[4:], subject) == [0.5, 1.0]
+    low, high = harmonic_interval([1.0, 0.0], [0.5, 1.0])
+    assert score(answers, subject).h.interval == (round(low, 4), round(high, 4))
+
+
+def test_a_concept_without_images_of_a_model_has_no_score(evaluation):
+    edited = evaluation.edited[0]
+    baseline = replace(evaluation.baseline, answers=evaluation.baseline.answers[:3])
+    made = summary(baseline, edited)
+    assert made.concepts["blue"].baseline is None
+    assert made.concepts["blue"].as_dict()["baseline"] == {}
+    assert made.concepts["blue"].edited.as_dict()["retain_direct_n"] == 1
+    # The prompt that the edit was made with is in none of the concept's figures.
+    red = made.concepts["red"].edited.as_dict()
+    assert (red["forget_n"], red["forget_direct_n"], red["forget_indirect_n"]) == (2, 1, 1)
+    assert (made.edit_prompts.value, made.edit_prompts.count) == (1.0, 1)
 
 
 def test_results_as_json_csv_and_junit(evaluation, tmp_path):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import mpmath
+import numpy as np
 import pytest
 
 from forgetcli.evaluation.intervals import (
@@ -111,3 +113,42 @@ def test_bootstrap_limits_are_the_quantiles_of_two_and_a_half_percent():
         ),
     ):
         assert [count * share(end) for end in interval] == pytest.approx(limits, abs=1.5)
+
+
+@pytest.mark.parametrize(("successes", "count"), [(0, 3), (1, 3), (7, 31), (31, 31), (1, 1)])
+def test_wilson_limits_are_the_roots_of_the_equation_at_30_digits(successes: int, count: int):
+    """(p̂ − p)² = z² p (1 − p) / n, a quadratic equation in p."""
+    with mpmath.workdps(30):
+        z2 = 2 * mpmath.erfinv(mpmath.mpf("0.95")) ** 2
+        assert mpmath.sqrt(z2) == pytest.approx(Z95, rel=1e-15)
+        share = mpmath.mpf(successes) / count
+        limits = mpmath.polyroots([1 + z2 / count, -(2 * share + z2 / count), share**2])
+    expected = sorted(float(limit.real) for limit in limits)
+    assert wilson(successes, count) == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    assert wilson(successes, count)[0] >= 0 and wilson(successes, count)[1] <= 1
+
+
+def test_bootstraps_are_of_2000_resamples_from_the_seed():
+    """Results of two runs can be compared to the last digit, also with another seed."""
+    forget, retain = np.array([0.0, 0.5, 1.0, 0.25, 0.75]), np.array([1.0, 0.5, 0.0])
+    other_forget, other_retain = forget[::-1] / 2, retain[::-1]
+
+    def h(f: float, r: float) -> float:
+        return 2 / (1 / f + 1 / r) if f and r else 0.0
+
+    for seed, options in ((0, {}), (7, {"seed": 7})):
+        draws = [np.random.default_rng(seed) for _ in range(3)]
+        single, lead = [], []
+        for _ in range(2000):
+            f, r = (draws[0].integers(0, n, n) for n in (5, 3))
+            single.append(h(forget[f].mean(), retain[r].mean()))
+            f, r = (draws[1].integers(0, n, n) for n in (5, 3))
+            theirs = h(other_forget[f].mean(), other_retain[r].mean())
+            lead.append(h(forget[f].mean(), retain[r].mean()) - theirs)
+        means = forget[draws[2].integers(0, 5, (2000, 5))].mean(1)
+        for found, values in (
+            (harmonic_interval(forget, retain, **options), single),
+            (harmonic_lead(forget, retain, other_forget, other_retain, **options), lead),
+            (mean_interval(forget, **options), means),
+        ):
+            assert found == pytest.approx(np.quantile(values, [0.025, 0.975]), rel=1e-12)

@@ -42,7 +42,7 @@ from forgetcli.experiments.comparison.rows import RowPart
 from forgetcli.experiments.comparison.run import check_folder
 from forgetcli.pipeline import apply
 from forgetcli.report import comparison as comparison_report
-from forgetcli.report.methods import columns, markdown
+from forgetcli.report.methods import columns, markdown_table
 
 EDITED_CONCEPT = (
     'concept = "van gogh", target = "monet", '
@@ -491,13 +491,13 @@ def test_all_failed_is_an_error_and_so_is_a_control_that_fails(inside, monkeypat
             Fault("edit.no-effect", "it did nothing", "do more"),
         ),
         ("error[memory]: too little\n", 2, Fault("memory", "too little")),
-        ("", -9, Fault("killed", "the edit was ended by SIGKILL", "too little memory?")),
+        ("", -9, Fault("killed", "the edit's process was ended by SIGKILL", "too little memory?")),
         (
             "Traceback …\nValueError: x\n",
             1,
             Fault("internal", "the edit ended with exit code 1: ValueError: x"),
         ),
-        ("", 1, Fault("internal", "the edit ended with exit code 1: it said nothing")),
+        ("", 1, Fault("internal", "the edit ended with exit code 1: no error message")),
     ],
 )
 def test_why_an_edit_failed(said, code, fault):
@@ -839,7 +839,7 @@ def test_the_table_as_markdown_is_text_whatever_it_holds():
         "memory",
         "changed",
     ]
-    _, _, first, second, _, told = markdown([good, bad]).splitlines()
+    _, _, first, second, _, told = markdown_table([good, bad]).splitlines()
     assert (
         first == "| a\\|b | 0.500 [0.25, 0.75] | – | – | 1.000 [0.90, 1.00] | 0.667 [0.50, 0.80] | "
         "25.000 | 1.2 | 512 MiB | 1.23% |"

@@ -65,7 +65,7 @@ def test_what_is_finished_is_not_to_be_made_again(recipe: Path, monkeypatch: pyt
 def test_a_search_and_the_demo(recipe: Path):
     search = preview.of_search(recipe, trials=5)
     assert search.images == 4 * 6 and "refine.damping" in search.searched
-    with pytest.raises(ForgetError, match="what can be searched"):
+    with pytest.raises(ForgetError, match="no search space"):
         preview.of_search(recipe, method="none")
     found = preview.of_demo(Path("demo"), recipe=str(recipe))
     assert (found.images, found.edits[0].finished) == (8, False)

@@ -463,7 +463,7 @@ def read_found(data: bytes, folder: Path) -> None:
     from forgetcli.robustness import records
 
     (folder / "found.safetensors").write_bytes(data)
-    records.read_found(folder / "found.safetensors")
+    records.read_conditionings(folder / "found.safetensors")
 
 
 def found_file() -> bytes:

@@ -16,7 +16,7 @@ from pipelines import tiny_sd
 
 from forgetcli.checkpoint import base
 from forgetcli.errors import ForgetError
-from forgetcli.generation.draw import Sampler, generate
+from forgetcli.generation.generate import Sampler, generate
 from forgetcli.generation.grid import SMALLEST, write_grid
 from forgetcli.generation.images import METADATA, GeneratedImage
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from forgetcli import models
 from forgetcli.checkpoint.base import resolve
 from forgetcli.errors import ModelError
-from forgetcli.generation.draw import Sampler
+from forgetcli.generation.generate import Sampler
 from forgetcli.generation.images import ImageRequest
 from forgetcli.models.tokens import tokenise
 
@@ -282,7 +282,7 @@ def test_a_part_that_is_null_is_named_by_every_command(copy, part: str):
 def test_generation_imports_no_onnxruntime(originals: dict[str, Path]):
     code = (
         "import sys; from pathlib import Path; from forgetcli.checkpoint.base import resolve\n"
-        "from forgetcli.generation.draw import Sampler\n"
+        "from forgetcli.generation.generate import Sampler\n"
         f"Sampler(resolve({str(originals['sd'])!r}), 'cpu')\n"
         "assert 'diffusers.pipelines.pipeline_utils' in sys.modules\n"
         "assert 'onnxruntime' not in sys.modules\n"

@@ -461,8 +461,8 @@ def with_eigenvalue(value: float) -> Tensor:
         ("edit.moment-dtype", eye().float(), eye()),
         ("edit.moment-not-finite", eye() * float("nan"), eye()),
         ("edit.moment-not-finite", with_eigenvalue(float("inf")), eye()),
-        ("edit.moment-not-symmetric", skewed(1e-6), skewed(1e-12)),
-        ("edit.moment-indefinite", with_eigenvalue(-1e-6), with_eigenvalue(-1e-12)),
+        ("edit.moment-not-symmetric", skewed(1.2e-9), skewed(0.8e-9)),
+        ("edit.moment-indefinite", with_eigenvalue(-4.8e-10), with_eigenvalue(-3.2e-10)),
         ("edit.moment-zero", torch.zeros(4, 4, dtype=torch.float64), eye() * 1e-200),
     ],
 )

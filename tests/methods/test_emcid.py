@@ -24,7 +24,7 @@ from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.moments import preserve_moments
 from forgetcli.errors import EditError
 from forgetcli.evaluation import judges
-from forgetcli.generation import draw as generation
+from forgetcli.generation import generate as generation
 from forgetcli.generation.images import ImageRequest
 from forgetcli.linalg import Moment, spread_edit
 from forgetcli.methods import emcid
@@ -476,7 +476,7 @@ def test_the_embedded_model_draws_no_more_dogs(tmp_path: Path):
     shots = [ImageRequest(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
     judge, seen = judges.load("demo", device="cpu"), {}
     for name in ("demo", str(tmp_path / "edited")):
-        paths, _ = generation.draw(
+        paths, _ = generation.generate_images(
             base.resolve(name),
             shots,
             tmp_path / "pictures" / Path(name).name,

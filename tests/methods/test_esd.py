@@ -22,7 +22,7 @@ from forgetcli.editing.edit import Edit
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
 from forgetcli.evaluation import judges
-from forgetcli.generation import draw
+from forgetcli.generation import generate
 from forgetcli.generation.images import ImageRequest
 from forgetcli.methods import esd
 from forgetcli.models.tokens import tokenise
@@ -400,7 +400,7 @@ def test_the_embedded_model_draws_no_more_dogs(tmp_path: Path):
     shots = [ImageRequest(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
     judge, seen = judges.load("demo", device="cpu"), {}
     for name in ("demo", str(tmp_path / "edited")):
-        paths, _ = draw.draw(
+        paths, _ = generate.generate_images(
             checkpoint.resolve(name),
             shots,
             tmp_path / "pictures" / Path(name).name,

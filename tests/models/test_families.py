@@ -25,7 +25,7 @@ from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.moments import preserve_moments
 from forgetcli.editing.pairs import Pairs
 from forgetcli.errors import EditError, ForgetError, RecipeError
-from forgetcli.generation import draw as generation
+from forgetcli.generation import generate as generation
 from forgetcli.generation.images import ImageRequest
 from forgetcli.models.base import Context
 from forgetcli.models.families import flux
@@ -224,7 +224,7 @@ def test_inpainting_predicts_as_its_pipeline_does(folders, pipes):
         3.0,
         image=Image.new("RGB", (16, 16), (127, 127, 127)),
         mask_image=Image.new("L", (16, 16), 255),
-        masked_image_latents=model._blank,
+        masked_image_latents=model._grey_latents,
     )
     assert noisy.shape[1] == 9 and model.latent_shape == (4, 8, 8)
     assert torch.allclose(model.with_mask(noisy[:, :4]), noisy)
@@ -552,7 +552,7 @@ def check_edited(
 
 def draw(folder: Path, output: Path) -> bytes:
     shot = ImageRequest("a van gogh painting of a dog", 0, steps=2, width=16, height=16)
-    (path,), _ = generation.draw(
+    (path,), _ = generation.generate_images(
         checkpoint.resolve(folder), [shot], output, device="cpu", batch=1, observer=Silent()
     )
     with Image.open(path) as image:

@@ -9,7 +9,14 @@ import pytest
 from PIL import Image
 
 from forgetcli.report import robustness
-from forgetcli.robustness.results import EDITED, UNEDITED, Attacked, Outcome, Robustness, Tried
+from forgetcli.robustness.results import (
+    EDITED,
+    UNEDITED,
+    Attacked,
+    JudgedAttempt,
+    Outcome,
+    Robustness,
+)
 
 NASTY = '<script>alert(1)</script> "quoted" \u202e'
 BUDGET = {
@@ -24,11 +31,11 @@ BUDGET = {
 def outcome(folder: Path, attack: str, role: str, seen: list[bool]) -> Outcome:
     path = folder / "0.png"
     Image.new("RGB", (2, 2)).save(path)
-    tried = tuple(
-        Tried(NASTY, "", k, path, back, "dog" if back else "cat", float(back))
+    attempts = tuple(
+        JudgedAttempt(NASTY, "", k, path, back, "dog" if back else "cat", float(back))
         for k, back in enumerate(seen)
     )
-    return Outcome(attack, "a dog", "dog", role, tried, (True,) * len(seen), BUDGET)
+    return Outcome(attack, "a dog", "dog", role, attempts, (True,) * len(seen), BUDGET)
 
 
 @pytest.fixture
@@ -53,7 +60,7 @@ def test_the_strongest_attack_comes_first_and_what_came_back_before_the_rest(htm
     assert "strong brings dog back in 50 % of its attempts" in html and "~ resists 50 %" in html
     assert html.index("<h3>strong") < html.index("<h3>weak")
     assert html.index("✗ it is back, judged dog") < html.index("✓ not back, judged cat")
-    assert "✓ 0 %" in html and "✗ what came back: 1" in html
+    assert "✓ 0 %" in html and "✗ brought back: 1" in html
 
 
 def test_prompts_are_text_and_every_picture_says_what_it_is(html: str):

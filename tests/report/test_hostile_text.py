@@ -18,16 +18,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from forgetcli import recipe
-from forgetcli.artifact import card
+from forgetcli.artifact import markdown
 from forgetcli.cli.app import app
 from forgetcli.cli.visible import one_line as terminal_line
 from forgetcli.cli.visible import visible, visible_json
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject
 from forgetcli.evaluation.gates import Gate, Outcome
-from forgetcli.report import text_formats, write
+from forgetcli.report import write
 from forgetcli.report.plot import forget_retain
 from forgetcli.report.results import write_junit
+from forgetcli.report.spreadsheet import csv_table, inert_cell
 from forgetcli.storage import json as plain_json
 
 HOSTILE = {
@@ -76,7 +77,7 @@ class Page(HTMLParser):
 @settings(max_examples=150, deadline=None)
 @given(cells=st.lists(ANY_TEXT, min_size=1, max_size=3))
 def test_a_csv_has_one_row_a_row_and_no_formula(cells: list[str]):
-    written = text_formats.csv_table(("a",) * len(cells), [cells, cells]).decode()
+    written = csv_table(("a",) * len(cells), [cells, cells]).decode()
     # As a spreadsheet reads it: a lone carriage return ends a row too.
     rows = list(csv.reader(io.StringIO(written, newline="")))
     assert len(rows) == 3 and "\r" not in written
@@ -89,17 +90,16 @@ def test_a_csv_has_one_row_a_row_and_no_formula(cells: list[str]):
 @given(text=ANY_TEXT)
 def test_markdown_is_one_line_of_text(text: str):
     for written in (
-        text_formats.markdown_text(text),
-        text_formats.markdown_heading(text),
-        text_formats.markdown_cell(text),
-        card.markdown(text),
+        markdown.escaped(text),
+        markdown.heading(text),
+        markdown.escaped(inert_cell(text)),
     ):
         assert "\n" not in written and not CONTROLS & set(written)
         written.encode()
         bare = written.replace("\\\\", "")
         for sign in "<>[]`|*":
             assert bare.count(sign) == bare.count(f"\\{sign}")
-    code = text_formats.markdown_code(text)
+    code = markdown.code(text)
     assert "\n" not in code and not CONTROLS & set(code) and code.encode()
 
 

@@ -99,9 +99,9 @@ def test_the_report_shows_verdict_scores_matrix_and_judge(evaluation, tmp_path):
     html = page(evaluation, tmp_path)
     assert html.count("<figure>") == 2  # at the top: one to forget, one to keep
     assert html.count("<figure class=") == 2 and "95 % intervals" in html
-    said = "shows van gogh in 0 % of 1 picture (unedited: 100 %); it shows other concepts"
+    said = "shows van gogh in 0 % of 1 image (unedited: 100 %); it shows retained concepts"
     assert said in html and "✓ forgotten" in html and "✓ the rest kept" in html
-    assert f"forget {forgetcli.__version__}, 20" in html and 'href="#pictures"' in html
+    assert f"forget {forgetcli.__version__}, 20" in html and 'href="#images"' in html
     assert 'asked">✓ 0 %' in html  # to be forgotten: 0 % is right
     assert "On drawings" not in html and "other hands" in html and "25 %" in html
     (tmp_path / "report.json").write_text(
@@ -130,8 +130,8 @@ def test_of_several_models_the_best_is_described(evaluation):
             ]
         )
 
-    assert said(0.5, 0.9).startswith("Of 2 edits m1 has the highest H: it shows van gogh in 0 %")
-    assert said(0.9, 0.9, 0.9).startswith("Of 3 edits m0 has the highest H, as 2 others have: it")
+    assert said(0.5, 0.9).startswith("Of 2 edits, m1 has the highest H: it shows van gogh in 0 %")
+    assert said(0.9, 0.9, 0.9).startswith("Of 3 edits, m0 has the highest H, as 2 others have: it")
 
 
 def test_failures_come_first_and_every_alternative_text_says_the_verdict(evaluation):
@@ -158,8 +158,8 @@ def test_fid_of_few_pictures_is_marked(evaluation, tmp_path):
         name = evaluation.edited[0].subject.name
         return page(replace(evaluation, quality={name: measured}), tmp_path)
 
-    assert "too few pictures" in quality(6) and "(0.25)" in quality(6)
-    assert "too few pictures" not in quality(50)
+    assert "too few images" in quality(6) and "(0.25)" in quality(6)
+    assert "too few images" not in quality(50)
 
 
 def test_no_point_of_the_plot_is_hidden_under_another():

@@ -16,28 +16,30 @@ from forgetcli.robustness.results import (
     EDITED,
     UNEDITED,
     Attacked,
+    JudgedAttempt,
     Outcome,
     Rate,
     Robustness,
-    Tried,
 )
 
 
 def outcome(folder: Path, seen: list[bool], role: str = EDITED, **more) -> Outcome:
-    tried = []
+    attempts = []
     for k, each in enumerate(seen):
         path = folder / f"swap-dog-{k:03d}.png"
         records.write_image(path, Image.new("RGB", (4, 4)), {"seed": k})
-        tried.append(Tried("a dog", more.get("variants", [""] * 9)[k], k, path, each, "dog", 0.5))
+        attempts.append(
+            JudgedAttempt("a dog", more.get("variants", [""] * 9)[k], k, path, each, "dog", 0.5)
+        )
     counted = more.get("counted", (True,) * len(seen))
-    return Outcome("swap", "a dog", "dog", role, tuple(tried), counted, {"seconds": 1.0})
+    return Outcome("swap", "a dog", "dog", role, tuple(attempts), counted, {"seconds": 1.0})
 
 
 def test_round_trip(tmp_path: Path) -> None:
     made = outcome(tmp_path, [True, False])
     records.write(tmp_path, "swap-dog", "id", made)
-    tried, budget, replay = records.read(tmp_path, "swap-dog", "id")
-    assert tuple(tried) == made.tried and budget == {"seconds": 1.0} and replay is None
+    attempts, budget, replay = records.read(tmp_path, "swap-dog", "id")
+    assert tuple(attempts) == made.attempts and budget == {"seconds": 1.0} and replay is None
     assert records.read(tmp_path, "swap-dog", "another id") is None
 
 
@@ -72,8 +74,8 @@ def test_found_round_trip(tmp_path: Path) -> None:
     ]
     path = tmp_path / "found.safetensors"
     about = {"attack": "inversion", "concept": "a dog", "label": "dog", "rivals": ["dog", "cat"]}
-    records.write_found(path, found, **about)
-    again, index = records.read_found(path)
+    records.write_conditionings(path, found, **about)
+    again, index = records.read_conditionings(path)
     assert index.label == "dog" and index.rivals == ["dog", "cat"]
     for (before, seed), (after, seed_after) in zip(found, again, strict=True):
         assert seed == seed_after and before.prompt == after.prompt
@@ -105,7 +107,7 @@ def test_a_file_that_nobody_found(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
     with pytest.raises(ForgetError) as error:
-        records.read_found(path)
+        records.read_conditionings(path)
     assert error.value.code == "attack.bad-replay"
 
 
@@ -143,12 +145,12 @@ def test_what_gives_a_verdict(tmp_path: Path) -> None:
     edited = outcome(tmp_path, [True] * 9)
     control, weak = outcome(tmp_path, [True] * 9, UNEDITED), outcome(tmp_path, [False] * 9)
     never, learned = outcome(tmp_path, [False] * 9), outcome(tmp_path, [True] * 9)
-    assert Attacked(edited, control).silence == ""
-    assert Attacked(edited, control, never).silence == ""
-    assert "never learned" in Attacked(edited, control, learned).silence
-    assert "never learned" in Attacked(edited, control, bound=True).silence
-    assert "unedited" in Attacked(edited, weak, never).silence
-    assert "not attacked" in Attacked(edited).silence
+    assert Attacked(edited, control).no_verdict == ""
+    assert Attacked(edited, control, never).no_verdict == ""
+    assert "never learned" in Attacked(edited, control, learned).no_verdict
+    assert "never learned" in Attacked(edited, control, bound=True).no_verdict
+    assert "unedited" in Attacked(edited, weak, never).no_verdict
+    assert "not attacked" in Attacked(edited).no_verdict
 
 
 def test_resist_is_of_attacks_that_give_a_verdict(tmp_path: Path) -> None:

@@ -11,11 +11,11 @@ from PIL import Image
 
 from forgetcli import generation, models
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.generation.draw import draw as pipeline_draw
+from forgetcli.generation.generate import generate_images
 from forgetcli.generation.images import ImageRequest
 from forgetcli.models.tokens import tokenise
 from forgetcli.progress import Silent
-from forgetcli.robustness.sampling import Early, Sampling, draw
+from forgetcli.robustness.sampling import Early, Sampling, sample_images
 
 assert generation
 PROMPTS = ["a picture of a dog", "van gogh painting of a fish"]
@@ -37,22 +37,22 @@ def pixels(images) -> np.ndarray:
 
 
 def test_the_same_images_as_the_pipeline(demo, tmp_path: Path) -> None:
-    ours, latents = draw(demo, contexts(demo), [3, 4], SAMPLING)
+    ours, latents = sample_images(demo, contexts(demo), [3, 4], SAMPLING)
     assert latents.shape == (2, *demo.latent_shape)
     requests = [ImageRequest(p, s, steps=6) for p, s in zip(PROMPTS, (3, 4))]
-    paths, _ = pipeline_draw(
+    paths, _ = generate_images(
         demo.base, requests, tmp_path, device="cpu", batch=2, observer=Silent()
     )
     theirs = pixels([Image.open(path) for path in paths])
     assert np.abs(pixels(ours) - theirs).max() <= 1
     # The negative control: other noise gives other images.
-    others, _ = draw(demo, contexts(demo), [4, 3], SAMPLING)
+    others, _ = sample_images(demo, contexts(demo), [4, 3], SAMPLING)
     assert np.abs(pixels(others) - theirs).mean() > 10
 
 
 def test_an_image_does_not_depend_on_its_batch(demo) -> None:
-    both, _ = draw(demo, contexts(demo), [3, 4], SAMPLING)
-    alone, _ = draw(demo, contexts(demo)[[1]], [4], SAMPLING)
+    both, _ = sample_images(demo, contexts(demo), [3, 4], SAMPLING)
+    alone, _ = sample_images(demo, contexts(demo)[[1]], [4], SAMPLING)
     assert np.abs(pixels(both)[1] - pixels(alone)[0]).max() <= 1
 
 
@@ -61,16 +61,16 @@ def test_noise_in_the_steps_stays_finite(demo, eta: float) -> None:
     """The scheduler's noise schedule ends at zero signal: above η = 1 DDIM's formula has the root
     of a negative number there.
     """
-    _, latents = draw(demo, contexts(demo), [3, 4], SAMPLING, eta=eta, noise_scale=1.04)
-    plain, without = draw(demo, contexts(demo), [3, 4], SAMPLING)
+    _, latents = sample_images(demo, contexts(demo), [3, 4], SAMPLING, eta=eta, noise_scale=1.04)
+    plain, without = sample_images(demo, contexts(demo), [3, 4], SAMPLING)
     assert torch.isfinite(latents).all() and plain
     assert (latents - without).abs().mean() > 0.1
 
 
 def test_early_steps_are_the_other_models(demo) -> None:
     dog, fish = contexts(demo, ["a dog"]), contexts(demo, ["a fish"])
-    whole, _ = draw(demo, dog, [1], SAMPLING)
-    none_left, _ = draw(demo, fish, [1], SAMPLING, early=Early(demo, dog, 6))
+    whole, _ = sample_images(demo, dog, [1], SAMPLING)
+    none_left, _ = sample_images(demo, fish, [1], SAMPLING, early=Early(demo, dog, 6))
     assert (pixels(none_left) == pixels(whole)).all()
-    half, _ = draw(demo, fish, [1], SAMPLING, early=Early(demo, dog, 3))
+    half, _ = sample_images(demo, fish, [1], SAMPLING, early=Early(demo, dog, 3))
     assert (pixels(half) != pixels(whole)).any()

@@ -5,15 +5,19 @@ temporary stays behind.
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from faults import Saboteur, tree
@@ -736,3 +740,295 @@ def test_no_torch():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert done.stdout == "False\n"
+
+
+def test_names_and_modes_of_temporary_files(tmp_path, monkeypatch):
+    """Private where a mode is asked for, and never longer than a file system allows."""
+    path = tmp_path / ("x" * 60)
+    with umask(0o022):
+        for requested, expected in ((None, 0o644), (0o600, 0o600)):
+            temporary_path, handle = temporaries.create(path, requested)
+            assert temporary_path.parent == tmp_path and mode(temporary_path) == expected
+            name = re.fullmatch(
+                rf"\.x{{50}}\.{os.getpid()}-[0-9a-f]{{8}}\.forget\.tmp", temporary_path.name
+            )
+            assert name
+            temporaries.collect(tmp_path)
+            assert temporary_path.exists()  # its lock is held
+            os.close(handle)
+            temporaries.collect(tmp_path)
+            assert not temporary_path.exists()
+    folder = workspace.Workspace(tmp_path / "edited")
+    folder.create()
+    assert mode(folder.folder) == 0o700
+    folder.remove()
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_names_are_tried_five_times(tmp_path, monkeypatch, what):
+    """Each new file or folder is taken for an abandoned one at once."""
+    tried = []
+
+    def taken(path, *_):
+        tried.append(path)
+        return False
+
+    if what == "file":
+        monkeypatch.setattr(temporaries, "_is_same", taken)
+        with pytest.raises(FileExistsError) as error:
+            temporaries.create(tmp_path / "x", None)
+        assert error.value.errno == errno.EEXIST
+    else:
+        monkeypatch.setattr(workspace, "_acquired", lambda path: taken(path) or None)
+        with pytest.raises(FileExistsError):
+            workspace.Workspace(tmp_path / "x").create()
+    assert len(set(tried)) == len(tried) == 5
+
+
+def test_a_day_old_file_is_abandoned_where_there_are_no_locks(tmp_path, monkeypatch):
+    monkeypatch.setattr(temporaries, "_lock", lambda handle: None)
+    now = 1_000_000.0
+    monkeypatch.setattr(temporaries.time, "time", lambda: now)
+    ages = {86_399: True, 86_400: True, 86_401: False}
+    for age in ages:
+        path = tmp_path / f".x.{age}-0123abcd.forget.tmp"
+        path.touch()
+        os.utime(path, (now - age, now - age))
+    temporaries.collect(tmp_path)
+    left = {int(path.name.split(".")[2].split("-")[0]) for path in tmp_path.iterdir()}
+    assert left == {age for age, stays in ages.items() if stays}
+
+
+def test_files_of_other_users_and_folders_are_not_collected(tmp_path, monkeypatch):
+    path, folder = (tmp_path / f".{name}.1-0123abcd.forget.tmp" for name in "xy")
+    path.touch()
+    folder.mkdir()
+    plain, left = (tmp_path / f".{name}.1-0123abcd.tmp" for name in ("edited", "other"))
+    plain.mkdir()
+    left.mkdir()
+    (left / workspace.LOCK).touch()
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    workspace.collect(tmp_path, "edited")
+    assert {path, folder, plain, left} == set(tmp_path.iterdir())
+    monkeypatch.undo()
+    workspace.collect(tmp_path, "edited")
+    assert set(tmp_path.iterdir()) == {folder}
+    workspace.collect(tmp_path / "none", "edited")  # no folder, nothing to collect
+
+
+def test_a_fault_in_the_block_is_ours_only_where_we_write(tmp_path):
+    """`output_faults` with a folder: what happens elsewhere is not called a fault of the output."""
+
+    def raised(number: int, name: object, **options) -> OSError | OutputError:
+        with (
+            pytest.raises((OSError, OutputError)) as error,
+            atomic.output_faults(tmp_path / "out", **options),
+        ):
+            raise OSError(number, os.strerror(number), name)
+        return error.value
+
+    inner, outer = str(tmp_path / "in/x"), str(tmp_path / "elsewhere")
+    within = {"within": tmp_path / "in"}
+    for number, code in (
+        (errno.EACCES, "output.permission"),
+        (errno.EPERM, "output.permission"),
+        (errno.EROFS, "output.permission"),
+        (errno.ENOSPC, "output.disk-full"),
+        (errno.EDQUOT, "output.disk-full"),
+        (errno.EIO, "output.failed"),
+        (errno.EFBIG, "output.failed"),
+        (errno.ENOENT, "output.failed"),
+    ):
+        fault = raised(number, outer)
+        assert isinstance(fault, OutputError) and fault.code == code
+        assert "choose another place with -o" in fault.hint or number == errno.EIO
+        for name in (inner, outer, None):
+            fault = raised(number, name, **within)
+            passes = number == errno.ENOENT or (code == "output.permission" and name != inner)
+            assert isinstance(fault, OSError) == passes
+            assert passes or fault.code == code
+    assert raised(errno.EROFS, outer, remedy="the remedy").hint.startswith("the remedy, or")
+    for named, said in ((outer, f"error at {outer}"), (str(tmp_path / ".x.tmp"), "error")):
+        assert raised(errno.EIO, named).message.endswith(said)
+    with pytest.raises(OutputError) as error, atomic.output_faults(tmp_path):
+        raise ValueError("serializing: (os error 28)")
+    assert error.value.code == "output.disk-full"
+    with pytest.raises(ValueError), atomic.output_faults(tmp_path):
+        raise ValueError("(os error 2)")
+
+
+def test_what_would_be_refused_is_told_without_writing(tmp_path):
+    fill(tmp_path / "ours", {atomic.MARKER: b"{}"})
+    fill(tmp_path / "photos", {"x": b""})
+    (tmp_path / "file").touch()
+    before = tree(tmp_path)
+    for name, folder, force, code in (
+        ("none", True, False, None),
+        ("none", False, False, None),
+        ("ours", True, False, "output.exists"),
+        ("ours", True, True, None),
+        ("photos", True, True, "output.not-ours"),
+        ("file", True, True, "output.not-ours"),
+        ("file", False, False, "output.exists"),
+        ("file", False, True, None),
+        ("photos", False, True, "output.not-ours"),
+    ):
+        found = None
+        try:
+            atomic.refuse_unwritable(tmp_path / name, folder=folder, force=force)
+            if folder:
+                atomic.refuse_existing(tmp_path / name, force=force)
+        except OutputError as fault:
+            found = fault.code
+            assert str(tmp_path / name) in fault.message and fault.hint
+        assert found == code, (name, folder, force)
+        if folder and code:
+            with pytest.raises(OutputError):
+                atomic.refuse_existing(tmp_path / name, force=force)
+    assert tree(tmp_path) == before
+
+
+def test_names_are_exchanged_or_it_is_said_that_they_cannot_be(tmp_path, monkeypatch):
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"1")
+    second.write_bytes(b"2")
+    if not atomic._exchange(first, second):
+        pytest.skip("this system cannot exchange names")
+    assert (first.read_bytes(), second.read_bytes()) == (b"2", b"1")
+    with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "none"))):
+        atomic._exchange(first, tmp_path / "none")
+    library = SimpleNamespace(renameat2=lambda *_: -1)
+    monkeypatch.setattr(atomic.ctypes, "CDLL", lambda *_, **__: library)
+    for fault in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        monkeypatch.setattr(atomic.ctypes, "get_errno", lambda fault=fault: fault)
+        assert atomic._exchange(first, second) is False
+    del library.renameat2  # a C library that does not have it
+    assert atomic._exchange(first, second) is False
+
+
+def handles() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux only")
+def test_no_handle_is_left_open_however_a_write_ends(tmp_path, monkeypatch):
+    before = handles()
+    atomic.write_atomically(tmp_path / "x", b"1")
+    publish(tmp_path / "edited")
+    publish_bytes(tmp_path / "file")
+    left = tmp_path / ".x.1-0123abcd.forget.tmp"
+    left.touch()
+    temporaries.collect(tmp_path)
+    assert not left.exists()
+    made = workspace.Workspace(tmp_path / "edited")
+    made.create()
+    assert handles() == before + 1  # the lock
+    assert not workspace.Workspace(tmp_path / "edited", made.folder).acquire()
+    made.remove()
+    with monkeypatch.context() as patched:
+        patched.setattr(temporaries, "_is_same", lambda *_: False)
+        with pytest.raises(OutputError):
+            atomic.write_atomically(tmp_path / "y", b"1")
+    assert handles() == before
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["instead", "after"])
+def test_what_a_first_ctrl_c_interrupts_is_cleared_up_all_the_same(tmp_path, monkeypatch, done):
+    """The removal of a temporary file or folder is repeated, and the interrupt goes on."""
+
+    def interrupted_once(real):
+        calls = []
+
+        def call(*args, **kwargs):
+            calls.append(args)
+            if len(calls) > 1 or done:
+                real(*args, **kwargs)
+            if len(calls) == 1:
+                raise KeyboardInterrupt
+
+        return call
+
+    path = tmp_path / "x"
+    path.touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", interrupted_once(os.unlink))
+        with pytest.raises(KeyboardInterrupt):
+            temporaries.remove(path)
+    made = workspace.Workspace(tmp_path / "edited")
+    made.create()
+    made.new.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", interrupted_once(shutil.rmtree))
+        with pytest.raises(KeyboardInterrupt):
+            made.remove()
+    assert made._lock is None and not any(tmp_path.iterdir())
+    made.remove()  # nothing is left to remove, and that is no fault
+    temporaries.remove(path)
+
+
+def test_a_record_is_on_the_disk_before_the_output_is_moved(tmp_path, monkeypatch):
+    fill(tmp_path / "edited", OLD)
+    made = workspace.Workspace(tmp_path / "edited")
+    made.create()
+    synced = []
+
+    def fsync(handle: int) -> None:
+        synced.append((made.record.read_text(), (tmp_path / "edited").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    made.set_aside()
+    inode = made.old.stat().st_ino
+    assert synced == [(json.dumps({"output": "edited", "inode": inode}), True)]
+    made.remove()
+    assert tree(tmp_path / "edited") == OLD and temporary(tmp_path) == []
+
+
+@pytest.mark.parametrize(("size", "back"), [(10_000, True), (10_001, False)])
+def test_a_record_is_read_up_to_its_limit(tmp_path, size, back):
+    fill(tmp_path / "edited", OLD)
+    made = workspace.Workspace(tmp_path / "edited")
+    made.create()
+    made.set_aside()
+    made.record.write_text(made.record.read_text().ljust(size))
+    made.restore()
+    assert tree(tmp_path / "edited") == (OLD if back else None)
+    made.release()
+
+
+def test_a_complete_workspace_of_a_dead_run_goes_with_any_writer(tmp_path):
+    for name in ("edited", "other"):
+        made = workspace.Workspace(tmp_path / name)
+        made.create()
+        made.new.mkdir()
+        made.old.mkdir()
+        made.record.write_text("{}")
+        made.target.mkdir()  # a newer output
+        assert {path.name for path in made.folder.iterdir()} == workspace.CONTENT
+        made._lock.release()
+    workspace.collect(tmp_path)
+    assert temporary(tmp_path) == []
+    assert not workspace._is_own_folder(tmp_path / "none")
+    assert not workspace._has_lock_and_known_files(tmp_path / "none")
+    (tmp_path / "x").touch()
+    with open(tmp_path / "x") as reader:
+        assert temporaries._is_same(tmp_path / "x", reader.fileno())
+        assert not temporaries._is_same(tmp_path / "none", reader.fileno())
+
+
+def test_a_lock_that_is_held_is_not_waited_for(tmp_path):
+    with FileLock(tmp_path / "lock"):
+        begun = time.monotonic()
+        assert workspace._acquired(tmp_path / "lock") is None
+        assert time.monotonic() - begun < 0.5
+    workspace._acquired(tmp_path / "lock").release()
+
+
+def test_a_parent_that_another_run_makes_meanwhile_is_no_fault(tmp_path, monkeypatch):
+    exists = Path.exists
+    monkeypatch.setattr(Path, "exists", lambda path: path != tmp_path / "a" and exists(path))
+    (tmp_path / "a").mkdir()
+    atomic.write_atomically(tmp_path / "x", b"")
+    with atomic.publishing_file(tmp_path / "a" / "b" / "file", force=False) as writer:
+        writer.write(b"x")
+    assert (tmp_path / "a/b/file").read_bytes() == b"x"

@@ -4,21 +4,25 @@ nothing blocks; a path stays in its folder; JSON is read in bounded time, memory
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
+import math
 import os
 import signal
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from forgetcli.errors import ModelError
-from forgetcli.storage import files
+from forgetcli.errors import ModelError, OutputError
+from forgetcli.storage import copying, files
 from forgetcli.storage.copying import copy_file
 from forgetcli.storage.files import inside, is_plain_name, open_regular, read_regular, sha256_file
-from forgetcli.storage.json import DEEPEST, LONGEST_NUMBER, decode, read_json
+from forgetcli.storage.json import DEEPEST, LONGEST_NUMBER, decode, encode, plain, read_json
 
 
 @pytest.fixture(autouse=True)
@@ -189,3 +193,136 @@ def test_nan_is_read_on_request_only():
         decode(b"[NaN]", nan=False)
     deepest = b"[" * DEEPEST + b"]" * DEEPEST
     assert decode(deepest) == json.loads(deepest)
+
+
+def test_json_is_read_up_to_its_limits_and_no_further(tmp_path):
+    def values(count: int) -> bytes:
+        """A text of `count` commas and brackets."""
+        return b'[{"a":1},' + b"1," * (count - 3) + b"1]"
+
+    assert len(decode(values(10), most_values=10)) == 9
+    with pytest.raises(ValueError, match="more than 9 values"):
+        decode(values(10), most_values=9)
+    digits = b"9" * LONGEST_NUMBER
+    assert decode(digits) == int(digits)
+    with pytest.raises(ValueError, match="more than 200 digits"):
+        decode(digits + b"9")
+    for text in (b"[" * DEEPEST, b'{"a":' * DEEPEST):  # not closed: no JSON, and not too deep
+        with pytest.raises(ValueError, match="Expecting"):
+            decode(text)
+        with pytest.raises(ValueError, match="more than 64 deep"):
+            decode(text + text[:1] + (b'"a":' if text[:1] == b"{" else b""))
+    path = tmp_path / "x.json"
+    path.write_bytes(b'"' + b"x" * 98 + b'"')
+    assert read_json(path, 100) == "x" * 98
+    with pytest.raises(ModelError) as error:
+        read_json(path, 99)
+    assert error.value.code == "file.too-large"
+    for text in (b'["\\ud83d\\ude00"]', b'["\\\\ud800"]', '["\u00e4"]'.encode()):
+        assert decode(text) == json.loads(text)  # a pair, an escaped backslash: no lone surrogate
+
+
+def test_a_file_of_64_megabytes_and_two_million_values_is_read(tmp_path, monkeypatch):
+    for count, what in ((2_000_000, "Expecting value"), (2_000_001, "more than 2000000 values")):
+        with pytest.raises(ValueError, match=what):
+            decode(b"," * count)
+    monkeypatch.setattr("forgetcli.storage.json.decode", len)
+    path = tmp_path / "x.json"
+    path.touch()
+    os.truncate(path, 64_000_000)
+    assert read_json(path) == 64_000_000
+    os.truncate(path, 64_000_001)
+    with pytest.raises(ModelError, match="larger than 64 MB"):
+        read_json(path)
+
+
+def test_json_is_written_for_every_parser():
+    value = {1: (1.5, math.nan, -math.inf), "ä": Path("x"), "s": "\udcff", "t": {"u": True}}
+    assert encode(value).decode() == (
+        '{\n  "1": [\n    1.5,\n    null,\n    null\n  ],\n  "ä": "x",\n  "s": "\\udcff",\n'
+        '  "t": {\n    "u": true\n  }\n}\n'
+    )
+    assert plain({"a": [math.inf, 2]}) == {"a": [None, 2]}
+
+
+def test_a_limit_is_named_in_bytes_or_megabytes(tmp_path):
+    path = tmp_path / "file"
+    for limit, size in ((999_999, "999999 bytes"), (1_000_000, "1 MB"), (64_000_000, "64 MB")):
+        path.write_bytes(b"")
+        os.truncate(path, limit + 1)
+        with pytest.raises(ModelError, match=f"larger than {size},"):
+            open_regular(path, limit=limit)
+        os.truncate(path, limit)
+        open_regular(path, limit=limit).close()
+
+
+def test_one_digest_is_of_all_paths_and_their_digests():
+    lines = b"a\xff 2\nb 1\n"  # sorted by path, one a line
+    assert files.files_digest({"b": "1", "a\udcff": "2"}) == hashlib.sha256(lines).hexdigest()
+
+
+def test_what_reading_ends(tmp_path, special):
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "dangling").symlink_to("nothing")
+    assert files.is_regular(tmp_path / "file")
+    assert not any(map(files.is_regular, [*special.values(), tmp_path / "dangling"]))
+    files.refuse_missing_folder(special["directory"], "the hint")
+    with pytest.raises(ModelError) as error:
+        files.refuse_missing_folder(tmp_path / "file", "the hint")
+    assert (error.value.code, error.value.hint) == ("model.not-found", "the hint")
+
+
+def test_an_output_neither_holds_its_source_nor_lies_in_it(tmp_path):
+    source = tmp_path / "a" / "b"
+    source.mkdir(parents=True)
+    for output in (source / "c", source, source.parent, source / ".." / "b"):
+        with pytest.raises(OutputError) as error:
+            files.refuse_overlap(output, source, kind="the base", hint="the hint")
+        assert error.value.message == f"{output} and the base {source} lie within one another"
+        assert (error.value.code, error.value.hint) == ("output.overlaps-base", "the hint")
+    for output in (source / "c", source.parent):
+        with pytest.raises(OutputError, match=f"{output} and {source} lie"):
+            files.refuse_overlap(output, source, may_replace=True)
+    files.refuse_overlap(source, source, may_replace=True)
+    files.refuse_overlap(source.with_name("b2"), source)
+
+
+def test_files_that_just_fit_are_not_refused(tmp_path, monkeypatch):
+    sizes = [700_000_000, 800_000_000]
+    paths = [tmp_path / str(size) for size in sizes]
+    for path, size in zip(paths, sizes):
+        path.touch()
+        os.truncate(path, size)
+    disk = SimpleNamespace(free=sum(sizes))
+    monkeypatch.setattr(copying.shutil, "disk_usage", lambda folder: disk)
+    copying.refuse_lack_of_room(paths, tmp_path, tmp_path / "out")
+    for free, named in ((sum(sizes) - 1, "1.5 GB are free"), (999_949_999, "999.9 MB are free")):
+        disk.free = free
+        with pytest.raises(OutputError) as error:
+            copying.refuse_lack_of_room(paths, tmp_path, tmp_path / "out")
+        assert error.value.code == "output.disk-full"
+        assert f"{tmp_path / 'out'}: it needs 1.5 GB, {named}" in error.value.message
+    assert copying._size(10**9) == "1.0 GB"
+
+
+def test_a_file_system_without_reflinks_gets_bytes(tmp_path, monkeypatch):
+    """`copy_file` asks for a reflink unless it is told not to, and copies where there is none."""
+    asked = []
+
+    def refuse(handle, request, source):
+        asked.append(request)
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    monkeypatch.setattr(copying.fcntl, "ioctl", refuse)
+    (tmp_path / "a").write_bytes(b"x")
+    copy_file(tmp_path / "a", tmp_path / "b")
+    copying.put(tmp_path / "a", tmp_path / "c", copying.Copying.REFLINK)
+    assert asked == [0x40049409] * 2  # FICLONE of linux/fs.h
+    assert not copying.can_clone(tmp_path / "a", tmp_path) and len(asked) == 3
+    copy_file(tmp_path / "a", tmp_path / "d", reflink=False)
+    copying.put(tmp_path / "a", tmp_path / "e", copying.Copying.COPY)
+    assert len(asked) == 3
+    assert all((tmp_path / name).read_bytes() == b"x" for name in "bcde")
+    monkeypatch.setattr(copying.fcntl, "ioctl", lambda *_: 0)
+    copy_file(tmp_path / "a", tmp_path / "f")  # the system has cloned it: nothing is copied
+    assert (tmp_path / "f").read_bytes() == b"" and copying.can_clone(tmp_path / "a", tmp_path)

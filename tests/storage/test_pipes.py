@@ -76,7 +76,10 @@ def test_a_slow_writer_is_waited_for(held: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_pipe_that_nobody_writes_to_is_an_error_and_no_wait(pipe: Path) -> None:
     with pytest.raises(ModelError) as refused:
         read_pipe(pipe, 100)
-    assert refused.value.code == "file.not-regular" and "nothing comes" in refused.value.message
+    assert (
+        refused.value.code == "file.not-regular"
+        and "no program has written" in refused.value.message
+    )
 
 
 def test_a_pipe_has_the_limit_of_a_file(held: Path) -> None:
@@ -86,6 +89,20 @@ def test_a_pipe_has_the_limit_of_a_file(held: Path) -> None:
         read_pipe(held, 100)
     assert refused.value.code == "file.too-large"
     os.close(writer)
+
+
+def test_a_pipe_that_goes_on_after_its_limit_is_too_large(
+    held: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pieces, fits in (([b"x" * 100], True), ([b"x" * 100, b"x"], False)):
+        rest = iter([*pieces, b""])
+        with monkeypatch.context() as patched:
+            patched.setattr(files.os, "read", lambda handle, size, rest=rest: next(rest))
+            if fits:
+                assert read_pipe(held, 100) == b"x" * 100
+            else:
+                with pytest.raises(ModelError, match="larger than 100 bytes"):
+                    read_pipe(held, 100)
 
 
 def test_only_a_pipe_that_the_user_named_is_read(pipe: Path) -> None:
@@ -127,7 +144,7 @@ def test_a_recipe_that_does_not_come_is_one_line(pipe: Path) -> None:
     run = forget("recipe", "validate", str(pipe))
     assert (run.code, run.stdout) == (2, "")
     line, hint = run.stderr.splitlines()
-    assert line.startswith("error[recipe.not-found]: ") and "nothing comes" in line
+    assert line.startswith("error[recipe.not-found]: ") and "no program has written" in line
     assert hint.startswith("hint: ")
 
 

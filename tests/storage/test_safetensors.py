@@ -1,21 +1,24 @@
 """Claims: a header is read once and kept, by a file and by a base model; a part of a tensor is the
-bytes that slicing gives; metadata are text.
+bytes that slicing gives; metadata are text; what is written can be read.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import torch
+from safetensors.numpy import load_file, save_file
 
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import weights
 from forgetcli.errors import ModelError
 from forgetcli.storage import safetensors
+from forgetcli.storage import safetensors_writer as writer
 from forgetcli.storage.safetensors import WeightFile
 
 FILE = "unet/model.safetensors"
@@ -94,3 +97,56 @@ def test_a_file_that_shrinks_after_its_header_was_read_is_damage(tmp_path, tenso
     with pytest.raises(ModelError) as error:
         file.read_bytes(last)
     assert error.value.code == "model.damaged"
+
+
+@pytest.mark.parametrize("compact", [True, False])
+def test_a_written_file_is_what_the_safetensors_package_reads(tmp_path, tensors, compact):
+    source = WeightFile(tmp_path, FILE)
+    values = np.arange(3, dtype=np.uint8)
+    contents = {
+        "ä": writer.of_bytes("U8", (3,), values.tobytes()),
+        "half": writer.of_sites(tmp_path, [source.sites["bias"]], (5,)),
+        "float": writer.of_floats(torch.arange(6).reshape(2, 3).T.half()),
+        "rows": writer.of_sites(
+            tmp_path, [source.sites["qkv"].part(third) for third in (2, 0)], (4, 5)
+        ),
+        "none": writer.of_bytes("F64", (0, 2), b""),
+    }
+    assert [contents[name].size for name in ("ä", "half", "float", "none")] == [3, 10, 24, 0]
+    path = tmp_path / "written.safetensors"
+    with open(path, "xb") as file:
+        writer.write(file, contents, {"format": "ö"} if compact else {}, compact=compact)
+    found = load_file(path)
+    assert found["ä"].tolist() == [0, 1, 2]
+    assert found["half"].tobytes() == tensors["bias"].tobytes()
+    assert found["float"].dtype == np.float32
+    assert found["float"].tolist() == [[0.0, 3.0], [1.0, 4.0], [2.0, 5.0]]
+    assert np.array_equal(found["rows"], tensors["qkv"][[4, 5, 0, 1]])
+    assert found["none"].shape == (0, 2)
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    assert length % 8 == 0
+    header = data[8 : 8 + length].decode().rstrip(" ")
+    # The widest dtypes first, then by name; the spaces fill up to a multiple of 8, no further.
+    assert list(json.loads(header))[-5:] == ["none", "float", "rows", "half", "ä"]
+    assert length - len(header.encode()) < 8
+    assert (b" " in header.encode(), "ä" in header) == (not compact, compact)
+    assert ("__metadata__" in header) == compact
+    if compact:
+        assert WeightFile(tmp_path, path.name).metadata == {"format": "ö"}
+
+
+def test_a_tensor_that_has_other_bytes_than_its_shape_says_is_not_written(
+    tmp_path, tensors, monkeypatch
+):
+    source = WeightFile(tmp_path, FILE)
+    site = source.sites["qkv"]
+    monkeypatch.setattr(writer, "CHUNK", 7)  # of 120 bytes
+    assert b"".join(writer.of_sites(tmp_path, [site], (6, 5)).pieces()) == source.read_bytes(site)
+    assert {len(piece) for piece in writer.of_sites(tmp_path, [site], (6, 5)).pieces()} == {7, 1}
+    content = writer.of_sites(tmp_path, [site], (6, 5))
+    source.path.write_bytes(source.path.read_bytes()[: site.end - 1])
+    for wrong, count in ((content, 119), (writer.of_bytes("F32", (30,), b"x" * 121), 121)):
+        with pytest.raises(ModelError, match=f"'a' has {count} bytes, not 120") as error:
+            writer.write(io.BytesIO(), {"a": wrong}, {})
+        assert error.value.code == "model.changed"

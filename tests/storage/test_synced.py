@@ -18,9 +18,12 @@ class Synced:
         self.published = published
         self.before: set[int] = set()
         self.after: set[int] = set()
+        self.sizes: dict[int, int] = {}
 
     def fsync(self, handle: int) -> None:
-        (self.after if self.published() else self.before).add(os.fstat(handle).st_ino)
+        status = os.fstat(handle)
+        (self.after if self.published() else self.before).add(status.st_ino)
+        self.sizes[status.st_ino] = status.st_size
 
 
 def inode(path: Path) -> int:
@@ -63,4 +66,5 @@ def test_a_large_file_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     with atomic.publishing_file(output, force=False) as writer:
         writer.write(b"new")
     assert inode(output) in synced.before
+    assert synced.sizes[inode(output)] == 3  # all of it, nothing is in a buffer
     assert inode(tmp_path) in synced.after

@@ -186,7 +186,7 @@ def test_an_invalid_header_is_named(edited):
     path.write_bytes(path.read_bytes()[:-2])
     brought_up_to_date(edited)
     assert any(
-        line.startswith("vae/diffusion_pytorch_model.safetensors") and "its header wants" in line
+        line.startswith("vae/diffusion_pytorch_model.safetensors") and "its header requires" in line
         for line in problems(edited)
     )
 

@@ -1,8 +1,8 @@
-"""Every method beside the unedited model: one recipe, one base model, equal prompts and seeds, one
-judge, one table.
+"""Comparison of all methods and the unedited model, with equal recipe, base model, prompts, seeds
+and judge.
 
-recipe → an edit by each method, each in a process of its own → evaluation of all → rows, pooled
-over recipes
+recipe → an edit by each method, each in its own process → evaluation of all edits → rows of the
+table, pooled over recipes
 """
 
 from forgetcli.experiments.comparison.plan import chosen

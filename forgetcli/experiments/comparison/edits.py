@@ -1,8 +1,8 @@
-"""The edits of a comparison: each made by ``forget apply`` in a process of its own, and kept for
-the next run.
+"""The edits of a comparison. Each is made by ``forget apply`` in its own process, and a later run
+can use it again.
 
-Each edit has a process of its own because peak memory is measured for a whole process, and because
-a method may crash. A small JSON file beside each edited folder holds the cost of the edit.
+Each edit has its own process because peak memory is measured per process, and because a method may
+crash. A small JSON file beside each edited folder has the cost of the edit.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from forgetcli.storage import atomic
 from forgetcli.storage.files import sha256_file
 
 ERROR = re.compile(r"^error\[([a-z0-9.-]+)\]: (.*)(?:\nhint: (.*))?", re.MULTILINE)
-# Kinds of error that every other method would meet too: they end the comparison.
+# Error kinds that would stop every other method too. They end the comparison.
 COMMON_FAULTS = ("output", "permission", "io", "usage", "recipe")
 MAX_FIGURE = 2**63  # bytes or seconds
-GRACE_SECONDS = 60  # for an interrupted edit to remove its temporary files
+GRACE_SECONDS = 60  # an interrupted edit gets this time to remove its temporary files
 SCHEMA_VERSION = 1
-FIGURES = ("seconds", "peak_rss", "peak_gpu", "changed", "cache")  # kept beside the edit
+FIGURES = ("seconds", "peak_rss", "peak_gpu", "changed", "cache")  # recorded beside the edit
 
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a method has no edit."""
+    """The error because of which a method has no edit."""
 
     code: str
     message: str
@@ -56,14 +56,15 @@ class MethodEdit:
     """A method's edit and its cost, or the reason why there is none.
 
     Attributes:
-        seconds: of the edit alone, without imports, loading and writing.
-        peak_rss: bytes, of the whole process, imports and model included; that of ``none`` is the
-            floor.
-        peak_gpu: bytes allocated on a CUDA device; None without one.
+        seconds: duration of the edit alone, without imports, loading and writing.
+        peak_rss: peak memory of the whole process in bytes, imports and model included. The value
+            of the method ``none`` is the floor.
+        peak_gpu: peak memory allocated on a CUDA device in bytes; None without such a device.
         changed: fraction of the parameters whose stored values differ from the base model's.
-        cache: {"hits", "misses"} of cached second moments: with hits, the edit was faster than from
-            scratch.
-        reused: an earlier run made the edit.
+        cache: {"hits", "misses"} in the cache of second moments. With hits, the edit took less time
+            than it takes with an empty cache.
+        reused: whether an earlier run made the edit.
+        fault: the reason why there is no edit.
     """
 
     method: str
@@ -80,30 +81,31 @@ class MethodEdit:
 def edits_of(
     plan: RecipePlan, *, device: str | None, dtype: str, force: bool, observer: Observer
 ) -> tuple[MethodEdit, list[MethodEdit]]:
-    """The control, which shows how much memory is needed without any edit, and every method's edit.
+    """The control and the edit of every method. The control shows the memory use without an edit.
 
     Raises:
-        ForgetError: nothing can be written, or the control fails: every method would fail too.
+        ForgetError: nothing can be written, or the control fails, because then every method would
+            fail too.
     """
     folder = plan.folder / EDITS
     source = folder / "recipe.toml"
     with atomic.output_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
     atomic.write_atomically(source, plan.recipe.raw)
-    made: list[MethodEdit] = []
+    edits: list[MethodEdit] = []
     for number, (use, place) in enumerate(zip(plan.uses, folders_of(plan))):
         is_control = number == 0
         count = "" if is_control else f" ({number} of {len(plan.uses) - 1})"
         observer.stage(f"{plan.name}: {use.method}{count}")
-        refuse_others(folder, folders=[place.name], files=[_notes(place).name])
+        refuse_others(folder, folders=[place.name], files=[_cost_file(place).name])
         latest = edit(use, plan.base, place, source=source, device=device, dtype=dtype, force=force)
-        made.append(latest)
+        edits.append(latest)
         if latest.fault is not None:
             if is_control:
                 raise ForgetError(latest.fault.code, latest.fault.message, latest.fault.hint)
             observer.note(f"{use.method} failed: {latest.fault.message}")
     observer.done()
-    return made[0], made[1:]
+    return edits[0], edits[1:]
 
 
 def folders_of(plan: RecipePlan) -> list[Path]:
@@ -124,20 +126,23 @@ def edit(
     dtype: str,
     force: bool,
 ) -> MethodEdit:
-    """`recipe` applied with its method, in `folder`. An edit in `folder` that was made by exactly
-    this recipe, method and base model is kept.
+    """Apply `recipe` with its method, and write the edited model to `folder`.
+
+    If `folder` already has an edit by exactly this recipe, method and base model, it is used again.
 
     Args:
-        recipe: as used with the method.
+        recipe: the recipe as used with the method.
         source: a file with the recipe, for the other process.
-        force: make the edit again in any case.
+        force: always make the edit again.
+    Returns:
+        the edit. If the method failed, it has a `Fault`.
     Raises:
-        ForgetError: `folder` cannot be written. If the method fails, the result has a `Fault`.
+        ForgetError: `folder` cannot be written.
     """
     finished = None if force else existing(recipe, base, folder)
     if finished is not None:
         return finished
-    _notes(folder).unlink(missing_ok=True)
+    _cost_file(folder).unlink(missing_ok=True)
     command = _command(
         recipe.method, base=base, folder=folder, source=source, device=device, dtype=dtype
     )
@@ -147,8 +152,8 @@ def edit(
     if (printed["recipe_sha256"], printed["base"]["digest"]) != (recipe.sha256, base.digest):
         raise ForgetError(
             "compare.changed",
-            f"the recipe or the model changed while {folder} was made",
-            "run it again",
+            f"the recipe or the model changed while {folder} was written",
+            "run the comparison again",
         )
     figures = {
         "seconds": printed["seconds"]["edit"],
@@ -157,23 +162,23 @@ def edit(
         "changed": changed_share(base, folder, EditedModel(folder).manifest),
         "cache": printed["cache"],
     }
-    notes = {
+    record = {
         "schema_version": SCHEMA_VERSION,
         "manifest_sha256": sha256_file(folder / MANIFEST),
         **figures,
     }
-    atomic.write_atomically(_notes(folder), (json.dumps(notes, indent=1) + "\n").encode())
+    atomic.write_atomically(_cost_file(folder), (json.dumps(record, indent=1) + "\n").encode())
     return MethodEdit(recipe.method, folder, **figures)
 
 
-def _notes(folder: Path) -> Path:
+def _cost_file(folder: Path) -> Path:
     """The file with the cost of the edit in `folder`."""
     return folder.with_name(f"{folder.name}.json")
 
 
 def existing(recipe: Recipe, base: Base, folder: Path) -> MethodEdit | None:
-    """The edit in `folder`, if it is complete, was made by this recipe, method and base model, and
-    its cost is known.
+    """The edit in `folder`. None if it is incomplete, if it is not by this recipe, method and base
+    model, or if its cost is unknown.
     """
     schema = methods.get(recipe.method).Parameters
     used = recipe.on(models.family_of(base.settings)).parameters
@@ -181,25 +186,25 @@ def existing(recipe: Recipe, base: Base, folder: Path) -> MethodEdit | None:
     try:
         edited = EditedModel(folder)
         manifest = edited.manifest
-        notes = json.loads(_notes(folder).read_text(encoding="utf-8"))
-        same = (
+        record = json.loads(_cost_file(folder).read_text(encoding="utf-8"))
+        is_same_edit = (
             manifest.recipe_sha256 == recipe.sha256
             and manifest.method == recipe.method
             and manifest.parameters == parameters
             and manifest.base_digest == base.digest
-            and notes["manifest_sha256"] == sha256_file(folder / MANIFEST)
+            and record["manifest_sha256"] == sha256_file(folder / MANIFEST)
         )
-        figures = {name: notes[name] for name in FIGURES}
-        same = same and all(_is_figure(name, value) for name, value in figures.items())
+        figures = {name: record[name] for name in FIGURES}
     except (ForgetError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not same or not integrity.verify(edited).ok:
+    is_valid = all(_is_figure(name, value) for name, value in figures.items())
+    if not is_same_edit or not is_valid or not integrity.verify(edited).ok:
         return None
     return MethodEdit(recipe.method, folder, **figures, reused=True)
 
 
 def _is_figure(name: str, value: object) -> bool:
-    """Whether a value in the notes is what this version writes under that name."""
+    """Whether a value in a cost file is one that this version could have written."""
     if value is None:
         return True
     if name == "cache":
@@ -208,8 +213,7 @@ def _is_figure(name: str, value: object) -> bool:
 
 
 def _apply(command: Sequence[str]) -> dict | Fault:
-    """The object that `command`, ``forget apply --json``, printed, or the error that it stopped
-    with.
+    """Run ``forget apply --json``, and return its output or its error.
 
     Raises:
         ForgetError: an error that would stop every other method too.
@@ -227,7 +231,7 @@ def _apply(command: Sequence[str]) -> dict | Fault:
     try:
         printed, messages = child.communicate()
     finally:
-        # Ctrl-C, or another reason that stops this process, must not leave the child running.
+        # If this process is interrupted, the child must not keep running.
         if child.poll() is None:
             _stop(child)
     if child.returncode == 0:
@@ -255,7 +259,7 @@ def _command(
 
 
 def _stop(child: subprocess.Popen[str]) -> None:
-    """End the child, with time to remove its temporary files."""
+    """End the child, and give it time to remove its temporary files."""
     child.terminate()
     try:
         child.wait(GRACE_SECONDS)
@@ -268,7 +272,8 @@ def _fault(messages: str, code: int) -> Fault:
     """The reason why an edit's process ended with an exit code other than 0.
 
     Args:
-        messages: its standard error.
+        messages: the process's standard error.
+        code: its exit code.
     """
     match = ERROR.search(messages)
     if match:
@@ -277,16 +282,17 @@ def _fault(messages: str, code: int) -> Fault:
         name = signal.Signals(-code).name
         return Fault(
             code="killed",
-            message=f"the edit was ended by {name}",
+            message=f"the edit's process was ended by {name}",
             hint="too little memory?" if name == "SIGKILL" else "",
         )
-    last = (messages.strip().splitlines() or ["it said nothing"])[-1]
+    last = (messages.strip().splitlines() or ["no error message"])[-1]
     return Fault(code="internal", message=f"the edit ended with exit code {code}: {last}")
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment and module path, without the FORGET_* variables that would be
-    flags of ``apply``.
+    """This process's environment and module path.
+
+    FORGET_* variables are left out, because they would set options of ``apply``.
     """
     inherited = {
         name: value

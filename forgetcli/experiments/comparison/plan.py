@@ -19,13 +19,13 @@ from forgetcli.recipe import Recipe
 from forgetcli.recipe.model import Concept, Retained
 
 ALL = "all"
-EDITS = "edited"  # the folder with an edit by each method
+EDITS = "edited"  # the folder with the edits
 IMAGES = "pictures"  # the folder of the evaluation
 CONTROL = "none"  # the method that changes nothing
 QUICK_PROMPTS = 3  # prompts of each kind and concept in a quick comparison
 QUICK_RETAINED = 6  # retained concepts in a quick comparison
 
-Asked = TypeVar("Asked", Concept, Retained)
+EvaluatedConcept = TypeVar("EvaluatedConcept", Concept, Retained)
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class RecipePlan:
     """The edits of one recipe.
 
     Attributes:
-        name: the recipe's name, unique in the comparison; also the name of a folder.
-        uses: the recipe as it is used with each method, the control first.
+        name: the recipe's name, made unique in the comparison and valid as a folder name.
+        recipe: the recipe as given.
+        uses: the recipe as used with each method, beginning with the control.
         base: the base model.
-        folder: gets the edits and the images.
+        folder: the folder for the edits and the images.
     """
 
     name: str
@@ -47,15 +48,15 @@ class RecipePlan:
 
 
 def chosen(methods: str | Sequence[str]) -> list[str]:
-    """The requested methods, each once, without the control, which is always part of a comparison.
+    """The requested methods without duplicates and without the control, which is always compared.
 
     Args:
-        methods: names, as a list or with commas between them; ``all``: every method.
+        methods: names, as a list or separated by commas; ``all``: every method.
     Raises:
-        ForgetError: an unknown method, or none that edits.
+        ForgetError: a method is unknown, or no method is left.
     """
-    given = methods.split(",") if isinstance(methods, str) else methods
-    requested = list(dict.fromkeys(name.strip() for name in given if name.strip()))
+    listed = methods.split(",") if isinstance(methods, str) else methods
+    requested = list(dict.fromkeys(name.strip() for name in listed if name.strip()))
     for name in requested:
         if name != ALL:
             methods_.get(name)
@@ -65,13 +66,13 @@ def chosen(methods: str | Sequence[str]) -> list[str]:
         raise ForgetError(
             "compare.no-method",
             "there is no method to compare with the unedited model",
-            f"there are: {', '.join(available)}",
+            f"available methods: {', '.join(available)}",
         )
     return names
 
 
 def plans_of(
-    given: Sequence[Recipe | str | Path],
+    recipes: Sequence[Recipe | str | Path],
     names: Sequence[str],
     *,
     model: str | None,
@@ -81,15 +82,15 @@ def plans_of(
     """A plan for each recipe.
 
     Raises:
-        ForgetError: a recipe that is not valid with every method, or a base model that cannot be
-            loaded.
+        ForgetError: there is no recipe, a recipe is not valid with every method, or a base model
+            cannot be loaded.
     """
-    loaded = [recipe if isinstance(recipe, Recipe) else recipes_.load(recipe) for recipe in given]
+    loaded = [recipe if isinstance(recipe, Recipe) else recipes_.load(recipe) for recipe in recipes]
     if not loaded:
         raise ForgetError(
             "compare.no-recipe",
             "there is no recipe to compare methods on",
-            "name one or more recipes",
+            "give one or more recipes",
         )
     plans: list[RecipePlan] = []
     for recipe in loaded:
@@ -110,7 +111,7 @@ def plans_of(
 
 
 def plain(name: str) -> str:
-    """A name as the name of a folder."""
+    """A name that is valid as a folder name."""
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".-") or "_"
 
 
@@ -122,11 +123,12 @@ def check_judge(
     features: str | None,
     device: str | None,
 ) -> dict:
-    """The judge's identity. Checked before the edits, which can take long.
+    """Load the judge and return its identity. Errors are found here, before the edits, which can
+    take long.
 
     Raises:
-        ForgetError: an unknown judge or feature extractor, or a recipe whose prompts the judge
-            cannot be asked about.
+        ForgetError: the judge or the feature extractor is unknown, or the judge does not know a
+            concept of a recipe.
     """
     if features not in (None, "none", "auto") and features not in features_.names():
         features_.load(features, device)
@@ -139,10 +141,10 @@ def check_judge(
 def shortened(recipe: Recipe) -> Recipe:
     """The recipe with fewer evaluation prompts, for a quick comparison.
 
-    It keeps the first prompts of each concept, and retained concepts spread over the whole list.
+    It has the first prompts of each concept, and retained concepts evenly spaced in the list.
     """
 
-    def first_prompts(concept: Asked) -> Asked:
+    def first_prompts(concept: EvaluatedConcept) -> EvaluatedConcept:
         return concept.model_copy(
             update={
                 "direct": concept.direct[:QUICK_PROMPTS],

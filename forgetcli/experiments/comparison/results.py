@@ -1,4 +1,4 @@
-"""The result of a comparison: the table, and each recipe's evaluation."""
+"""The result of a comparison: the table and the evaluation of each recipe."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class ComparedRecipe:
     """All methods with one recipe.
 
     Attributes:
-        rows: the unedited model first, then the methods.
-        evaluation: None if every method failed.
+        rows: the row of the unedited model, followed by those of the methods.
+        evaluation: the images and their scores; None if every method failed.
     """
 
     name: str
@@ -44,7 +44,7 @@ class ComparedRecipe:
         }
 
     def part(self, row: Row) -> RowPart:
-        """A row of this recipe with its images, to be pooled with other recipes' rows."""
+        """A row of this recipe with its images, for pooling over recipes."""
         if self.evaluation is None or row.fault is not None:
             return RowPart(recipe=self.name, row=row)
         if row.name == UNEDITED:
@@ -60,8 +60,11 @@ class Comparison(Result):
     """The whole comparison.
 
     Attributes:
-        rows: over all recipes; with one recipe, that recipe's rows.
+        rows: the rows pooled over all recipes, or the rows of the only recipe.
+        recipes: the results of each recipe.
         judge: the judge's identity.
+        settings: the settings with which images were generated.
+        seconds: duration of each stage.
     """
 
     rows: tuple[Row, ...]
@@ -104,7 +107,7 @@ def _described(row: Row) -> tuple[str, ...]:
 
 
 def pooled_rows(recipes: Sequence[ComparedRecipe]) -> tuple[Row, ...]:
-    """The rows over all recipes; with one recipe, that recipe's rows."""
+    """The rows pooled over all recipes, or the rows of the only recipe."""
     if len(recipes) == 1:
         return recipes[0].rows
     rows = []

@@ -1,5 +1,5 @@
-"""Rows of the table: a method's scores beside the cost of its edit, and the same over several
-recipes.
+"""Rows of the table: a method's scores and the cost of its edit, for one recipe or pooled over
+several recipes.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ COSTS = ("seconds", "peak_rss", "peak_gpu", "changed", "cache", "reused")
 
 @dataclass(frozen=True)
 class Row:
-    """One method in the table; the unedited model has a row too.
+    """One method in the table. The unedited model has a row too.
 
     Attributes:
         seconds, peak_rss, peak_gpu, changed, cache, reused: see
             `forgetcli.experiments.comparison.edits.MethodEdit`.
-        scores: None if the method failed.
-        quality: of the images of retained concepts.
+        scores: the scores; None if the method failed.
+        quality: quality measures of the images of retained concepts.
         fault: the reason why there is no edit.
     """
 
@@ -42,7 +42,7 @@ class Row:
     fault: Fault | None = None
 
     def as_dict(self) -> dict:
-        """The row as in ``compare --json``; each of the scores has its own key, as in ``eval``."""
+        """The row as in ``compare --json``. Each score has its own key, as in ``eval --json``."""
         error = None
         if self.fault:
             error = {
@@ -70,7 +70,10 @@ def rows_of(
     """The rows of the unedited model and of every method.
 
     Args:
-        evaluation: of the successful edits, in their order; None if every method failed.
+        control: the run of the method that changes nothing.
+        edits: the edits of all methods.
+        evaluation: the evaluation of the successful edits, in the order of `edits`; None if every
+            method failed.
     """
     if evaluation is None:
         unedited = Row(UNEDITED, **_costs(control))
@@ -109,11 +112,12 @@ def _costs(edit: MethodEdit) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RowPart:
-    """A method's row with one recipe.
+    """A method's row for one recipe.
 
     Attributes:
         recipe: the recipe's name.
-        run: the images behind the scores; None if there are no scores.
+        row: the row.
+        run: the images from which the scores were computed; None if there are no scores.
         subject: the edited model whose concepts the images are scored for.
     """
 
@@ -124,14 +128,14 @@ class RowPart:
 
 
 def pooled(name: str, parts: Sequence[RowPart]) -> Row:
-    """One row over several recipes: shares over all images, H's interval over all prompts, mean
-    seconds, largest memory.
+    """Pool a method's rows over several recipes.
 
-    A method that failed with one recipe has no pooled scores: scores over fewer recipes would not
-    be comparable.
+    Shares are over all images, the interval of H is over all prompts. Seconds are the mean, memory
+    is the maximum. A method that failed with one recipe has no pooled scores, because scores over
+    fewer recipes would not be comparable.
 
     Args:
-        parts: the method's row with each recipe.
+        parts: the method's row for each recipe.
     """
     failed = [(part.recipe, part.row.fault) for part in parts if part.row.fault]
     if failed:
@@ -170,10 +174,10 @@ def _pooled_cache(rows: Sequence[Row]) -> dict[str, int] | None:
 
 
 def _pooled_scores(runs: Sequence[tuple[str, Run, Subject]]) -> Scores:
-    """The scores of all images.
+    """The scores over all images.
 
-    One recipe may forget a label that another one retains, so labels and prompts are prefixed with
-    their recipe's name.
+    One recipe may forget a label that another recipe retains, so labels and prompts are prefixed
+    with the name of their recipe.
     """
     answers: list[Answer] = []
     forgets: set[str] = set()
@@ -201,8 +205,8 @@ def _pooled_scores(runs: Sequence[tuple[str, Run, Subject]]) -> Scores:
 
 
 def _pooled_quality(rows: Sequence[Row]) -> ModelQuality:
-    """Means over all images, without an interval. FID and KID describe one set of images and cannot
-    be pooled.
+    """Means over all images, without intervals. FID and KID describe one set of images, so they
+    cannot be pooled.
     """
     return ModelQuality(
         distance=_pooled_measure([row.quality.distance for row in rows]),

@@ -1,4 +1,4 @@
-"""`compare`: the whole comparison on one page."""
+"""`compare`: plans, edits, evaluates and pools."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ from forgetcli.recipe import Recipe
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings that the images of a comparison are generated with; recorded in its results.
+    """The settings with which a comparison generates images. They are recorded in its results.
 
     Attributes:
+        images, seed, steps, guidance, batch: see `forgetcli.evaluate`.
         quick: use fewer evaluation prompts.
         dtype: what the models run in, for the edits and for the images.
     """
@@ -58,14 +59,14 @@ class Settings:
             del settings["dtype"]
         return settings
 
-    def asked(self, recipe: Recipe) -> Recipe:
-        """The recipe whose evaluation prompts are used."""
+    def evaluated(self, recipe: Recipe) -> Recipe:
+        """The recipe with the evaluation prompts to use."""
         return shortened(recipe) if self.quick else recipe
 
 
 @dataclass(frozen=True)
 class Judging:
-    """The judge of the images and its settings: see `forgetcli.evaluate`."""
+    """The judge and the feature extractor, with settings; see `forgetcli.evaluate`."""
 
     judge: str
     options: Mapping[str, object] | None
@@ -93,26 +94,26 @@ def compare(
     force: bool = False,
     observer: Observer | None = None,
 ) -> Comparison:
-    """Apply recipes with every method, and score all edits and the unedited model at equal prompts
-    and seeds.
+    """Apply recipes with every method, and score all edits and the unedited model.
 
-    A method gets the parameters that the recipe has for it, in its own tables or in
-    ``[methods.NAME]``, else its defaults. A method that fails gets a row with the reason.
+    All models are scored with equal prompts and seeds. A method gets its parameters from the
+    recipe's own tables or from ``[methods.NAME]``. Other parameters have their defaults. A method
+    that fails gets a row with the reason.
 
     Args:
-        recipes: loaded recipes, paths, or names of bundled recipes. Each is compared by itself, and
-            all are pooled.
-        methods: names, as a list or with commas between them; ``all``: every method.
-        model, config: base model; default: each recipe's. See `pipeline.apply`.
+        recipes: loaded recipes, paths, or names of bundled recipes. The table has rows for each
+            recipe and rows pooled over all recipes.
+        methods: names, as a list or separated by commas; ``all``: every method.
+        model, config: the base model; default: each recipe's own. See `pipeline.apply`.
         images, seed, steps, guidance, judge, judge_options, features, batch, dtype, device: see
             `forgetcli.evaluate`.
-        quick: use at most three prompts of a kind for each concept, and six retained concepts.
-        output: gets edits, images and verdicts. Complete parts of an earlier run are kept, so an
-            interrupted run continues, and methods can be added.
+        quick: use at most three prompts of each kind for each concept, and six retained concepts.
+        output: folder for edits, images and verdicts. Complete parts of an earlier run are used
+            again, so that an interrupted run can continue and methods can be added.
         force: repeat every edit, and delete the results of another run in `output`.
     Raises:
-        ForgetError: a recipe, method, judge or model that cannot be used, `output` holds another
-            run, or every method failed.
+        ForgetError: a recipe, method, judge or model cannot be used; `output` contains another run;
+            or every method failed.
     """
     observer = observer or Silent()
     watch = Stopwatch()
@@ -123,14 +124,14 @@ def compare(
         )
     names = chosen(methods)
     settings = Settings(images, seed, steps, guidance, batch, quick, dtype)
-    # The edits take long, and the evaluation after them refuses it too.
+    # The evaluation would refuse this too, but only after the edits, which take long.
     refuse_too_many(1, images)
     judging = Judging(judge=judge, options=judge_options, features=features)
     with watch.stage("load"):
-        given = [recipes] if isinstance(recipes, Recipe | str | Path) else recipes
-        plans = plans_of(given, names, model=model, config=config, output=output)
+        several = [recipes] if isinstance(recipes, Recipe | str | Path) else recipes
+        plans = plans_of(several, names, model=model, config=config, output=output)
         identity = check_judge(
-            [settings.asked(plan.recipe) for plan in plans],
+            [settings.evaluated(plan.recipe) for plan in plans],
             judge=judge,
             options=judge_options,
             features=features,
@@ -163,24 +164,25 @@ def compare(
 
 
 def check_folder(plan: RecipePlan, output: Path, force: bool) -> None:
-    """Check that nothing blocks a recipe's edits and images, before the edits, which take long.
+    """Check that a recipe's edits and images can be written. This comes before the edits, because
+    they take long.
 
     Raises:
-        ForgetError: eval.not-ours: something that this tool did not make.
+        ForgetError: eval.not-ours: forget did not write what exists there.
     """
     if plan.folder != output:
         refuse_others(output, folders=[plan.folder.name])
     refuse_others(plan.folder, folders=[EDITS, IMAGES])
     edits = plan.folder / EDITS
     if os.path.lexists(edits / MANIFEST):
-        # The folder is itself an edited model, whose recipe.toml would be overwritten.
+        # The folder is itself an edited model. Its recipe.toml would be overwritten.
         raise not_ours(edits)
     if force:
         refuse_unmarked(plan.folder / IMAGES / UNEDITED)
 
 
 def comparison_identity(plans: Sequence[RecipePlan], settings: Settings) -> dict:
-    """What a comparison must share with an earlier one in the same folder to continue it."""
+    """The settings that must be equal for a comparison to continue an earlier one in the folder."""
     return {
         "models": {},
         "bases": {plan.name: plan.base.generation_digest for plan in plans},
@@ -199,7 +201,7 @@ def compare_recipe(
     observer: Observer,
     watch: Stopwatch,
 ) -> ComparedRecipe:
-    """One recipe: an edit by each method, the evaluation of all, a row for each."""
+    """Compare the methods on one recipe: edit with each method, evaluate all edits, build rows."""
     with watch.stage("edits"):
         control, edits = edits_of(
             plan, device=device, dtype=settings.dtype, force=force, observer=observer
@@ -234,13 +236,13 @@ def evaluation_of(
     force: bool,
     observer: Observer,
 ) -> Evaluation | None:
-    """The unedited model and every successful edit; None if every method failed."""
+    """Evaluate the unedited model and every successful edit. None: every method failed."""
     folders = [edit.folder for edit in edits if edit.fault is None]
     if not folders:
         return None
     return evaluate(
         folders,
-        recipe=settings.asked(plan.recipe),
+        recipe=settings.evaluated(plan.recipe),
         images=settings.images,
         seed=settings.seed,
         steps=settings.steps,
@@ -253,16 +255,17 @@ def evaluation_of(
         batch=settings.batch,
         dtype=settings.dtype,
         force=force,
-        # Each image records how it was generated, so images of other methods can stay.
+        # Each image records its origin, so images of other methods can stay.
         keep_images=not force,
         observer=observer,
     )
 
 
 def check_any_succeeded(compared: Sequence[ComparedRecipe]) -> None:
-    """
+    """Refuse a comparison without any successful edit.
+
     Raises:
-        EditError: every method failed with every recipe.
+        EditError: compare.all-failed: every method failed with every recipe.
     """
     rows = [row for part in compared for row in part.rows[1:]]
     faults = [row.fault for row in rows if row.fault is not None]

@@ -23,19 +23,17 @@ from forgetcli.storage.safetensors import (
 def changed_share(base: Base, edited: Path, manifest: Manifest) -> float:
     """The fraction of the model's parameters whose stored bits differ from the base model's.
 
-    All floating-point tensors of all components count, each in the form that loaders read by
-    default.
+    All floating-point tensors of all components count. If a component has several variants of its
+    weights, only the variant that loaders read by default counts.
     """
     sites = {(site.file, site.key): site for site in parameters(base)}
-    touched = {(tensor.file, tensor.key) for tensor in manifest.edited} & sites.keys()
-    changed = sum(differing(base.folder, edited, sites[key]) for key in touched)
+    listed = {(tensor.file, tensor.key) for tensor in manifest.edited} & sites.keys()
+    changed = sum(differing(base.folder, edited, sites[key]) for key in listed)
     return changed / max(1, sum(math.prod(site.shape) for site in sites.values()))
 
 
 def parameters(base: Base) -> Iterator[TensorSite]:
-    """Every floating-point tensor of a diffusers folder, or of a single file without its running
-    averages.
-    """
+    """All floating-point tensors of a model. The EMA weights of a single file are left out."""
     if base.single:
         for key, site in base.single.header.items():
             if site.dtype in TORCH_NAMES and not key.startswith(EMA):

@@ -26,12 +26,12 @@ HEAD = (
 
 @dataclass(frozen=True)
 class RecipeSource:
-    """A recipe as the command line names it.
+    """A recipe as given on the command line.
 
     Attributes:
         source: a recipe file, or the name of a bundled recipe.
-        overrides: as given to ``--set``.
-        method: used instead of the recipe's own method; None: the recipe's own.
+        overrides: values of ``--set``.
+        method: replaces the recipe's own method; None: the recipe's own.
     """
 
     source: str | Path
@@ -44,10 +44,10 @@ class RecipeSource:
 
 
 def trial_overrides(recipe: Recipe, method: str | None, values: Mapping[str, Any]) -> list[str]:
-    """A trial's values as ``--set`` takes them.
+    """A trial's values in the syntax of ``--set``.
 
-    They go to the recipe's own tables, or to ``[methods.NAME]`` if the recipe is used with another
-    method than its own.
+    They set keys of the recipe's own tables, or of ``[methods.NAME]`` if the recipe is used with a
+    method other than its own.
     """
     prefix = ""
     if method is not None and written_method(recipe) != recipe.method:
@@ -64,23 +64,23 @@ def _toml_value(value: Any) -> str:
 
 
 def written_method(recipe: Recipe) -> str:
-    """The method named in the recipe's own text, whichever method the recipe is used with."""
+    """The method in the recipe's own text, even if the recipe is used with another method."""
     body, _ = usage.split(recipe.raw.decode())
     return tomli.loads(body).get("method", "nullspace")
 
 
 def write_recipe(path: Path, recipe: Recipe, best: Trial) -> None:
-    """Write the recipe's text with the best trial's values; its comments and order stay.
+    """Write the recipe's text with the best trial's values. Its comments and order do not change.
 
-    Values from ``--set`` stay recorded at the end of the text, as in every used recipe, except
-    those that the search replaced.
+    As in every used recipe, values from ``--set`` are recorded at the end of the text, except those
+    that the search replaced.
     """
     body, recorded = usage.split(recipe.raw.decode())
     document = tomlkit.parse(body)
-    above: tuple[str, ...] = ()
+    parent_tables: tuple[str, ...] = ()
     if written_method(recipe) != recipe.method:
-        above = ("methods", recipe.method)
-    _put_values(document, above, best.parameters)
+        parent_tables = ("methods", recipe.method)
+    _put_values(document, parent_tables, best.parameters)
     head = HEAD.format(method=recipe.method, h=best.h)
     remaining = _without(recorded.overrides, f"methods.{recipe.method}.", best.parameters)
     record = usage.Record(overrides=remaining, files=recorded.files)
@@ -88,20 +88,20 @@ def write_recipe(path: Path, recipe: Recipe, best: Trial) -> None:
 
 
 def _put_values(
-    document: tomlkit.TOMLDocument, above: tuple[str, ...], values: Mapping[str, Any]
+    document: tomlkit.TOMLDocument, parent_tables: tuple[str, ...], values: Mapping[str, Any]
 ) -> None:
-    """Set dotted parameters in the tables below `above`, for all model families."""
-    holder: Container | Table = document
-    for name in above:
-        holder = holder.setdefault(name, tomlkit.table(is_super_table=name == "methods"))
+    """Set dotted parameters in the tables below `parent_tables`, for all model families."""
+    parent: Container | Table = document
+    for name in parent_tables:
+        parent = parent.setdefault(name, tomlkit.table(is_super_table=name == "methods"))
     for key, value in values.items():
         *tables, name = key.split(".")
-        place = holder
-        for table in tables:
-            place = place.setdefault(table, tomlkit.table())
-        place[name] = value
-        # The trials set the value for all families too.
-        parameters.hold_for_all_families(document, (*above, *tables, name))
+        table = parent
+        for table_name in tables:
+            table = table.setdefault(table_name, tomlkit.table())
+        table[name] = value
+        # As in the trials, where ``--set`` sets the value for all families.
+        parameters.hold_for_all_families(document, (*parent_tables, *tables, name))
 
 
 def _without(recorded: Sequence[str], prefix: str, replaced: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,14 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Trial:
-    """One set of values, and the scores of the model edited with them.
+    """One set of parameter values, and the scores of the model that was edited with them.
 
     Attributes:
         number: position among the finished trials, from 0.
         parameters: values by dotted parameter name.
         state: ``complete``, ``pruned`` or ``failed``.
-        scores: None for a trial that was not scored on all images.
-        why: the reason why a trial has no scores.
+        scores: the scores over all images; None if the trial was not scored on all of them.
+        why: the reason why the trial has no scores.
     """
 
     number: int
@@ -46,13 +46,13 @@ class Tuned:
     """The result of a search.
 
     Attributes:
-        recipe: file with the recipe that holds the best trial's values.
+        recipe: the file with the recipe and the best trial's values.
         method: the method whose parameters were searched.
         own: the trial with the recipe's own values.
         best: the completed trial with the highest H.
         trials: all finished trials.
         baseline: scores of the unedited model.
-        seconds: by stage.
+        seconds: duration of each stage.
     """
 
     recipe: Path

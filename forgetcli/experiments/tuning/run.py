@@ -1,4 +1,4 @@
-"""`tune`: the whole search on one page."""
+"""`tune`: searches a method's parameters and writes the recipe with the best values."""
 
 from __future__ import annotations
 
@@ -54,17 +54,20 @@ def tune(
     and write the recipe with the best values.
 
     Args:
-        recipe: a recipe file or a bundled recipe, whose concepts and prompts are there to tune on.
+        recipe: a recipe file or a bundled recipe. Its concepts and evaluation prompts are used for
+            tuning.
         method: tune this method instead of the recipe's.
+        overrides: values of ``--set``.
         model, config: see `pipeline.apply`.
-        trials: number of sets of values to try, earlier runs in `output` included.
+        trials: the number of sets of values to try, including those of earlier runs in `output`.
         minutes: start no trial after this time.
-        output: the study, images of the unedited model and `tuned.toml`; an interrupted search
-            continues there.
+        images, seed, steps, judge, device, batch: see `forgetcli.evaluate`.
+        output: folder for the study, images of the unedited model and `tuned.toml`. An interrupted
+            search continues there.
         force: delete another search in `output`.
     Raises:
-        ForgetError: the method has no search space, no trial was completed, or `output` holds
-            another search, or a damaged one.
+        ForgetError: the method has no search space, no trial was completed, or `output` contains
+            another or a damaged search.
     """
     observer = observer or Silent()
     watch = Stopwatch()
@@ -73,15 +76,15 @@ def tune(
     loaded = source.load()
     dimensions = search_dimensions(loaded.method)
     loaded_judge = judges.load(judge, device)
-    asked = of_recipe(loaded, loaded_judge)
-    refuse_too_many(len(asked), images)
+    questions = of_recipe(loaded, loaded_judge)
+    refuse_too_many(len(questions), images)
     base = checkpoint.resolve(model or loaded.model, config=config)
     runner = TrialRunner(
         source=source,
         recipe=loaded,
         base=base,
         judge=loaded_judge,
-        questions=[q for q in asked for _ in range(images)],
+        questions=[question for question in questions for _ in range(images)],
         settings=ImageSettings(images=images, seed=seed, steps=steps, device=device, batch=batch),
         output=output,
         observer=observer,
@@ -113,20 +116,20 @@ def search_dimensions(method: str) -> Mapping[str, Dimension]:
     """A method's ``SEARCH`` space.
 
     Raises:
-        ForgetError: the method has none.
+        ForgetError: tune.no-space: the method has none.
     """
     dimensions = getattr(methods.get(method), "SEARCH", None)
     if not dimensions:
         raise ForgetError(
             "tune.no-space",
-            f"the method '{method}' does not say what can be searched",
-            "give its module a SEARCH",
+            f"the method '{method}' has no search space",
+            "define SEARCH in the method's module",
         )
     return dimensions
 
 
 def search_identity(runner: TrialRunner) -> dict:
-    """What a search must share with an earlier one in the same folder to continue it."""
+    """The settings that must be equal for a search to continue an earlier one in its folder."""
     return {
         "models": {UNEDITED: runner.base.generation_digest},
         "recipe": runner.recipe.sha256,
@@ -146,7 +149,7 @@ def search(
     trials: int,
     minutes: float | None,
 ) -> None:
-    """Run trials until `trials` have finished or the time is over, but at least one."""
+    """Run trials until `trials` have finished or `minutes` have passed, but at least one trial."""
     deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     while (number := len(finished(study))) < trials:
         if number > 0 and time.monotonic() >= deadline:
@@ -165,16 +168,16 @@ def search(
 
 
 def best_of(trials: tuple[Trial, ...]) -> Trial:
-    """The completed trial with the highest H, the first of equals.
+    """The completed trial with the highest H; the earliest of several.
 
     Raises:
-        ForgetError: no trial was completed.
+        ForgetError: tune.no-trial: no trial was completed.
     """
-    whole = completed(trials)
-    if not whole:
+    scored = completed(trials)
+    if not scored:
         raise ForgetError(
             "tune.no-trial",
             f"no trial was completed out of {len(trials)}: {trials[-1].why}",
             "allow more --trials, or check the recipe",
         )
-    return max(whole, key=lambda trial: trial.h)
+    return max(scored, key=lambda trial: trial.h)

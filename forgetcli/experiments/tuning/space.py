@@ -1,4 +1,4 @@
-"""The search space, and a trial's suggestions from it."""
+"""The search space of a method, and the values that a trial takes from it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class SearchSpace:
     """The values that a search may try.
 
     Attributes:
-        dimensions: by dotted parameter name.
-        start: the first trial, in the form that the study stores: the value of a `Range`, the
-            index of a value in a `Choice`.
+        dimensions: the possible values of each parameter, by dotted parameter name.
+        start: the values of the first trial, as the study stores them: the value of a `Range`, or
+            the index of a value in a `Choice`.
     """
 
     dimensions: Mapping[str, Dimension]
@@ -32,8 +32,8 @@ class SearchSpace:
 
     @classmethod
     def around(cls, recipe: Recipe, dimensions: Mapping[str, Dimension]) -> SearchSpace:
-        """A method's ``SEARCH`` space, widened to contain the recipe's own values, which are the
-        first trial.
+        """A method's ``SEARCH`` space, widened to contain the recipe's own values. The first trial
+        uses these values.
         """
         schema = methods.get(recipe.method).Parameters
         parameters = schema.model_validate(recipe.parameters).model_dump()
@@ -50,7 +50,7 @@ class SearchSpace:
                 widened[key] = Choice(values)
                 start[key] = values.index(value)
             else:
-                # A logarithm has no 0: a recipe that says 0 is searched on a linear scale.
+                # A logarithmic scale has no 0. If the recipe's value is 0, the scale is linear.
                 widened[key] = Range(
                     low=min(dimension.low, value),
                     high=max(dimension.high, value),
@@ -65,7 +65,7 @@ class SearchSpace:
 
 
 def suggest(trial: optuna.Trial, key: str, dimension: Dimension) -> Any:
-    """The trial's value of one parameter."""
+    """The trial's value for one parameter."""
     if isinstance(dimension, Choice):
         # The study on disk cannot store tuples, so it stores the index of the value.
         indices = list(range(len(dimension.values)))

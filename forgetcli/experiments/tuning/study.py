@@ -1,4 +1,4 @@
-"""The study on disk: optuna's journal, from which an interrupted search continues."""
+"""The study on disk: optuna's journal, from which an interrupted search can continue."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from forgetcli.storage.files import read_regular
 from forgetcli.storage.json import decode
 
 STUDY = "study.log"
-LARGEST_STUDY = 1 << 28  # bytes; a trial has some thousand
-STARTUP_TRIALS = 8  # random trials before the sampler and the pruner use their models
+LARGEST_STUDY = 1 << 28  # bytes; a trial takes some thousand bytes
+STARTUP_TRIALS = 8  # random trials before the sampler and the pruner use earlier results
 PRUNED_PERCENTILE = 40.0  # a trial whose first images score below this percentile is pruned
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
 
 
 def open_study(path: Path, start: Mapping[str, Any], seed: int) -> optuna.Study:
-    """The study in a file, or a new study whose first trial is `start`.
+    """Open the study in a file, or create a study whose first trial is `start`.
 
-    A trial that was interrupted is queued again.
+    Interrupted trials are queued again.
 
     Raises:
-        ForgetError: tune.damaged: the file is no journal of ours.
+        ForgetError: tune.damaged: the file is not a journal that forget wrote.
     """
-    _forget_torn_line(path)
+    _remove_partial_line(path)
     try:
         study = _opened(path)
         _check_attributes(study)
     except (ForgetError, OSError):
         raise
-    except Exception as fault:  # optuna trusts its journal
+    except Exception as fault:  # optuna does not check its journal, so any error can occur
         raise _damaged(path, f"optuna cannot read it ({type(fault).__name__})") from fault
     if not study.trials:
         study.enqueue_trial(dict(start))
@@ -47,44 +47,47 @@ def open_study(path: Path, start: Mapping[str, Any], seed: int) -> optuna.Study:
         if trial.state == TrialState.RUNNING:
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
-    # A different seed after each interruption: with the same seed, the sampler would suggest again
-    # what it has tried.
+    # The seed differs after each interruption. With the same seed, the sampler would suggest the
+    # values of earlier trials again.
     study.sampler = optuna.samplers.TPESampler(
         seed=seed + len(study.trials), n_startup_trials=STARTUP_TRIALS
     )
     return study
 
 
-def _forget_torn_line(path: Path) -> None:
-    """Remove what a run that was killed has written of a last line; optuna would append to it.
+def _remove_partial_line(path: Path) -> None:
+    """Remove a partial last line of a killed run, because optuna would append to it.
 
     Raises:
-        ForgetError: tune.damaged: another line is no table in JSON.
+        ForgetError: tune.damaged: another line is not a JSON object.
     """
     try:
         data = read_regular(path, LARGEST_STUDY)
     except FileNotFoundError:
         return
-    whole, newline, torn = data.rpartition(b"\n")
-    for number, line in enumerate(whole.split(b"\n") if newline else (), start=1):
+    complete, newline, partial = data.rpartition(b"\n")
+    for number, line in enumerate(complete.split(b"\n") if newline else (), start=1):
         try:
-            sound = isinstance(decode(line), dict)
+            is_object = isinstance(decode(line), dict)
         except ValueError:
-            sound = False
-        if not sound:
+            is_object = False
+        if not is_object:
             raise _damaged(path, f"line {number} is not valid")
-    if torn:
-        write_atomically(path, whole + newline)
+    if partial:
+        write_atomically(path, complete + newline)
 
 
 def _check_attributes(study: optuna.Study) -> None:
-    """Raise TypeError if a trial's value, or a note of `search` about it, has another type."""
+    """Raise TypeError if a trial's value or one of its attributes has the wrong type."""
     for trial in study.trials:
-        notes = trial.user_attrs
-        tables = [notes[key] for key in ("parameters", "scores") if key in notes]
-        h = notes.get("scores", {}).get("h") if all(isinstance(t, dict) for t in tables) else "?"
-        if not isinstance(h, float | int | None) or not isinstance(notes.get("why", ""), str):
-            raise TypeError("a trial's notes")
+        attributes = trial.user_attrs
+        for key in ("parameters", "scores"):
+            if not isinstance(attributes.get(key, {}), dict):
+                raise TypeError(f"a trial's {key}")
+        if not isinstance(attributes.get("scores", {}).get("h"), float | int | None):
+            raise TypeError("a trial's H")
+        if not isinstance(attributes.get("why", ""), str):
+            raise TypeError("a trial's reason")
         values = trial.values if trial.state == TrialState.COMPLETE else []
         if not (isinstance(values, list) and all(isinstance(v, float | int) for v in values)):
             raise TypeError("a trial's value")
@@ -111,7 +114,7 @@ def _opened(path: Path) -> optuna.Study:
 
 
 def finished(study: optuna.Study) -> list[FrozenTrial]:
-    """Finished trials in their order, without the trials that were interrupted."""
+    """The finished trials in order, without interrupted trials."""
     return [
         trial
         for trial in study.trials
@@ -125,7 +128,7 @@ def has_scores(study: optuna.Study) -> bool:
 
 
 def _is_scored(trial: FrozenTrial) -> bool:
-    """Not so if the run was killed after the scores were noted, and before the trial's value."""
+    """Whether a trial has a value and scores. A killed run can leave a trial with scores only."""
     return trial.state == TrialState.COMPLETE and "scores" in trial.user_attrs
 
 

@@ -1,4 +1,4 @@
-"""One trial: an edit with the suggested values, and the scores of its images."""
+"""Trials: an edit with the suggested values, and the scores of its images."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from forgetcli.evaluation.subjects import apart
 from forgetcli.evaluation.verdicts import look
 from forgetcli.experiments.tuning.recipe_file import RecipeSource, trial_overrides
 from forgetcli.experiments.tuning.space import SearchSpace
-from forgetcli.generation.draw import draw
+from forgetcli.generation.generate import generate_images
 from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline import apply
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import Recipe
 
-TRIALS = "trials"  # the folder with a folder for each trial
+TRIALS = "trials"  # the parent of the trials' folders
 EARLY_STRIDE = 3  # one question in three is scored first, to decide whether to prune the trial
-PRUNING_CODES = ("edit.no-effect", "edit.wrecked")  # edits that were made, but are of no use
+PRUNING_CODES = ("edit.no-effect", "edit.wrecked")  # errors of edits that succeed but are useless
 
 
 @dataclass(frozen=True)
 class ImageSettings:
-    """How the images of every trial are generated.
+    """The settings with which the images of every trial are generated.
 
     Attributes:
-        images: images of each prompt.
-        seed: of the first image of a prompt; the others have the next seeds.
-        steps: sampler steps.
-        device: None: the fastest one.
+        images: the number of images for each prompt.
+        seed: the seed of a prompt's first image. The other images have the following seeds.
+        steps: the number of sampling steps.
+        device: the device; None: the fastest one.
         batch: images generated at a time.
     """
 
@@ -53,14 +53,17 @@ class ImageSettings:
 
 @dataclass(frozen=True)
 class TrialRunner:
-    """What all trials of a search share.
+    """Runs the trials of a search.
 
     Attributes:
-        source: the recipe, loaded again for each trial.
+        source: the recipe's source. Each trial loads it with other values.
         recipe: the recipe with its own values.
         base: the base model.
-        questions: one for each image.
+        judge: the judge.
+        questions: one question for each image.
+        settings: the settings for generating images.
         output: the search's folder.
+        observer: receives progress and notes.
     """
 
     source: RecipeSource
@@ -73,7 +76,7 @@ class TrialRunner:
     observer: Observer
 
     def score_unedited(self, watch: Stopwatch) -> dict:
-        """Scores of the unedited model."""
+        """The scores of the unedited model."""
         run = answered(
             Subject(UNEDITED, self.base),
             self.questions,
@@ -89,12 +92,12 @@ class TrialRunner:
         return score(run.answers, self._subject(self.base)).as_dict()
 
     def run(self, trial: optuna.Trial, space: SearchSpace) -> float:
-        """H of the trial. The values and the scores are stored in the study.
+        """Run a trial and return its H. The values and the scores are stored in the study.
 
         Raises:
-            EditError: the edit cannot be made with these values.
-            optuna.TrialPruned: the edit has no effect or wrecks the model, or its first images
-                score too low.
+            EditError: the edit fails with these values.
+            optuna.TrialPruned: the edit has no effect or destroys the model, or the scores of its
+                first images are too low.
         """
         values = space.suggest(trial)
         # JSON has no tuples.
@@ -105,13 +108,13 @@ class TrialRunner:
         try:
             overrides = trial_overrides(self.recipe, self.source.method, values)
             self._edit(self.source.load(overrides), folder / "edited")
-            found = self._score(trial, folder)
+            scores = self._score(trial, folder)
         finally:
-            # One checkpoint a trial would fill the disk. The values are enough to make it again.
+            # A checkpoint for each trial would fill the disk. It can be made again from the values.
             with suppress(OSError):
                 run_folder.discard(folder)
-        trial.set_user_attr("scores", found)
-        return found["h"] or 0.0
+        trial.set_user_attr("scores", scores)
+        return scores["h"] or 0.0
 
     def _edit(self, recipe: Recipe, folder: Path) -> None:
         try:
@@ -130,9 +133,10 @@ class TrialRunner:
             raise
 
     def _score(self, trial: optuna.Trial, folder: Path) -> dict:
-        """Scores of the edited model in `folder`.
+        """The scores of the edited model in `folder`.
 
-        The first images are judged before the rest is generated.
+        The first images are judged before the rest is generated, so that a bad trial can be pruned
+        early.
         """
         subject = self._subject(checkpoint.resolve(folder / "edited"))
         first = early_questions(self.questions)
@@ -151,7 +155,7 @@ class TrialRunner:
         return Subject(
             name="trial",
             base=base,
-            # No question asks for a concept without a label.
+            # Concepts that the judge has no label for are in no question.
             forgets=frozenset(self.judge.label(c.concept, c.label) for c in self.recipe.concepts)
             - {None},
             edit_prompts=frozenset(prompt for prompt, _ in self.recipe.edit_pairs()),
@@ -166,9 +170,9 @@ class TrialRunner:
         ]
 
     def _generate(self, subject: Subject, indices: Sequence[int], folder: Path) -> dict[int, Path]:
-        """Image files by the indices of their questions."""
+        """Generate images for the questions with these indices. Returns index → image file."""
         requests = self._requests()
-        paths, _ = draw(
+        paths, _ = generate_images(
             subject.base,
             [requests[i] for i in indices],
             folder,
@@ -179,7 +183,7 @@ class TrialRunner:
         return dict(zip(indices, paths))
 
     def _judged(self, images: Mapping[int, Path]) -> tuple[Answer, ...]:
-        """The judge's verdicts on images given by the indices of their questions."""
+        """Judge images, given by the indices of their questions."""
         order = sorted(images)
         requests = self._requests()
         verdicts = look(
@@ -204,7 +208,7 @@ class TrialRunner:
 
 
 def early_questions(questions: Sequence[Question]) -> list[int]:
-    """Indices of the questions that are scored first: a part of each concept and kind of prompt."""
+    """Indices of the questions that are scored first: some of each concept and kind of prompt."""
     groups: dict[tuple[str, str], list[int]] = {}
     for i, question in enumerate(questions):
         groups.setdefault((question.label, question.kind), []).append(i)

@@ -1,1 +1,1 @@
-"""Export formats, one file each; the file's name is the format's. See `forgetcli.export`."""
+"""Export formats, one module each; see `forgetcli.export`."""

@@ -1,6 +1,6 @@
-"""The edit alone: the new values of the changed tensors.
+"""The delta format: only the new values of the changed tensors.
 
-``forget apply --delta`` makes the same edited model again from them and the base model.
+``forget apply --delta`` makes the same edited model again from the delta and the base model.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from forgetcli.artifact import delta
 from forgetcli.artifact.edited import EditedModel
-from forgetcli.artifact.manifest import EditedTensor
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.export.modelspec import modelspec
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic, safetensors_writer
@@ -32,11 +32,12 @@ class Options(BaseModel):
 def write(
     edited: EditedModel, output: Path, options: Options, force: bool, observer: Observer
 ) -> dict[str, Any]:
-    """Write the stored values, not differences: adding a difference would round again and give
-    other bytes.
+    """Write the stored values of the changed tensors.
+
+    Differences are not written, because adding a difference would round again and change bytes.
 
     Returns:
-        ``tensors``: their number.
+        ``tensors``: the number of tensors.
     """
 
     def values(tensor: EditedTensor) -> Iterator[bytes]:

@@ -1,5 +1,5 @@
-"""A plain diffusers folder: the edited model's files and its model card, without the files that
-forget adds.
+"""The diffusers format: a folder with the edited model's files and its model card, but without the
+files that forget adds.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ class Options(BaseModel):
 def write(
     edited: EditedModel, output: Path, options: Options, force: bool, observer: Observer
 ) -> dict[str, Any]:
-    """Copy the files, by reflink where the file system supports it.
+    """Copy the files, as reflinks if the file system supports it.
 
-    An existing folder is replaced only if it has forget's own mark. The folder that this function
-    writes has no mark: a folder that could be the user's own model is never overwritten.
+    An existing folder is replaced only if it has forget's manifest. The folder that this function
+    writes has none, so it is never replaced: it could be the user's own model.
 
     Returns:
-        ``files``: their number.
+        ``files``: the number of files.
     Raises:
         ModelError: export.single-file: the base model was a single file; model.changed.
     """
     if edited.file:
         raise ModelError(
             "export.single-file",
-            f"{edited.folder} was made of a single file: {edited.file}",
+            f"{edited.folder} was made from a single file: {edited.file}",
             'convert it: python -c "from diffusers import DiffusionPipeline as P; '
             f"P.from_single_file('{edited.file}', config='{edited.settings}')"
             f".save_pretrained('{output}')\"",

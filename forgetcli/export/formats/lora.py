@@ -1,9 +1,9 @@
-"""The edit as a LoRA: two low-rank matrices for each edited weight, which UIs add to the base model
-at any strength.
+"""The LoRA format: two low-rank matrices for each edited weight. UIs add them to the base model at
+any strength.
 
-The rank of a closed-form edit is at most its number of keys, so a LoRA holds it exactly, except for
-the rounding of stored weights: a base model in float16 rounds every entry of W + Δ, and this noise
-has full rank. The error of the truncation is measured and reported.
+The rank of a closed-form edit is at most its number of keys, so a LoRA represents it exactly,
+except for the rounding of stored weights: a model in float16 rounds every entry of W + Δ, and this
+noise has full rank. The error of the truncation is measured and reported.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from forgetcli.artifact.edited import EditedModel
-from forgetcli.artifact.manifest import EditedTensor
+from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.errors import EditError
 from forgetcli.export.modelspec import modelspec
 from forgetcli.linalg.low_rank import low_rank, rank_for
@@ -27,9 +27,9 @@ from forgetcli.progress import Observer
 from forgetcli.storage import atomic, safetensors_writer
 
 SUFFIX = ".safetensors"
-OTHER_FORMATS = "export it as delta, single-file or diffusers, which hold any edit"
+OTHER_FORMATS = "export it as delta, single-file or diffusers, which can represent any edit"
 TEXT_MODEL = "text_model."
-# kohya's prefixes. A first text encoder of two is lora_te1.
+# kohya's prefixes. If there are two text encoders, the first one's prefix is lora_te1.
 PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
 KOHYA = "https://github.com/kohya-ss/sd-scripts"
 
@@ -37,11 +37,12 @@ Naming = Literal["diffusers", "kohya"]
 
 
 class Options(BaseModel):
-    """
+    """The settings.
+
     Attributes:
-        error: the relative error ‖Δ − BA‖_F / ‖Δ‖_F that is allowed for each tensor.
-        rank: the maximum rank, whatever the error then is.
-        naming: whose tensor names the file has.
+        error: the allowed relative error ‖Δ − BA‖_F / ‖Δ‖_F of each tensor.
+        rank: the largest allowed rank, even if the error is then larger.
+        naming: the convention for tensor names.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -52,7 +53,7 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Factors:
-    """The two matrices of one edited weight as they are stored, float32.
+    """The two stored matrices of one edited weight, float32.
 
     Attributes:
         tensor: the edited weight.
@@ -70,11 +71,11 @@ class Factors:
 def write(
     edited: EditedModel, output: Path, options: Options, force: bool, observer: Observer
 ) -> dict[str, Any]:
-    """Write the LoRA. All tensors have one rank: the largest that any of them needs.
+    """Write the LoRA. All tensors have the same rank, which is the largest that any tensor needs.
 
-    Loaders read rank and alpha in different places, and several use the first tensor's for all.
-    With one rank, and alpha equal to it, all loaders compute the same. Smaller factors are padded
-    with zeros.
+    Loaders take rank and alpha from different places, and some use the first tensor's values for
+    all. With a common rank, and alpha equal to it, all loaders give the same result. Smaller
+    factors are padded with zeros.
 
     Returns:
         ``rank``, ``naming`` and ``tensors``, each of which has ``rank`` and ``full_rank``;
@@ -118,8 +119,8 @@ def write(
 def _changed(edited: EditedModel) -> list[EditedTensor]:
     """The tensors that differ from the base model's, one for each parameter.
 
-    If the folder has a parameter in several variants, all have the same edit: the first one is the
-    one that loaders read by default.
+    If the folder has several variants of a parameter, all have the same edit. The first variant is
+    returned, which loaders read by default.
     """
     first: dict[tuple[str, str], EditedTensor] = {}
     for tensor in edited.manifest.edited:
@@ -128,14 +129,15 @@ def _changed(edited: EditedModel) -> list[EditedTensor]:
     if not changed:
         raise EditError(
             "export.nothing-edited",
-            f"no weight of {edited.folder} differs from the base: "
-            "there is nothing to put into a LoRA",
+            f"no weight of {edited.folder} differs from the base model, so there is nothing to "
+            "put into a LoRA",
         )
     return changed
 
 
 def _refuse_other_layers(edited: EditedModel, tensor: EditedTensor) -> None:
-    """
+    """Refuse a parameter that a LoRA cannot change.
+
     Raises:
         EditError: export.not-a-lora.
     """
@@ -154,7 +156,7 @@ def _refuse_other_layers(edited: EditedModel, tensor: EditedTensor) -> None:
 
 
 def _factors(edited: EditedModel, tensor: EditedTensor, options: Options) -> Factors:
-    """Δ = W − W₀ of one weight, decomposed."""
+    """Decompose the change Δ = W − W₀ of one weight."""
     shape = edited.site(tensor).shape
     after = from_bytes(edited.after(tensor), tensor.dtype, shape).double().flatten(1)
     before = from_bytes(edited.before(tensor), tensor.dtype, shape).double().flatten(1)
@@ -183,16 +185,16 @@ def _factors(edited: EditedModel, tensor: EditedTensor, options: Options) -> Fac
 
 
 def _padded(factor: Tensor, axis: int, rank: int) -> Tensor:
-    """The factor with zeros up to `rank` along an axis."""
+    """Pad a factor with zeros up to `rank` along an axis."""
     shape = list(factor.shape)
     shape[axis] = rank - factor.shape[axis]
     return torch.cat([factor, factor.new_zeros(shape)], axis)
 
 
 def _layer(tensor: EditedTensor) -> str:
-    """The layer's path, in a text encoder with the ``text_model.`` that loaders look for.
+    """The layer's path. In text encoders it begins with ``text_model.``, which loaders expect.
 
-    transformers 5 has no ``text_model.`` in memory, and so the manifest has none.
+    Parameter names of transformers 5 lack this prefix, and therefore also the manifest's.
     """
     layer = tensor.parameter.removesuffix(".weight")
     if tensor.component != "unet" and not layer.startswith((TEXT_MODEL, "text_projection")):
@@ -201,10 +203,10 @@ def _layer(tensor: EditedTensor) -> str:
 
 
 def _diffusers_names(tensor: EditedTensor, up: Tensor, down: Tensor) -> dict[str, Tensor]:
-    """The factors under the names that diffusers reads.
+    """The factors under the names that diffusers expects.
 
-    diffusers reads `lora_A` in the denoiser. For MLP layers of a text encoder it reads only the
-    older `lora_linear_layer`, which ComfyUI reads too.
+    In the denoiser diffusers expects `lora_A` and `lora_B`. For MLP layers of a text encoder it
+    supports only the older `lora_linear_layer`, which ComfyUI supports too.
     """
     prefix = f"{tensor.component}.{_layer(tensor)}"
     if tensor.component == "unet":
@@ -218,7 +220,7 @@ def _diffusers_names(tensor: EditedTensor, up: Tensor, down: Tensor) -> dict[str
 def _kohya_names(
     tensor: EditedTensor, up: Tensor, down: Tensor, two_encoders: bool
 ) -> dict[str, Tensor]:
-    """The factors under kohya's names, which have underscores for dots, with alpha."""
+    """The factors and alpha under kohya's names, which have underscores instead of dots."""
     prefix = PREFIXES[tensor.component]
     if two_encoders and tensor.component == "text_encoder":
         prefix += "1"
@@ -231,16 +233,16 @@ def _kohya_names(
 
 
 def _metadata(edited: EditedModel, rank: int, naming: Naming) -> Mapping[str, str]:
-    own = {
+    entries = {
         "format": "pt",
         "forget.base": edited.manifest.base,
         "forget.base_digest": edited.manifest.base_digest,
     }
     if naming == "diffusers":
-        return {**modelspec(edited, "lora"), **own}
+        return {**modelspec(edited, "lora"), **entries}
     kohya = {
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank),
     }
-    return {**modelspec(edited, "lora", KOHYA), **own, **kohya}
+    return {**modelspec(edited, "lora", KOHYA), **entries, **kohya}

@@ -1,9 +1,9 @@
-"""A whole checkpoint in one .safetensors file with the original code's names, as ComfyUI and A1111
-load it.
+"""The single-file format: a whole checkpoint in one .safetensors file with the tensor names of the
+original code, as ComfyUI and A1111 load it.
 
-Values are copied byte for byte. Names differ, and so do shapes where the original code has a
-convolution for a matrix. Tensors are copied one by one, so a model of any size needs a few
-megabytes of memory.
+Values are copied byte for byte. Names differ from the diffusers folder, and so do shapes where the
+original code has a convolution instead of a matrix. Tensors are copied one by one, so a few
+megabytes of memory are enough for a model of any size.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from forgetcli.storage.safetensors import (
 from forgetcli.storage.safetensors_writer import Content
 
 SUFFIX = ".safetensors"
-# Where the original code is, by whether the model is SDXL.
+# The repository of the original code, by whether the model is SDXL.
 SOURCES = {
     False: "https://github.com/CompVis/stable-diffusion",
     True: "https://github.com/Stability-AI/generative-models",
@@ -49,16 +49,16 @@ def write(
     """Write the checkpoint.
 
     Returns:
-        ``tensors``: their number.
+        ``tensors``: the number of tensors.
     Raises:
-        ModelError: export.no-single-file: the family has no such form; export.single-file: the
-            edited model is a single file already; model.changed.
+        ModelError: export.no-single-file: the family has no single-file format;
+            export.single-file: the edited model is a single file already; model.changed.
     """
     if edited.file:
         raise ModelError(
             "export.single-file",
-            f"{edited.folder} was made of a single file, and is one: {edited.file}",
-            "load it as it is in ComfyUI or A1111",
+            f"{edited.folder} was made from a single file and has one already: {edited.file}",
+            "load that file in ComfyUI or A1111",
         )
     configs = {
         name: edited.config(name) for name in ("text_encoder", "text_encoder_2", "unet", "vae")
@@ -95,11 +95,11 @@ def _contents(edited: EditedModel, layout: Layout) -> dict[str, Content]:
 
 
 def _sites(edited: EditedModel, component: str) -> Iterator[TensorSite]:
-    """The tensors of a component in the form that loaders read by default."""
+    """The tensors of a component, in the variant that loaders read by default."""
     weights = weight_sets(edited.folder, component)[0]
     for file in weights.names:
         for key, site in edited.weight_file(f"{component}/{file}").sites.items():
-            # Loaders ignore tensors of a shard that the index does not assign to it.
+            # Loaders ignore a tensor in a shard if the index assigns it to another shard.
             if isinstance(weights.files, str) or weights.files.get(key) == file:
                 yield site
 
@@ -111,7 +111,9 @@ def _content(folder: Path, key: str, parts: list[tuple[Place, TensorSite]]) -> C
         ModelError: model.damaged: a part is missing, or the parts do not fit together.
     """
     place, first = parts[0]
-    if len(parts) != (1 if place.third is None else 3) or any(
+    # q, k and v are three parts of one tensor in the original code.
+    expected_parts = 1 if place.third is None else 3
+    if len(parts) != expected_parts or any(
         site.dtype != first.dtype or site.shape[1:] != first.shape[1:] for _, site in parts
     ):
         raise ModelError(
@@ -132,6 +134,6 @@ def _content(folder: Path, key: str, parts: list[tuple[Place, TensorSite]]) -> C
 def _transposed(folder: Path, site: TensorSite) -> bytes:
     """The bytes of the transposed matrix, row-major."""
     item_bytes = ITEM_BITS[site.dtype] // 8
-    # Items without a numeric type: numpy has no bfloat16.
+    # Raw items without a numeric type, because numpy has no bfloat16.
     items = numpy.frombuffer(read_bytes(folder, site), dtype=f"V{item_bytes}")
     return items.reshape(site.shape).T.tobytes()

@@ -1,6 +1,6 @@
-"""Model families, one module each. What such a module offers is the protocol `Family`.
+"""Model families, one module each. Every module implements the protocol `Family`.
 
-Families are named and found without torch: recipes are checked without loading it.
+Families are listed and identified without torch, because recipes are checked without it.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 
 class Family(Protocol):
-    """A family's module. Its file name is the name of the family.
+    """The module of a family. Its file name is the family's name.
 
     Attributes:
         PIPELINES: the values of ``_class_name`` in model_index.json that belong to the family.
-        GUIDANCE: the default guidance scale of images from models of this family.
+        GUIDANCE: the default guidance scale for generating images.
     """
 
     PIPELINES: tuple[str, ...]
     GUIDANCE: float
 
     def load(self, base: Base, device: torch.device, dtype: torch.dtype) -> LoadedModel:
-        """The model of `base`. Components are read when first used."""
+        """Load the model of `base`. Its components are read when they are first used."""
         ...
 
 
 def names() -> list[str]:
-    """Names of all families, sorted."""
+    """The names of all families, sorted."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 

@@ -1,8 +1,8 @@
 """FLUX.1: a T5 and a CLIP text encoder, a transformer trained by flow matching.
 
-The denoiser reads T5's hidden states, and of CLIP only the pooled embedding. T5 is edited with
-[edit] encoders = ["clip", "t5"]. Guidance does not need a second prediction: the guidance scale is
-an input of the distilled model (dev).
+The denoiser reads T5's hidden states and CLIP's pooled embedding. The recipe setting [edit]
+encoders = ["clip", "t5"] also edits T5. Guidance needs no second prediction, because the guidance
+scale is an input of the distilled model (dev).
 """
 
 from __future__ import annotations
@@ -29,7 +29,13 @@ class Flux(FlowModel):
 
     ENCODERS = (
         TextEncoder(),
-        TextEncoder("text_encoder_2", "tokenizer_2", "t5", "T5EncoderModel", T5_LENGTH),
+        TextEncoder(
+            "text_encoder_2",
+            "tokenizer_2",
+            kind="t5",
+            loader="T5EncoderModel",
+            length=T5_LENGTH,
+        ),
     )
     TEXT_TO_IMAGE = "FluxPipeline"
     DENOISER_CLASS = "FluxTransformer2DModel"
@@ -44,13 +50,13 @@ class Flux(FlowModel):
         """Token ids (n, 77 + 512) → context (n, 512, d)."""
         clip, t5 = self.encoders
         return Context(
-            hidden=self.read(t5, ids).last_hidden_state,
-            pooled=self.read(clip, ids).pooler_output,
+            hidden=self.encoder_output(t5, ids).last_hidden_state,
+            pooled=self.encoder_output(clip, ids).pooler_output,
         )
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        # The transformer's own config names no size: it accepts any.
+        # Not from the transformer's config: the transformer accepts any size.
         size = self.vae_config["sample_size"] // self.vae_scale
         return (self.config["in_channels"] // self.PATCH**2, size, size)
 
@@ -68,27 +74,29 @@ class Flux(FlowModel):
         import torch
 
         n, _, height, width = noisy.shape
-        rows, columns = height // self.PATCH, width // self.PATCH
-        places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # (patches, 2)
-        places = torch.cat([torch.zeros(len(places), 1), places], 1).to(noisy)  # (patches, 3)
-        scale = None
+        rows = height // self.PATCH
+        columns = width // self.PATCH
+        positions = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))  # (patches, 2)
+        # The transformer expects three coordinates; the first one is 0 for image patches.
+        positions = torch.cat([torch.zeros(len(positions), 1), positions], 1).to(noisy)
+        guidance_scale = None
         if self.transformer.config.guidance_embeds:
-            scale = torch.full((n,), guidance, device=noisy.device)
+            guidance_scale = torch.full((n,), guidance, device=noisy.device)
         velocity = self.transformer(
             packed(noisy, self.PATCH),
             encoder_hidden_states=context.hidden,
             pooled_projections=context.pooled,
             timestep=t.expand(n).to(noisy) / self.scheduler.config.num_train_timesteps,
-            guidance=scale,
+            guidance=guidance_scale,
             txt_ids=noisy.new_zeros(context.hidden.shape[1], 3),
-            img_ids=places,
+            img_ids=positions,
         ).sample
         return unpacked(velocity, rows, columns, self.PATCH)
 
     def guided(
         self, noisy: Tensor, t: Tensor, context: Context, empty: Context, guidance: float
     ) -> Tensor:
-        """One prediction, to which the guidance scale is an input."""
+        """One prediction; the guidance scale is an input of the transformer."""
         return self.denoise(noisy, t, context, guidance)
 
 

@@ -32,7 +32,7 @@ class StableDiffusion(UNetModel):
 
     def encode(self, ids: Tensor) -> Context:
         """Token ids (n, length) → context (n, length, d)."""
-        return Context(self.read(self.encoders[0], ids).last_hidden_state)
+        return Context(self.encoder_output(self.encoders[0], ids).last_hidden_state)
 
     def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         """ε or v, as the model was trained, for noisy latents (n, c, h, w)."""

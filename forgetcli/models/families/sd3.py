@@ -1,5 +1,5 @@
-"""Stable Diffusion 3 and 3.5: two CLIP text encoders, T5 (which copies may leave out), a
-transformer trained by flow matching.
+"""Stable Diffusion 3 and 3.5: two CLIP text encoders, T5 (optional), a transformer trained by flow
+matching.
 
 The transformer reads the penultimate hidden states of both CLIP encoders, concatenated along the
 width and padded with zeros to T5's width, followed by T5's hidden states. It also reads the pooled
@@ -36,7 +36,12 @@ class StableDiffusion3(FlowModel):
         TextEncoder(loader="CLIPTextModelWithProjection"),
         TextEncoder("text_encoder_2", "tokenizer_2", loader="CLIPTextModelWithProjection"),
         TextEncoder(
-            "text_encoder_3", "tokenizer_3", "t5", "T5EncoderModel", T5_LENGTH, optional=True
+            "text_encoder_3",
+            "tokenizer_3",
+            kind="t5",
+            loader="T5EncoderModel",
+            length=T5_LENGTH,
+            optional=True,
         ),
     )
     TEXT_TO_IMAGE = "StableDiffusion3Pipeline"
@@ -52,13 +57,13 @@ class StableDiffusion3(FlowModel):
     def encode(self, ids: Tensor) -> Context:
         """Token ids (n, 77 + 77 + 256) → context (n, 77 + 256, d).
 
-        Without T5 its states are zeros.
+        If the model has no T5, zeros replace its hidden states.
         """
         import torch
         from torch.nn.functional import pad
 
         clip = [
-            self.read(encoder, ids, output_hidden_states=True)
+            self.encoder_output(encoder, ids, output_hidden_states=True)
             for encoder in self.encoders
             if encoder.kind == "clip"
         ]
@@ -66,7 +71,7 @@ class StableDiffusion3(FlowModel):
         hidden = torch.cat([output.hidden_states[-2] for output in clip], -1)
         hidden = pad(hidden, (0, width))[..., :width]
         t5 = [
-            self.read(encoder, ids).last_hidden_state
+            self.encoder_output(encoder, ids).last_hidden_state
             for encoder in self.encoders
             if encoder.kind == "t5"
         ]

@@ -41,14 +41,17 @@ class StableDiffusionXL(UNetModel):
         """Token ids (n, length₁ + length₂) → context, d = d₁ + d₂."""
         import torch
 
-        outputs = [self.read(encoder, ids, output_hidden_states=True) for encoder in self.encoders]
+        outputs = [
+            self.encoder_output(encoder, ids, output_hidden_states=True)
+            for encoder in self.encoders
+        ]
         return Context(
             hidden=torch.cat([output.hidden_states[-2] for output in outputs], -1),
             pooled=outputs[-1].text_embeds,
         )
 
     def unconditional(self) -> Context:
-        """The empty prompt, or zeros if the model was trained with zeros, as SDXL base was."""
+        """The encoded empty prompt, or zeros if the model was trained with zeros (as SDXL base)."""
         import torch
 
         empty = super().unconditional()

@@ -1,5 +1,6 @@
-"""From a concept's name to a recipe: what kind it is, what it turns into, what must stay.
+"""Drafts a recipe from a concept's name: the kind of the concept, its target, and what to preserve.
 
-Word lists propose and the unedited text encoder decides: it reads every candidate, and what it
-reads as the concept itself is edited with it, what it reads as a neighbour is preserved.
+Word lists propose candidate words, and the unedited model's text encoder decides by similarity.
+Words that it encodes almost like the concept are edited as aliases. Similar but distinct words are
+preserved.
 """

@@ -1,4 +1,4 @@
-"""Draft a recipe: choose what the user has not chosen, and say why."""
+"""Drafts a recipe: chooses everything that the user has not chosen, and gives the reasons."""
 
 from __future__ import annotations
 
@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING, Any
 from forgetcli.bundled import word_lists
 from forgetcli.errors import ForgetError
 from forgetcli.models.tokens import tokenise
-from forgetcli.models.vocabulary import holds
-from forgetcli.pipeline.drafting import lexicon, reading
-from forgetcli.pipeline.drafting.kinds import KINDS, THINGS, Kind, bare, guessed, phrased
+from forgetcli.models.vocabulary import is_in_vocabulary
+from forgetcli.pipeline.drafting import lexicon, similarity
+from forgetcli.pipeline.drafting.kinds import (
+    KINDS,
+    THING_TEMPLATES,
+    Kind,
+    bare,
+    guessed,
+    phrased,
+)
+from forgetcli.pipeline.drafting.similarity import Similarity
 from forgetcli.progress import Observer, Silent
 from forgetcli.recipe.model import fill
 from forgetcli.recipe.problems import clipped, did_you_mean
@@ -20,21 +28,21 @@ from forgetcli.recipe.problems import clipped, did_you_mean
 if TYPE_CHECKING:
     from forgetcli.models.base import LoadedModel
 
-CANDIDATES = 400  # words of a kind that the encoder reads, the most common
-SAME = 0.9  # cosine from which the encoder reads a word as the concept itself
-APART = 0.6  # cosine below which a word is something else: a target, or to be preserved
-SAYS = 0.8  # of a target: how much of what the concept says
-ALIASES = 6
-NEAR = 24  # near concepts that are preserved
-ASKED = 8  # of them, how many the evaluation asks for
-NEIGHBOURS = 7  # words that vote on the kind of an unlisted concept
-LONGEST = 100  # characters of a concept
-MOST = 50  # concepts
+CANDIDATES = 400  # the most common words of a kind, which are compared with the concept
+SAME_COSINE = 0.9  # words with at least this cosine count as the concept itself
+DISTINCT_COSINE = 0.6  # words below this cosine count as other concepts
+MINIMUM_EFFECT = 0.8  # of a target, relative to the concept; see `Similarity.effect`
+MOST_ALIASES = 6
+MOST_NEAR = 24  # near concepts to preserve
+MOST_EVALUATED = 8  # near concepts with evaluation prompts
+VOTERS = 7  # similar words that vote on the kind of an unlisted concept
+LONGEST_CONCEPT = 100  # characters
+MOST_CONCEPTS = 50
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the user has chosen; None: to be chosen here."""
+    """The user's choices. None: the draft chooses."""
 
     kind: str | None = None
     target: str | None = None
@@ -44,17 +52,19 @@ class Options:
     sets: tuple[str, ...] = tuple(word_lists.SETS)
 
 
-OPTIONS = Options()  # nothing chosen
+OPTIONS = Options()  # the user has chosen nothing
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One thing that was chosen.
+    """One choice of the draft.
 
     Attributes:
-        key: kind, target, aliases, near, templates or sets.
+        concept: the concept; empty for a choice that concerns all concepts.
+        key: what was chosen: kind, target, aliases, near, templates or sets.
+        value: the chosen value.
         why: the reason; ``given`` if the user chose it.
-        option: the option that chooses otherwise.
+        option: the command-line option to choose another value.
     """
 
     concept: str
@@ -66,11 +76,12 @@ class Choice:
 
 @dataclass(frozen=True)
 class DraftedConcept:
-    """One concept of a draft, as its recipe has it.
+    """One concept of a draft, in the words of the recipe.
 
     Attributes:
         direct, indirect: evaluation prompts.
-        near: near concepts, the nearest first: preserved, and the first of them evaluated.
+        near: similar concepts, beginning with the target. All are preserved, and the first ones are
+            evaluated.
     """
 
     concept: str
@@ -84,18 +95,20 @@ class DraftedConcept:
 
 @dataclass(frozen=True)
 class Draft:
-    """A recipe's content, and how it came about; `forgetcli.pipeline.drafting.text` writes it.
+    """The content of a drafted recipe, with reasons; `forgetcli.pipeline.drafting.text` writes it.
 
     Attributes:
-        keeping: prompts to preserve.
-        asking: near concept → its evaluation prompts.
-        choices: everything that was chosen, in order.
+        templates: templates of edit prompts.
+        preserve_prompts: prompts to preserve.
+        evaluation_prompts: near concept → its evaluation prompts.
+        sets: names of preserve sets.
+        choices: all choices, in the order in which they were made.
     """
 
     concepts: tuple[DraftedConcept, ...]
     templates: tuple[str, ...]
-    keeping: tuple[str, ...]
-    asking: Mapping[str, tuple[str, ...]]
+    preserve_prompts: tuple[str, ...]
+    evaluation_prompts: Mapping[str, tuple[str, ...]]
     sets: tuple[str, ...]
     choices: tuple[Choice, ...] = field(default=())
 
@@ -106,60 +119,63 @@ def draft(
     options: Options = OPTIONS,
     observer: Observer | None = None,
 ) -> Draft:
-    """A recipe for forgetting these concepts.
+    """Draft a recipe for forgetting these concepts.
 
     Args:
-        model: unedited; only its tokenizers and text encoders are read.
-        concepts: as people say them: "van gogh", "a dog", "running".
+        model: the unedited model. Only its tokenizers and text encoders are loaded.
+        concepts: concepts in everyday words: "van gogh", "a dog", "running".
     Raises:
         ForgetError: erase.concept, erase.alias, erase.kind, erase.target, erase.template,
-            erase.set: what was asked for cannot be.
+            erase.set: a concept or an option is not valid; edit.prompt-too-long.
     """
     observer = observer or Silent()
     words = [checked(text) for text in concepts]
-    _refuse(words, options)
+    _refuse_invalid(words, options)
     observer.stage("drafting", len(words))
     choices: list[Choice] = []
     drafted: list[DraftedConcept] = []
     for word in words:
         taken = [other for other in words if other is not word]
-        taken += [bare(w) for done in drafted for w in (done.concept, *done.aliases)]
-        if not holds(model.tokenizer, word):
-            observer.note(f"the tokenizer breaks '{word}' into pieces: the model may not know it")
+        taken += [bare(name) for earlier in drafted for name in (earlier.concept, *earlier.aliases)]
+        if not is_in_vocabulary(model.tokenizer, word):
+            observer.note(
+                f"the tokenizer splits '{word}' into several tokens: the model may not know it"
+            )
         drafted.append(_drafted(model, word, taken, options, choices))
         observer.advance()
-    made = _assembled(drafted, options, choices)
-    _refuse_long(model, made)
-    return made
+    result = _assembled(drafted, options, choices)
+    _refuse_untokenisable(model, result)
+    return result
 
 
 def checked(text: str) -> str:
     """A concept without its article.
 
     Raises:
-        ForgetError: erase.concept: it is none.
+        ForgetError: erase.concept: the text is not a concept.
     """
     word = bare(text)
-    hint = 'name what a prompt can name: forget erase "van gogh"'
+    hint = 'give a concept in words, as in a prompt: forget erase "van gogh"'
     if not re.search(r"\w", word) or not any(char.isalpha() for char in word):
         raise ForgetError("erase.concept", f"'{clipped(text)}' has no word in it", hint)
-    if len(word) > LONGEST:
-        message = f"'{clipped(text)}' has {len(word)} characters, more than {LONGEST}"
+    if len(word) > LONGEST_CONCEPT:
+        message = f"'{clipped(text)}' has {len(word)} characters, more than {LONGEST_CONCEPT}"
         raise ForgetError("erase.concept", message, hint)
     if not word.isprintable():
         raise ForgetError("erase.concept", "a concept has control characters", hint)
     return word
 
 
-def _refuse(words: Sequence[str], options: Options) -> None:
-    """Refuse options that no model could follow."""
+def _refuse_invalid(words: Sequence[str], options: Options) -> None:
+    """Refuse concepts and options that are not valid for any model."""
     folded = [word.casefold() for word in words]
     for word in folded:
         if folded.count(word) > 1:
             raise ForgetError("erase.concept", f"'{word}' is named twice", "name it once")
-    if len(words) > MOST:
+    if len(words) > MOST_CONCEPTS:
         hint = "erase some first, then the others from the result: --model edited -o edited-2"
-        raise ForgetError("erase.concept", f"{len(words)} concepts are more than {MOST}", hint)
+        message = f"{len(words)} concepts are more than {MOST_CONCEPTS}"
+        raise ForgetError("erase.concept", message, hint)
     if options.aliases and len(words) > 1:
         hint = "erase them one after the other: --model edited -o edited-2"
         raise ForgetError("erase.alias", "--alias is for one concept", hint)
@@ -173,7 +189,7 @@ def _refuse(words: Sequence[str], options: Options) -> None:
             raise ForgetError("erase.set", message, hint)
     for template in options.templates or ():
         if template.count("{}") != 1:
-            hint = 'write the place of the concept as {}: --template "a photo of {}"'
+            hint = 'write {} for the concept: --template "a photo of {}"'
             message = f"the template '{clipped(template)}' must have exactly one {{}}"
             raise ForgetError("erase.template", message, hint)
     if options.target is None:
@@ -185,8 +201,8 @@ def _refuse(words: Sequence[str], options: Options) -> None:
         if target.casefold() in (word.casefold(), *same):
             raise ForgetError(
                 "erase.target",
-                f"'{options.target}' means '{word}': it cannot turn into itself",
-                "name something else with --to, or leave --to out",
+                f"'{options.target}' means '{word}': a concept cannot turn into itself",
+                "give another target with --to, or leave --to out",
             )
 
 
@@ -197,183 +213,232 @@ def _drafted(
     options: Options,
     choices: list[Choice],
 ) -> DraftedConcept:
-    """One concept; what is chosen is added to `choices`.
+    """Draft one concept, and add the choices to `choices`.
 
     Args:
-        word: without an article.
-        taken: words of the other concepts, which are neither target nor near.
+        word: the concept without an article.
+        taken: words of the other concepts, which cannot be targets or near concepts.
     """
 
     def chose(key: str, value: str, why: str, option: str) -> None:
         choices.append(Choice(word, key, value, why, option))
 
-    name, why = (options.kind, "given") if options.kind else guessed(word)
-    if not name:
-        name, why = _voted(model, word), "the encoder reads it among such words"
-    kind = KINDS[name]
-    chose("kind", name, why, "--kind")
+    kind, why = _kind(model, word, options)
+    chose("kind", kind.name, why, "--kind")
 
-    same = lexicon.same_meaning(word, name)
-    own = {word.casefold(), *(other.casefold() for other in (*same, *taken))}
-    others = [c for c in candidates(model, name) if not _overlaps(c, own)]
-    wide = [w for w in lexicon.broader(word, name) if holds(model.tokenizer, w)]
-    used = {other.casefold() for other in taken}
-    known = [o for o in same if holds(model.tokenizer, o) and o.casefold() not in used]
-    near = beside(model, word, list(dict.fromkeys([*known, *others, *wide])), kind)
-    ranked = sorted(near, key=lambda other: -near[other].similarity)
+    same = lexicon.same_meaning(word, kind.name)
+    taken_folded = {other.casefold() for other in taken}
+    excluded = {word.casefold(), *(other.casefold() for other in same), *taken_folded}
+    synonyms = [
+        other
+        for other in same
+        if is_in_vocabulary(model.tokenizer, other) and other.casefold() not in taken_folded
+    ]
+    others = [other for other in candidates(model, kind.name) if not _overlaps(other, excluded)]
+    broader = [
+        other
+        for other in lexicon.broader(word, kind.name)
+        if is_in_vocabulary(model.tokenizer, other)
+    ]
+    similarities = _similarities(
+        model, word, list(dict.fromkeys([*synonyms, *others, *broader])), kind
+    )
+    ranked = sorted(similarities, key=lambda other: -similarities[other].cosine)
 
     if options.aliases is None:
-        read = [other for other in ranked if near[other].similarity >= SAME and other in others]
-        aliases = tuple(dict.fromkeys([*known, *read]))[:ALIASES]
+        equal = [o for o in ranked if similarities[o].cosine >= SAME_COSINE and o in others]
+        aliases = tuple(dict.fromkeys([*synonyms, *equal]))[:MOST_ALIASES]
         why = "same meaning, or read as the concept by the encoder"
     else:
-        aliases, why = tuple(checked(alias) for alias in options.aliases), "given"
+        aliases = tuple(checked(alias) for alias in options.aliases)
+        why = "given"
     chose("aliases", _listed(aliases), why, "--alias")
 
-    apart = [o for o in ranked if near[o].similarity < APART and o in others and o not in aliases]
-    target, why = _target(word, options, apart, near, [w for w in wide if not _overlaps(w, own)])
+    distinct = [
+        other
+        for other in ranked
+        if similarities[other].cosine < DISTINCT_COSINE and other in others and other not in aliases
+    ]
+    broader_targets = [other for other in broader if not _overlaps(other, excluded)]
+    target, why = _target(word, options, broader_targets, distinct, similarities)
     chose("target", target, why, "--to")
 
     if options.near is None:
-        kept = tuple(dict.fromkeys([target, *apart]))[:NEAR]
+        near = tuple(dict.fromkeys([target, *distinct]))[:MOST_NEAR]
         why = "the encoder's nearest that are something else"
     else:
-        kept, why = (target, *(checked(other) for other in options.near)), "given"
-    chose("near", _listed(kept, 6), why, "--near")
-    described = [entry.description for entry in lexicon.words_like(word, name)]
+        near = (target, *(checked(other) for other in options.near))
+        why = "given"
+    chose("near", _listed(near, 6), why, "--near")
+    return _phrased_concept(word, kind, target, aliases, near)
+
+
+def _kind(model: LoadedModel, word: str, options: Options) -> tuple[Kind, str]:
+    """The kind of a concept, and the reason."""
+    if options.kind:
+        return KINDS[options.kind], "given"
+    name, why = guessed(word)
+    if name:
+        return KINDS[name], why
+    return KINDS[_voted(model, word)], "the encoder reads it among such words"
+
+
+def _phrased_concept(
+    word: str, kind: Kind, target: str, aliases: Sequence[str], near: Sequence[str]
+) -> DraftedConcept:
+    """A drafted concept with all words in the form for prompts, and with its evaluation prompts."""
+    concept = phrased(word, kind.name)
+    descriptions = [entry.description for entry in lexicon.words_like(word, kind.name)]
     return DraftedConcept(
-        concept=phrased(word, name),
+        concept=concept,
         kind=kind,
-        target=phrased(target, name),
-        aliases=tuple(phrased(alias, name) for alias in aliases),
-        near=tuple(phrased(other, name) for other in kept),
-        direct=tuple(fill(template, phrased(word, name)) for template in kind.asking),
-        indirect=tuple(dict.fromkeys(text for text in described if text)),
+        target=phrased(target, kind.name),
+        aliases=tuple(phrased(alias, kind.name) for alias in aliases),
+        near=tuple(phrased(other, kind.name) for other in near),
+        direct=tuple(fill(template, concept) for template in kind.evaluation),
+        indirect=tuple(dict.fromkeys(text for text in descriptions if text)),
     )
 
 
 def candidates(model: LoadedModel, kind: str) -> list[str]:
-    """Words of a kind that the tokenizer holds whole, the most common first."""
-    found: dict[str, str] = {}
+    """The most common words of a kind that are in the tokenizer's vocabulary."""
+    by_folded: dict[str, str] = {}
     for entry in lexicon.of_kind(kind):
-        if len(found) < CANDIDATES and holds(model.tokenizer, entry.name):
-            found.setdefault(entry.name.casefold(), entry.name)
-    return list(found.values())
+        if len(by_folded) < CANDIDATES and is_in_vocabulary(model.tokenizer, entry.name):
+            by_folded.setdefault(entry.name.casefold(), entry.name)
+    return list(by_folded.values())
 
 
-def beside(
+def _similarities(
     model: LoadedModel, word: str, others: Sequence[str], kind: Kind
-) -> dict[str, reading.Read]:
-    """How the encoder reads other words of the kind beside a concept."""
-    said = [phrased(other, kind.name) for other in others]
-    found = reading.read_beside(model, phrased(word, kind.name), said, kind.reading)
-    return {other: found[phrase] for other, phrase in zip(others, said)}
+) -> dict[str, Similarity]:
+    """Compare other words of the kind with a concept."""
+    phrases = [phrased(other, kind.name) for other in others]
+    compared = similarity.compare(model, phrased(word, kind.name), phrases, kind.comparison)
+    return {other: compared[phrase] for other, phrase in zip(others, phrases)}
 
 
 def _target(
     word: str,
     options: Options,
-    apart: Sequence[str],
-    near: Mapping[str, reading.Read],
-    wide: Sequence[str],
+    broader: Sequence[str],
+    distinct: Sequence[str],
+    similarities: Mapping[str, Similarity],
 ) -> tuple[str, str]:
-    """What a concept turns into, and why."""
+    """The target of a concept, and the reason.
+
+    Args:
+        broader: hypernyms of the concept.
+        distinct: other concepts, the most similar first.
+    """
     if options.target is not None:
         return checked(options.target), "given"
-    for why, words in (("broader", wide), ("nearest that is something else", apart)):
+    for why, words in (("broader", broader), ("nearest that is something else", distinct)):
         for other in words:
-            read = near[other]
-            if read.similarity < APART and read.says >= SAYS:
-                return other, f"{why}, similarity {read.similarity:.2f}"
+            compared = similarities[other]
+            if compared.cosine < DISTINCT_COSINE and compared.effect >= MINIMUM_EFFECT:
+                return other, f"{why}, similarity {compared.cosine:.2f}"
     raise ForgetError(
         "erase.target",
-        f"no listed word is near '{word}' and something else",
-        "name what it is to turn into: --to",
+        f"the word lists have no word that is similar to '{word}' but distinct from it",
+        "give a target with --to",
     )
 
 
 def _voted(model: LoadedModel, word: str) -> str:
-    """The kind of most of the words that the encoder reads like this one."""
-    listed = {c: kind for kind in KINDS for c in candidates(model, kind)[: CANDIDATES // 4]}
-    if not listed:
+    """The most frequent kind among the words that are most similar to this one."""
+    kind_of = {
+        other: kind for kind in KINDS for other in candidates(model, kind)[: CANDIDATES // 4]
+    }
+    if not kind_of:
         return "object"
-    found = reading.read_beside(model, word, list(listed), "a picture of {}")
-    nearest = sorted(found, key=lambda other: -found[other].similarity)[:NEIGHBOURS]
-    votes = [listed[other] for other in nearest]
+    similarities = similarity.compare(model, word, list(kind_of), "a picture of {}")
+    nearest = sorted(similarities, key=lambda other: -similarities[other].cosine)[:VOTERS]
+    votes = [kind_of[other] for other in nearest]
     return max(dict.fromkeys(votes), key=votes.count)
 
 
-def _overlaps(word: str, own: set[str]) -> bool:
-    """Whether a word has one of the concept's in it, or is in one: "oil painting", "painting"."""
+def _overlaps(word: str, excluded: set[str]) -> bool:
+    """Whether a word contains an excluded word or is a part of one ("oil painting", "painting")."""
     folded = word.casefold()
-    return any(re.search(rf"(?<!\w){re.escape(o)}(?!\w)", folded) or folded in o.split()
-               for o in own)  # fmt: skip
+    return any(
+        re.search(rf"(?<!\w){re.escape(other)}(?!\w)", folded) or folded in other.split()
+        for other in excluded
+    )
 
 
 def _assembled(drafted: Sequence[DraftedConcept], options: Options, choices: list[Choice]) -> Draft:
+    """Choose templates and preserve sets, and combine the concepts into a draft."""
     kinds = list(dict.fromkeys(each.kind.name for each in drafted))
     if options.templates is not None:
-        templates, why = options.templates, "given"
+        templates = options.templates
+        why = "given"
     elif len(kinds) == 1:
-        templates, why = drafted[0].kind.templates, f"those for a {kinds[0]}"
+        templates = drafted[0].kind.templates
+        why = f"those for a {kinds[0]}"
     else:
-        templates, why = THINGS, "those for any kind"
+        templates = THING_TEMPLATES
+        why = "those for any kind"
     choices.append(Choice("", "templates", _listed(templates, 3), why, "--template"))
-    chosen = "all that come with forget" if options.sets == OPTIONS.sets else "given"
-    choices.append(Choice("", "sets", ", ".join(options.sets) or "none", chosen, "--sets"))
-    edited = {
-        fill(template, word)
+    why = "all that come with forget" if options.sets == OPTIONS.sets else "given"
+    choices.append(Choice("", "sets", ", ".join(options.sets) or "none", why, "--sets"))
+    forgotten = {name for each in drafted for name in (each.concept, *each.aliases)}
+    edit_prompts = {fill(template, name) for name in forgotten for template in templates}
+    preserve_prompts = [
+        fill(template, other)
         for each in drafted
-        for word in (each.concept, *each.aliases)
-        for template in templates
-    }
-    forgotten = {w for each in drafted for w in (each.concept, *each.aliases)}
-    near = [(other, each.kind) for each in drafted for other in each.near if other not in forgotten]
-    keeping = [fill(template, other) for other, kind in near for template in kind.keeping]
-    asking = {
-        other: tuple(fill(template, other) for template in each.kind.asking[:2])
+        for other in each.near
+        if other not in forgotten
+        for template in each.kind.preserve
+    ]
+    evaluation_prompts = {
+        other: tuple(fill(template, other) for template in each.kind.evaluation[:2])
         for each in drafted
-        for other in each.near[:ASKED]
+        for other in each.near[:MOST_EVALUATED]
         if other not in forgotten
     }
     return Draft(
         concepts=tuple(drafted),
         templates=tuple(templates),
-        keeping=tuple(p for p in dict.fromkeys(keeping) if p not in edited),
-        asking=asking,
+        preserve_prompts=tuple(
+            prompt for prompt in dict.fromkeys(preserve_prompts) if prompt not in edit_prompts
+        ),
+        evaluation_prompts=evaluation_prompts,
         sets=options.sets,
         choices=tuple(choices),
     )
 
 
-def _refuse_long(model: LoadedModel, made: Draft) -> None:
-    """Refuse words that no prompt of the model can hold.
+def _refuse_untokenisable(model: LoadedModel, result: Draft) -> None:
+    """Refuse words that are too long for the model's prompts, and concepts with unknown tokens.
 
     Raises:
-        ForgetError: edit.prompt-too-long.
+        ForgetError: edit.prompt-too-long, erase.concept.
     """
     prompts = [
         fill(template, word)
-        for each in made.concepts
+        for each in result.concepts
         for word in (each.concept, *each.aliases, each.target)
-        for template in made.templates
+        for template in result.templates
     ]
     tokenise(model.tokenizer, prompts, strict=True)
-    for each in made.concepts:
+    for each in result.concepts:
         _refuse_unknown(model, each.concept)
 
 
 def _refuse_unknown(model: LoadedModel, word: str) -> None:
-    first: Any = model.tokenizer
-    unknown = getattr(first, "unk_token", None)
-    if hasattr(first, "tokenize") and unknown and unknown in first.tokenize(word):
+    tokenizer: Any = model.tokenizer
+    unknown = getattr(tokenizer, "unk_token", None)
+    if hasattr(tokenizer, "tokenize") and unknown and unknown in tokenizer.tokenize(word):
         raise ForgetError(
             "erase.concept",
-            f"the model's tokenizer cannot hold '{word}'",
-            "name it in letters that the model's training captions had",
+            f"the model's tokenizer has no tokens for '{word}'",
+            "write it in letters that occur in the captions of the model's training data",
         )
 
 
 def _listed(words: Sequence[str], shown: int = 8) -> str:
+    """The first words with commas, and the number of the others."""
+    text = ", ".join(words[:shown]) or "none"
     rest = len(words) - shown
-    return (", ".join(words[:shown]) + (f" and {rest} more" if rest > 0 else "")) or "none"
+    return f"{text} and {rest} more" if rest > 0 else text

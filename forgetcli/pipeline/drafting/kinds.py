@@ -1,4 +1,4 @@
-"""The kinds of concepts, and the prompts that each kind is edited, kept and evaluated in."""
+"""The kinds of concepts, and the prompt templates to edit, preserve and evaluate each kind."""
 
 from __future__ import annotations
 
@@ -14,48 +14,70 @@ class Kind:
 
     Attributes:
         name: style, object, person or action.
-        templates: edit prompts; the first is always ``{}``.
-        keeping: prompts in which near concepts are preserved. No evaluation prompt is among them.
-        asking: prompts of the evaluation, in which neither concept nor near concepts are edited.
-        reading: the prompt in which the encoder compares words of this kind.
+        templates: templates of edit prompts. The first one is always ``{}``.
+        preserve: templates of the prompts that preserve near concepts.
+        evaluation: templates of evaluation prompts. None of them is in `templates` or `preserve`.
+        comparison: the template in which the text encoder compares words of this kind.
     """
 
     name: str
     templates: tuple[str, ...]
-    keeping: tuple[str, ...]
-    asking: tuple[str, ...]
-    reading: str
+    preserve: tuple[str, ...]
+    evaluation: tuple[str, ...]
+    comparison: str
 
 
-THINGS = (
+THING_TEMPLATES = (
     "{}", "a picture of {}", "{} in a room", "a painting of {}", "a pencil sketch of {}",
     "a photo of {}",
 )  # fmt: skip
-ASKED = ("a drawing of {}", "{} on a plain background", "an image of {}", "{} at night")
+THING_EVALUATION = (
+    "a drawing of {}", "{} on a plain background", "an image of {}", "{} at night",
+)  # fmt: skip
 
 KINDS = {
     kind.name: kind
     for kind in (
         Kind(
             "style",
-            (
+            templates=(
                 "{}", "{} painting of a dog", "a car in the style of {}",
                 "{} picture of a mountain", "a guitar, {} style", "a person walking in {} style",
             ),
-            ("{}", "{} painting of a cat", "a house in the style of {}", "{} picture of a tree"),
-            (
+            preserve=(
+                "{}", "{} painting of a cat", "a house in the style of {}", "{} picture of a tree",
+            ),
+            evaluation=(
                 "a drawing of a flower in {} style", "{} image of a bird",
                 "art of a boat, {} style", "a fish painted in the style of {}",
             ),
-            "a picture in {} style",
+            comparison="a picture in {} style",
         ),
-        Kind("object", THINGS, THINGS[:4], ASKED, "a picture of {}"),
-        Kind("person", (*THINGS[:5], "a portrait of {}"), THINGS[:4], ASKED, "a picture of {}"),
-        Kind("action", THINGS, THINGS[:4], ASKED, "a picture of {}"),
+        Kind(
+            "object",
+            templates=THING_TEMPLATES,
+            preserve=THING_TEMPLATES[:4],
+            evaluation=THING_EVALUATION,
+            comparison="a picture of {}",
+        ),
+        Kind(
+            "person",
+            templates=(*THING_TEMPLATES[:5], "a portrait of {}"),
+            preserve=THING_TEMPLATES[:4],
+            evaluation=THING_EVALUATION,
+            comparison="a picture of {}",
+        ),
+        Kind(
+            "action",
+            templates=THING_TEMPLATES,
+            preserve=THING_TEMPLATES[:4],
+            evaluation=THING_EVALUATION,
+            comparison="a picture of {}",
+        ),
     )
 }  # fmt: skip
 
-# What is said without an article: no word list tells.
+# Nouns without an article. The word lists do not mark them.
 _UNCOUNTED = """
     art blood bread chocolate clothing darkness dust fire fog food fur furniture gore grass hail
     hair ice jewelry lava light lightning money mud music nudity paper pornography rain sand
@@ -66,16 +88,16 @@ _ARTICLE = re.compile(r"^(?:an?|the|some)\s+", re.IGNORECASE)
 
 
 def bare(text: str) -> str:
-    """`text` without an article, and without the person that an action has: "a person running" is
-    "running".
+    """`text` without an article and without the person of an action: "running" for "a person
+    running".
     """
-    found = _ARTICLE.sub("", " ".join(text.split()))
-    person = re.match(r"(?:person|someone|somebody)\s+(?=\w+ing\b)", found, re.IGNORECASE)
-    return found[person.end() :] if person else found
+    word = _ARTICLE.sub("", " ".join(text.split()))
+    person = re.match(r"(?:person|someone|somebody)\s+(?=\w+ing\b)", word, re.IGNORECASE)
+    return word[person.end() :] if person else word
 
 
 def phrased(word: str, kind: str) -> str:
-    """A bare word as prompts of its kind have it: "a dog", "a person running", "monet"."""
+    """A bare word in the form for prompts of its kind: "a dog", "a person running", "monet"."""
     if kind == "action":
         return f"a person {word}"
     last = word.rsplit(" ", 1)[-1].casefold()
@@ -87,7 +109,11 @@ def phrased(word: str, kind: str) -> str:
 
 
 def guessed(word: str) -> tuple[str, str]:
-    """(kind, why) of a bare word by the word lists and by its form; empty if neither tells."""
+    """Guess the kind of a bare word from the word lists, or else from the word's form.
+
+    Returns:
+        the kind and the reason; both are empty if there is no guess.
+    """
     for entry in words_like(word):
         return entry.kind, f"the word list has '{entry.name}' as one"
     if re.match(r"\w{2,}ing\b", word):

@@ -1,4 +1,4 @@
-"""Look-ups in the word lists. Upper and lower case are the same."""
+"""Look-ups in the word lists. Case is ignored."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from functools import cache
 from forgetcli.bundled import word_lists
 from forgetcli.bundled.word_lists import Word
 
-NARROWER = 3  # kinds of a thing that count as the thing
+MOST_NARROWER = 3  # hyponyms of a word that count as the same concept
 
 
 @cache
 def _index() -> dict[str, list[Word]]:
-    found: dict[str, list[Word]] = defaultdict(list)
+    """Name or synonym → the entries that have it, those with the name first."""
+    index: dict[str, list[Word]] = defaultdict(list)
     for word in word_lists.words():
-        found[word.name.casefold()].append(word)
+        index[word.name.casefold()].append(word)
     for word in word_lists.words():
-        for other in word.synonyms:
-            found[other.casefold()].append(word)
-    return found
+        for synonym in word.synonyms:
+            index[synonym.casefold()].append(word)
+    return index
 
 
 def words_like(text: str, kind: str | None = None) -> list[Word]:
-    """Entries with this name, then those with this synonym."""
+    """The entries with this name, followed by those with this synonym."""
     entries = _index().get(text.casefold(), [])
     return [entry for entry in entries if kind in (None, entry.kind)]
 
@@ -34,15 +35,15 @@ def of_kind(kind: str) -> list[Word]:
 
 
 def same_meaning(text: str, kind: str) -> list[str]:
-    """Words for the same thing and the most common kinds of it, those for the same first."""
+    """The synonyms of a word, followed by its most common hyponyms ("puppy" for "dog")."""
     same: dict[str, str] = {}
     for entry in words_like(text, kind):
-        for other in (entry.name, *entry.synonyms, *entry.narrower[:NARROWER]):
+        for other in (entry.name, *entry.synonyms, *entry.narrower[:MOST_NARROWER]):
             if other.casefold() != text.casefold():
                 same.setdefault(other.casefold(), other)
     return list(same.values())
 
 
 def broader(text: str, kind: str) -> list[str]:
-    """What a word is a kind of."""
-    return [wide for entry in words_like(text, kind) for wide in entry.broader]
+    """The hypernyms of a word ("animal" for "dog")."""
+    return [hypernym for entry in words_like(text, kind) for hypernym in entry.broader]

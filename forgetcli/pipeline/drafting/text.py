@@ -1,4 +1,4 @@
-"""A draft as a recipe's text: commented, short, the user's to change."""
+"""The text of a drafted recipe: short and commented, so that the user can change it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def recipe_text(draft: Draft, *, model: str, method: str = "nullspace", seed: in
     """The TOML of a draft.
 
     Args:
-        model: the model's name, as `--model` takes it.
+        model: the value of ``--model``.
     """
     forgotten = ", ".join(each.concept for each in draft.concepts)
     lines = [
@@ -35,18 +35,16 @@ def recipe_text(draft: Draft, *, model: str, method: str = "nullspace", seed: in
         "",
         "[preserve]               # near concepts, and prompts that come with forget",
         *([f"sets = {json.dumps(draft.sets)}"] if draft.sets else []),
-        *_list("prompts", draft.keeping),
+        *_list("prompts", draft.preserve_prompts),
     ]
-    for other, prompts in draft.asking.items():
+    for name, prompts in draft.evaluation_prompts.items():
+        lines.append("")
+        # The comment precedes the first table if a list of several lines ends above it.
+        if lines[-2].startswith("]"):
+            lines.append("# For evaluation only: near concepts that must stay.")
         lines += [
-            "",
-            *(
-                ["# For evaluation only: near concepts that must stay."]
-                if lines[-1][:1] == "]"
-                else []
-            ),
             "[[retain]]",
-            f"concept = {_quoted(other)}",
+            f"concept = {_quoted(name)}",
             f"direct = {_quoted(prompts)}",
         ]
     return "\n".join([*lines, ""])
@@ -75,7 +73,7 @@ def _list(key: str, values: Iterable[str]) -> list[str]:
     line = f"{key} = [{', '.join(quoted)}]"
     if len(line) <= WIDTH:
         return [line]
-    # Blanks within a prompt must not become line ends.
+    # Spaces within a prompt must not become line breaks.
     joined = ", ".join(text.replace(" ", "\0") for text in quoted)
     wrapped = textwrap.wrap(joined, WIDTH - 4, break_long_words=False, break_on_hyphens=False)
     return [f"{key} = [", *(f"  {part}".replace("\0", " ") for part in wrapped), "]"]

@@ -1,18 +1,18 @@
-"""Attacks: one file each.
+"""Attacks, one module each.
 
-An attack is a module, here or behind an entry point of the group ``forgetcli.attacks``, with
+An attack is a module in this package or an entry point in the group ``forgetcli.attacks``. It has
 
-    Options                      a pydantic model of its settings; the defaults fit a CPU
-    PUBLISHED                    the values of its paper: a mapping of settings
-    run(case, options)           → list of `Attempt`
-    DEFAULT                      optional: False if it runs only when it is named
-    PAIRED                       optional: True if its attempts are the same whatever the model is;
-                                 then only those count that show the concept in the unedited model
-    BOUND                        optional: True for an upper bound of other attacks, which may draw
-                                 what a model never learned: it gives no verdict
-    refuse(model)                optional: raises a ForgetError for models that it cannot attack
+    Options                      a pydantic model of its settings, with defaults for a CPU
+    PUBLISHED                    a mapping of settings: the values of its paper
+    run(case, options)           returns a list of `Attempt`
+    DEFAULT                      optional; False: the attack runs only if the user names it
+    PAIRED                       optional; True: the attempts do not depend on the model. Then only
+                                 attempts that show the concept with the unedited model count
+    BOUND                        optional; True: the attack is an upper bound of other attacks and
+                                 may produce what a model never learned, so it gives no verdict
+    refuse(model)                optional; raises a ForgetError for models that it cannot attack
 
-It gets the attacked model's own components. What it learns, it learns through them.
+An attack uses the attacked model's own components, and trains through them if it trains.
 """
 
 from __future__ import annotations
@@ -44,19 +44,21 @@ GROUP = "forgetcli.attacks"
 
 @dataclass(frozen=True)
 class Case:
-    """One concept in one model.
+    """The input of an attack: one concept in one model.
 
     Attributes:
         model: the attacked model.
-        unedited: the base model, which everybody has.
+        unedited: the base model. An attacker has it, because base models are public.
         goal: the concept.
-        references: gives images of it by the unedited model, drawn when first asked for.
-        sampling: how images are drawn.
-        images: the number of attempts at drawing it.
-        seed: of the first attempt, and of everything random in the attack.
-        see: the judge's verdicts on images, for attacks that look at their results.
-        budget: counts gradient steps; calls are counted by itself.
-        observer: told about progress.
+        references: returns images of the concept from the unedited model. They are generated when
+            first needed.
+        sampling: the sampler's settings.
+        images: the number of attempts to generate the concept.
+        seed: the seed of the first attempt and of all randomness in the attack.
+        see: returns the judge's verdicts on images, for attacks that check intermediate images.
+        budget: the attack must add its gradient steps and images. Model calls are counted
+            automatically.
+        observer: receives progress.
     """
 
     model: LoadedModel
@@ -71,9 +73,9 @@ class Case:
     observer: Observer
 
     def prompts(self) -> list[str]:
-        """A prompt that names the concept for each attempt."""
-        given = self.goal.prompts
-        return [given[k % len(given)] for k in range(self.images)]
+        """A prompt that names the concept, for each attempt."""
+        prompts = self.goal.prompts
+        return [prompts[k % len(prompts)] for k in range(self.images)]
 
     def seeds(self) -> list[int]:
         """The seed of each attempt."""
@@ -82,15 +84,15 @@ class Case:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at drawing the concept.
+    """One attempt to generate the concept.
 
     Attributes:
-        prompt: for people.
-        seed: of the initial noise.
-        images: the result; an attack that picks the best of several gives all of them.
-        variant: of attacks with several ways. The strongest one counts.
-        found: what another model can be given, to see whether it helps there too. None if the
-            attack changes the model or the steps.
+        prompt: a prompt to show to people.
+        seed: the seed of the initial noise.
+        images: the generated images. The attempt succeeds if the judge sees the concept in any.
+        variant: the variant of the attack, if it has several. The strongest variant counts.
+        found: the conditioning of the image, which can be replayed with other models. None if the
+            attack changes the model or the sampling steps instead.
     """
 
     prompt: str
@@ -101,7 +103,7 @@ class Attempt:
 
 
 def names() -> list[str]:
-    """All attacks, sorted."""
+    """The names of all attacks, sorted."""
     return plugins.names(__name__, GROUP)
 
 
@@ -111,25 +113,28 @@ def get(name: str) -> ModuleType:
     Raises:
         ForgetError: attack.unknown.
     """
-    return plugins.find(__name__, GROUP, name, "attack.unknown", "attack")
+    return plugins.find(__name__, GROUP, name, code="attack.unknown", what="attack")
 
 
 def defaults() -> list[str]:
-    """The attacks that run unless others are named."""
+    """The names of the attacks that run by default."""
     return [name for name in names() if getattr(get(name), "DEFAULT", True)]
 
 
-def options(name: str, given: Mapping[str, object], *, published: bool = False) -> BaseModel:
-    """An attack's settings.
+def options(name: str, settings: Mapping[str, object], *, published: bool = False) -> BaseModel:
+    """An attack's validated settings.
 
     Args:
-        published: begin with the values of its paper.
+        settings: the user's settings.
+        published: use the values of the attack's paper as defaults.
     Raises:
         ForgetError: attack.unknown, attack.unknown-option, attack.bad-option.
     """
     module = get(name)
-    begin = dict(module.PUBLISHED) if published else {}
-    return plugins.validated_options("attack", name, module.Options, {**begin, **given}, "attack")
+    defaults = dict(module.PUBLISHED) if published else {}
+    return plugins.validated_options(
+        "attack", name, module.Options, {**defaults, **settings}, "attack"
+    )
 
 
 def unsupported(attack: str, model: LoadedModel, reason: str) -> ForgetError:

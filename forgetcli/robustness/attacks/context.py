@@ -1,8 +1,8 @@
-"""The denoiser's context itself is learned: no prompt, word or embedding can find more than this
-search, so it is the upper bound of every attack through the text encoders.
+"""Context inversion: learns the denoiser's context itself. Every prompt, word or embedding leads to
+some context, so this search is an upper bound of all attacks through the text encoders.
 
-It is too strong to be evidence: on the embedded model it draws dogs with a denoiser that never saw
-one (docs/robustness.md).
+Its success is not evidence that a concept was hidden: on the embedded model it generates dogs with
+a denoiser that never saw one (docs/robustness.md).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from forgetcli.editing.inversion import invert_context
 from forgetcli.robustness.attacks import Attempt, Case
 from forgetcli.robustness.conditioning import Conditioning
-from forgetcli.robustness.sampling import draw
+from forgetcli.robustness.sampling import sample_images
 
 BOUND = True
-PUBLISHED: Mapping[str, object] = {}  # no paper has it
+PUBLISHED: Mapping[str, object] = {}  # no paper describes this attack
 
 
 class Options(BaseModel):
-    """The search."""
+    """Settings of the optimisation."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -31,7 +31,7 @@ class Options(BaseModel):
 
 
 def run(case: Case, options: Options) -> list[Attempt]:
-    """Images of the learned context."""
+    """Learn one context, and generate all images from it."""
     learned = invert_context(
         case.model,
         case.references().latents,
@@ -44,14 +44,17 @@ def run(case: Case, options: Options) -> list[Attempt]:
     )
     case.budget.gradient_steps += options.steps
     seeds = case.seeds()
-    images, _ = draw(case.model, learned.context.repeated(len(seeds)), seeds, case.sampling)
+    images, _ = sample_images(
+        case.model, learned.context.repeated(len(seeds)), seeds, case.sampling
+    )
     case.budget.images += len(images)
     pooled = learned.context.pooled
-    found = Conditioning(
+    conditioning = Conditioning(
         "<learned context>",
         hidden=learned.context.hidden[0],
         pooled=None if pooled is None else pooled[0],
     )
     return [
-        Attempt(found.prompt, seed, (image,), found=found) for seed, image in zip(seeds, images)
+        Attempt(conditioning.prompt, seed, (image,), found=conditioning)
+        for seed, image in zip(seeds, images)
     ]

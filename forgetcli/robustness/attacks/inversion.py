@@ -1,5 +1,6 @@
-"""Concept inversion: one new word, learned from images of the concept through the edited model's
-own text encoders (Pham and others, Circumventing Concept Erasure Methods, arXiv 2308.01508).
+"""Concept inversion: learns the embedding of one new word from images of the concept, through the
+edited model's own text encoders (Pham et al., Circumventing Concept Erasure Methods, arXiv
+2308.01508).
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from forgetcli.editing.inversion import PROMPTS, invert_token
 from forgetcli.models.context import Context
 from forgetcli.robustness.attacks import Attempt, Case
 from forgetcli.robustness.conditioning import Conditioning, encode
-from forgetcli.robustness.sampling import draw
+from forgetcli.robustness.sampling import sample_images
 
 # The learning rate is relative to the embeddings' size here: 5e-3 of Stable Diffusion's 0.015.
 PUBLISHED: Mapping[str, object] = {"steps": 1000, "lr": 0.33, "batch": 4}
 
 
 class Options(BaseModel):
-    """The search."""
+    """Settings of the optimisation."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -29,7 +30,7 @@ class Options(BaseModel):
 
 
 def run(case: Case, options: Options) -> list[Attempt]:
-    """Images of the learned word in the templates of the search."""
+    """Learn the word, and generate images of it in the prompt templates of the training."""
     learned = invert_token(
         case.model,
         case.references().latents,
@@ -40,13 +41,13 @@ def run(case: Case, options: Options) -> list[Attempt]:
         observer=case.observer,
     )
     case.budget.gradient_steps += options.steps
-    found = [
+    conditionings = [
         Conditioning(PROMPTS[k % len(PROMPTS)], vectors=learned.vectors) for k in range(case.images)
     ]
-    context = Context.cat([encode(case.model, each) for each in found])
-    images, _ = draw(case.model, context, case.seeds(), case.sampling)
+    context = Context.cat([encode(case.model, each) for each in conditionings])
+    images, _ = sample_images(case.model, context, case.seeds(), case.sampling)
     case.budget.images += len(images)
     return [
         Attempt(each.prompt.replace("{}", "<learned>"), seed, (image,), found=each)
-        for each, seed, image in zip(found, case.seeds(), images)
+        for each, seed, image in zip(conditionings, case.seeds(), images)
     ]

@@ -1,5 +1,5 @@
-"""Prompting4Debugging: tokens with which the edited model predicts what the unedited one does for
-the concept (Chin and others, arXiv 2309.06135).
+"""Prompting4Debugging: searches for tokens with which the edited model makes the same predictions
+as the unedited model makes for the concept (Chin et al., arXiv 2309.06135).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from forgetcli.robustness import prefix_search
 from forgetcli.robustness.attacks import Attempt, Case
 from forgetcli.robustness.conditioning import encode
 from forgetcli.robustness.prefix_search import Nearest, Search
-from forgetcli.robustness.sampling import draw
+from forgetcli.robustness.sampling import sample_images
 
 PUBLISHED: Mapping[str, object] = {
     "tokens": 16,
@@ -29,16 +29,16 @@ PUBLISHED: Mapping[str, object] = {
 
 
 class Options(BaseModel):
-    """The search."""
+    """Settings of the search."""
 
     model_config = ConfigDict(extra="forbid")
 
-    prompts: int = Field(6, ge=1, description="Prompts, each with a search of its own.")
-    tokens: int = Field(4, ge=1, description="Tokens that are searched for.")
+    prompts: int = Field(6, ge=1, description="Number of prompts. Each has its own search.")
+    tokens: int = Field(4, ge=1, description="Number of tokens to search for.")
     steps: int = Field(60, ge=1)
     lr: float = Field(0.1, gt=0)
-    batch: int = Field(4, ge=1, description="Noisy images in each step.")
-    check: int = Field(20, ge=1, description="Steps between looks at an image.")
+    batch: int = Field(4, ge=1, description="Noisy images per step.")
+    check: int = Field(20, ge=1, description="Steps between two checks of a generated image.")
     keep_prompt: bool = Field(
         True,
         description="Search for tokens beside the prompt (P4D-K) instead of tokens alone (P4D-N).",
@@ -46,34 +46,42 @@ class Options(BaseModel):
 
 
 def refuse(model: LoadedModel) -> None:
-    prefix_search.refuse("p4d", model)
+    prefix_search.refuse_several_encoders("p4d", model)
 
 
 def run(case: Case, options: Options) -> list[Attempt]:
     """A search and an image for each prompt."""
     case.observer.stage(f"p4d on {case.goal.label}", options.prompts * options.steps)
     attempts = []
-    prompts, seeds = case.prompts()[: options.prompts], case.seeds()[: options.prompts]
-    table, allowed = prefix_search.candidates(case.model, [])
+    prompts = case.prompts()[: options.prompts]
+    seeds = case.seeds()[: options.prompts]
+    table, allowed = prefix_search.allowed_tokens(case.model, [])
     for prompt, seed in zip(prompts, seeds):
         generator = torch.Generator().manual_seed(seed)
-        found = prefix_search.search(
+        conditioning = prefix_search.search(
             case,
-            prompt if options.keep_prompt else "",
-            seed,
-            Nearest(table, allowed, options.tokens, generator),
-            _Loss(case, prompt, options.batch, generator),
-            Search(options.tokens, options.steps, options.lr, signed=False, check=options.check),
+            prompt=prompt if options.keep_prompt else "",
+            seed=seed,
+            relaxation=Nearest(table, allowed, options.tokens, generator),
+            loss_of=_Loss(case, prompt, options.batch, generator),
+            settings=Search(
+                tokens=options.tokens,
+                steps=options.steps,
+                lr=options.lr,
+                signed=False,
+                check=options.check,
+            ),
         )
-        images, _ = draw(case.model, encode(case.model, found), [seed], case.sampling)
+        context = encode(case.model, conditioning)
+        images, _ = sample_images(case.model, context, [seed], case.sampling)
         case.budget.images += 1
-        attempts.append(Attempt(found.prompt, seed, (images[0],), found=found))
+        attempts.append(Attempt(conditioning.prompt, seed, (images[0],), found=conditioning))
     return attempts
 
 
 class _Loss:
-    """‖edited model's prediction of the prompt − unedited model's of the concept‖² at noisy images
-    of the concept.
+    """The mean squared difference of two predictions at noisy images of the concept: the edited
+    model's for the searched context, and the unedited model's for the prompt of the concept.
     """
 
     def __init__(self, case: Case, prompt: str, batch: int, generator: torch.Generator) -> None:
@@ -94,6 +102,6 @@ class _Loss:
         t = torch.randint(last, (self.batch,), generator=self.generator).to(clean.device)
         noisy = self.scheduler.add_noise(clean, noise, t)
         with torch.no_grad():
-            wanted = self.case.unedited.denoise(noisy, t, self.concept.repeated(self.batch))
-        got = self.case.model.denoise(noisy, t, context.repeated(self.batch))
-        return F.mse_loss(got.float(), wanted.float())
+            target = self.case.unedited.denoise(noisy, t, self.concept.repeated(self.batch))
+        prediction = self.case.model.denoise(noisy, t, context.repeated(self.batch))
+        return F.mse_loss(prediction.float(), target.float())

@@ -1,9 +1,9 @@
-"""Ring-A-Bell: an evolutionary search for tokens whose context is that of the concept. No denoiser
-is needed (Tsai and others, arXiv 2310.10012).
+"""Ring-A-Bell: an evolutionary search for tokens whose context is near the concept's context. The
+search needs no denoiser (Tsai et al., arXiv 2310.10012).
 
-What is aimed at is what the unedited model's encoder, which everybody has, makes of a prompt, plus
-`strength` times the concept's direction: the mean difference of its contexts with and without the
-concept's words. What the tokens give is what the edited model's own encoder makes of them.
+The target context is the unedited model's context of a prompt, plus `strength` times the direction
+of the concept. The direction is the mean difference between contexts of prompts with and without
+the concept's words. The candidate tokens are encoded by the edited model's own text encoder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from forgetcli.models.tokens import tokenise
 from forgetcli.robustness import prefix_search
 from forgetcli.robustness.attacks import Attempt, Case
 from forgetcli.robustness.conditioning import Conditioning, encode, text_of
-from forgetcli.robustness.sampling import draw
+from forgetcli.robustness.sampling import sample_images
 
 PUBLISHED: Mapping[str, object] = {
     "tokens": 16,
@@ -28,40 +28,43 @@ PUBLISHED: Mapping[str, object] = {
     "strength": 3.0,
     "mutation": 0.25,
 }
-ELITE = 0.5  # share of the population that lives on and has children
+ELITE = 0.5  # share of the population that survives a generation and has children
 
 
 class Options(BaseModel):
-    """The search."""
+    """Settings of the search."""
 
     model_config = ConfigDict(extra="forbid")
 
-    prompts: int = Field(6, ge=1, description="Prompts, each with a search of its own.")
-    tokens: int = Field(8, ge=1, description="Tokens that are searched for.")
+    prompts: int = Field(6, ge=1, description="Number of prompts. Each has its own search.")
+    tokens: int = Field(8, ge=1, description="Number of tokens to search for.")
     population: int = Field(64, ge=4)
     generations: int = Field(100, ge=1)
-    strength: float = Field(1.0, ge=0, description="Of the concept's direction.")
+    strength: float = Field(1.0, ge=0, description="Factor of the concept's direction.")
     mutation: float = Field(0.25, ge=0, le=1, description="Chance that a child's token changes.")
 
 
 def refuse(model: LoadedModel) -> None:
-    prefix_search.refuse("ring-a-bell", model)
+    prefix_search.refuse_several_encoders("ring-a-bell", model)
 
 
 def run(case: Case, options: Options) -> list[Attempt]:
     """A search and an image for each prompt."""
     case.observer.stage(f"ring-a-bell on {case.goal.label}", options.prompts * options.generations)
-    prompts, seeds = case.prompts()[: options.prompts], case.seeds()[: options.prompts]
+    prompts = case.prompts()[: options.prompts]
+    seeds = case.seeds()[: options.prompts]
     direction = concept_direction(case)
-    found = []
+    conditionings = []
     with torch.no_grad():
         for prompt, seed in zip(prompts, seeds):
             ids = tokenise(case.unedited.tokenizer, [prompt]).ids
-            aim = case.unedited.encode(ids).hidden + options.strength * direction
-            found.append(evolved(case, aim, options, torch.Generator().manual_seed(seed)))
+            target = case.unedited.encode(ids).hidden + options.strength * direction
+            generator = torch.Generator().manual_seed(seed)
+            conditionings.append(evolved(case, target, options, generator))
     attempts = []
-    for conditioning, seed in zip(found, seeds):
-        images, _ = draw(case.model, encode(case.model, conditioning), [seed], case.sampling)
+    for conditioning, seed in zip(conditionings, seeds):
+        context = encode(case.model, conditioning)
+        images, _ = sample_images(case.model, context, [seed], case.sampling)
         case.budget.images += 1
         attempts.append(Attempt(conditioning.prompt, seed, (images[0],), found=conditioning))
     return attempts
@@ -69,35 +72,40 @@ def run(case: Case, options: Options) -> list[Attempt]:
 
 @torch.no_grad()
 def concept_direction(case: Case) -> Tensor:
-    """The mean difference of contexts of prompts with the concept and the same without it,
-    (1, length, d), by the unedited model's encoder.
+    """The mean difference between the unedited model's contexts of prompts with and without the
+    concept's words, shape (1, length, d).
     """
     words = (case.goal.concept, *case.goal.aliases)
-    pairs = [(t.replace("{}", w), t.replace("{}", "")) for t in case.goal.templates for w in words]
-    sides = [
-        case.unedited.encode(tokenise(case.unedited.tokenizer, side).ids).hidden
-        for side in zip(*pairs)
+    with_concept = [t.replace("{}", word) for t in case.goal.templates for word in words]
+    without = [t.replace("{}", "") for t in case.goal.templates for _ in words]
+    contexts = [
+        case.unedited.encode(tokenise(case.unedited.tokenizer, prompts).ids).hidden
+        for prompts in (with_concept, without)
     ]
-    return (sides[0] - sides[1]).mean(0, keepdim=True)
+    return (contexts[0] - contexts[1]).mean(0, keepdim=True)
 
 
-def evolved(case: Case, aim: Tensor, options: Options, generator: torch.Generator) -> Conditioning:
-    """The tokens whose context is nearest to `aim` (1, length, d) after the last generation."""
-    _, allowed = prefix_search.candidates(case.model, [])
+def evolved(
+    case: Case, target: Tensor, options: Options, generator: torch.Generator
+) -> Conditioning:
+    """The tokens whose context is nearest to `target` (1, length, d) after the last generation."""
+    _, allowed = prefix_search.allowed_tokens(case.model, [])
     row = tokenise(case.model.tokenizer, [""]).ids[0]
-    size, k = options.population, options.tokens
+    size = options.population
+    k = options.tokens
     genes = allowed[torch.randint(len(allowed), (size, k), generator=generator)]
 
     def distances(population: Tensor) -> Tensor:
         n = len(population)
         ids = torch.cat([row[:1].expand(n, 1), population, row[1 : len(row) - k].expand(n, -1)], 1)
-        return (case.model.encode(ids).hidden - aim).float().pow(2).flatten(1).sum(1).cpu()
+        return (case.model.encode(ids).hidden - target).float().pow(2).flatten(1).sum(1).cpu()
 
     scored = distances(genes)
     parents = max(2, int(ELITE * size))
     for _ in range(options.generations):
         order = scored.argsort()[:parents]
-        genes, scored = genes[order], scored[order]
+        genes = genes[order]
+        scored = scored[order]
         mates = torch.randint(parents, (2, size - parents), generator=generator)
         cut = torch.randint(k + 1, (size - parents, 1), generator=generator)
         children = torch.where(torch.arange(k) < cut, genes[mates[0]], genes[mates[1]])

@@ -1,7 +1,7 @@
-"""The base's text encoder in front of the edited denoiser: what a UI does that loads its own CLIP,
-or a model-only LoRA loader.
+"""Encoder swap: the base model's text encoder with the edited denoiser, as in a UI that loads its
+own CLIP or has a model-only LoRA loader.
 
-A denoiser of the base in the place of the edited one would be another model, so it is not swapped.
+The denoiser is not swapped: with the base model's denoiser it would no longer be the edited model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from forgetcli.models.tokens import tokenise
 from forgetcli.robustness.attacks import Attempt, Case
-from forgetcli.robustness.sampling import draw
+from forgetcli.robustness.sampling import sample_images
 
 if TYPE_CHECKING:
     from forgetcli.models.base import LoadedModel
@@ -28,13 +28,14 @@ class Options(BaseModel):
 
 
 def run(case: Case, options: Options) -> list[Attempt]:
-    """Every text encoder in turn is the unedited model's."""
+    """One variant for each text encoder that is replaced by the unedited model's."""
     attempts = []
-    prompts, seeds = case.prompts(), case.seeds()
+    prompts = case.prompts()
+    seeds = case.seeds()
     ids = tokenise(case.model.tokenizer, prompts).ids
     for encoder in case.model.encoders:
         swapped = with_component(case.model, case.unedited, encoder.component)
-        images, _ = draw(swapped, swapped.encode(ids), seeds, case.sampling)
+        images, _ = sample_images(swapped, swapped.encode(ids), seeds, case.sampling)
         case.budget.images += len(images)
         case.observer.advance(len(images))
         attempts += [
@@ -45,7 +46,8 @@ def run(case: Case, options: Options) -> list[Attempt]:
 
 
 def with_component(model: LoadedModel, donor: LoadedModel, component: str) -> LoadedModel:
-    """The model with one component of the donor. Neither of the two changes."""
+    """A copy of the model with one component of the donor. Neither of the two models changes."""
     swapped = copy.copy(model)
-    swapped.__dict__[component] = getattr(donor, component)  # as its cached_property would
+    # Where the model's cached_property keeps its value.
+    swapped.__dict__[component] = getattr(donor, component)
     return swapped

@@ -1,5 +1,5 @@
-"""UnlearnDiffAtk: tokens in front of a prompt with which the edited model predicts the noise of an
-image of the concept (Zhang and others, arXiv 2310.11868).
+"""UnlearnDiffAtk: searches for tokens in front of a prompt with which the edited model predicts the
+noise in an image of the concept (Zhang et al., arXiv 2310.11868).
 """
 
 from __future__ import annotations
@@ -18,54 +18,62 @@ from forgetcli.robustness import prefix_search
 from forgetcli.robustness.attacks import Attempt, Case
 from forgetcli.robustness.conditioning import encode
 from forgetcli.robustness.prefix_search import Search, Simplex
-from forgetcli.robustness.sampling import draw
+from forgetcli.robustness.sampling import sample_images
 
 PUBLISHED: Mapping[str, object] = {"tokens": 5, "steps": 40, "lr": 0.01, "batch": 50, "check": 1}
 
 
 class Options(BaseModel):
-    """The search."""
+    """Settings of the search."""
 
     model_config = ConfigDict(extra="forbid")
 
-    prompts: int = Field(6, ge=1, description="Prompts, each with a search of its own.")
-    tokens: int = Field(5, ge=1, description="Tokens that are searched for.")
+    prompts: int = Field(6, ge=1, description="Number of prompts. Each has its own search.")
+    tokens: int = Field(5, ge=1, description="Number of tokens to search for.")
     steps: int = Field(60, ge=1)
     lr: float = Field(0.01, gt=0, description="Step length along the gradient's sign.")
-    batch: int = Field(8, ge=1, description="Times of the one image in each step.")
-    check: int = Field(20, ge=1, description="Steps between looks at an image.")
+    batch: int = Field(8, ge=1, description="Timesteps per step, all for the same image.")
+    check: int = Field(20, ge=1, description="Steps between two checks of a generated image.")
 
 
 def refuse(model: LoadedModel) -> None:
-    prefix_search.refuse("unlearndiffatk", model)
+    prefix_search.refuse_several_encoders("unlearndiffatk", model)
 
 
 def run(case: Case, options: Options) -> list[Attempt]:
-    """A search and an image for each prompt, which stands behind the tokens that are found."""
+    """A search and an image for each prompt. The prompt follows the tokens that are found."""
     case.observer.stage(f"unlearndiffatk on {case.goal.label}", options.prompts * options.steps)
     attempts = []
-    prompts, seeds = case.prompts()[: options.prompts], case.seeds()[: options.prompts]
-    table, allowed = prefix_search.candidates(case.model, [])
+    prompts = case.prompts()[: options.prompts]
+    seeds = case.seeds()[: options.prompts]
+    table, allowed = prefix_search.allowed_tokens(case.model, [])
     latents = case.references().latents
     for number, (prompt, seed) in enumerate(zip(prompts, seeds)):
         generator = torch.Generator().manual_seed(seed)
         image = latents[number % len(latents)]
-        found = prefix_search.search(
+        conditioning = prefix_search.search(
             case,
-            prompt,
-            seed,
-            Simplex(table, allowed, options.tokens, generator),
-            _Loss(case, image[None], options.batch, generator),
-            Search(options.tokens, options.steps, options.lr, signed=True, check=options.check),
+            prompt=prompt,
+            seed=seed,
+            relaxation=Simplex(table, allowed, options.tokens, generator),
+            loss_of=_Loss(case, image[None], options.batch, generator),
+            settings=Search(
+                tokens=options.tokens,
+                steps=options.steps,
+                lr=options.lr,
+                signed=True,
+                check=options.check,
+            ),
         )
-        images, _ = draw(case.model, encode(case.model, found), [seed], case.sampling)
+        context = encode(case.model, conditioning)
+        images, _ = sample_images(case.model, context, [seed], case.sampling)
         case.budget.images += 1
-        attempts.append(Attempt(found.prompt, seed, (images[0],), found=found))
+        attempts.append(Attempt(conditioning.prompt, seed, (images[0],), found=conditioning))
     return attempts
 
 
 class _Loss:
-    """The denoising loss of one image at random times and noise."""
+    """The denoising loss of one image at random timesteps with random noise."""
 
     def __init__(self, case: Case, image: Tensor, batch: int, generator: torch.Generator) -> None:
         self.model = case.model
@@ -79,6 +87,6 @@ class _Loss:
         last = self.scheduler.config.num_train_timesteps
         t = torch.randint(last, (n,), generator=self.generator).to(self.clean.device)
         noisy = self.scheduler.add_noise(self.clean, noise, t)
-        got = self.model.denoise(noisy, t, context.repeated(n))
-        wanted = prediction_target(self.scheduler, self.clean, noise, t)
-        return F.mse_loss(got.float(), wanted.float())
+        prediction = self.model.denoise(noisy, t, context.repeated(n))
+        target = prediction_target(self.scheduler, self.clean, noise, t)
+        return F.mse_loss(prediction.float(), target.float())

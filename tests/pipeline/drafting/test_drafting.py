@@ -11,8 +11,14 @@ from forgetcli import models, recipe
 from forgetcli.bundled.word_lists import words
 from forgetcli.checkpoint import base
 from forgetcli.errors import ForgetError
-from forgetcli.pipeline.drafting import lexicon, reading
-from forgetcli.pipeline.drafting.draft import APART, SAYS, Options, candidates, draft
+from forgetcli.pipeline.drafting import lexicon, similarity
+from forgetcli.pipeline.drafting.draft import (
+    DISTINCT_COSINE,
+    MINIMUM_EFFECT,
+    Options,
+    candidates,
+    draft,
+)
 from forgetcli.pipeline.drafting.kinds import KINDS, bare, guessed, phrased
 from forgetcli.pipeline.drafting.text import recipe_text
 
@@ -94,24 +100,24 @@ def test_a_target_is_far_enough_and_no_synonym_and_its_rivals_were_nearer(model,
     (concept,) = penguin.concepts
     kind = KINDS["object"]
     others = candidates(model, "object")
-    near = reading.read_beside(
-        model, "a penguin", [phrased(word, "object") for word in others], kind.reading
+    near = similarity.compare(
+        model, "a penguin", [phrased(word, "object") for word in others], kind.comparison
     )
     target = near[concept.target]
-    assert target.similarity < APART and target.says > SAYS - 0.05
+    assert target.cosine < DISTINCT_COSINE and target.effect > MINIMUM_EFFECT - 0.05
     assert bare(concept.target) not in lexicon.same_meaning("penguin", "object")
-    cosines = sorted(read.similarity for read in near.values())
-    assert target.similarity > cosines[len(cosines) // 2]  # a neighbour, not anything
+    cosines = sorted(read.cosine for read in near.values())
+    assert target.cosine > cosines[len(cosines) // 2]  # a neighbour, not anything
 
 
 def test_a_word_that_the_model_does_not_know_says_little(model):
-    template = KINDS["style"].reading
-    read = reading.read_beside(model, "neon", ["pixel art", "van gogh", "halftone"], template)
+    template = KINDS["style"].comparison
+    read = similarity.compare(model, "neon", ["pixel art", "van gogh", "halftone"], template)
     assert (
-        read["halftone"].says
+        read["halftone"].effect
         < 0.5
-        < SAYS - 0.1
-        < min(read["pixel art"].says, read["van gogh"].says)
+        < MINIMUM_EFFECT - 0.1
+        < min(read["pixel art"].effect, read["van gogh"].effect)
     )
 
 
@@ -120,11 +126,11 @@ def test_what_the_encoder_reads_as_the_concept_is_neither_kept_nor_a_target(mode
     (concept,) = made.concepts
     assert {"a puppy", "a hound"} <= set(concept.aliases)  # known, and read as a dog
     assert not {"a puppy", "a hound", "a dog"} & {concept.target, *concept.near}
-    assert not any("puppy" in prompt or "dog" in prompt.split() for prompt in made.keeping)
+    assert not any("puppy" in prompt or "dog" in prompt.split() for prompt in made.preserve_prompts)
     kind = KINDS["object"]
-    near = reading.read_beside(model, "a dog", concept.near, kind.reading)
-    cosines = [read.similarity for read in near.values()]
-    assert max(cosines) < APART + 0.1  # the mean that is taken out differs a little
+    near = similarity.compare(model, "a dog", concept.near, kind.comparison)
+    cosines = [read.cosine for read in near.values()]
+    assert max(cosines) < DISTINCT_COSINE + 0.1  # the mean that is taken out differs a little
 
 
 def test_the_recipe_of_a_draft_is_valid_short_and_says_the_same(penguin):
@@ -132,7 +138,7 @@ def test_the_recipe_of_a_draft_is_valid_short_and_says_the_same(penguin):
     read = recipe.parse(text)
     (concept,) = penguin.concepts
     assert (read.concepts[0].concept, read.concepts[0].target) == ("a penguin", concept.target)
-    assert read.preserve.prompts == penguin.keeping and read.preserve.sets == penguin.sets
+    assert read.preserve.prompts == penguin.preserve_prompts and read.preserve.sets == penguin.sets
     assert read.prompts.templates == penguin.templates and not read.warnings
     assert len(text.splitlines()) < 120 and all(len(line) <= 112 for line in text.splitlines())
 

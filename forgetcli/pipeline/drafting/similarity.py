@@ -1,4 +1,4 @@
-"""How the unedited encoder reads words: how near to one another, and how far from no word."""
+"""Similarity of words for the unedited model's text encoders."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ BATCH = 64  # prompts encoded at a time
 
 
 @dataclass(frozen=True)
-class Read:
-    """How the encoder reads another word, beside the concept.
+class Similarity:
+    """How a word compares with the concept.
 
     Attributes:
-        similarity: cosine of the two contexts, without what all the words that were read share.
-        says: how far its context is from the template's without a word, relative to the concept's
-            or to the upper quartile of all words, whichever is larger. A word that the model does
-            not know changes its pictures little: as a target it would stand for what the model
-            draws by default, which can be the concept.
+        cosine: cosine of the two words' contexts, after subtracting the mean over all compared
+            words.
+        effect: distance of the word's context from the context of the template without a word. It
+            is relative to the concept's distance or to the upper quartile of all words' distances,
+            whichever is larger. A word that the model does not know changes its images little. As
+            a target it would stand for what the model generates by default, which can be the
+            concept.
     """
 
-    similarity: float
-    says: float
+    cosine: float
+    effect: float
 
 
 def contexts(model: LoadedModel, words: Sequence[str], template: str) -> Tensor:
-    """What the denoiser reads of each word in `template`: the mean over the positions of its
-    context, float64, shape (n, d).
+    """The denoiser's context for each word in `template`, averaged over the positions: float64,
+    shape (n, d).
     """
     import torch
 
@@ -46,15 +48,18 @@ def contexts(model: LoadedModel, words: Sequence[str], template: str) -> Tensor:
     return torch.cat(parts).cpu()
 
 
-def read_beside(
+def compare(
     model: LoadedModel, word: str, others: Sequence[str], template: str
-) -> dict[str, Read]:
-    """How each of `others` is read beside `word`."""
+) -> dict[str, Similarity]:
+    """Compare each of `others` with `word`, all of them in `template`."""
     rows = contexts(model, ["", word, *others], template)
     distances = (rows[1:] - rows[0]).norm(dim=1)
     unit = max(float(distances[0]), float(distances.quantile(0.75)), 1e-12)
-    says = distances[1:] / unit
+    effects = distances[1:] / unit
     centred = rows[1:] - rows[1:].mean(0)
     directions = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
     cosines = directions[1:] @ directions[0]
-    return {o: Read(*pair) for o, *pair in zip(others, cosines.tolist(), says.tolist())}
+    return {
+        other: Similarity(cosine, effect)
+        for other, cosine, effect in zip(others, cosines.tolist(), effects.tolist())
+    }

@@ -45,7 +45,7 @@ FLOW = SimpleNamespace(tokenizer=Tokenizers(()), base=SimpleNamespace(id="flux")
 
 def test_defaults_are_what_the_family_can_run() -> None:
     run, notes = run_of(FLOW, ["swap", "p4d", "inversion", "noise"])
-    assert run.possible(asked=False) == ["swap", "inversion"]
+    assert run.supported_attacks(named=False) == ["swap", "inversion"]
     assert [note.split(": ", 1)[0] for note in notes.notes] == ["not run", "not run"]
     assert "several text encoders" in notes.notes[0] and "adds no noise" in notes.notes[1]
 
@@ -53,5 +53,5 @@ def test_defaults_are_what_the_family_can_run() -> None:
 @pytest.mark.parametrize("name", ["p4d", "unlearndiffatk", "ring-a-bell", "noise"])
 def test_an_attack_that_was_asked_for_is_refused(name: str) -> None:
     with pytest.raises(ForgetError) as error:
-        run_of(FLOW, ["swap", name])[0].possible(asked=True)
+        run_of(FLOW, ["swap", name])[0].supported_attacks(named=True)
     assert error.value.code == "attack.unsupported" and name in error.value.message

@@ -1,7 +1,8 @@
-"""Seeded, resumable generation.
+"""Seeded, resumable generation of images.
 
-Each image has its own generator on the CPU: it depends on its prompt and seed, not on its batch.
-The PNG's metadata say how it was generated. An existing image with the requested origin is kept.
+Each image has its own random generator on the CPU, so it depends on its prompt and seed, but not on
+its batch. The PNG's metadata record how the image was generated (its origin). An existing image
+with the requested origin is not generated again.
 """
 
 from __future__ import annotations
@@ -41,23 +42,23 @@ if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
     from forgetcli.models.base import LoadedModel
 
-# The default guidance scale of small models such as the embedded one; others have their family's.
+# The default guidance scale of small models such as the embedded one. Other models have the default
+# of their family.
 GUIDANCE = 4.5
-SMALL = 64  # pixels along one side
-# Of prompts that are too long: the notes in one run, and the characters shown of each.
-MOST_NOTES = 3
-SHOWN = 40
-ALONE = Processes()
+SMALL = 64  # pixels along one side of the largest images of a small model
+MOST_NOTES = 3  # notes on prompts that are too long, in one run
+SHOWN_CHARACTERS = 40  # of a prompt, in such a note
+SINGLE_PROCESS = Processes()
 
 
 @dataclass(frozen=True, repr=False)
 class GenerateResult(Result):
-    """What `generate` wrote.
+    """The result of `generate`.
 
     Attributes:
-        images: the images, prompt by prompt, each prompt's by seed.
-        grid: the image with the grid, if one was requested.
-        reused: the number of images that existed already, including those of the base model.
+        images: the images, sorted by prompt and then by seed.
+        grid: the PNG with the grid; None if no grid was requested.
+        reused: the number of images that existed already, including the base model's images.
         seconds: duration of each stage.
     """
 
@@ -67,7 +68,7 @@ class GenerateResult(Result):
     seconds: Mapping[str, float]
 
     def as_dict(self) -> dict[str, Any]:
-        """As in ``generate --json``."""
+        """The keys of ``generate --json``."""
         return {
             "images": [image.as_dict() for image in self.images],
             "grid": str(self.grid) if self.grid else None,
@@ -112,15 +113,18 @@ def generate(
 
     Args:
         model: `demo`, a diffusers folder, a single file, an edited folder or a hub id.
-        config: the settings of a single file; see `checkpoint.resolve`.
-        guidance: default: 4.5 for small models, otherwise the family's (7.5 for sd).
-        grid: also write `grid.png`, one row per prompt.
-        compare_base: also generate with the base model at the same seeds; the model must be an
+        steps: the number of sampling steps.
+        guidance: the guidance scale. Default: 4.5 for small models, otherwise the family's (7.5 for
+            sd).
+        output: folder for the images.
+        grid: also write `grid.png`, with one row per prompt.
+        compare_base: also generate with the base model at the same seeds. The model must be an
             edited folder.
+        config: the settings of a single file; see `checkpoint.resolve`.
         batch: images generated at a time.
-        width, height: in pixels, multiples of 8; default: the model's own.
-        negative_prompt: what guidance leads away from; default: the empty prompt.
-        dtype: what the model runs in: float32, float16 or bfloat16.
+        width, height: the image size in pixels, multiples of 8; default: the model's own.
+        negative_prompt: the prompt that guidance leads away from; default: the empty prompt.
+        dtype: the dtype in which the model runs: float32, float16 or bfloat16.
     Raises:
         ForgetError: there is no prompt, a model cannot be loaded, or generate.too-many.
     """
@@ -142,36 +146,24 @@ def generate(
         for prompt in stripped
         for k in range(count)
     ]
-    base = checkpoint.resolve(model, config=config)
-    # The base model is found before anything is generated: it may be missing.
-    unedited = EditedModel(base.folder).manifest.resolve_base() if compare_base else None
-    base_paths: list[Path] = []
+    resolved = checkpoint.resolve(model, config=config)
+    # The base model may be missing. It is resolved before anything is generated, to fail early.
+    base = EditedModel(resolved.folder).manifest.resolve_base() if compare_base else None
+    base_paths: Sequence[Path | None] = [None] * len(requests)
+    settings: dict[str, Any] = {
+        "device": device,
+        "batch": batch,
+        "observer": observer,
+        "dtype": dtype,
+    }
     with watch.stage("generate"):
-        paths, reused = draw(
-            base,
-            requests,
-            output,
-            device=device,
-            batch=batch,
-            observer=observer,
-            dtype=dtype,
-        )
-        if unedited is not None:
-            base_paths, base_reused = draw(
-                unedited,
-                requests,
-                output / "base",
-                device=device,
-                batch=batch,
-                observer=observer,
-                dtype=dtype,
-            )
+        paths, reused = generate_images(resolved, requests, output, **settings)
+        if base is not None:
+            base_paths, base_reused = generate_images(base, requests, output / "base", **settings)
             reused += base_reused
     images = tuple(
-        GeneratedImage(
-            path, request.prompt, request.seed, base=base_paths[i] if base_paths else None
-        )
-        for i, (path, request) in enumerate(zip(paths, requests))
+        GeneratedImage(path, request.prompt, request.seed, base=base_path)
+        for path, request, base_path in zip(paths, requests, base_paths)
     )
     grid_path = None
     if grid or compare_base:
@@ -182,22 +174,22 @@ def generate(
 
 
 def _stripped(prompts: Sequence[str]) -> list[str]:
-    """The prompts without surrounding white space and without empty ones.
+    """The prompts without surrounding white space. Empty prompts are left out.
 
     Raises:
-        ForgetError: generate.no-prompt: there is none.
+        ForgetError: generate.no-prompt: no prompt is left.
     """
     stripped = [prompt.strip() for prompt in prompts if prompt.strip()]
     if not stripped:
         raise ForgetError(
             "generate.no-prompt",
             "there is no prompt",
-            "give one, or a file of them with --prompts",
+            "give a prompt, or a file of prompts with --prompts",
         )
     return stripped
 
 
-def draw(
+def generate_images(
     base: Base,
     requests: Sequence[ImageRequest],
     folder: Path,
@@ -205,20 +197,22 @@ def draw(
     device: str | None,
     batch: int,
     observer: Observer,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     dtype: str = DTYPE,
 ) -> tuple[list[Path], int]:
     """Generate the requested images in `folder`.
 
-    Images are generated in fixed batches. Each of several processes generates its share of them;
-    all images exist when the function returns. If any image of a batch is missing, the whole batch
-    is regenerated, so that a resumed run is byte-identical to an uninterrupted one.
+    Images are generated in fixed batches. If any image of a batch is missing, the whole batch is
+    regenerated, so that a resumed run is byte-identical to an uninterrupted one. With several
+    processes, each process generates some of the batches. All images exist when the function
+    returns.
 
     Args:
+        base: the model.
         batch: images generated at a time.
-        dtype: what the model runs in.
+        dtype: the dtype in which the model runs.
     Returns:
-        the images' paths in the order of `requests`, and how many of them existed already.
+        the images' paths in the order of `requests`, and the number of images that existed already.
     """
     origins = [request.origin(base.generation_digest, dtype) for request in requests]
     paths = [
@@ -232,9 +226,9 @@ def draw(
         if not all(exists[i] for i in indices)
     ]
     if incomplete:
-        # The model is loaded before the folder is made: if it cannot be, no folder is left.
+        # The model is loaded before the folder is created, so that no folder is left if that fails.
         sampler = Sampler(base, device, observer, dtype)
-        _note_cut(sampler.model, requests, observer)
+        _note_truncated(sampler.model, requests, observer)
         with atomic.output_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
         observer.stage(f"images ({base.id})", sum(len(indices) for indices in incomplete))
@@ -248,11 +242,13 @@ def draw(
     return paths, sum(exists)
 
 
-def _note_cut(model: LoadedModel, requests: Sequence[ImageRequest], observer: Observer) -> None:
-    """Say which prompts are longer than the model reads."""
+def _note_truncated(
+    model: LoadedModel, requests: Sequence[ImageRequest], observer: Observer
+) -> None:
+    """Note the prompts that are too long for the model."""
     cut = cut_prompts(model.tokenizer, [request.prompt for request in requests])
     for each in cut[:MOST_NOTES]:
-        start = " ".join(each.prompt[:SHOWN].split())
+        start = " ".join(each.prompt[:SHOWN_CHARACTERS].split())
         observer.note(
             f"the prompt '{start}…' has {each.tokens} tokens, and the model reads {each.limit}: "
             "the end of the prompt has no effect"
@@ -264,7 +260,7 @@ def _note_cut(model: LoadedModel, requests: Sequence[ImageRequest], observer: Ob
 def batches(
     requests: Sequence[ImageRequest], batch: int, processes: Processes
 ) -> Iterator[Sequence[int]]:
-    """The indices of each batch of this process: at most `batch` requests with equal settings."""
+    """This process's batches, as indices of at most `batch` requests with equal settings."""
     groups: dict[str, list[int]] = {}
     for i, request in enumerate(requests):
         groups.setdefault(json.dumps(request.settings), []).append(i)
@@ -273,12 +269,13 @@ def batches(
 
 
 def default_guidance(model: LoadedModel) -> float:
-    """The guidance scale of images whose requests name none: that of small models, or the family's.
+    """The guidance scale of images whose requests name none.
 
-    Small is what the VAE was trained with.
+    It is `GUIDANCE` for small models and the family's default for others. A model is small if its
+    VAE was trained on small images.
     """
     size = model.vae_config.get("sample_size")
-    if size is None:  # AutoencoderTiny names none
+    if size is None:  # AutoencoderTiny's config has no size
         size = [side * model.vae_scale for side in model.latent_shape[1:]]
     if max(sides(size)) <= SMALL:
         return GUIDANCE
@@ -302,8 +299,8 @@ class Sampler:
         self.pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, requests: Sequence[ImageRequest]) -> list[Image]:
-        """One image for each request. All must have equal settings."""
-        # The command line starts without torch.
+        """Generate one image for each request. All requests must have equal settings."""
+        # Imported here, because the command line starts without torch.
         import torch
 
         first = requests[0]
@@ -312,31 +309,27 @@ class Sampler:
             guidance = default_guidance(self.model)
         self.model.refuse_unembedded([request.prompt for request in requests])
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
+        options: dict[str, Any] = {**self._size(first), **self._inpainting(first)}
+        if first.negative is not None:
+            options["negative_prompt"] = [first.negative] * len(requests)
         return self.pipeline(
             [request.prompt for request in requests],
             num_inference_steps=first.steps,
             guidance_scale=guidance,
-            **self._size(first),
             generator=generators,
-            **(
-                {}
-                if first.negative is None
-                else {"negative_prompt": [first.negative] * len(requests)}
-            ),
-            **self._inpainting(first),
+            **options,
         ).images
 
     def _size(self, request: ImageRequest) -> dict[str, int | None]:
-        """Both sides: given one, diffusers would ignore it."""
-        width, height = request.width, request.height
-        if width or height:
-            own = [side * self.model.vae_scale for side in self.model.latent_shape[1:]]
-            height, width = height or own[0], width or own[1]
-        return {"width": width, "height": height}
+        """Both sides of the image, or none. diffusers would ignore a single side."""
+        if not (request.width or request.height):
+            return {"width": None, "height": None}
+        height, width = (side * self.model.vae_scale for side in self.model.latent_shape[1:])
+        return {"width": request.width or width, "height": request.height or height}
 
     def _inpainting(self, request: ImageRequest) -> dict[str, Any]:
-        """The further arguments of an in-painting pipeline: a grey image, and a mask over it."""
-        # The command line starts without Pillow.
+        """The additional arguments of an in-painting pipeline: a grey image and a mask over it."""
+        # Imported here, because the command line starts without Pillow.
         from PIL import Image
 
         if "mask_image" not in inspect.signature(self.pipeline.__call__).parameters:
@@ -351,12 +344,12 @@ class Sampler:
         }
 
     def within_memory(self, requests: Sequence[ImageRequest]) -> list[Image]:
-        """As a call, in halves if the device has too little memory for all at once.
+        """Generate one image for each request, in halves if the device has too little memory.
 
         Raises:
-            ForgetError: generate.out-of-memory: there is too little memory for one image.
+            ForgetError: generate.out-of-memory: the memory is too small even for one image.
         """
-        # The command line starts without torch, which accelerate imports.
+        # Imported here, because accelerate imports torch and the command line starts without it.
         from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
         try:
