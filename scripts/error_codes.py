@@ -86,9 +86,10 @@ def _raising(call: ast.Call, module: str, assigned: dict[str, ast.expr]) -> Iter
         usual = "bad-value" if in_document else "bad-row"
         given = call.args[3] if len(call.args) > 3 else keywords.get("code", ast.Constant(usual))
         prefix, code, message = "prompts.", given, call.args[1]
-    elif name == "find" and len(call.args) == 5:
+    elif name == "find" and (len(call.args) == 5 or {"code", "what"} <= keywords.keys()):
         # plugins.find raises with the code that its caller hands over.
-        code, message = call.args[3], ast.Constant(f"there is no {_texts(call.args[4])[0]} '*'")
+        code, what = call.args[3:] if len(call.args) == 5 else (keywords["code"], keywords["what"])
+        message = ast.Constant(f"there is no {_texts(what)[0]} '*'")
     elif name == "validated_options" and (call.args or keywords):
         # plugins.validated_options raises with the prefix that its caller hands over.
         given = call.args[4] if len(call.args) > 4 else keywords.get("code_prefix")

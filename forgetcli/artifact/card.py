@@ -273,7 +273,7 @@ def render(
         keep_trailing_newline=True,
     )  # no HTML: `md` and `yaml` escape
     environment.filters |= {
-        "md": lambda value: markdown.escaped(_plain(str(value))),
+        "md": lambda value: markdown.escaped_line(_plain(str(value))),
         "yaml": yaml,
         "share": _share,
         "percent": lambda x: f"{100 * x:.3g} %",

@@ -24,8 +24,12 @@ def one_line(text: str) -> str:
 
 def escaped(text: object) -> str:
     """`text` on one line, shown literally: no markup, HTML or links."""
-    flat = one_line(str(text))
-    return _SPECIAL.sub(r"\\\1", "".join(_ENTITIES.get(char, char) for char in flat))
+    return escaped_line(one_line(str(text)))
+
+
+def escaped_line(line: str) -> str:
+    """As `escaped`, for text that `one_line` has already put on one line."""
+    return _SPECIAL.sub(r"\\\1", "".join(_ENTITIES.get(char, char) for char in line))
 
 
 def heading(text: object) -> str:
