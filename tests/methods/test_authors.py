@@ -17,7 +17,7 @@ from torch import Tensor
 from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing import finetuning
-from forgetcli.editing.cross_attention import pick
+from forgetcli.editing.context_layers import pick
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.linalg import centroids
 from forgetcli.methods import emcid, esd
