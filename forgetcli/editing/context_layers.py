@@ -83,7 +83,8 @@ def pick(model: LoadedModel, layers: Sequence[str] = LAYERS) -> list[Site]:
         raise EditError(
             "edit.no-cross-attention",
             "the denoiser has no cross-attention that could be edited",
-            "use nullspace with [edit] layers = 'text-encoder', or uce, rece, speed or mace-cf",
+            "use nullspace with [edit] layers = 'text-encoder', which edits the text encoders, or "
+            "uce, rece, speed or mace-cf, which edit the layers that read the prompt",
         )
     return found
 

@@ -291,3 +291,15 @@ def test_heldout_columns_are_those_of_the_heldout_prompts(source):
     found = heldout_columns(source, prompts, "last")
     assert torch.allclose(found, prompt_columns(source, prompts, "last"), atol=1e-6)
     assert heldout_columns(source, (), "last") is None
+
+
+def test_folded_columns_have_the_second_moment_of_all(source, monkeypatch):
+    """Catches: a fold that loses what was folded before, or the columns of the last batch."""
+    prompts = ["", "a cat", "a dog", "a house", "a cat house"]
+    whole = prompt_columns(source, prompts, "all")
+    monkeypatch.setattr("forgetcli.editing.context_columns.BATCH", 2)
+    assert torch.allclose(prompt_columns(source, prompts, "all", folded=True), whole, atol=1e-5)
+    monkeypatch.setattr("forgetcli.editing.context_columns.FOLD_AT", 8 * whole.numel() // 2)
+    folded = prompt_columns(source, prompts, "all", folded=True)
+    assert folded.shape[1] < whole.shape[1]
+    assert torch.allclose(folded @ folded.T, whole @ whole.T, atol=1e-4)
