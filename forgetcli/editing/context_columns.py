@@ -121,7 +121,12 @@ def prompt_columns(
 
 
 def same_moment(columns: Tensor) -> Tensor:
-    """d columns R with R Rᵀ = K Kᵀ, shape (d, d), for K of shape (d, n)."""
+    """d columns R with R Rᵀ = K Kᵀ, shape (d, d), for K of shape (d, n).
+
+    Columns that are not finite are returned as they are: the solver refuses them by name.
+    """
+    if not bool(columns.isfinite().all()):
+        return columns
     values, vectors = torch.linalg.eigh(columns @ columns.T)
     return vectors * values.clamp_min(0).sqrt()
 

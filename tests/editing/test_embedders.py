@@ -71,8 +71,8 @@ def before(model, key: tuple[str, str]) -> Tensor:
 
 @pytest.mark.parametrize("name", LAST)
 def test_the_embedders_read_the_target_for_the_concept(name, loaded):
-    """Catches: T5's positions shifted by a start token; the pooled embedding left out; T5's part of
-    SD3's context left out, or asked of a model without T5.
+    """Catches: T5's positions shifted by one; the pooled embedding left out; T5's part of SD3's
+    context left out, or asked of a model without T5.
     """
     model = loaded(name)
     task = Task((("van gogh", "monet picture"),), preserve=("starry night", "painting by a dog"))
@@ -96,8 +96,8 @@ def test_the_embedders_read_the_target_for_the_concept(name, loaded):
 
 
 def test_columns_of_t5_are_of_whole_prompts(loaded):
-    """Catches: T5's columns identified by the words before them; an alignment that misses T5's
-    first or last position, or maps one twice.
+    """Catches: T5's columns identified by the words before them; a start token assumed in T5; an
+    empty target's end token missed; a column of the concept mapped twice.
     """
     source, n = token_states(loaded("flux")), T5_LENGTHS["flux"]
     pairs = pair_columns(source, [("a dog", "a cat")], "all")
@@ -150,9 +150,7 @@ def test_every_closed_form_moves_concepts_more_than_other_prompts(method, loaded
 
 
 def test_speed_holds_the_empty_prompt(loaded):
-    """Catches: invariants that leave the pooled embedding out, or that skip T5's first token as if
-    it were a start token.
-    """
+    """Catches: invariants that leave the pooled embedding or T5's part out."""
     model = loaded("flux")
     task = Task((("van gogh", "monet"),), preserve=("a cat",))
     hidden, pooled = read(model, "")

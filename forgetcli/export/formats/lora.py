@@ -153,7 +153,7 @@ def _refuse_other_layers(edited: EditedModel, tensor: EditedTensor, naming: Nami
             "export.not-a-lora",
             f"the edit changed transformer {tensor.parameter}, and kohya's names for the layers of "
             "transformers are not known here",
-            f"use --naming diffusers, or {OTHER_FORMATS}",
+            "use --naming diffusers, or export it as delta",
         )
     # Loaders read LoRAs of CLIP only.
     is_t5 = tuple(layer.split(".")[-2:]) == MLP_OUTPUT["t5"]
