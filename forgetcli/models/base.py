@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from forgetcli.checkpoint import pipeline_index
 from forgetcli.errors import EditError, ModelError
@@ -93,8 +93,23 @@ class LoadedModel(ABC):
 
     @property
     def cross_attention(self) -> Mapping[str, Site]:
-        """The denoiser's layers whose only input is the context, by name."""
+        """The denoiser's key and value layers whose only input is the context, by name."""
         return {}
+
+    @property
+    def embedders(self) -> Mapping[Literal["hidden", "pooled"], Site]:
+        """For a denoiser without cross-attention: the layer that is the only one to read the
+        tokens' hidden states, and that which is the only one to read the pooled embedding.
+        """
+        return {}
+
+    @property
+    def context_tokens(self) -> tuple[tuple[TextEncoder, int], ...]:
+        """The text encoders whose tokens stand in the context, each with the position of its first.
+
+        Where the states of several are concatenated along the width, the first of them.
+        """
+        return ((self.encoders[0], 0),)
 
     # Components.
 

@@ -11,14 +11,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pipelines import tiny_sd
+from pipelines import tiny_flux, tiny_sd
 from torch import Tensor
 
 from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing import finetuning
-from forgetcli.editing.cross_attention import pick
+from forgetcli.editing.context_layers import pick
 from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.editing.task import Task
 from forgetcli.linalg import centroids
 from forgetcli.methods import emcid, esd
 from forgetcli.methods.emcid import edit as emcid_edit
@@ -123,6 +124,44 @@ def test_uce(model) -> None:
             right = right + torch.outer(source, source)
         wanted[name] = left @ torch.linalg.inv(right)
     assert_published(model, "uce", wanted)
+
+
+def test_uce_on_flux(tmp_path) -> None:
+    """The same in the two layers that the published script for FLUX edits: at T5's last word for
+    the one, with the pooled embedding of CLIP for the other.
+    """
+    model = models.load(base.resolve(tiny_flux(tmp_path / "flux")), device="cpu")
+    pairs, preserve = (("van gogh picture", "monet picture"), ("dog", "a cat")), PRESERVE[:2]
+    clip, t5 = (model.tokenizer_of(encoder) for encoder in model.encoders)
+
+    def read(prompt: str) -> tuple[Tensor, Tensor]:
+        padded = {"padding": "max_length", "return_tensors": "pt"}
+        tokens = t5(prompt, max_length=512, **padded)
+        with torch.no_grad():
+            states = model.text_encoder_2(tokens.input_ids).last_hidden_state[0]
+            pooled = model.text_encoder(clip(prompt, **padded).input_ids).pooler_output[0]
+        return states[int(tokens.attention_mask.sum()) - 2].double(), pooled.double()
+
+    mapped = [*pairs, *zip(preserve, preserve, strict=True)]
+    columns = [(read(source), read(goal)) for source, goal in mapped]
+    task = Task(pairs, ("", *preserve))  # the published script does not hold the empty prompt
+
+    def weights(tables: dict) -> dict[str, Tensor]:
+        parameters = methods.get("uce").Parameters.model_validate(tables)
+        result = methods.load_edit("uce")(model, task, parameters, Silent())
+        return {parameter: weight for (_, parameter), weight in result.weights.items()}
+
+    authors, default = weights({"edit": {"preset": "authors"}}), weights({"edit": {"prior": 0}})
+    layers = ("context_embedder", "time_text_embed.text_embedder.linear_1")
+    for kind, layer in enumerate(layers):
+        W = model.transformer.get_submodule(layer).weight.detach().double()
+        left, right = 0.5 * W, 0.5 * torch.eye(W.shape[1], dtype=torch.float64)
+        for source, goal in columns:
+            left = left + torch.outer(W @ goal[kind], source[kind])
+            right = right + torch.outer(source[kind], source[kind])
+        wanted = left @ torch.linalg.inv(right)
+        assert relative(authors[f"{layer}.weight"], wanted, W) < SAME
+        assert relative(default[f"{layer}.weight"], wanted, W) > 10 * SAME
 
 
 def test_rece(model) -> None:

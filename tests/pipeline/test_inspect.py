@@ -178,6 +178,8 @@ def test_the_operations_are_those_that_torch_counts(base, model, tmp_path):
     assert scores == attention > 0
     if model in ("sd3", "flux"):
         assert loaded.context_length == context.hidden.shape[1]
+        sites = {s.name: s.shape for s in inspect.inspect(resolved).sites if s.kind == "embedder"}
+        assert sites == {s.name: tuple(s.module.weight.shape) for s in loaded.embedders.values()}
 
 
 def scores_of(layer: estimates.Layer) -> int:

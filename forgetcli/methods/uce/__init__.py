@@ -2,6 +2,9 @@
 
     W' = (λW + η_e Σ v*cᵀ + η_p Σ W c_p c_pᵀ)(λI + η_e Σ ccᵀ + η_p Σ c_p c_pᵀ)⁻¹
 
+In Stable Diffusion 3 and FLUX, which have no such layers, it edits the layer that reads the tokens
+and the one that reads the pooled embedding, each by its own regression.
+
 c are the concepts' contexts, v* = W c* with c* the targets' contexts, c_p the contexts of the
 preserve prompts.
 
