@@ -244,6 +244,34 @@ def test_mace(model) -> None:
     assert_published(model, "mace-cf", wanted)
 
 
+def test_oce(model) -> None:
+    """oce.py of the authors (arXiv 2605.28902) with its default weights at every prompt's last
+    token, without C_g, which is a file of theirs, and without the sign of the last neuron, which that
+    code turns where Q reflects.
+    """
+    script = Transcript(model)
+    c = [script.read(concept)[script.last(concept)] for concept, _ in PAIRS]
+    c_star = [script.read(target)[script.last(target)] for _, target in PAIRS]
+    kept = [script.read(prompt)[script.last(prompt)] for prompt in PRESERVE]
+
+    def basis(W: Tensor, contexts: list[Tensor]) -> Tensor:
+        outputs = torch.stack([W @ x / (W @ x).norm() for x in contexts], 1)
+        return torch.linalg.qr(outputs)[0]
+
+    wanted = {}
+    for name, W in script.weights.items():
+        if "to_v" not in name:
+            continue
+        E, G = basis(W, c), basis(W, c_star[:3])  # the fourth target is the third: nothing
+        eye = torch.eye(len(W), dtype=W.dtype)
+        M = -1.0 * E @ E.T @ (eye - G @ G.T) + 1.5 * W @ W.T
+        for x in kept:
+            M = M + 0.3 * torch.outer(W @ x, W @ x)
+        U, _, Vh = torch.linalg.svd(M)
+        wanted[name] = U @ Vh @ W
+    assert_published(model, "oce", wanted, "edit.prior=0")
+
+
 def test_emcid_edits_all_blocks_before_the_last(model) -> None:
     read = emcid.Parameters.model_validate({"edit": {"preset": "authors"}})
     assert (read.edit.lam, read.edit.ridge, read.refine.guidance) == (4000.0, 0.0, 7.5)

@@ -1,0 +1,39 @@
+"""Orthogonal matrices as edits: the orthogonal Procrustes problem."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Directions with a smaller share of the largest singular value are rounding.
+NEGLIGIBLE = 1e-10
+
+
+def span(columns: Tensor) -> Tensor:
+    """An orthonormal basis of the space of the columns, float64, shape (m, r), r ≤ n.
+
+    Each column counts by its direction alone, so a short one is no rounding of a long one.
+
+    Args:
+        columns: float64, shape (m, n); zero columns have no direction and are left out.
+    """
+    lengths = columns.norm(dim=0)
+    directions = columns[:, lengths > 0] / lengths[lengths > 0]
+    U, S, _ = torch.linalg.svd(directions, full_matrices=False)
+    return U[:, S > NEGLIGIBLE * S[:1]]
+
+
+def nearest_rotation(M: Tensor, *, reflections: bool = False) -> Tensor:
+    """The rotation Q that maximises tr(QᵀM), float64, shape (m, m).
+
+    For M = U S Vᵀ it is U D Vᵀ, D the identity but for the sign of its last entry, that of the
+    smallest singular value, which makes det Q = 1 (Schönemann 1966; Kabsch 1976).
+
+    Args:
+        M: float64, shape (m, m).
+        reflections: allow det Q = −1; then D is the identity.
+    """
+    U, _, Vh = torch.linalg.svd(M)
+    if not reflections and torch.linalg.det(U @ Vh) < 0:
+        U = torch.cat([U[:, :-1], -U[:, -1:]], 1)
+    return U @ Vh
