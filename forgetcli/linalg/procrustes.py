@@ -9,18 +9,22 @@ from torch import Tensor
 NEGLIGIBLE = 1e-10
 
 
-def span(columns: Tensor) -> Tensor:
+def span(columns: Tensor, energy: float = 1.0) -> Tensor:
     """An orthonormal basis of the space of the columns, float64, shape (m, r), r ≤ n.
 
     Each column counts by its direction alone, so a short one is no rounding of a long one.
 
     Args:
         columns: float64, shape (m, n); zero columns have no direction and are left out.
+        energy: the fewest principal directions that hold this share of the directions' squared
+            length.
     """
     lengths = columns.norm(dim=0)
     directions = columns[:, lengths > 0] / lengths[lengths > 0]
     U, S, _ = torch.linalg.svd(directions, full_matrices=False)
-    return U[:, S > NEGLIGIBLE * S[:1]]
+    U, S = U[:, S > NEGLIGIBLE * S[:1]], S[S > NEGLIGIBLE * S[:1]]
+    before = S.square().cumsum(0) - S.square()  # held by the directions in front of each
+    return U[:, before < energy * S.square().sum()]
 
 
 def nearest_rotation(M: Tensor, *, reflections: bool = False) -> Tensor:

@@ -35,6 +35,7 @@ AUTHORS = {
         "prior": 0.5,
         "lam": 1.5,
         "scale": "absolute",
+        "energy": 1.0,
         "positions": "prompt-last",
         "reflect": True,
         "empty": False,
@@ -55,15 +56,20 @@ class EditSettings(HeldColumns):
     )
     preserve: Weight = Field(0.3, description="η_p: weight of the preserve prompts.")
     prior: Weight = Field(
-        0.5, description="η_g: weight of the recipe's prior ([preserve] prior). 0: none."
+        1.0, description="η_g: weight of the recipe's prior ([preserve] prior). 0: none."
     )
     lam: Annotated[float, Field(gt=0, allow_inf_nan=False)] = Field(
-        1.5, description="λ: weight of the unedited layer. Larger values rotate it less."
+        0.1, description="λ: weight of the unedited layer. Larger values rotate it less."
     )
     scale: Literal["relative", "absolute"] = Field(
         "relative",
         description="'relative': η_p, η_g and λ count in units of what they hold at the concepts' "
         "outputs, so that they mean the same in every model. 'absolute': as published.",
+    )
+    energy: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.9,
+        description="E and G hold this share of the outputs' directions: templates and aliases "
+        "bring more directions than the concept has. Published: 1.",
     )
     positions: Literal["last", "prompt-last"] = Field(
         "last",

@@ -66,7 +66,8 @@ def rotation(
         kept: weight and contexts (d, p) of what is to stay.
     """
     B = span(W)  # (m, r)
-    E, G = span(B.T @ W @ concepts), span(B.T @ W @ targets)
+    E = span(B.T @ W @ concepts, settings.energy)
+    G = span(B.T @ W @ targets, settings.energy)
     stays = [(settings.lam, B.T @ W), *((weight, B.T @ W @ C) for weight, C in kept)]
     S = -settings.erase * (E @ E.T) @ (torch.eye(len(E), dtype=W.dtype) - G @ G.T)
     for weight, values in stays:
