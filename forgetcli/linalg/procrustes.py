@@ -22,7 +22,8 @@ def span(columns: Tensor, energy: float = 1.0) -> Tensor:
     lengths = columns.norm(dim=0)
     directions = columns[:, lengths > 0] / lengths[lengths > 0]
     U, S, _ = torch.linalg.svd(directions, full_matrices=False)
-    U, S = U[:, S > NEGLIGIBLE * S[:1]], S[S > NEGLIGIBLE * S[:1]]
+    rounding = NEGLIGIBLE * float(S.max()) if len(S) else 0.0
+    U, S = U[:, rounding < S], S[rounding < S]
     before = S.square().cumsum(0) - S.square()  # held by the directions in front of each
     return U[:, before < energy * S.square().sum()]
 

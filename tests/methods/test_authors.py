@@ -246,8 +246,8 @@ def test_mace(model) -> None:
 
 def test_oce(model) -> None:
     """oce.py of the authors (arXiv 2605.28902) with its default weights at every prompt's last
-    token, without C_g, which is a file of theirs, and without the sign of the last neuron, which that
-    code turns where Q reflects.
+    token. Without C_g, which is a file of theirs, and without the change of the last neuron's sign
+    where Q reflects.
     """
     script = Transcript(model)
     c = [script.read(concept)[script.last(concept)] for concept, _ in PAIRS]

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forgetcli.editing.closed_form import stored_weight
 from forgetcli.editing.context_columns import held_columns, heldout_columns, pair_columns
-from forgetcli.editing.cross_attention import edited, pick
+from forgetcli.editing.context_layers import ContextLayers, context_layers, edited, joined
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.task import Task
 from forgetcli.linalg import nearest_rotation, span
@@ -22,29 +21,34 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     """New weights for all concepts of the task, solved together.
 
     Raises:
-        EditError: a prompt is too long, or the denoiser has no cross-attention.
+        EditError: a prompt is too long, or the denoiser has no such layers.
     """
-    settings = parameters.edit
-    sites = pick(model, LAYERS[settings.layers])
-    observer.stage("cross-attention", len(sites))
-    pairs = pair_columns(model, task.pairs, settings.positions)
-    held = held_columns(model, task, settings, settings.positions, pairs)
+    groups = context_layers(model, LAYERS[parameters.edit.layers])
+    return joined([edit_group(group, task, parameters.edit, observer) for group in groups])
+
+
+def edit_group(
+    group: ContextLayers, task: Task, settings: EditSettings, observer: Observer
+) -> Edit:
+    """The edit of layers that have the same input."""
+    observer.stage(group.name, len(group.sites))
+    pairs = pair_columns(group.source, task.pairs, settings.positions)
+    held = held_columns(group.source, task, settings, settings.positions, pairs)
     kept = [(settings.preserve, held.prompts)]
     if held.prior.shape[1]:  # its columns have the root of its weight in them; C_g is a mean
-        C_g = held.prior / (settings.prior * held.prior.shape[1]) ** 0.5
-        kept.append((settings.prior, C_g))
+        mean = held.prior / (settings.prior * held.prior.shape[1]) ** 0.5
+        kept.append((settings.prior, mean))
     deltas = {}
-    for site in sites:
-        W = stored_weight(model.base, site)
-        rotated = rotation(W, pairs.concepts, pairs.targets, kept, settings) @ W
-        deltas[site.name] = rotated - W
+    for site in group.sites:
+        W = group.weight(site)
+        deltas[site.name] = rotation(W, pairs.concepts, pairs.targets, kept, settings) @ W - W
         observer.advance()
     return edited(
-        model,
+        group,
         deltas,
         held.prompts,
         pairs=pairs,
-        heldout=heldout_columns(model, task.heldout, settings.positions),
+        heldout=heldout_columns(group.source, task.heldout, settings.positions),
     )
 
 
