@@ -21,11 +21,11 @@ def span(columns: Tensor, energy: float = 1.0) -> Tensor:
     """
     lengths = columns.norm(dim=0)
     directions = columns[:, lengths > 0] / lengths[lengths > 0]
-    U, S, _ = torch.linalg.svd(directions, full_matrices=False)
-    rounding = NEGLIGIBLE * float(S.max()) if len(S) else 0.0
-    U, S = U[:, rounding < S], S[rounding < S]
-    before = S.square().cumsum(0) - S.square()  # held by the directions in front of each
-    return U[:, before < energy * S.square().sum()]
+    U, sizes, _ = torch.linalg.svd(directions, full_matrices=False)
+    real = sizes > NEGLIGIBLE * sizes.max() if len(sizes) else sizes.bool()
+    U, squares = U[:, real], sizes[real].square()
+    before = squares.cumsum(0) - squares  # held by the directions in front of each
+    return U[:, before < energy * squares.sum()]
 
 
 def nearest_rotation(M: Tensor, *, reflections: bool = False) -> Tensor:
