@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from forgetcli import __version__
-from forgetcli.cli.commands import Entry, LazyGroup
-from forgetcli.cli.options import show_help
+from forgetcli.cli.commands import Entry, LazyGroup, show_help
 
 # In the order in which help and completion list them.
 COMMANDS = {

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.commands import Command, Group
-from forgetcli.cli.options import JsonFlag, QuietFlag, show_help
+from forgetcli.cli.commands import Command, Group, show_help
+from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import size, table
 from forgetcli.editing import moment_cache
