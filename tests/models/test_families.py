@@ -381,6 +381,7 @@ def test_positions_are_merged_where_their_keys_are_the_same(family, folders):
         flat = keys[site.name].flatten(0, 1)
         assert flat.shape[0] == own.ids.numel() == own.counts.sum()
         merged = own.merge(keys[site.name])  # (d, distinct)
+        assert torch.equal(model.distinct_keys(sites, batch)[site.name], merged)
         assert torch.allclose(merged[:, own.owner.flatten()].T, flat, atol=1e-5)
         owner = own.owner
         assert torch.equal(owner[0], owner[2])
