@@ -397,7 +397,11 @@ class LoadedModel(ABC):
             for part in batch.ids.split(BATCH):
                 self._read_up_to(sites, part)
                 start += len(part)
-        return {name: torch.cat(parts).T for name, parts in found.items()}
+        # One part, as of a batch of preserve prompts, is not copied.
+        return {
+            name: (torch.cat(parts) if len(parts) > 1 else parts[0]).T
+            for name, parts in found.items()
+        }
 
     def _read_up_to(self, sites: Sequence[Site], ids: Tensor) -> None:
         """Run the text encoders of the sites, each up to the last of its sites."""

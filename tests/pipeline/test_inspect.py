@@ -252,8 +252,11 @@ def test_the_estimate_knows_how_much_the_check_does():
     from forgetcli.editing import check
     from forgetcli.pipeline import estimates
 
-    assert (estimates.CHECKED_PROMPTS, estimates.CHECK_STEPS) == (check.PROMPTS, check.STEPS)
-    assert check.GUIDANCE == 1  # else twice as many predictions
+    assert (estimates.CHECKED_PROMPTS, estimates.CHECK_STEPS, estimates.CHECKED_SIDE) == (
+        check.PROMPTS,
+        check.STEPS,
+        check.LARGEST_SIDE,
+    )
 
 
 def test_a_wide_unet_is_estimated_as_a_square_with_as_many_pixels(base, tmp_path):
