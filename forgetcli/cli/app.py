@@ -78,7 +78,7 @@ COMMANDS = {
     "recipe": Entry("recipe:app", "Write, check and show recipes."),
     "cache": Entry(
         "cache:app",
-        "Manage the second moments kept on disk, which make a second edit of the same model quick.",
+        "Manage what is kept on disk for a second edit or evaluation of the same model.",
     ),
 }
 

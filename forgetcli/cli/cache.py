@@ -18,8 +18,8 @@ from forgetcli.errors import ForgetError, counted
 app = typer.Typer(
     name="cache",
     cls=Group,
-    help="Manage the second moments kept on disk, which make a second edit of the same model "
-    "quick.",
+    help="Manage what is kept on disk: second moments, which make a second edit of the same model "
+    "quick, and images of unedited models, which make a second evaluation quick.",
     invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,
