@@ -36,6 +36,12 @@ def label_of(words: str, name: str | None = None) -> str | None:
     return None
 
 
+def name_of(label: str) -> str:
+    """What prompts call a thing or style: the first of its names."""
+    entries = {**world()["things"], **world()["styles"]}
+    return str(entries[label]["names"][0])
+
+
 @cache
 def _labels() -> dict[str, str]:
     """What a thing or a style is called → its label; of two with one name, the first."""

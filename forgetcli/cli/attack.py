@@ -196,8 +196,8 @@ def attack(
     with sink.observer() as observer:
         result = forgetcli.attack(
             folder,
-            attacks=_names(attacks),
-            options=_settings(attack_set or ()),
+            attacks=attack_names(attacks),
+            options=attack_settings(attack_set or ()),
             published=published,
             concepts=concepts or (),
             control=not no_control,
@@ -230,7 +230,7 @@ def _bounds(fail_under: str | None, confident: bool) -> Sequence[gates.Gate]:
     return bounds
 
 
-def _names(attacks: str | None) -> list[str] | None:
+def attack_names(attacks: str | None) -> list[str] | None:
     """The attacks in a list with commas; None if there is no list."""
     if attacks is None:
         return None
@@ -242,7 +242,7 @@ def _names(attacks: str | None) -> list[str] | None:
     return names
 
 
-def _settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:
+def attack_settings(pairs: Sequence[str]) -> dict[str, dict[str, object]]:
     """The settings of each attack, from ``ATTACK.KEY=VALUE``."""
     settings_of: dict[str, dict[str, object]] = {}
     for pair in pairs:

@@ -9,6 +9,7 @@ import typer
 
 import forgetcli
 from forgetcli.cli import suggestions
+from forgetcli.cli.attack import AttackSet, attack_names, attack_settings
 from forgetcli.cli.eval import Features, Guidance, Images, Judge, JudgeSet, command_line, settings
 from forgetcli.cli.options import (
     BatchOption,
@@ -26,7 +27,7 @@ from forgetcli.cli.options import (
     recipe_names,
 )
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, methods, preview
+from forgetcli.cli.tables import attack_methods, facts, methods, preview
 
 if TYPE_CHECKING:
     from forgetcli.report import Files
@@ -57,6 +58,20 @@ Quick = Annotated[
         "first look.",
     ),
 ]
+Attacks = Annotated[
+    str | None,
+    typer.Option(
+        "--attacks",
+        metavar="NAME,…",
+        show_default="none",
+        help="Also attack every method's edit, and the unedited model: swap, inversion, … "
+        "(forget attack --help).",
+    ),
+]
+Attempts = Annotated[
+    int,
+    typer.Option("--attempts", min=1, help="Attempts of each attack at drawing each concept."),
+]
 Output = Annotated[
     Path,
     typer.Option(
@@ -72,6 +87,9 @@ def compare(
     recipes: Recipes,
     methods: Methods = "all",
     quick: Quick = False,
+    attacks: Attacks = None,
+    attack_set: AttackSet = None,
+    attempts: Attempts = 12,
     images: Images = 1,
     judge: Judge = "demo",
     judge_set: JudgeSet = None,
@@ -95,13 +113,14 @@ def compare(
     prompts and seeds.
 
     A method takes its parameters from the recipe's [methods.NAME], otherwise its defaults. Writes
-    report.html, results.json, results.csv and compare.md. Run it again to resume an interrupted
-    comparison, or with other --methods to add methods.
+    report.html, results.json, results.csv and compare.md; with --attacks also attacks.csv. Run it
+    again to resume an interrupted comparison, or with other --methods or --attacks to add to it.
 
     \b
     Examples:
       forget compare art_styles
       forget compare art_styles --methods nullspace,uce --quick
+      forget compare objects --methods nullspace,uce --attacks swap,inversion
       forget compare art_styles objects scenes -n 4 -o all-methods --json
       forget compare art_styles --dry-run
     """
@@ -147,6 +166,9 @@ def compare(
             steps=steps,
             guidance=guidance,
             batch=batch,
+            attacks=attack_names(attacks) or (),
+            attack_options=attack_settings(attack_set or ()),
+            attempts=attempts,
             observer=observer,
             **both,
         )
@@ -171,6 +193,7 @@ def _warnings(recipe: dict) -> list[str]:
 def _as_text(data: dict, files: Files) -> list:
     return [
         *methods(data),
+        *attack_methods(data),
         facts(
             {
                 "report": files.page,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json as json_
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -123,6 +124,15 @@ Output = Annotated[
         "--output", "-o", envvar="FORGET_EVAL_OUTPUT", help="Folder for report and images."
     ),
 ]
+Near = Annotated[
+    int,
+    typer.Option(
+        "--near",
+        metavar="N",
+        min=0,
+        help="Near concepts to ask for, for each erased one, where the recipe has no [[near]].",
+    ),
+]
 FailUnder = Annotated[
     str | None,
     typer.Option(
@@ -130,7 +140,7 @@ FailUnder = Annotated[
         metavar="KEY=BOUND,…",
         show_default=False,
         help="Exit with 1 if a measure is lower: forget=0.8,retain=0.8,h=0.8,target=0.7,"
-        "resist=0.9.",
+        "resist=0.9. Also adjacent, selective, err.",
     ),
 ]
 AttackResults = Annotated[
@@ -139,7 +149,8 @@ AttackResults = Annotated[
         "--attack-results",
         metavar="FILE",
         show_default=False,
-        help="results.json of `forget attack`: adds resist to the scores, and to --fail-under.",
+        help="results.json of `forget attack`: adds resist and err to the scores, and to "
+        "--fail-under.",
     ),
 ]
 Confident = Annotated[
@@ -169,6 +180,7 @@ def evaluate(
     judge: Judge = "demo",
     judge_set: JudgeSet = None,
     features: Features = "auto",
+    near: Near = 4,
     output: Output = Path("eval"),
     fail_under: FailUnder = None,
     attack_results: AttackResults = None,
@@ -229,6 +241,7 @@ def evaluate(
             judge=judge,
             judge_options=settings(judge_set or ()),
             features=features,
+            near_concepts=near,
             output=output,
             device=device,
             dtype=dtype.value if dtype else "float32",
@@ -237,7 +250,8 @@ def evaluate(
             observer=observer,
         )
     # The first process reports.
-    if main and not _report(result, attacked, bounds, confident, output, junit, sink):
+    result = replace(result, attacks=attacked)
+    if main and not _report(result, bounds, confident, output, junit, sink):
         raise typer.Exit(1)
 
 
@@ -254,7 +268,6 @@ def _bounds(fail_under: str | None, confident: bool) -> Sequence[Gate]:
 
 def _report(
     result: Evaluation,
-    attacked: Mapping[str, Mapping],
     bounds: Sequence[Gate],
     confident: bool,
     output: Path,
@@ -267,8 +280,8 @@ def _report(
     from forgetcli.report.results import write_junit
 
     data = result.as_dict()
-    for model in data["models"]:
-        model["edited"] |= attacked.get(model["digest"], {})
+    if result.attacks and all(model["digest"] not in result.attacks for model in data["models"]):
+        sink.remark("the results of attacks are of another model: they do not count")
     outcomes = list(gates.outcomes(data, bounds, confident=confident))
     data["gates"] = [
         {"model": o.model, "key": o.gate.key, "bound": o.gate.bound, "passed": o.passed}

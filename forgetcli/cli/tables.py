@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Models beside the unedited one, so that a table fits 60 columns.
 MODELS_A_TABLE = 2
+# Methods, the unedited model among them, in a table of attacks of 80 columns.
+METHODS_A_TABLE = 3
 _SHARES = (
     ("forget", "forget"),
     ("direct", "forget_direct"),
@@ -21,12 +23,16 @@ _SHARES = (
     ("retain", "retain"),
     ("H", "h"),
 )
-# A row only where there are any: whether the target was reached, and the prompts that use words of
-# the edit.
+# A row only where there are any: whether the target was reached, the prompts that use words of the
+# edit, and the further axes.
 _OPTIONAL = (
     ("target", "target"),
     ("shares words", "forget_shared"),
     ("names erased", "retain_naming"),
+    ("adjacent", "adjacent"),
+    ("selective", "selective"),
+    ("adversarial", "adversarial"),
+    ("err", "err"),
 )
 
 _CHANGE = {"‖Δ‖/‖W‖": "delta_rel", "drift on K₀": "preserve_drift", "fit on K₁": "fit"}
@@ -220,13 +226,23 @@ def shares(data: Mapping[str, Any]) -> list[str | Table]:
     """
     models = data["models"]
     unedited = ("unedited", data["baseline"])
-    edited = [(m["name"], {**m["edited"], **m.get("target", {})}) for m in models]
+    edited = [
+        (
+            m["name"],
+            {**m["edited"], **m.get("target", {}), "weight_change": m["weight_change"]},
+        )
+        for m in models
+    ]
     parts: list[str | Table] = [
         f"{counted(data['n_images'], 'image')}; in brackets: 95 % intervals",
         _judge(data["judge"]),
     ]
     for start in range(0, len(edited), MODELS_A_TABLE):
         parts.append(_measures([unedited, *edited[start : start + MODELS_A_TABLE]]))
+    if lacking := models[0]["edited"]["err_missing"]:
+        parts.append(f"err lacks: {', '.join(lacking)}")
+        if "adversarial" in lacking:
+            parts.append("(adversarial is of forget attack: --attack-results)")
     for model in models:
         parts += _concepts(model, title=f"{model['name']}: " if len(models) > 1 else "")
     return parts
@@ -237,14 +253,22 @@ def _measures(models: Sequence[tuple[str, Mapping[str, Any]]], title: str = "") 
     optional = [
         (measure, key)
         for measure, key in _OPTIONAL
-        if any((scores or {}).get(f"{key}_n") for _, scores in models)
+        if any(
+            (scores or {}).get(f"{key}_n") and (scores or {}).get(key) is not None
+            for _, scores in models
+        )
     ]
+    rows = [
+        [measure, *(share(scores or {}, key) for _, scores in models)]
+        for measure, key in (*_SHARES, *optional)
+    ]
+    changes = [(scores or {}).get("weight_change") for _, scores in models]
+    if any(changes):
+        shown = [_figure(change["relative"]) if change else NOTHING for change in changes]
+        rows.append(["‖ΔW‖/‖W‖", *shown])
     return table(
         ("", *(f">{name}" for name, _ in models)),
-        (
-            [measure, *(share(scores or {}, key) for _, scores in models)]
-            for measure, key in (*_SHARES, *optional)
-        ),
+        rows,
         title=title,
         whole=True,
     )
@@ -306,6 +330,8 @@ def _cost(key: str, text: Callable[[float], str]) -> Callable[[Mapping[str, Any]
 _COMPARED: tuple[Mapping[str, Callable[[Mapping[str, Any]], str]], ...] = (
     {"forget": _shared("forget"), "retain": _shared("retain"), "H": _shared("h")},
     {"direct": _shared("forget_direct"), "indirect": _shared("forget_indirect")},
+    {"adjacent": _shared("adjacent"), "selective": _shared("selective")},
+    {"adversarial": _shared("adversarial"), "err": _shared("err")},
     {"distance": _measured("distance"), "CLIP score": _measured("clip_score")},
     {
         "seconds": _cost("seconds", "{:.1f}".format),
@@ -314,6 +340,27 @@ _COMPARED: tuple[Mapping[str, Callable[[Mapping[str, Any]], str]], ...] = (
         "changed": _cost("changed", "{:.2%}".format),
     },
 )
+
+
+def attack_methods(data: Mapping[str, Any]) -> list[Table]:
+    """Attack × method of ``compare``, a few methods a table; none without attacks."""
+    from forgetcli.report import attack_table
+
+    shown = attack_table.attacked(data["methods"])
+    parts = []
+    for start in range(0, len(shown), METHODS_A_TABLE):
+        part = shown[start : start + METHODS_A_TABLE]
+        parts.append(
+            table(
+                ("attack", *(f">{row['name']}" for row in part)),
+                (
+                    [name, *(attack_table.cell(row, name) for row in part)]
+                    for name in attack_table.names(data["methods"])
+                ),
+                title="share of attempts that bring the concepts back" if not start else "",
+            )
+        )
+    return parts
 
 
 def quality(data: Mapping[str, Any]) -> list[Table]:
@@ -386,9 +433,13 @@ def _judge(judge: Mapping[str, Any]) -> str:
 
 
 def _concepts(model: Mapping[str, Any], title: str) -> list[Table]:
-    """Two tables: the concepts to forget, and those to keep."""
+    """Tables of the concepts to forget, of those to keep, and of the near ones."""
     parts = []
-    for kind, meaning in (("forget", "the concept is not seen"), ("retain", "it is seen")):
+    for kind, meaning, concepts in (
+        ("forget", "the concept is not seen", model["concepts"]),
+        ("retain", "it is seen", model["concepts"]),
+        ("adjacent", "a near concept is seen", model["near"]),
+    ):
         rows = [
             [
                 concept,
@@ -399,7 +450,7 @@ def _concepts(model: Mapping[str, Any], title: str) -> list[Table]:
                     for prompts in ("direct", "indirect")
                 ),
             ]
-            for concept, sides in model["concepts"].items()
+            for concept, sides in concepts.items()
             if kind in sides["edited"]
         ]
         if rows:

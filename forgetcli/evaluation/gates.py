@@ -13,10 +13,22 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from forgetcli.errors import ForgetError
+from forgetcli.evaluation.figure import Figure
 from forgetcli.storage import json as plain_json
 
-KEYS = ("forget", "forget_direct", "forget_indirect", "retain", "h", "target")
+KEYS = (
+    "forget",
+    "forget_direct",
+    "forget_indirect",
+    "retain",
+    "h",
+    "target",
+    "adjacent",
+    "selective",
+    "err",
+)
 RESIST = "resist"  # of attacks: 1 − success of the strongest
+MOST_ATTEMPTS = 1_000_000  # of one attack
 
 
 @dataclass(frozen=True)
@@ -73,19 +85,20 @@ def parse(text: str, keys: Sequence[str] = KEYS) -> tuple[Gate, ...]:
     return tuple(gates)
 
 
-def read_attacks(path: Path) -> dict[str, dict[str, Any]]:
-    """The attacked model's digest → resist, resist_ci and resist_n, from the results.json of
-    ``forget attack``.
+def read_attacks(path: Path) -> dict[str, Figure]:
+    """The attacked model's digest → how far it resists, from the results.json of ``forget attack``.
 
     Raises:
         ForgetError: eval.bad-attacks: the file is none of that.
     """
     try:
         data = plain_json.read_json(path)
-        digest, n = data["model"]["digest"], data["resist_n"]
+        digest, n, resist = data["model"]["digest"], data["resist_n"], data["resist"]
         ends = [float(end) for end in data["resist_ci"]]
-        sound = data["command"] == "attack" and isinstance(digest, str) and isinstance(n, int)
-        if not sound or len(ends) != 2 or not (data["resist"] is None or _number(data["resist"])):
+        sound = data["command"] == "attack" and isinstance(digest, str) and type(n) is int
+        shares = [*ends, *([] if resist is None else [resist])]
+        sound = sound and all(_number(share) and 0 <= share <= 1 for share in shares)
+        if not sound or len(ends) != 2 or not 0 <= n <= MOST_ATTEMPTS:
             raise ValueError("not the results of attacks")
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ForgetError(
@@ -93,7 +106,7 @@ def read_attacks(path: Path) -> dict[str, dict[str, Any]]:
             f"{path} holds no results of `forget attack`",
             "name its results.json, such as attack/results.json",
         ) from fault
-    return {digest: {RESIST: data["resist"], f"{RESIST}_ci": ends, f"{RESIST}_n": n}}
+    return {digest: Figure(resist, (ends[0], ends[1]), n)}
 
 
 def outcomes(data: Mapping, gates: Sequence[Gate], *, confident: bool) -> Iterator[Outcome]:

@@ -54,6 +54,28 @@ def harmonic_interval(
     return (float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975)))
 
 
+def harmonic_mean_interval(axes: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
+    """95 % bootstrap interval of the harmonic mean of several means.
+
+    Args:
+        axes: for each mean, the independent values behind it, from 0 to 1.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    means = np.stack(
+        [
+            np.asarray(values, float)[rng.integers(0, len(values), (RESAMPLES, len(values)))].mean(
+                1
+            )
+            for values in axes
+        ]
+    )  # (axes, resamples)
+    with np.errstate(divide="ignore"):
+        draws = len(axes) / (1 / means).sum(0)  # 0 where a mean is 0
+    return (float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975)))
+
+
 def harmonic_lead(
     forget: Sequence[float],
     retain: Sequence[float],

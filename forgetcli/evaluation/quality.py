@@ -56,7 +56,9 @@ def measure(
     pairs = [
         (a, b)
         for a, b in zip(baseline.answers, edited.answers)
-        if b.question.label not in edited.subject.forgets and counts(b.question, edited.subject)
+        if b.question.label not in edited.subject.forgets
+        and not b.question.axis
+        and counts(b.question, edited.subject)
     ]
     prompts = [b.question.prompt for _, b in pairs]
     before = [a.path for a, _ in pairs]

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from forgetcli.progress import Observer
     from forgetcli.recipe import Concept, Recipe, Retained
 
+# What the answer to a question counts for, unless it is forget or retain.
+ADJACENT = "adjacent"
+SELECTIVE = "selective"
+
 
 @dataclass(frozen=True)
 class Question:
@@ -31,6 +35,10 @@ class Question:
         group: concepts of one group exclude one another in an image.
         seed, guidance, width, height, steps: set by the prompt set. None leaves the value to the
             evaluation.
+        axis: what the answer counts for. Empty: forget or retain, which depends on the model;
+            `ADJACENT`: a near concept; `SELECTIVE`: what else a prompt of an erased concept names.
+        beside: with an axis, the label of the erased concept; the answer counts for models that
+            were edited to forget it.
     """
 
     concept: str
@@ -43,6 +51,8 @@ class Question:
     width: int | None = None
     height: int | None = None
     steps: int | None = None
+    axis: str = ""
+    beside: str = ""
 
     @property
     def direct(self) -> bool:
@@ -144,11 +154,12 @@ def once(questions: Iterable[Question]) -> list[Question]:
 def choices(questions: Sequence[Question]) -> list[tuple[str, ...]]:
     """For each question the labels that a judge chooses among: all labels of its group.
 
-    Questions without a group form one group together.
+    Questions without a group form one group together. Questions of an axis add their own label for
+    themselves alone, so that forget and retain do not depend on which near concepts are asked for.
     """
     by_group: dict[str | None, list[str]] = {}
     for q in questions:
         labels = by_group.setdefault(q.group, [])
-        if q.label not in labels:
+        if not q.axis and q.label not in labels:
             labels.append(q.label)
-    return [tuple(by_group[q.group]) for q in questions]
+    return [tuple(dict.fromkeys((*by_group[q.group], q.label))) for q in questions]

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from forgetcli.artifact.weight_change import WeightChange
 from forgetcli.display import Captioned, Result, Shown, percent
+from forgetcli.evaluation.figure import NOTHING, Figure
 from forgetcli.evaluation.judged import Answer, Run, Subject
 from forgetcli.evaluation.measures import Quality
-from forgetcli.evaluation.scores import Figure, Summary, matrix, summary
+from forgetcli.evaluation.scores import Summary, matrix, summary
 from forgetcli.evaluation.table import ScoreRow, rows
 
 __all__ = ["Answer", "Evaluation", "Run", "ScoreRow", "Subject"]
@@ -26,6 +28,8 @@ class Evaluation(Result):
         settings: how the images were generated; see `EvaluationSettings.as_dict`.
         seconds: time of each stage, and `total`.
         quality: image quality on the retained concepts, by the name of the edited model.
+        weights: how far the weights moved, by the name of the edited model, where it is known.
+        attacks: how far models resist attacks, by the digest of the edited model.
     """
 
     judge: Mapping[str, Any]
@@ -34,6 +38,8 @@ class Evaluation(Result):
     settings: Mapping[str, Any]
     seconds: Mapping[str, float]
     quality: Mapping[str, Quality] = field(default_factory=dict)
+    weights: Mapping[str, WeightChange] = field(default_factory=dict)
+    attacks: Mapping[str, Figure] = field(default_factory=dict)
 
     @property
     def runs(self) -> tuple[Run, ...]:
@@ -42,7 +48,7 @@ class Evaluation(Result):
 
     def rows(self) -> tuple[ScoreRow, ...]:
         """The table of scores: the unedited model, then every edited one."""
-        return rows(self.baseline, self.edited, self.quality)
+        return rows(self.baseline, self.edited, self.quality, self.attacks)
 
     def shown(self) -> Shown:
         rows = self.rows()
@@ -61,7 +67,11 @@ class Evaluation(Result):
     def _pairs(self) -> Iterator[Captioned]:
         """The first image pair of each concept, those to forget first."""
         run = self.edited[0]
-        pairs = list(zip(self.baseline.answers, run.answers))
+        pairs = [
+            (before, after)
+            for before, after in zip(self.baseline.answers, run.answers)
+            if not after.question.axis
+        ]
         pairs.sort(key=lambda pair: pair[1].question.label not in run.subject.forgets)
         seen: set[str] = set()
         for before, after in pairs:
@@ -80,7 +90,7 @@ class Evaluation(Result):
         The top-level keys `baseline`, `edited`, `concepts`, `edit_prompts` and `quality` describe
         the first edited model.
         """
-        summaries = [summary(self.baseline, run) for run in self.edited]
+        summaries = [summary(self.baseline, run, self.resistance(run)) for run in self.edited]
         base = self.baseline.subject.base
         return {
             "judge": dict(self.judge),
@@ -94,15 +104,24 @@ class Evaluation(Result):
             "seconds": dict(self.seconds),
         }
 
+    def resistance(self, run: Run) -> Figure:
+        """How far an edited model resists attacks; nothing if it was not attacked."""
+        return self.attacks.get(run.subject.base.digest, NOTHING)
+
     def _described(self, run: Run, scored: Summary) -> dict[str, Any]:
-        return {
+        weights = self.weights.get(run.subject.name)
+        described = {
             "name": run.subject.name,
             "digest": run.subject.base.digest,
             "recipe_sha256": run.subject.recipe_sha256,
             "forgets": sorted(run.subject.forgets),
             "quality": self._quality(run),
+            "weight_change": weights.as_dict() if weights else None,
             **scored.as_dict(),
         }
+        if run.subject.base.digest in self.attacks:
+            described["edited"] |= self.resistance(run).as_dict("resist")
+        return described
 
     def _quality(self, run: Run) -> dict[str, Any]:
         return self.quality.get(run.subject.name, Quality()).as_dict()

@@ -6,17 +6,21 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetcli import distributed
-from forgetcli.evaluation import judges, quality
+from forgetcli import distributed, models
+from forgetcli.artifact.edited import EditedModel
+from forgetcli.artifact.weight_change import WeightChange, weight_change
+from forgetcli.errors import ForgetError
+from forgetcli.evaluation import judges, named, near, quality
 from forgetcli.evaluation.judged import Answer, Run, Subject
 from forgetcli.evaluation.measures import Quality
-from forgetcli.evaluation.questions import Question
+from forgetcli.evaluation.questions import Question, once
 from forgetcli.evaluation.results import Evaluation
 from forgetcli.evaluation.run_folder import RUN, VERDICTS, claim
-from forgetcli.evaluation.subjects import UNEDITED, subjects, unused
+from forgetcli.evaluation.subjects import UNEDITED, Asked, subjects, unused
 from forgetcli.evaluation.verdicts import look
 from forgetcli.generation.generate import generate_images
 from forgetcli.generation.image_cache import ImageCache
@@ -27,6 +31,7 @@ if TYPE_CHECKING:
     from forgetcli.evaluation.features import Extractor
     from forgetcli.evaluation.judges import Judge
     from forgetcli.evaluation.prompt_sets import PromptSet
+    from forgetcli.models.base import LoadedModel
     from forgetcli.recipe import Recipe
 
 __all__ = [
@@ -108,6 +113,7 @@ def evaluate(
     dtype: str = DTYPE,
     force: bool = False,
     keep_images: bool = False,
+    near_concepts: int = near.NEAR,
     observer: Observer | None = None,
 ) -> Evaluation:
     """Generate images with edited models and with the unedited one, judge all of them, and score.
@@ -132,6 +138,8 @@ def evaluate(
         dtype: what the models run in: float32, float16 or bfloat16.
         force: delete the images and verdicts that another run left in `output`.
         keep_images: keep them instead, and use those that this run needs.
+        near_concepts: near concepts to ask for, for each erased one, where the recipe lists none;
+            0: none.
         observer: told about progress.
     Raises:
         ForgetError: not an edited folder, edits of different bases, no evaluation prompts, an
@@ -150,6 +158,7 @@ def evaluate(
         device=device,
         force=force,
         keep_images=keep_images,
+        near_concepts=near_concepts,
         observer=observer or Silent(),
     )
 
@@ -168,6 +177,7 @@ def _evaluate(
     device: str | None,
     force: bool,
     keep_images: bool,
+    near_concepts: int,
     observer: Observer,
 ) -> Evaluation:
     watch = Stopwatch()
@@ -175,9 +185,14 @@ def _evaluate(
     device = device or distributed.local_device()
     loaded_judge = judges.load(judge, device, judge_options)
     with watch.stage("load"):
-        baseline, edited, questions = subjects(
-            folders, recipe, prompts, ask, loaded_judge, observer
-        )
+        asked = subjects(folders, recipe, prompts, ask, loaded_judge, observer)
+        baseline, edited = asked.baseline, asked.edited
+        questions = [
+            *asked.questions,
+            *_further_questions(
+                asked, loaded_judge, judges.known(judge), near_concepts, device, observer
+            ),
+        ]
         extractor = _extractor(features, baseline, device)
     refuse_too_many(len(questions), settings.images)
     questions = [q for q in questions for _ in range(settings.images)]
@@ -210,6 +225,7 @@ def _evaluate(
                 runs[0], run, extractor, loaded_judge, observer
             )
     observer.done()
+    changed = [(subject.name, _weight_change(subject)) for subject in edited]
     return Evaluation(
         judge=loaded_judge.identity(),
         baseline=runs[0],
@@ -217,7 +233,41 @@ def _evaluate(
         settings=settings.as_dict(),
         seconds=watch.report(),
         quality=measured,
+        weights={name: change for name, change in changed if change is not None},
     )
+
+
+def _weight_change(subject: Subject) -> WeightChange | None:
+    """None if the folder or its base is no longer what the manifest says."""
+    try:
+        return weight_change(EditedModel(subject.base.folder))
+    except ForgetError:
+        return None
+
+
+def _further_questions(
+    asked: Asked,
+    judge: Judge,
+    known: Mapping[str, Sequence[str]] | None,
+    near_concepts: int,
+    device: str | None,
+    observer: Observer,
+) -> list[Question]:
+    """The questions of the axes adjacent and selective."""
+
+    @cache
+    def unedited() -> LoadedModel:
+        return models.load(asked.baseline.base, device=device, editable=False, observer=observer)
+
+    # Recipes of one comparison differ in the method alone.
+    recipes = {(r.concepts, r.near, r.retain, r.prompts): r for r in asked.recipes}
+    neighbours = [
+        question
+        for recipe in recipes.values()
+        for question in near.questions_of(recipe, judge, known, unedited, near_concepts)
+    ]
+    erased = frozenset[str]().union(*(subject.forgets for subject in asked.edited))
+    return once([*neighbours, *named.questions_of(asked.questions, erased, judge, known)])
 
 
 def _extractor(features: str | None, baseline: Subject, device: str | None) -> Extractor | None:
@@ -231,13 +281,22 @@ def _extractor(features: str | None, baseline: Subject, device: str | None) -> E
 def _identity(
     models: Sequence[Subject], settings: EvaluationSettings, questions: Sequence[Question]
 ) -> dict[str, Any]:
-    """Everything that the images and questions of a run depend on, for ``run.json``."""
-    asked = json.dumps([asdict(q) for q in questions]).encode()
+    """Everything that the images and questions of a run depend on, for ``run.json``.
+
+    Near concepts and what prompts name besides are left out: a run can be asked more, and each
+    image records what it was made with.
+    """
+    asked = json.dumps([_plain(q) for q in questions if not q.axis]).encode()
     return {
         "models": {subject.name: subject.base.digest for subject in models},
         **settings.as_dict(),
         "prompts": hashlib.sha256(asked).hexdigest(),
     }
+
+
+def _plain(question: Question) -> dict[str, Any]:
+    """A question as run.json has counted it from the first version on."""
+    return {k: v for k, v in asdict(question).items() if k not in ("axis", "beside")}
 
 
 def answered(

@@ -3,6 +3,11 @@
 forget = fraction of the images of edited concepts in which the judge does not see the concept;
 retain = fraction of the images of all other concepts in which the judge sees the concept;
 H = harmonic mean of the two;
+adjacent = fraction of the images of near concepts in which the judge sees the concept;
+selective = fraction of the images of edited concepts in which the judge sees what else the prompt
+names;
+adversarial = 1 − success of the strongest attack, from the results of ``forget attack``;
+err = harmonic mean of five of them, see `forgetcli.evaluation.err`;
 target = fraction of the images of edited concepts that the judge takes for the concept's target.
 Prompts that the edit was made with are not counted in any of them. Neither are prompts that use
 words of the edit (`forgetcli.recipe.clashes`), which have figures of their own.
@@ -14,31 +19,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forgetcli.evaluation.intervals import harmonic, harmonic_interval, wilson
+from forgetcli.evaluation.err import UNMEASURED, Axis, Err, err
+from forgetcli.evaluation.figure import NOTHING, Figure, share
+from forgetcli.evaluation.intervals import harmonic, harmonic_interval
 from forgetcli.evaluation.judged import Answer, Run, Subject
-from forgetcli.evaluation.questions import Question
+from forgetcli.evaluation.questions import ADJACENT, SELECTIVE, Question
 
 KINDS = ("direct", "indirect", "adversarial", "plain")
 REPORTED_KINDS = ("direct", "indirect")  # reported even if there are no such prompts
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A measured value with its interval. All numbers are rounded to four decimals.
-
-    Attributes:
-        value: from 0 to 1. None if nothing was measured.
-        interval: the 95 % interval; (0, 1) if nothing was measured.
-        count: the number of images.
-    """
-
-    value: float | None
-    interval: tuple[float, float]
-    count: int
-
-    def as_dict(self, name: str) -> dict[str, Any]:
-        """The stable keys of a figure called `name`."""
-        return {name: self.value, f"{name}_ci": list(self.interval), f"{name}_n": self.count}
 
 
 @dataclass(frozen=True)
@@ -52,25 +40,41 @@ class Scores:
         h: the harmonic mean of forget and retain.
         forget_shared: forget on indirect prompts that share words with what was edited.
         retain_naming: retain on prompts that name a concept to forget.
+        adjacent: of near concepts.
+        selective: of what else prompts of edited concepts name.
+        adversarial: of attacks, where there are results of any.
+        err: of forget, retain, adjacent, indirect and adversarial.
     """
 
     forget: Figure
     forget_by_kind: Mapping[str, Figure]
     retain: Figure
     h: Figure
-    forget_shared: Figure
-    retain_naming: Figure
+    forget_shared: Figure = NOTHING
+    retain_naming: Figure = NOTHING
+    adjacent: Figure = NOTHING
+    selective: Figure = NOTHING
+    adversarial: Figure = NOTHING
+    err: Err = UNMEASURED
 
     def as_dict(self) -> dict[str, Any]:
-        """The stable keys: forget, forget_KIND, retain, h, forget_shared and retain_naming, each
-        with ``*_ci`` and ``*_n``.
+        """The stable keys: forget, forget_KIND, retain, h, forget_shared, retain_naming, adjacent,
+        selective, adversarial and err, each with ``*_ci`` and ``*_n``; err_missing.
         """
         result = self.forget.as_dict("forget")
         for kind, figure in self.forget_by_kind.items():
             result |= figure.as_dict(f"forget_{kind}")
-        result |= self.retain.as_dict("retain") | self.h.as_dict("h")
-        result |= self.forget_shared.as_dict("forget_shared")
-        return result | self.retain_naming.as_dict("retain_naming")
+        for name in (
+            "retain",
+            "h",
+            "forget_shared",
+            "retain_naming",
+            "adjacent",
+            "selective",
+            "adversarial",
+        ):
+            result |= getattr(self, name).as_dict(name)
+        return result | self.err.as_dict()
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class ConceptScore:
     """The score of one concept with one model.
 
     Attributes:
-        name: ``forget`` for a concept to forget, else ``retain``.
+        name: ``forget`` for a concept to forget, ``adjacent`` for a near one, else ``retain``.
         figure: over all kinds of prompts.
         by_kind: for each of `REPORTED_KINDS`.
         target: see `target_reached`; None for a retained concept.
@@ -123,6 +127,7 @@ class Summary:
         edit_prompts: forget on the prompts that the edit was made with. They say little about other
             prompts, so they have a score of their own.
         target: over all concepts to forget; see `target_reached`.
+        near: near concepts, by name.
     """
 
     baseline: Scores
@@ -130,6 +135,7 @@ class Summary:
     concepts: Mapping[str, ConceptSides]
     edit_prompts: Figure
     target: Figure
+    near: Mapping[str, ConceptSides]
 
     def as_dict(self) -> dict[str, Any]:
         """The stable keys of an edited model's scores in ``eval --json``."""
@@ -139,6 +145,7 @@ class Summary:
             "concepts": {name: sides.as_dict() for name, sides in self.concepts.items()},
             "edit_prompts": self.edit_prompts.as_dict("forget"),
             "target": self.target.as_dict("target"),
+            "near": {name: sides.as_dict() for name, sides in self.near.items()},
         }
 
 
@@ -166,39 +173,62 @@ class Matrix:
         }
 
 
-def summary(baseline: Run, edited: Run) -> Summary:
-    """Compare an edited model with the unedited one."""
+def summary(baseline: Run, edited: Run, adversarial: Figure = NOTHING) -> Summary:
+    """Compare an edited model with the unedited one.
+
+    Args:
+        adversarial: how far the edited model resists attacks.
+    """
     subject = edited.subject
-    concepts = dict.fromkeys(a.question.concept for a in edited.answers)
+    before, after = ([a for a in run.answers if not a.question.axis] for run in (baseline, edited))
     known = [
         a
-        for a in edited.answers
+        for a in after
         if a.question.prompt in subject.edit_prompts and a.question.label in subject.forgets
     ]
     return Summary(
         baseline=score(baseline.answers, subject),
-        edited=score(edited.answers, subject),
-        concepts={
-            concept: ConceptSides(
-                *(
-                    by_concept([a for a in run.answers if a.question.concept == concept], subject)
-                    for run in (baseline, edited)
-                )
-            )
-            for concept in concepts
-        },
+        edited=score(edited.answers, subject, adversarial),
+        concepts=_sides(before, after, subject),
         edit_prompts=fraction(known, subject),
         target=target_reached(unseen(edited.answers, subject, forgotten=True), subject),
+        near=_sides(
+            on_axis(baseline.answers, subject, ADJACENT),
+            on_axis(edited.answers, subject, ADJACENT),
+            subject,
+        ),
     )
 
 
-def score(answers: Sequence[Answer], subject: Subject) -> Scores:
-    """The scores of `answers`, for the concepts that `subject` was edited to forget."""
+def _sides(
+    baseline: Sequence[Answer], edited: Sequence[Answer], subject: Subject
+) -> dict[str, ConceptSides]:
+    """The scores of each concept of the edited model's answers, in their order."""
+    concepts = dict.fromkeys(a.question.concept for a in edited)
+    return {
+        concept: ConceptSides(
+            *(
+                by_concept([a for a in answers if a.question.concept == concept], subject)
+                for answers in (baseline, edited)
+            )
+        )
+        for concept in concepts
+    }
+
+
+def score(answers: Sequence[Answer], subject: Subject, adversarial: Figure = NOTHING) -> Scores:
+    """The scores of `answers`, for the concepts that `subject` was edited to forget.
+
+    Args:
+        adversarial: how far the model resists attacks.
+    """
     forgotten = unseen(answers, subject, forgotten=True)
     retained = unseen(answers, subject, forgotten=False)
     by_kind = {kind: [a for a in forgotten if a.question.kind == kind] for kind in KINDS}
     forget = fraction(forgotten, subject)
     retain = fraction(retained, subject)
+    near = on_axis(answers, subject, ADJACENT)
+    named = [a for a in forgotten if a.question.kind not in ("indirect", "adversarial")]
     return Scores(
         forget=forget,
         forget_by_kind={
@@ -212,6 +242,39 @@ def score(answers: Sequence[Answer], subject: Subject) -> Scores:
         ),
         forget_shared=fraction(_apart(answers, subject, forgotten=True), subject),
         retain_naming=fraction(_apart(answers, subject, forgotten=False), subject),
+        adjacent=fraction(near, subject),
+        selective=fraction(on_axis(answers, subject, SELECTIVE), subject),
+        adversarial=adversarial,
+        err=err(
+            {
+                "forget": _axis(named, subject),
+                "retain": _axis(retained, subject),
+                "adjacent": _axis(near, subject),
+                "indirect": _axis(by_kind["indirect"], subject),
+                "adversarial": _attempts(adversarial),
+            }
+        ),
+    )
+
+
+def _axis(answers: Sequence[Answer], subject: Subject) -> Axis:
+    outcomes = [good(a, subject) for a in answers]
+    return Axis(
+        value=sum(outcomes) / len(outcomes) if outcomes else None,
+        interval=share(outcomes).interval,
+        count=len(outcomes),
+        outcomes=by_prompt(answers, subject),
+    )
+
+
+def _attempts(adversarial: Figure) -> Axis:
+    """The attempts of the strongest attack: 1 for each that failed."""
+    failed = round((adversarial.value or 0.0) * adversarial.count)
+    return Axis(
+        value=adversarial.value,
+        interval=adversarial.interval,
+        count=adversarial.count,
+        outcomes=[1.0] * failed + [0.0] * (adversarial.count - failed),
     )
 
 
@@ -241,7 +304,8 @@ def by_concept(answers: Sequence[Answer], subject: Subject) -> ConceptScore | No
     """Forget or retain of one concept, also by kind of prompt; None without answers."""
     if not answers:
         return None
-    name = "forget" if answers[0].question.label in subject.forgets else "retain"
+    forgotten = answers[0].question.label in subject.forgets
+    name = answers[0].question.axis or ("forget" if forgotten else "retain")
     answers = [a for a in answers if counts(a.question, subject)]
     by_kind = {
         kind: fraction([a for a in answers if a.question.kind == kind], subject)
@@ -260,12 +324,16 @@ def unseen(answers: Sequence[Answer], subject: Subject, forgotten: bool) -> list
     return [
         a
         for a in answers
-        if (a.question.label in subject.forgets) == forgotten and counts(a.question, subject)
+        if not a.question.axis
+        and (a.question.label in subject.forgets) == forgotten
+        and counts(a.question, subject)
     ]
 
 
 def counts(question: Question, subject: Subject) -> bool:
-    """Whether a question counts in forget, retain and H, and in the quality measures."""
+    """Whether a question counts in its axis: forget, retain and H, adjacent, selective, and the
+    quality measures.
+    """
     return question.prompt not in subject.edit_prompts and not _is_apart(question, subject)
 
 
@@ -277,15 +345,32 @@ def _apart(answers: Sequence[Answer], subject: Subject, forgotten: bool) -> list
     return [
         a
         for a in answers
-        if (a.question.label in subject.forgets) == forgotten
+        if not a.question.axis
+        and (a.question.label in subject.forgets) == forgotten
         and a.question.prompt not in subject.edit_prompts
         and _is_apart(a.question, subject)
     ]
 
 
+def on_axis(answers: Sequence[Answer], subject: Subject, axis: str) -> list[Answer]:
+    """Answers that count for an axis of this model, each image and label once.
+
+    What the model was itself edited to forget does not count, nor do the edit's own prompts.
+    """
+    counted = {
+        (a.path, a.question.label): a
+        for a in answers
+        if a.question.axis == axis
+        and a.question.beside in subject.forgets
+        and a.question.label not in subject.forgets
+        and counts(a.question, subject)
+    }
+    return list(counted.values())
+
+
 def fraction(answers: Sequence[Answer], subject: Subject) -> Figure:
     """The fraction of good answers, with Wilson's interval."""
-    return _share([good(a, subject) for a in answers])
+    return share([good(a, subject) for a in answers])
 
 
 def target_reached(answers: Sequence[Answer], subject: Subject) -> Figure:
@@ -295,24 +380,12 @@ def target_reached(answers: Sequence[Answer], subject: Subject) -> Figure:
     answers whose target the judge could have chosen count.
     """
     with_target = {label for label, _ in subject.targets}
-    return _share(
+    return share(
         [
             (a.question.label, a.judged) in subject.targets
             for a in answers
             if a.question.label in with_target
         ]
-    )
-
-
-def _share(outcomes: Sequence[bool]) -> Figure:
-    """The fraction that is true, with Wilson's interval."""
-    count = len(outcomes)
-    successes = sum(outcomes)
-    low, high = wilson(successes, count)
-    return Figure(
-        value=round(successes / count, 4) if count else None,
-        interval=(round(low, 4), round(high, 4)),
-        count=count,
     )
 
 
@@ -331,7 +404,7 @@ def by_prompt(answers: Sequence[Answer], subject: Subject) -> list[float]:
 
 def matrix(runs: Sequence[Run]) -> Matrix:
     """Fraction of images in which the requested concept is seen, for each model and concept."""
-    labels = tuple(dict.fromkeys(a.question.label for a in runs[0].answers))
+    labels = tuple(dict.fromkeys(a.question.label for a in runs[0].answers if not a.question.axis))
     return Matrix(
         concepts=labels,
         models=tuple(run.subject.name for run in runs),
@@ -341,5 +414,5 @@ def matrix(runs: Sequence[Run]) -> Matrix:
 
 
 def _seen(run: Run, label: str) -> float | None:
-    seen = [a.seen for a in run.answers if a.question.label == label]
+    seen = [a.seen for a in run.answers if a.question.label == label and not a.question.axis]
     return round(sum(seen) / len(seen), 4) if seen else None

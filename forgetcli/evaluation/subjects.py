@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,20 @@ UNEDITED = "unedited"
 REPORTS = ("report.html", "results.json", "results.csv")  # beside the folders of the models
 
 
+@dataclass(frozen=True)
+class Asked:
+    """The models under evaluation, and the questions that all of them are asked.
+
+    Attributes:
+        recipes: those whose evaluation prompts the questions are; none if a prompt set has them.
+    """
+
+    baseline: Subject
+    edited: list[Subject]
+    questions: list[Question]
+    recipes: list[Recipe]
+
+
 def subjects(
     folders: Sequence[Path | str],
     recipe: Recipe | None,
@@ -41,7 +55,7 @@ def subjects(
     ask: str | None,
     judge: Judge,
     observer: Observer,
-) -> tuple[Subject, list[Subject], list[Question]]:
+) -> Asked:
     """The unedited model, the edited models, and the questions that all of them are asked.
 
     Args: see `evaluate`.
@@ -94,7 +108,8 @@ def subjects(
         )
         for subject, own in zip(edited, own_recipes)
     ]
-    return Subject(UNEDITED, bases[0]), edited, questions
+    asking = [] if prompts is not None else [recipe] if recipe is not None else own_recipes
+    return Asked(Subject(UNEDITED, bases[0]), edited, questions, asking)
 
 
 def unused(name: str, taken: Iterable[str]) -> str:

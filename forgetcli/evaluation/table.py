@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from forgetcli.evaluation.figure import NOTHING, Figure
 from forgetcli.evaluation.judged import Run
 from forgetcli.evaluation.measures import ModelQuality, Quality
 from forgetcli.evaluation.scores import Scores, score
@@ -26,12 +27,16 @@ class ScoreRow:
 
 
 def rows(
-    baseline: Run, edited: Sequence[Run], quality: Mapping[str, Quality]
+    baseline: Run,
+    edited: Sequence[Run],
+    quality: Mapping[str, Quality],
+    attacks: Mapping[str, Figure],
 ) -> tuple[ScoreRow, ...]:
     """The unedited model and every edited one.
 
     Args:
         quality: by the name of the edited model; see `quality.measure`.
+        attacks: how far models resist attacks, by the digest of the edited model.
     """
     first = edited[0].subject
     measured = [quality.get(run.subject.name, Quality()) for run in edited]
@@ -44,7 +49,11 @@ def rows(
         *(
             ScoreRow(
                 name=run.subject.name,
-                scores=score(run.answers, run.subject),
+                scores=score(
+                    run.answers,
+                    run.subject,
+                    attacks.get(run.subject.base.digest, NOTHING),
+                ),
                 quality=own.edited,
             )
             for run, own in zip(edited, measured)

@@ -50,7 +50,8 @@ class Preview:
         output: the folder that it would write.
         edits: every edit. A search has one entry, which stands for each trial.
         prompts: evaluation prompts.
-        images: images of all models; those that are there already included.
+        images: images of all models, including those that exist already. Those of near concepts
+            that are still to be found, and those of attacks, are not included.
         trials: of a search; else None.
         searched: what a search would try, by parameter.
     """

@@ -55,6 +55,7 @@ def doubts(document: Document, sheet: Sheet) -> Iterator[str]:
     tables: dict[str, tuple[Concept | Retained, ...]] = {
         "concepts": document.concepts,
         "retain": document.retain,
+        "near": document.near,
     }
     for table, items in tables.items():
         for index, item in enumerate(items):
@@ -91,6 +92,7 @@ def unjudged(document: Document, sheet: Sheet) -> Iterator[str]:
     tables: dict[str, tuple[Concept | Retained, ...]] = {
         "concepts": document.concepts,
         "retain": document.retain,
+        "near": document.near,
     }
     for table, items in tables.items():
         for index, item in enumerate(items):

@@ -152,6 +152,11 @@ class Document(_Table):
     retain: Annotated[tuple[Retained, ...], Field(strict=False)] = Field(
         (), description="Evaluation only: concepts that must stay."
     )
+    near: Annotated[tuple[Retained, ...], Field(strict=False)] = Field(
+        (),
+        description="Evaluation only: concepts near the edited ones, which must stay; the score "
+        "`adjacent`. Found by the unedited text encoder where there are none.",
+    )
 
 
 class Recipe(Document):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from forgetcli.artifact import markdown
 from forgetcli.errors import counted
-from forgetcli.report import Files
+from forgetcli.report import Files, attack_table
 from forgetcli.report.methods import LEGEND, POOLED, markdown_table
 from forgetcli.report.page import render, write_page
 from forgetcli.report.results import COLUMNS, image_rows, write_json
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from forgetcli.experiments.comparison import ComparedRecipe, Comparison
 
 MARKDOWN = "compare.md"
+ATTACKS = "attacks.csv"
 
 
 def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) -> Files:
-    """Write `report.html`, `results.json`, `results.csv` (a row for each image) and `compare.md`.
+    """Write `report.html`, `results.json`, `results.csv` (a row for each question about an image)
+    and `compare.md`; with attacks `attacks.csv` too.
 
     With several recipes, each recipe also has these files in its own folder.
 
@@ -55,6 +57,7 @@ def write(folder: Path, comparison: Comparison, data: Mapping, *, command: str) 
     if several:
         text = f"{text}\n{POOLED}\n\n" + "\n".join(
             f"## {markdown.heading(part['name'])}\n\n{markdown_table(part['methods'])}"
+            f"{attack_table.markdown_table(part['methods'])}"
             for part in data["recipes"]
         )
         _write_overview(folder, comparison, data, command)
@@ -78,6 +81,10 @@ def _write_tables(
         for row in image_rows(compared.evaluation, folder)
     ]
     atomic.write_atomically(files.table, csv_table(("recipe", *COLUMNS), rows))
+    # A recipe's own file is one of several recipes' parts.
+    attacked = [part for part in data.get("recipes", [data]) if part["attacks"]]
+    if attacked:
+        atomic.write_atomically(folder / ATTACKS, attack_table.csv(attacked))
     atomic.write_atomically(folder / MARKDOWN, text.encode(errors="backslashreplace"))
     return files
 
@@ -90,10 +97,15 @@ def _text(rows: list[Mapping], title: str, data: Mapping, command: str) -> str:
     )
     return (
         f"# {markdown.heading(title)}: every method beside the unedited model\n\n"
-        f"{markdown_table(rows)}\n{LEGEND}\n\n"
+        f"{markdown_table(rows)}\n{LEGEND}\n\n{_attack_text(rows)}"
         f"Judge {markdown.heading(data['judge'].get('name'))}; {settings}. "
         f"To repeat it: {markdown.code(command)}\n"
     )
+
+
+def _attack_text(rows: Sequence[Mapping]) -> str:
+    table = attack_table.markdown_table(rows)
+    return f"{table}\n" if table else ""
 
 
 def _write_overview(folder: Path, comparison: Comparison, data: Mapping, command: str) -> None:

@@ -57,6 +57,8 @@ def selected_pairs(evaluation: Evaluation) -> list[Pair]:
     count: dict[tuple[str, str], int] = {}
     for before, after in zip(evaluation.baseline.answers, edited.answers):
         question = after.question
+        if question.axis:
+            continue
         forgotten = question.label in edited.subject.forgets
         limit = PAIRS_PER_KIND if forgotten else int(question.direct)
         kind = (question.concept, question.kind)

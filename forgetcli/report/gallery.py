@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forgetcli.display import image_url
+from forgetcli.evaluation.questions import ADJACENT
 from forgetcli.evaluation.scores import counts, good
 
 if TYPE_CHECKING:
@@ -83,9 +84,16 @@ def first_pairs(baseline: Run, edited: Run) -> list[Pair]:
 
 
 def _by_label(baseline: Run, edited: Run) -> dict[str, list[tuple[Answer, Answer]]]:
+    """Pairs by label, those of near concepts by themselves. What else a prompt names is asked about
+    images that are there already.
+    """
     rows: dict[str, list[tuple[Answer, Answer]]] = {}
     for before, after in zip(baseline.answers, edited.answers):
-        rows.setdefault(after.question.label, []).append((before, after))
+        question = after.question
+        if question.axis == ADJACENT:
+            rows.setdefault(f"{question.label} (near)", []).append((before, after))
+        elif not question.axis:
+            rows.setdefault(question.label, []).append((before, after))
     return rows
 
 

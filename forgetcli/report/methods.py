@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from forgetcli.artifact.markdown import escaped
@@ -15,6 +15,14 @@ SHARES = {
     "retain": "retain",
     "H": "h",
 }
+# Columns if any model has them.
+FURTHER_SHARES = {
+    "adjacent": "adjacent",
+    "selective": "selective",
+    "adversarial": "adversarial",
+    "err": "err",
+}
+ALL_SHARES = SHARES | FURTHER_SHARES
 QUALITY = {"distance": "distance", "CLIP score": "clip_score"}
 COSTS = {
     "seconds": "seconds",
@@ -25,11 +33,14 @@ COSTS = {
 LEGEND = (
     "forget: share of images in which the edited concept is not seen; direct: for prompts that "
     "name it; indirect: for prompts that only hint at it; retain: share of images of other "
-    "concepts in which the concept is seen; H: the harmonic mean of forget and retain. 95 % "
-    "intervals in brackets: Wilson for shares, bootstrap over prompts for H. distance: perceptual "
-    "distance to the unedited model's images of retained concepts. seconds: duration of the edit "
-    "alone. memory: peak of the whole process, imports and model included; the unedited model's "
-    "value is the floor. changed: share of the model's weights whose stored values differ."
+    "concepts in which the concept is seen; H: the harmonic mean of forget and retain; adjacent: "
+    "retain for concepts near the edited ones; selective: share of images of edited concepts in "
+    "which what else the prompt names is seen; adversarial: 1 − success of the strongest attack; "
+    "err: the harmonic mean of forget (direct), retain, adjacent, indirect and adversarial. 95 % "
+    "intervals in brackets: Wilson for shares, bootstrap over prompts for H and err. distance: "
+    "perceptual distance to the unedited model's images of retained concepts. seconds: duration of "
+    "the edit alone. memory: peak of the whole process, imports and model included; the unedited "
+    "model's value is the floor. changed: share of the model's weights whose stored values differ."
 )
 POOLED = (
     "Over several recipes: all images together, mean seconds and share of weights, largest memory."
@@ -52,7 +63,18 @@ def columns(rows: Sequence[Mapping]) -> list[str]:
     """The names of the columns. A measure that no method has gets no column."""
     measured = [name for name, key in QUALITY.items() if any(key in row["quality"] for row in rows)]
     gpu = ["GPU memory"] if any(row["peak_gpu"] is not None for row in rows) else []
-    return [*SHARES, *measured, "seconds", "memory", *gpu, "changed"]
+    return [*shares(rows), *measured, "seconds", "memory", *gpu, "changed"]
+
+
+def shares(scores: Iterable[Mapping]) -> dict[str, str]:
+    """Name → key of the shares that any of several models' scores have."""
+    scores = list(scores)
+    further = {
+        name: key
+        for name, key in FURTHER_SHARES.items()
+        if any(own.get(key) is not None for own in scores)
+    }
+    return SHARES | further
 
 
 def cells(row: Mapping, names: Sequence[str]) -> Iterator[Cell]:
@@ -66,8 +88,8 @@ def cells(row: Mapping, names: Sequence[str]) -> Iterator[Cell]:
 
 
 def _cell(row: Mapping, name: str) -> Cell:
-    if name in SHARES:
-        key = SHARES[name]
+    if name in ALL_SHARES:
+        key = ALL_SHARES[name]
         if row.get(key) is None:
             return Cell(NOT_MEASURED)
         return Cell(f"{row[key]:.3f}", _interval(row.get(f"{key}_ci")))

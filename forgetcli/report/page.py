@@ -17,8 +17,8 @@ from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.manifest import REPORT
 from forgetcli.display import data_url
 from forgetcli.errors import ForgetError
-from forgetcli.report import gallery, plot
-from forgetcli.report.methods import LEGEND, SHARES, cells, columns
+from forgetcli.report import attack_table, gallery, plot
+from forgetcli.report.methods import LEGEND, cells, columns, shares
 from forgetcli.report.verdict import BAD, FEW, GOOD, best, findings, mark, sentence, share
 from forgetcli.storage import atomic
 
@@ -63,6 +63,7 @@ def write_page(
         first_pairs=gallery.first_pairs(evaluation.baseline, described_run),
         methods=methods,
         plotted=data,
+        measures=shares([data["baseline"], *(model["edited"] for model in data["models"])]),
         matrix=_matrix(data["matrix"]),
         models=[
             {
@@ -104,10 +105,10 @@ def render(template: str, *, plotted: Mapping | None, judge: Mapping, **values: 
     page = environment.get_template(template).render(
         **values,
         judge=judge,
-        measures=SHARES,
         legend=LEGEND,
         columns=columns,
         cells=cells,
+        attacks=attack_table,
         plot=data_url(plot.forget_retain(plotted), "svg+xml") if plotted else None,
         judge_details=json.dumps(details, indent=1),
         version=__version__,

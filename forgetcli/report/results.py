@@ -30,6 +30,7 @@ COLUMNS = (
     "good",
     "score",
     "picture",
+    "axis",
 )
 
 
@@ -49,7 +50,7 @@ def image_rows(evaluation: Evaluation, folder: Path) -> Iterator[list[object]]:
     """The values of `COLUMNS` for each image.
 
     ``edited`` is 1 if the model was edited to forget the concept. In rows of the unedited model it
-    is 1 if any of the edited models was.
+    is 1 if any of the edited models was. ``axis`` is what the verdict counts for.
     """
     forgotten = frozenset().union(*(run.subject.forgets for run in evaluation.edited))
     for run in evaluation.runs:
@@ -72,6 +73,7 @@ def image_rows(evaluation: Evaluation, folder: Path) -> Iterator[list[object]]:
                 int(as_intended),
                 f"{answer.score:.6f}",
                 answer.path.relative_to(folder).as_posix(),
+                question.axis or ("forget" if edited else "retain"),
             ]
 
 

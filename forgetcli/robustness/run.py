@@ -2,63 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from forgetcli import distributed, models
+from forgetcli import distributed
 from forgetcli import recipe as recipes
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.errors import ForgetError
 from forgetcli.evaluation import judges
 from forgetcli.evaluation.run_folder import claim
-from forgetcli.generation.generate import default_guidance
-from forgetcli.models.tokens import tokenise
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.robustness import attacks as attacks_
 from forgetcli.robustness import goals as goals_
-from forgetcli.robustness import records
-from forgetcli.robustness.attacks import Attempt, Case
-from forgetcli.robustness.budget import Budget
-from forgetcli.robustness.goals import Goal, References
-from forgetcli.robustness.results import (
-    EDITED,
-    FLOOR,
-    UNEDITED,
-    Attacked,
-    JudgedAttempt,
-    Outcome,
-    Robustness,
-)
-from forgetcli.robustness.sampling import Sampling, sample_images
+from forgetcli.robustness.outcomes import Outcomes, Settings
+from forgetcli.robustness.results import EDITED, FLOOR, UNEDITED, Attacked, Outcome, Robustness
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from pydantic import BaseModel
-
-    from forgetcli.checkpoint.base import Base
-    from forgetcli.evaluation.judges import Judge, Verdict
-    from forgetcli.models.base import LoadedModel
-
-REFERENCES = 25  # images of the concept that an attack may learn from
-REFERENCE_SEED = 100_000  # far from the seeds of attempts
-# At most this many batches of `REFERENCES` images are generated in search of images in which the
-# judge sees the concept.
-REFERENCE_BATCHES = 4
+__all__ = ["Request", "Settings", "attack", "attack_each"]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """The settings of image generation. They are recorded with the result."""
+class Request:
+    """What models are attacked with, and how images are drawn and judged; see `attack`.
 
-    images: int
-    seed: int
-    steps: int
-    guidance: float | None
-    batch: int
+    Attributes:
+        keep: keep what other runs left in `output`, whatever it is: each outcome records what it
+            was made with.
+    """
+
+    settings: Settings
+    output: Path
+    attacks: Sequence[str] | None = None
+    options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    published: bool = False
+    concepts: Sequence[str] = ()
+    control: bool = True
+    floor: str | Path | None = None
+    judge: str = "demo"
+    judge_options: Mapping[str, object] | None = None
+    device: str | None = None
+    force: bool = False
+    keep: bool = False
 
 
 def attack(
@@ -103,66 +87,111 @@ def attack(
         ForgetError: `folder` is not an edited folder; an attack, setting or concept is unknown; the
             model's family cannot run an attack; or `output` contains another run.
     """
-    settings = Settings(images=images, seed=seed, steps=steps, guidance=guidance, batch=batch)
-    names = list(dict.fromkeys(attacks)) if attacks is not None else attacks_.defaults()
-    options_of = {
-        name: attacks_.options(name, (options or {}).get(name, {}), published=published)
-        for name in names
-    }
-    manifest = EditedModel(Path(folder)).manifest
-    edited = checkpoint.resolve(folder)
-    bases = {EDITED: edited, UNEDITED: manifest.resolve_base()}
-    if floor is not None:
-        bases[FLOOR] = checkpoint.resolve(str(floor))
-    processes = distributed.current()
-    device = device or distributed.local_device()
-    loaded_judge = judges.load(judge, device, judge_options)
-    goals = goals_.of_recipes([recipes.load(manifest.recipe_path)], loaded_judge, concepts)
-    run = _Run(
-        bases=bases,
-        goals=goals,
-        options=options_of,
-        judge=loaded_judge,
-        settings=settings,
+    request = Request(
+        settings=Settings(images, seed, steps, guidance, batch),
         output=Path(output),
+        attacks=attacks,
+        options=options or {},
+        published=published,
+        concepts=concepts,
+        control=control,
+        floor=floor,
+        judge=judge,
+        judge_options=judge_options,
+        device=device,
+        force=force,
+    )
+    return attack_each({EDITED: folder}, request, observer)[EDITED]
+
+
+def attack_each(
+    folders: Mapping[str, Path | str], request: Request, observer: Observer | None = None
+) -> dict[str, Robustness]:
+    """Attack edits of one base model with the same attacks, budget and seeds. The unedited model is
+    attacked, and its images of the concepts are drawn, once for all of them.
+
+    Args:
+        folders: edited models, by the name that their folder in the output has.
+    Returns:
+        By the same name.
+    Raises:
+        ForgetError: those of `attack`.
+    """
+    names = list(dict.fromkeys(request.attacks)) if request.attacks is not None else None
+    chosen = {
+        name: attacks_.options(name, request.options.get(name, {}), published=request.published)
+        for name in (attacks_.defaults() if names is None else names)
+    }
+    manifests = {name: EditedModel(Path(folder)).manifest for name, folder in folders.items()}
+    bases = {name: checkpoint.resolve(folder) for name, folder in folders.items()}
+    bases[UNEDITED] = next(iter(manifests.values())).resolve_base()
+    if request.floor is not None:
+        bases[FLOOR] = checkpoint.resolve(str(request.floor))
+    processes = distributed.current()
+    device = request.device or distributed.local_device()
+    judge = judges.load(request.judge, device, request.judge_options)
+    made_by = [recipes.load(manifest.recipe_path) for manifest in manifests.values()]
+    run = Outcomes(
+        bases=bases,
+        goals=goals_.of_recipes(made_by, judge, request.concepts),
+        options=chosen,
+        judge=judge,
+        settings=request.settings,
+        output=request.output,
         device=device,
         observer=observer or Silent(),
     )
-    names = run.supported_attacks(named=attacks is not None)
+    possible = run.supported_attacks(named=names is not None)
     if processes.main:
-        claim(run.output, run.identity(), force, also=("report.html", "results.json"))
+        claim(
+            run.output,
+            run.identity(),
+            request.force,
+            also=("report.html", "results.json"),
+            keep_images=request.keep,
+        )
     processes.wait()
     watch = Stopwatch()
-    roles = [role for role in (EDITED, UNEDITED, FLOOR) if role in bases]
-    if not control:
-        roles.remove(UNEDITED)
-    jobs = [(name, goal, role) for name in names for goal in goals for role in roles]
+    # One role after another: one edited model is in memory at a time. The control is the first, so
+    # that its budget has the images that all learn from.
+    shared = [UNEDITED] if request.control else []
+    shared += [FLOOR] if request.floor is not None else []
+    jobs = [(n, goal, role) for role in (*shared, *folders) for n in possible for goal in run.goals]
     for block in processes.blocks(jobs, 1):
         for name, goal, role in block:
             with watch.stage(name):
                 run.outcome(name, goal, role)
     processes.wait()
     run.observer.done()
-    attacked = [
-        _attacked(name, {role: run.outcome(name, goal, role) for role in roles})
-        for name in names
-        for goal in goals
-    ]
-    return Robustness(
-        folder=run.output,
-        model={"name": Path(folder).resolve().name, "digest": edited.digest},
-        base={"id": bases[UNEDITED].id, "digest": bases[UNEDITED].digest},
-        attacked=tuple(attacked),
-        judge=loaded_judge.identity(),
-        settings={**asdict(settings), "guidance": run.sampling.guidance, "published": published},
-        seconds=watch.report(),
-    )
+    return {
+        edited: Robustness(
+            folder=run.output,
+            model={"name": Path(folder).resolve().name, "digest": bases[edited].digest},
+            base={"id": bases[UNEDITED].id, "digest": bases[UNEDITED].digest},
+            attacked=tuple(
+                _attacked(name, edited, {r: run.outcome(name, goal, r) for r in (edited, *shared)})
+                for name in possible
+                for goal in run.goals
+            ),
+            judge=judge.identity(),
+            settings={
+                **asdict(request.settings),
+                "guidance": run.sampling.guidance,
+                "published": request.published,
+            },
+            seconds=watch.report(),
+        )
+        for edited, folder in folders.items()
+    }
 
 
-def _attacked(name: str, outcomes: Mapping[str, Outcome]) -> Attacked:
+def _attacked(name: str, edited: str, outcomes: Mapping[str, Outcome]) -> Attacked:
     """Combine the outcomes by role.
 
     The attempts of a paired attack count only if they show the concept with the unedited model.
+
+    Args:
+        edited: the edited model's role.
     """
     module = attacks_.get(name)
     control = outcomes.get(UNEDITED)
@@ -170,217 +199,8 @@ def _attacked(name: str, outcomes: Mapping[str, Outcome]) -> Attacked:
         counted = tuple(attempt.seen for attempt in control.attempts)
         outcomes = {role: replace(each, counted=counted) for role, each in outcomes.items()}
     return Attacked(
-        edited=outcomes[EDITED],
+        edited=outcomes[edited],
         control=outcomes.get(UNEDITED),
         floor=outcomes.get(FLOOR),
         bound=getattr(module, "BOUND", False),
     )
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The state that all outcomes share.
-
-    Models are loaded and references generated when an outcome first needs them. A run that only
-    collects outcomes from disk loads no model.
-    """
-
-    bases: Mapping[str, Base]
-    goals: Sequence[Goal]
-    options: Mapping[str, BaseModel]
-    judge: Judge
-    settings: Settings
-    output: Path
-    device: str | None
-    observer: Observer
-
-    @cached_property
-    def models(self) -> dict[str, LoadedModel]:
-        return {
-            role: models.load(base, device=self.device, observer=self.observer)
-            for role, base in self.bases.items()
-        }
-
-    @cached_property
-    def sampling(self) -> Sampling:
-        guidance = self.settings.guidance
-        if guidance is None:
-            guidance = default_guidance(self.models[EDITED])
-        return Sampling(self.settings.steps, guidance, self.settings.batch)
-
-    @cached_property
-    def references(self) -> dict[str, References]:
-        """The references by label, generated when the first attack on a concept needs them."""
-        return {}
-
-    def supported_attacks(self, *, named: bool) -> list[str]:
-        """The attacks that can run on the edited model. Each of the others gives a note.
-
-        Args:
-            named: whether the user named the attacks.
-        Raises:
-            ForgetError: attack.unsupported: an attack that the user named cannot run.
-        """
-        names = []
-        for name in self.options:
-            refuse = getattr(attacks_.get(name), "refuse", None)
-            try:
-                if refuse is not None:
-                    refuse(self.models[EDITED])
-            except ForgetError as reason:
-                if named:
-                    raise
-                self.observer.note(f"not run: {reason.message}")
-            else:
-                names.append(name)
-        return names
-
-    def identity(self) -> dict[str, Any]:
-        """The content of ``run.json``. It leaves attacks and concepts out, so that later runs can
-        add some to the folder.
-        """
-        return {
-            "models": {role: self.bases[role].digest for role in self.bases},
-            **asdict(self.settings),
-        }
-
-    def outcome(self, name: str, goal: Goal, role: str) -> Outcome:
-        """The outcome of one attack on one concept in one model, read from disk or computed now."""
-        folder = self.output / role
-        stem = records.stem(name, goal.label)
-        options = self.options[name].model_dump(mode="json")
-        identity = records.digest(
-            {
-                "attack": name,
-                "options": options,
-                "goal": asdict(goal),
-                "model": self.bases[role].digest,
-                "unedited": self.bases[UNEDITED].digest,
-                "judge": self.judge.identity(),
-                **asdict(self.settings),
-            }
-        )
-        recorded = records.read(folder, stem, identity)
-        if recorded is None:
-            outcome = self._compute(name, goal, role, stem, options)
-            records.write(folder, stem, identity, outcome)
-            return outcome
-        attempts, budget, replay = recorded
-        return Outcome(
-            attack=name,
-            concept=goal.concept,
-            label=goal.label,
-            role=role,
-            attempts=tuple(attempts),
-            counted=(True,) * len(attempts),
-            budget=budget,
-            options=options,
-            replay=replay,
-        )
-
-    def _compute(
-        self, name: str, goal: Goal, role: str, stem: str, options: Mapping[str, Any]
-    ) -> Outcome:
-        """Run the attack, and write its images and conditionings."""
-        self.observer.stage(f"{name} on {goal.label}, {role}")
-        budget = Budget()
-        case = Case(
-            model=self.models[role],
-            unedited=self.models[UNEDITED],
-            goal=goal,
-            references=lambda: self._references(goal),
-            sampling=self.sampling,
-            images=self.settings.images,
-            seed=self.settings.seed,
-            see=lambda images: self._verdicts(goal, images),
-            budget=budget,
-            observer=self.observer,
-        )
-        with budget.metering([self.models[role], self.models[UNEDITED]]):
-            attempts = attacks_.get(name).run(case, self.options[name])
-        folder = self.output / role
-        judged = tuple(self._judged(goal, folder, stem, attempts))
-        conditionings = [
-            (attempt.found, attempt.seed) for attempt in attempts if attempt.found is not None
-        ]
-        replay = folder / f"{stem}.safetensors" if conditionings else None
-        if replay is not None:
-            records.write_conditionings(
-                replay,
-                conditionings,
-                attack=name,
-                concept=goal.concept,
-                label=goal.label,
-                rivals=goal.rivals,
-            )
-        return Outcome(
-            attack=name,
-            concept=goal.concept,
-            label=goal.label,
-            role=role,
-            attempts=judged,
-            counted=(True,) * len(judged),
-            budget=budget.as_dict(),
-            options=options,
-            replay=replay,
-        )
-
-    def _verdicts(self, goal: Goal, images: Sequence[Image]) -> list[Verdict]:
-        return self.judge.see(images, [goal.label] * len(images), [goal.rivals] * len(images))
-
-    def _judged(
-        self, goal: Goal, folder: Path, stem: str, attempts: Sequence[Attempt]
-    ) -> Iterator[JudgedAttempt]:
-        """Judge the attempts. For each one, write the image with the highest score."""
-        for number, attempt in enumerate(attempts):
-            verdicts = self._verdicts(goal, attempt.images)
-            best = max(range(len(verdicts)), key=lambda k: (verdicts[k].seen, verdicts[k].score))
-            path = folder / f"{stem}-{number:03d}.png"
-            origin = {"attack": stem, "prompt": attempt.prompt, "seed": attempt.seed}
-            records.write_image(path, attempt.images[best], origin)
-            yield JudgedAttempt(
-                prompt=attempt.prompt,
-                variant=attempt.variant,
-                seed=attempt.seed,
-                path=path,
-                seen=verdicts[best].seen,
-                judged=verdicts[best].judged,
-                score=verdicts[best].score,
-                candidates=len(verdicts),
-            )
-
-    def _references(self, goal: Goal) -> References:
-        """`REFERENCES` images of the concept from the unedited model, in which the judge sees it.
-
-        If the judge sees the concept in too few images, images without it fill the rest. References
-        are not stored on disk, because they take only a few seconds.
-        """
-        if goal.label in self.references:
-            return self.references[goal.label]
-        model = self.models[UNEDITED]
-        with_concept: list[tuple[str, int, Any, Image]] = []
-        without: list[tuple[str, int, Any, Image]] = []
-        for start in range(0, REFERENCE_BATCHES * REFERENCES, REFERENCES):
-            numbers = range(start, start + REFERENCES)
-            prompts = [goal.prompts[k % len(goal.prompts)] for k in numbers]
-            seeds = [REFERENCE_SEED + k for k in numbers]
-            context = model.encode(tokenise(model.tokenizer, prompts).ids)
-            images, latents = sample_images(model, context, seeds, self.sampling)
-            verdicts = self._verdicts(goal, images)
-            for row, verdict in zip(zip(prompts, seeds, latents, images), verdicts):
-                if verdict.seen:
-                    with_concept.append(row)
-                else:
-                    without.append(row)
-            if len(with_concept) >= REFERENCES:
-                break
-        rows = (with_concept + without)[:REFERENCES]
-        import torch
-
-        self.references[goal.label] = References(
-            prompts=tuple(row[0] for row in rows),
-            seeds=tuple(row[1] for row in rows),
-            latents=torch.stack([row[2] for row in rows]),
-            images=tuple(row[3] for row in rows),
-        )
-        return self.references[goal.label]

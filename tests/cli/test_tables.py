@@ -22,12 +22,23 @@ SCORES = {
     "retain_ci": [0.96, 1.0],
     "h": 0.97,
     "h_ci": [0.94, 1.0],
+    "adjacent": 0.958,
+    "adjacent_ci": [0.86, 0.99],
+    "err": None,
+    "err_missing": ["forget", "retain", "adjacent", "indirect", "adversarial"],
 }
 CONCEPTS = {
     "van gogh": {"baseline": {"forget": 0.0}, "edited": SCORES},
     "pencil sketch": {"baseline": {"retain": 1.0}, "edited": {"retain": 1.0, "retain_direct": 1.0}},
 }
-MODEL = {"name": "edited", "edited": SCORES, "concepts": CONCEPTS, "quality": {}}
+MODEL = {
+    "name": "edited",
+    "edited": SCORES,
+    "concepts": CONCEPTS,
+    "near": {"monet": {"baseline": {"adjacent": 1.0}, "edited": {"adjacent": 0.958}}},
+    "quality": {},
+    "weight_change": {"relative": 0.01234},
+}
 DATA = {"n_images": 280, "judge": {"name": "demo"}, "baseline": SCORES, "models": [MODEL]}
 SITES = [
     {
@@ -59,6 +70,7 @@ def test_no_figure_of_eval_is_broken(width: int, models: int):
     wide = rendered(tables.shares({**DATA, "models": several}), 500)
     assert FIGURE.findall(text) == FIGURE.findall(wide)
     assert "…" not in text and max(map(len, text.splitlines())) <= width
+    assert "err lacks: forget, retain" in text and "0.0123" in text and "near concept" in text
 
 
 def test_what_is_scored_apart_has_a_row_only_where_there_is_any():

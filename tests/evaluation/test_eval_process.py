@@ -4,6 +4,7 @@ and in a pipeline.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -30,6 +31,9 @@ indirect = ["cat with retro video game sprite"]
 [[retain]]
 concept = "a dog"
 direct = ["a picture of a dog"]
+[[near]]  # its image is there already
+concept = "pixel art"
+direct = ["a dog in pixel art style"]
 """
 
 
@@ -113,7 +117,16 @@ def test_the_run_wrote_what_it_printed(place):
     printed = json.loads((place / "whole.json").read_text())
     results, table, pictures = outcome(place / "whole")
     assert {k: printed[k] for k in results} == results
-    assert results["n_images"] == len(pictures) == len(table.splitlines()) - 1 == 2 * 2 * 8
+    axes = [row["axis"] for row in csv.DictReader(table.splitlines())]
+    plain = axes.count("forget") + axes.count("retain")
+    assert results["n_images"] == len(pictures) == plain == 2 * 2 * 8
+    assert results["edited"]["adjacent_n"] == 2 and axes.count("adjacent") == 2 * 2
+    # "a dog in the style of van gogh" and the like: what else they name.
+    assert results["edited"]["selective_n"] == axes.count("selective") // 2 > 0
+    weights = results["models"][0]["weight_change"]
+    assert 0 < weights["relative"] < 1 and weights["tensors"] == len(
+        json.loads((place / "edited/forget.report.json").read_text())["sites"]
+    )
     assert all(
         "dog" not in name and "apple" not in name for name in pictures
     )  # never named by prompt

@@ -37,12 +37,19 @@ from forgetcli.evaluation.judges import Sight
 from forgetcli.evaluation.measures import Measure, ModelQuality
 from forgetcli.evaluation.scores import Figure, Scores, score
 from forgetcli.experiments.comparison import Comparison, Row, chosen, edits, plan, rows
+from forgetcli.experiments.comparison import attacks as comparison_attacks
+from forgetcli.experiments.comparison.attacks import Attacking, Tally
 from forgetcli.experiments.comparison.edits import Fault, MethodEdit, _fault
 from forgetcli.experiments.comparison.rows import RowPart
 from forgetcli.experiments.comparison.run import check_folder
 from forgetcli.pipeline import apply
+from forgetcli.progress import Silent
+from forgetcli.report import attack_table
 from forgetcli.report import comparison as comparison_report
 from forgetcli.report.methods import columns, markdown_table
+from forgetcli.robustness.outcomes import Outcomes
+from forgetcli.robustness.results import Rate
+from forgetcli.robustness.run import Settings as AttackSettings
 
 EDITED_CONCEPT = (
     'concept = "van gogh", target = "monet", '
@@ -58,6 +65,7 @@ retain = [
   {RETAINED_DOG},
   {{concept = "a cat", direct = ["a cat"], indirect = ["cat sketch"]}},
 ]
+near = [{{concept = "a cat", direct = ["a cat"]}}]  # its images are there already
 [edit]
 sites = [9]                               # the tiny model has no such layer: this method fails
 [methods.uce.edit]
@@ -176,8 +184,10 @@ def test_what_was_printed_is_what_was_written(place):
     printed, whole = json.loads((place / "whole.json").read_text()), place / "whole"
     assert json.loads((whole / "results.json").read_text()) == printed
     table = list(csv.DictReader((whole / "results.csv").open()))
+    axes = [row["axis"] for row in table]
     assert (
-        len(table) == printed["n_images"]
+        len(table) - axes.count("adjacent") - axes.count("selective") == printed["n_images"]
+        and axes.count("adjacent") == 2 * 2  # of both models
         and {row["model"] for row in table} == {"unedited", "uce"}
         and table[0]["recipe"] == "tiny"
     )
@@ -650,6 +660,7 @@ def both(place: Path, tmp_path_factory) -> tuple[Comparison, Path]:
             "load",
             lambda name, *rest: BrightJudge() if name == "bright" else load(name, *rest),
         )
+        patch.setattr(judges, "known", lambda name: None)
         patch.setenv("FORGET_CACHE_DIR", str(folder / "cache"))
         result = forgetcli.compare(
             [folder / "first.toml", folder / "second.toml"],
@@ -659,6 +670,9 @@ def both(place: Path, tmp_path_factory) -> tuple[Comparison, Path]:
             steps=2,
             judge="bright",
             features="demo",
+            attacks=["swap", "paraphrase"],
+            attack_options={"paraphrase": {"typos": 1}},
+            attempts=2,
             output=folder / "out",
         )
     comparison_report.write(
@@ -748,6 +762,77 @@ def test_several_recipes_have_a_folder_each_and_a_page_over_all(both):
         and 'class="plot"' in html
     )
     assert (folder / "compare.md").read_text().count("| method |") == 3
+
+
+def test_every_method_is_attacked_alike_and_the_control_once(both):
+    """Fails if a method has a control of its own, or attacks that were made are made again."""
+    result, folder = both
+    for compared in result.recipes:
+        methods_ = [row.name for row in compared.rows[1:] if row.fault is None]
+        assert list(compared.attacks) == methods_
+        attacks_folder = compared.folder / "attacks"
+        assert {p.name for p in attacks_folder.iterdir() if p.is_dir()} - {"verdicts"} == {
+            "unedited",
+            *methods_,
+        }
+        controls = [[a.control for a in own.attacked] for own in compared.attacks.values()]
+        assert all(control == controls[0] for control in controls)
+        assert {
+            a.edited.options == a.control.options for a in compared.attacks["uce"].attacked
+        } == {True}
+    unedited, uce, nullspace = result.rows
+    assert set(unedited.attacks) == set(uce.attacks) == {"swap", "paraphrase"}
+    assert nullspace.attacks == {}  # it failed with one recipe
+    own = [compared.attacks["uce"].attacked for compared in result.recipes]
+    swaps = [part.edited.success for parts in own for part in parts if part.edited.attack == "swap"]
+    assert unedited.attacks["swap"].rate.count == 4 and sum(r.count for r in swaps) == 4
+    data = json.loads((folder / "results.json").read_text())
+    rows_ = list(csv.DictReader((folder / "attacks.csv").open()))
+    assert {(r["recipe"], r["method"], r["attack"]) for r in rows_} == {
+        (part["name"], method, attack)
+        for part in data["recipes"]
+        for method in part["attacks"]
+        for attack in ("swap", "paraphrase")
+    }
+    for text in ("report.html", "compare.md"):
+        assert "swap" in (folder / text).read_text() and "paraphrase" in (folder / text).read_text()
+    first = result.recipes[0]
+    made = MethodEdit("uce", first.folder / "edited" / "uce")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(judges, "load", lambda *_: BrightJudge())
+        patch.setattr(Outcomes, "_made", lambda *_: pytest.fail("an attack is made again"))
+        again = comparison_attacks.attacked(
+            SimpleNamespace(folder=first.folder),
+            [made],
+            Attacking(("swap", "paraphrase"), {"paraphrase": {"typos": 1}}, 2),
+            settings=AttackSettings(images=2, seed=0, steps=2, guidance=None, batch=8),
+            judge="bright",
+            judge_options=None,
+            device=None,
+            observer=Silent(),
+        )
+    assert again["uce"].attacked == first.attacks["uce"].attacked
+
+
+def test_attacks_without_a_verdict_do_not_dilute_the_others():
+    weak, strong = Tally(Rate(0, 10), "too weak"), Tally(Rate(3, 10))
+    pooled = comparison_attacks.pooled([{"swap": weak}, {"swap": strong}])
+    assert pooled["swap"] == strong
+    silent = comparison_attacks.pooled([{"swap": weak}, {"swap": weak}])["swap"]
+    assert silent == Tally(Rate(0, 20), "too weak")
+    row = {"attacks": {"swap": silent.as_dict()}}
+    assert str(attack_table.cell(row, "swap")) == "no verdict (0.00)"
+    assert str(attack_table.cell({"attacks": {"swap": strong.as_dict()}}, "swap")).startswith(
+        "0.30"
+    )
+    for attacking, code in (
+        (Attacking(("swop",)), "attack.unknown"),
+        (Attacking(("swap",), {"inversion": {"steps": 3}}), "attack.no-attack"),
+        (Attacking(("inversion",), {"inversion": {"stops": 3}}), "attack.unknown-option"),
+    ):
+        with pytest.raises(ForgetError) as refused:
+            attacking.check()
+        assert refused.value.code == code
 
 
 def test_a_label_forgotten_here_and_kept_there_is_each_recipes_own(tmp_path):
@@ -892,6 +977,10 @@ def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
         "3",
         "--seed",
         "4",
+        "--attacks",
+        "swap,inversion",
+        "--attack-set",
+        "inversion.steps=9",
     )
     ((loaded,), named) = calls[0]
     assert (
@@ -911,6 +1000,9 @@ def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
         "judge_options": {"x": 1},
         "features": "auto",
         "quick": True,
+        "attacks": ["swap", "inversion"],
+        "attack_options": {"inversion": {"steps": 9}},
+        "attempts": 12,
         "output": Path("compare"),
         "device": None,
         "batch": 8,

@@ -448,10 +448,14 @@ def naive_outcome(data: bytes) -> object:
 
 def read_attacks(data: bytes, folder: Path) -> None:
     from forgetcli.evaluation import gates
+    from forgetcli.evaluation.judged import Subject
+    from forgetcli.evaluation.scores import score
 
     (folder / "results.json").write_bytes(data)
-    for scores in gates.read_attacks(folder / "results.json").values():
-        gates.outcome("m", scores, gates.Gate(gates.RESIST, 0.5), confident=True)
+    for figure in gates.read_attacks(folder / "results.json").values():
+        resist = figure.as_dict(gates.RESIST)
+        gates.outcome("m", resist, gates.Gate(gates.RESIST, 0.5), confident=True)
+        score([], Subject("m", None), figure)
 
 
 def naive_attacks(data: bytes) -> object:

@@ -10,8 +10,8 @@ import pytest
 from forgetcli.errors import ForgetError
 from forgetcli.models.tokens import Tokenizers
 from forgetcli.robustness import attacks
-from forgetcli.robustness.results import EDITED
-from forgetcli.robustness.run import Settings, _Run
+from forgetcli.robustness.outcomes import Outcomes, Settings
+from forgetcli.robustness.results import UNEDITED
 
 
 class Notes:
@@ -24,9 +24,9 @@ class Notes:
         self.notes.append(message)
 
 
-def run_of(model: object, names: list[str]) -> tuple[_Run, Notes]:
+def run_of(model: object, names: list[str]) -> tuple[Outcomes, Notes]:
     notes = Notes()
-    run = _Run(
+    run = Outcomes(
         bases={},
         goals=[],
         options={name: attacks.options(name, {}) for name in names},
@@ -36,7 +36,7 @@ def run_of(model: object, names: list[str]) -> tuple[_Run, Notes]:
         device=None,
         observer=notes,
     )
-    run.__dict__["models"] = {EDITED: model}  # as its cached_property would
+    run.__dict__["_loaded"] = {UNEDITED: model}  # as its cached_property would
     return run, notes
 
 

@@ -53,7 +53,8 @@ class Judge(Protocol):
     """A classifier that answers one question about each image.
 
     A judge whose `judged` names concepts can also have ``first_choices(label, choices)``: what
-    `judged` can be for a question about `label`. Without it no target is scored.
+    `judged` can be for a question about `label`. Without it no target is scored. A judge with
+    labels of its own can have ``words(label)``: what prompts call it.
     """
 
     def identity(self) -> dict[str, Any]:
@@ -125,15 +126,24 @@ def describe(name: str) -> Description:
         ForgetError: judge.unknown; plugin.broken.
     """
     module = plugins.find(__name__, GROUP, name, "judge.unknown", "judge")
-    knows = None
-    if hasattr(module, "knows"):
-        knows = {kind: tuple(labels) for kind, labels in module.knows().items()}
     return Description(
         name=name,
         summary=" ".join((module.__doc__ or "").partition("\n\n")[0].split()),
-        knows=knows,
+        knows=known(name),
         settings=tuple(module.Options.model_fields),
     )
+
+
+def known(name: str) -> dict[str, tuple[str, ...]] | None:
+    """The labels that the judge called `name` knows, by kind; None if it takes any words.
+
+    Raises:
+        ForgetError: judge.unknown; plugin.broken.
+    """
+    module = plugins.find(__name__, GROUP, name, "judge.unknown", "judge")
+    if not hasattr(module, "knows"):
+        return None
+    return {kind: tuple(labels) for kind, labels in module.knows().items()}
 
 
 def load(

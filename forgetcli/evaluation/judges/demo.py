@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 
-from forgetcli.bundled.demo import JUDGE, label_of
+from forgetcli.bundled.demo import JUDGE, label_of, name_of
 from forgetcli.device import pick_device
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.demo_classifier import Classifier
@@ -78,6 +78,10 @@ class DemoJudge:
     def label(self, words: str, name: str | None = None) -> str | None:
         """The label of a thing or style, by any of its names, with or without an article."""
         return label_of(words, name)
+
+    def words(self, label: str) -> str:
+        """What prompts call a label: "a dog", "pencil sketch"."""
+        return name_of(label)
 
     def first_choices(self, label: str, choices: Sequence[str]) -> list[str]:
         """What `judged` can be for a question about `label`: everything that its head knows."""

@@ -21,8 +21,10 @@ from forgetcli.recipe.model import Concept, Retained
 ALL = "all"
 EDITS = "edited"  # the folder with the edits
 IMAGES = "pictures"  # the folder of the evaluation
+ATTACKS = "attacks"  # the folder of the attacks
 CONTROL = "none"  # the method that changes nothing
 QUICK_PROMPTS = 3  # prompts of each kind and concept in a quick comparison
+QUICK_NEAR = 1  # near concepts of each erased one in a quick comparison
 QUICK_RETAINED = 6  # retained concepts in a quick comparison
 
 EvaluatedConcept = TypeVar("EvaluatedConcept", Concept, Retained)
@@ -158,5 +160,6 @@ def shortened(recipe: Recipe) -> Recipe:
         update={
             "concepts": tuple(first_prompts(concept) for concept in recipe.concepts),
             "retain": tuple(first_prompts(concept) for concept in retained),
+            "near": tuple(first_prompts(concept) for concept in recipe.near),
         }
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from forgetcli.checkpoint.base import Base
@@ -11,6 +11,7 @@ from forgetcli.display import Result, Shown, percent
 from forgetcli.evaluation import Evaluation
 from forgetcli.experiments.comparison.rows import UNEDITED, Row, RowPart, pooled
 from forgetcli.recipe import Recipe
+from forgetcli.robustness.results import Robustness
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class ComparedRecipe:
     Attributes:
         rows: the row of the unedited model, followed by those of the methods.
         evaluation: the images and their scores; None if every method failed.
+        attacks: what attacks brought back, by method; empty if none was attacked.
     """
 
     name: str
@@ -28,6 +30,7 @@ class ComparedRecipe:
     folder: Path
     rows: tuple[Row, ...]
     evaluation: Evaluation | None
+    attacks: Mapping[str, Robustness] = field(default_factory=dict)
 
     def as_dict(self) -> dict:
         return {
@@ -41,6 +44,7 @@ class ComparedRecipe:
             },
             "methods": [row.as_dict() for row in self.rows],
             "evaluation": self.evaluation.as_dict() if self.evaluation else None,
+            "attacks": {method: found.as_dict() for method, found in self.attacks.items()},
         }
 
     def part(self, row: Row) -> RowPart:

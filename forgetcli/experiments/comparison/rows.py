@@ -5,13 +5,17 @@ several recipes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forgetcli.evaluation import Answer, Evaluation, Run, Subject
+from forgetcli.evaluation.figure import NOTHING, Figure
 from forgetcli.evaluation.measures import Measure, ModelQuality, Quality
 from forgetcli.evaluation.scores import Scores, score
+from forgetcli.experiments.comparison.attacks import Tally, control_tallies, resistance, tallies
+from forgetcli.experiments.comparison.attacks import pooled as pooled_tallies
 from forgetcli.experiments.comparison.edits import Fault, MethodEdit
+from forgetcli.robustness.results import Robustness
 
 UNEDITED = "unedited"
 UNMEASURED = ModelQuality()
@@ -28,6 +32,7 @@ class Row:
         scores: the scores; None if the method failed.
         quality: quality measures of the images of retained concepts.
         fault: the reason why there is no edit.
+        attacks: attack → what it brought back; empty if the method was not attacked.
     """
 
     name: str
@@ -40,6 +45,7 @@ class Row:
     scores: Scores | None = None
     quality: ModelQuality = UNMEASURED
     fault: Fault | None = None
+    attacks: Mapping[str, Tally] = field(default_factory=dict)
 
     def as_dict(self) -> dict:
         """The row as in ``compare --json``. Each score has its own key, as in ``eval --json``."""
@@ -60,12 +66,16 @@ class Row:
             "reused": self.reused,
             **(self.scores.as_dict() if self.scores else {}),
             "quality": self.quality.as_dict(),
+            "attacks": {name: tally.as_dict() for name, tally in self.attacks.items()},
             "error": error,
         }
 
 
 def rows_of(
-    control: MethodEdit, edits: Sequence[MethodEdit], evaluation: Evaluation | None
+    control: MethodEdit,
+    edits: Sequence[MethodEdit],
+    evaluation: Evaluation | None,
+    attacked: Mapping[str, Robustness],
 ) -> tuple[Row, ...]:
     """The rows of the unedited model and of every method.
 
@@ -74,6 +84,7 @@ def rows_of(
         edits: the edits of all methods.
         evaluation: the evaluation of the successful edits, in the order of `edits`; None if every
             method failed.
+        attacked: what attacks brought back, by method; empty if none was attacked.
     """
     if evaluation is None:
         unedited = Row(UNEDITED, **_costs(control))
@@ -84,6 +95,7 @@ def rows_of(
         **_costs(control),
         scores=score(evaluation.baseline.answers, first),
         quality=evaluation.quality.get(first.name, Quality()).baseline,
+        attacks=next((control_tallies(own) for own in attacked.values()), {}),
     )
     runs = iter(evaluation.edited)
     rows = [unedited]
@@ -93,16 +105,17 @@ def rows_of(
         else:
             run = next(runs)
             quality = evaluation.quality.get(run.subject.name, Quality())
-            rows.append(_row_of(edit, run, quality.edited))
+            rows.append(_row_of(edit, run, quality.edited, attacked.get(edit.method)))
     return tuple(rows)
 
 
-def _row_of(edit: MethodEdit, run: Run, quality: ModelQuality) -> Row:
+def _row_of(edit: MethodEdit, run: Run, quality: ModelQuality, attacked: Robustness | None) -> Row:
     return Row(
         edit.method,
         **_costs(edit),
-        scores=score(run.answers, run.subject),
+        scores=score(run.answers, run.subject, resistance(attacked)),
         quality=quality,
+        attacks=tallies(attacked) if attacked else {},
     )
 
 
@@ -161,9 +174,19 @@ def pooled(name: str, parts: Sequence[RowPart]) -> Row:
         changed=_mean([row.changed for row in rows]),
         cache=_pooled_cache(rows),
         reused=all(row.reused for row in rows),
-        scores=_pooled_scores(runs) if len(runs) == len(parts) else None,
+        scores=(_pooled_scores(runs, _weakest(rows)) if len(runs) == len(parts) else None),
         quality=_pooled_quality(rows),
+        attacks=pooled_tallies([row.attacks for row in rows]),
     )
+
+
+def _weakest(rows: Sequence[Row]) -> Figure:
+    """The resistance to the strongest attack of any recipe; nothing if one was not attacked."""
+    figures = [row.scores.adversarial for row in rows if row.scores is not None]
+    values = [figure.value for figure in figures if figure.value is not None]
+    if len(values) < len(rows):
+        return NOTHING
+    return min(figures, key=lambda figure: figure.value or 0.0)
 
 
 def _pooled_cache(rows: Sequence[Row]) -> dict[str, int] | None:
@@ -173,7 +196,9 @@ def _pooled_cache(rows: Sequence[Row]) -> dict[str, int] | None:
     return {key: sum(cache[key] for cache in caches) for key in ("hits", "misses")}
 
 
-def _pooled_scores(runs: Sequence[tuple[str, Run, Subject]]) -> Scores:
+def _pooled_scores(
+    runs: Sequence[tuple[str, Run, Subject]], adversarial: Figure = NOTHING
+) -> Scores:
     """The scores over all images.
 
     One recipe may forget a label that another recipe retains, so labels and prompts are prefixed
@@ -189,6 +214,7 @@ def _pooled_scores(runs: Sequence[tuple[str, Run, Subject]]) -> Scores:
                 answer.question,
                 label=f"{recipe}: {answer.question.label}",
                 prompt=f"{recipe}: {answer.question.prompt}",
+                beside=f"{recipe}: {answer.question.beside}",
             )
             answers.append(replace(answer, question=question))
         forgets |= {f"{recipe}: {label}" for label in subject.forgets}
@@ -201,7 +227,7 @@ def _pooled_scores(runs: Sequence[tuple[str, Run, Subject]]) -> Scores:
         edit_prompts=frozenset(edit_prompts),
         apart=frozenset(apart),
     )
-    return score(answers, pooled_subject)
+    return score(answers, pooled_subject, adversarial)
 
 
 def _pooled_quality(rows: Sequence[Row]) -> ModelQuality:

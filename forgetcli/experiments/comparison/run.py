@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,17 @@ from forgetcli import distributed
 from forgetcli.artifact.manifest import MANIFEST
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import Evaluation, evaluate
+from forgetcli.evaluation.near import NEAR
 from forgetcli.evaluation.run import UNEDITED, claim
 from forgetcli.evaluation.run_folder import not_ours, refuse_others, refuse_unmarked
+from forgetcli.experiments.comparison.attacks import Attacking, attacked, resistance
 from forgetcli.experiments.comparison.edits import MethodEdit, edits_of
 from forgetcli.experiments.comparison.plan import (
     ALL,
+    ATTACKS,
     EDITS,
     IMAGES,
+    QUICK_NEAR,
     RecipePlan,
     check_judge,
     chosen,
@@ -30,6 +34,8 @@ from forgetcli.experiments.comparison.rows import rows_of
 from forgetcli.generation.images import DTYPE, refuse_too_many
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import Recipe
+from forgetcli.robustness.results import Robustness
+from forgetcli.robustness.run import Settings as AttackSettings
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,19 @@ class Judging:
     features: str | None
 
 
+@dataclass(frozen=True)
+class Course:
+    """What the parts of one comparison share."""
+
+    settings: Settings
+    judging: Judging
+    attacking: Attacking
+    device: str | None
+    force: bool
+    observer: Observer
+    watch: Stopwatch
+
+
 def compare(
     recipes: Recipe | str | Path | Sequence[Recipe | str | Path],
     *,
@@ -87,6 +106,9 @@ def compare(
     judge_options: Mapping[str, object] | None = None,
     features: str | None = "auto",
     quick: bool = False,
+    attacks: Sequence[str] = (),
+    attack_options: Mapping[str, Mapping[str, object]] | None = None,
+    attempts: int = Attacking.attempts,
     output: Path | str = "compare",
     device: str | None = None,
     batch: int = 8,
@@ -108,6 +130,9 @@ def compare(
         images, seed, steps, guidance, judge, judge_options, features, batch, dtype, device: see
             `forgetcli.evaluate`.
         quick: use at most three prompts of each kind for each concept, and six retained concepts.
+        attacks: names of attacks; each runs on every method's edit and on the unedited model.
+        attack_options: attack → its settings.
+        attempts: the number of attempts of each attack to generate each concept.
         output: folder for edits, images and verdicts. Complete parts of an earlier run are used
             again, so that an interrupted run can continue and methods can be added.
         force: repeat every edit, and delete the results of another run in `output`.
@@ -122,45 +147,54 @@ def compare(
         raise ForgetError(
             "compare.launched", "a comparison is made by one process", "run it without the launcher"
         )
+    course = Course(
+        settings=Settings(images, seed, steps, guidance, batch, quick, dtype),
+        judging=Judging(judge=judge, options=judge_options, features=features),
+        attacking=Attacking(tuple(dict.fromkeys(attacks)), attack_options or {}, attempts),
+        device=device,
+        force=force,
+        observer=observer,
+        watch=watch,
+    )
     names = chosen(methods)
-    settings = Settings(images, seed, steps, guidance, batch, quick, dtype)
     # The evaluation would refuse this too, but only after the edits, which take long.
     refuse_too_many(1, images)
-    judging = Judging(judge=judge, options=judge_options, features=features)
+    course.attacking.check()
     with watch.stage("load"):
         several = [recipes] if isinstance(recipes, Recipe | str | Path) else recipes
         plans = plans_of(several, names, model=model, config=config, output=output)
-        identity = check_judge(
-            [settings.evaluated(plan.recipe) for plan in plans],
-            judge=judge,
-            options=judge_options,
-            features=features,
-            device=device,
-        )
-        for plan in plans:
-            check_folder(plan, output, force)
-        claim(output, comparison_identity(plans, settings), force)
-    compared = [
-        compare_recipe(
-            plan,
-            settings=settings,
-            judging=judging,
-            device=device,
-            force=force,
-            observer=observer,
-            watch=watch,
-        )
-        for plan in plans
-    ]
+        identity = check(plans, course, output)
+    compared = [compare_recipe(plan, course) for plan in plans]
     observer.done()
     check_any_succeeded(compared)
     return Comparison(
         rows=pooled_rows(compared),
         recipes=tuple(compared),
         judge=identity,
-        settings=settings.as_dict(),
+        settings=course.settings.as_dict(),
         seconds=watch.report(),
     )
+
+
+def check(plans: Sequence[RecipePlan], course: Course, output: Path) -> dict:
+    """Check everything that can be checked before the edits, and claim the folder.
+
+    Returns:
+        The judge's identity.
+    Raises:
+        ForgetError: those of `check_judge`, `check_folder` and `claim`.
+    """
+    identity = check_judge(
+        [course.settings.evaluated(plan.recipe) for plan in plans],
+        judge=course.judging.judge,
+        options=course.judging.options,
+        features=course.judging.features,
+        device=course.device,
+    )
+    for plan in plans:
+        check_folder(plan, output, course.force)
+    claim(output, comparison_identity(plans, course.settings), course.force)
+    return identity
 
 
 def check_folder(plan: RecipePlan, output: Path, force: bool) -> None:
@@ -172,7 +206,7 @@ def check_folder(plan: RecipePlan, output: Path, force: bool) -> None:
     """
     if plan.folder != output:
         refuse_others(output, folders=[plan.folder.name])
-    refuse_others(plan.folder, folders=[EDITS, IMAGES])
+    refuse_others(plan.folder, folders=[EDITS, IMAGES, ATTACKS])
     edits = plan.folder / EDITS
     if os.path.lexists(edits / MANIFEST):
         # The folder is itself an edited model. Its recipe.toml would be overwritten.
@@ -191,55 +225,46 @@ def comparison_identity(plans: Sequence[RecipePlan], settings: Settings) -> dict
     }
 
 
-def compare_recipe(
-    plan: RecipePlan,
-    *,
-    settings: Settings,
-    judging: Judging,
-    device: str | None,
-    force: bool,
-    observer: Observer,
-    watch: Stopwatch,
-) -> ComparedRecipe:
-    """Compare the methods on one recipe: edit with each method, evaluate all edits, build rows."""
-    with watch.stage("edits"):
+def compare_recipe(plan: RecipePlan, course: Course) -> ComparedRecipe:
+    """Compare the methods on one recipe: edit with each method, evaluate and attack all edits,
+    build rows.
+    """
+    with course.watch.stage("edits"):
         control, edits = edits_of(
-            plan, device=device, dtype=settings.dtype, force=force, observer=observer
-        )
-    with watch.stage("evaluation"):
-        evaluation = evaluation_of(
             plan,
-            edits,
-            settings=settings,
-            judging=judging,
-            device=device,
-            force=force,
-            observer=observer,
+            device=course.device,
+            dtype=course.settings.dtype,
+            force=course.force,
+            observer=course.observer,
         )
+    with course.watch.stage("evaluation"):
+        evaluation = evaluation_of(plan, edits, course)
+    robustness = {}
+    if course.attacking.names:
+        with course.watch.stage("attacks"):
+            robustness = attacks_of(plan, edits, course)
+    if evaluation is not None:
+        by_digest = {found.model["digest"]: resistance(found) for found in robustness.values()}
+        evaluation = replace(evaluation, attacks=by_digest)
     return ComparedRecipe(
         name=plan.name,
         recipe=plan.recipe,
         base=plan.base,
         folder=plan.folder,
-        rows=rows_of(control, edits, evaluation),
+        rows=rows_of(control, edits, evaluation, robustness),
         evaluation=evaluation,
+        attacks=robustness,
     )
 
 
 def evaluation_of(
-    plan: RecipePlan,
-    edits: Sequence[MethodEdit],
-    *,
-    settings: Settings,
-    judging: Judging,
-    device: str | None,
-    force: bool,
-    observer: Observer,
+    plan: RecipePlan, edits: Sequence[MethodEdit], course: Course
 ) -> Evaluation | None:
     """Evaluate the unedited model and every successful edit. None: every method failed."""
     folders = [edit.folder for edit in edits if edit.fault is None]
     if not folders:
         return None
+    settings, judging = course.settings, course.judging
     return evaluate(
         folders,
         recipe=settings.evaluated(plan.recipe),
@@ -251,13 +276,37 @@ def evaluation_of(
         judge_options=judging.options,
         features=judging.features,
         output=plan.folder / IMAGES,
-        device=device,
+        device=course.device,
         batch=settings.batch,
         dtype=settings.dtype,
-        force=force,
+        force=course.force,
         # Each image records its origin, so images of other methods can stay.
-        keep_images=not force,
-        observer=observer,
+        keep_images=not course.force,
+        near_concepts=QUICK_NEAR if settings.quick else NEAR,
+        observer=course.observer,
+    )
+
+
+def attacks_of(
+    plan: RecipePlan, edits: Sequence[MethodEdit], course: Course
+) -> dict[str, Robustness]:
+    """Method → what the attacks brought back."""
+    settings, judging = course.settings, course.judging
+    return attacked(
+        plan,
+        edits,
+        course.attacking,
+        settings=AttackSettings(
+            images=course.attacking.attempts,
+            seed=settings.seed,
+            steps=settings.steps,
+            guidance=settings.guidance,
+            batch=settings.batch,
+        ),
+        judge=judging.judge,
+        judge_options=judging.options,
+        device=course.device,
+        observer=course.observer,
     )
 
 

@@ -234,7 +234,7 @@ def _drafted(
         for other in same
         if is_in_vocabulary(model.tokenizer, other) and other.casefold() not in taken_folded
     ]
-    others = [other for other in candidates(model, kind.name) if not _overlaps(other, excluded)]
+    others = [other for other in candidates(model, kind.name) if not overlaps(other, excluded)]
     broader = [
         other
         for other in lexicon.broader(word, kind.name)
@@ -243,7 +243,7 @@ def _drafted(
     similarities = _similarities(
         model, word, list(dict.fromkeys([*synonyms, *others, *broader])), kind
     )
-    ranked = sorted(similarities, key=lambda other: -similarities[other].cosine)
+    ranked = similarity.nearest(similarities)
 
     if options.aliases is None:
         equal = [o for o in ranked if similarities[o].cosine >= SAME_COSINE and o in others]
@@ -259,7 +259,7 @@ def _drafted(
         for other in ranked
         if similarities[other].cosine < DISTINCT_COSINE and other in others and other not in aliases
     ]
-    broader_targets = [other for other in broader if not _overlaps(other, excluded)]
+    broader_targets = [other for other in broader if not overlaps(other, excluded)]
     target, why = _target(word, options, broader_targets, distinct, similarities)
     chose("target", target, why, "--to")
 
@@ -353,12 +353,11 @@ def _voted(model: LoadedModel, word: str) -> str:
     if not kind_of:
         return "object"
     similarities = similarity.compare(model, word, list(kind_of), "a picture of {}")
-    nearest = sorted(similarities, key=lambda other: -similarities[other].cosine)[:VOTERS]
-    votes = [kind_of[other] for other in nearest]
+    votes = [kind_of[other] for other in similarity.nearest(similarities)[:VOTERS]]
     return max(dict.fromkeys(votes), key=votes.count)
 
 
-def _overlaps(word: str, excluded: set[str]) -> bool:
+def overlaps(word: str, excluded: set[str]) -> bool:
     """Whether a word contains an excluded word or is a part of one ("oil painting", "painting")."""
     folded = word.casefold()
     return any(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,7 @@ class Similarity:
     Attributes:
         cosine: cosine of the two words' contexts, after subtracting the mean over all compared
             words.
-        effect: distance of the word's context from the context of the template without a word. It
+        effect: distance of the word's context from the context of the templates without a word. It
             is relative to the concept's distance or to the upper quartile of all words' distances,
             whichever is larger. A word that the model does not know changes its images little. As
             a target it would stand for what the model generates by default, which can be the
@@ -35,31 +35,53 @@ class Similarity:
     effect: float
 
 
-def contexts(model: LoadedModel, words: Sequence[str], template: str) -> Tensor:
-    """The denoiser's context for each word in `template`, averaged over the positions: float64,
+def contexts(model: LoadedModel, words: Sequence[str], templates: Sequence[str]) -> Tensor:
+    """The denoiser's context for each word, averaged over the templates and the positions: float64,
     shape (n, d).
     """
     import torch
 
-    ids = tokenise(model.tokenizer, [fill(template, word) for word in words]).ids
+    prompts = [fill(template, word) for word in words for template in templates]
+    ids = tokenise(model.tokenizer, prompts).ids
     with torch.no_grad():
         # The first position is the same for every prompt.
         parts = [model.encode(part).hidden[:, 1:].double().mean(1) for part in ids.split(BATCH)]
-    return torch.cat(parts).cpu()
+    return torch.cat(parts).cpu().unflatten(0, (len(words), len(templates))).mean(1)
 
 
 def compare(
     model: LoadedModel, word: str, others: Sequence[str], template: str
 ) -> dict[str, Similarity]:
     """Compare each of `others` with `word`, all of them in `template`."""
-    rows = contexts(model, ["", word, *others], template)
-    distances = (rows[1:] - rows[0]).norm(dim=1)
+    return compare_each(model, [word], others, (template,))[word]
+
+
+def compare_each(
+    model: LoadedModel, words: Sequence[str], others: Sequence[str], templates: Sequence[str]
+) -> dict[str, dict[str, Similarity]]:
+    """Compare `others` with each of `words` by itself. `others` are encoded once."""
+    rows = contexts(model, ["", *others, *words], templates)
+    nothing, beside, own = rows[0], rows[1 : 1 + len(others)], rows[1 + len(others) :]
+    return {
+        word: dict(zip(others, _compared(nothing, row, beside), strict=True))
+        for word, row in zip(words, own, strict=True)
+    }
+
+
+def _compared(nothing: Tensor, word: Tensor, others: Tensor) -> list[Similarity]:
+    """Compare each row of `others`, shape (n, d), with the context of `word`, (d,)."""
+    import torch
+
+    rows = torch.cat([word[None], others])
+    distances = (rows - nothing).norm(dim=1)
     unit = max(float(distances[0]), float(distances.quantile(0.75)), 1e-12)
     effects = distances[1:] / unit
-    centred = rows[1:] - rows[1:].mean(0)
+    centred = rows - rows.mean(0)
     directions = centred / centred.norm(dim=1, keepdim=True).clamp_min(1e-12)
     cosines = directions[1:] @ directions[0]
-    return {
-        other: Similarity(cosine, effect)
-        for other, cosine, effect in zip(others, cosines.tolist(), effects.tolist())
-    }
+    return [Similarity(*pair) for pair in zip(cosines.tolist(), effects.tolist(), strict=True)]
+
+
+def nearest(similarities: Mapping[str, Similarity]) -> list[str]:
+    """The compared words, the most similar first."""
+    return sorted(similarities, key=lambda other: -similarities[other].cosine)
