@@ -21,6 +21,7 @@ from bench import Bench, mean, nested
 
 from forgetcli import recipe as recipes
 from forgetcli.editing.context_columns import prompt_columns
+from forgetcli.editing.context_sources import token_states
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError
 from forgetcli.evaluation.intervals import harmonic
@@ -78,7 +79,7 @@ def tuning_recipe(label: str) -> recipes.Recipe:
 
 def moved(bench: Bench, edit: Edit) -> float:
     """How far the value layers' outputs for the empty prompt move."""
-    columns = prompt_columns(bench.model, [""], "all")[:, 1:]
+    columns = prompt_columns(token_states(bench.model), [""], "all")[:, 1:]
     change = before = 0.0
     for name, site in bench.model.cross_attention.items():
         if name.endswith("to_v"):

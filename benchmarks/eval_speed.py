@@ -1,15 +1,19 @@
-"""Pictures a second of `forget eval` (drawing, judging, quality, report) against a plain loop over
-the diffusers pipeline.
+"""Processor seconds of `forget eval` (generating, judging, quality, report) against a plain loop
+over the diffusers pipeline, with an empty cache and with the unedited model's images in it.
 
     python benchmarks/eval_speed.py --edited EDITED
+    python benchmarks/eval_speed.py --edited EDITED --steps 4 --out new.json --compare old.json
 
-Both draw the same prompts with the same steps and batch in this process, in turn; the ratio is what
-counts.
+All generate the same prompts with the same steps and batch in this process, on one thread, in
+turns. The ratio is what counts: above 1, `forget eval` is faster than the loop.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -18,12 +22,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from forgetcli import evaluation, report
-from forgetcli.checkpoint import base
 from forgetcli.generation.generate import GUIDANCE
 
 
-def plain(folders: list[Path], asked: list[tuple[str, int]], batch: int) -> float:
-    start = time.perf_counter()
+def plain(folders: list[Path], asked: list[tuple[str, int]], steps: int, batch: int) -> float:
+    start = time.process_time()
     for folder in folders:
         pipeline = StableDiffusionPipeline.from_pretrained(
             folder, torch_dtype=torch.float32, safety_checker=None
@@ -33,37 +36,44 @@ def plain(folders: list[Path], asked: list[tuple[str, int]], batch: int) -> floa
             part = asked[k : k + batch]
             pipeline(
                 [p for p, _ in part],
-                num_inference_steps=20,
+                num_inference_steps=steps,
                 guidance_scale=GUIDANCE,
                 generator=[torch.Generator().manual_seed(s) for _, s in part],
             )
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
-def forget(
-    edited: Path, output: Path, batch: int
-) -> tuple[float, list[tuple[str, int]], list[Path]]:
-    start = time.perf_counter()
-    result = evaluation.evaluate(edited, output=output, batch=batch)
-    report.write(output, result, result.as_dict(), title="speed", command="")
-    seconds = time.perf_counter() - start
+def forget(edited: Path, steps: int, batch: int) -> tuple[float, list[tuple[str, int]], list[Path]]:
+    with tempfile.TemporaryDirectory() as output:
+        start = time.process_time()
+        result = evaluation.evaluate(
+            edited, output=Path(output), steps=steps, batch=batch, device="cpu"
+        )
+        report.write(Path(output), result, result.as_dict(), title="speed", command="")
+        seconds = time.process_time() - start
     asked = list(
         dict.fromkeys((a.question.prompt, a.seed) for a in result.baseline.answers)
-    )  # each picture once, as eval does
+    )  # each image once, as eval does
     return seconds, asked, [r.subject.base.folder for r in result.runs]
 
 
-def main(edited: Path, rounds: int, batch: int) -> None:
+def main(edited: Path, rounds: int, steps: int, batch: int) -> dict:
+    seconds: dict[str, list[float]] = {"cold": [], "cached": [], "plain loop": []}
     for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as output:
-            ours, asked, folders = forget(edited, Path(output), batch)
-        theirs = plain(folders, asked, batch)
-        n = len(asked) * len(folders)
-        print(
-            f"eval {n / ours:.2f} pictures/s, plain loop {n / theirs:.2f}, ratio "
-            f"{theirs / ours:.3f}, n = {n}, batch {batch}",
-            flush=True,
-        )
+        with tempfile.TemporaryDirectory() as cache:
+            os.environ["FORGET_CACHE_DIR"] = cache
+            ours, asked, folders = forget(edited, steps, batch)
+            seconds["cold"].append(ours)
+            seconds["cached"].append(forget(edited, steps, batch)[0])
+        seconds["plain loop"].append(plain(folders, asked, steps, batch))
+    typical = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "images": len(asked) * len(folders),
+        "steps": steps,
+        "batch": batch,
+        "processor_seconds": typical,
+        "ratio": {name: typical["plain loop"] / typical[name] for name in ("cold", "cached")},
+    }
 
 
 if __name__ == "__main__":
@@ -72,7 +82,17 @@ if __name__ == "__main__":
     )
     parser.add_argument("--edited", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--compare", type=Path, help="an earlier --out")
     args = parser.parse_args()
-    base.resolve(args.edited)
-    main(args.edited, args.rounds, args.batch)
+    torch.set_num_threads(1)
+    figures = main(args.edited, args.rounds, args.steps, args.batch)
+    print(json.dumps(figures, indent=2))
+    if args.out:
+        args.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if args.compare:
+        before = json.loads(args.compare.read_text(encoding="utf-8"))
+        for name, ratio in figures["ratio"].items():
+            print(f"{name}: {before['ratio'].get(name, float('nan')):.3f} before, {ratio:.3f} now")

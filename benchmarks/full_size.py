@@ -240,8 +240,8 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def write_recipe(path: Path, prompts: int, batch: int) -> None:
-    """Four concepts, so many preserve prompts, one step of the descent."""
+def preserved(prompts: int) -> list[str]:
+    """So many preserve prompts, all different."""
     kinds = ("photo", "drawing", "painting", "sketch", "poster", "picture", "closeup", "scene")
     things = (
         "cat",
@@ -259,10 +259,16 @@ def write_recipe(path: Path, prompts: int, batch: int) -> None:
         "bird",
     )
     looks = ("red", "blue", "old", "small", "bright", "dark", "wooden", "quiet", "tall", "green")
-    preserve = [
+    found = [
         f"a {kind} of a {look} {thing}" for kind in kinds for look in looks for thing in things
     ][:prompts]
-    assert len(preserve) == prompts, "no more than 1040 prompts"
+    assert len(found) == prompts, "no more than 1040 prompts"
+    return found
+
+
+def write_recipe(path: Path, prompts: int, batch: int) -> None:
+    """Four concepts, so many preserve prompts, one step of the descent."""
+    preserve = preserved(prompts)
     pairs = (
         ("van gogh", "monet"),
         ("doodle", "realistic"),

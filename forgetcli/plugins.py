@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
-from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeVar
 
 from forgetcli.errors import ForgetError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from pydantic import BaseModel
 
 Options = TypeVar("Options", bound="BaseModel")
@@ -90,6 +91,14 @@ def validated_options(
         f"{kind} '{name}' has no setting '{key}'",
         f"did you mean '{near[0]}'?" if near else hint,
     )
+
+
+def entry_points(group: str) -> Iterable[EntryPoint]:
+    """The entry points of a group of all installed distributions."""
+    # Imported here: it takes longer than all else here, and our own plug-ins are found without.
+    from importlib.metadata import entry_points
+
+    return entry_points(group=group)
 
 
 def _load(point: EntryPoint, what: str) -> ModuleType:

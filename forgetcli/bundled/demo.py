@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+
+import tomli
 
 FOLDER = Path(__file__).parent
 MODEL = FOLDER / "model"
@@ -16,7 +17,8 @@ DESCRIPTION = "41 things in 10 art styles, 64×64, trained from scratch on openl
 @cache
 def world() -> dict:
     """Words, hints and groups of everything that the embedded model knows (world.toml)."""
-    return tomllib.loads((FOLDER / "world.toml").read_text(encoding="utf-8"))
+    # Not the standard library's, which takes ten times as long: every check of a recipe reads it.
+    return tomli.loads((FOLDER / "world.toml").read_text(encoding="utf-8"))
 
 
 def label_of(words: str, name: str | None = None) -> str | None:
@@ -29,11 +31,20 @@ def label_of(words: str, name: str | None = None) -> str | None:
     """
     for given in (name, words):
         requested = (given or "").casefold().replace("_", " ").strip()
-        for group in ("things", "styles"):
-            for label, entry in world()[group].items():
-                if requested in _names(label, entry["names"]):
-                    return str(label)
+        if requested in _labels():
+            return _labels()[requested]
     return None
+
+
+@cache
+def _labels() -> dict[str, str]:
+    """What a thing or a style is called → its label; of two with one name, the first."""
+    labels: dict[str, str] = {}
+    for group in ("things", "styles"):
+        for label, entry in world()[group].items():
+            for name in _names(label, entry["names"]):
+                labels.setdefault(name, str(label))
+    return labels
 
 
 def _names(label: str, names: Sequence[str]) -> set[str]:

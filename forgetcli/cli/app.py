@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from forgetcli import __version__
-from forgetcli.cli.commands import Entry, LazyGroup
-from forgetcli.cli.options import show_help
+from forgetcli.cli.commands import Entry, LazyGroup, show_help
 
 # In the order in which help and completion list them.
 COMMANDS = {
@@ -79,7 +78,7 @@ COMMANDS = {
     "recipe": Entry("recipe:app", "Write, check and show recipes."),
     "cache": Entry(
         "cache:app",
-        "Manage the second moments kept on disk, which make a second edit of the same model quick.",
+        "Manage what is kept on disk for a second edit or evaluation of the same model.",
     ),
 }
 

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli.commands import Command, Group
-from forgetcli.cli.options import JsonFlag, QuietFlag, show_help
+from forgetcli.cli.commands import Command, Group, show_help
+from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import size, table
 from forgetcli.editing import moment_cache
@@ -18,8 +18,8 @@ from forgetcli.errors import ForgetError, counted
 app = typer.Typer(
     name="cache",
     cls=Group,
-    help="Manage the second moments kept on disk, which make a second edit of the same model "
-    "quick.",
+    help="Manage what is kept on disk: second moments, which make a second edit of the same model "
+    "quick, and images of unedited models, which make a second evaluation quick.",
     invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,

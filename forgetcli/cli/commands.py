@@ -4,6 +4,8 @@ variables for flags.
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -114,3 +116,11 @@ class LazyGroup(Group):
         alone = typer.Typer(add_completion=False, rich_markup_mode=None)
         alone.command(name, cls=Command)(found)
         return typer.main.get_command(alone)
+
+
+def show_help(context: typer.Context) -> None:
+    """Print the help of a group that was called without a command, on stderr, as a usage error."""
+    if context.invoked_subcommand is None:
+        with contextlib.redirect_stdout(sys.stderr):
+            typer.echo(context.get_help())
+        raise typer.Exit(2)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from forgetcli.bundled.recipes import bundled
-from forgetcli.checkpoint import base as checkpoint
 from forgetcli.cli import suggestions
-from forgetcli.storage.files import refuse_missing_folder
+
+# What checks or completes a value is imported in its function: every command imports this module,
+# and help, completion and the check of a recipe need none of it.
 
 
 class Dtype(StrEnum):
@@ -35,18 +33,24 @@ def finite(value: float | None) -> float | None:
 def known_model(name: str | None) -> str | None:
     """The value of ``--model``. A name that can be no model is refused before libraries load."""
     if name is not None:
+        from forgetcli.checkpoint import base as checkpoint
+
         checkpoint.refuse_unknown(name)
     return name
 
 
 def existing_folder(folder: Path) -> Path:
     """The value of DIR, an edited model. A missing folder is refused before libraries load."""
+    from forgetcli.storage.files import refuse_missing_folder
+
     refuse_missing_folder(folder, "give the folder that 'forget apply' wrote")
     return folder
 
 
 def recipe_names(incomplete: str) -> list[str]:
     """Bundled recipes whose name begins with `incomplete`, for completion."""
+    from forgetcli.bundled.recipes import bundled
+
     return [name for name in bundled() if name.startswith(incomplete)]
 
 
@@ -137,11 +141,3 @@ DryRunFlag = Annotated[
     typer.Option("--dry-run", help="Print what would be done; write nothing."),
 ]
 ForceFlag = Annotated[bool, typer.Option("--force", "-f", help="Replace an earlier output.")]
-
-
-def show_help(context: typer.Context) -> None:
-    """Print the help of a group that was called without a command, on stderr, as a usage error."""
-    if context.invoked_subcommand is None:
-        with contextlib.redirect_stdout(sys.stderr):
-            typer.echo(context.get_help())
-        raise typer.Exit(2)

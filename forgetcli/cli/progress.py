@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -209,6 +208,9 @@ def silence_libraries() -> None:
     os.environ["TRANSFORMERS_VERBOSITY"] = os.environ["DIFFUSERS_VERBOSITY"] = "error"
     os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
     warnings.filterwarnings("ignore")
+    # Imported here, as every command imports this module, and few load a library.
+    import logging
+
     for name in ("transformers", "diffusers", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     from diffusers.utils import logging as diffusers_logging
@@ -221,6 +223,8 @@ def silence_libraries() -> None:
 
 def silence_hub() -> None:
     """Keep the hub silent, for commands that fetch a model's files and load no library."""
+    import logging
+
     if not debugging():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
         os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -11,7 +11,7 @@ from forgetcli import recipe as recipes
 from forgetcli.bundled import recipes as bundled
 from forgetcli.bundled import word_lists
 from forgetcli.cli import errors
-from forgetcli.cli.commands import Command, Group
+from forgetcli.cli.commands import Command, Group, show_help
 from forgetcli.cli.options import (
     ForceFlag,
     JsonFlag,
@@ -19,13 +19,11 @@ from forgetcli.cli.options import (
     QuietFlag,
     RecipeName,
     SetOption,
-    show_help,
 )
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import table
 from forgetcli.errors import ForgetError, RecipeError, counted
 from forgetcli.models import families
-from forgetcli.recipe import text as recipe_text
 from forgetcli.recipe.problems import did_you_mean
 
 app = typer.Typer(
@@ -54,6 +52,9 @@ def init(
     Example:
       forget recipe init my.toml && forget recipe validate my.toml
     """
+    # Imported here, and in `show`: `validate` writes nothing.
+    from forgetcli.recipe import text as recipe_text
+
     sink = Sink("recipe init", json=json, quiet=quiet)
     recipe_text.write_starter(path, force=force)
     sink.result({"path": str(path)}, human=lambda: str(path), quiet=path)
@@ -144,6 +145,8 @@ def show(
       forget recipe show my.toml --family sdxl
       forget recipe show my.toml --set refine.steps=6 > full.toml
     """
+    from forgetcli.recipe import text as recipe_text
+
     sink = Sink("recipe show", json=json, quiet=quiet)
     loaded = recipes.load(recipe, set_ or (), method, pipe=True)
     if family is not None:

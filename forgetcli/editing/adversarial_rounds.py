@@ -21,6 +21,7 @@ from forgetcli.editing.alignment import subject_ends, words
 from forgetcli.editing.check import predictions, spread
 from forgetcli.editing.context_columns import PairColumns, contexts, words_of
 from forgetcli.editing.context_map import ContextProblem
+from forgetcli.editing.context_sources import token_states
 from forgetcli.editing.inversion import (
     PROMPTS,
     LearnedToken,
@@ -204,7 +205,15 @@ class Target:
             denoising_loss(model, latents, [prompt], seed) for prompt in (concept, target, "")
         )
         return Target(
-            model, concept, target, latents, contexts(model, batch)[1], at, best, min(others), seed
+            model,
+            concept,
+            target,
+            latents,
+            contexts(token_states(model), batch)[1],
+            at,
+            best,
+            min(others),
+            seed,
         )
 
     def attack(
@@ -239,7 +248,7 @@ class Target:
         model = self.model
         batch = tokenise(model.tokenizer, [token.prompt(template) for template in PROMPTS])
         with model.weights(encoder), token.inserted(model):
-            found = contexts(model, batch)  # (prompts, length, d)
+            found = contexts(token_states(model), batch)  # (prompts, length, d)
         number = token_ids(model, token.word)[model.encoders[0].component]
         concepts, targets = [], []
         for ids, states in zip(words_of(model, batch).ids.tolist(), found):

@@ -202,7 +202,7 @@ def measure(
 ) -> tuple[SiteReport, ...]:
     """Figures of the solutions at each site's unedited keys. All norms are Frobenius, float64."""
     sites = [p.site for p in problems]
-    heldout_keys = model.keys(sites, heldout.ids) if heldout else {}
+    heldout_keys = model.distinct_keys(sites, heldout) if heldout else {}
     reports = []
     for problem in problems:
         name, W = problem.site.name, problem.weight
@@ -210,7 +210,7 @@ def measure(
         outside = None
         if heldout:
             own = heldout.of(problem.site.component)
-            K = own.merge(heldout_keys[name]) * own.counts.double().sqrt()
+            K = heldout_keys[name] * own.counts.double().sqrt()
             outside = drift(delta, W, K)
         root = problem.counts.sqrt()
         requested, done = residual * root, (delta @ problem.K1) * root
@@ -242,11 +242,8 @@ def keys_after(
     the edits of the sites before it have changed them.
     """
     with model.weights(weights):
-        keys = model.keys(sites, batch.ids)
-    owned = {site.component: batch.of(site.component) for site in sites}
+        keys = model.distinct_keys(sites, batch)
     return {
-        (site.component, site.parameter): Keys(
-            owned[site.component].merge(keys[site.name]), owned[site.component].counts
-        )
+        (site.component, site.parameter): Keys(keys[site.name], batch.of(site.component).counts)
         for site in sites
     }

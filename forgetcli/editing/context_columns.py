@@ -1,4 +1,6 @@
-"""Contexts of prompts as columns: the inputs of the cross-attention's key and value layers."""
+"""What the denoiser's layers read of prompts, as columns: those that an edit maps, and those that
+it holds.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forgetcli.editing.alignment import Positions, matches, shared_ends, subject_ends, words
+from forgetcli.editing.alignment import Positions, shared_ends, subject_ends, words
 from forgetcli.editing.columns import HeldColumns
+from forgetcli.editing.context_sources import ColumnId, ContextSource
 from forgetcli.editing.prior import prior_prompts
 from forgetcli.editing.task import Task
 from forgetcli.models.base import LoadedModel
 from forgetcli.models.tokens import TokenBatch, tokenise
 
 BATCH = 64  # prompts encoded at a time
+FOLD_AT = 4 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -25,57 +29,62 @@ class PairColumns:
     Attributes:
         concepts, targets: float64, shape (d, n). A column that n pairs share occurs n times, as in
             the papers' sums.
-        changed: the concept columns that are mapped to another context, as token ids up to and
-            including the column's own.
+        changed: the concept columns that are mapped to another context.
     """
 
     concepts: Tensor
     targets: Tensor
-    changed: frozenset[tuple[int, ...]] = frozenset()
+    changed: frozenset[ColumnId] = frozenset()
 
 
-def contexts(model: LoadedModel, batch: TokenBatch) -> Tensor:
+def contexts(source: ContextSource, batch: TokenBatch) -> Tensor:
     """The unedited encoder's context of every position: float64, on the CPU, shape (prompts,
-    length, d).
+    positions, d).
     """
-    with torch.no_grad():
-        return torch.cat(
-            [model.encode(part.ids).hidden.cpu().double() for part in batch.split(BATCH)]
-        )
+    return source.read(batch, BATCH)
 
 
 def pair_columns(
-    model: LoadedModel, pairs: Sequence[tuple[str, str]], positions: Positions
+    source: ContextSource, pairs: Sequence[tuple[str, str]], positions: Positions
 ) -> PairColumns:
-    """Contexts of the edit pairs at the positions that `matches` pairs.
+    """Contexts of the edit pairs at the positions that correspond.
 
     Raises:
         EditError: a prompt does not fit.
     """
-    concepts = tokenise(model.tokenizer, [c for c, _ in pairs], strict=True)
-    targets = tokenise(model.tokenizer, [t for _, t in pairs], strict=True)
-    C, T = contexts(model, concepts), contexts(model, targets)  # (pairs, length, d)
-    concepts, targets = words_of(model, concepts), words_of(model, targets)
-    rows, left, right, changed = [], [], [], set()
-    for row, (concept, target) in enumerate(zip(concepts.ids.tolist(), targets.ids.tolist())):
-        for i, j in matches(
-            words(model.tokenizer, concept), words(model.tokenizer, target), len(concept), positions
-        ):
-            rows.append(row)
-            left.append(i)
-            right.append(j)
-            if concept[: i + 1] != target[: j + 1]:
-                changed.add(tuple(concept[: i + 1]))
-    return PairColumns(C[rows, left].T, T[rows, right].T, frozenset(changed))
+    tokenizer = source.model.tokenizer
+    concepts = tokenise(tokenizer, [c for c, _ in pairs], strict=True)
+    targets = tokenise(tokenizer, [t for _, t in pairs], strict=True)
+    rows = [(part, part.rows(concepts), part.rows(targets)) for part in source.parts]
+    left: list[Tensor] = []
+    right: list[Tensor] = []
+    changed: set[ColumnId] = set()
+    for start in range(0, len(pairs), BATCH):
+        chosen, from_, to = [], [], []
+        stop = min(start + BATCH, len(pairs))
+        for row in range(start, stop):
+            for part, concept_rows, target_rows in rows:
+                concept, target = concept_rows[row], target_rows[row]
+                for i, j in part.matched(concept, target, positions):
+                    chosen.append(row - start)
+                    from_.append(part.first + i)
+                    to.append(part.first + j)
+                    identity = part.identity(concept, i)
+                    if identity != part.identity(target, j):
+                        changed.add(identity)
+        left.append(contexts(source, concepts[start:stop])[chosen, from_])
+        right.append(contexts(source, targets[start:stop])[chosen, to])
+    return PairColumns(torch.cat(left).T, torch.cat(right).T, frozenset(changed))
 
 
 def prompt_columns(
-    model: LoadedModel,
+    source: ContextSource,
     prompts: Sequence[str],
     positions: Positions,
     pairs: PairColumns | None = None,
     *,
     each: bool = False,
+    folded: bool = False,
 ) -> Tensor:
     """Contexts of prompts to preserve, shape (d, n), each distinct one once: at the last word
     (`last`), from it on (`from-last`), or everywhere (`all`).
@@ -86,26 +95,40 @@ def prompt_columns(
 
     Args:
         each: every occurrence of a column counts, also of those that the pairs change.
+        folded: only the second moment of the columns is needed. Where they would take more than
+            `FOLD_AT`, they are replaced by d columns that have the same one.
     """
-    batch = tokenise(model.tokenizer, prompts)
-    own = words_of(model, batch)
+    batch = tokenise(source.model.tokenizer, prompts)
     changed = pairs.changed if pairs else frozenset()
-    seen: set[int] = set()
-    kept, start = [], 0
-    for part in batch.split(BATCH):
-        C = contexts(model, part)  # (≤ BATCH, length, d)
-        for row, ids in enumerate(words_of(model, part).ids.tolist()):
-            end = len(words(model.tokenizer, ids)) - 1  # 0 for the empty prompt
-            first = 0 if positions == "all" else end
-            stop = end + 1 if positions in ("last", "prompt-last") and end else len(ids)
-            columns = range(first, stop)
-            for column in columns:
-                prefix = int(own.owner[start + row, column])
-                if each or (prefix not in seen and tuple(ids[: column + 1]) not in changed):
-                    seen.add(prefix)
-                    kept.append(C[row, column])
-        start += len(part.prompts)
-    return torch.stack(kept, 1) if kept else C.new_empty(C.shape[-1], 0)
+    seen: set[ColumnId] = set()
+    kept: list[Tensor] = []  # (d, n_i) each
+    for some in batch.split(BATCH):
+        C = contexts(source, some)  # (≤ BATCH, positions, d)
+        tokens = [(part, part.rows(some)) for part in source.parts]
+        rows, columns = [], []
+        for row in range(len(some.prompts)):
+            for part, ids in ((part, of_prompts[row]) for part, of_prompts in tokens):
+                for column in part.held(ids, positions):
+                    identity = part.identity(ids, column)
+                    if each or (identity not in seen and identity not in changed):
+                        seen.add(identity)
+                        rows.append(row)
+                        columns.append(part.first + column)
+        kept.append(C[rows, columns].T)
+        if folded and sum(part.numel() for part in kept) * kept[0].itemsize > FOLD_AT:
+            kept = [same_moment(torch.cat(kept, 1))]
+    return torch.cat(kept, 1).contiguous()
+
+
+def same_moment(columns: Tensor) -> Tensor:
+    """d columns R with R Rᵀ = K Kᵀ, shape (d, d), for K of shape (d, n).
+
+    Columns that are not finite are returned as they are: the solver refuses them by name.
+    """
+    if not bool(columns.isfinite().all()):
+        return columns
+    values, vectors = torch.linalg.eigh(columns @ columns.T)
+    return vectors * values.clamp_min(0).sqrt()
 
 
 @dataclass(frozen=True)
@@ -127,22 +150,28 @@ class Held:
 
 
 def held_columns(
-    model: LoadedModel,
+    source: ContextSource,
     task: Task,
     settings: HeldColumns,
     positions: Positions,
     pairs: PairColumns,
+    *,
+    folded: bool = False,
 ) -> Held:
     """The contexts that the task's preserve prompts and its prior name.
 
     Of the prior, words that are the subject of a pair are left out: it would hold "dog" where "a
     picture of a dog" is edited.
+
+    Args:
+        folded: see `prompt_columns`.
     """
+    model = source.model
     each = settings.columns == "each"
     kept = [prompt for prompt in task.preserve if prompt or settings.empty]
-    prompts = (
-        prompt_columns(model, kept, positions, pairs, each=each) if kept else pairs.concepts[:, :0]
-    )
+    prompts = pairs.concepts[:, :0]
+    if kept:
+        prompts = prompt_columns(source, kept, positions, pairs, each=each, folded=folded)
     others = prior_prompts(model.tokenizer, task) if settings.prior else []
     known = set(task.preserve)
     others = [prompt for prompt in others if prompt not in known]
@@ -157,12 +186,12 @@ def held_columns(
     ]
     if not free:
         return Held(prompts, prompts[:, :0])
-    prior = prompt_columns(model, free, positions, pairs, each=each)
+    prior = prompt_columns(source, free, positions, pairs, each=each, folded=folded)
     return Held(prompts, prior * settings.prior**0.5)
 
 
 def subjects_of(model: LoadedModel, pairs: Sequence[tuple[str, str]]) -> set[tuple[int, ...]]:
-    """The tokens of the pairs' subjects, as the encoder of the contexts reads them."""
+    """The tokens of the pairs' subjects, as the first text encoder reads them."""
     concepts, targets = (
         words_of(model, tokenise(model.tokenizer, [pair[side] for pair in pairs])).ids.tolist()
         for side in (0, 1)
@@ -176,14 +205,12 @@ def subjects_of(model: LoadedModel, pairs: Sequence[tuple[str, str]]) -> set[tup
 
 
 def words_of(model: LoadedModel, batch: TokenBatch) -> TokenBatch:
-    """The tokens at the context's positions. Where the states of two encoders are concatenated,
-    both encode the same words there.
-    """
+    """The tokens of the first text encoder, from whose vocabulary the prior is."""
     return batch.of(model.encoders[0].component)
 
 
 def heldout_columns(
-    model: LoadedModel, prompts: Sequence[str], positions: Positions
+    source: ContextSource, prompts: Sequence[str], positions: Positions
 ) -> Tensor | None:
     """Contexts of a task's held-out prompts; None if it has none."""
-    return prompt_columns(model, prompts, positions) if prompts else None
+    return prompt_columns(source, prompts, positions) if prompts else None

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from forgetcli.editing.alignment import Positions
 from forgetcli.editing.context_columns import PairColumns, prompt_columns
+from forgetcli.editing.context_sources import ContextSource
 from forgetcli.linalg import RidgeMap, ridge_map_of_moment
-from forgetcli.models.base import LoadedModel
 
 BATCH = 64  # prompts whose columns are in memory at a time
 
@@ -68,7 +68,7 @@ class ContextProblem:
 
 
 def mean_moment(
-    model: LoadedModel,
+    source: ContextSource,
     prompts: Sequence[str],
     positions: Positions,
     pairs: PairColumns | None = None,
@@ -80,7 +80,7 @@ def mean_moment(
     """
     total, count = torch.zeros(()), 0
     for start in range(0, len(prompts), BATCH):
-        columns = prompt_columns(model, prompts[start : start + BATCH], positions, pairs)
+        columns = prompt_columns(source, prompts[start : start + BATCH], positions, pairs)
         total = total + columns @ columns.T
         count += columns.shape[1]
     return total / max(count, 1)

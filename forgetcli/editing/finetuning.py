@@ -233,7 +233,8 @@ def train(
         raise EditError(
             "edit.no-cross-attention",
             "the denoiser has no cross-attention that could be trained",
-            "use a method that edits the text encoder: nullspace",
+            "use nullspace, which edits the text encoders, or uce, rece, speed or mace-cf, which "
+            "edit the layers that read the prompt",
         )
     teacher, student = (
         Teacher.of(model, pairs, settings.erase_from, settings.eta),

@@ -1,5 +1,5 @@
 """Second moments on disk, one file per entry, so that a second `apply` to the same model does not
-compute them again.
+compute them again. Images of unedited models lie there too: see `generation.image_cache`.
 
 An entry's name is the SHA-256 of its identity, which is everything that it depends on. The file has
 the identity and a checksum of the tensors, and both are compared on load. A damaged entry is a

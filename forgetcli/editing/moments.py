@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -17,7 +17,7 @@ from forgetcli.editing.prior import prior_prompts
 from forgetcli.editing.task import Task
 from forgetcli.linalg import Moment
 from forgetcli.models.base import LoadedModel, Site
-from forgetcli.models.tokens import tokenise
+from forgetcli.models.tokens import TokenBatch, tokenise
 from forgetcli.progress import Observer
 
 VERSION = 2  # raise when the computation changes its results
@@ -107,20 +107,12 @@ def _moments(
     }
     if missing:
         observer.stage(f"second moments of {what}", len(prompts))
-        batches = [
-            (times, batch)
-            for times, part in (
-                (often, [p for p in prompts if not p]),
-                (1, [p for p in prompts if p]),
-            )
-            if part
-            for batch in tokenise(model.tokenizer, part).split(BATCH)
-        ]
-        for times, batch in batches:
-            keys = model.keys(missing, batch.ids)
+        for times, batch in _batches(model, prompts, often):
+            keys = model.distinct_keys(missing, batch)
             for site in missing:
-                own = batch.of(site.component)
-                part = Moment.of(own.merge(keys[site.name]), own.counts).times(times)
+                part = Moment.of(keys.pop(site.name), batch.of(site.component).counts)
+                if times != 1:
+                    part = part.times(times)
                 by_site[site.name] = by_site[site.name] + part if site.name in by_site else part
             observer.advance(len(batch.prompts))
         for site in missing:
@@ -132,6 +124,16 @@ def _moments(
     else:
         observer.note(f"second moments of {len(prompts)} {what}: from the cache")
     return Moments(by_site, (), len(sites) - len(missing), len(missing))
+
+
+def _batches(
+    model: LoadedModel, prompts: Sequence[str], often: int
+) -> Iterator[tuple[int, TokenBatch]]:
+    """Batches of the prompts, with the number of times that their keys count."""
+    for times, part in ((often, [p for p in prompts if not p]), (1, [p for p in prompts if p])):
+        if part:
+            for batch in tokenise(model.tokenizer, part).split(BATCH):
+                yield times, batch
 
 
 def parts(

@@ -126,7 +126,7 @@ class ContextMatcher:
 
     W is every `to_k` and `to_v`, stacked. If W c is equal, the predictions are equal, whatever the
     image. Where a denoiser also reads pooled summaries, their distance is added in the same units.
-    W = 1 for denoisers without layers that read the context alone (Stable Diffusion 3, Flux).
+    W = 1 for denoisers without cross-attention (Stable Diffusion 3, Flux).
 
     Attributes:
         metric: WᵀW, float32, shape (d, d), or None for W = 1.

@@ -19,6 +19,7 @@ from forgetcli.evaluation.run_folder import RUN, VERDICTS, claim
 from forgetcli.evaluation.subjects import UNEDITED, subjects, unused
 from forgetcli.evaluation.verdicts import look
 from forgetcli.generation.generate import generate_images
+from forgetcli.generation.image_cache import ImageCache
 from forgetcli.generation.images import DTYPE, ImageRequest, refuse_too_many
 from forgetcli.progress import Observer, Silent, Stopwatch
 
@@ -197,6 +198,8 @@ def _evaluate(
             observer=observer,
             watch=watch,
             processes=processes,
+            # Of the unedited model only: every edited model is another.
+            cache=ImageCache(baseline.base, device) if subject is baseline else None,
         )
         for subject in (baseline, *edited)
     ]
@@ -250,6 +253,7 @@ def answered(
     watch: Stopwatch,
     processes: distributed.Processes,
     dtype: str = DTYPE,
+    cache: ImageCache | None = None,
 ) -> Run:
     """One model's images for these questions, generated in `output` and judged.
 
@@ -260,6 +264,7 @@ def answered(
         questions: the questions, in the order of the result.
         requests: the image of each question.
         dtype: what the model runs in.
+        cache: of this model's images.
     """
     distinct = list(dict.fromkeys(requests))
     with watch.stage(f"pictures {subject.name}"):
@@ -272,6 +277,7 @@ def answered(
             observer=observer,
             processes=processes,
             dtype=dtype,
+            cache=cache,
         )
     path_of = dict(zip(distinct, drawn))
     paths = [path_of[request] for request in requests]

@@ -21,6 +21,7 @@ from forgetcli.display import Captioned, Result, Shown
 from forgetcli.distributed import Processes
 from forgetcli.errors import ForgetError, counted
 from forgetcli.generation.grid import write_grid
+from forgetcli.generation.image_cache import ImageCache
 from forgetcli.generation.images import (
     DTYPE,
     GeneratedImage,
@@ -199,6 +200,7 @@ def generate_images(
     observer: Observer,
     processes: Processes = SINGLE_PROCESS,
     dtype: str = DTYPE,
+    cache: ImageCache | None = None,
 ) -> tuple[list[Path], int]:
     """Generate the requested images in `folder`.
 
@@ -211,6 +213,7 @@ def generate_images(
         base: the model.
         batch: images generated at a time.
         dtype: the dtype in which the model runs.
+        cache: batches that it has are copied, others are added to it.
     Returns:
         the images' paths in the order of `requests`, and the number of images that existed already.
     """
@@ -225,18 +228,29 @@ def generate_images(
         for indices in batches(requests, batch, processes)
         if not all(exists[i] for i in indices)
     ]
-    if incomplete:
+    known = [cache is not None and cache.has([origins[i] for i in part]) for part in incomplete]
+    sampler: Sampler | None = None
+    if not all(known):
         # The model is loaded before the folder is created, so that no folder is left if that fails.
         sampler = Sampler(base, device, observer, dtype)
         _note_truncated(sampler.model, requests, observer)
+    if incomplete:
         with atomic.output_faults(folder):
             folder.mkdir(parents=True, exist_ok=True)
         observer.stage(f"images ({base.id})", sum(len(indices) for indices in incomplete))
     for indices in incomplete:
-        images = sampler.within_memory([requests[i] for i in indices])
-        for i, image in zip(indices, images):
+        batch_origins = [origins[i] for i in indices]
+        files = cache.load(batch_origins) if cache is not None else None
+        if files is None:
+            # An entry may be damaged, or pruned meanwhile.
+            sampler = sampler or Sampler(base, device, observer, dtype)
+            images = sampler.within_memory([requests[i] for i in indices])
+            files = [png_bytes(*each) for each in zip(images, batch_origins)]
+            if cache is not None:
+                cache.store(batch_origins, files)
+        for i, file in zip(indices, files):
             if not exists[i]:
-                atomic.write_atomically(paths[i], png_bytes(image, origins[i]))
+                atomic.write_atomically(paths[i], file)
         observer.advance(len(indices))
     processes.wait()
     return paths, sum(exists)

@@ -6,6 +6,7 @@ from forgetcli.linalg.edit_operator import EditOperator, edit_operator
 from forgetcli.linalg.memit import SpreadEdit, spread_edit
 from forgetcli.linalg.moment import Moment
 from forgetcli.linalg.preserve_set import augmented, centroids, most_moved, weak_directions
+from forgetcli.linalg.procrustes import nearest_rotation, span
 from forgetcli.linalg.projector import Projector, null_projector
 from forgetcli.linalg.ridge import RidgeMap, ridge_map, ridge_map_of_moment
 from forgetcli.linalg.speed import constrained_map
@@ -25,9 +26,11 @@ __all__ = [
     "drift",
     "edit_operator",
     "most_moved",
+    "nearest_rotation",
     "null_projector",
     "ridge_map",
     "ridge_map_of_moment",
+    "span",
     "spread_edit",
     "weak_directions",
     "whitened",

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from forgetcli.checkpoint import component_settings
-from forgetcli.device import pick_device, pick_dtype
-from forgetcli.models import components
 from forgetcli.models.families import Family, family_of, get
 from forgetcli.models.families import names as family_names
 
@@ -41,6 +38,11 @@ def load(
         ModelError: the family, the device or the dtype is unknown; a component is missing or of an
             unknown class; the scheduler is unknown.
     """
+    # Here because recipes are checked with the names of families, and need nothing else.
+    from forgetcli.checkpoint import component_settings
+    from forgetcli.device import pick_device, pick_dtype
+    from forgetcli.models import components
+
     family = get(family_of(base.settings))
     model = family.load(base, pick_device(device), pick_dtype(dtype))
     model.refuse_incomplete()

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from forgetcli.checkpoint import pipeline_index
 from forgetcli.errors import EditError, ModelError
 from forgetcli.models import components, tokenizers
 from forgetcli.models.context import Context
 from forgetcli.models.encoder import TextEncoder
-from forgetcli.models.sites import Site, mlp_outputs, recorded_inputs, replaced_weights
+from forgetcli.models.sites import (
+    AllRecorded,
+    Site,
+    mlp_outputs,
+    recorded_inputs,
+    replaced_weights,
+)
 from forgetcli.models.tokens import Tokenizers, attended, tokenise
 
 if TYPE_CHECKING:
@@ -26,7 +32,7 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint.base import Base
     from forgetcli.checkpoint.pipeline_index import PipelineIndex
-    from forgetcli.models.tokens import Tokenizer
+    from forgetcli.models.tokens import TokenBatch, Tokenizer
 
 __all__ = ["Context", "LoadedModel", "Site", "TextEncoder"]
 
@@ -93,8 +99,23 @@ class LoadedModel(ABC):
 
     @property
     def cross_attention(self) -> Mapping[str, Site]:
-        """The denoiser's layers whose only input is the context, by name."""
+        """The denoiser's key and value layers whose only input is the context, by name."""
         return {}
+
+    @property
+    def embedders(self) -> Mapping[Literal["hidden", "pooled"], Site]:
+        """For a denoiser without cross-attention: the layer that is the only one to read the
+        tokens' hidden states, and that which is the only one to read the pooled embedding.
+        """
+        return {}
+
+    @property
+    def context_tokens(self) -> tuple[tuple[TextEncoder, int], ...]:
+        """The text encoders whose tokens stand in the context, each with the position of its first.
+
+        Where the states of several are concatenated along the width, the first of them.
+        """
+        return ((self.encoders[0], 0),)
 
     # Components.
 
@@ -349,13 +370,49 @@ class LoadedModel(ABC):
         """
         import torch
 
-        components_of_sites = {site.component for site in sites}
-        with recorded_inputs(sites) as inputs, torch.no_grad():
+        with recorded_inputs(sites, lambda site, inputs: inputs) as found:
             for part in ids.split(BATCH):
-                for encoder in self.encoders:
-                    if encoder.component in components_of_sites:
-                        self.encoder_output(encoder, part)
-        return {name: torch.cat(parts) for name, parts in inputs.items()}
+                self._read_up_to(sites, part)
+        return {name: torch.cat(parts) for name, parts in found.items()}
+
+    def distinct_keys(self, sites: Sequence[Site], batch: TokenBatch) -> dict[str, Tensor]:
+        """The inputs of the sites at each distinct prefix of their text encoder's tokens: those of
+        `keys`, merged by `TokenBatch.merge`, without ever holding all positions.
+
+        Returns:
+            site name → shape (d_in, distinct), on the CPU, float64.
+        """
+        import torch
+
+        first = {site.component: batch.of(site.component).first for site in sites}
+        start = 0
+
+        def distinct(site: Site, inputs: Tensor) -> Tensor:
+            n, length, _ = inputs.shape
+            rows = first[site.component] - start * length
+            rows = rows[(rows >= 0) & (rows < n * length)]
+            return inputs.flatten(0, 1)[rows.to(inputs.device)]
+
+        with recorded_inputs(sites, distinct) as found:
+            for part in batch.ids.split(BATCH):
+                self._read_up_to(sites, part)
+                start += len(part)
+        # One part, as of a batch of preserve prompts, is not copied.
+        return {
+            name: (torch.cat(parts) if len(parts) > 1 else parts[0]).T
+            for name, parts in found.items()
+        }
+
+    def _read_up_to(self, sites: Sequence[Site], ids: Tensor) -> None:
+        """Run the text encoders of the sites, each up to the last of its sites."""
+        import torch
+
+        components_of_sites = {site.component for site in sites}
+        with torch.no_grad():
+            for encoder in self.encoders:
+                if encoder.component in components_of_sites:
+                    with suppress(AllRecorded):
+                        self.encoder_output(encoder, ids)
 
     @contextmanager
     def weights(self, changed: Mapping[tuple[str, str], Tensor]) -> Iterator[None]:

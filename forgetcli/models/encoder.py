@@ -36,3 +36,8 @@ class TextEncoder:
     def causal(self) -> bool:
         """Whether a position attends only to the positions up to it."""
         return self.kind == "clip"
+
+    @property
+    def has_start_token(self) -> bool:
+        """Whether every prompt begins with the same token."""
+        return self.kind == "clip"

@@ -5,19 +5,22 @@ and image patches together.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from forgetcli.checkpoint import pipeline_index
 from forgetcli.models import components
 from forgetcli.models.base import LoadedModel
+from forgetcli.models.sites import Site
 
 
 class FlowModel(LoadedModel):
     """Text encoders, a transformer, a VAE.
 
     These models have no cross-attention sites. If a transformer has an `attn2`, it attends only to
-    image patches.
+    image patches. Two embedders read the prompt: one its tokens, one its pooled embedding. Every
+    other layer reads their outputs.
 
     Attributes:
         PATCH: the side of one of the transformer's patches, in latents.
@@ -31,6 +34,16 @@ class FlowModel(LoadedModel):
     def config(self) -> dict[str, Any]:
         """The transformer's settings. Its weights are not loaded."""
         return self._config("transformer")
+
+    @property
+    def embedders(self) -> Mapping[Literal["hidden", "pooled"], Site]:
+        return {
+            "hidden": self._denoiser_site("context_embedder"),
+            "pooled": self._denoiser_site("time_text_embed.text_embedder.linear_1"),
+        }
+
+    def _denoiser_site(self, name: str) -> Site:
+        return Site(self.DENOISER, name, self.denoiser.get_submodule(name))
 
     @property
     @abstractmethod

@@ -6,6 +6,7 @@ torch is imported inside functions, because families are listed without it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,22 +65,42 @@ def mlp_outputs(encoder: TextEncoder, network: torch.nn.Module, qualified: bool)
     return {block: sites[block] for block in blocks}
 
 
+class AllRecorded(Exception):
+    """Ends a text encoder's forward pass: all its sites were reached. See `recorded_inputs`."""
+
+
 @contextmanager
-def recorded_inputs(sites: Sequence[Site]) -> Iterator[dict[str, list[Tensor]]]:
+def recorded_inputs(
+    sites: Sequence[Site], pick: Callable[[Site, Tensor], Tensor]
+) -> Iterator[dict[str, list[Tensor]]]:
     """Record the sites' inputs in every forward pass within a `with` block.
 
+    A text encoder's pass ends with `AllRecorded` before the last of its sites is computed: the
+    layers behind it cannot change the inputs of those before it.
+
+    Args:
+        sites: each site once.
+        pick: takes rows of a site's input, shape (n, length, d_in), in the dtype of the model.
     Yields:
-        site name → one tensor for each forward pass, on the CPU, float64.
+        site name → what `pick` took in each forward pass, on the CPU, float64.
     """
     inputs: dict[str, list[Tensor]] = {site.name: [] for site in sites}
+    passes: dict[str, list[str]] = {site.component: [] for site in sites}
+    expected = Counter(site.component for site in sites)
 
-    def recorder(name: str) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
+    def recorder(site: Site) -> Callable[[torch.nn.Module, tuple[Tensor, ...]], None]:
         def record(_module: torch.nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            inputs[name].append(arguments[0].detach().cpu().double())
+            # Rows first, float64 afterwards: most of the memory is that of the float64 numbers.
+            inputs[site.name].append(pick(site, arguments[0].detach()).cpu().double())
+            reached = passes[site.component]
+            reached.append(site.name)
+            if len(reached) == expected[site.component]:
+                reached.clear()
+                raise AllRecorded
 
         return record
 
-    hooks = [site.module.register_forward_pre_hook(recorder(site.name)) for site in sites]
+    hooks = [site.module.register_forward_pre_hook(recorder(site)) for site in sites]
     try:
         yield inputs
     finally:

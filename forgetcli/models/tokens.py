@@ -84,6 +84,10 @@ class TokenBatch:
         """`segments`; if it is empty, one segment with all columns."""
         return self.segments or (Segment("", 0, self.ids.shape[1]),)
 
+    def __getitem__(self, rows: slice) -> TokenBatch:
+        """Some of the prompts."""
+        return TokenBatch(self.prompts[rows], self.ids[rows], self.segments)
+
     def of(self, encoder: str) -> TokenBatch:
         """The same prompts with the ids of one text encoder only."""
         if len(self.parts) == 1:
@@ -163,9 +167,7 @@ class TokenBatch:
     def split(self, size: int) -> Iterator[TokenBatch]:
         """Batches of at most `size` prompts."""
         for start in range(0, len(self.prompts), size):
-            yield TokenBatch(
-                self.prompts[start : start + size], self.ids[start : start + size], self.segments
-            )
+            yield self[start : start + size]
 
 
 @dataclass(frozen=True)

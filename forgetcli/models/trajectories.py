@@ -55,6 +55,53 @@ class NoisyBank:
 
 
 @torch.no_grad()
+def noisy_points(
+    model: LoadedModel,
+    prompts: Sequence[str],
+    *,
+    steps: int,
+    largest_side: int,
+    generator: torch.Generator,
+    observer: Observer,
+    batch: int = 16,
+) -> tuple[Tensor, Tensor]:
+    """One x_t of each prompt's trajectory without guidance, (n, c, h, w), and its t, (n,), at a
+    random step of the sampler.
+
+    A trajectory is followed no further than to its x_t: to half of its steps on average.
+
+    Args:
+        largest_side: limit of the latents' height and width.
+        generator: of the noise and of the steps, on the CPU.
+        batch: prompts sampled at a time.
+    """
+    ids = tokenise(model.tokenizer, prompts).ids
+    channels, *sides = model.latent_shape
+    shape = (channels, *(min(side, largest_side) for side in sides))
+    noise = torch.randn((len(prompts), *shape), generator=generator)
+    times = model.sampler(steps).timesteps.cpu()
+    last = torch.randint(len(times), (len(prompts),), generator=generator)
+    points = torch.empty_like(noise, dtype=model.dtype)
+    observer.stage("noisy latents", len(prompts))
+    # The longest first, so that those that are still running are the first rows of their batch.
+    for rows in last.argsort(descending=True, stable=True).split(batch):
+        observer.advance(len(rows))
+        x = noise[rows].to(model.device, model.dtype)
+        context = model.encode(ids[rows])
+        scheduler = model.sampler(steps)  # a new one for each batch: some count their steps
+        for step, t in enumerate(scheduler.timesteps):
+            here = last[rows] == step
+            points[rows[here]] = x[here.to(x.device)].cpu()
+            running = int((last[rows] > step).sum())
+            if not running:
+                break
+            rows, x, context = rows[:running], x[:running], context[:running]
+            prediction = model.guided(x, t, context, context, 1.0)
+            x = scheduler.step(prediction, t, x).prev_sample
+    return points.to(model.device), times[last]
+
+
+@torch.no_grad()
 def noisy_bank(
     model: LoadedModel,
     prompts: Sequence[str],

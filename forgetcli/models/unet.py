@@ -98,7 +98,7 @@ class UNetModel(LoadedModel):
                 "forget edits text-to-image and in-painting models",
             )
         mask = noisy.new_ones(n, 1, height, width)
-        masked_image = self._grey_latents.to(noisy).expand(n, -1, -1, -1)
+        masked_image = self._grey_latents.to(noisy)[..., :height, :width].expand(n, -1, -1, -1)
         return torch.cat([noisy, mask, masked_image], 1)
 
     @cached_property

@@ -32,10 +32,11 @@ if TYPE_CHECKING:
 # Values saved for the gradient, per output value of a layer. Measured on the embedded model's UNet
 # with saved_tensors_hooks.
 SAVED_PER_OUTPUT = 1.6
-# The check after the edit: prompts of each kind, and sampler steps for each; see
-# `forgetcli.editing.check`.
+# The check after the edit: prompts of each kind, sampler steps for each, and the largest side of
+# the latents; see `forgetcli.editing.check`.
 CHECKED_PROMPTS = 12
 CHECK_STEPS = 5
+CHECKED_SIDE = 16
 # Time and memory of a process before it loads its first network, measured by
 # benchmarks/estimates.py. The bytes are those beyond a dry run's.
 START_SECONDS = 6.0
@@ -133,23 +134,29 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> Needs:
     outputs = sum(layer.values for layer in layers) * task.cost.batch + values * task.together
     return replace(
         result,
-        seconds=round(_seconds_needed(task, task.cost, speed, layers, flops), 1),
+        seconds=round(_seconds_needed(task, task.cost, speed, model, layers, flops), 1),
         memory_bytes=int(_memory_needed(model, found, task, outputs)),
         denoiser_flops=sum(layer.flops for layer in layers),
     )
 
 
 def _seconds_needed(
-    task: Task, cost: Cost, speed: Speed, layers: Sequence[Layer], encoder_flops: int
+    task: Task,
+    cost: Cost,
+    speed: Speed,
+    model: LoadedModel,
+    layers: Sequence[Layer],
+    encoder_flops: int,
 ) -> float:
     # A gradient costs as much again as the prediction.
-    predictions = cost.predictions + 2 * cost.descents + checked()
+    predictions = cost.predictions + 2 * cost.descents
+    check = checked() * speed.seconds(denoiser_layers(model.base, CHECKED_SIDE))
     all_cached = bool(task.of) and task.cached == task.of
     encoded = cost.encoded - (cost.moments if all_cached else 0)
     return (
         START_SECONDS
         + NETWORK_OVERHEAD
-        * (predictions * speed.seconds(layers) + encoded * encoder_flops / speed.linear)
+        * (predictions * speed.seconds(layers) + check + encoded * encoder_flops / speed.linear)
         + 2 * task.hashing
         + sum(_solving(site, task.concepts, speed) for site in task.sites)
     )
@@ -199,9 +206,10 @@ def _solving(site: EditableSite, concepts: TokenBatch, speed: Speed) -> float:
 
 def checked() -> int:
     """Denoiser predictions in the check after the edit: those that make the noisy images, without
-    guidance; then four for each concept prompt and two for each preserve prompt.
+    guidance, each on average to half of its steps; then four for each concept prompt and two for
+    each preserve prompt.
     """
-    return 2 * CHECKED_PROMPTS * CHECK_STEPS + (4 + 2) * CHECKED_PROMPTS
+    return CHECKED_PROMPTS * (CHECK_STEPS - 1) + (4 + 2) * CHECKED_PROMPTS
 
 
 def encoder_cost(model: LoadedModel, found: Inspection) -> tuple[int, int]:

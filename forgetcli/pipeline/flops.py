@@ -70,10 +70,13 @@ class Layer:
         )
 
 
-def denoiser_layers(base: Base) -> list[Layer]:
+def denoiser_layers(base: Base, largest_side: int | None = None) -> list[Layer]:
     """The layers of a UNet or a transformer, for one image of the model's native size.
 
     Empty for other denoisers.
+
+    Args:
+        largest_side: limit of the latents' height and width; None: the native size.
     """
     for name, kind in (("unet", _of_unet), ("transformer", _of_transformer)):
         path = base.settings / name / "config.json"
@@ -85,12 +88,18 @@ def denoiser_layers(base: Base) -> list[Layer]:
                 for key, shape in components.shapes(base, name).items()
                 if key.endswith(".weight")
                 and len(shape) in (2, 4)
-                and (layer := kind(key.split("."), shape, config, model))
+                and (layer := kind(key.split("."), shape, config, model, largest_side))
             ]
     return []
 
 
-def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: LoadedModel) -> Layer:
+def _of_unet(
+    parts: list[str],
+    shape: tuple[int, ...],
+    config: dict,
+    model: LoadedModel,
+    largest_side: int | None,
+) -> Layer:
     levels = len(config["block_out_channels"])
     level = {
         "down_blocks": lambda: int(parts[1]),
@@ -99,7 +108,8 @@ def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: Load
     }.get(parts[0], lambda: 0)()
     level += 1 if "downsamplers" in parts else -1 if "upsamplers" in parts else 0
     # The side of a square with as many pixels: a UNet's native images may be wider than high.
-    side = math.ceil(math.sqrt(math.prod(sides(config["sample_size"]))) / 2**level)
+    latents = [min(each, largest_side or each) for each in sides(config["sample_size"])]
+    side = math.ceil(math.sqrt(math.prod(latents)) / 2**level)
     if len(shape) == 4:
         return Layer.convolution(shape, side)
     text = model.positions("text_encoder")
@@ -117,12 +127,17 @@ def _of_unet(parts: list[str], shape: tuple[int, ...], config: dict, model: Load
 
 
 def _of_transformer(
-    parts: list[str], shape: tuple[int, ...], config: dict, model: LoadedModel
+    parts: list[str],
+    shape: tuple[int, ...],
+    config: dict,
+    model: LoadedModel,
+    largest_side: int | None,
 ) -> Layer:
     """A layer of Stable Diffusion 3 or Flux: text tokens and image patches attend to both."""
     # Only these families have a patch size and a context length.
     transformer: Any = model
-    side = transformer.latent_shape[1] // transformer.PATCH
+    native = transformer.latent_shape[1]
+    side = min(native, largest_side or native) // transformer.PATCH
     patches = side**2
     text = transformer.context_length
     if len(shape) == 4:  # the layer that cuts the image into patches

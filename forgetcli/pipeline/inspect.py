@@ -28,8 +28,8 @@ from forgetcli.storage.safetensors import TensorSite
 if TYPE_CHECKING:
     from forgetcli.recipe import Recipe
 
-# The layer that leads out of a text encoder block's MLP, and the denoiser's layers that read the
-# context.
+# The layer that leads out of a text encoder block's MLP, and the denoiser's layers that read
+# prompts and nothing else.
 SITES = (
     (
         "clip",
@@ -37,8 +37,14 @@ SITES = (
     ),  # c_proj: OpenCLIP, in single files
     ("t5", re.compile(r"(?:^|\.)block\.(?P<block>\d+)\..*\.wo\.weight$")),
     ("cross-attention", re.compile(r"\.attn2\.to_[kv]\.weight$")),
+    (
+        "embedder",
+        re.compile(r"^(?:context_embedder|time_text_embed\.text_embedder\.linear_1)\.weight$"),
+    ),
 )
 TEXT_ENCODERS = ("clip", "t5")
+# Other kinds, with the component that has such layers.
+DENOISERS = {"cross-attention": "unet", "embedder": "transformer"}
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,11 @@ class EditableSite:
     """One linear layer that some method can edit.
 
     Attributes:
-        kind: ``clip`` or ``t5``, a text encoder's block; ``cross-attention``.
+        kind: ``clip`` or ``t5``, a text encoder's block; ``cross-attention``; ``embedder``, a layer
+            by which a transformer reads the tokens or the pooled embedding.
         name: its name in a diffusers folder's file, without ``.weight``. For the denoiser of a
             single file: its name there.
-        block: number of the text encoder's block; None for cross-attention.
+        block: number of the text encoder's block; None for layers of the denoiser.
         shape: (outputs, inputs).
     """
 
@@ -226,7 +233,7 @@ def _sites(component: str, tensors: Mapping[str, TensorSite]) -> list[EditableSi
             match = pattern.search(key)
             if match and kind in TEXT_ENCODERS and component.startswith("text_encoder"):
                 block = int(match["block"])
-            elif match and kind == "cross-attention" and component == "unet":
+            elif match and DENOISERS.get(kind) == component:
                 block = None
             else:
                 continue

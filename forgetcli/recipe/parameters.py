@@ -127,14 +127,14 @@ def _below(places: Mapping[KeyPath, Place], path: KeyPath) -> dict[KeyPath, Plac
 
 
 def _method(name: str, sheet: Sheet, path: KeyPath = ("method",)) -> ModuleType:
-    if name not in methods.names():
-        raise sheet.problem(
-            "unknown-method",
-            path,
-            f"there is no method '{name}'",
-            did_you_mean(name, methods.names()),
-        )
-    return methods.get(name)
+    try:
+        return methods.get(name)
+    except ForgetError as error:
+        if error.code != "recipe.unknown-method":
+            raise
+    raise sheet.problem(
+        "unknown-method", path, f"there is no method '{name}'", did_you_mean(name, methods.names())
+    )
 
 
 def hold_for_all_families(data: dict[str, Any], path: KeyPath) -> None:

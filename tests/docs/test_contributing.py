@@ -17,6 +17,7 @@ from forgetcli import methods, models, plugins
 from forgetcli.checkpoint import base
 from forgetcli.editing.closed_form import stored_weight
 from forgetcli.editing.context_columns import pair_columns, prompt_columns
+from forgetcli.editing.context_sources import token_states
 from forgetcli.editing.task import Task
 from forgetcli.progress import Silent
 
@@ -62,8 +63,8 @@ def test_the_documented_method_moves_the_concept_and_keeps_the_rest(model, param
     result = edit(model, Task(PAIRS, preserve=preserved), settings, Silent())
     assert {name.split(".")[-2] for _, name in result.weights} == {"to_v"}
 
-    pairs = pair_columns(model, PAIRS, "last")
-    keep = prompt_columns(model, preserved, "last", pairs)
+    pairs = pair_columns(token_states(model), PAIRS, "last")
+    keep = prompt_columns(token_states(model), preserved, "last", pairs)
     for site in model.cross_attention.values():
         if (site.component, site.parameter) not in result.weights:
             continue

@@ -19,6 +19,7 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.editing.check import NO_OP, WRECKED, Check, check, spread
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
+from forgetcli.models.trajectories import noisy_bank, noisy_points
 from forgetcli.pipeline import apply as pipeline
 from forgetcli.pipeline.plan import plan
 from forgetcli.progress import Silent
@@ -170,6 +171,47 @@ def test_check_sees_what_a_change_does_to_preserved_predictions(
     with pytest.raises(EditError) as caught:
         check(model, weights(model, random_change(10.0)), PAIRS, PRESERVE, 0, Silent()).enforce()
     assert caught.value.code == "edit.wrecked"
+
+
+def test_the_noisy_images_of_the_check_lie_on_the_samplers_trajectories(
+    model, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches a row that is mixed up with another, or followed too far, when others have ended."""
+    prompts, predictions = [prompt for pair in PAIRS for prompt in pair] + PRESERVE, []
+    denoise = model.denoise
+    monkeypatch.setattr(
+        model, "denoise", lambda x, *_: predictions.append(len(x)) or denoise(x, *_)
+    )
+    x, t = noisy_points(
+        model,
+        prompts,
+        steps=5,
+        largest_side=64,
+        generator=torch.Generator().manual_seed(0),
+        observer=Silent(),
+        batch=3,
+    )
+    bank = noisy_bank(
+        model,
+        prompts,
+        steps=5,
+        guidance=1.0,
+        generator=torch.Generator().manual_seed(0),
+        observer=Silent(),
+    )
+    steps = [bank.timesteps.tolist().index(each) for each in t.tolist()]
+    assert len(set(steps)) > 2
+    torch.testing.assert_close(x, bank.latents[range(len(prompts)), steps], rtol=1e-4, atol=1e-4)
+    assert sum(predictions) == sum(steps) + 5 * len(prompts)  # the bank's own come after
+    small, _ = noisy_points(
+        model,
+        prompts,
+        steps=2,
+        largest_side=4,
+        generator=torch.Generator().manual_seed(0),
+        observer=Silent(),
+    )
+    assert small.shape[2:] == (4, 4) != x.shape[2:]
 
 
 def test_check_leaves_the_model_as_it_was(model):

@@ -37,14 +37,17 @@ def command(*args: str) -> list[str]:
     return [sys.executable, "-m", "forgetcli", *args]
 
 
-def environment(cwd: Path) -> dict[str, str]:
+def environment(cwd: Path, cache: str = "cache") -> dict[str, str]:
     """One thread for every process: with another number of them sums come out otherwise in their
     last bits.
+
+    Args:
+        cache: another folder than that of `place`: images of the unedited model are generated too.
     """
     return {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "FORGET_CACHE_DIR": str(cwd / "cache"),
+        "FORGET_CACHE_DIR": str(cwd / cache),
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
@@ -115,13 +118,18 @@ def test_the_run_wrote_what_it_printed(place):
         "dog" not in name and "apple" not in name for name in pictures
     )  # never named by prompt
     assert (place / "whole/report.html").stat().st_size > 10_000
+    # Second moments of 3 sites, of the recipe's and the vocabulary's prompts; and the unedited
+    # model's 16 images, 3 a batch. Catches images of edited models in the cache.
+    assert len(list((place / "cache").rglob("*.safetensors"))) == 3 * 2 + 6
     assert results["quality"]["distance"]["n"] == 8 and results["models"][0]["forgets"] == [
         "van_gogh"
     ]
 
 
 def test_a_killed_run_ends_as_one_that_was_not(place):
-    running = subprocess.Popen(command(*EVAL, "killed", "-q"), cwd=place, env=environment(place))
+    running = subprocess.Popen(
+        command(*EVAL, "killed", "-q"), cwd=place, env=environment(place, "cache-of-killed")
+    )
     until = time.monotonic() + 300
     while len(list((place / "killed").rglob("*.png"))) < 4 and time.monotonic() < until:
         assert running.poll() is None
@@ -169,7 +177,12 @@ def test_two_processes_give_what_one_gives(place):
         "--json",
     ]
     done = subprocess.run(
-        launch, cwd=place, env=environment(place), capture_output=True, text=True, timeout=900
+        launch,
+        cwd=place,
+        env=environment(place, "cache-of-two"),
+        capture_output=True,
+        text=True,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_images"] == 32  # one object: the other process prints nothing

@@ -452,6 +452,37 @@ def test_kohyas_names_are_those_of_the_uis(edited, tmp_path):
     assert tensors[f"{name}.lora_down.weight"].dtype == torch.float32
 
 
+def test_it_loads_in_diffusers_for_a_transformers_embedders(tmp_path):
+    """Catches: `text_model.` put in front of a transformer's layers, names of its text encoders."""
+    pytest.importorskip("peft")
+    from diffusers import FluxPipeline
+    from pipelines import tiny_flux
+
+    base = tiny_flux(tmp_path / "flux")
+    layers = ("context_embedder", "time_text_embed.text_embedder.linear_1")
+    edited = edit(base, tmp_path / "edited", *(("transformer", f"{n}.weight") for n in layers))
+    lora = tmp_path / "l.safetensors"
+    export.export(edited, "lora", output=lora, options={"error": 1e-5})
+    pipe = FluxPipeline.from_pretrained(base, text_encoder_2=None, tokenizer_2=None)
+    old = {name: value.clone() for name, value in pipe.transformer.state_dict().items()}
+    pipe.load_lora_weights(lora)
+    pipe.fuse_lora(components=["transformer"])
+    new = load_file(edited / "transformer" / "diffusion_pytorch_model.safetensors")
+    for layer in layers:
+        merged = pipe.transformer.get_submodule(layer).base_layer.weight
+        change = new[f"{layer}.weight"] - old[f"{layer}.weight"]
+        assert float((merged - new[f"{layer}.weight"]).norm()) < 1e-4 * float(change.norm())
+
+    def refused(edited: Path, naming: str) -> bool:
+        options = {"naming": naming}
+        call = lambda: export.export(edited, "lora", output=tmp_path / "no", options=options)  # noqa: E731
+        return code_of(call) == "export.not-a-lora"
+
+    assert refused(edited, "kohya")
+    wo = "encoder.block.1.layer.1.DenseReluDense.wo.weight"  # loaders read no LoRA of T5
+    assert refused(edit(base, tmp_path / "t5", ("text_encoder_2", wo)), "diffusers")
+
+
 @pytest.mark.parametrize(
     "parameter",
     [

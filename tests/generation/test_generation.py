@@ -15,10 +15,13 @@ from PIL import Image
 from pipelines import tiny_sd
 
 from forgetcli.checkpoint import base
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import ForgetError
-from forgetcli.generation.generate import Sampler, generate
+from forgetcli.generation.generate import Sampler, generate, generate_images
 from forgetcli.generation.grid import SMALLEST, write_grid
-from forgetcli.generation.images import METADATA, GeneratedImage
+from forgetcli.generation.image_cache import ImageCache
+from forgetcli.generation.images import METADATA, GeneratedImage, ImageRequest
+from forgetcli.progress import Silent
 
 PROMPTS = ["a cat", "a house", "a dog by monet"]
 
@@ -114,6 +117,38 @@ def test_existing_images_are_kept_and_missing_ones_generated(draw, counted: list
     assert (
         draw([PROMPTS[0], "starry night"]).reused == 1
     )  # another list goes on from what both have
+
+
+def test_images_of_equal_batches_come_from_the_cache_with_the_same_bytes(
+    model: Path, counted: list[int], tmp_path: Path
+):
+    """Catches a key that leaves out the seed or the other images of the batch, and images that are
+    not those of the files.
+    """
+    cache, found = MomentCache(tmp_path / "cache"), base.resolve(model)
+
+    def drawn(name: str, seeds: list[int], batch: int = 2) -> list[bytes]:
+        paths, _ = generate_images(
+            found,
+            [ImageRequest("a cat", seed, steps=1) for seed in seeds],
+            tmp_path / name,
+            device="cpu",
+            batch=batch,
+            observer=Silent(),
+            cache=ImageCache(found, "cpu", cache),
+        )
+        images, sizes = [path.read_bytes() for path in paths], list(counted)
+        counted.clear()
+        return [*images, sizes]
+
+    first = drawn("first", [1, 2, 3])
+    assert first[-1] == [2, 1]
+    assert drawn("again", [1, 2, 3]) == [*first[:-1], []]
+    assert drawn("other seed", [1, 2, 4])[-1] == [1]
+    assert drawn("other batch", [1, 2, 3], batch=3)[-1] == [3]
+    for entry in cache.bucket.glob("*.safetensors"):
+        entry.write_bytes(entry.read_bytes()[:-1])
+    assert drawn("damaged", [1, 2, 3]) == first
 
 
 @pytest.mark.parametrize("other", [{"steps": 3}, {"guidance": 2.0}, {"seed": 1}])

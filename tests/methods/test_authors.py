@@ -11,14 +11,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pipelines import tiny_sd
+from pipelines import tiny_flux, tiny_sd
 from torch import Tensor
 
 from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing import finetuning
-from forgetcli.editing.cross_attention import pick
+from forgetcli.editing.context_layers import pick
 from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.editing.task import Task
 from forgetcli.linalg import centroids
 from forgetcli.methods import emcid, esd
 from forgetcli.methods.emcid import edit as emcid_edit
@@ -125,6 +126,44 @@ def test_uce(model) -> None:
     assert_published(model, "uce", wanted)
 
 
+def test_uce_on_flux(tmp_path) -> None:
+    """The same in the two layers that the published script for FLUX edits: at T5's last word for
+    the one, with the pooled embedding of CLIP for the other.
+    """
+    model = models.load(base.resolve(tiny_flux(tmp_path / "flux")), device="cpu")
+    pairs, preserve = (("van gogh picture", "monet picture"), ("dog", "a cat")), PRESERVE[:2]
+    clip, t5 = (model.tokenizer_of(encoder) for encoder in model.encoders)
+
+    def read(prompt: str) -> tuple[Tensor, Tensor]:
+        padded = {"padding": "max_length", "return_tensors": "pt"}
+        tokens = t5(prompt, max_length=512, **padded)
+        with torch.no_grad():
+            states = model.text_encoder_2(tokens.input_ids).last_hidden_state[0]
+            pooled = model.text_encoder(clip(prompt, **padded).input_ids).pooler_output[0]
+        return states[int(tokens.attention_mask.sum()) - 2].double(), pooled.double()
+
+    mapped = [*pairs, *zip(preserve, preserve, strict=True)]
+    columns = [(read(source), read(goal)) for source, goal in mapped]
+    task = Task(pairs, ("", *preserve))  # the published script does not hold the empty prompt
+
+    def weights(tables: dict) -> dict[str, Tensor]:
+        parameters = methods.get("uce").Parameters.model_validate(tables)
+        result = methods.load_edit("uce")(model, task, parameters, Silent())
+        return {parameter: weight for (_, parameter), weight in result.weights.items()}
+
+    authors, default = weights({"edit": {"preset": "authors"}}), weights({"edit": {"prior": 0}})
+    layers = ("context_embedder", "time_text_embed.text_embedder.linear_1")
+    for kind, layer in enumerate(layers):
+        W = model.transformer.get_submodule(layer).weight.detach().double()
+        left, right = 0.5 * W, 0.5 * torch.eye(W.shape[1], dtype=torch.float64)
+        for source, goal in columns:
+            left = left + torch.outer(W @ goal[kind], source[kind])
+            right = right + torch.outer(source[kind], source[kind])
+        wanted = left @ torch.linalg.inv(right)
+        assert relative(authors[f"{layer}.weight"], wanted, W) < SAME
+        assert relative(default[f"{layer}.weight"], wanted, W) > 10 * SAME
+
+
 def test_rece(model) -> None:
     """UCE's first version, from the last token on with λ = 0.5, then a round over all positions
     with λ = 0.1 (arXiv 2407.12383, eq. 8 with its regularisation towards zero); all positions of
@@ -203,6 +242,34 @@ def test_mace(model) -> None:
         for name, W in script.weights.items()
     }
     assert_published(model, "mace-cf", wanted)
+
+
+def test_oce(model) -> None:
+    """oce.py of the authors (arXiv 2605.28902) with its default weights at every prompt's last
+    token. Without C_g, which is a file of theirs, and without the change of the last neuron's sign
+    where Q reflects.
+    """
+    script = Transcript(model)
+    c = [script.read(concept)[script.last(concept)] for concept, _ in PAIRS]
+    c_star = [script.read(target)[script.last(target)] for _, target in PAIRS]
+    kept = [script.read(prompt)[script.last(prompt)] for prompt in PRESERVE]
+
+    def basis(W: Tensor, contexts: list[Tensor]) -> Tensor:
+        outputs = torch.stack([W @ x / (W @ x).norm() for x in contexts], 1)
+        return torch.linalg.qr(outputs)[0]
+
+    wanted = {}
+    for name, W in script.weights.items():
+        if "to_v" not in name:
+            continue
+        E, G = basis(W, c), basis(W, c_star[:3])  # the fourth target is the third: nothing
+        eye = torch.eye(len(W), dtype=W.dtype)
+        M = -1.0 * E @ E.T @ (eye - G @ G.T) + 1.5 * W @ W.T
+        for x in kept:
+            M = M + 0.3 * torch.outer(W @ x, W @ x)
+        U, _, Vh = torch.linalg.svd(M)
+        wanted[name] = U @ Vh @ W
+    assert_published(model, "oce", wanted, "edit.prior=0")
 
 
 def test_emcid_edits_all_blocks_before_the_last(model) -> None:

@@ -16,7 +16,8 @@ from torch import Tensor
 from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.context_columns import contexts, prompt_columns
-from forgetcli.editing.cross_attention import pick
+from forgetcli.editing.context_layers import pick
+from forgetcli.editing.context_sources import token_states
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.methods import mace_cf
 from forgetcli.models.tokens import tokenise
@@ -68,7 +69,7 @@ def columns(model, own: bool) -> tuple[Tensor, Tensor]:
     """c and c*, from positions written down by hand."""
     pairs = recipe.parse(RECIPE).edit_pairs()
     C, T = (
-        contexts(model, tokenise(model.tokenizer, [pair[side] for pair in pairs]))
+        contexts(token_states(model), tokenise(model.tokenizer, [pair[side] for pair in pairs]))
         for side in (0, 1)
     )
     left, right = [], []
@@ -82,7 +83,7 @@ def columns(model, own: bool) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("own", [True, False])
 def test_every_layer_gets_the_printed_weights(model, own: bool):
     result = edit(model, f"edit.own_tokens={str(own).lower()}", "edit.lam=0.5", "edit.preserve=0.3")
-    K = prompt_columns(model, recipe.parse(RECIPE).preserve_prompts(), "all")
+    K = prompt_columns(token_states(model), recipe.parse(RECIPE).preserve_prompts(), "all")
     (C, C_star), (C_other, _) = columns(model, own), columns(model, not own)
     assert C.shape[1] != C_other.shape[1]
     M = 0.5 * torch.eye(len(C), dtype=torch.float64) + C @ C.T + 0.3 * K @ K.T
@@ -98,8 +99,8 @@ def outputs_from_target(
     model, result, prompt: str, target: str, position: int, target_position: int
 ) -> float:
     """How far a token's outputs are from those beside the target, in units of how far they were."""
-    c = contexts(model, tokenise(model.tokenizer, [prompt]))[0, position]
-    c_star = contexts(model, tokenise(model.tokenizer, [target]))[0, target_position]
+    c = contexts(token_states(model), tokenise(model.tokenizer, [prompt]))[0, position]
+    c_star = contexts(token_states(model), tokenise(model.tokenizer, [target]))[0, target_position]
     now, before = [], []
     for site in pick(model):
         W = site.module.weight.double()
@@ -132,7 +133,7 @@ def test_words_around_the_concept_lose_it_and_its_own_tokens_only_if_asked(model
 def test_words_before_the_concept_stay(model):
     """They have not seen it: what is asked of them is what they put out."""
     result = edit(model, "edit.lam=0.001")
-    c = contexts(model, tokenise(model.tokenizer, ["a painting by van gogh"]))[0]
+    c = contexts(token_states(model), tokenise(model.tokenizer, ["a painting by van gogh"]))[0]
     for site in pick(model):
         W, new = site.module.weight.double(), result.weights["unet", site.parameter]
         moved = ((new - W) @ c.T).norm(dim=0) / (W @ c.T).norm(dim=0)

@@ -19,6 +19,7 @@ from forgetcli.checkpoint import base
 from forgetcli.editing import adversarial_rounds, adversarial_training
 from forgetcli.editing.context_columns import PairColumns, pair_columns, prompt_columns
 from forgetcli.editing.context_map import ContextProblem, mean_moment
+from forgetcli.editing.context_sources import token_states
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.finetuning import Student
 from forgetcli.editing.inversion import LearnedToken, token_ids
@@ -95,7 +96,7 @@ def test_the_cross_attention_reads_targets_through_the_unedited_encoder(model):
     those of the unedited encoder.
     """
     both = edit(model, BOTH, "context.lam=1e-9", "context.prior=0", "context.edited=0")
-    pairs = pair_columns(model, [("van gogh", "monet")], "from-last")
+    pairs = pair_columns(token_states(model), [("van gogh", "monet")], "from-last")
     for name, site in model.cross_attention.items():
         W = site.module.weight.detach().double()
         new = both.weights[site.component, site.parameter]
@@ -148,9 +149,9 @@ def test_the_map_is_the_least_squares_solution():
 
 def test_the_mean_moment_counts_every_column_once(model):
     prompts = ["a dog", "a house", "a dog"]
-    columns = prompt_columns(model, prompts, "all")
+    columns = prompt_columns(token_states(model), prompts, "all")
     expected = columns @ columns.T / columns.shape[1]
-    assert torch.allclose(mean_moment(model, prompts, "all"), expected, atol=1e-12)
+    assert torch.allclose(mean_moment(token_states(model), prompts, "all"), expected, atol=1e-12)
 
 
 def test_a_round_maps_what_the_inversion_found(model, monkeypatch: pytest.MonkeyPatch):

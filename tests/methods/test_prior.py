@@ -14,6 +14,7 @@ from torch import Tensor
 from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.context_columns import held_columns, pair_columns, subjects_of
+from forgetcli.editing.context_sources import token_states
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.prior import prior_prompts
@@ -115,10 +116,10 @@ def test_the_prior_does_not_hold_a_subject(model: LoadedModel) -> None:
     """No prompt of the templates is the bare word; among the words "van gogh" is two of them."""
     single = RECIPE.replace('"van gogh"', '"dog"').replace('"monet"', '"cat"')
     task = task_of(recipe.parse(single), model.base, MomentCache())
-    pairs = pair_columns(model, task.pairs, "last")
+    pairs = pair_columns(token_states(model), task.pairs, "last")
     ids = model.tokenizer("dog").input_ids[1:-1]
     assert subjects_of(model, task.pairs) == {tuple(ids)}
-    held = held_columns(model, task, uce.EditSettings(), "last", pairs)
+    held = held_columns(token_states(model), task, uce.EditSettings(), "last", pairs)
     every = prior_prompts(model.tokenizer, task)
     assert held.prior.shape[1] == len(every) - 1
     dog = model.encode(tokenise(model.tokenizer, ["dog"]).ids).hidden[0, 1].detach().double()
@@ -133,5 +134,8 @@ def test_a_prior_that_only_repeats_the_preserve_prompts_adds_nothing(model: Load
     listed = task_of(
         recipe.parse(RECIPE, overrides=[f"preserve.prompts={words!r}"]), model.base, MomentCache()
     )
-    pairs = pair_columns(model, listed.pairs, "last")
-    assert held_columns(model, listed, uce.EditSettings(), "last", pairs).prior.shape[1] == 0
+    pairs = pair_columns(token_states(model), listed.pairs, "last")
+    assert (
+        held_columns(token_states(model), listed, uce.EditSettings(), "last", pairs).prior.shape[1]
+        == 0
+    )

@@ -21,7 +21,8 @@ import forgetcli
 from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.context_columns import pair_columns, prompt_columns
-from forgetcli.editing.cross_attention import pick
+from forgetcli.editing.context_layers import pick
+from forgetcli.editing.context_sources import token_states
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
 from forgetcli.linalg import adversarial_columns, ridge_map
@@ -187,9 +188,9 @@ def test_rounds_are_the_published_ones_layer_by_layer(model, epochs: int, hold: 
         f"adversarial.hold={str(hold).lower()}",
     )
     read = recipe.parse(RECIPE)
-    pairs = pair_columns(model, read.edit_pairs(), "from-last")
+    pairs = pair_columns(token_states(model), read.edit_pairs(), "from-last")
     K, eye = (
-        prompt_columns(model, read.preserve_prompts(), "from-last", pairs),
+        prompt_columns(token_states(model), read.preserve_prompts(), "from-last", pairs),
         torch.eye(len(pairs.concepts), dtype=torch.float64),
     )
 

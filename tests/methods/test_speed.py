@@ -20,7 +20,8 @@ from torch import Tensor
 from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.context_columns import pair_columns, prompt_columns
-from forgetcli.editing.cross_attention import pick
+from forgetcli.editing.context_layers import pick
+from forgetcli.editing.context_sources import token_states
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
 from forgetcli.linalg import (
@@ -396,7 +397,7 @@ def test_only_the_layers_asked_for_are_edited(model, layers: str):
 
 
 def test_the_start_token_and_the_means_of_the_empty_prompt_do_not_move(model):
-    empty = prompt_columns(model, [""], "all")
+    empty = prompt_columns(token_states(model), [""], "all")
     K2 = torch.cat([empty[:, :1], centroids(empty[:, 1:], 3)], 1)
     hard, soft = edit(model), edit(model, "edit.lam=1000.0")
     for site in pick(model, ["to_v"]):
@@ -408,10 +409,13 @@ def test_the_start_token_and_the_means_of_the_empty_prompt_do_not_move(model):
 def test_a_layers_edit_is_the_printed_formula_with_its_own_prior(model):
     result = edit(model, "prior.copies=0", "edit.lam=0.5", "edit.alpha=0.7")
     read = recipe.parse(RECIPE)
-    pairs = pair_columns(model, read.edit_pairs(), "last")
-    n, K0 = pairs.concepts.shape[1], prompt_columns(model, read.preserve_prompts(), "last", pairs)
+    pairs = pair_columns(token_states(model), read.edit_pairs(), "last")
+    n, K0 = (
+        pairs.concepts.shape[1],
+        prompt_columns(token_states(model), read.preserve_prompts(), "last", pairs),
+    )
     C, C_star = pairs.concepts / n**0.5, pairs.targets / n**0.5
-    empty, priors = prompt_columns(model, [""], "all"), set()
+    empty, priors = prompt_columns(token_states(model), [""], "all"), set()
     for site, report in zip(pick(model, ["to_v"]), result.sites, strict=True):
         W = site.module.weight.double()
         plain = (
@@ -438,8 +442,8 @@ def test_a_layers_edit_is_the_printed_formula_with_its_own_prior(model):
 
 def test_the_prior_holds_what_would_be_moved_most(model):
     read = recipe.parse(RECIPE)
-    pairs = pair_columns(model, read.edit_pairs(), "last")
-    preserve = prompt_columns(model, read.preserve_prompts(), "last", pairs)
+    pairs = pair_columns(token_states(model), read.edit_pairs(), "last")
+    preserve = prompt_columns(token_states(model), read.preserve_prompts(), "last", pairs)
     with_, without = (
         edit(model, "edit.threshold=0.001"),
         edit(model, "edit.min_rank=32"),
@@ -461,9 +465,9 @@ def test_the_empty_prompt_is_left_to_the_invariants(model):
     with_ = edit(model, "prior.filter=false")
     for a, b in zip(without.sites, with_.sites, strict=True):
         assert a.null_dim > b.null_dim
-    size = float(prompt_columns(model, [""], "all")[:, 0].norm())
+    size = float(prompt_columns(token_states(model), [""], "all")[:, 0].norm())
     for site in pick(model, ["to_v"]):
-        start = prompt_columns(model, [""], "all")[:, 0]
+        start = prompt_columns(token_states(model), [""], "all")[:, 0]
         assert float((change(model, without, site) @ start).norm()) < 1e-10 * size
 
 

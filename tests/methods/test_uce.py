@@ -19,7 +19,8 @@ from torch import Tensor
 from forgetcli import methods, models, recipe
 from forgetcli.checkpoint import base
 from forgetcli.editing.context_columns import pair_columns, prompt_columns
-from forgetcli.editing.cross_attention import pick
+from forgetcli.editing.context_layers import pick
+from forgetcli.editing.context_sources import token_states
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
 from forgetcli.linalg import ridge_map
@@ -207,11 +208,11 @@ def test_every_layer_gets_the_papers_weights(model, positions: str):
         model, f"edit.positions={positions}", "edit.lam=0.3", "edit.preserve=0.7", "edit.erase=2.0"
     )
     read = recipe.parse(RECIPE)
-    pairs = pair_columns(model, read.edit_pairs(), positions)
+    pairs = pair_columns(token_states(model), read.edit_pairs(), positions)
     C, C_star, K = (
         pairs.concepts,
         pairs.targets,
-        prompt_columns(model, read.preserve_prompts(), positions, pairs),
+        prompt_columns(token_states(model), read.preserve_prompts(), positions, pairs),
     )
     M = 0.3 * torch.eye(len(C), dtype=torch.float64) + 2.0 * C @ C.T + 0.7 * K @ K.T
     assert set(result.weights) == {("unet", site.parameter) for site in pick(model)}

@@ -14,6 +14,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
+from processes import python
 from recipe_example import EXAMPLE
 from safetensors.torch import load_file
 
@@ -380,6 +381,7 @@ def test_positions_are_merged_where_their_keys_are_the_same(family, folders):
         flat = keys[site.name].flatten(0, 1)
         assert flat.shape[0] == own.ids.numel() == own.counts.sum()
         merged = own.merge(keys[site.name])  # (d, distinct)
+        assert torch.equal(model.distinct_keys(sites, batch)[site.name], merged)
         assert torch.allclose(merged[:, own.owner.flatten()].T, flat, atol=1e-5)
         owner = own.owner
         assert torch.equal(owner[0], owner[2])
@@ -461,12 +463,16 @@ def test_what_a_model_does_not_have_is_said(folders, tmp_path):
     assert encoded(without, ["cat"]).hidden[:, pipelines.POSITIONS :].abs().max() == 0
 
 
-@pytest.mark.parametrize("method", ["uce", "rece", "esd", "emcid"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"method": "esd"}, {"method": "emcid"}, {"overrides": ["edit.layers=both"]}],
+    ids=["esd", "emcid", "nullspace-both"],
+)
 @pytest.mark.parametrize("family", ["sd3", "flux"])
-def test_methods_for_cross_attention_refuse_joint_attention(method, family, folders, tmp_path):
+def test_methods_for_cross_attention_refuse_joint_attention(settings, family, folders, tmp_path):
     with pytest.raises(ForgetError) as caught:
         forgetcli.apply(
-            recipe.parse(EXAMPLE, method=method),
+            recipe.parse(EXAMPLE, **settings),
             model=str(folders[family]),
             output=tmp_path / "out",
         )
@@ -513,6 +519,26 @@ def test_a_recipe_edits_any_family(family, settings, folders, before, tmp_path):
         {(s.component, s.parameter) for s in sites},
         before[family],
     )
+
+
+@pytest.mark.parametrize(("family", "method"), [("sd3", "speed"), ("flux", "uce")])
+def test_other_methods_edit_what_reads_prompts(family, method, folders, before, tmp_path):
+    """Models without cross-attention; FLUX by the command, as a user does it."""
+    (tmp_path / "art.toml").write_text(EXAMPLE)
+    options = {"model": str(folders[family]), "output": tmp_path / "edited"}
+    if family == "sd3":
+        forgetcli.apply(recipe.parse(EXAMPLE, method=method), strict=False, **options)
+    else:
+        words = ["forget", "apply", str(tmp_path / "art.toml"), "--method", method, "--lenient"]
+        words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+        done = python(
+            f"import sys; sys.argv = {[*words, '--device', 'cpu', '-q']}\n"
+            "from forgetcli.cli import main; sys.exit(main())"
+        )
+        assert done.returncode == 0, done.stderr
+    layers = ("context_embedder", "time_text_embed.text_embedder.linear_1")
+    changed = {("transformer", f"{layer}.weight") for layer in layers}
+    check_edited(folders[family], tmp_path / "edited", changed, before[family])
 
 
 @pytest.mark.parametrize("method", ["uce", "none", "esd"])

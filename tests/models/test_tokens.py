@@ -48,6 +48,32 @@ def keys(model, batch: TokenBatch) -> Tensor:
     return model.keys(sites, batch.ids)[sites[0].name]
 
 
+def test_keys_are_those_of_a_whole_pass_which_ends_at_the_last_site(
+    model, batch: TokenBatch, monkeypatch: pytest.MonkeyPatch
+):
+    """Catches a pass that ends before a site was reached, and one that goes on after the last."""
+    sites, encoder = model.pick_sites([1, 2]), model.encoders[0]
+    blocks = [module for module in model.text_encoder.modules() if "Layer" in type(module).__name__]
+    blocks = [module for module in blocks if hasattr(module, "mlp")]
+    inputs: list[Tensor] = []
+    done: list[Tensor] = []
+    hooks = [s.module.register_forward_pre_hook(lambda _, x: inputs.append(x[0])) for s in sites]
+    hooks += [block.register_forward_hook(lambda *_: done.append(_[-1])) for block in blocks]
+    with torch.no_grad():
+        model.encoder_output(encoder, batch.ids)
+    assert len(done) == len(blocks) > 3
+    done.clear()
+    monkeypatch.setattr("forgetcli.models.base.BATCH", 3)  # the prompts are read in three parts
+    found, merged = model.keys(sites, batch.ids), model.distinct_keys(sites, batch)
+    for hook in hooks:
+        hook.remove()
+    assert len(done) == 2 * 3 * 2  # blocks 0 and 1; block 2 ends within
+    for site, whole in zip(sites, inputs):
+        # A matrix product of other rows may round otherwise: the parts have other shapes.
+        torch.testing.assert_close(found[site.name], whole.double(), rtol=1e-5, atol=1e-6)
+        assert torch.equal(merged[site.name], batch.merge(found[site.name]))
+
+
 def test_positions_with_one_prefix_are_one_key_and_others_are_not(batch: TokenBatch, keys: Tensor):
     distance = torch.cdist(
         keys.flatten(0, 1), keys.flatten(0, 1), compute_mode="donot_use_mm_for_euclid_dist"

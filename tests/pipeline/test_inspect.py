@@ -178,6 +178,8 @@ def test_the_operations_are_those_that_torch_counts(base, model, tmp_path):
     assert scores == attention > 0
     if model in ("sd3", "flux"):
         assert loaded.context_length == context.hidden.shape[1]
+        sites = {s.name: s.shape for s in inspect.inspect(resolved).sites if s.kind == "embedder"}
+        assert sites == {s.name: tuple(s.module.weight.shape) for s in loaded.embedders.values()}
 
 
 def scores_of(layer: estimates.Layer) -> int:
@@ -250,8 +252,11 @@ def test_the_estimate_knows_how_much_the_check_does():
     from forgetcli.editing import check
     from forgetcli.pipeline import estimates
 
-    assert (estimates.CHECKED_PROMPTS, estimates.CHECK_STEPS) == (check.PROMPTS, check.STEPS)
-    assert check.GUIDANCE == 1  # else twice as many predictions
+    assert (estimates.CHECKED_PROMPTS, estimates.CHECK_STEPS, estimates.CHECKED_SIDE) == (
+        check.PROMPTS,
+        check.STEPS,
+        check.LARGEST_SIDE,
+    )
 
 
 def test_a_wide_unet_is_estimated_as_a_square_with_as_many_pixels(base, tmp_path):

@@ -15,6 +15,7 @@ from forgetcli import models, recipe
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base
 from forgetcli.editing.context_columns import pair_columns
+from forgetcli.editing.context_sources import token_states
 from forgetcli.methods import rece, speed, uce
 from forgetcli.models.tokens import tokenise
 from forgetcli.pipeline.apply import apply
@@ -98,11 +99,11 @@ def test_the_last_token_reads_the_empty_prompts_end_token(folder: Path) -> None:
     read = recipe.parse(RECIPE)
     assert read.edit_pairs() == [("house", ""), ("a picture of a house", "")]
     empty = model.encode(tokenise(model.tokenizer, [""]).ids).hidden[0].detach().double()
-    last = pair_columns(model, read.edit_pairs(), "last").targets
+    last = pair_columns(token_states(model), read.edit_pairs(), "last").targets
     assert torch.equal(last, torch.stack([empty[1]] * 2, 1))
-    script = pair_columns(model, read.edit_pairs(), "prompt-last").targets
+    script = pair_columns(token_states(model), read.edit_pairs(), "prompt-last").targets
     assert torch.equal(script, torch.stack([empty[0]] * 2, 1))
-    onwards = pair_columns(model, read.edit_pairs()[:1], "from-last")
+    onwards = pair_columns(token_states(model), read.edit_pairs()[:1], "from-last")
     house = model.encode(tokenise(model.tokenizer, ["house"]).ids).hidden[0].detach().double()
     assert torch.equal(onwards.concepts, house[1:].T)
     # The end token stands for the word and for the end token; then padding by its distance.

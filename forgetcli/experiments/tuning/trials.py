@@ -22,6 +22,7 @@ from forgetcli.evaluation.verdicts import look
 from forgetcli.experiments.tuning.recipe_file import RecipeSource, trial_overrides
 from forgetcli.experiments.tuning.space import SearchSpace
 from forgetcli.generation.generate import generate_images
+from forgetcli.generation.image_cache import ImageCache
 from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline import apply
 from forgetcli.progress import Observer, Silent, Stopwatch
@@ -88,6 +89,7 @@ class TrialRunner:
             observer=self.observer,
             watch=watch,
             processes=Processes(),
+            cache=ImageCache(self.base, self.settings.device),
         )
         return score(run.answers, self._subject(self.base)).as_dict()
 

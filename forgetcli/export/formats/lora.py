@@ -22,6 +22,7 @@ from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.errors import EditError
 from forgetcli.export.modelspec import modelspec
 from forgetcli.linalg.low_rank import low_rank, rank_for
+from forgetcli.models.encoder import MLP_OUTPUT
 from forgetcli.models.tensors import from_bytes
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic, safetensors_writer
@@ -31,6 +32,8 @@ OTHER_FORMATS = "export it as delta, single-file or diffusers, which can represe
 TEXT_MODEL = "text_model."
 # kohya's prefixes. If there are two text encoders, the first one's prefix is lora_te1.
 PREFIXES = {"unet": "lora_unet", "text_encoder": "lora_te", "text_encoder_2": "lora_te2"}
+DENOISERS = ("unet", "transformer")
+COMPONENTS = {"diffusers": (*DENOISERS, "text_encoder", "text_encoder_2"), "kohya": (*PREFIXES,)}
 KOHYA = "https://github.com/kohya-ss/sd-scripts"
 
 Naming = Literal["diffusers", "kohya"]
@@ -85,11 +88,11 @@ def write(
         which the error is at most ``stored_error``. Above this rank a LoRA holds rounding noise.
     Raises:
         EditError: export.not-a-lora: the edit changed a parameter other than the weight of a linear
-            or convolution layer; export.nothing-edited.
+            or convolution layer, or one that has no name in the naming; export.nothing-edited.
     """
     changed = _changed(edited)
     for tensor in changed:
-        _refuse_other_layers(edited, tensor)
+        _refuse_other_layers(edited, tensor, options.naming)
     observer.stage("decomposing", len(changed))
     factors = []
     for tensor in changed:
@@ -135,7 +138,7 @@ def _changed(edited: EditedModel) -> list[EditedTensor]:
     return changed
 
 
-def _refuse_other_layers(edited: EditedModel, tensor: EditedTensor) -> None:
+def _refuse_other_layers(edited: EditedModel, tensor: EditedTensor, naming: Naming) -> None:
     """Refuse a parameter that a LoRA cannot change.
 
     Raises:
@@ -145,12 +148,21 @@ def _refuse_other_layers(edited: EditedModel, tensor: EditedTensor) -> None:
     layer, _, kind = tensor.parameter.rpartition(".")
     is_embedding = "embedding" in layer.rpartition(".")[2]
     is_layer = bool(layer) and kind == "weight" and len(shape) in (2, 4) and not is_embedding
-    if not is_layer or tensor.component not in PREFIXES:
+    if is_layer and tensor.component == "transformer" and naming == "kohya":
+        raise EditError(
+            "export.not-a-lora",
+            f"the edit changed transformer {tensor.parameter}, and kohya's names for the layers of "
+            "transformers are not known here",
+            "use --naming diffusers, or export it as delta",
+        )
+    # Loaders read LoRAs of CLIP only.
+    is_t5 = tuple(layer.split(".")[-2:]) == MLP_OUTPUT["t5"]
+    if not is_layer or is_t5 or tensor.component not in COMPONENTS[naming]:
         raise EditError(
             "export.not-a-lora",
             f"the edit changed {tensor.component} {tensor.parameter} {shape}; a LoRA can change "
-            "only the weights of linear and convolution layers of the denoiser and the text "
-            "encoder",
+            "only the weights of linear and convolution layers of the denoiser and the CLIP text "
+            "encoders",
             OTHER_FORMATS,
         )
 
@@ -197,7 +209,7 @@ def _layer(tensor: EditedTensor) -> str:
     Parameter names of transformers 5 lack this prefix, and therefore also the manifest's.
     """
     layer = tensor.parameter.removesuffix(".weight")
-    if tensor.component != "unet" and not layer.startswith((TEXT_MODEL, "text_projection")):
+    if tensor.component not in DENOISERS and not layer.startswith((TEXT_MODEL, "text_projection")):
         return TEXT_MODEL + layer
     return layer
 
@@ -209,7 +221,7 @@ def _diffusers_names(tensor: EditedTensor, up: Tensor, down: Tensor) -> dict[str
     supports only the older `lora_linear_layer`, which ComfyUI supports too.
     """
     prefix = f"{tensor.component}.{_layer(tensor)}"
-    if tensor.component == "unet":
+    if tensor.component in DENOISERS:
         return {f"{prefix}.lora_B.weight": up, f"{prefix}.lora_A.weight": down}
     return {
         f"{prefix}.lora_linear_layer.up.weight": up,

@@ -209,7 +209,7 @@ def spread(
     observer.stage("closed form", len(sites))
     for number, site in enumerate(sites):
         with model.weights(changed):
-            K1 = concepts.merge(model.keys([site], concepts.ids)[site.name])[:, movable]  # (d, n)
+            K1 = model.distinct_keys([site], concepts)[site.name][:, movable]  # (d, n)
             outputs = concepts.merge(block_outputs(model, sites[-1], concepts.ids))
             residual = (values - outputs)[:, movable]  # (m, n)
         moment = moments[site.name]

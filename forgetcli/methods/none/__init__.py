@@ -4,10 +4,14 @@ one.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict
 
 from forgetcli.editing.cost import Cost
-from forgetcli.editing.task import Task
+
+if TYPE_CHECKING:
+    from forgetcli.editing.task import Task
 
 
 class Parameters(BaseModel):

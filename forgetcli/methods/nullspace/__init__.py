@@ -22,14 +22,16 @@ The default differs from the published form (``preset = "reference"``) in three 
 from __future__ import annotations
 
 from math import ceil
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from forgetcli.editing.cost import Cost
 from forgetcli.editing.presets import filled
 from forgetcli.editing.search_space import Choice, Range
-from forgetcli.editing.task import Task
+
+if TYPE_CHECKING:
+    from forgetcli.editing.task import Task
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]

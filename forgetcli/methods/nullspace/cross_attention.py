@@ -17,10 +17,9 @@ from torch import Tensor
 from forgetcli.editing.adversarial_rounds import harden
 from forgetcli.editing.adversarial_training import train
 from forgetcli.editing.alignment import Positions
-from forgetcli.editing.closed_form import stored_weight
 from forgetcli.editing.context_columns import heldout_columns, pair_columns, prompt_columns
+from forgetcli.editing.context_layers import cross_attention, edited
 from forgetcli.editing.context_map import ContextProblem, mean_moment
-from forgetcli.editing.cross_attention import edited, pick
 from forgetcli.editing.edit import Edit, Keys, SiteReport
 from forgetcli.editing.prior import prior_prompts
 from forgetcli.editing.task import Task
@@ -49,23 +48,24 @@ def edit(
         EditError: a prompt is too long, the denoiser has no cross-attention that could be edited, a
             linear system cannot be solved, or an inversion diverged.
     """
-    sites = pick(model)
-    observer.stage("cross-attention", len(sites))
-    pairs = pair_columns(model, task.pairs, POSITIONS)
-    preserve = prompt_columns(model, task.preserve, "all", pairs)
+    group = cross_attention(model)
+    sites, source = group.sites, group.source
+    observer.stage(group.name, len(sites))
+    pairs = pair_columns(source, task.pairs, POSITIONS)
+    preserve = prompt_columns(source, task.preserve, "all", pairs)
     kept = preserve @ preserve.T / max(preserve.shape[1], 1)
     settings = parameters.context
     words = prior_prompts(model.tokenizer, task) if settings.prior else ()
     if words:
-        kept = kept + settings.prior * mean_moment(model, words, POSITIONS, pairs)
+        kept = kept + settings.prior * mean_moment(source, words, POSITIONS, pairs)
     if encoder and settings.edited:
         with model.weights(encoder):
             concepts = [concept for concept, _ in task.pairs]
-            kept = kept + settings.edited * mean_moment(model, concepts, "all")
+            kept = kept + settings.edited * mean_moment(source, concepts, "all")
     # All these layers have the same input, so the keys of an edit are recorded at the first only.
     for held in task.earlier(sites[:1], observer).values():
         kept = kept + held.matrix / held.tokens
-    weights = {site.name: stored_weight(model.base, site) for site in sites}
+    weights = {site.name: group.weight(site) for site in sites}
     problem = ContextProblem((pairs,), (1.0,), kept, settings.lam)
 
     def changed(solved: RidgeMap) -> dict[tuple[str, str], Tensor]:
@@ -77,12 +77,12 @@ def edit(
     problem, attacks = harden(model, problem, task, parameters.robust, changed, encoder, observer)
     solved = problem.solve()
     half = edited(
-        model,
+        group,
         {name: W @ solved.matrix for name, W in weights.items()},
         preserve,
         rcond=solved.rcond,
         pairs=pairs,
-        heldout=heldout_columns(model, task.heldout, POSITIONS),
+        heldout=heldout_columns(source, task.heldout, POSITIONS),
     )
     closed = Edit(
         half.weights,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from forgetcli.editing.context_layers import pick
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.task import Task
 from forgetcli.methods.nullspace import Parameters, cross_attention, text_encoder
@@ -19,6 +20,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     layers = parameters.edit.layers
     if layers == "text-encoder":
         return text_encoder.edit(model, task, parameters, observer)
+    pick(model)  # refuse a denoiser without cross-attention before the other half is computed
     if layers == "cross-attention":
         return cross_attention.edit(model, task, parameters, {}, observer)
     first = text_encoder.edit(model, task, parameters, observer)

@@ -6,8 +6,8 @@ layers W₀ produce for the concept,
 
     c' = (λ_a I + Σ W_nᵀW_n)⁻¹ (Σ W_nᵀW₀) c
 
-with both sums over all cross-attention layers, so that one c' serves all of them. It erases these
-contexts as UCE does,
+with both sums over all cross-attention layers, so that one c' serves all of them. (In Stable
+Diffusion 3 and FLUX: over the one layer that has the input.) It erases these contexts as UCE does,
 
     W_{n+1} = (λW_n + η_e Σ v*c'ᵀ + η_p Σ W_n c_p c_pᵀ)(λI + η_e Σ c'c'ᵀ + η_p Σ c_p c_pᵀ)⁻¹
 

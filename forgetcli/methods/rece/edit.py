@@ -1,7 +1,7 @@
 """The algorithm of RECE.
 
-Every stage has the form W_{n+1} = W_n (I + T_n) with T_n the same for all layers. Therefore
-W_n = W₀A_n with one A_n for all layers.
+Every stage has the form W_{n+1} = W_n (I + T_n) with T_n the same for all layers of a group.
+Therefore W_n = W₀A_n with one A_n for all of them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forgetcli.editing.closed_form import stored_weight
 from forgetcli.editing.context_columns import (
     PairColumns,
     held_columns,
     heldout_columns,
     pair_columns,
 )
-from forgetcli.editing.cross_attention import edited, pick
+from forgetcli.editing.context_layers import ContextLayers, context_layers, edited, joined
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.task import Task
 from forgetcli.linalg import RidgeMap, adversarial_columns, ridge_map
@@ -29,22 +28,32 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     """New weights for all concepts of the task.
 
     `Edit.losses` has, for each round, the fraction of the concepts that the search still found:
-    Σ‖W₀c‖² − min Σ‖W_n c' − W₀c‖² − λ_a Σ‖c'‖², relative to the first term.
+    Σ‖W₀c‖² − min Σ‖W_n c' − W₀c‖² − λ_a Σ‖c'‖², relative to the first term. If the denoiser has
+    several groups of layers, it is that of the group in which the search found most.
 
     Raises:
         EditError: a prompt is too long, or a linear system cannot be solved.
     """
+    return joined(
+        [edit_group(group, task, parameters, observer) for group in context_layers(model)]
+    )
+
+
+def edit_group(
+    group: ContextLayers, task: Task, parameters: Parameters, observer: Observer
+) -> Edit:
+    """The edit of layers that have the same input."""
     settings, rounds = parameters.edit, parameters.adversarial
-    sites = pick(model)
-    observer.stage("cross-attention", 1 + rounds.epochs)
-    pairs = pair_columns(model, task.pairs, settings.positions)
+    source = group.source
+    observer.stage(group.name, 1 + rounds.epochs)
+    pairs = pair_columns(source, task.pairs, settings.positions)
     where = settings.held_positions or settings.positions
-    held = held_columns(model, task, settings, where, pairs)
+    held = held_columns(source, task, settings, where, pairs, folded=True)
     kept = held.columns
     if settings.share:
         share = max(settings.preserve, 1 / len(task.preserve))
         settings = settings.model_copy(update={"preserve": share})
-    weights = {site.name: stored_weight(model.base, site) for site in sites}  # W₀
+    weights = {site.name: group.weight(site) for site in group.sites}  # W₀
     gram = sum(W.T @ W for W in weights.values())  # (d, d)
 
     solved = erased(pairs.concepts, pairs, kept, settings)
@@ -52,7 +61,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     found: list[float] = []
     observer.advance()
     if rounds.positions:
-        pairs = pair_columns(model, task.pairs, rounds.positions)
+        pairs = pair_columns(source, task.pairs, rounds.positions)
     if rounds.ridge:
         settings = settings.model_copy(update={"lam": rounds.ridge})
     for _ in range(rounds.epochs):
@@ -65,12 +74,12 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         A = A + A @ solved.matrix
         observer.advance(found=found[-1])
     return edited(
-        model,
+        group,
         {name: W @ A - W for name, W in weights.items()},
         held.prompts,
         rcond=solved.rcond,
         pairs=pairs,
-        heldout=heldout_columns(model, task.heldout, settings.positions),
+        heldout=heldout_columns(source, task.heldout, settings.positions),
         losses=tuple(found),
     )
 

@@ -1,5 +1,5 @@
 """SPEED: an edit of the cross-attention values, in the null space of the prompts that it would
-harm.
+harm. In Stable Diffusion 3 and FLUX it edits the two layers that read prompts.
 
     Δ = W (S_at − S_tt) P [I − M K₂ (K₂ᵀ P M K₂ + λI)⁻¹ K₂ᵀ P] M
 
@@ -99,7 +99,10 @@ class EditSettings(BaseModel):
         "addition to the start token.",
     )
     layers: Literal["values", "keys", "both"] = Field(
-        "values", description="Cross-attention layers that are edited."
+        "values",
+        description="Cross-attention layers that are edited. Denoisers without cross-attention "
+        "(Stable Diffusion 3, FLUX) have one layer for the tokens and one for the pooled "
+        "embedding; both are edited, whatever this says.",
     )
     positions: Literal["last", "prompt-last", "from-last", "all"] = Field(
         "last",

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from forgetcli.editing.closed_form import stored_weight
 from forgetcli.editing.columns import HeldColumns
 from forgetcli.editing.context_columns import (
+    contexts,
     held_columns,
     heldout_columns,
     pair_columns,
-    prompt_columns,
 )
-from forgetcli.editing.cross_attention import edited, pick
+from forgetcli.editing.context_layers import ContextLayers, context_layers, edited, joined
+from forgetcli.editing.context_sources import ContextSource
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.task import Task
 from forgetcli.linalg import (
@@ -27,6 +27,7 @@ from forgetcli.linalg import (
 )
 from forgetcli.methods.speed import Parameters
 from forgetcli.models.base import LoadedModel
+from forgetcli.models.tokens import tokenise
 from forgetcli.progress import Observer
 
 LAYERS = {"values": ("to_v",), "keys": ("to_k",), "both": ("to_k", "to_v")}
@@ -39,14 +40,21 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         EditError: a prompt is too long, the preserve prompts leave no null space, or a linear
             system cannot be solved.
     """
-    settings = parameters.edit
-    sites = pick(model, LAYERS[settings.layers])
-    observer.stage("cross-attention", len(sites))
-    pairs = pair_columns(model, task.pairs, settings.positions)
+    groups = context_layers(model, LAYERS[parameters.edit.layers])
+    return joined([edit_group(group, task, parameters, observer) for group in groups])
+
+
+def edit_group(
+    group: ContextLayers, task: Task, parameters: Parameters, observer: Observer
+) -> Edit:
+    """The edit of layers that have the same input."""
+    settings, source = parameters.edit, group.source
+    observer.stage(group.name, len(group.sites))
+    pairs = pair_columns(source, task.pairs, settings.positions)
     wanted = parameters.prior
     choice = HeldColumns(prior=wanted.weight, empty=wanted.empty, columns=wanted.columns)
-    held = held_columns(model, task, choice, settings.positions, pairs)
-    K2 = invariant_columns(model, settings.invariants)
+    held = held_columns(source, task, choice, settings.positions, pairs)
+    K2 = invariant_columns(source, settings.invariants)
     # With these, CCᵀ and C*Cᵀ are means.
     root = pairs.concepts.shape[1] ** 0.5
     C, C_star = pairs.concepts / root, pairs.targets / root
@@ -54,8 +62,8 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     deltas: dict[str, Tensor] = {}
     rcond: dict[str, float] = {}
     projectors: dict[str, Projector] = {}
-    for site in sites:
-        W = stored_weight(model.base, site)
+    for site in group.sites:
+        W = group.weight(site)
         projector = prior(W, C, C_star, held.columns, parameters, generator)
         solved = constrained_map(C, C_star, projector, K2, settings.alpha, settings.lam)
         deltas[site.name] = W @ solved.matrix
@@ -63,24 +71,30 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         projectors[site.name] = projector
         observer.advance(null_dim=projector.rank)
     return edited(
-        model,
+        group,
         deltas,
         held.prompts,
         rcond=rcond,
         pairs=pairs,
-        heldout=heldout_columns(model, task.heldout, settings.positions),
+        heldout=heldout_columns(source, task.heldout, settings.positions),
         null=projectors,
     )
 
 
-def invariant_columns(model: LoadedModel, count: int) -> Tensor:
-    """K₂, shape (d, 1 + count): the start token's context and means of the others of the empty
-    prompt.
+def invariant_columns(source: ContextSource, count: int) -> Tensor:
+    """K₂, shape (d, k): for each part of the source, the start token's context, if there is one,
+    and `count` means of the others of the empty prompt.
     """
-    empty = prompt_columns(model, [""], "all")  # (d, length), the start token first
-    if not count:
-        return empty[:, :1]
-    return torch.cat([empty[:, :1], centroids(empty[:, 1:], count)], 1)
+    empty = tokenise(source.model.tokenizer, [""])
+    read = contexts(source, empty)[0]  # (positions, d)
+    found = []
+    for part in source.parts:
+        (ids,) = part.rows(empty)
+        columns = read[part.first : part.first + part.length(ids)].T.contiguous()
+        found.append(columns[:, : part.starts])
+        if count:
+            found.append(centroids(columns[:, part.starts :], count))
+    return torch.cat(found, 1)
 
 
 def prior(

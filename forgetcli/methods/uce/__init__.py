@@ -2,6 +2,9 @@
 
     W' = (λW + η_e Σ v*cᵀ + η_p Σ W c_p c_pᵀ)(λI + η_e Σ ccᵀ + η_p Σ c_p c_pᵀ)⁻¹
 
+In Stable Diffusion 3 and FLUX, which have no such layers, it edits the layer that reads the tokens
+and the one that reads the pooled embedding, each by its own regression.
+
 c are the concepts' contexts, v* = W c* with c* the targets' contexts, c_p the contexts of the
 preserve prompts.
 
@@ -11,7 +14,7 @@ in its code.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -20,7 +23,9 @@ from forgetcli.editing.columns import HeldColumns
 from forgetcli.editing.cost import Cost
 from forgetcli.editing.presets import filled
 from forgetcli.editing.search_space import Choice, Range
-from forgetcli.editing.task import Task
+
+if TYPE_CHECKING:
+    from forgetcli.editing.task import Task
 
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 

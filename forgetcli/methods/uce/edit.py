@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from forgetcli.editing.closed_form import stored_weight
 from forgetcli.editing.context_columns import held_columns, heldout_columns, pair_columns
-from forgetcli.editing.cross_attention import edited, pick
+from forgetcli.editing.context_layers import ContextLayers, context_layers, edited, joined
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.task import Task
 from forgetcli.linalg import ridge_map
-from forgetcli.methods.uce import Parameters
+from forgetcli.methods.uce import EditSettings, Parameters
 from forgetcli.models.base import LoadedModel
 from forgetcli.progress import Observer
 
@@ -19,11 +18,18 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
     Raises:
         EditError: a prompt is too long, or the linear system cannot be solved.
     """
-    settings = parameters.edit
-    sites = pick(model)
-    observer.stage("cross-attention", len(sites))
-    pairs = pair_columns(model, task.pairs, settings.positions)
-    held = held_columns(model, task, settings, settings.positions, pairs)
+    return joined(
+        [edit_group(group, task, parameters.edit, observer) for group in context_layers(model)]
+    )
+
+
+def edit_group(
+    group: ContextLayers, task: Task, settings: EditSettings, observer: Observer
+) -> Edit:
+    """The edit of layers that have the same input."""
+    observer.stage(group.name, len(group.sites))
+    pairs = pair_columns(group.source, task.pairs, settings.positions)
+    held = held_columns(group.source, task, settings, settings.positions, pairs, folded=True)
     solved = ridge_map(
         pairs.concepts,
         pairs.targets,
@@ -33,14 +39,14 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         keep=settings.preserve,
     )
     deltas = {}
-    for site in sites:
-        deltas[site.name] = stored_weight(model.base, site) @ solved.matrix
+    for site in group.sites:
+        deltas[site.name] = group.weight(site) @ solved.matrix
         observer.advance()
     return edited(
-        model,
+        group,
         deltas,
         held.prompts,
         rcond=solved.rcond,
         pairs=pairs,
-        heldout=heldout_columns(model, task.heldout, settings.positions),
+        heldout=heldout_columns(group.source, task.heldout, settings.positions),
     )

@@ -10,7 +10,6 @@ import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
-from forgetcli.checkpoint import pipeline_index
 from forgetcli.errors import ModelError
 
 if TYPE_CHECKING:
@@ -53,6 +52,9 @@ def family_of(folder: Path) -> str:
         ModelError: model.unknown-family: the folder's pipeline class belongs to no family;
             model.not-a-model.
     """
+    # Here because names of families are checked without any model.
+    from forgetcli.checkpoint import pipeline_index
+
     pipeline = pipeline_index.read(folder).class_name
     for name in names():
         if pipeline in get(name).PIPELINES:

@@ -55,6 +55,12 @@ class Flux(FlowModel):
         )
 
     @property
+    def context_tokens(self) -> tuple[tuple[TextEncoder, int], ...]:
+        """T5's tokens alone: of CLIP, the transformer reads no token."""
+        _, t5 = self.encoders
+        return ((t5, 0),)
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         # Not from the transformer's config: the transformer accepts any size.
         size = self.vae_config["sample_size"] // self.vae_scale

@@ -83,6 +83,13 @@ class StableDiffusion3(FlowModel):
         )
 
     @property
+    def context_tokens(self) -> tuple[tuple[TextEncoder, int], ...]:
+        """CLIP's, then T5's. Without T5, zeros stand there, which no layer's weight acts upon."""
+        clip, *_ = self.encoders
+        t5 = [encoder for encoder in self.encoders if encoder.kind == "t5"]
+        return ((clip, 0), *((encoder, self.positions(clip.component)) for encoder in t5))
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         size = self.config["sample_size"]
         return (self.config["in_channels"], size, size)

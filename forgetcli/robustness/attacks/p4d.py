@@ -23,9 +23,11 @@ from forgetcli.robustness.sampling import sample_images
 PUBLISHED: Mapping[str, object] = {
     "tokens": 16,
     "steps": 3000,
+    "lr": 0.1,
+    "batch": 1,
     "check": 50,
     "keep_prompt": False,
-}
+}  # configs/esd_nudity_optmz_config.json of the authors' code
 
 
 class Options(BaseModel):

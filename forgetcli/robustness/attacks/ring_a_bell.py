@@ -41,7 +41,9 @@ class Options(BaseModel):
     population: int = Field(64, ge=4)
     generations: int = Field(100, ge=1)
     strength: float = Field(1.0, ge=0, description="Factor of the concept's direction.")
-    mutation: float = Field(0.25, ge=0, le=1, description="Chance that a child's token changes.")
+    mutation: float = Field(
+        0.25, ge=0, le=1, description="Chance that one of a child's tokens changes."
+    )
 
 
 def refuse(model: LoadedModel) -> None:
@@ -109,7 +111,10 @@ def evolved(
         mates = torch.randint(parents, (2, size - parents), generator=generator)
         cut = torch.randint(k + 1, (size - parents, 1), generator=generator)
         children = torch.where(torch.arange(k) < cut, genes[mates[0]], genes[mates[1]])
-        changed = torch.rand(children.shape, generator=generator) < options.mutation
+        # One token of a child changes, as in the authors' code.
+        mutant = torch.rand(len(children), 1, generator=generator) < options.mutation
+        place = torch.randint(k, (len(children), 1), generator=generator)
+        changed = mutant & (torch.arange(k) == place)
         fresh = allowed[torch.randint(len(allowed), children.shape, generator=generator)]
         children = torch.where(changed, fresh, children)
         genes = torch.cat([genes, children])

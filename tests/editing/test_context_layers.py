@@ -21,7 +21,8 @@ from forgetcli.editing.context_columns import (
     pair_columns,
     prompt_columns,
 )
-from forgetcli.editing.cross_attention import edited, pick
+from forgetcli.editing.context_layers import cross_attention, edited, pick
+from forgetcli.editing.context_sources import token_states
 from forgetcli.errors import EditError
 from forgetcli.linalg import Projector
 from forgetcli.models.tokens import tokenise
@@ -33,6 +34,11 @@ START = "<s>"
 def model(tmp_path_factory: pytest.TempPathFactory):
     folder = tiny_sd(tmp_path_factory.mktemp("cross-attention") / "sd", torch.float16)
     return models.load(base.resolve(folder), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def source(model):
+    return token_states(model)
 
 
 def tokens(prompt: str) -> list[str]:
@@ -124,11 +130,11 @@ def test_positions_are_within_the_prompts_and_shared_tokens_meet_themselves(
 # columns
 
 
-def test_pair_columns_are_the_contexts_at_the_subjects(model):
+def test_pair_columns_are_the_contexts_at_the_subjects(model, source):
     pairs = [("a van gogh picture", "a monet picture"), ("van gogh", "monet")]
-    found = pair_columns(model, pairs, "last")
-    C = contexts(model, tokenise(model.tokenizer, [c for c, _ in pairs]))
-    T = contexts(model, tokenise(model.tokenizer, [t for _, t in pairs]))
+    found = pair_columns(source, pairs, "last")
+    C = contexts(source, tokenise(model.tokenizer, [c for c, _ in pairs]))
+    T = contexts(source, tokenise(model.tokenizer, [t for _, t in pairs]))
     assert found.concepts.dtype == torch.float64 and found.concepts.shape == (C.shape[-1], 2)
     assert torch.equal(found.concepts, torch.stack([C[0, 3], C[1, 2]], 1))
     assert torch.equal(found.targets, torch.stack([T[0, 2], T[1, 1]], 1))
@@ -136,9 +142,13 @@ def test_pair_columns_are_the_contexts_at_the_subjects(model):
     assert not torch.equal(found.targets[:, 0], T[0, 3])
 
 
-def test_columns_that_pairs_share_keep_their_weight(model):
+def test_columns_that_pairs_share_keep_their_weight(source):
     once, twice = (
-        pair_columns(model, [("van gogh", "monet"), ("van gogh sketch", "monet sketch")][:n], "all")
+        pair_columns(
+            source,
+            [("van gogh", "monet"), ("van gogh sketch", "monet sketch")][:n],
+            "all",
+        )
         for n in (1, 2)
     )
     shared = once.concepts[:, 2:3]  # "gogh" after "van": the same column in both
@@ -146,63 +156,64 @@ def test_columns_that_pairs_share_keep_their_weight(model):
     assert int((once.concepts - shared).norm(dim=0).lt(1e-5).sum()) == 1
 
 
-def test_changed_are_the_columns_of_which_something_else_is_asked(model):
+def test_changed_are_the_columns_of_which_something_else_is_asked(model, source):
     ids = tokenise(model.tokenizer, ["a van gogh picture"]).ids[0].tolist()
-    changed = pair_columns(model, [("a van gogh picture", "a monet picture")], "all").changed
-    assert {len(prefix) - 1 for prefix in changed} == set(
-        range(2, POSITIONS)
-    )  # not the start token, not "a"
-    assert all(list(prefix) == ids[: len(prefix)] for prefix in changed)
+    changed = pair_columns(source, [("a van gogh picture", "a monet picture")], "all").changed
+    # Not the start token, not "a".
+    assert {position for _, _, position in changed} == set(range(2, POSITIONS))
+    assert all(list(read) == ids[: position + 1] for _, read, position in changed)
     assert {
-        len(p) - 1
-        for p in pair_columns(model, [("a van gogh picture", "a monet picture")], "last").changed
+        position
+        for _, _, position in pair_columns(
+            source, [("a van gogh picture", "a monet picture")], "last"
+        ).changed
     } == {3}
 
 
-def test_prompt_columns_hold_each_context_once(model):
-    C = contexts(model, tokenise(model.tokenizer, ["a cat", "a cat house"]))
-    last = prompt_columns(model, ["a cat", "a cat house", "a cat"], "last")
+def test_prompt_columns_hold_each_context_once(model, source):
+    C = contexts(source, tokenise(model.tokenizer, ["a cat", "a cat house"]))
+    last = prompt_columns(source, ["a cat", "a cat house", "a cat"], "last")
     assert torch.allclose(last, torch.stack([C[0, 2], C[1, 3]], 1), atol=1e-5)
-    onward = prompt_columns(model, ["a cat", "a cat house"], "from-last")
+    onward = prompt_columns(source, ["a cat", "a cat house"], "from-last")
     assert onward.shape[1] == (POSITIONS - 2) + (POSITIONS - 3)
-    everywhere = prompt_columns(model, ["a cat", "a cat house"], "all")
+    everywhere = prompt_columns(source, ["a cat", "a cat house"], "all")
     assert everywhere.shape[1] == 2 * POSITIONS - 3  # <start>, "a" and "cat" are shared
     distances = torch.cdist(everywhere.T, everywhere.T) + torch.eye(everywhere.shape[1])
     assert float(distances.min()) > 1e-4  # and no two are alike
 
 
 @pytest.mark.parametrize("positions", ["last", "from-last", "all"])
-def test_the_empty_prompt_counts_everywhere(model, positions: str):
-    C = contexts(model, tokenise(model.tokenizer, [""]))[0]
-    assert torch.allclose(prompt_columns(model, [""], positions), C.T, atol=1e-5)
+def test_the_empty_prompt_counts_everywhere(model, source, positions: str):
+    C = contexts(source, tokenise(model.tokenizer, [""]))[0]
+    assert torch.allclose(prompt_columns(source, [""], positions), C.T, atol=1e-5)
     alone, both = (
-        prompt_columns(model, ["a cat"], positions),
-        prompt_columns(model, ["", "a cat"], positions),
+        prompt_columns(source, ["a cat"], positions),
+        prompt_columns(source, ["", "a cat"], positions),
     )
     assert both.shape[1] - alone.shape[1] == POSITIONS - (
         positions == "all"
     )  # the start token was there already
 
 
-def test_prompts_in_several_batches_are_the_same_columns(model, monkeypatch: pytest.MonkeyPatch):
+def test_prompts_in_several_batches_are_the_same_columns(source, monkeypatch: pytest.MonkeyPatch):
     prompts = ["", "a cat", "a dog", "a house", "a cat house", "a sketch of a dog"]
-    whole = prompt_columns(model, prompts, "all")
+    whole = prompt_columns(source, prompts, "all")
     monkeypatch.setattr("forgetcli.editing.context_columns.BATCH", 2)
-    assert torch.allclose(prompt_columns(model, prompts, "all"), whole, atol=1e-5)
+    assert torch.allclose(prompt_columns(source, prompts, "all"), whole, atol=1e-5)
 
 
-def test_what_is_to_change_is_not_preserved_at_once(model):
-    pairs = pair_columns(model, [("a dog", "a cat")], "all")
-    dog = contexts(model, tokenise(model.tokenizer, ["a dog"]))[0, 2]
+def test_what_is_to_change_is_not_preserved_at_once(model, source):
+    pairs = pair_columns(source, [("a dog", "a cat")], "all")
+    dog = contexts(source, tokenise(model.tokenizer, ["a dog"]))[0, 2]
     with_, without = (
-        prompt_columns(model, ["a dog house", "a house"], "all", p) for p in (None, pairs)
+        prompt_columns(source, ["a dog house", "a house"], "all", p) for p in (None, pairs)
     )
     assert (
         float((with_ - dog[:, None]).norm(dim=0).min()) < 1e-5
     )  # within "a dog house" the model reads "a dog"
     assert float((without - dog[:, None]).norm(dim=0).min()) > 1e-3
     assert with_.shape[1] - without.shape[1] == 1  # "house" after it stays, and so does "a"
-    nothing = prompt_columns(model, ["a dog"], "last", pairs)
+    nothing = prompt_columns(source, ["a dog"], "last", pairs)
     assert nothing.shape == (len(dog), 0)
 
 
@@ -215,13 +226,13 @@ def test_words_end_before_the_first_end_token(model):
     assert words(SimpleNamespace(eos_token_id=-1), [5, 6]) == [5, 6]  # cut off: all of it
 
 
-def test_a_prompt_that_is_cut_off_is_refused(model):
+def test_a_prompt_that_is_cut_off_is_refused(source):
     long = " ".join(["cat"] * POSITIONS)
     with pytest.raises(EditError) as caught:
-        pair_columns(model, [("van gogh", long)], "last")
+        pair_columns(source, [("van gogh", long)], "last")
     assert caught.value.code == "edit.prompt-too-long"
     assert (
-        prompt_columns(model, [long], "last").shape[1] == 1
+        prompt_columns(source, [long], "last").shape[1] == 1
     )  # to preserve what fits of it does no harm
 
 
@@ -240,18 +251,19 @@ def test_sites_are_the_cross_attention_of_the_denoiser(model):
     assert caught.value.code == "edit.no-cross-attention"
 
 
-def test_report_is_what_the_change_does(model):
-    site = pick(model, ["to_v"])[0]
+def test_report_is_what_the_change_does(model, source):
+    group = cross_attention(model, ["to_v"])
+    site = group.sites[0]
     W = site.module.weight.double()  # float16 in the file, so float32 has it exactly
     generator = torch.Generator().manual_seed(0)
     delta = 1e-2 * torch.randn(W.shape, generator=generator, dtype=torch.float64)
-    pairs = pair_columns(model, [("van gogh", "monet")], "last")
+    pairs = pair_columns(source, [("van gogh", "monet")], "last")
     keep, other = (
-        prompt_columns(model, ["a cat"], "last"),
-        prompt_columns(model, ["a house"], "last"),
+        prompt_columns(source, ["a cat"], "last"),
+        prompt_columns(source, ["a house"], "last"),
     )
     result = edited(
-        model,
+        group,
         {site.name: delta},
         keep,
         {site.name: 0.5},
@@ -270,12 +282,24 @@ def test_report_is_what_the_change_does(model):
         float((delta @ pairs.concepts - wanted).norm() / wanted.norm())
     )
     assert (report.rcond, report.null_dim, result.losses) == (0.5, len(keep), (1.0,))
-    plain = edited(model, {site.name: delta}, keep).sites[0]
+    plain = edited(group, {site.name: delta}, keep).sites[0]
     assert (plain.rcond, plain.null_dim, plain.fit, plain.heldout_drift) == (None,) * 4
 
 
-def test_heldout_columns_are_those_of_the_heldout_prompts(model):
+def test_heldout_columns_are_those_of_the_heldout_prompts(source):
     prompts = ("a cat", "a house")
-    found = heldout_columns(model, prompts, "last")
-    assert torch.allclose(found, prompt_columns(model, prompts, "last"), atol=1e-6)
-    assert heldout_columns(model, (), "last") is None
+    found = heldout_columns(source, prompts, "last")
+    assert torch.allclose(found, prompt_columns(source, prompts, "last"), atol=1e-6)
+    assert heldout_columns(source, (), "last") is None
+
+
+def test_folded_columns_have_the_second_moment_of_all(source, monkeypatch):
+    """Catches: a fold that loses what was folded before, or the columns of the last batch."""
+    prompts = ["", "a cat", "a dog", "a house", "a cat house"]
+    whole = prompt_columns(source, prompts, "all")
+    monkeypatch.setattr("forgetcli.editing.context_columns.BATCH", 2)
+    assert torch.allclose(prompt_columns(source, prompts, "all", folded=True), whole, atol=1e-5)
+    monkeypatch.setattr("forgetcli.editing.context_columns.FOLD_AT", 8 * whole.numel() // 2)
+    folded = prompt_columns(source, prompts, "all", folded=True)
+    assert folded.shape[1] < whole.shape[1]
+    assert torch.allclose(folded @ folded.T, whole @ whole.T, atol=1e-4)
