@@ -1008,7 +1008,7 @@ def test_a_complete_workspace_of_a_dead_run_goes_with_any_writer(tmp_path):
         made._lock.release()
     workspace.collect(tmp_path)
     assert temporary(tmp_path) == []
-    assert not workspace._is_own_folder(tmp_path / "none")
+    assert not workspace._is_users_folder(tmp_path / "none")
     assert not workspace._has_lock_and_known_files(tmp_path / "none")
     (tmp_path / "x").touch()
     with open(tmp_path / "x") as reader:

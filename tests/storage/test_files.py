@@ -278,10 +278,10 @@ def test_an_output_neither_holds_its_source_nor_lies_in_it(tmp_path):
     for output in (source / "c", source, source.parent, source / ".." / "b"):
         with pytest.raises(OutputError) as error:
             files.refuse_overlap(output, source, kind="the base", hint="the hint")
-        assert error.value.message == f"{output} and the base {source} lie within one another"
+        assert error.value.message == f"the output {output} overlaps the base {source}"
         assert (error.value.code, error.value.hint) == ("output.overlaps-base", "the hint")
     for output in (source / "c", source.parent):
-        with pytest.raises(OutputError, match=f"{output} and {source} lie"):
+        with pytest.raises(OutputError, match=f"{output} overlaps {source}"):
             files.refuse_overlap(output, source, may_replace=True)
     files.refuse_overlap(source, source, may_replace=True)
     files.refuse_overlap(source.with_name("b2"), source)

@@ -183,20 +183,24 @@ def test_limits_of_a_header_are_allowed_and_no_more(tmp_path):
     for data, size, what in (
         (header([1] * (MOST_SIZES + 1), size=4), 4, "at most 64 sizes"),
         (header([0], "k" * (LONGEST_KEY + 1)), 0, "a name has 1001 characters"),
-        (header([0, 2**63]), 0, "no natural number of 64 bits"),
-        (header([0, -1]), 0, "no natural number of 64 bits"),
-        (header([1], size=4), 3, "it has .* bytes, its header wants .*: a cut-off download"),
-        (header([1], size=4), 5, "it has .* bytes, its header wants [0-9]*$"),
+        (header([0, 2**63]), 0, "not a natural number of 64 bits"),
+        (header([0, -1]), 0, "not a natural number of 64 bits"),
+        (
+            header([1], size=4),
+            3,
+            "it has .* bytes, but its header requires .*: an incomplete download",
+        ),
+        (header([1], size=4), 5, "it has .* bytes, but its header requires [0-9]*$"),
         (header([2], size=4), 4, "has 4 bytes, which is not F32 of shape"),
-        (b'{"__metadata__":NaN}', 0, "NaN is no number"),
-        (b"{", 0, "cut off or no safetensors file .9 bytes"),
+        (b'{"__metadata__":NaN}', 0, "NaN is not a number"),
+        (b"{", 0, "truncated or not a safetensors file .9 bytes"),
     ):
         with pytest.raises(ModelError, match=what):
             read(data, size)
     path = tmp_path / "x.safetensors"
     for data in (struct.pack("<Q", 2)[:7], struct.pack("<Q", 3) + b"{}", struct.pack("<Q", 2)):
         path.write_bytes(data)
-        with pytest.raises(ModelError, match=f"no safetensors file .{len(data)} bytes"):
+        with pytest.raises(ModelError, match=f"not a safetensors file .{len(data)} bytes"):
             _ = WeightFile(tmp_path, path.name).sites
 
 
@@ -211,7 +215,7 @@ def test_a_header_of_100_megabytes_and_half_a_million_values_is_read(tmp_path, m
     assert WeightFile(tmp_path, path.name)._header[0] == {"a": 100_000_000}
     with path.open("r+b") as writer:
         writer.write(struct.pack("<Q", 100_000_001))
-    with pytest.raises(ModelError, match="cut off or no"):
+    with pytest.raises(ModelError, match="truncated or not"):
         _ = WeightFile(tmp_path, path.name).metadata
 
 
@@ -255,8 +259,8 @@ def test_tensors_fill_the_file_without_overlap_or_hole(tmp_path):
     ]
     for ends, problem in (
         (((0, 4), (3, 6)), "'t1' overlaps another tensor"),
-        (((0, 4), (5, 6)), "'t1' follows a hole"),
-        (((1, 6),), "'t0' follows a hole"),
+        (((0, 4), (5, 6)), "'t1' follows a gap"),
+        (((1, 6),), "'t0' follows a gap"),
     ):
         with pytest.raises(ModelError, match=problem):
             _ = read(*ends, size=6).sites

@@ -70,7 +70,7 @@ def test_copies_are_fetched_only_where_nothing_else_completes_the_model(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = downloads(monkeypatch, cache)
-    patterns = [*hub.PATTERNS, *hub.OWN]
+    patterns = [*hub.PATTERNS, *hub.LEDGER]
     hub.snapshot(NAME, None, lambda folder: True)
     first = {"name": NAME, "revision": None, "allow_patterns": patterns}
     assert asked == [{**first, "ignore_patterns": list(hub.VARIANTS)}]
@@ -109,15 +109,16 @@ def test_a_model_that_cannot_be_fetched_has_the_command_and_near_names(
         hub.snapshot(NAME, None, lambda folder: True)
     assert error.value.code == "model.not-found"
     assert error.value.message == (
-        "'org/model' is no folder here and is not in the local cache, and the hub cannot be reached"
+        "'org/model' is not a local folder and is not in the local cache, "
+        "and the hub cannot be reached"
     )
-    assert error.value.hint.endswith(f"fetch it where there is a network: {FETCH}")
+    assert error.value.hint.endswith(f"fetch it on a machine with a network: {FETCH}")
     assert error.value.hint.startswith("did you mean org/model-two or org/model-one? ")
     with pytest.raises(ModelError) as error:
         hub.snapshot(NAME, "v1", lambda folder: True, kind=replace(hub.PIPELINE, suggests=False))
     assert "'org/model@v1'" in error.value.message
     assert error.value.hint.startswith(
-        "fetch it where there is a network: hf download org/model --"
+        "fetch it on a machine with a network: hf download org/model --"
     )
     assert " --revision v1 --include" in error.value.hint
 
@@ -138,7 +139,7 @@ def test_other_faults_are_not_called_a_lack_of_network(
     assert raised(mine) is mine
     not_fetched = raised(mine, download=False)
     assert isinstance(not_fetched, ModelError)
-    assert not_fetched.message.endswith("is no folder here and is not in the local cache")
+    assert not_fetched.message.endswith("is not a local folder and is not in the local cache")
     for errno_, code in ((errno.ENOSPC, "output.disk-full"), (errno.EACCES, "output.permission")):
         fault = raised(OSError(errno_, "no", str(cache / "x")))
         assert isinstance(fault, ForgetError) and fault.code == code
@@ -148,7 +149,10 @@ def test_other_faults_are_not_called_a_lack_of_network(
 
 
 def test_names_are_near_in_any_case_and_never_the_name_itself(cache: Path) -> None:
-    assert hub.near("ORG/Model-ONE") == ["org/model-one", "org/model-two"]
-    assert "org/model-one" not in hub.near("org/model-one")
-    assert hub.near("stabilityai/sd-turb") == ["stabilityai/sd-turbo", "stabilityai/sdxl-turbo"]
-    assert hub.near("unlike/anything") == []
+    assert hub.similar_names("ORG/Model-ONE") == ["org/model-one", "org/model-two"]
+    assert "org/model-one" not in hub.similar_names("org/model-one")
+    assert hub.similar_names("stabilityai/sd-turb") == [
+        "stabilityai/sd-turbo",
+        "stabilityai/sdxl-turbo",
+    ]
+    assert hub.similar_names("unlike/anything") == []
