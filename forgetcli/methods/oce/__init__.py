@@ -15,7 +15,7 @@ than columns the sign that it finds is that of rounding.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -23,7 +23,9 @@ from forgetcli.editing.columns import HeldColumns
 from forgetcli.editing.cost import Cost
 from forgetcli.editing.presets import filled
 from forgetcli.editing.search_space import Choice, Range
-from forgetcli.editing.task import Task
+
+if TYPE_CHECKING:
+    from forgetcli.editing.task import Task
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
