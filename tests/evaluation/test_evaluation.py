@@ -23,6 +23,7 @@ from forgetcli.distributed import Processes
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject, evaluate, judges
 from forgetcli.evaluation import gates as gates_module
+from forgetcli.evaluation.figure import Figure
 from forgetcli.evaluation.gates import Gate, outcomes, parse
 from forgetcli.evaluation.intervals import harmonic_interval
 from forgetcli.evaluation.judges import Verdict
@@ -319,7 +320,11 @@ def test_a_gate_says_the_measure_the_bound_and_which_measures_there_are():
     assert parse("h=0,resist=1", ("resist", "h")) == (Gate("h", 0.0), Gate("resist", 1.0))
     for text, hint in (
         ("retian=1", "did you mean 'retain'?"),
-        ("x=1", "there are: forget, forget_direct, forget_indirect, retain, h, target"),
+        (
+            "x=1",
+            "there are: forget, forget_direct, forget_indirect, retain, h, target, adjacent, "
+            "selective, err",
+        ),
         ("h=-0.01", "for instance h=0.8"),
         ("h=1.01", "for instance h=0.8"),
     ):
@@ -339,12 +344,15 @@ def test_results_of_attacks_are_read_and_nothing_else_is(tmp_path):
     }
     for value in (0.25, 1, None):
         file.write_text(json.dumps({**good, "resist": value}))
-        expected = {"resist": value, "resist_ci": [0.0, 1.0], "resist_n": 4}
-        assert gates_module.read_attacks(file) == {"d": expected}
+        assert gates_module.read_attacks(file) == {"d": Figure(value, (0.0, 1.0), 4)}
     for changed in (
         {"command": "eval"},
         {"model": {"digest": 1}},
         {"resist_n": "4"},
+        {"resist_n": -1},
+        {"resist_n": 10**9},  # a list of as many attempts would be made of it
+        {"resist": 1.5},
+        {"resist_ci": [0, 2]},
         {"resist": True},
         {"resist": "0.25"},
         {"resist": math.nan},
