@@ -43,7 +43,8 @@ latent_steps = 2
 """
 PROMPTS = 4  # in the evaluation: pictures of each model
 WEIGHTS = "text_encoder/model.safetensors"
-EVAL = ("eval", "edited", "--steps", "2", "--batch", "2", "--features", "demo", "-o", "eval")
+EVAL = ("eval", "edited", "--steps", "2", "--batch", "2", "--features", "demo", "--near", "0")
+EVAL += ("-o", "eval")
 OTHER = ("--set", "seed=1")
 
 

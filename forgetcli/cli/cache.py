@@ -18,8 +18,7 @@ from forgetcli.errors import ForgetError, counted
 app = typer.Typer(
     name="cache",
     cls=Group,
-    help="Manage what is kept on disk: second moments, which make a second edit of the same model "
-    "quick, and images of unedited models, which make a second evaluation quick.",
+    help="Manage what is kept on disk for a second edit or evaluation of the same model.",
     invoke_without_command=True,
     add_completion=False,
     rich_markup_mode=None,

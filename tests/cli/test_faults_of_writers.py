@@ -90,7 +90,7 @@ WRITERS = {
         faults=FEW,
     ),
     "eval": Writer(
-        ("eval", "edited", "--steps", "1", "-o", "eval", "-q"),
+        ("eval", "edited", "--steps", "1", "--near", "0", "-o", "eval", "-q"),
         "eval",
         19,
         piecewise=True,

@@ -86,7 +86,7 @@ def test_without_evidence_no_gate_passes(run: Forks, place: Path) -> None:
 
 def test_eval_takes_attacks_into_account(run: Forks, place: Path) -> None:
     """A bound on resist holds for the attacked model only; without evidence it is never met."""
-    quick = ("eval", "edited", "--steps", "2", "--features", "none", "-q")
+    quick = ("eval", "edited", "--steps", "2", "--near", "0", "--features", "none", "-q")
     gate = ("--fail-under", "resist=0.5")
     done = run(place, *quick, *gate)
     assert (done.code, done.stderr) == (1, "failed: edited: resist was not measured (not ≥ 0.5)\n")
