@@ -104,6 +104,11 @@ def test_no_handle_is_left_open(special, tmp_path):
     for path in special.values():
         with pytest.raises(ModelError):
             open_regular(path)
+    (tmp_path / "file").write_bytes(b"xx")
+    with pytest.raises(ModelError):
+        open_regular(tmp_path / "file", limit=1)
+    with pytest.raises(ModelError):
+        files.read_pipe(special["named pipe"], 1)
     assert count in (0, len(os.listdir("/proc/self/fd")))
 
 
