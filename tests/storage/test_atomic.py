@@ -946,7 +946,7 @@ def test_no_handle_is_left_open_however_a_write_ends(tmp_path, monkeypatch):
     publish_bytes(tmp_path / "file")
     left = tmp_path / ".x.1-0123abcd.forget.tmp"
     left.touch()
-    temporaries.collect(tmp_path)
+    temporaries._remove_abandoned(left)
     assert not left.exists()
     made = workspace.Workspace(tmp_path / "edited")
     made.create()

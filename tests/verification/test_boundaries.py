@@ -304,6 +304,14 @@ def test_without_a_ledger_that_fits_nothing_is_known_of_the_base(edited: EditedM
     none.__dict__["ledger"] = None
     assert history.history(none) == Finding()
 
+    class Damaged(EditedModel):
+        @property
+        def ledger(self) -> Ledger:
+            raise ForgetError("ledger.damaged", "it is damaged", "")
+
+    assert [p.what for p in history.history(Damaged(GOLDEN)).problems] == ["it is damaged"]
+    assert figures._ledger(Damaged(GOLDEN)) is None
+
 
 # recipes and parameters
 
