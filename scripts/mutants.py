@@ -539,8 +539,15 @@ def read_equivalent() -> dict[tuple[str, str], str]:
     }
 
 
-def print_table(jobs: list[Mutant], results: dict[str, dict], survivors: bool) -> bool:
-    """Print the figures of every module; whether the list of equivalent mutants is right."""
+def print_table(
+    jobs: list[Mutant], all_names: set[tuple[str, str]], results: dict[str, dict], survivors: bool
+) -> bool:
+    """Print the figures of every module; whether the list of equivalent mutants is right.
+
+    Args:
+        jobs: the mutants that were drawn.
+        all_names: path and name of every mutant of the same modules.
+    """
     equivalent = read_equivalent()
     figures: dict[str, Counter] = defaultdict(Counter)
     right = True
@@ -560,10 +567,9 @@ def print_table(jobs: list[Mutant], results: dict[str, dict], survivors: bool) -
             print(f"listed as equivalent, but killed by {record['by']}: {job.path}: {job.name}")
         if survivors and record["outcome"] == "survived" and not listed:
             print(f"{job.path}:{job.line} ({record['tests']} tests) {job.name}")
-    names = {(job.path, job.name) for job in jobs}
     paths = {job.path for job in jobs}
     for path, name in equivalent:
-        if path in paths and (path, name) not in names:
+        if path in paths and (path, name) not in all_names:
             right = False
             print(f"listed as equivalent, but no mutant: {path}: {name}")
     print(f"{'module':45} killed  tried  equivalent    all   rate")
@@ -591,12 +597,14 @@ def main() -> int:
     options = parser.parse_args()
     BUILD.mkdir(parents=True, exist_ok=True)
     jobs = []
+    all_names = set()
     for prefix in TESTS:
         for file in sorted(ROOT.glob(f"{prefix}*.py" if prefix.endswith("/") else prefix)):
             path = file.relative_to(ROOT).as_posix()
             if options.module and not any(part in path for part in options.module):
                 continue
             drawn = mutants(path)
+            all_names |= {(path, mutant.name) for mutant in drawn}
             random.Random(0).shuffle(drawn)
             jobs += drawn[: options.sample]
     results = read_results()
@@ -626,7 +634,7 @@ def main() -> int:
             os.chdir(ROOT)
             shutil.rmtree(copy.folder, ignore_errors=True)
         results = read_results()
-    return 0 if print_table(jobs, results, options.survivors) else 1
+    return 0 if print_table(jobs, all_names, results, options.survivors) else 1
 
 
 if __name__ == "__main__":

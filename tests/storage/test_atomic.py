@@ -463,6 +463,33 @@ def test_a_new_folder_that_another_run_removes_is_made_again(tmp_path, monkeypat
     assert temporary(tmp_path) == []
 
 
+def test_a_lock_in_a_folder_that_another_run_removes_is_given_back(tmp_path, monkeypatch):
+    acquired, locks = workspace._acquired, []
+
+    def removed_twice(path):
+        locks.append(acquired(path))
+        if len(locks) < 3:
+            shutil.rmtree(path.parent)
+        return locks[-1]
+
+    monkeypatch.setattr(workspace, "_acquired", removed_twice)
+    made = workspace.Workspace(tmp_path / "edited")
+    made.create()
+    assert [lock.is_locked for lock in locks] == [False, False, True]
+    made.remove()
+    assert not locks[-1].is_locked and temporary(tmp_path) == []
+
+
+def test_only_a_folder_is_set_aside(tmp_path):
+    (tmp_path / "edited").write_bytes(b"precious")
+    made = workspace.Workspace(tmp_path / "edited")
+    made.create()
+    with pytest.raises(NotADirectoryError):
+        made.set_aside()
+    made.remove()
+    assert (tmp_path / "edited").read_bytes() == b"precious"
+
+
 NO_EXCHANGE = """
     import os, sys
     from pathlib import Path
@@ -919,7 +946,7 @@ def test_no_handle_is_left_open_however_a_write_ends(tmp_path, monkeypatch):
     publish_bytes(tmp_path / "file")
     left = tmp_path / ".x.1-0123abcd.forget.tmp"
     left.touch()
-    temporaries.collect(tmp_path)
+    temporaries._remove_abandoned(left)
     assert not left.exists()
     made = workspace.Workspace(tmp_path / "edited")
     made.create()

@@ -104,6 +104,11 @@ def test_no_handle_is_left_open(special, tmp_path):
     for path in special.values():
         with pytest.raises(ModelError):
             open_regular(path)
+    (tmp_path / "file").write_bytes(b"xx")
+    with pytest.raises(ModelError):
+        open_regular(tmp_path / "file", limit=1)
+    with pytest.raises(ModelError):
+        files.read_pipe(special["named pipe"], 1)
     assert count in (0, len(os.listdir("/proc/self/fd")))
 
 
@@ -326,3 +331,6 @@ def test_a_file_system_without_reflinks_gets_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(copying.fcntl, "ioctl", lambda *_: 0)
     copy_file(tmp_path / "a", tmp_path / "f")  # the system has cloned it: nothing is copied
     assert (tmp_path / "f").read_bytes() == b"" and copying.can_clone(tmp_path / "a", tmp_path)
+    monkeypatch.setattr(copying.sys, "platform", "darwin")
+    copy_file(tmp_path / "a", tmp_path / "g")
+    assert (tmp_path / "g").read_bytes() == b"x"

@@ -282,6 +282,37 @@ def test_a_file_with_the_bases_tensors_has_the_bases_digest(
             assert history._restored_digest(GOLDEN, ledger, path) == ledger.book.base.files[path]
 
 
+def test_without_a_ledger_that_fits_nothing_is_known_of_the_base(edited: EditedModel) -> None:
+    ledger = edited.ledger
+    assert figures._ledger(edited) is ledger
+    first = edited.manifest.edited[0]
+    absent = ForgetError("model.not-found", "no base", "")
+    values = figures._before(edited, absent, ledger, first)
+    assert values.dtype == torch.float64 and len(values) > 1
+    for tensor, record in ((first.model_copy(update={"key": "x"}), ledger), (first, None)):
+        with pytest.raises(ForgetError) as error:
+            figures._before(edited, absent, record, tensor)
+        assert error.value.code == "model.changed"
+    for differing, fits in (([], True), ([first], False)):
+        other: Any = SimpleNamespace(differing=lambda folder, differing=differing: iter(differing))
+        edited.__dict__["ledger"] = other
+        assert figures._ledger(edited) is (other if fits else None)
+    edited.__dict__["ledger"] = None
+    assert figures._ledger(edited) is None
+    assert "the folder has no ledger" in history.history(edited).not_proved[0]
+    none = changed(edited, edited=())
+    none.__dict__["ledger"] = None
+    assert history.history(none) == Finding()
+
+    class Damaged(EditedModel):
+        @property
+        def ledger(self) -> Ledger:
+            raise ForgetError("ledger.damaged", "it is damaged", "")
+
+    assert [p.what for p in history.history(Damaged(GOLDEN)).problems] == ["it is damaged"]
+    assert figures._ledger(Damaged(GOLDEN)) is None
+
+
 # recipes and parameters
 
 
@@ -351,6 +382,14 @@ def test_defaults_count_only_if_this_version_made_the_folder(edited: EditedModel
         assert not verification_parameters.is_ours(changed(edited, run_details=version).manifest)
     # What the recipe does name counts whatever version it was.
     assert checked({}, manifest.parameters, method="rece").problems
+    for text, known in (('method = "of another package"', False), ("x", True)):
+        other = changed(edited, run_details=ours)
+        other.__dict__["recipe_bytes"] = (
+            f"{text}\n".encode() + (GOLDEN / "recipe.toml").read_bytes()
+        )
+        found = verification_parameters.parameters(other)
+        counts = len(found.proved), len(found.problems), len(found.not_proved)
+        assert counts == (0, known, not known)
     missing = checked(ours, {}, recipe_path=GOLDEN / "none.toml")
     assert missing == Finding()  # the manifest lists the file: that is a problem already
 
