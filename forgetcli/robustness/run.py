@@ -88,7 +88,7 @@ def attack(
             model's family cannot run an attack; or `output` contains another run.
     """
     request = Request(
-        settings=Settings(images, seed, steps, guidance, batch),
+        settings=Settings(images=images, seed=seed, steps=steps, guidance=guidance, batch=batch),
         output=Path(output),
         attacks=attacks,
         options=options or {},
@@ -107,41 +107,20 @@ def attack(
 def attack_each(
     folders: Mapping[str, Path | str], request: Request, observer: Observer | None = None
 ) -> dict[str, Robustness]:
-    """Attack edits of one base model with the same attacks, budget and seeds. The unedited model is
-    attacked, and its images of the concepts are drawn, once for all of them.
+    """Attack several edits of one base model with the same attacks, budget and seeds.
+
+    The unedited model is attacked only once. Its images of the concepts are generated only once.
 
     Args:
-        folders: edited models, by the name that their folder in the output has.
+        folders: the edited models, by the name of their folder in the output.
     Returns:
-        By the same name.
+        the results, by the same name.
     Raises:
-        ForgetError: those of `attack`.
+        ForgetError: as `attack`.
     """
-    names = list(dict.fromkeys(request.attacks)) if request.attacks is not None else None
-    chosen = {
-        name: attacks_.options(name, request.options.get(name, {}), published=request.published)
-        for name in (attacks_.defaults() if names is None else names)
-    }
-    manifests = {name: EditedModel(Path(folder)).manifest for name, folder in folders.items()}
-    bases = {name: checkpoint.resolve(folder) for name, folder in folders.items()}
-    bases[UNEDITED] = next(iter(manifests.values())).resolve_base()
-    if request.floor is not None:
-        bases[FLOOR] = checkpoint.resolve(str(request.floor))
     processes = distributed.current()
-    device = request.device or distributed.local_device()
-    judge = judges.load(request.judge, device, request.judge_options)
-    made_by = [recipes.load(manifest.recipe_path) for manifest in manifests.values()]
-    run = Outcomes(
-        bases=bases,
-        goals=goals_.of_recipes(made_by, judge, request.concepts),
-        options=chosen,
-        judge=judge,
-        settings=request.settings,
-        output=request.output,
-        device=device,
-        observer=observer or Silent(),
-    )
-    possible = run.supported_attacks(named=names is not None)
+    run = _prepared(folders, request, observer or Silent())
+    attacks = run.supported_attacks(named=request.attacks is not None)
     if processes.main:
         claim(
             run.output,
@@ -152,11 +131,13 @@ def attack_each(
         )
     processes.wait()
     watch = Stopwatch()
-    # One role after another: one edited model is in memory at a time. The control is the first, so
-    # that its budget has the images that all learn from.
+    # One role after another, so that only one edited model is in memory at a time. The control is
+    # first, so that its budget includes the reference images that all roles use.
     shared = [UNEDITED] if request.control else []
     shared += [FLOOR] if request.floor is not None else []
-    jobs = [(n, goal, role) for role in (*shared, *folders) for n in possible for goal in run.goals]
+    jobs = [
+        (name, goal, role) for role in (*shared, *folders) for name in attacks for goal in run.goals
+    ]
     for block in processes.blocks(jobs, 1):
         for name, goal, role in block:
             with watch.stage(name):
@@ -166,14 +147,10 @@ def attack_each(
     return {
         edited: Robustness(
             folder=run.output,
-            model={"name": Path(folder).resolve().name, "digest": bases[edited].digest},
-            base={"id": bases[UNEDITED].id, "digest": bases[UNEDITED].digest},
-            attacked=tuple(
-                _attacked(name, edited, {r: run.outcome(name, goal, r) for r in (edited, *shared)})
-                for name in possible
-                for goal in run.goals
-            ),
-            judge=judge.identity(),
+            model={"name": Path(folder).resolve().name, "digest": run.bases[edited].digest},
+            base={"id": run.bases[UNEDITED].id, "digest": run.bases[UNEDITED].digest},
+            attacked=_attacked_by_all(run, edited, attacks, (edited, *shared)),
+            judge=run.judge.identity(),
             settings={
                 **asdict(request.settings),
                 "guidance": run.sampling.guidance,
@@ -183,6 +160,44 @@ def attack_each(
         )
         for edited, folder in folders.items()
     }
+
+
+def _prepared(folders: Mapping[str, Path | str], request: Request, observer: Observer) -> Outcomes:
+    """Resolve the models, load the judge, and check the settings and concepts."""
+    names = attacks_.defaults() if request.attacks is None else dict.fromkeys(request.attacks)
+    options = {
+        name: attacks_.options(name, request.options.get(name, {}), published=request.published)
+        for name in names
+    }
+    manifests = [EditedModel(Path(folder)).manifest for folder in folders.values()]
+    bases = {name: checkpoint.resolve(folder) for name, folder in folders.items()}
+    bases[UNEDITED] = manifests[0].resolve_base()
+    if request.floor is not None:
+        bases[FLOOR] = checkpoint.resolve(str(request.floor))
+    device = request.device or distributed.local_device()
+    judge = judges.load(request.judge, device, request.judge_options)
+    edit_recipes = [recipes.load(manifest.recipe_path) for manifest in manifests]
+    return Outcomes(
+        bases=bases,
+        goals=goals_.of_recipes(edit_recipes, judge, request.concepts),
+        options=options,
+        judge=judge,
+        settings=request.settings,
+        output=request.output,
+        device=device,
+        observer=observer,
+    )
+
+
+def _attacked_by_all(
+    run: Outcomes, edited: str, attacks: Sequence[str], roles: Sequence[str]
+) -> tuple[Attacked, ...]:
+    """The results of all attacks on an edited model, attack by attack and concept by concept."""
+    return tuple(
+        _attacked(name, edited, {role: run.outcome(name, goal, role) for role in roles})
+        for name in attacks
+        for goal in run.goals
+    )
 
 
 def _attacked(name: str, edited: str, outcomes: Mapping[str, Outcome]) -> Attacked:
