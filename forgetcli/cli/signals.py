@@ -23,7 +23,8 @@ class Terminated(SystemExit):
 
 def install() -> None:
     """Handle SIGINT, SIGTERM and SIGHUP, except those that the parent process ignores (nohup,
-    background jobs).
+    background jobs). Those that the parent has blocked (`compare`, while it starts an edit) are let
+    in.
     """
     global over
     over = False
@@ -31,6 +32,8 @@ def install() -> None:
         number = getattr(signal, name, None)  # Windows has no SIGHUP
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _handle)
+            if hasattr(signal, "pthread_sigmask"):
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
 
 
 def end() -> None:

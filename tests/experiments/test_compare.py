@@ -800,7 +800,7 @@ def test_every_method_is_attacked_alike_and_the_control_once(both):
     made = MethodEdit("uce", first.folder / "edited" / "uce")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "load", lambda *_: BrightJudge())
-        patch.setattr(Outcomes, "_made", lambda *_: pytest.fail("an attack is made again"))
+        patch.setattr(Outcomes, "_compute", lambda *_: pytest.fail("an attack is made again"))
         again = comparison_attacks.attacked(
             SimpleNamespace(folder=first.folder),
             [made],

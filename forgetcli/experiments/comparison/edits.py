@@ -13,7 +13,8 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -218,21 +219,23 @@ def _apply(command: Sequence[str]) -> dict | Fault:
     Raises:
         ForgetError: an error that would stop every other method too.
     """
-    child = subprocess.Popen(
-        command,
-        env=_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    )
+    child = None
     try:
+        with _signals_wait():
+            child = subprocess.Popen(
+                command,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+            )
         printed, messages = child.communicate()
     finally:
         # If this process is interrupted, the child must not keep running.
-        if child.poll() is None:
+        if child is not None and child.poll() is None:
             _stop(child)
     if child.returncode == 0:
         return json.loads(printed)
@@ -240,6 +243,21 @@ def _apply(command: Sequence[str]) -> dict | Fault:
     if fault.code.partition(".")[0] in COMMON_FAULTS:
         raise ForgetError(fault.code, fault.message, fault.hint)
     return fault
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Ctrl-C and kill wait until the child is known: an exception within `Popen` would leave it
+    running. The child is born with the signals blocked, and `cli.signals.install` lets them in.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _command(
