@@ -95,7 +95,7 @@ OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Pow: ast.Mult,
 }
 LONGEST = 8  # processor seconds of a test that is still run for a mutant
-PATIENCE = 60  # seconds for the tests of one mutant, beyond ten times what they take without it
+PATIENCE = 10  # processor seconds for the tests of one mutant, beyond three times their own
 
 
 # Mutants
@@ -394,11 +394,19 @@ class Copy:
         # A shell lets its background processes ignore Ctrl-C, which tests send.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def run(self, files: Iterable[str], plugin: Any, limit: float, done: Any = None) -> int | None:
-        """Run pytest in a forked process: its exit code, None if it took longer than `limit`."""
+    def run(
+        self, files: Iterable[str], plugin: Any, seconds: float, done: Any = None
+    ) -> int | None:
+        """Run pytest in a forked process: its exit code, None if it hangs.
+
+        Args:
+            seconds: processor time that the tests need.
+        """
         pid = os.fork()
         if pid == 0:
             os.setsid()
+            most = int(PATIENCE + 3 * seconds)
+            resource.setrlimit(resource.RLIMIT_CPU, (most, most + 5))
             with open(self.folder / "output.txt", "w") as sink:
                 os.dup2(sink.fileno(), 1)
                 os.dup2(sink.fileno(), 2)
@@ -412,7 +420,7 @@ class Copy:
                 done(plugin)
             sys.stdout.flush()
             os._exit(code)
-        end = time.monotonic() + limit
+        end = time.monotonic() + 6 * (PATIENCE + 3 * seconds)  # other programs run, too
         code = None
         while code is None and time.monotonic() < end:
             ended, status = os.waitpid(pid, os.WNOHANG)
@@ -494,7 +502,7 @@ class Copy:
         os.utime(target, ns=(times.st_atime_ns, time.time_ns() + 10**12))
         try:
             files = dict.fromkeys(test.partition("::")[0] for test in chosen)
-            code = self.run(files, Choice(chosen, failure), PATIENCE + 10 * seconds)
+            code = self.run(files, Choice(chosen, failure), seconds)
         finally:
             target.write_bytes(original)
             os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))

@@ -885,7 +885,7 @@ def test_a_fault_in_the_block_is_ours_only_where_we_write(tmp_path):
         raise ValueError("(os error 2)")
 
 
-def test_what_would_be_refused_is_told_without_writing(tmp_path):
+def test_what_would_be_refused_is_told_without_writing(tmp_path, monkeypatch):
     fill(tmp_path / "ours", {atomic.MARKER: b"{}"})
     fill(tmp_path / "photos", {"x": b""})
     (tmp_path / "file").touch()
@@ -913,6 +913,10 @@ def test_what_would_be_refused_is_told_without_writing(tmp_path):
         if folder and code:
             with pytest.raises(OutputError):
                 atomic.refuse_existing(tmp_path / name, force=force)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError) as error:
+        atomic.refuse_unwritable(tmp_path / "ours", folder=True, force=True)
+    assert error.value.code == "output.permission"
     assert tree(tmp_path) == before
 
 
