@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import gc
 import hashlib
 import inspect
@@ -111,6 +112,7 @@ class Mutant:
         lines: of the code that a test must reach to notice the change.
         name: what was changed where; unique within the module and without line numbers.
         text: the changed module.
+        id: of this change of this code; texts do not count, nor does the rest of the module.
     """
 
     path: str
@@ -118,10 +120,7 @@ class Mutant:
     lines: range
     name: str
     text: str
-
-    @property
-    def id(self) -> str:
-        return hashlib.sha256(f"{self.path}\n{self.text}".encode()).hexdigest()[:16]
+    id: str
 
 
 def mutants(path: str) -> list[Mutant]:
@@ -129,6 +128,9 @@ def mutants(path: str) -> list[Mutant]:
     source = (ROOT / path).read_text(encoding="utf-8")
     lines = source.splitlines()
     tree = ast.parse(source)
+    digests = {
+        node.name: _digest(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    }
     made, names = [], Counter[str]()
     for node, function, reach in list(_nodes(tree, "module", range(1, len(lines) + 1))):
         before = " ".join(ast.unparse(node).split())
@@ -141,9 +143,20 @@ def mutants(path: str) -> list[Mutant]:
         names[name] += 1
         if names[name] > 1:
             name += f"   ({names[name]})"
-        made.append(Mutant(path, node.lineno, reach, name, ast.unparse(tree)))
+        key = f"{path}\n{name}\n{digests.get(function, '')}"
+        identity = hashlib.sha256(key.encode()).hexdigest()[:16]
+        made.append(Mutant(path, node.lineno, reach, name, ast.unparse(tree), identity))
         undo()
     return made
+
+
+def _digest(function: ast.FunctionDef) -> str:
+    """The code of a function without its texts."""
+    copied = copy.deepcopy(function)
+    for node in ast.walk(copied):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return hashlib.sha256(ast.dump(copied).encode()).hexdigest()
 
 
 def _nodes(node: ast.AST, function: str, reach: range) -> Iterator[tuple[Any, str, range]]:
@@ -623,24 +636,24 @@ def main() -> int:
     ]
     random.shuffle(open_jobs)  # for calls that run at the same time
     if open_jobs and options.seconds > 0:
-        copy = Copy()
+        checkout = Copy()
         preload(("pytest", "hypothesis", "torch", "pydantic", "numpy"))
         try:
             for tests in dict.fromkeys(tests_of(job.path) for job in open_jobs):
-                preload(copy.baseline(tests).libraries)
+                preload(checkout.baseline(tests).libraries)
             begun = time.monotonic()
             for job in open_jobs:
                 if time.monotonic() - begun > options.seconds:
                     break
                 if read_results().get(job.id) != results.get(job.id):  # another call has tested it
                     continue
-                baseline = copy.baseline(tests_of(job.path))
-                results[job.id] = record = copy.test(job, baseline)
+                baseline = checkout.baseline(tests_of(job.path))
+                results[job.id] = record = checkout.test(job, baseline)
                 with RESULTS.open("a", encoding="utf-8") as writer:
                     writer.write(json.dumps(record, ensure_ascii=False) + "\n")
         finally:
             os.chdir(ROOT)
-            shutil.rmtree(copy.folder, ignore_errors=True)
+            shutil.rmtree(checkout.folder, ignore_errors=True)
         results = read_results()
     return 0 if print_table(jobs, all_names, results, options.survivors) else 1
 
