@@ -59,9 +59,18 @@ TESTS = {
         "tests/methods/test_speed.py",
         "tests/methods/test_emcid.py",
     ),
-    "forgetcli/evaluation/intervals.py": ("tests/evaluation/test_intervals.py",),
-    "forgetcli/evaluation/scores.py": ("tests/evaluation/test_evaluation.py",),
-    "forgetcli/evaluation/gates.py": ("tests/evaluation/test_evaluation.py",),
+    "forgetcli/evaluation/intervals.py": (
+        "tests/evaluation/test_intervals.py",
+        "tests/evaluation/test_axes.py",
+    ),
+    "forgetcli/evaluation/scores.py": (
+        "tests/evaluation/test_evaluation.py",
+        "tests/evaluation/test_axes.py",
+    ),
+    "forgetcli/evaluation/gates.py": (
+        "tests/evaluation/test_evaluation.py",
+        "tests/evaluation/test_axes.py",
+    ),
     "forgetcli/storage/": (
         "tests/storage",
         "tests/checkpoint/test_base.py",

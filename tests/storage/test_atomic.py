@@ -1055,6 +1055,20 @@ def test_a_lock_that_is_held_is_not_waited_for(tmp_path):
     workspace._acquired(tmp_path / "lock").release()
 
 
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(errno.EACCES, PermissionError), (errno.EIO, OSError)]
+    + [(number, NotImplementedError) for number in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)],
+)
+def test_a_lock_that_cannot_be_opened_is_no_lack_of_locks(tmp_path, monkeypatch, number, raised):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(raised):
+        workspace._acquired(tmp_path / "lock")
+
+
 def test_a_parent_that_another_run_makes_meanwhile_is_no_fault(tmp_path, monkeypatch):
     exists = Path.exists
     monkeypatch.setattr(Path, "exists", lambda path: path != tmp_path / "a" and exists(path))
