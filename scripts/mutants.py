@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import gc
 import hashlib
 import inspect
@@ -58,9 +59,18 @@ TESTS = {
         "tests/methods/test_speed.py",
         "tests/methods/test_emcid.py",
     ),
-    "forgetcli/evaluation/intervals.py": ("tests/evaluation/test_intervals.py",),
-    "forgetcli/evaluation/scores.py": ("tests/evaluation/test_evaluation.py",),
-    "forgetcli/evaluation/gates.py": ("tests/evaluation/test_evaluation.py",),
+    "forgetcli/evaluation/intervals.py": (
+        "tests/evaluation/test_intervals.py",
+        "tests/evaluation/test_axes.py",
+    ),
+    "forgetcli/evaluation/scores.py": (
+        "tests/evaluation/test_evaluation.py",
+        "tests/evaluation/test_axes.py",
+    ),
+    "forgetcli/evaluation/gates.py": (
+        "tests/evaluation/test_evaluation.py",
+        "tests/evaluation/test_axes.py",
+    ),
     "forgetcli/storage/": (
         "tests/storage",
         "tests/checkpoint/test_base.py",
@@ -95,7 +105,7 @@ OPERATORS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Pow: ast.Mult,
 }
 LONGEST = 8  # processor seconds of a test that is still run for a mutant
-PATIENCE = 60  # seconds for the tests of one mutant, beyond ten times what they take without it
+PATIENCE = 10  # processor seconds for the tests of one mutant, beyond three times their own
 
 
 # Mutants
@@ -111,6 +121,7 @@ class Mutant:
         lines: of the code that a test must reach to notice the change.
         name: what was changed where; unique within the module and without line numbers.
         text: the changed module.
+        id: of this change of this code; texts do not count, nor does the rest of the module.
     """
 
     path: str
@@ -118,10 +129,7 @@ class Mutant:
     lines: range
     name: str
     text: str
-
-    @property
-    def id(self) -> str:
-        return hashlib.sha256(f"{self.path}\n{self.text}".encode()).hexdigest()[:16]
+    id: str
 
 
 def mutants(path: str) -> list[Mutant]:
@@ -129,6 +137,9 @@ def mutants(path: str) -> list[Mutant]:
     source = (ROOT / path).read_text(encoding="utf-8")
     lines = source.splitlines()
     tree = ast.parse(source)
+    digests = {
+        node.name: _digest(node) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)
+    }
     made, names = [], Counter[str]()
     for node, function, reach in list(_nodes(tree, "module", range(1, len(lines) + 1))):
         before = " ".join(ast.unparse(node).split())
@@ -141,9 +152,20 @@ def mutants(path: str) -> list[Mutant]:
         names[name] += 1
         if names[name] > 1:
             name += f"   ({names[name]})"
-        made.append(Mutant(path, node.lineno, reach, name, ast.unparse(tree)))
+        key = f"{path}\n{name}\n{digests.get(function, '')}"
+        identity = hashlib.sha256(key.encode()).hexdigest()[:16]
+        made.append(Mutant(path, node.lineno, reach, name, ast.unparse(tree), identity))
         undo()
     return made
+
+
+def _digest(function: ast.FunctionDef) -> str:
+    """The code of a function without its texts."""
+    copied = copy.deepcopy(function)
+    for node in ast.walk(copied):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            node.value = ""
+    return hashlib.sha256(ast.dump(copied).encode()).hexdigest()
 
 
 def _nodes(node: ast.AST, function: str, reach: range) -> Iterator[tuple[Any, str, range]]:
@@ -394,11 +416,19 @@ class Copy:
         # A shell lets its background processes ignore Ctrl-C, which tests send.
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def run(self, files: Iterable[str], plugin: Any, limit: float, done: Any = None) -> int | None:
-        """Run pytest in a forked process: its exit code, None if it took longer than `limit`."""
+    def run(
+        self, files: Iterable[str], plugin: Any, seconds: float, done: Any = None
+    ) -> int | None:
+        """Run pytest in a forked process: its exit code, None if it hangs.
+
+        Args:
+            seconds: processor time that the tests need.
+        """
         pid = os.fork()
         if pid == 0:
             os.setsid()
+            most = int(PATIENCE + 3 * seconds)
+            resource.setrlimit(resource.RLIMIT_CPU, (most, most + 5))
             with open(self.folder / "output.txt", "w") as sink:
                 os.dup2(sink.fileno(), 1)
                 os.dup2(sink.fileno(), 2)
@@ -412,7 +442,7 @@ class Copy:
                 done(plugin)
             sys.stdout.flush()
             os._exit(code)
-        end = time.monotonic() + limit
+        end = time.monotonic() + 6 * (PATIENCE + 3 * seconds)  # other programs run, too
         code = None
         while code is None and time.monotonic() < end:
             ended, status = os.waitpid(pid, os.WNOHANG)
@@ -494,7 +524,7 @@ class Copy:
         os.utime(target, ns=(times.st_atime_ns, time.time_ns() + 10**12))
         try:
             files = dict.fromkeys(test.partition("::")[0] for test in chosen)
-            code = self.run(files, Choice(chosen, failure), PATIENCE + 10 * seconds)
+            code = self.run(files, Choice(chosen, failure), seconds)
         finally:
             target.write_bytes(original)
             os.utime(target, ns=(times.st_atime_ns, times.st_mtime_ns))
@@ -615,24 +645,24 @@ def main() -> int:
     ]
     random.shuffle(open_jobs)  # for calls that run at the same time
     if open_jobs and options.seconds > 0:
-        copy = Copy()
+        checkout = Copy()
         preload(("pytest", "hypothesis", "torch", "pydantic", "numpy"))
         try:
             for tests in dict.fromkeys(tests_of(job.path) for job in open_jobs):
-                preload(copy.baseline(tests).libraries)
+                preload(checkout.baseline(tests).libraries)
             begun = time.monotonic()
             for job in open_jobs:
                 if time.monotonic() - begun > options.seconds:
                     break
                 if read_results().get(job.id) != results.get(job.id):  # another call has tested it
                     continue
-                baseline = copy.baseline(tests_of(job.path))
-                results[job.id] = record = copy.test(job, baseline)
+                baseline = checkout.baseline(tests_of(job.path))
+                results[job.id] = record = checkout.test(job, baseline)
                 with RESULTS.open("a", encoding="utf-8") as writer:
                     writer.write(json.dumps(record, ensure_ascii=False) + "\n")
         finally:
             os.chdir(ROOT)
-            shutil.rmtree(copy.folder, ignore_errors=True)
+            shutil.rmtree(checkout.folder, ignore_errors=True)
         results = read_results()
     return 0 if print_table(jobs, all_names, results, options.survivors) else 1
 

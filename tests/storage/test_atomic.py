@@ -885,7 +885,7 @@ def test_a_fault_in_the_block_is_ours_only_where_we_write(tmp_path):
         raise ValueError("(os error 2)")
 
 
-def test_what_would_be_refused_is_told_without_writing(tmp_path):
+def test_what_would_be_refused_is_told_without_writing(tmp_path, monkeypatch):
     fill(tmp_path / "ours", {atomic.MARKER: b"{}"})
     fill(tmp_path / "photos", {"x": b""})
     (tmp_path / "file").touch()
@@ -913,6 +913,10 @@ def test_what_would_be_refused_is_told_without_writing(tmp_path):
         if folder and code:
             with pytest.raises(OutputError):
                 atomic.refuse_existing(tmp_path / name, force=force)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(OutputError) as error:
+        atomic.refuse_unwritable(tmp_path / "ours", folder=True, force=True)
+    assert error.value.code == "output.permission"
     assert tree(tmp_path) == before
 
 
@@ -1049,6 +1053,20 @@ def test_a_lock_that_is_held_is_not_waited_for(tmp_path):
         assert workspace._acquired(tmp_path / "lock") is None
         assert time.monotonic() - begun < 0.5
     workspace._acquired(tmp_path / "lock").release()
+
+
+@pytest.mark.parametrize(
+    ("number", "raised"),
+    [(errno.EACCES, PermissionError), (errno.EIO, OSError)]
+    + [(number, NotImplementedError) for number in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)],
+)
+def test_a_lock_that_cannot_be_opened_is_no_lack_of_locks(tmp_path, monkeypatch, number, raised):
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(raised):
+        workspace._acquired(tmp_path / "lock")
 
 
 def test_a_parent_that_another_run_makes_meanwhile_is_no_fault(tmp_path, monkeypatch):

@@ -334,3 +334,26 @@ def test_a_file_system_without_reflinks_gets_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(copying.sys, "platform", "darwin")
     copy_file(tmp_path / "a", tmp_path / "g")
     assert (tmp_path / "g").read_bytes() == b"x"
+
+
+def test_a_hard_link_that_cannot_be_made_is_told_from_other_faults(tmp_path, monkeypatch):
+    (tmp_path / "blob").write_bytes(b"x")
+    (tmp_path / "a").symlink_to("blob")
+    copying.put(tmp_path / "a", tmp_path / "b", copying.Copying.LINK)
+    assert (tmp_path / "b").samefile(tmp_path / "blob") and not (tmp_path / "b").is_symlink()
+    for number in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
+        monkeypatch.setattr(copying.os, "link", fail_with(number))
+        with pytest.raises(OutputError, match="cannot hard-link") as error:
+            copying.put(tmp_path / "a", tmp_path / "c", copying.Copying.LINK)
+        assert error.value.code == "output.cannot-link"
+    monkeypatch.setattr(copying.os, "link", fail_with(errno.ENOSPC))
+    with pytest.raises(OSError) as full:  # `output_faults` names it
+        copying.put(tmp_path / "a", tmp_path / "c", copying.Copying.LINK)
+    assert full.value.errno == errno.ENOSPC
+
+
+def fail_with(number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    return fail

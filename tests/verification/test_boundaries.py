@@ -313,6 +313,54 @@ def test_without_a_ledger_that_fits_nothing_is_known_of_the_base(edited: EditedM
     assert figures._ledger(Damaged(GOLDEN)) is None
 
 
+def test_what_is_wrong_with_the_ledger_is_a_problem_of_the_file_that_says_it(
+    edited: EditedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (claim,) = history.history(edited).proved
+    assert claim == "the ledger's 2 edits give the weights, and without them the base's"
+    (found,) = history.history(changed(edited, method="rece")).problems
+    assert (found.file, found.what[:20]) == ("forget.ledger.json", "method or parameters")
+    first = edited.manifest.edited[0]
+    off = first.model_copy(update={"before": "0" * 64})
+    (found,) = history.history(changed(edited, edited=(off, *edited.manifest.edited[1:]))).problems
+    assert (found.file, first.key in found.what) == ("forget.provenance.json", True)
+    ledger = edited.ledger
+    assert ledger is not None
+    one = changed(edited)
+    one.__dict__["ledger"] = book_with(ledger, edits=ledger.edits[:1])
+    monkeypatch.setattr(history, "_weights", lambda *_: iter(()))
+    monkeypatch.setattr(history, "_against_manifest", lambda *_: iter(()))
+    (claim,) = history.history(one).proved
+    assert claim.startswith("the ledger's edit gives the weights")
+
+    def damaged(*_: object) -> None:
+        raise ForgetError("x", "it cannot be read", "")
+
+    monkeypatch.setattr(history, "_weights", damaged)
+    (found,) = history.history(edited).problems
+    assert found.what == "cannot be compared with the weights: it cannot be read"
+
+
+def test_numbers_below_a_trillionth_are_rounding(
+    edited: EditedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = edited.ledger
+    assert ledger is not None
+    tensor = edited.manifest.edited[0]
+    monkeypatch.setattr(history, "_size", lambda *_: 0.0)
+    stored = SimpleNamespace(before=tensor.before, error=0.0)
+    monkeypatch.setattr(history, "stored_as", lambda *_: stored)
+    monkeypatch.setattr(
+        history, "_restored_digest", lambda _, ledger, path: ledger.book.base.files[path]
+    )
+    for size, fits in ((0.9e-12, True), (1.1e-12, False)):
+        off = tensor.model_copy(update={"error": size})
+        assert (history._tensor_problem(edited, ledger, off) is None) == fits
+        entries = [entry.model_copy(update={"delta_rel": size}) for entry in ledger.edits]
+        problems = history._weights(changed(edited, edited=()), book_with(ledger, edits=entries))
+        assert len(list(problems)) == (0 if fits else 2)
+
+
 # recipes and parameters
 
 
@@ -390,8 +438,30 @@ def test_defaults_count_only_if_this_version_made_the_folder(edited: EditedModel
         found = verification_parameters.parameters(other)
         counts = len(found.proved), len(found.problems), len(found.not_proved)
         assert counts == (0, known, not known)
+    other = changed(edited, run_details={}, parameters=forged)
+    assert not verification_parameters.parameters(other).problems  # not strict by default
     missing = checked(ours, {}, recipe_path=GOLDEN / "none.toml")
     assert missing == Finding()  # the manifest lists the file: that is a problem already
+
+
+def test_tables_of_families_count_for_a_model_of_that_family_only(
+    edited: EditedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (GOLDEN / "recipe.toml").read_text() + "[families.sdxl.edit]\nlam = 2.0\n"
+    read = recipes.parse(text)
+    assert read.families
+    assert verification_parameters.read_recipe(edited, text).parameters == edited_parameters(text)
+    for fault in (ForgetError("x", "no family", ""), KeyError("x"), OSError("x")):
+
+        def unknown(settings: Path, fault: Exception = fault) -> str:
+            raise fault
+
+        monkeypatch.setattr(verification_parameters.models, "family_of", unknown)
+        assert verification_parameters.read_recipe(edited, text) == read
+
+
+def edited_parameters(text: str) -> dict[str, Any]:
+    return recipes.parse(text).on("sd").parameters
 
 
 # the edit repeated
@@ -466,6 +536,13 @@ def test_a_verdict_is_what_all_findings_say() -> None:
     bad = audit._with_findings(replace(before, ok=False, problems=[first]), [Finding([second])])
     assert (bad.ok, bad.problems) == (False, [first, second])
     assert not audit._with_findings(before, [Finding([second])]).ok
+
+
+def test_of_a_folder_with_a_damaged_manifest_only_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "forget.provenance.json").write_text("{")
+    verdict = audit.verify(tmp_path)
+    assert not verdict.ok and [p.file for p in verdict.problems] == ["forget.provenance.json"]
+    assert verdict.proved == []
 
 
 def test_an_edit_that_was_made_to_edits_that_are_gone_is_not_repeated(edited: EditedModel) -> None:
