@@ -25,7 +25,6 @@ from forgetcli import methods
 from forgetcli import recipe as recipes
 from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base
-from forgetcli.distributed import current
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import judges
 from forgetcli.evaluation.questions import Question, of_recipe
@@ -33,6 +32,7 @@ from forgetcli.evaluation.run import Run, Subject, answered
 from forgetcli.evaluation.scores import summary
 from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline.apply import apply
+from forgetcli.process.distributed import current
 from forgetcli.progress import Silent, Stopwatch
 
 # nullspace is the recipe's own method; by default it holds them

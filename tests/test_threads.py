@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from forgetcli import threads
 from forgetcli.cli.sink import Sink
+from forgetcli.process import threads
 
 
 @pytest.fixture

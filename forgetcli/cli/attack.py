@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import forgetcli
-from forgetcli import distributed
 from forgetcli.cli.eval import (
     Confident,
     Guidance,
@@ -34,6 +33,7 @@ from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, outcomes
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import gates
+from forgetcli.process import distributed
 
 if TYPE_CHECKING:
     from forgetcli.robustness import Robustness

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import forgetcli
-from forgetcli import distributed
 from forgetcli.cli import suggestions
 from forgetcli.cli.options import (
     BatchOption,
@@ -33,6 +32,7 @@ from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, quality, shares
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import gates
+from forgetcli.process import distributed
 
 if TYPE_CHECKING:
     from forgetcli.evaluation.gates import Gate

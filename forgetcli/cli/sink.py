@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from forgetcli import threads
 from forgetcli.cli import progress, stdout
 from forgetcli.cli.visible import one_line, visible, visible_json
+from forgetcli.process import threads
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import json as plain_json
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
-from forgetcli.quiet import quiet_libraries
+from forgetcli.process.quiet import quiet_libraries
 from forgetcli.storage import hub, safetensors
 from forgetcli.storage.files import files_digest, sha256_file
 

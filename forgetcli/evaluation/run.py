@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forgetcli import distributed, models
+from forgetcli import models
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.weight_change import WeightChange, weight_change
 from forgetcli.errors import ForgetError
@@ -25,6 +25,7 @@ from forgetcli.evaluation.verdicts import look
 from forgetcli.generation.generate import generate_images
 from forgetcli.generation.image_cache import ImageCache
 from forgetcli.generation.images import DTYPE, ImageRequest, refuse_too_many
+from forgetcli.process import distributed
 from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:

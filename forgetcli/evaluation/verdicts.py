@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from forgetcli.distributed import Processes
 from forgetcli.errors import ModelError
 from forgetcli.evaluation.judges import Judge, Verdict
 from forgetcli.evaluation.opened import opened
 from forgetcli.evaluation.questions import Question, choices
 from forgetcli.evaluation.run_folder import refuse_others
+from forgetcli.process.distributed import Processes
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic
 from forgetcli.storage.files import open_regular, sha256_file

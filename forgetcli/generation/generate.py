@@ -18,7 +18,6 @@ from forgetcli import models
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.display import Captioned, Result, Shown
-from forgetcli.distributed import Processes
 from forgetcli.errors import ForgetError, counted
 from forgetcli.generation.grid import write_grid
 from forgetcli.generation.image_cache import ImageCache
@@ -34,6 +33,7 @@ from forgetcli.generation.images import (
 from forgetcli.generation.text_to_image import text_to_image
 from forgetcli.models.tokens import cut_prompts
 from forgetcli.models.unet import sides
+from forgetcli.process.distributed import Processes
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
 

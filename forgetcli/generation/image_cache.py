@@ -13,8 +13,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from forgetcli import __version__
-from forgetcli.device import pick_device
 from forgetcli.editing.moment_cache import MomentCache
+from forgetcli.process.device import pick_device
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from forgetcli.checkpoint.pipeline_index import DISPENSABLE
 from forgetcli.models import components
-from forgetcli.quiet import quiet_libraries
+from forgetcli.process.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from forgetcli.models.base import LoadedModel

@@ -31,7 +31,7 @@ def load(
 
     Args:
         device: default: the best one of this machine.
-        dtype: one of `forgetcli.device.DTYPES`; default: float32.
+        dtype: one of `forgetcli.process.device.DTYPES`; default: float32.
         editable: refuse models that can generate images but cannot be edited.
         observer: receives a note on each setting of the model that is ignored or overridden.
     Raises:
@@ -40,8 +40,8 @@ def load(
     """
     # Here because recipes are checked with the names of families, and need nothing else.
     from forgetcli.checkpoint import component_settings
-    from forgetcli.device import pick_device, pick_dtype
     from forgetcli.models import components
+    from forgetcli.process.device import pick_device, pick_dtype
 
     family = get(family_of(base.settings))
     model = family.load(base, pick_device(device), pick_dtype(dtype))

@@ -18,7 +18,7 @@ from forgetcli.checkpoint.single_file import SingleFile, has_weights
 from forgetcli.checkpoint.weights import WeightSet, weight_sets
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.models.tensors import read_parameter
-from forgetcli.quiet import quiet_libraries
+from forgetcli.process.quiet import quiet_libraries
 from forgetcli.storage.safetensors import FETCH_AGAIN, read_header, refuse_quantised
 
 if TYPE_CHECKING:

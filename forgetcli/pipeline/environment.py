@@ -7,9 +7,10 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from forgetcli import __version__, threads
+from forgetcli import __version__
 from forgetcli.bundled import recipes
 from forgetcli.editing import moment_cache
+from forgetcli.process import threads
 
 PACKAGES = (
     "torch",

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from forgetcli import distributed
 from forgetcli import recipe as recipes
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.evaluation import judges
 from forgetcli.evaluation.run_folder import claim
+from forgetcli.process import distributed
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.robustness import attacks as attacks_
 from forgetcli.robustness import goals as goals_

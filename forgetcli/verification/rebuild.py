@@ -12,10 +12,10 @@ from forgetcli.artifact.integrity import Problem, problem
 from forgetcli.artifact.manifest import MANIFEST
 from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.checkpoint.base import Base
-from forgetcli.device import pick_device
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import ForgetError, counted
 from forgetcli.pipeline.apply import apply
+from forgetcli.process.device import pick_device
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
 from forgetcli.storage.scratch import scratch

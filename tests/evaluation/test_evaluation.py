@@ -19,7 +19,6 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from forgetcli.distributed import Processes
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject, evaluate, judges
 from forgetcli.evaluation import gates as gates_module
@@ -36,6 +35,7 @@ from forgetcli.evaluation.subjects import _labels, _targets, apart, unused
 from forgetcli.evaluation.verdicts import Log, look
 from forgetcli.generation.generate import batches
 from forgetcli.generation.images import ImageRequest, has_origin
+from forgetcli.process.distributed import Processes
 from forgetcli.progress import Silent
 from forgetcli.recipe import Concept
 from forgetcli.report.results import COLUMNS, write_csv, write_json, write_junit

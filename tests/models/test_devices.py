@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from forgetcli import device
 from forgetcli.errors import ModelError
+from forgetcli.process import device
 
 
 @pytest.mark.parametrize(

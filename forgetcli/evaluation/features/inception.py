@@ -8,8 +8,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from forgetcli.device import pick_device
 from forgetcli.errors import ForgetError
+from forgetcli.process.device import pick_device
 
 if TYPE_CHECKING:
     from torch import Tensor

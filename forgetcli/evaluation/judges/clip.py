@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from forgetcli.device import pick_device
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.evaluation.judges import Verdict
 from forgetcli.evaluation.pretrained import find
+from forgetcli.process.device import pick_device
 
 if TYPE_CHECKING:
     from PIL.Image import Image

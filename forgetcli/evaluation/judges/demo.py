@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 
 from forgetcli.bundled.demo import JUDGE, label_of, name_of
-from forgetcli.device import pick_device
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation.demo_classifier import Classifier
 from forgetcli.evaluation.judges import Verdict
+from forgetcli.process.device import pick_device
 from forgetcli.storage.files import sha256_file
 
 if TYPE_CHECKING:

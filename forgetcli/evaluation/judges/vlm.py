@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from forgetcli.device import pick_device
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.evaluation.judges import Verdict
 from forgetcli.evaluation.judges.clip import PLACE, with_place
 from forgetcli.evaluation.pretrained import find
+from forgetcli.process.device import pick_device
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from forgetcli import distributed
 from forgetcli.artifact.manifest import MANIFEST
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import Evaluation, evaluate
@@ -32,6 +31,7 @@ from forgetcli.experiments.comparison.plan import (
 from forgetcli.experiments.comparison.results import ComparedRecipe, Comparison, pooled_rows
 from forgetcli.experiments.comparison.rows import rows_of
 from forgetcli.generation.images import DTYPE, refuse_too_many
+from forgetcli.process import distributed
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import Recipe
 from forgetcli.robustness.results import Robustness

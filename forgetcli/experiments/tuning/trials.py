@@ -12,7 +12,6 @@ import optuna
 
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint.base import Base
-from forgetcli.distributed import Processes
 from forgetcli.errors import EditError, counted
 from forgetcli.evaluation import Answer, Question, Subject, run_folder
 from forgetcli.evaluation.run import UNEDITED, answered
@@ -25,6 +24,7 @@ from forgetcli.generation.generate import generate_images
 from forgetcli.generation.image_cache import ImageCache
 from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline import apply
+from forgetcli.process.distributed import Processes
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import Recipe
 
