@@ -249,8 +249,9 @@ def evaluate(
             force=force,
             observer=observer,
         )
+    if attacked:
+        result = replace(result, attacks=attacked)
     # The first process reports.
-    result = replace(result, attacks=attacked)
     if main and not _report(result, bounds, confident, output, junit, sink):
         raise typer.Exit(1)
 

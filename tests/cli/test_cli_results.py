@@ -295,6 +295,7 @@ def side(forget_: float, retain: float) -> dict:
         "forget_indirect": None,
         "retain": retain,
         "h": 0.5,
+        "err_missing": [],
     }
 
 
@@ -320,8 +321,10 @@ EVALUATED = Result(
             "edited": side(0.935, 0.96),
             "concepts": CONCEPTS,
             "quality": QUALITY,
+            "weight_change": {"relative": 0.01},
         }
     ],
+    attacks={},
 )
 
 
