@@ -322,6 +322,7 @@ EVALUATED = Result(
             "concepts": CONCEPTS,
             "quality": QUALITY,
             "weight_change": {"relative": 0.01},
+            "near": {},
         }
     ],
     attacks={},
