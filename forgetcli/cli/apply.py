@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import forgetcli
+from forgetcli.cli.completion import suggest
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -24,7 +25,6 @@ from forgetcli.cli.options import (
     SetOption,
     ThreadsOption,
     known_model,
-    recipe_names,
 )
 from forgetcli.cli.progress import opening, silence_hub
 from forgetcli.cli.sink import Sink
@@ -33,6 +33,7 @@ from forgetcli.errors import ForgetError
 from forgetcli.progress import Stages
 
 if TYPE_CHECKING:
+    from forgetcli.pipeline.plan import Plan
     from forgetcli.recipe import Recipe
 
 Output = Annotated[
@@ -50,7 +51,7 @@ OptionalRecipe = Annotated[
     typer.Argument(
         metavar="RECIPE",
         help="A recipe file, or a bundled recipe's name.",
-        autocompletion=recipe_names,
+        autocompletion=suggest("recipes"),
         show_default=False,
     ),
 ]
@@ -180,12 +181,17 @@ def _estimate(
     """
     if sink.quiet or not sys.stderr.isatty():
         return None
+    named = dtype.value if dtype else None
+    return _planned(recipe, model, config, device, named).estimates.seconds
+
+
+def _planned(
+    recipe: Recipe, model: str | None, config: str | None, device: str | None, dtype: str | None
+) -> Plan:
     # Imported here: loads torch.
     from forgetcli.pipeline.plan import plan as make_plan
 
-    named = dtype.value if dtype else None
-    planned = make_plan(recipe, model=model, config=config, device=device, dtype=named)
-    return planned.estimates.seconds
+    return make_plan(recipe, model=model, config=config, device=device, dtype=dtype)
 
 
 def _apply_delta(
@@ -225,10 +231,7 @@ def _plan(
     sink: Sink,
 ) -> None:
     silence_hub()
-    # Imported here: loads torch.
-    from forgetcli.pipeline.plan import plan as make_plan
-
-    data = make_plan(recipe, model=model, config=config, device=device, dtype=dtype).as_dict()
+    data = _planned(recipe, model, config, device, dtype).as_dict()
     # Quiet: there is no path, because nothing was written.
     sink.result(data, human=lambda: plan(data), quiet=())
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import forgetcli
-from forgetcli.cli import suggestions
 from forgetcli.cli.attack import AttackSet, attack_names, attack_settings
+from forgetcli.cli.completion import suggest
+from forgetcli.cli.dry_run import show as show_plan
 from forgetcli.cli.eval import Features, Guidance, Images, Judge, JudgeSet, command_line, settings
 from forgetcli.cli.options import (
     BatchOption,
@@ -24,10 +25,9 @@ from forgetcli.cli.options import (
     SeedOption,
     StepsOption,
     ThreadsOption,
-    recipe_names,
 )
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import attack_methods, facts, methods, preview
+from forgetcli.cli.tables import attack_methods, facts, methods
 
 if TYPE_CHECKING:
     from forgetcli.report import Files
@@ -37,7 +37,7 @@ Recipes = Annotated[
     typer.Argument(
         metavar="RECIPE…",
         help="Recipe files, or names of bundled recipes.",
-        autocompletion=recipe_names,
+        autocompletion=suggest("recipes"),
         show_default=False,
     ),
 ]
@@ -46,7 +46,7 @@ Methods = Annotated[
     typer.Option(
         "--methods",
         metavar="NAME,…",
-        autocompletion=suggestions.method_list,
+        autocompletion=suggest("method_list"),
         help="Methods to compare, or all.",
     ),
 ]
@@ -149,12 +149,7 @@ def compare(
         "force": force,
     }
     if dry_run:
-        with sink.observer():
-            # Imported here: loads torch, after the libraries have been silenced.
-            from forgetcli.experiments import preview as previews
-
-            planned = previews.of_comparison(loaded, **both).as_dict()
-        sink.result(planned, human=lambda: preview(planned), quiet=())
+        show_plan(sink, lambda previews: previews.of_comparison(loaded, **both))
         return
     with sink.observer() as observer:
         # Imported here: loads matplotlib and jinja2, after the libraries have been silenced.

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from forgetcli.cli.dry_run import show as show_plan
 from forgetcli.cli.options import (
     DeviceOption,
     DryRunFlag,
@@ -16,7 +17,7 @@ from forgetcli.cli.options import (
     ThreadsOption,
 )
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, preview, shares
+from forgetcli.cli.tables import facts, shares
 from forgetcli.errors import counted
 from forgetcli.progress import Stages, Stopwatch, enter
 
@@ -53,12 +54,10 @@ def demo(
     """
     sink = Sink("demo", json=json, quiet=quiet, threads=threads)
     if dry_run:
-        with sink.observer():
-            # Imported here: loads torch, after the libraries have been silenced.
-            from forgetcli.experiments import preview as previews
-
-            planned = previews.of_demo(output, recipe=recipe, device=device, force=force).as_dict()
-        sink.result(planned, human=lambda: preview(planned), quiet=())
+        show_plan(
+            sink,
+            lambda previews: previews.of_demo(output, recipe=recipe, device=device, force=force),
+        )
         return
     with sink.observer() as shown:
         # Imported here: loads torch, after the libraries have been silenced.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import forgetcli
-from forgetcli.cli import suggestions
+from forgetcli.cli.completion import suggest
 from forgetcli.cli.options import (
     BatchOption,
     DeviceOption,
@@ -97,7 +97,7 @@ Judge = Annotated[
     str,
     typer.Option(
         "--judge",
-        autocompletion=suggestions.judges,
+        autocompletion=suggest("judges"),
         help="Classifier that judges the images: demo, clip, vlm or nudenet.",
     ),
 ]
@@ -114,7 +114,7 @@ Features = Annotated[
     str,
     typer.Option(
         "--features",
-        autocompletion=suggestions.features,
+        autocompletion=suggest("features"),
         help="Extractor for distance, FID and KID: demo, inception, none.",
     ),
 ]
@@ -278,7 +278,6 @@ def _report(
     """Write and print the report; whether every bound was met."""
     # Imported here: the reports load matplotlib and jinja2.
     from forgetcli import report
-    from forgetcli.report.results import write_junit
 
     data = result.as_dict()
     if result.attacks and all(model["digest"] not in result.attacks for model in data["models"]):
@@ -291,7 +290,7 @@ def _report(
     title = ", ".join(run.subject.name for run in result.edited)
     files = report.write(output, result, data, title=title, command=command_line())
     if junit is not None:
-        write_junit(junit, data, outcomes)
+        report.write_junit(junit, data, outcomes)
     sink.result(data, human=lambda: _as_text(data, files), quiet=files.page)
     failed = [outcome for outcome in outcomes if not outcome.passed]
     for outcome in failed:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from forgetcli import export as exports
-from forgetcli.cli import suggestions
+from forgetcli.cli.completion import suggest
 from forgetcli.cli.options import DryRunFlag, ForceFlag, JsonFlag, QuietFlag, existing_folder
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
@@ -53,7 +53,7 @@ Naming = Annotated[
     str | None,
     typer.Option(
         "--naming",
-        autocompletion=suggestions.namings,
+        autocompletion=suggest("namings"),
         envvar="FORGET_LORA_NAMING",
         show_default="diffusers",
         help="LoRA only: naming scheme of the keys, diffusers or kohya.",

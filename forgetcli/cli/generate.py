@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 import forgetcli
-from forgetcli.cli import suggestions
+from forgetcli.cli.completion import suggest
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -55,7 +55,7 @@ Model = Annotated[
         "--model",
         "-m",
         callback=known_model,
-        autocompletion=suggestions.models,
+        autocompletion=suggest("models"),
         help="demo, an edited folder, a diffusers folder, a .safetensors file or a hub id.",
     ),
 ]

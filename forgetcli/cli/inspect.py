@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli import suggestions
+from forgetcli.cli.completion import suggest
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -25,7 +25,7 @@ Model = Annotated[
     typer.Argument(
         metavar="MODEL",
         callback=known_model,
-        autocompletion=suggestions.models,
+        autocompletion=suggest("models"),
         help="demo, a diffusers folder, a .safetensors file, or a hub id.",
     ),
 ]

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from forgetcli.cli import suggestions
+from forgetcli.cli.completion import suggest
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
+from forgetcli.evaluation import judges as all_judges
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,7 +26,7 @@ Name = Annotated[
         metavar="[NAME]",
         help="One judge: list every label that it knows.",
         show_default=False,
-        autocompletion=suggestions.judges,
+        autocompletion=suggest("judges"),
     ),
 ]
 
@@ -40,9 +41,6 @@ def judges(name: Name = None, json: JsonFlag = False, quiet: QuietFlag = False) 
       forget judges
       forget judges demo
     """
-    # Imported here: loads pydantic, which completion and help must not wait for.
-    from forgetcli.evaluation import judges as all_judges
-
     found = [all_judges.describe(each) for each in ([name] if name else all_judges.names())]
     Sink("judges", json=json, quiet=quiet).result(
         {"judges": [each.as_dict() for each in found]},

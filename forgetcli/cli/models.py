@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from forgetcli.artifact import known_models
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import table
@@ -16,9 +17,6 @@ def models(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Example:
       forget models
     """
-    # Imported here: loads pydantic, which completion and help must not wait for.
-    from forgetcli.artifact import known_models
-
     known = known_models.known()
     data = {
         "models": [

@@ -9,10 +9,8 @@ from typing import Annotated
 
 import typer
 
-from forgetcli.cli import suggestions
-
-# What checks or completes a value is imported in its function: every command imports this module,
-# and help, completion and the check of a recipe need none of it.
+from forgetcli.cli.completion import suggest
+from forgetcli.storage.files import refuse_missing_folder
 
 
 class Dtype(StrEnum):
@@ -33,6 +31,7 @@ def finite(value: float | None) -> float | None:
 def known_model(name: str | None) -> str | None:
     """The value of ``--model``. A name that can be no model is refused before libraries load."""
     if name is not None:
+        # Imported here: help, completion and the check of a recipe need no models.
         from forgetcli.checkpoint import base as checkpoint
 
         checkpoint.refuse_unknown(name)
@@ -41,17 +40,8 @@ def known_model(name: str | None) -> str | None:
 
 def existing_folder(folder: Path) -> Path:
     """The value of DIR, an edited model. A missing folder is refused before libraries load."""
-    from forgetcli.storage.files import refuse_missing_folder
-
     refuse_missing_folder(folder, "give the folder that 'forget apply' wrote")
     return folder
-
-
-def recipe_names(incomplete: str) -> list[str]:
-    """Bundled recipes whose name begins with `incomplete`, for completion."""
-    from forgetcli.bundled.recipes import bundled
-
-    return [name for name in bundled() if name.startswith(incomplete)]
 
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -64,7 +54,7 @@ RecipeName = Annotated[
     typer.Argument(
         metavar="RECIPE",
         help="A recipe file, or a bundled recipe's name.",
-        autocompletion=recipe_names,
+        autocompletion=suggest("recipes"),
         show_default=False,
     ),
 ]
@@ -74,7 +64,7 @@ SetOption = Annotated[
         "--set",
         metavar="KEY=VALUE",
         envvar="FORGET_SET",
-        autocompletion=suggestions.recipe_keys,
+        autocompletion=suggest("recipe_keys"),
         show_default=False,
         help="Override a key of the recipe: refine.steps=6, concepts.0.target=monet. Repeatable.",
     ),
@@ -83,7 +73,7 @@ MethodOption = Annotated[
     str | None,
     typer.Option(
         "--method",
-        autocompletion=suggestions.methods,
+        autocompletion=suggest("methods"),
         show_default="the recipe's",
         help="Another method, with the parameters in the recipe's [methods.NAME].",
     ),
@@ -94,7 +84,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         callback=known_model,
-        autocompletion=suggestions.models,
+        autocompletion=suggest("models"),
         show_default=False,
         help="demo, a diffusers folder, a .safetensors file, or a hub id.",
     ),

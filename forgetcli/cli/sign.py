@@ -9,6 +9,7 @@ import typer
 
 from forgetcli.cli.options import JsonFlag, QuietFlag
 from forgetcli.cli.sink import Sink
+from forgetcli.verification import signature
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
 Key = Annotated[
@@ -60,9 +61,6 @@ def sign(
       forget sign edited --private-key key.pem
       forget verify edited --key public.pem
     """
-    # Imported here: loads torch or pydantic, which completion and help must not wait for.
-    from forgetcli.verification import signature
-
     path = signature.sign(folder, private_key, password=password, output=output)
     Sink("sign", json=json, quiet=quiet).result(
         {"signature": str(path)}, human=lambda: str(path), quiet=path

@@ -1,26 +1,26 @@
-"""What the shell offers for the values of options.
-
-Every command imports this module, so the modules that know the values are imported in functions.
-"""
+"""What the shell offers for the values of options, by the names that `completion.suggest` takes."""
 
 from __future__ import annotations
 
+import importlib
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from forgetcli import methods as all_methods
+from forgetcli.bundled.recipes import SCHEMA, bundled, folder
+from forgetcli.storage.atomic import MARKER
+from forgetcli.storage.hub import KNOWN
+
 
 def methods(incomplete: str) -> list[str]:
     """Editing methods."""
-    from forgetcli import methods as all_methods
-
     return _beginning(incomplete, all_methods.names())
 
 
 def method_list(incomplete: str) -> list[str]:
     """Methods after the last comma of a list, or all."""
-    from forgetcli import methods as all_methods
-
     before, comma, last = incomplete.rpartition(",")
     taken = before.split(",")
     names = [name for name in all_methods.names() if name not in taken]
@@ -29,16 +29,17 @@ def method_list(incomplete: str) -> list[str]:
 
 def judges(incomplete: str) -> list[str]:
     """Judges of images."""
-    from forgetcli.evaluation import judges as all_judges
-
-    return _beginning(incomplete, all_judges.names())
+    return _beginning(incomplete, _measuring("judges"))
 
 
 def features(incomplete: str) -> list[str]:
     """Feature extractors."""
-    from forgetcli.evaluation import features as all_features
+    return _beginning(incomplete, ["auto", "none", *_measuring("features")])
 
-    return _beginning(incomplete, ["auto", "none", *all_features.names()])
+
+def _measuring(kind: str) -> list[str]:
+    # Imported here: loads pydantic, which the other values do without.
+    return importlib.import_module(f"forgetcli.evaluation.{kind}").names()
 
 
 def namings(incomplete: str) -> list[str]:
@@ -48,19 +49,17 @@ def namings(incomplete: str) -> list[str]:
 
 def models(incomplete: str) -> list[str]:
     """The embedded model, edited folders here, and models of the hub that forget knows."""
-    from forgetcli.storage.atomic import MARKER
-    from forgetcli.storage.hub import KNOWN
-
     here = sorted(file.parent.name for file in Path.cwd().glob(f"*/{MARKER}"))
     return _beginning(incomplete, ["demo", *here, *KNOWN])
 
 
+def recipes(incomplete: str) -> list[str]:
+    """Bundled recipes."""
+    return _beginning(incomplete, bundled())
+
+
 def recipe_keys(incomplete: str) -> list[str]:
     """Keys of a recipe for ``--set``, with the equals sign; of lists, those of the first table."""
-    import json
-
-    from forgetcli.bundled.recipes import SCHEMA, folder
-
     schema = json.loads((folder() / SCHEMA).read_text(encoding="utf-8"))
     return _beginning(incomplete, sorted(f"{key}=" for key in set(_keys(schema))))
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from forgetcli.cli.dry_run import show as show_plan
 from forgetcli.cli.options import (
     BatchOption,
     ConfigOption,
@@ -24,7 +25,7 @@ from forgetcli.cli.options import (
     finite,
 )
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, preview, search
+from forgetcli.cli.tables import facts, search
 
 Method = Annotated[
     str | None,
@@ -118,12 +119,7 @@ def tune(
         "device": device,
     }
     if dry_run:
-        with sink.observer():
-            # Imported here: loads torch, after the libraries have been silenced.
-            from forgetcli.experiments import preview as previews
-
-            planned = previews.of_search(recipe, **both).as_dict()
-        sink.result(planned, human=lambda: preview(planned), quiet=())
+        show_plan(sink, lambda previews: previews.of_search(recipe, **both))
         return
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from forgetcli.models.families import Family, family_of, get
 from forgetcli.models.families import names as family_names
+from forgetcli.process.device import pick_device, pick_dtype
 
 if TYPE_CHECKING:
     from forgetcli.checkpoint.base import Base
@@ -41,7 +42,6 @@ def load(
     # Here because recipes are checked with the names of families, and need nothing else.
     from forgetcli.checkpoint import component_settings
     from forgetcli.models import components
-    from forgetcli.process.device import pick_device, pick_dtype
 
     family = get(family_of(base.settings))
     model = family.load(base, pick_device(device), pick_dtype(dtype))

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forgetcli.report.page import write_page
-from forgetcli.report.results import write_csv, write_json
+from forgetcli.report.results import write_csv, write_json, write_junit
 
 if TYPE_CHECKING:
     from forgetcli.evaluation import Evaluation
+
+
+__all__ = ["Files", "write", "write_junit"]
 
 
 @dataclass(frozen=True)
