@@ -934,6 +934,10 @@ def test_names_are_exchanged_or_it_is_said_that_they_cannot_be(tmp_path, monkeyp
     for fault in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         monkeypatch.setattr(atomic.ctypes, "get_errno", lambda fault=fault: fault)
         assert atomic._exchange(first, second) is False
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "name", "nt")
+        found = atomic._exchange(first, second)
+    assert found is False
     del library.renameat2  # a C library that does not have it
     assert atomic._exchange(first, second) is False
 

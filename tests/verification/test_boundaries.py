@@ -447,9 +447,9 @@ def test_defaults_count_only_if_this_version_made_the_folder(edited: EditedModel
 def test_tables_of_families_count_for_a_model_of_that_family_only(
     edited: EditedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (GOLDEN / "recipe.toml").read_text() + "[families.sdxl.edit]\nlam = 2.0\n"
+    text = (GOLDEN / "recipe.toml").read_text() + "[families.sd.edit]\nlam = 2.0\n"
     read = recipes.parse(text)
-    assert read.families
+    assert read.families and read.parameters != edited_parameters(text)
     assert verification_parameters.read_recipe(edited, text).parameters == edited_parameters(text)
     for fault in (ForgetError("x", "no family", ""), KeyError("x"), OSError("x")):
 
@@ -578,6 +578,29 @@ def test_a_bad_key_says_why_in_one_line(fault: Exception, why: str) -> None:
     error = signature._bad_key("k.pem", fault, "the hint")
     assert error.message == f"k.pem cannot be used as a key: {why}"
     assert (error.code, error.hint) == ("sign.key", "the hint")
+
+
+def test_what_cannot_be_signed_or_checked_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Config:
+        def use_elliptic_key_verifier(self, public_key: Path) -> None:
+            raise ValueError("no key")
+
+        use_elliptic_key_signer = use_elliptic_key_verifier
+
+    monkeypatch.setattr(signature, "_package", lambda name: SimpleNamespace(Config=Config))
+    (tmp_path / "s").touch()
+    for call, code in (
+        (lambda: signature.sign(tmp_path / "none", tmp_path / "k"), "model.not-found"),
+        (lambda: signature.sign(tmp_path, tmp_path / "k"), "model.not-edited"),
+        (lambda: signature.check(tmp_path, tmp_path / "s", None), "sign.no-key"),
+        (lambda: signature.check(tmp_path, tmp_path / "none", "k"), "sign.no-signature"),
+        (lambda: signature.check(tmp_path, tmp_path / "s", "k"), "sign.key"),
+    ):
+        with pytest.raises(ForgetError) as error:
+            call()
+        assert error.value.code == code
 
 
 @pytest.mark.skipif(find_spec("model_signing") is None, reason="model-signing is not installed")
