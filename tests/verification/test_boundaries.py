@@ -377,6 +377,7 @@ def test_of_a_long_list_the_entries_that_differ_are_shown() -> None:
         ("no list", '["prompt number 0" and 4 more that differ, of 5]'),
     ):
         assert differences._shortened(long, other) == text
+    assert differences._shortened(["ä" * 60], None) == f'["{"ä" * 60}", … 1 in all]'
     assert differences._shortened("ä" * 99, long) == f'"{"ä" * 99}"'
 
 
