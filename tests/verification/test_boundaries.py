@@ -518,7 +518,8 @@ def test_a_distance_is_relative_to_the_repeated_change(monkeypatch: pytest.Monke
 
     assert distance() == 0.5  # |5 − 4| / |4 − 2|
     values["base"] = 4.0
-    assert distance() > 1e100  # the repeated edit changes nothing: no tolerance covers that
+    # The repeated edit changes nothing: no tolerance covers ‖stored − rebuilt‖ = 2.
+    assert distance() == pytest.approx(2 / 1e-300)
 
 
 # the verdict
@@ -537,6 +538,17 @@ def test_a_verdict_is_what_all_findings_say() -> None:
     bad = audit._with_findings(replace(before, ok=False, problems=[first]), [Finding([second])])
     assert (bad.ok, bad.problems) == (False, [first, second])
     assert not audit._with_findings(before, [Finding([second])]).ok
+
+
+def test_a_repetition_is_shown_to_whoever_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    observers: list[object] = []
+    monkeypatch.setattr(
+        rebuild, "rebuilt", lambda _, observer: observers.append(observer) or Finding()
+    )
+    mine = Silent()
+    assert audit.verify(GOLDEN).ok and observers == []
+    assert audit.verify(GOLDEN, rebuild=True, observer=mine).ok and observers == [mine]
+    assert audit.verify(GOLDEN, rebuild=True).ok and isinstance(observers[1], Silent)
 
 
 def test_of_a_folder_with_a_damaged_manifest_only_that_is_said(tmp_path: Path) -> None:
