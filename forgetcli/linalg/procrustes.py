@@ -24,8 +24,10 @@ def span(columns: Tensor, energy: float = 1.0) -> Tensor:
     U, sizes, _ = torch.linalg.svd(directions, full_matrices=False)
     real = sizes > NEGLIGIBLE * sizes.max() if len(sizes) else sizes.bool()
     U, squares = U[:, real], sizes[real].square()
-    before = squares.cumsum(0) - squares  # held by the directions in front of each
-    return U[:, before < energy * squares.sum()]
+    # What each direction and those behind it hold. Summed from the small end: the sum of all would
+    # round the small ones away, and energy = 1 would not keep them.
+    left = squares.flip(0).cumsum(0).flip(0)
+    return U[:, left > (1 - energy) * squares.sum()]
 
 
 def nearest_rotation(M: Tensor, *, reflections: bool = False) -> Tensor:

@@ -30,7 +30,7 @@ from forgetcli.evaluation.measures import Measure, ModelQuality, Quality
 from forgetcli.evaluation.opened import opened
 from forgetcli.evaluation.questions import choices, of_recipe
 from forgetcli.evaluation.run_folder import claim
-from forgetcli.evaluation.scores import by_prompt, matrix, score, summary
+from forgetcli.evaluation.scores import _attempts, by_prompt, matrix, score, summary
 from forgetcli.evaluation.subjects import _labels, _targets, apart, unused
 from forgetcli.evaluation.verdicts import Log, look
 from forgetcli.generation.generate import batches
@@ -345,12 +345,15 @@ def test_results_of_attacks_are_read_and_nothing_else_is(tmp_path):
     for value in (0.25, 1, None):
         file.write_text(json.dumps({**good, "resist": value}))
         assert gates_module.read_attacks(file) == {"d": Figure(value, (0.0, 1.0), 4)}
+    for attempts in (0, 1_000_000):
+        file.write_text(json.dumps({**good, "resist_n": attempts}))
+        assert gates_module.read_attacks(file)["d"].count == attempts
     for changed in (
         {"command": "eval"},
         {"model": {"digest": 1}},
         {"resist_n": "4"},
         {"resist_n": -1},
-        {"resist_n": 10**9},  # a list of as many attempts would be made of it
+        {"resist_n": 1_000_001},  # a list of as many attempts would be made of it
         {"resist": 1.5},
         {"resist_ci": [0, 2]},
         {"resist": True},
@@ -392,6 +395,31 @@ def test_figures_have_four_decimals_and_the_interval_of_their_counts(tmp_path):
     assert score(answers[:3], subject).h.count == 3
     assert matrix([Run(subject, answers)]).seen == ((0.3333, 0.3333),)
     assert matrix([Run(subject, answers), Run(subject, answers[:3])]).seen[1] == (0.3333, None)
+
+
+def test_prompts_that_use_words_of_the_edit_are_scored_apart(tmp_path):
+    subject = Subject(
+        "edited",
+        base("edited"),
+        frozenset({"red"}),
+        frozenset({"trained on"}),
+        apart=frozenset({("red", "a"), ("blue", "b"), ("red", "trained on")}),
+    )
+    rows = [("red", "a", "direct", False), ("red", "c", "direct", True)]
+    rows += [("blue", "b", "direct", True)] * 2 + [("blue", "d", "direct", False)]
+    rows += [("red", "trained on", "direct", False)]
+    made = score(run(tmp_path, subject, rows).answers, subject)
+    assert (made.forget.value, made.forget.count) == (0.0, 1)
+    assert (made.retain.value, made.retain.count) == (0.0, 1)
+    assert (made.forget_shared.value, made.forget_shared.count) == (1.0, 1)
+    assert (made.retain_naming.value, made.retain_naming.count) == (1.0, 2)
+
+
+def test_attempts_of_an_attack_are_failures_and_successes():
+    made = _attempts(Figure(0.25, (0.1, 0.7), 4))
+    assert (made.value, made.interval, made.count) == (0.25, (0.1, 0.7), 4)
+    assert made.outcomes == [1.0, 0.0, 0.0, 0.0]
+    assert _attempts(Figure(None, (0.0, 1.0), 100)).outcomes == [0.0] * 100
 
 
 def test_prompts_have_equal_weights_in_h_however_many_images_they_have(tmp_path):

@@ -13,6 +13,7 @@ from forgetcli.evaluation.intervals import (
     harmonic,
     harmonic_interval,
     harmonic_lead,
+    harmonic_mean_interval,
     mean_interval,
     wilson,
 )
@@ -115,7 +116,9 @@ def test_bootstrap_limits_are_the_quantiles_of_two_and_a_half_percent():
         assert [count * share(end) for end in interval] == pytest.approx(limits, abs=1.5)
 
 
-@pytest.mark.parametrize(("successes", "count"), [(0, 3), (1, 3), (7, 31), (31, 31), (1, 1)])
+@pytest.mark.parametrize(
+    ("successes", "count"), [(0, 3), (1, 3), (7, 31), (31, 31), (1, 1), (16, 16)]
+)
 def test_wilson_limits_are_the_roots_of_the_equation_at_30_digits(successes: int, count: int):
     """(p̂ − p)² = z² p (1 − p) / n, a quadratic equation in p."""
     with mpmath.workdps(30):
@@ -145,10 +148,15 @@ def test_bootstraps_are_of_2000_resamples_from_the_seed():
             f, r = (draws[1].integers(0, n, n) for n in (5, 3))
             theirs = h(other_forget[f].mean(), other_retain[r].mean())
             lead.append(h(forget[f].mean(), retain[r].mean()) - theirs)
+        axes = np.random.default_rng(seed)
+        forgets = forget[axes.integers(0, 5, (2000, 5))].mean(1)
+        retains = retain[axes.integers(0, 3, (2000, 3))].mean(1)
+        mean = [h(*both) for both in zip(forgets, retains)]
         means = forget[draws[2].integers(0, 5, (2000, 5))].mean(1)
         for found, values in (
             (harmonic_interval(forget, retain, **options), single),
             (harmonic_lead(forget, retain, other_forget, other_retain, **options), lead),
             (mean_interval(forget, **options), means),
+            (harmonic_mean_interval([forget, retain], **options), mean),
         ):
             assert found == pytest.approx(np.quantile(values, [0.025, 0.975]), rel=1e-12)

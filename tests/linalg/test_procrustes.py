@@ -59,3 +59,18 @@ def test_a_basis_has_no_direction_twice_and_none_of_zeros() -> None:
     basis = span(torch.stack([1e9 * a, a, 1e-9 * (a + b), 0 * b], 1))
     assert basis.shape == (4, 2)
     assert (basis @ basis.T - torch.diag(torch.tensor([1.0, 1, 0, 0]).double())).norm() < 1e-12
+
+
+def test_a_basis_has_the_directions_above_rounding_and_below_the_energy() -> None:
+    """Two columns at a small angle have singular values in the ratio angle / 2."""
+    for angle, rank in ((2.4e-10, 2), (1.6e-10, 1)):
+        columns = torch.tensor([[1, 1], [0, angle]], dtype=torch.float64)
+        assert span(columns).shape == span(torch.cat([columns] * 9, 1)).shape == (2, rank)
+    # Nine equal columns and one other: squared singular values 9 and 1.
+    columns = torch.eye(3, dtype=torch.float64)[:, [0] * 9 + [1]]
+    for energy, rank in ((1.0, 2), (0.91, 2), (0.89, 1), (1e-9, 1)):
+        basis = span(columns, energy)
+        assert basis.shape == (3, rank) and basis[0, 0].abs() == pytest.approx(1)
+    assert torch.equal(span(columns), span(columns, 1.0))
+    assert span(torch.zeros(3, 2, dtype=torch.float64)).shape == (3, 0)
+    assert span(torch.zeros(3, 0, dtype=torch.float64)).shape == (3, 0)

@@ -827,6 +827,17 @@ def test_a_day_old_file_is_abandoned_where_there_are_no_locks(tmp_path, monkeypa
     assert left == {age for age, stays in ages.items() if stays}
 
 
+def test_a_link_that_takes_the_place_of_a_temporary_file_is_not_followed(tmp_path, monkeypatch):
+    """Between the look at it and its opening."""
+    (tmp_path / "precious").write_bytes(b"precious")
+    link = tmp_path / ".x.1-0123abcd.forget.tmp"
+    link.symlink_to("precious")
+    monkeypatch.setattr(os, "lstat", os.stat)
+    with pytest.raises(OSError) as error:
+        temporaries._remove_abandoned(link)
+    assert error.value.errno == errno.ELOOP
+
+
 def test_files_of_other_users_and_folders_are_not_collected(tmp_path, monkeypatch):
     path, folder = (tmp_path / f".{name}.1-0123abcd.forget.tmp" for name in "xy")
     path.touch()
@@ -934,6 +945,10 @@ def test_names_are_exchanged_or_it_is_said_that_they_cannot_be(tmp_path, monkeyp
     for fault in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
         monkeypatch.setattr(atomic.ctypes, "get_errno", lambda fault=fault: fault)
         assert atomic._exchange(first, second) is False
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "name", "nt")
+        found = atomic._exchange(first, second)
+    assert found is False
     del library.renameat2  # a C library that does not have it
     assert atomic._exchange(first, second) is False
 

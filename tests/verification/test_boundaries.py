@@ -377,6 +377,7 @@ def test_of_a_long_list_the_entries_that_differ_are_shown() -> None:
         ("no list", '["prompt number 0" and 4 more that differ, of 5]'),
     ):
         assert differences._shortened(long, other) == text
+    assert differences._shortened(["ä" * 60], None) == f'["{"ä" * 60}", … 1 in all]'
     assert differences._shortened("ä" * 99, long) == f'"{"ä" * 99}"'
 
 
@@ -447,9 +448,9 @@ def test_defaults_count_only_if_this_version_made_the_folder(edited: EditedModel
 def test_tables_of_families_count_for_a_model_of_that_family_only(
     edited: EditedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (GOLDEN / "recipe.toml").read_text() + "[families.sdxl.edit]\nlam = 2.0\n"
+    text = (GOLDEN / "recipe.toml").read_text() + "[families.sd.edit]\nlam = 2.0\n"
     read = recipes.parse(text)
-    assert read.families
+    assert read.families and read.parameters != edited_parameters(text)
     assert verification_parameters.read_recipe(edited, text).parameters == edited_parameters(text)
     for fault in (ForgetError("x", "no family", ""), KeyError("x"), OSError("x")):
 
@@ -517,7 +518,8 @@ def test_a_distance_is_relative_to_the_repeated_change(monkeypatch: pytest.Monke
 
     assert distance() == 0.5  # |5 − 4| / |4 − 2|
     values["base"] = 4.0
-    assert distance() > 1e100  # the repeated edit changes nothing: no tolerance covers that
+    # The repeated edit changes nothing: no tolerance covers ‖stored − rebuilt‖ = 2.
+    assert distance() == pytest.approx(2 / 1e-300)
 
 
 # the verdict
@@ -536,6 +538,17 @@ def test_a_verdict_is_what_all_findings_say() -> None:
     bad = audit._with_findings(replace(before, ok=False, problems=[first]), [Finding([second])])
     assert (bad.ok, bad.problems) == (False, [first, second])
     assert not audit._with_findings(before, [Finding([second])]).ok
+
+
+def test_a_repetition_is_shown_to_whoever_asked_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    observers: list[object] = []
+    monkeypatch.setattr(
+        rebuild, "rebuilt", lambda _, observer: observers.append(observer) or Finding()
+    )
+    mine = Silent()
+    assert audit.verify(GOLDEN).ok and observers == []
+    assert audit.verify(GOLDEN, rebuild=True, observer=mine).ok and observers == [mine]
+    assert audit.verify(GOLDEN, rebuild=True).ok and isinstance(observers[1], Silent)
 
 
 def test_of_a_folder_with_a_damaged_manifest_only_that_is_said(tmp_path: Path) -> None:
@@ -578,6 +591,29 @@ def test_a_bad_key_says_why_in_one_line(fault: Exception, why: str) -> None:
     error = signature._bad_key("k.pem", fault, "the hint")
     assert error.message == f"k.pem cannot be used as a key: {why}"
     assert (error.code, error.hint) == ("sign.key", "the hint")
+
+
+def test_what_cannot_be_signed_or_checked_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Config:
+        def use_elliptic_key_verifier(self, public_key: Path) -> None:
+            raise ValueError("no key")
+
+        use_elliptic_key_signer = use_elliptic_key_verifier
+
+    monkeypatch.setattr(signature, "_package", lambda name: SimpleNamespace(Config=Config))
+    (tmp_path / "s").touch()
+    for call, code in (
+        (lambda: signature.sign(tmp_path / "none", tmp_path / "k"), "model.not-found"),
+        (lambda: signature.sign(tmp_path, tmp_path / "k"), "model.not-edited"),
+        (lambda: signature.check(tmp_path, tmp_path / "s", None), "sign.no-key"),
+        (lambda: signature.check(tmp_path, tmp_path / "none", "k"), "sign.no-signature"),
+        (lambda: signature.check(tmp_path, tmp_path / "s", "k"), "sign.key"),
+    ):
+        with pytest.raises(ForgetError) as error:
+            call()
+        assert error.value.code == code
 
 
 @pytest.mark.skipif(find_spec("model_signing") is None, reason="model-signing is not installed")

@@ -422,6 +422,11 @@ def test_what_a_killed_run_has_left_is_neither_signed_nor_kept(edited, keys):
 def test_a_signature_elsewhere_a_locked_key_and_what_is_no_signature(edited, keys, tmp_path):
     from forgetcli.verification import signature
 
+    (edited / "alias.md").symlink_to("README.md")  # as the hub's cache has links
+    linked = signature.sign(edited, keys / "mine.pem", output=tmp_path / "linked.sig")
+    assert signature.check(edited, linked, keys / "mine.pub") == []
+    (edited / "alias.md").unlink()
+    assert signature.check(edited, linked, keys / "mine.pub") != []
     path = signature.sign(
         edited, keys / "locked.pem", password="secret", output=tmp_path / "edited.sig"
     )
