@@ -133,6 +133,9 @@ def test_a_written_file_is_what_the_safetensors_package_reads(tmp_path, tensors,
     assert (b" " in header.encode(), "ä" in header) == (not compact, compact)
     assert ("__metadata__" in header) == compact
     if compact:
+        by_default = io.BytesIO()
+        writer.write(by_default, contents, {"format": "ö"})
+        assert by_default.getvalue() == data
         assert WeightFile(tmp_path, path.name).metadata == {"format": "ö"}
 
 
