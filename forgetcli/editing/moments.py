@@ -122,7 +122,7 @@ def _moments(
                 {"moment": moment.matrix, "tokens": torch.tensor(moment.tokens)},
             )
     else:
-        observer.note(f"second moments of {len(prompts)} {what}: from the cache")
+        observer.note(f"second moments of {what}: {len(prompts)} prompts, from the cache")
     return Moments(by_site, (), len(sites) - len(missing), len(missing))
 
 
