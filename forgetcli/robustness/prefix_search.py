@@ -17,11 +17,12 @@ from torch import Tensor
 from forgetcli.models.base import LoadedModel
 from forgetcli.models.context import Context
 from forgetcli.models.tokens import tokenise
-from forgetcli.robustness.attacks import Case, unsupported
+from forgetcli.robustness.attacks import Attempt, Case, unsupported
 from forgetcli.robustness.conditioning import (
     Conditioning,
     embedded,
     embeddings,
+    encode,
     has_single_encoder,
     text_of,
 )
@@ -36,6 +37,14 @@ def refuse_several_encoders(attack: str, model: LoadedModel) -> None:
     """
     if not has_single_encoder(model):
         raise unsupported(attack, model, "it has several text encoders")
+
+
+def attempt(case: Case, conditioning: Conditioning, seed: int) -> Attempt:
+    """The attempt with the tokens that a search found: one image."""
+    context = encode(case.model, conditioning)
+    images, _ = sample_images(case.model, context, [seed], case.sampling)
+    case.budget.images += 1
+    return Attempt(conditioning.prompt, seed, (images[0],), found=conditioning)
 
 
 class Relaxation(ABC):

@@ -16,9 +16,7 @@ from forgetcli.models.context import Context
 from forgetcli.models.tokens import tokenise
 from forgetcli.robustness import prefix_search
 from forgetcli.robustness.attacks import Attempt, Case
-from forgetcli.robustness.conditioning import encode
 from forgetcli.robustness.prefix_search import Nearest, Search
-from forgetcli.robustness.sampling import sample_images
 
 PUBLISHED: Mapping[str, object] = {
     "tokens": 16,
@@ -74,10 +72,7 @@ def run(case: Case, options: Options) -> list[Attempt]:
                 check=options.check,
             ),
         )
-        context = encode(case.model, conditioning)
-        images, _ = sample_images(case.model, context, [seed], case.sampling)
-        case.budget.images += 1
-        attempts.append(Attempt(conditioning.prompt, seed, (images[0],), found=conditioning))
+        attempts.append(prefix_search.attempt(case, conditioning, seed))
     return attempts
 
 

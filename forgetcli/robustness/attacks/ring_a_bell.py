@@ -18,8 +18,7 @@ from forgetcli.models.base import LoadedModel
 from forgetcli.models.tokens import tokenise
 from forgetcli.robustness import prefix_search
 from forgetcli.robustness.attacks import Attempt, Case
-from forgetcli.robustness.conditioning import Conditioning, encode, text_of
-from forgetcli.robustness.sampling import sample_images
+from forgetcli.robustness.conditioning import Conditioning, text_of
 
 PUBLISHED: Mapping[str, object] = {
     "tokens": 16,
@@ -63,13 +62,10 @@ def run(case: Case, options: Options) -> list[Attempt]:
             target = case.unedited.encode(ids).hidden + options.strength * direction
             generator = torch.Generator().manual_seed(seed)
             conditionings.append(evolved(case, target, options, generator))
-    attempts = []
-    for conditioning, seed in zip(conditionings, seeds):
-        context = encode(case.model, conditioning)
-        images, _ = sample_images(case.model, context, [seed], case.sampling)
-        case.budget.images += 1
-        attempts.append(Attempt(conditioning.prompt, seed, (images[0],), found=conditioning))
-    return attempts
+    return [
+        prefix_search.attempt(case, conditioning, seed)
+        for conditioning, seed in zip(conditionings, seeds)
+    ]
 
 
 @torch.no_grad()

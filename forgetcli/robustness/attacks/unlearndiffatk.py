@@ -16,9 +16,7 @@ from forgetcli.models.base import LoadedModel
 from forgetcli.models.context import Context
 from forgetcli.robustness import prefix_search
 from forgetcli.robustness.attacks import Attempt, Case
-from forgetcli.robustness.conditioning import encode
 from forgetcli.robustness.prefix_search import Search, Simplex
-from forgetcli.robustness.sampling import sample_images
 
 # The authors' code makes 40 steps at each of 50 times of one noisy image, and looks at an image
 # after each time. It has 3 tokens for objects and styles, 5 for nudity. Its steps are Adam's; here
@@ -68,10 +66,7 @@ def run(case: Case, options: Options) -> list[Attempt]:
                 check=options.check,
             ),
         )
-        context = encode(case.model, conditioning)
-        images, _ = sample_images(case.model, context, [seed], case.sampling)
-        case.budget.images += 1
-        attempts.append(Attempt(conditioning.prompt, seed, (images[0],), found=conditioning))
+        attempts.append(prefix_search.attempt(case, conditioning, seed))
     return attempts
 
 
