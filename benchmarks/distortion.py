@@ -123,7 +123,7 @@ class Distortion:
             model, prompts, steps=20, guidance=4.5, generator=generator, observer=Silent()
         )
         rows = torch.arange(len(prompts)).repeat_interleave(DRAWS)
-        latents, times = bank.draw(rows, (0, 10**9), generator)
+        latents, times = bank.sample(rows, (0, 10**9), generator)
         images = self.bench.drawn(prompts)
         return Unedited(prompts, latents, times, self._predicted(prompts, latents, times), images)
 

@@ -15,7 +15,7 @@ WORDNET, CLDR, OWN = "WordNet", "Unicode-3.0", "MIT"
 # Sets by name: what is in them, and the licences of their words.
 SETS = {
     "objects": ("things, animals, plants, food and places", (WORDNET, CLDR)),
-    "styles": ("artists, movements, and how pictures are made", (WORDNET, OWN)),
+    "styles": ("artists, movements, and techniques", (WORDNET, OWN)),
     "people": ("names of people, roles, and what people do", (WORDNET, CLDR, OWN)),
     "scenes": ("landscapes, buildings, rooms and weather", (WORDNET, OWN)),
     "captions": ("sentences about several things", (WORDNET, CLDR)),

@@ -13,7 +13,7 @@ from forgetcli.cli.commands import Entry, LazyGroup, show_help
 COMMANDS = {
     "erase": Entry(
         "erase:erase",
-        "Make a model forget CONCEPT: draft a recipe, apply it, and draw images before and after.",
+        "Make a model forget CONCEPT: draft a recipe, apply it, and show images before and after.",
     ),
     "apply": Entry("apply:apply", "Edit a model as RECIPE says, and write it with its provenance."),
     "generate": Entry(

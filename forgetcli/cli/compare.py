@@ -70,7 +70,7 @@ Attacks = Annotated[
 ]
 Attempts = Annotated[
     int,
-    typer.Option("--attempts", min=1, help="Attempts of each attack at drawing each concept."),
+    typer.Option("--attempts", min=1, help="Attempts of each attack at each concept."),
 ]
 Output = Annotated[
     Path,

@@ -89,7 +89,9 @@ Sets = Annotated[
 Method = Annotated[str, typer.Option("--method", help="The editing method.")]
 Images = Annotated[
     int,
-    typer.Option("--images", min=0, help="Prompts drawn for each concept; 0: none."),
+    typer.Option(
+        "--images", min=0, help="Prompts for which images are generated, per concept. 0: none."
+    ),
 ]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Print the recipe; edit and write nothing.")
@@ -123,7 +125,7 @@ def erase(
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
-    """Make a model forget CONCEPT: draft a recipe, apply it, and draw images before and after.
+    """Make a model forget CONCEPT: draft a recipe, apply it, and show images before and after.
 
     The recipe is recipe.toml in the output, to be changed and applied again.
 

@@ -151,7 +151,7 @@ class Drift:
         bank = noisy_bank(
             model, prompts, steps=5, guidance=1.0, generator=generator, observer=observer
         )
-        noisy, t = bank.draw(torch.arange(len(prompts)), (0, 10**9), generator)
+        noisy, t = bank.sample(torch.arange(len(prompts)), (0, 10**9), generator)
         return Drift(model, prompts, noisy, t, predictions(model, noisy, t, prompts))
 
     def under(self, weights: Weights) -> float:

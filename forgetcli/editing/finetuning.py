@@ -133,7 +133,7 @@ class Student(torch.nn.Module):
 
 
 @dataclass(frozen=True)
-class BasePictures:
+class BaseImages:
     """x_t from the unedited model's sampler runs, generated once, with the requested predictions.
 
     Attributes:
@@ -153,7 +153,7 @@ class BasePictures:
         settings: Any,
         generator: torch.Generator,
         observer: Observer,
-    ) -> BasePictures:
+    ) -> BaseImages:
         bank = noisy_bank(
             model,
             prompts,
@@ -166,9 +166,9 @@ class BasePictures:
             torch.zeros_like(bank.latents, dtype=torch.float32),
             torch.zeros(bank.latents.shape[:2], dtype=torch.bool),
         )
-        return BasePictures(bank, wanted, known)
+        return BaseImages(bank, wanted, known)
 
-    def draw(
+    def sample(
         self, rows: Tensor, teacher: Teacher, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """x_t, t and the requested prediction, at a random step of each row's run."""
@@ -185,7 +185,7 @@ class BasePictures:
 
 
 @dataclass(frozen=True)
-class FreshPictures:
+class FreshImages:
     """x_t from a new sampler run in every training step, stopped at a random time.
 
     Attributes:
@@ -196,7 +196,7 @@ class FreshPictures:
     settings: Any
 
     @torch.no_grad()
-    def draw(
+    def sample(
         self, rows: Tensor, teacher: Teacher, generator: torch.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         model, n = teacher.model, len(rows)
@@ -240,20 +240,20 @@ def train(
         Teacher.of(model, pairs, settings.erase_from, settings.eta),
         Student(model, names),
     )
-    pictures: FreshPictures | BasePictures
+    images: FreshImages | BaseImages
     if parameters.sample.model == "edited":
-        pictures = FreshPictures(student.predict, parameters.sample)
+        images = FreshImages(student.predict, parameters.sample)
     elif parameters.sample.fresh:
-        pictures = FreshPictures(model.denoise, parameters.sample)
+        images = FreshImages(model.denoise, parameters.sample)
     else:
         concepts = [concept for concept, _ in pairs]
-        pictures = BasePictures.of(model, concepts, parameters.sample, generator, observer)
+        images = BaseImages.of(model, concepts, parameters.sample, generator, observer)
     optimiser = torch.optim.Adam(student.changes.values(), lr=settings.lr)
     losses = []
     observer.stage("fine-tuning", settings.steps)
     for _ in range(settings.steps):
         rows = torch.randint(len(pairs), (settings.batch,), generator=generator)
-        noisy, t, wanted = pictures.draw(rows, teacher, generator)
+        noisy, t, wanted = images.sample(rows, teacher, generator)
         loss = F.mse_loss(student.predict(noisy, t, teacher.concepts[rows]).float(), wanted)
         losses.append(loss.item())
         if not torch.isfinite(loss):

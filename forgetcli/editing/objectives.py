@@ -23,20 +23,20 @@ from forgetcli.progress import Observer
 
 
 @dataclass(frozen=True)
-class Draw:
+class NoisyBatch:
     """Noisy images, each with its prompt.
 
     Attributes:
         rows: numbers of the prompts, shape (k,).
         noisy: x_t, shape (k, c, h, w).
         t: shape (k,).
-        wanted: predictions for the target prompts, of the shape of x_t.
+        target_prediction: predictions for the target prompts, of the shape of x_t.
     """
 
     rows: Tensor
     noisy: Tensor
     t: Tensor
-    wanted: Tensor
+    target_prediction: Tensor
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Matcher:
     Attributes:
         target_context: c* of n rows, from the unedited encoder.
         rows: the concept prompts that are being encoded, int64.
-        drawn: the noisy images of `losses`, drawn by its first call.
+        evaluation: the noisy images of `losses`, sampled by its first call.
     """
 
     model: LoadedModel
@@ -57,7 +57,7 @@ class Matcher:
     timesteps: tuple[int, int]
     generator: torch.Generator
     rows: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
-    drawn: list[Draw] = field(default_factory=list)
+    evaluation: list[NoisyBatch] = field(default_factory=list)
 
     @staticmethod
     def of(
@@ -82,41 +82,44 @@ class Matcher:
     def loss(self) -> Tensor:
         """The loss of a new batch of noisy images."""
         return self.mismatch(
-            self.draw(
+            self.sample(
                 torch.randint(
                     len(self.pairs.concepts.prompts), (self.batch,), generator=self.generator
                 )
             )
         )
 
-    def losses(self, pictures: int) -> Iterator[Tensor]:
+    def losses(self, images: int) -> Iterator[Tensor]:
         """Parts of the loss of the same noisy images at every call; their sum is the mean.
 
         Args:
-            pictures: number of images, rounded up to the same number for every prompt.
+            images: number of noisy images, rounded up to the same number for every prompt.
         """
-        if not self.drawn:
+        if not self.evaluation:
             count = len(self.pairs.concepts.prompts)
-            rows = torch.arange(count * ceil(pictures / count)) % count
-            self.drawn = [self.draw(part) for part in rows.split(self.batch)]
-        total = sum(len(drawn.rows) for drawn in self.drawn)
-        for drawn in self.drawn:
-            yield self.mismatch(drawn) * len(drawn.rows) / total
+            rows = torch.arange(count * ceil(images / count)) % count
+            self.evaluation = [self.sample(part) for part in rows.split(self.batch)]
+        total = sum(len(noisy_batch.rows) for noisy_batch in self.evaluation)
+        for noisy_batch in self.evaluation:
+            yield self.mismatch(noisy_batch) * len(noisy_batch.rows) / total
 
     @torch.no_grad()
-    def draw(self, rows: Tensor) -> Draw:
+    def sample(self, rows: Tensor) -> NoisyBatch:
+        """One noisy image for each row, of its concept or target, with the target prediction."""
         side = torch.randint(2, (len(rows),), generator=self.generator)
-        noisy, t = self.bank.draw(
+        noisy, t = self.bank.sample(
             rows + len(self.pairs.concepts.prompts) * side, self.timesteps, self.generator
         )
         t = t.to(self.model.device)
-        return Draw(rows, noisy, t, self.model.denoise(noisy, t, self.target_context[rows]).float())
+        prediction = self.model.denoise(noisy, t, self.target_context[rows]).float()
+        return NoisyBatch(rows, noisy, t, prediction)
 
-    def mismatch(self, drawn: Draw) -> Tensor:
+    def mismatch(self, noisy_batch: NoisyBatch) -> Tensor:
         # Each prompt is encoded once.
-        self.rows, where = drawn.rows.unique(return_inverse=True)
+        self.rows, where = noisy_batch.rows.unique(return_inverse=True)
         context = self.model.encode(self.pairs.concepts.ids[self.rows])[where]
-        return F.mse_loss(self.model.denoise(drawn.noisy, drawn.t, context).float(), drawn.wanted)
+        prediction = self.model.denoise(noisy_batch.noisy, noisy_batch.t, context).float()
+        return F.mse_loss(prediction, noisy_batch.target_prediction)
 
 
 @dataclass
@@ -171,17 +174,18 @@ class ContextMatcher:
         """Mean squared distances over `rows`: of the hidden states as they are read, and of the
         summaries if there are any.
         """
-        context, wanted = (
-            self.model.encode(self.pairs.concepts.ids[self.rows]),
-            self.target_context[self.rows],
-        )
-        off = context.hidden.float() - wanted.hidden.float()  # (rows, length, d)
-        found = [((off if self.metric is None else off @ self.metric) * off).sum() / len(self.rows)]
-        if context.pooled is not None and wanted.pooled is not None:
-            found.append(
-                (context.pooled.float() - wanted.pooled.float()).pow(2).sum() / len(self.rows)
+        context = self.model.encode(self.pairs.concepts.ids[self.rows])
+        target = self.target_context[self.rows]
+        difference = context.hidden.float() - target.hidden.float()  # (rows, length, d)
+        distances = [
+            ((difference if self.metric is None else difference @ self.metric) * difference).sum()
+            / len(self.rows)
+        ]
+        if context.pooled is not None and target.pooled is not None:
+            distances.append(
+                (context.pooled.float() - target.pooled.float()).pow(2).sum() / len(self.rows)
             )
-        return found
+        return distances
 
     def loss(self) -> Tensor:
         """The loss of a new batch of prompts, or of all prompts if they fit in a batch."""
@@ -193,7 +197,7 @@ class ContextMatcher:
         )
         return self.mismatch(rows)
 
-    def losses(self, pictures: int = 0) -> Iterator[Tensor]:
+    def losses(self, images: int = 0) -> Iterator[Tensor]:
         """Parts of the loss of all prompts; their sum is the mean. No images are needed."""
         count = len(self.pairs.concepts.prompts)
         for rows in torch.arange(count).split(self.batch):

@@ -223,12 +223,12 @@ def copied(model: LoadedModel, problems: list[SiteProblem], pairs: Pairs) -> dic
     return solutions
 
 
-def descend_all(matcher: Matcher | ContextMatcher, pictures: int) -> float:
+def descend_all(matcher: Matcher | ContextMatcher, images: int) -> float:
     """The whole loss, with its gradients accumulated. It is computed in parts, so that memory does
     not grow with the number of prompts.
     """
     total = 0.0
-    for loss in matcher.losses(pictures):
+    for loss in matcher.losses(images):
         total += finite(loss, "check the model's weights, or run it with --dtype float32")
         loss.backward()
     return total

@@ -44,8 +44,11 @@ class Moment:
         for start in range(0, len(scaled), ROWS_PER_BLOCK):
             stop = start + ROWS_PER_BLOCK
             rows = scaled[start:stop] @ scaled[start:].T  # (block, d − start)
-            matrix[start:, start:stop] = rows.T
-            matrix[start:stop, stop:] = rows[:, ROWS_PER_BLOCK:]
+            square, right = rows[:, :ROWS_PER_BLOCK], rows[:, ROWS_PER_BLOCK:]
+            # Some processors' matrix products round k·l and l·k differently.
+            matrix[start:stop, start:stop] = (square + square.T) / 2
+            matrix[start:stop, stop:] = right
+            matrix[stop:, start:stop] = right.T
         return Moment(matrix, int(counts.sum()))
 
     def __add__(self, other: Moment) -> Moment:

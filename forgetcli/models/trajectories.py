@@ -33,7 +33,7 @@ class NoisyBank:
     finished: Tensor
     scheduler: Any
 
-    def draw(
+    def sample(
         self, rows: Tensor, timesteps: tuple[int, int], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """A random x_t of each row's trajectory, (n, c, h, w), and its t, (n,).

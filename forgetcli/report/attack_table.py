@@ -11,7 +11,7 @@ from forgetcli.report.spreadsheet import csv_table, inert_cell
 LEGEND = (
     "Share of attempts that bring the concept back, 95 % Wilson intervals; lower is better, and "
     "the unedited model is the control. No verdict: the attack fails on the unedited model too, or "
-    "can draw what a model never learned."
+    "can generate what a model never learned."
 )
 COLUMNS = (
     "recipe",

@@ -23,7 +23,7 @@ __all__ = ["Request", "Settings", "attack", "attack_each"]
 
 @dataclass(frozen=True)
 class Request:
-    """What models are attacked with, and how images are drawn and judged; see `attack`.
+    """What models are attacked with, and how images are generated and judged; see `attack`.
 
     Attributes:
         keep: keep what other runs left in `output`, whatever it is: each outcome records what it

@@ -38,7 +38,7 @@ from forgetcli.evaluation.measures import Measure, ModelQuality
 from forgetcli.evaluation.scores import Figure, Scores, score
 from forgetcli.experiments.comparison import Comparison, Row, chosen, edits, plan, rows
 from forgetcli.experiments.comparison import attacks as comparison_attacks
-from forgetcli.experiments.comparison.attacks import Attacking, Tally
+from forgetcli.experiments.comparison.attacks import AttackSelection, Tally
 from forgetcli.experiments.comparison.edits import Fault, MethodEdit, _fault
 from forgetcli.experiments.comparison.rows import RowPart
 from forgetcli.experiments.comparison.run import check_folder
@@ -801,10 +801,10 @@ def test_every_method_is_attacked_alike_and_the_control_once(both):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(judges, "load", lambda *_: BrightJudge())
         patch.setattr(Outcomes, "_compute", lambda *_: pytest.fail("an attack is made again"))
-        again = comparison_attacks.attacked(
+        again = comparison_attacks.attack_edits(
             SimpleNamespace(folder=first.folder),
             [made],
-            Attacking(("swap", "paraphrase"), {"paraphrase": {"typos": 1}}, 2),
+            AttackSelection(("swap", "paraphrase"), {"paraphrase": {"typos": 1}}, 2),
             settings=AttackSettings(images=2, seed=0, steps=2, guidance=None, batch=8),
             judge="bright",
             judge_options=None,
@@ -826,9 +826,9 @@ def test_attacks_without_a_verdict_do_not_dilute_the_others():
         "0.30"
     )
     for attacking, code in (
-        (Attacking(("swop",)), "attack.unknown"),
-        (Attacking(("swap",), {"inversion": {"steps": 3}}), "attack.no-attack"),
-        (Attacking(("inversion",), {"inversion": {"stops": 3}}), "attack.unknown-option"),
+        (AttackSelection(("swop",)), "attack.unknown"),
+        (AttackSelection(("swap",), {"inversion": {"steps": 3}}), "attack.no-attack"),
+        (AttackSelection(("inversion",), {"inversion": {"stops": 3}}), "attack.unknown-option"),
     ):
         with pytest.raises(ForgetError) as refused:
             attacking.check()

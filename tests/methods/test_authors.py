@@ -326,9 +326,9 @@ def test_fresh_runs_of_esd_come_from_the_unedited_model(model) -> None:
     student = finetuning.Student(model, finetuning.trainable(model.unet, "esd-x"))
 
     def drawn(predict: Callable) -> Tensor:
-        pictures = finetuning.FreshPictures(predict, settings)
+        pictures = finetuning.FreshImages(predict, settings)
         generator = torch.Generator().manual_seed(5)
-        return pictures.draw(torch.tensor([0, 1]), teacher, generator)[0]
+        return pictures.sample(torch.tensor([0, 1]), teacher, generator)[0]
 
     unedited = drawn(model.denoise)
     assert torch.equal(unedited, drawn(student.predict))

@@ -96,7 +96,7 @@ def pictures(model) -> tuple[Tensor, Tensor]:
         generator=generator,
         observer=Silent(),
     )
-    return bank.draw(torch.arange(8), (0, 1000), generator)
+    return bank.sample(torch.arange(8), (0, 1000), generator)
 
 
 @torch.no_grad()
@@ -170,10 +170,10 @@ def test_what_the_base_models_pictures_are_asked_is_what_the_teacher_says(model)
     settings = esd.Parameters.model_validate(from_text().parameters).sample
     teacher = finetuning.Teacher.of(model, PAIRS, "target", 1.0)
     generator = torch.Generator().manual_seed(0)
-    base = finetuning.BasePictures.of(model, [c for c, _ in PAIRS], settings, generator, Silent())
+    base = finetuning.BaseImages.of(model, [c for c, _ in PAIRS], settings, generator, Silent())
     rows = torch.tensor([0, 1, 1, 0, 1])
     for _ in range(4):  # of 6 pictures: most are drawn again
-        noisy, t, wanted = base.draw(rows, teacher, generator)
+        noisy, t, wanted = base.sample(rows, teacher, generator)
         assert relative(wanted, teacher.wanted(noisy, t, rows)) < 1e-5
         assert relative(wanted, teacher.wanted(noisy, t, 1 - rows)) > 1e-4
     assert base.known.float().mean() > 0.8
@@ -190,7 +190,7 @@ def test_the_edited_models_pictures_are_its_own(model):
         student = finetuning.Student(model, finetuning.trainable(model.unet, "esd-x"))
         for tensor in student.changes.values():
             tensor.data += change
-        return finetuning.FreshPictures(student.predict, settings).draw(
+        return finetuning.FreshImages(student.predict, settings).sample(
             rows, teacher, torch.Generator().manual_seed(seed)
         )
 

@@ -623,7 +623,7 @@ def test_noisy_pictures_are_drawn_from_the_range_or_made_for_it():
     rows = torch.arange(3).repeat(20)
 
     def drawn(low: int, high: int) -> set[int]:
-        x, t = bank.draw(rows, (low, high), torch.Generator().manual_seed(0))
+        x, t = bank.sample(rows, (low, high), torch.Generator().manual_seed(0))
         assert [int(value) for value in x.flatten()] == [
             4 * int(row) + timesteps.tolist().index(int(step))
             for row, step in zip(rows, t, strict=True)
@@ -633,7 +633,7 @@ def test_noisy_pictures_are_drawn_from_the_range_or_made_for_it():
     assert drawn(0, 1000) == {900, 600, 300, 0}
     assert drawn(300, 600) == {300, 600}
 
-    x, t = bank.draw(
+    x, t = bank.sample(
         rows, (10, 50), torch.Generator().manual_seed(0)
     )  # none inside: the finished picture, noised to t
     assert t.min() >= 10 and t.max() <= 50 and len(set(t.tolist())) > 10

@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Attacking:
-    """What every method of a comparison is attacked with.
+class AttackSelection:
+    """The attacks that every method of a comparison is tested with.
 
     Attributes:
-        names: the attacks; none: the methods are not attacked.
+        names: of the attacks. Without any, the methods are not attacked.
         options: attack → its settings.
-        attempts: at drawing each concept.
+        attempts: number of attempts of each attack at each concept.
     """
 
     names: tuple[str, ...] = ()
@@ -35,11 +35,11 @@ class Attacking:
     attempts: int = 12
 
     def check(self) -> None:
-        """Refuse what cannot be run before any edit is made.
+        """Refuse attacks and settings that cannot be run, before any edit is made.
 
         Raises:
             ForgetError: attack.unknown, attack.unknown-option, attack.bad-option; attack.no-attack:
-                settings of an attack that is not run.
+                settings are given for an attack that is not selected.
         """
         for name in self.names:
             attacks_.options(name, self.options.get(name, {}))
@@ -57,23 +57,23 @@ class Tally:
     """One attack on one method's edit, over all concepts.
 
     Attributes:
-        rate: attempts that brought a concept back, over the concepts with a verdict; over all of
-            them if there is none.
-        silence: why there is no verdict; empty if there is one.
+        rate: successful attempts over the concepts with a verdict, or over all concepts if none
+            has a verdict.
+        no_verdict: the reason why there is no verdict; empty if there is one.
     """
 
     rate: Rate
-    silence: str = ""
+    no_verdict: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """The stable keys of an attack in a row of ``compare --json``."""
-        return {**self.rate.as_dict("success"), "no_verdict": self.silence}
+        return {**self.rate.as_dict("success"), "no_verdict": self.no_verdict}
 
 
-def attacked(
+def attack_edits(
     plan: RecipePlan,
     edits: Sequence[MethodEdit],
-    attacking: Attacking,
+    selection: AttackSelection,
     *,
     settings: Settings,
     judge: str,
@@ -81,18 +81,18 @@ def attacked(
     device: str | None,
     observer: Observer,
 ) -> dict[str, Robustness]:
-    """Method → what the attacks brought back; empty if nothing is attacked.
+    """Method → results of the attacks on its edit; empty without attacks or edits.
 
-    Outcomes of an earlier run are used again, also if it had other methods or attacks.
+    Outcomes of an earlier run are reused, even if it had other methods or attacks.
     """
     folders = {edit.folder.name: edit for edit in edits if edit.fault is None}
-    if not attacking.names or not folders:
+    if not selection.names or not folders:
         return {}
-    found = attack_each(
+    results = attack_each(
         {name: edit.folder for name, edit in folders.items()},
         Request(
-            attacks=attacking.names,
-            options=attacking.options,
+            attacks=selection.names,
+            options=selection.options,
             judge=judge,
             judge_options=judge_options,
             settings=settings,
@@ -102,16 +102,16 @@ def attacked(
         ),
         observer,
     )
-    return {folders[name].method: robustness for name, robustness in found.items()}
+    return {folders[name].method: robustness for name, robustness in results.items()}
 
 
 def resistance(robustness: Robustness | None) -> Figure:
     """1 − success of the strongest attack, as a score."""
     if robustness is None:
         return Figure(None, (0.0, 1.0), 0)
-    found = robustness.resist()
-    low, high = found["resist_ci"]
-    return Figure(found["resist"], (low, high), found["resist_n"])
+    resist = robustness.resist()
+    low, high = resist["resist_ci"]
+    return Figure(resist["resist"], (low, high), resist["resist_n"])
 
 
 def tallies(robustness: Robustness) -> dict[str, Tally]:
@@ -123,7 +123,7 @@ def tallies(robustness: Robustness) -> dict[str, Tally]:
 
 
 def control_tallies(robustness: Robustness) -> dict[str, Tally]:
-    """Attack → its outcome on the unedited model, which is that of every method's control."""
+    """Attack → its outcome on the unedited model, the control of every method."""
     return {
         name: Tally(_pooled([part.control.success for part in parts if part.control is not None]))
         for name, parts in _by_attack(robustness).items()
@@ -131,28 +131,33 @@ def control_tallies(robustness: Robustness) -> dict[str, Tally]:
 
 
 def pooled(parts: Sequence[Mapping[str, Tally]]) -> dict[str, Tally]:
-    """The tallies over several recipes; those without a verdict count only if none has one."""
+    """The tallies pooled over several recipes.
+
+    Tallies without a verdict count only if no tally has one.
+    """
     names = dict.fromkeys(name for part in parts for name in part)
     result = {}
     for name in names:
-        own = [part[name] for part in parts if name in part]
-        telling = [tally for tally in own if not tally.silence]
-        silence = "" if telling else own[0].silence
-        result[name] = Tally(_pooled([tally.rate for tally in telling or own]), silence)
+        every = [part[name] for part in parts if name in part]
+        with_verdict = [tally for tally in every if not tally.no_verdict]
+        no_verdict = "" if with_verdict else every[0].no_verdict
+        result[name] = Tally(_pooled([tally.rate for tally in with_verdict or every]), no_verdict)
     return result
 
 
 def _by_attack(robustness: Robustness) -> dict[str, list[Attacked]]:
-    found: dict[str, list[Attacked]] = {}
+    by_attack: dict[str, list[Attacked]] = {}
     for each in robustness.attacked:
-        found.setdefault(each.edited.attack, []).append(each)
-    return found
+        by_attack.setdefault(each.edited.attack, []).append(each)
+    return by_attack
 
 
 def _tally(parts: Sequence[Attacked], outcomes: Sequence[Outcome]) -> Tally:
-    telling = [own for part, own in zip(parts, outcomes, strict=True) if not part.no_verdict]
-    silence = "" if telling else parts[0].no_verdict
-    return Tally(_pooled([outcome.success for outcome in telling or outcomes]), silence)
+    with_verdict = [
+        outcome for part, outcome in zip(parts, outcomes, strict=True) if not part.no_verdict
+    ]
+    no_verdict = "" if with_verdict else parts[0].no_verdict
+    return Tally(_pooled([outcome.success for outcome in with_verdict or outcomes]), no_verdict)
 
 
 def _pooled(rates: Sequence[Rate]) -> Rate:

@@ -14,7 +14,7 @@ from forgetcli.evaluation import Evaluation, evaluate
 from forgetcli.evaluation.near import NEAR
 from forgetcli.evaluation.run import UNEDITED, claim
 from forgetcli.evaluation.run_folder import not_ours, refuse_others, refuse_unmarked
-from forgetcli.experiments.comparison.attacks import Attacking, attacked, resistance
+from forgetcli.experiments.comparison.attacks import AttackSelection, attack_edits, resistance
 from forgetcli.experiments.comparison.edits import MethodEdit, edits_of
 from forgetcli.experiments.comparison.plan import (
     ALL,
@@ -85,7 +85,7 @@ class Course:
 
     settings: Settings
     judging: Judging
-    attacking: Attacking
+    selection: AttackSelection
     device: str | None
     force: bool
     observer: Observer
@@ -108,7 +108,7 @@ def compare(
     quick: bool = False,
     attacks: Sequence[str] = (),
     attack_options: Mapping[str, Mapping[str, object]] | None = None,
-    attempts: int = Attacking.attempts,
+    attempts: int = AttackSelection.attempts,
     output: Path | str = "compare",
     device: str | None = None,
     batch: int = 8,
@@ -150,7 +150,7 @@ def compare(
     course = Course(
         settings=Settings(images, seed, steps, guidance, batch, quick, dtype),
         judging=Judging(judge=judge, options=judge_options, features=features),
-        attacking=Attacking(tuple(dict.fromkeys(attacks)), attack_options or {}, attempts),
+        selection=AttackSelection(tuple(dict.fromkeys(attacks)), attack_options or {}, attempts),
         device=device,
         force=force,
         observer=observer,
@@ -159,7 +159,7 @@ def compare(
     names = chosen(methods)
     # The evaluation would refuse this too, but only after the edits, which take long.
     refuse_too_many(1, images)
-    course.attacking.check()
+    course.selection.check()
     with watch.stage("load"):
         several = [recipes] if isinstance(recipes, Recipe | str | Path) else recipes
         plans = plans_of(several, names, model=model, config=config, output=output)
@@ -240,11 +240,13 @@ def compare_recipe(plan: RecipePlan, course: Course) -> ComparedRecipe:
     with course.watch.stage("evaluation"):
         evaluation = evaluation_of(plan, edits, course)
     robustness = {}
-    if course.attacking.names:
+    if course.selection.names:
         with course.watch.stage("attacks"):
             robustness = attacks_of(plan, edits, course)
     if evaluation is not None:
-        by_digest = {found.model["digest"]: resistance(found) for found in robustness.values()}
+        by_digest = {
+            results.model["digest"]: resistance(results) for results in robustness.values()
+        }
         evaluation = replace(evaluation, attacks=by_digest)
     return ComparedRecipe(
         name=plan.name,
@@ -292,12 +294,12 @@ def attacks_of(
 ) -> dict[str, Robustness]:
     """Method → what the attacks brought back."""
     settings, judging = course.settings, course.judging
-    return attacked(
+    return attack_edits(
         plan,
         edits,
-        course.attacking,
+        course.selection,
         settings=AttackSettings(
-            images=course.attacking.attempts,
+            images=course.selection.attempts,
             seed=settings.seed,
             steps=settings.steps,
             guidance=settings.guidance,
