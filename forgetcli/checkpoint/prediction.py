@@ -103,6 +103,16 @@ def followed(
     return settings
 
 
+def marks(scheduler: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the empty tensors that tell ComfyUI, A1111 and `followed` the prediction.
+
+    Empty for models that predict the noise, as single files without marks do.
+    """
+    if scheduler.get("prediction_type") != VELOCITY:
+        return ()
+    return (VELOCITY_KEY, ZERO_SNR_KEY) if scheduler.get(ZERO_SNR) is True else (VELOCITY_KEY,)
+
+
 def _marked(keys: Container[str], metadata: Mapping[str, str]) -> str | None:
     """What the file says it predicts, in the terms of schedulers; None if it says nothing."""
     if VELOCITY_KEY in keys:

@@ -23,7 +23,7 @@ from forgetcli import recipe as recipes
 from forgetcli.artifact import integrity, manifest, patch, statement
 from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.checkpoint import ldm
+from forgetcli.checkpoint import ldm, prediction
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
 from forgetcli.linalg.low_rank import low_rank, rank_for
@@ -629,6 +629,35 @@ def test_a_single_file_is_the_whole_edited_model(kind, tmp_path):
     assert stored["first_stage_model.encoder.mid.attn_1.q.weight"].ndim == 4
     assert stored["model.diffusion_model.middle_block.1.proj_in.weight"].ndim == (
         4 if kind == "1" else 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "marks"),
+    [
+        ({"prediction_type": "epsilon"}, set()),
+        ({"prediction_type": "v_prediction"}, {"v_pred"}),
+        ({"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}, {"v_pred", "ztsnr"}),
+    ],
+    ids=["epsilon", "v", "zero-snr"],
+)
+def test_a_single_file_says_what_it_predicts(settings, marks, tmp_path):
+    """Loaded beside the settings of a model that predicts the noise, the file overrides them."""
+    import diffusers
+
+    base = realistic(tmp_path / "base", "1")
+    scheduler = base / "scheduler/scheduler_config.json"
+    plain = json.loads(scheduler.read_text())
+    scheduler.write_text(json.dumps({**plain, **settings}))
+    edited = edit(base, tmp_path / "edited", ("text_encoder", f"{FC2}.weight"))
+    file = tmp_path / "whole.safetensors"
+    export.export(edited, "single-file", output=file)
+    keys = set(load_file(file))
+    assert keys & {"v_pred", "ztsnr"} == marks
+    followed = prediction.followed({"prediction_type": "epsilon"}, keys, {})
+    assert {name: followed[name] for name in settings} == settings
+    diffusers.StableDiffusionPipeline.from_single_file(  # raises nothing
+        file, config=str(edited), local_files_only=True, safety_checker=None
     )
 
 

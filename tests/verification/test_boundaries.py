@@ -653,6 +653,31 @@ def test_what_is_wrong_with_a_signature(
     assert not any(line.endswith(": ") for line in found)
 
 
+@pytest.mark.skipif(find_spec("model_signing") is None, reason="model-signing is not installed")
+@pytest.mark.parametrize("fault", [OSError("it is a pipe"), ValueError("it is a pipe")])
+def test_a_folder_that_cannot_be_signed_keeps_its_signature(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    class Config:
+        def use_elliptic_key_signer(self, **key: object) -> Config:
+            return self
+
+        def set_hashing_config(self, config: object) -> None:
+            pass
+
+        def sign(self, folder: Path, path: Path) -> None:
+            path.write_text("half of a signature")
+            raise fault
+
+    monkeypatch.setattr(signature, "_package", lambda name: SimpleNamespace(Config=Config))
+    old = tmp_path / "signature.json"
+    old.write_text("old")
+    with pytest.raises(ForgetError, match="cannot be signed: it is a pipe") as error:
+        signature.sign(GOLDEN, tmp_path / "key.pem", output=old)
+    assert error.value.code == "sign.failed"
+    assert old.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == [old.name]
+
+
 def test_a_repeated_edit_may_differ_by_the_tolerance_and_not_by_more(
     edited: EditedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

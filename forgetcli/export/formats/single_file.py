@@ -16,6 +16,7 @@ import numpy
 from pydantic import BaseModel, ConfigDict
 
 from forgetcli.artifact.edited import EditedModel
+from forgetcli.checkpoint import prediction
 from forgetcli.checkpoint.ldm import Layout, Place
 from forgetcli.checkpoint.weights import weight_sets
 from forgetcli.errors import ModelError
@@ -67,7 +68,7 @@ def write(
     observer.stage("checking")
     # Reading this property verifies the digests of all files.
     _ = edited.files
-    contents = _contents(edited, layout)
+    contents = _contents(edited, layout) | _marks(edited)
     observer.stage("writing")
     metadata = {
         **modelspec(edited, implementation=SOURCES[layout.xl]),
@@ -91,6 +92,14 @@ def _contents(edited: EditedModel, layout: Layout) -> dict[str, Content]:
     return {
         key: _content(edited.folder, key, sorted(parts, key=lambda entry: entry[0].third or 0))
         for key, parts in parts_of.items()
+    }
+
+
+def _marks(edited: EditedModel) -> dict[str, Content]:
+    """Empty tensors whose names say what the model predicts."""
+    return {
+        name: safetensors_writer.of_bytes("F32", (0,), b"")
+        for name in prediction.marks(edited.config("scheduler"))
     }
 
 
