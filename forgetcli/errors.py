@@ -5,16 +5,24 @@
 from __future__ import annotations
 
 
+# Messages quote what files say, and files are hostile.
+LONGEST_MESSAGE = 3000  # characters
+
+
 class ForgetError(Exception):
     """A problem that stops the job, described so that a user can fix it.
 
     Args:
         code: stable, dotted, for scripts: ``recipe.unknown-key``.
-        message: one line, with the file and line where there is one.
+        message: one line, with the file and line where there is one. The middle of a message of
+            more than `LONGEST_MESSAGE` characters is left out.
         hint: what to do about it, or an empty string.
     """
 
     def __init__(self, code: str, message: str, hint: str = "") -> None:
+        if len(message) > LONGEST_MESSAGE:
+            half = LONGEST_MESSAGE // 2
+            message = f"{message[:half]} … {message[-half:]}"
         super().__init__(message)
         self.code = code
         self.message = message

@@ -21,7 +21,7 @@ INDEX = "model_index.json"
 # loaded.
 DISPENSABLE = ("safety_checker", "feature_extractor", "image_encoder")
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 _NUMBERED = re.compile(r"_\d+$")
 _CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 _T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast")
@@ -203,7 +203,7 @@ def not_valid(path: Path, fault: object) -> ModelError:
 
 def _component(name: str, entry: list[Any]) -> ComponentClass | None:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name of a component")
+        raise ValueError(f"{name[:100]!r} is no name of a component")
     if len(entry) != 2 or not all(part is None or isinstance(part, str) for part in entry):
         raise ValueError(f"{name} is {str(entry)[:80]}, not [library, class]")
     library, cls = entry
