@@ -1,5 +1,5 @@
-"""Faults of the disk and kills at every call of the commands that write, `apply` and `eval` with
-a full disk apart, which have tests of their own.
+"""Faults of the disk and kills at every call of the commands that write. `apply` and `eval` with a
+full disk have further tests.
 
 Afterwards nothing half-written has a final name; the same command succeeds, and what a killed run
 has left is gone then. Every k-th call is made to fail; FORGET_FUZZ=1 has each of them fail.
@@ -54,7 +54,12 @@ class Writer:
     faults: tuple[str, ...] = FAULTS
 
 
+APPLY = (
+    *("apply", "art.toml", "--model", "base", "-o", "made"),
+    *("--set", "refine.mode=copy", "--lenient", "--force", "-q"),
+)
 WRITERS = {
+    "apply": Writer(APPLY, "made", 37, faults=FEW),
     "generate": Writer(
         ("generate", "a cat", "a house", "--model", "base", "--steps", "1", "-o", "images"),
         "images",
@@ -97,19 +102,7 @@ WRITERS = {
         faults=FEW,
     ),
     "cache": Writer(
-        (
-            "apply",
-            "art.toml",
-            "--model",
-            "base",
-            "-o",
-            "made",
-            "--set",
-            "refine.mode=copy",
-            "--lenient",
-            "--force",
-            "-q",
-        ),
+        APPLY,
         "cache",
         73,
         piecewise=True,
