@@ -20,7 +20,7 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
-# torch is pinned to one version for all: see tests/lowest.txt.
+# The download is large: that torch has no build of its own for processors alone on PyPI.
 test-lowest: $(LOWEST)/.installed
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n $(JOBS) \
 		tests/storage tests/linalg tests/checkpoint tests/recipe tests/models tests/cli/test_cli.py

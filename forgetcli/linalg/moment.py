@@ -19,7 +19,9 @@ class Moment:
     Moments are additive: the moment of two prompt sets is the sum of their moments.
 
     Attributes:
-        matrix: float64, shape (d, d), symmetric positive semi-definite.
+        matrix: float64, shape (d, d), positive semi-definite, and symmetric up to rounding: on some
+            processors a product of a matrix with its transpose is not symmetric to the last bit.
+            `symmetrised` makes it so.
         tokens: the number of key columns, repetitions included; the sum of the weights if the
             columns are weighted.
     """
@@ -44,11 +46,8 @@ class Moment:
         for start in range(0, len(scaled), ROWS_PER_BLOCK):
             stop = start + ROWS_PER_BLOCK
             rows = scaled[start:stop] @ scaled[start:].T  # (block, d − start)
-            square, right = rows[:, :ROWS_PER_BLOCK], rows[:, ROWS_PER_BLOCK:]
-            # Some processors' matrix products round k·l and l·k differently.
-            matrix[start:stop, start:stop] = (square + square.T) / 2
-            matrix[start:stop, stop:] = right
-            matrix[stop:, start:stop] = right.T
+            matrix[start:, start:stop] = rows.T
+            matrix[start:stop, stop:] = rows[:, ROWS_PER_BLOCK:]
         return Moment(matrix, int(counts.sum()))
 
     def __add__(self, other: Moment) -> Moment:
