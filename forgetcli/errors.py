@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-
 # Messages quote what files say, and files are hostile.
 LONGEST_MESSAGE = 3000  # characters
 

@@ -26,8 +26,10 @@ from forgetcli.cli.options import (
     StepsOption,
     ThreadsOption,
 )
+from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import attack_methods, facts, methods
+from forgetcli.process import distributed
 
 if TYPE_CHECKING:
     from forgetcli.report import Files
@@ -123,11 +125,16 @@ def compare(
       forget compare objects --methods nullspace,uce --attacks swap,inversion
       forget compare art_styles objects scenes -n 4 -o all-methods --json
       forget compare art_styles --dry-run
+      accelerate launch -m forgetcli compare art_styles
     """
     # Imported here: loads pydantic, which completion and help must not wait for.
     from forgetcli.experiments import comparison
 
-    sink = Sink("compare", json=json, quiet=quiet, threads=threads)
+    if distributed.launched():
+        # Before the launcher's state imports them.
+        silence_libraries()
+    main = distributed.current().main
+    sink = Sink("compare", json=json, quiet=quiet or not main, threads=threads)
     names = comparison.chosen(methods)
     loaded = [forgetcli.load_recipe(recipe) for recipe in recipes]
     for warning in (
@@ -167,6 +174,9 @@ def compare(
             observer=observer,
             **both,
         )
+    if not main:
+        # The first process reports.
+        return
     data = result.as_dict()
     files = report.write(output, result, data, command=command_line())
     sink.result(data, human=lambda: _as_text(data, files), quiet=files.page)

@@ -8,7 +8,7 @@ interrupted run.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from accelerate import PartialState
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,21 @@ class Processes:
         """Wait until every process has called this."""
         if self.count > 1:
             _state().wait_for_everyone()
+
+    def share(self, items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
+        """`work` done on every item, each by one of the processes; the results in all of them.
+
+        Args:
+            work: its results must be picklable.
+        """
+        results = [work(item) for item in items[self.index :: self.count]]
+        if self.count == 1:
+            return results
+        # Imported here: only processes that a launcher started need it.
+        from accelerate.utils import gather_object
+
+        gathered = gather_object([results])
+        return [gathered[number % self.count][number // self.count] for number in range(len(items))]
 
 
 # Variables in which launchers (torchrun and several MPIs) give the number of processes.

@@ -287,6 +287,28 @@ def test_the_unedited_row_is_the_baseline_of_evaluate(inside, tmp_path):
 # resuming
 
 
+def test_two_processes_give_what_one_gives(place):
+    """Edits, one of which fails, and images, shared out under ``accelerate launch``."""
+    launcher = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1")
+    plain = ("--mixed_precision", "no", "--dynamo_backend", "no")
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch", *launcher, *plain),
+            *("-m", "forgetcli", *COMPARE, "-o", "two", "--json"),
+        ],
+        cwd=place,
+        env=environment(place) | {"FORGET_CACHE_DIR": str(place / "cache-of-two")},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    faults = [row["error"] for row in json.loads(done.stdout)["methods"]]  # one object
+    assert faults[:2] == [None, None] and faults[2]["code"] == "edit.no-such-site"
+    assert outcome(place / "two") == outcome(place / "whole")
+    assert len(list((place / "two/pictures/verdicts").glob("*.jsonl"))) == 2  # both judged
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_an_interrupted_comparison_goes_on_and_ends_as_one_that_was_not(place):
     (place / "cut/edited").mkdir(parents=True)

@@ -29,6 +29,7 @@ from forgetcli.evaluation.run_folder import refuse_others
 from forgetcli.experiments.comparison.plan import EDITS, RecipePlan, plain
 from forgetcli.experiments.comparison.weights import changed_share
 from forgetcli.generation.images import DTYPE
+from forgetcli.process import distributed
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
 from forgetcli.storage import atomic
@@ -84,6 +85,8 @@ def edits_of(
 ) -> tuple[MethodEdit, list[MethodEdit]]:
     """The control and the edit of every method. The control shows the memory use without an edit.
 
+    The edits are shared out among the processes of one run.
+
     Raises:
         ForgetError: nothing can be written, or the control fails, because then every method would
             fail too.
@@ -92,21 +95,27 @@ def edits_of(
     source = folder / "recipe.toml"
     with atomic.output_faults(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    atomic.write_atomically(source, plan.recipe.raw)
-    edits: list[MethodEdit] = []
-    for number, (use, place) in enumerate(zip(plan.uses, folders_of(plan))):
-        is_control = number == 0
-        count = "" if is_control else f" ({number} of {len(plan.uses) - 1})"
+    processes = distributed.current()
+    if processes.main:
+        atomic.write_atomically(source, plan.recipe.raw)
+    processes.wait()
+
+    def one(job: tuple[int, Recipe, Path]) -> MethodEdit:
+        number, use, place = job
+        count = f" ({number} of {len(plan.uses) - 1})" if number else ""
         observer.stage(f"{plan.name}: {use.method}{count}")
         refuse_others(folder, folders=[place.name], files=[_cost_file(place).name])
-        latest = edit(use, plan.base, place, source=source, device=device, dtype=dtype, force=force)
-        edits.append(latest)
-        if latest.fault is not None:
-            if is_control:
-                raise ForgetError(latest.fault.code, latest.fault.message, latest.fault.hint)
-            observer.note(f"{use.method} failed: {latest.fault.message}")
+        made = edit(use, plan.base, place, source=source, device=device, dtype=dtype, force=force)
+        if made.fault is not None and number == 0:
+            raise ForgetError(made.fault.code, made.fault.message, made.fault.hint)
+        if made.fault is not None:
+            observer.note(f"{use.method} failed: {made.fault.message}")
+        return made
+
+    jobs = list(zip(range(len(plan.uses)), plan.uses, folders_of(plan)))
+    control, *edits = processes.share(jobs, one)
     observer.done()
-    return edits[0], edits[1:]
+    return control, edits
 
 
 def folders_of(plan: RecipePlan) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from forgetcli.artifact.manifest import MANIFEST
-from forgetcli.errors import EditError, ForgetError
+from forgetcli.errors import EditError
 from forgetcli.evaluation import Evaluation, evaluate
 from forgetcli.evaluation.near import NEAR
 from forgetcli.evaluation.run import UNEDITED, claim
@@ -120,7 +120,8 @@ def compare(
 
     All models are scored with equal prompts and seeds. A method gets its parameters from the
     recipe's own tables or from ``[methods.NAME]``. Other parameters have their defaults. A method
-    that fails gets a row with the reason.
+    that fails gets a row with the reason. Under ``accelerate launch`` the edits, images and attacks
+    are shared out among the processes. The result of the first process has all measures.
 
     Args:
         recipes: loaded recipes, paths, or names of bundled recipes. The table has rows for each
@@ -143,15 +144,11 @@ def compare(
     observer = observer or Silent()
     watch = Stopwatch()
     output = Path(output)
-    if distributed.launched():
-        raise ForgetError(
-            "compare.launched", "a comparison is made by one process", "run it without the launcher"
-        )
     course = Course(
         settings=Settings(images, seed, steps, guidance, batch, quick, dtype),
         judging=Judging(judge=judge, options=judge_options, features=features),
         selection=AttackSelection(tuple(dict.fromkeys(attacks)), attack_options or {}, attempts),
-        device=device,
+        device=device or distributed.local_device(),
         force=force,
         observer=observer,
         watch=watch,
@@ -193,7 +190,10 @@ def check(plans: Sequence[RecipePlan], course: Course, output: Path) -> dict:
     )
     for plan in plans:
         check_folder(plan, output, course.force)
-    claim(output, comparison_identity(plans, course.settings), course.force)
+    processes = distributed.current()
+    if processes.main:
+        claim(output, comparison_identity(plans, course.settings), course.force)
+    processes.wait()
     return identity
 
 
