@@ -71,6 +71,16 @@ Output = Annotated[
     ),
 ]
 
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        envvar="FORGET_TUNE_STORAGE",
+        show_default="a file in the output folder",
+        help="URL of a database in which several machines search together.",
+    ),
+]
+
 
 def tune(
     recipe: RecipeName,
@@ -84,6 +94,7 @@ def tune(
     steps: StepsOption = 20,
     judge: Judge = "demo",
     output: Output = Path("tune"),
+    storage: Storage = None,
     set_: SetOption = None,
     device: DeviceOption = None,
     threads: ThreadsOption = None,
@@ -103,6 +114,7 @@ def tune(
     Examples:
       forget tune objects --trials 40 --minutes 60
       forget tune objects --method uce -o tune-uce
+      forget tune objects --storage postgresql://HOST/NAME --trials 200
       forget tune objects --dry-run
       forget apply tune/tuned.toml
     """
@@ -129,6 +141,7 @@ def tune(
         result = tuning.tune(
             recipe,
             minutes=minutes,
+            storage=storage,
             seed=seed,
             steps=steps,
             batch=batch,

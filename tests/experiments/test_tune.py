@@ -226,6 +226,31 @@ def test_a_search_that_was_cut_short_goes_on(
     assert not left.exists()
 
 
+def test_searches_with_one_database_search_together(
+    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    calls = lenient(monkeypatch)
+    shared = {"steps": 1, "storage": "sqlite:///search.db"}
+    first = tuning.tune(source, trials=2, output="one-machine", **shared)
+    assert len(calls) == len(first.trials) == 2
+    second = tuning.tune(source, trials=3, output="another", **shared)
+    assert len(calls) == 3 and second.trials[:2] == first.trials
+    assert second.own == first.own and Path("another/tuned.toml").is_file()
+    # Another search in the same database begins with the recipe's own values.
+    other = tuning.tune(source, trials=1, output="other", seed=5, **shared)
+    assert len(calls) == 4 and other.own.parameters == first.own.parameters
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "sqlite:///no/such/folder/x.db", "odd+driver://me:secret@host/x"]
+)
+def test_a_database_that_cannot_be_used_is_one_error_without_its_password(url: str):
+    with pytest.raises(ForgetError) as error:
+        study_module.open_shared_study(url, "x", {})
+    assert error.value.code == "tune.storage"
+    assert "secret" not in f"{error.value} {error.value.hint}"
+
+
 @pytest.fixture
 def journal(tmp_path: Path) -> Path:
     """The journal of a search with two trials."""

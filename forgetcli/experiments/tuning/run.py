@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from forgetcli.experiments.tuning.study import (
     STUDY,
     finished,
     has_scores,
+    open_shared_study,
     open_study,
     recorded_trials,
 )
@@ -45,6 +48,7 @@ def tune(
     steps: int = 20,
     judge: str = "demo",
     output: Path | str = "tune",
+    storage: str | None = None,
     device: str | None = None,
     batch: int = 8,
     force: bool = False,
@@ -64,10 +68,12 @@ def tune(
         images, seed, steps, judge, device, batch: see `forgetcli.evaluate`.
         output: folder for the study, images of the unedited model and `tuned.toml`. An interrupted
             search continues there.
-        force: delete another search in `output`.
+        storage: URL of a database in which several machines search together, each with an `output`
+            of its own. `trials` counts the trials of all of them. None: a journal in `output`.
+        force: delete another search in `output`. A database keeps its trials.
     Raises:
-        ForgetError: the method has no search space, no trial was completed, or `output` contains
-            another or a damaged search.
+        ForgetError: the method has no search space, no trial was completed, `output` contains
+            another or a damaged search, or the database cannot be used.
     """
     observer = observer or Silent()
     watch = Stopwatch()
@@ -93,7 +99,10 @@ def tune(
     baseline = runner.score_unedited(watch)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     space = SearchSpace.around(loaded.on(models.family_of(base.settings)), dimensions)
-    study = open_study(output / STUDY, space.start, seed)
+    if storage is None:
+        study = open_study(output / STUDY, space.start, seed)
+    else:
+        study = open_shared_study(storage, study_name(runner), space.start)
     with watch.stage("trials"):
         search(study, runner, space, trials=trials, minutes=minutes)
     recorded = recorded_trials(study)
@@ -139,6 +148,12 @@ def search_identity(runner: TrialRunner) -> dict:
         "steps": runner.settings.steps,
         "judge": runner.judge.identity(),
     }
+
+
+def study_name(runner: TrialRunner) -> str:
+    """A name by which machines with the same search find each other, and no others."""
+    identity = json.dumps(search_identity(runner), sort_keys=True)
+    return f"forget-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
 def search(

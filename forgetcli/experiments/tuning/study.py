@@ -1,4 +1,6 @@
-"""The study on disk: optuna's journal, from which an interrupted search can continue."""
+"""The study: optuna's journal in the search's folder, from which an interrupted search can
+continue, or a database that several machines share.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +25,34 @@ STARTUP_TRIALS = 8  # random trials before the sampler and the pruner use earlie
 PRUNED_PERCENTILE = 40.0  # a trial whose first images score below this percentile is pruned
 
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}
+
+
+def open_shared_study(storage: str, name: str, start: Mapping[str, Any]) -> optuna.Study:
+    """Open or create the study `name` in a database. The first trial of a new study is `start`.
+
+    Trials of other machines may be running, so none is queued again. The sampler has a random seed,
+    because equal seeds would suggest equal values on every machine.
+
+    Args:
+        storage: a database URL as SQLAlchemy reads it.
+    Raises:
+        ForgetError: tune.storage: the database cannot be used.
+    """
+    try:
+        study = _created(storage, name)
+        study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP_TRIALS)
+        if not study.trials:
+            study.enqueue_trial(dict(start))
+        _check_attributes(study)
+    except Exception as fault:  # drivers and databases raise errors of their own
+        # The URL and the error may contain a password.
+        raise ForgetError(
+            "tune.storage",
+            f"the search's database cannot be used ({type(fault).__name__})",
+            "--storage takes a URL such as sqlite:///search.db or postgresql://HOST/NAME, and "
+            "the database's Python driver must be installed",
+        ) from fault
+    return study
 
 
 def open_study(path: Path, start: Mapping[str, Any], seed: int) -> optuna.Study:
@@ -102,9 +132,13 @@ def _damaged(path: Path, what: str) -> ForgetError:
 
 
 def _opened(path: Path) -> optuna.Study:
+    return _created(JournalStorage(JournalFileBackend(str(path))), "tune")
+
+
+def _created(storage: JournalStorage | str, name: str) -> optuna.Study:
     return optuna.create_study(
-        study_name="tune",
-        storage=JournalStorage(JournalFileBackend(str(path))),
+        study_name=name,
+        storage=storage,
         direction="maximize",
         load_if_exists=True,
         pruner=optuna.pruners.PercentilePruner(
