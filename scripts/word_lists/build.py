@@ -64,10 +64,14 @@ class Entry:
 
 
 def definition(synset: Synset) -> str:
-    """The first clause of a gloss, as a prompt can have it."""
+    """The first clause of a gloss, as a prompt can have it; empty if it says as little as "any
+    plant".
+    """
     text = re.sub(r"\([^)]*\)", "", synset.gloss.partition('; "')[0])
     clause = re.split(r"[;:]", text)[0]
     clause = " ".join(clause.split()).rsplit(" of the genus", 1)[0]
+    if re.fullmatch(r"(?:an?|the|any|some|one) \S+", clause):
+        return ""
     return clause if len(clause) <= LONGEST else clause[:LONGEST].rsplit(" ", 1)[0]
 
 
