@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from forgetcli.storage.safetensors import TensorSite
 
 SCHEDULER_CONFIG = "scheduler_config.json"
+MOST_TRAIN_STEPS = 1_000_000  # published models have 1,000
 # The end of a parameter's path in a VAE's attention → the end that it had before diffusers 0.13.
 FORMER_NAMES = {".to_q": ".query", ".to_k": ".key", ".to_v": ".value", ".to_out.0": ".proj_attn"}
 Part = TypeVar("Part")
@@ -88,9 +89,16 @@ def scheduler_settings(base: Base) -> dict[str, Any]:
     """The settings of the scheduler. A single file can override its prediction type.
 
     Raises:
-        ModelError: as `settings`.
+        ModelError: as `settings`; model.damaged: more time steps than `MOST_TRAIN_STEPS`, whose
+            tables would fill the memory.
     """
     stored = settings(base, "scheduler", SCHEDULER_CONFIG)
+    steps = stored.get("num_train_timesteps")
+    if isinstance(steps, int | float) and steps > MOST_TRAIN_STEPS:
+        raise config_fit.damaged(
+            base.settings / "scheduler" / SCHEDULER_CONFIG,
+            f"num_train_timesteps is more than {MOST_TRAIN_STEPS}",
+        )
     return base.single.scheduler_settings(stored) if base.single else stored
 
 
