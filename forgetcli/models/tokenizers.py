@@ -57,10 +57,14 @@ def load(base: Base, index: PipelineIndex, encoder: TextEncoder, positions: int)
     """
     name = encoder.tokenizer
     cls = index.require(name, pipeline_index.TOKENIZERS[encoder.kind])
-    tokenizer: Any = components.part(
-        base, name, lambda folder: _from_folder(folder, components.loaded_class(cls), encoder.kind)
-    )
-    if len(tokenizer) <= len(tokenizer.all_special_ids):
+
+    def opened(folder: Path) -> tuple[Any, list[int]]:
+        tokenizer = _from_folder(folder, components.loaded_class(cls), encoder.kind)
+        # transformers looks special tokens up only now, and fails if there is no such token.
+        return tokenizer, tokenizer.all_special_ids
+
+    tokenizer, special_ids = components.part(base, name, opened)
+    if len(tokenizer) <= len(special_ids):
         raise _no_vocabulary(base.settings / name)
     longest = tokenizer.model_max_length
     if isinstance(longest, bool) or not isinstance(longest, int | float):
