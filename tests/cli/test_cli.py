@@ -193,13 +193,14 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
         ["cache", "dir"],
         ["cache", "ls"],
         ["models"],
+        ["judges"],
         ["inspect", "demo"],
     ],
     ids=" ".join,
 )
 def test_commands_that_do_not_compute_do_not_load_torch(arguments: list[str], good: Path):
     # The safetensors package, which checks every header that is read, needs numpy.
-    allowed = ["numpy"] if arguments[0] == "inspect" else []
+    allowed = ["numpy"] if arguments[0] in ("inspect", "judges") else []
     code, loaded = heavy_modules(arguments, good.parent)
     assert (code, [name for name in loaded if name not in allowed]) == (0, [])
 
@@ -391,19 +392,19 @@ def test_models(forget):
     )
 
 
-def test_env(forget):
-    data = forget("env", "--json").json
+def test_env(forked, tmp_path: Path):
+    data = forked(tmp_path, "env", "--json").json
     assert (
         data["forget"] == forgetcli.__version__
         and "cpu" in data["devices"]
         and data["packages"]["torch"]
     )
-    human = forget("env").stdout
+    human = forked(tmp_path, "env").stdout
     assert (
         f"forget: {data['forget']}\n" in human
         and f"  torch: {data['packages']['torch']}\n" in human
     )
-    assert forget("env", "-q").stdout == f"{data['cache_dir']}\n"
+    assert forked(tmp_path, "env", "-q").stdout == f"{data['cache_dir']}\n"
 
 
 def test_variables_stand_for_flags_and_json_can_be_quiet(forget, good: Path):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from faults import Strike, tree
-from forked import Forks, forks
+from forked import Forks
 from PIL import Image
 
 from forgetcli import recipe
@@ -16,9 +15,8 @@ from forgetcli.evaluation import judges
 
 
 @pytest.fixture(scope="module")
-def forget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with forks(tmp_path_factory.mktemp("forks")) as server:
-        yield server
+def forget(forked: Forks) -> Forks:
+    return forked
 
 
 @pytest.fixture(scope="module")
