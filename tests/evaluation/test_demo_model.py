@@ -25,7 +25,8 @@ def place(forked: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "apply.json").write_text(
         json.dumps(result(forked(folder, "apply", "art_styles", "--json")))
     )
-    evaluated = forked(folder, "eval", "--steps", "8", "--near", "0", "--json")
+    small = ("--steps", "4", "--near", "0", "--features", "none")
+    evaluated = forked(folder, "eval", *small, "--json")
     (folder / "eval.json").write_text(json.dumps(result(evaluated)))
     return folder
 
@@ -73,18 +74,6 @@ def test_verify_proves_that_nothing_else_changed(forked, place):
     weights.write_bytes(kept)
     assert damaged.code == 1
     assert damaged.json["problems"][0]["file"] == "unet/diffusion_pytorch_model.safetensors"
-
-
-def test_the_same_again_gives_the_same_bytes_and_uses_the_cache(forked, place):
-    command = ("apply", "art_styles", "--json", "-o")
-    again = result(forked(place, *command, "again"))
-    # Without refinement it is a quicker edit, and another one.
-    quick = ("--set", "refine.mode=copy", "--lenient")
-    other = result(forked(place, *command, "other", *quick))
-    assert again["cache"] == {"hits": 6, "misses": 0} == other["cache"]
-    file = "text_encoder/model.safetensors"
-    assert (place / "again" / file).read_bytes() == (place / "edited" / file).read_bytes()
-    assert (place / "other" / file).read_bytes() != (place / "edited" / file).read_bytes()
 
 
 def test_before_and_after_at_the_same_seed(forked, place):
