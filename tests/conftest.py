@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,15 +36,15 @@ def good(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def forget(tmp_path: Path) -> Callable[..., Run]:
-    """Run ``forget`` with arguments, in `tmp_path`; keyword arguments are environment variables,
-    but for `stdin`.
+def started(tmp_path: Path) -> Callable[..., Run]:
+    """Start ``python -m forgetcli`` with arguments, in `tmp_path`; keyword arguments are
+    environment variables. For what is settled when Python or a library starts; else `forget`.
     """
 
-    def run(*arguments: str | Path, stdin: str = "", **environment: str) -> Run:
+    def run(*arguments: str | Path, **environment: str) -> Run:
         done = subprocess.run(
             [sys.executable, "-m", "forgetcli", *map(str, arguments)],
-            input=stdin,
+            stdin=subprocess.DEVNULL,
             check=False,
             capture_output=True,
             text=True,
@@ -68,3 +69,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def forked(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Forks:
     """Run ``forget`` as a fork of a process that has torch loaded, in a folder that is named."""
     return Forks(server, tmp_path_factory.mktemp("forks"))
+
+
+@pytest.fixture
+def forget(forked: Forks, tmp_path: Path) -> Callable[..., Run]:
+    """Run ``forget`` with arguments, in `tmp_path`; keyword arguments are environment variables."""
+    return partial(forked, tmp_path)

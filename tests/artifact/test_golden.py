@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from forked import Forks
 from processes import ROOT, Run, python
 
 GOLDEN = ROOT / "tests" / "golden"
@@ -30,15 +29,15 @@ def digests(folder: Path) -> dict[str, str]:
     return {subject["name"]: subject["digest"]["sha256"] for subject in statement["subject"]}
 
 
-def test_verify_passes_and_can_fail(golden: Path, forked: Forks) -> None:
-    verified = forked(golden.parent, "verify", "edited", "--json")
+def test_verify_passes_and_can_fail(golden: Path, forget: Callable[..., Run]) -> None:
+    verified = forget("verify", "edited", "--json")
     assert verified.code == 0, verified.stderr
     assert verified.json["ok"]
     weights = golden / WEIGHTS[0]
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    assert forked(golden.parent, "verify", "edited").code == 1
+    assert forget("verify", "edited").code == 1
 
 
 @pytest.mark.parametrize(
@@ -65,40 +64,47 @@ def test_what_a_command_does_not_need_it_does_not_load(
     assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "[]"), done.stderr
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+@pytest.mark.parametrize(
+    ("command", "encoding", "says"),
+    [("verify", "ascii", "verified"), ("log", "cp1252", "van gogh")],
+)
 def test_stdout_that_is_not_utf8_keeps_the_exit_code(
-    golden: Path, forget: Callable[..., Run], encoding: str
+    golden: Path, started: Callable[..., Run], command: str, encoding: str, says: str
 ) -> None:
-    """The marks before each line are in neither encoding: they are replaced."""
-    verified = forget("verify", "edited", PYTHONUTF8="0", PYTHONIOENCODING=encoding)
-    assert verified.code == 0, verified.stderr
-    assert "verified" in verified.stdout
+    """The marks before the lines of one, the arrows and frames of the other are in neither
+    encoding: they are replaced.
+    """
+    shown = started(command, "edited", PYTHONUTF8="0", PYTHONIOENCODING=encoding)
+    assert shown.code == 0, shown.stderr
+    assert says in shown.stdout and "?" in shown.stdout
 
 
-def test_log_lists_both_edits(golden: Path, forked: Forks) -> None:
-    listed = forked(golden.parent, "log", "edited", "--json")
+def test_log_lists_both_edits(golden: Path, forget: Callable[..., Run]) -> None:
+    listed = forget("log", "edited", "--json")
     assert listed.code == 0, listed.stderr
     assert [edit["method"] for edit in listed.json["edits"]] == ["nullspace", "uce"]
 
 
 def test_revert_gives_the_bases_bytes_and_the_delta_puts_the_edit_back(
-    golden: Path, forked: Forks
+    golden: Path, forget: Callable[..., Run]
 ) -> None:
     before, place = digests(golden), golden.parent
-    assert forked(place, "revert", "edited", "--all", "-o", "base").code == 0
+    assert forget("revert", "edited", "--all", "-o", "base").code == 0
     base = json.loads((golden / "forget.ledger.json").read_text())["base"]["files"]
     for name in WEIGHTS:
         assert digests(place / "base")[name] == base[name] != before[name]
-    assert forked(place, "revert", "edited", "--edit", "2", "-o", "first").code == 0
+    assert forget("revert", "edited", "--edit", "2", "-o", "first").code == 0
     apply_delta = ("apply", "--delta", "delta.safetensors", "--model", "first", "-o", "again")
-    put_back = forked(place, *apply_delta)
+    put_back = forget(*apply_delta)
     assert put_back.code == 0, put_back.stderr
     after = digests(place / "again")
     assert {name: after[name] for name in WEIGHTS} == {name: before[name] for name in WEIGHTS}
 
 
-def test_card_is_written_again_and_names_both_concepts(golden: Path, forked: Forks) -> None:
-    written = forked(golden.parent, "card", "edited")
+def test_card_is_written_again_and_names_both_concepts(
+    golden: Path, forget: Callable[..., Run]
+) -> None:
+    written = forget("card", "edited")
     assert written.code == 0, written.stderr
     card = (golden / "README.md").read_text()
     assert "van gogh" in card

@@ -165,9 +165,9 @@ def test_the_check_for_rich_can_fail(tmp_path: Path):
     assert (code, loaded) == (0, ["rich.console", "pydantic"])
 
 
-def test_help_fits_the_terminal_and_its_encoding(forget):
+def test_help_fits_the_terminal_and_its_encoding(started):
     for columns, encoding, corner in (("60", "utf-8", "╭"), ("90", "ascii", "+")):
-        page = forget("export", "--help", COLUMNS=columns, PYTHONIOENCODING=encoding).stdout
+        page = started("export", "--help", COLUMNS=columns, PYTHONIOENCODING=encoding).stdout
         lines = page.splitlines()
         frames = [line for line in lines if line.startswith((corner, "│", "|", "╰"))]
         assert {len(line) for line in frames} == {int(columns)}
@@ -392,19 +392,19 @@ def test_models(forget):
     )
 
 
-def test_env(forked, tmp_path: Path):
-    data = forked(tmp_path, "env", "--json").json
+def test_env(forget):
+    data = forget("env", "--json").json
     assert (
         data["forget"] == forgetcli.__version__
         and "cpu" in data["devices"]
         and data["packages"]["torch"]
     )
-    human = forked(tmp_path, "env").stdout
+    human = forget("env").stdout
     assert (
         f"forget: {data['forget']}\n" in human
         and f"  torch: {data['packages']['torch']}\n" in human
     )
-    assert forked(tmp_path, "env", "-q").stdout == f"{data['cache_dir']}\n"
+    assert forget("env", "-q").stdout == f"{data['cache_dir']}\n"
 
 
 def test_variables_stand_for_flags_and_json_can_be_quiet(forget, good: Path):
@@ -447,9 +447,9 @@ def test_a_mistake_is_one_line(forget, good: Path, arguments: list[str], code: s
     assert says.lower() in run.stderr.lower()
 
 
-def test_offline_and_not_cached_gives_the_command_that_fetches_it(forget, tmp_path: Path):
+def test_offline_and_not_cached_gives_the_command_that_fetches_it(started, tmp_path: Path):
     """`HF_HOME` and `HF_HUB_OFFLINE` as huggingface_hub has them."""
-    run = forget(
+    run = started(
         "apply",
         "sd14/objects",
         "--model",

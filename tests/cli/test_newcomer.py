@@ -119,9 +119,9 @@ def test_prompts_longer_than_the_model_reads_are_found():
     assert (found.prompt, found.tokens, found.limit) == (too_long, 9, 8)
 
 
-def test_a_long_prompt_is_told_when_images_are_made(forked, tmp_path: Path):
+def test_a_long_prompt_is_told_when_images_are_made(forget):
     long = "a dog " * 100
-    run = forked(tmp_path, "generate", "a cat", long, "--steps", "1", "-o", "images")
+    run = forget("generate", "a cat", long, "--steps", "1", "-o", "images")
     assert run.code == 0, run.stderr
     (line,) = [line for line in run.stderr.splitlines() if "has no effect" in line]
     assert line.startswith("the prompt 'a dog a dog") and "202 tokens" in line
@@ -142,10 +142,10 @@ def test_a_folder_without_an_edit_is_not_listed_as_edited(
     assert [m.description for m in known_models.known()][1:] == [known_models.EDITED]
 
 
-def test_a_quiet_dry_run_prints_no_path(forked, tmp_path: Path):
-    run = forked(tmp_path, "apply", "art_styles", "--dry-run", "-q")
+def test_a_quiet_dry_run_prints_no_path(forget, tmp_path: Path):
+    run = forget("apply", "art_styles", "--dry-run", "-q")
     assert (run.code, run.stdout) == (0, "") and not (tmp_path / "edited").exists()
-    assert forked(tmp_path, "apply", "art_styles", "--dry-run", "--json").json["sites"]
+    assert forget("apply", "art_styles", "--dry-run", "--json").json["sites"]
 
 
 def test_an_image_records_only_the_settings_that_were_asked_for():
@@ -162,13 +162,13 @@ def test_an_image_records_only_the_settings_that_were_asked_for():
     assert (asked["width"], asked["negative_prompt"], asked["dtype"]) == (32, "blue", "bfloat16")
 
 
-def test_an_image_of_another_size(forked, tmp_path: Path):
+def test_an_image_of_another_size(forget, tmp_path: Path):
     asked = ("generate", "a cat", "--steps", "1", "--width", "32", "--dtype", "bfloat16")
-    run = forked(tmp_path, *asked, "--negative-prompt", "a dog", "-q")
+    run = forget(*asked, "--negative-prompt", "a dog", "-q")
     assert run.code == 0, run.stderr
     with Image.open(tmp_path / run.stdout.strip()) as image:
         assert image.size == (32, 64)
-    assert forked(tmp_path, "generate", "a cat", "--width", "33").code == 2
+    assert forget("generate", "a cat", "--width", "33").code == 2
 
 
 @pytest.mark.parametrize(

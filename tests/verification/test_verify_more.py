@@ -488,7 +488,7 @@ def test_without_the_package_the_error_says_how_to_get_it(edited, keys, monkeypa
     shutil.which("openssl") is None or find_spec("model_signing") is None,
     reason="no openssl, or no model-signing, here",
 )
-def test_the_commands_of_the_help_work(forked, edited, tmp_path):
+def test_the_commands_of_the_help_work(forget, edited, tmp_path):
     subprocess.run(
         "openssl ecparam -name prime256v1 -genkey -noout -out key.pem && openssl ec -in key.pem -pubout -out public.pem",  # noqa: E501
         shell=True,
@@ -496,13 +496,13 @@ def test_the_commands_of_the_help_work(forked, edited, tmp_path):
         capture_output=True,
         cwd=tmp_path,
     )
-    signed = forked(tmp_path, "sign", "edited", "--private-key", "key.pem", "--json")
+    signed = forget("sign", "edited", "--private-key", "key.pem", "--json")
     assert signed.code == 0 and signed.json["signature"] == "edited/forget.signature.json", (
         signed.stderr
     )
-    assert forked(tmp_path, "verify", "edited", "--key", "public.pem", "-q").code == 0
+    assert forget("verify", "edited", "--key", "public.pem", "-q").code == 0
     (edited / "model_index.json").write_text("{}")
-    found = forked(tmp_path, "verify", "edited", "--key", "public.pem")
+    found = forget("verify", "edited", "--key", "public.pem")
     assert (
         found.code == 1
         and "✗ model_index.json: was changed" in found.stdout
