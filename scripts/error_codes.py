@@ -56,9 +56,10 @@ def raisings(package: Path = PACKAGE) -> Iterator[Raising]:
         seen: set[ast.Call] = set()
         for scope in (*functions, tree):
             calls = [node for node in ast.walk(scope) if isinstance(node, ast.Call)]
+            assigned = _assigned(scope)
             for call in calls:
                 if call not in seen:
-                    yield from _raising(call, module.removesuffix(".__init__"), _assigned(scope))
+                    yield from _raising(call, module.removesuffix(".__init__"), assigned)
             seen.update(calls)
 
 

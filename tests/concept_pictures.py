@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from PIL import Image
 
@@ -75,9 +77,16 @@ def erase(folder: Path, method: str, *overrides: str) -> Erasure:
     applied = forgetcli.apply(read, output=folder / "edited", device="cpu", strict=False)
     return Erasure(
         applied,
-        seen(checkpoint.resolve("demo"), folder / "before"),
+        seen_unedited(),
         seen(checkpoint.resolve(folder / "edited"), folder / "after"),
     )
+
+
+@cache
+def seen_unedited() -> Seen:
+    """The control is the same for every method."""
+    with TemporaryDirectory() as folder:
+        return seen(checkpoint.resolve("demo"), Path(folder))
 
 
 def seen(base: Base, folder: Path) -> Seen:
@@ -86,7 +95,7 @@ def seen(base: Base, folder: Path) -> Seen:
     ]
     paths, _ = generate_images(
         base,
-        [ImageRequest(prompt, seed, steps=10) for prompt, _, seed in asked],
+        [ImageRequest(prompt, seed, steps=6) for prompt, _, seed in asked],
         folder,
         device="cpu",
         batch=12,

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
+from forked import Forks, Server, of_developer, serving
 from processes import ROOT, Run
 from recipe_example import EXAMPLE
 
@@ -20,19 +22,10 @@ def clean_environment(
     """No FORGET_* variable of the developer's, a cache of the test's own, no network, plain
     80-column output.
     """
-    for name in [name for name in os.environ if name.startswith("FORGET_")]:
+    for name in list(filter(of_developer, os.environ)):
         monkeypatch.delenv(name)
     monkeypatch.setenv("FORGET_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    for name in (
-        "COLUMNS",
-        "FORCE_COLOR",
-        "CLICOLOR_FORCE",
-        "PY_COLORS",
-        "TERMINAL_WIDTH",
-        "GITHUB_ACTIONS",
-    ):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -43,15 +36,15 @@ def good(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def forget(tmp_path: Path) -> Callable[..., Run]:
-    """Run ``forget`` with arguments, in `tmp_path`; keyword arguments are environment variables,
-    but for `stdin`.
+def started(tmp_path: Path) -> Callable[..., Run]:
+    """Start ``python -m forgetcli`` with arguments, in `tmp_path`; keyword arguments are
+    environment variables. For what is settled when Python or a library starts; else `forget`.
     """
 
-    def run(*arguments: str | Path, stdin: str = "", **environment: str) -> Run:
+    def run(*arguments: str | Path, **environment: str) -> Run:
         done = subprocess.run(
             [sys.executable, "-m", "forgetcli", *map(str, arguments)],
-            input=stdin,
+            stdin=subprocess.DEVNULL,
             check=False,
             capture_output=True,
             text=True,
@@ -63,3 +56,22 @@ def forget(tmp_path: Path) -> Callable[..., Run]:
         return Run(done.returncode, done.stdout, done.stderr)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all files of a worker: what it loads takes as long as many commands."""
+    with serving(tmp_path_factory.mktemp("server")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def forked(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Forks:
+    """Run ``forget`` as a fork of a process that has torch loaded, in a folder that is named."""
+    return Forks(server, tmp_path_factory.mktemp("forks"))
+
+
+@pytest.fixture
+def forget(forked: Forks, tmp_path: Path) -> Callable[..., Run]:
+    """Run ``forget`` with arguments, in `tmp_path`; keyword arguments are environment variables."""
+    return partial(forked, tmp_path)

@@ -24,11 +24,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import pytest
 from processes import ROOT, Run
 
 GONE = "gone"
+TERMINAL = (
+    "COLUMNS",
+    "FORCE_COLOR",
+    "CLICOLOR_FORCE",
+    "PY_COLORS",
+    "TERMINAL_WIDTH",
+    "GITHUB_ACTIONS",
+)
 PATIENCE = 300  # seconds that a command may take
 ALONE = (
     ["unshare", "--mount"],
@@ -73,11 +82,11 @@ class Told(Run):
     struck: str | None = None
 
 
-class Forks:
-    """Runs commands, one at a time.
+class Server:
+    """The process that has torch loaded. Each command is a fork of it.
 
     Args:
-        scratch: a folder for the streams.
+        scratch: a folder, to find out whether file systems can be mounted.
         mounting: whether it shall `mount`, where only it and its commands see that.
     """
 
@@ -85,12 +94,12 @@ class Forks:
         launcher = (
             next((words for words in ALONE if can_mount(words, scratch)), []) if mounting else []
         )
-        self.scratch, self.mounts = scratch, bool(launcher)
+        self.mounts = bool(launcher)
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not of_developer(name)},
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+            "PYTHONUTF8": "1",
             "OMP_NUM_THREADS": "1",
-            "FORGET_CACHE_DIR": str(scratch / "cache"),
             "HF_HUB_OFFLINE": "1",
         }
         self.process = subprocess.Popen(
@@ -107,6 +116,24 @@ class Forks:
         answer = self.process.stdout.readline()
         assert answer, "the server has died"
         return json.loads(answer)
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(PATIENCE)
+        self.process.stdout.close()
+
+
+class Forks:
+    """Runs commands, one at a time, with a cache of their own.
+
+    Args:
+        server: what the commands are forked from.
+        scratch: a folder for the streams and the cache.
+    """
+
+    def __init__(self, server: Server, scratch: Path) -> None:
+        self.server, self.scratch = server, scratch
+        self.environment = {"FORGET_CACHE_DIR": str(scratch / "cache")}
 
     def __call__(
         self,
@@ -134,12 +161,12 @@ class Forks:
         for path in streams:
             if path != GONE and path.is_file():
                 path.unlink()
-        code = self.ask(
+        code = self.server.ask(
             arguments=list(map(str, arguments)),
             cwd=cwd,
             streams=streams,
             limit=limit,
-            environment=environment,
+            environment={**self.environment, **environment},
             strike=strike and [type(strike).__name__, asdict(strike)],
         )["code"]
         out, err, struck = (
@@ -153,12 +180,12 @@ class Forks:
 
         Not one that descends: autograd does not survive a fork.
         """
-        assert (
-            self.ask(here=list(map(str, arguments)), cwd=cwd, streams=[], environment=environment)[
-                "code"
-            ]
-            == 0
+        done = self.server.ask(
+            here=list(map(str, arguments)),
+            cwd=cwd,
+            environment={**self.environment, **environment},
         )
+        assert done["code"] == 0
 
     def mount(self, folder: Path, **options: str | int) -> Path:
         """A file system in memory at `folder`, or its options changed; the path at which other
@@ -166,34 +193,34 @@ class Forks:
 
         The test is skipped where the system does not let us.
         """
-        if not self.mounts:
+        if not self.server.mounts:
             pytest.skip("no file system can be mounted here: neither root nor user namespaces")
-        fault = self.ask(
+        fault = self.server.ask(
             mount=folder, options=",".join(f"{k}={v}" if v != "" else k for k, v in options.items())
         )["fault"]
         assert not fault, fault
-        return Path(f"/proc/{self.process.pid}/root{folder}")
+        return Path(f"/proc/{self.server.process.pid}/root{folder}")
 
     def draw_up(self, folder: Path) -> None:
         """The tiny pipeline, made in the server: the test itself needs no torch."""
-        self.ask(tiny=folder)
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(PATIENCE)
-        self.process.stdout.close()
+        self.server.ask(tiny=folder)
 
 
 @contextmanager
-def forks(scratch: Path, *, mounting: bool = False) -> Iterator[Forks]:
+def serving(scratch: Path, *, mounting: bool = False) -> Iterator[Server]:
     """A server for the length of a `with`."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
-    server = Forks(scratch, mounting)
+    server = Server(scratch, mounting)
     try:
         yield server
     finally:
         server.close()
+
+
+def of_developer(name: str) -> bool:
+    """Whether a variable of the environment is not for the tests to see."""
+    return name.startswith("FORGET_") or name in TERMINAL
 
 
 def can_mount(launcher: list[str], scratch: Path) -> bool:
@@ -259,9 +286,8 @@ def _rehearse(job: dict) -> int:
     from forgetcli.cli import main
 
     os.chdir(job["cwd"])
-    os.environ.update(job["environment"])
     sys.argv = ["forget", *job["here"]]
-    with contextlib.redirect_stdout(sys.stderr):
+    with patch.dict(os.environ, job["environment"]), contextlib.redirect_stdout(sys.stderr):
         return main()
 
 

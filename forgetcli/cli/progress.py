@@ -199,7 +199,9 @@ def silence_libraries() -> None:
     """Keep the hub's, transformers' and diffusers' bars, log lines and warnings off the terminal;
     not when debugging.
 
-    Call it before they are imported: the hub reads its variable once.
+    Call it before they are imported: the hub reads its variable once. It imports neither of them,
+    because `revert` and `export` need neither, and both take seconds. What loads them turns their
+    bars off (`quiet_libraries`).
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # else it warns about forks
     if debugging():
@@ -213,12 +215,10 @@ def silence_libraries() -> None:
 
     for name in ("transformers", "diffusers", "torch"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    from diffusers.utils import logging as diffusers_logging
-    from transformers.utils import logging as transformers_logging
-
-    for library in (diffusers_logging, transformers_logging):
-        library.set_verbosity_error()
-        library.disable_progress_bar()
+    for name in ("diffusers.utils.logging", "transformers.utils.logging"):
+        if loaded := sys.modules.get(name):
+            loaded.set_verbosity_error()
+            loaded.disable_progress_bar()
 
 
 def silence_hub() -> None:

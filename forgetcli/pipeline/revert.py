@@ -21,7 +21,6 @@ from forgetcli.artifact.patch import Stored
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.pipeline.apply import AppliedSite, versions
 from forgetcli.pipeline.job import ModelId
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import usage
@@ -208,6 +207,9 @@ def _write(
     started: datetime,
 ) -> None:
     """Write the tensors, the remaining ledger, the card and the manifest in `staging`."""
+    # Imported here: loads torch, which `log` does without.
+    from forgetcli.pipeline.apply import versions
+
     stored = ledger.restore(staging, remaining)
     remaining.write(staging)
     report = _report(stored, remaining, removed)
@@ -343,6 +345,9 @@ def _report(
     stored: Mapping[tuple[str, str], Stored], remaining: Ledger, removed: Collection[int]
 ) -> dict[str, Any]:
     """The content of the report: the size of the remaining change at each site."""
+    # Imported here: loads torch, which `log` does without.
+    from forgetcli.pipeline.apply import AppliedSite
+
     # A parameter can have several places in files. The report uses the first one.
     place_of = {
         (place.component, place.parameter): place for place in reversed(remaining.book.places)

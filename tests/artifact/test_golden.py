@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from processes import ROOT, Run
+from processes import ROOT, Run, python
 
 GOLDEN = ROOT / "tests" / "golden"
 FORMATS = sorted(path.name for path in GOLDEN.glob("format-*"))
@@ -40,14 +40,43 @@ def test_verify_passes_and_can_fail(golden: Path, forget: Callable[..., Run]) ->
     assert forget("verify", "edited").code == 1
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_stdout_that_is_not_utf8_keeps_the_exit_code(
-    golden: Path, forget: Callable[..., Run], encoding: str
+@pytest.mark.parametrize(
+    ("command", "unused"),
+    [
+        (("log", "edited"), ("torch",)),
+        (("revert", "edited", "--all", "-o", "base"), ("diffusers", "transformers")),
+        (("export", "edited", "--format", "delta"), ("torch", "diffusers", "transformers")),
+    ],
+    ids=["log", "revert", "export"],
+)
+def test_what_a_command_does_not_need_it_does_not_load(
+    golden: Path, command: tuple[str, ...], unused: tuple[str, ...]
 ) -> None:
-    """The marks before each line are in neither encoding: they are replaced."""
-    verified = forget("verify", "edited", PYTHONUTF8="0", PYTHONIOENCODING=encoding)
-    assert verified.code == 0, verified.stderr
-    assert "verified" in verified.stdout
+    """Each of these libraries takes seconds to import."""
+    done = python(
+        f"import sys; sys.argv = ['forget', *{command!r}]\n"
+        "from forgetcli.cli import main\n"
+        "code = main()\n"
+        f"print([name for name in {unused!r} if name in sys.modules], file=sys.stderr)\n"
+        "sys.exit(code)",
+        cwd=golden.parent,
+    )
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "[]"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "encoding", "says"),
+    [("verify", "ascii", "verified"), ("log", "cp1252", "van gogh")],
+)
+def test_stdout_that_is_not_utf8_keeps_the_exit_code(
+    golden: Path, started: Callable[..., Run], command: str, encoding: str, says: str
+) -> None:
+    """The marks before the lines of one, the arrows and frames of the other are in neither
+    encoding: they are replaced.
+    """
+    shown = started(command, "edited", PYTHONUTF8="0", PYTHONIOENCODING=encoding)
+    assert shown.code == 0, shown.stderr
+    assert says in shown.stdout and "?" in shown.stdout
 
 
 def test_log_lists_both_edits(golden: Path, forget: Callable[..., Run]) -> None:
@@ -59,15 +88,16 @@ def test_log_lists_both_edits(golden: Path, forget: Callable[..., Run]) -> None:
 def test_revert_gives_the_bases_bytes_and_the_delta_puts_the_edit_back(
     golden: Path, forget: Callable[..., Run]
 ) -> None:
-    before = digests(golden)
+    before, place = digests(golden), golden.parent
     assert forget("revert", "edited", "--all", "-o", "base").code == 0
     base = json.loads((golden / "forget.ledger.json").read_text())["base"]["files"]
     for name in WEIGHTS:
-        assert digests(golden.parent / "base")[name] == base[name] != before[name]
+        assert digests(place / "base")[name] == base[name] != before[name]
     assert forget("revert", "edited", "--edit", "2", "-o", "first").code == 0
-    put_back = forget("apply", "--delta", "delta.safetensors", "--model", "first", "-o", "again")
+    apply_delta = ("apply", "--delta", "delta.safetensors", "--model", "first", "-o", "again")
+    put_back = forget(*apply_delta)
     assert put_back.code == 0, put_back.stderr
-    after = digests(golden.parent / "again")
+    after = digests(place / "again")
     assert {name: after[name] for name in WEIGHTS} == {name: before[name] for name in WEIGHTS}
 
 

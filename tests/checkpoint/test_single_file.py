@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from forked import forks
 from pipelines import tiny_sd, tiny_sdxl
 from safetensors import safe_open
 from safetensors.torch import load, save
@@ -731,48 +730,47 @@ def test_a_transposed_tensor_is_read_but_not_edited(read_only_files):
 # --- through the commands
 
 
-def test_the_commands_take_a_file_and_what_was_made_of_it(read_only_files, tmp_path):
+def test_the_commands_take_a_file_and_what_was_made_of_it(read_only_files, forked, tmp_path):
     file = read_only_files("sd1")
     (tmp_path / "art.toml").write_text(RECIPE)
-    with forks(tmp_path) as forget:
-        done = forget(
-            tmp_path,
-            "apply",
-            "art.toml",
-            "--model",
-            file,
-            "--set",
-            COPY[0],
-            "--lenient",
-            "--link",
-            "-q",
-        )
-        assert (done.code, done.stdout) == (0, "edited\n"), done.stderr
-        assert (tmp_path / "edited/config/tokenizer/vocab.json").samefile(
-            file.parent / "config/tokenizer/vocab.json"
-        )
-        assert not (tmp_path / "edited" / NAME).samefile(file)
-        assert forget(
-            tmp_path, "apply", "art.toml", "--model", file, "--link", "--copy"
-        ).stderr.startswith("error[usage]: --link and --copy")
-        done = forget(
-            tmp_path,
-            "generate",
-            "starry night",
-            "--model",
-            "edited",
-            "--steps",
-            "2",
-            "--compare-base",
-            "--json",
-        )
-        images = json.loads(done.stdout)["images"]
-        assert (tmp_path / images[0]["path"]).read_bytes() != (
-            tmp_path / images[0]["base"]
-        ).read_bytes()
-        assert forget(tmp_path, "verify", "edited").code == 0
-        done = forget(tmp_path, *EVAL, "--json")
-        assert done.code == 0 and json.loads(done.stdout)["n_images"] == 2 * PROMPTS, done.stderr
+    done = forked(
+        tmp_path,
+        "apply",
+        "art.toml",
+        "--model",
+        file,
+        "--set",
+        COPY[0],
+        "--lenient",
+        "--link",
+        "-q",
+    )
+    assert (done.code, done.stdout) == (0, "edited\n"), done.stderr
+    assert (tmp_path / "edited/config/tokenizer/vocab.json").samefile(
+        file.parent / "config/tokenizer/vocab.json"
+    )
+    assert not (tmp_path / "edited" / NAME).samefile(file)
+    assert forked(
+        tmp_path, "apply", "art.toml", "--model", file, "--link", "--copy"
+    ).stderr.startswith("error[usage]: --link and --copy")
+    done = forked(
+        tmp_path,
+        "generate",
+        "starry night",
+        "--model",
+        "edited",
+        "--steps",
+        "2",
+        "--compare-base",
+        "--json",
+    )
+    images = json.loads(done.stdout)["images"]
+    assert (tmp_path / images[0]["path"]).read_bytes() != (
+        tmp_path / images[0]["base"]
+    ).read_bytes()
+    assert forked(tmp_path, "verify", "edited").code == 0
+    done = forked(tmp_path, *EVAL, "--json")
+    assert done.code == 0 and json.loads(done.stdout)["n_images"] == 2 * PROMPTS, done.stderr
 
 
 @pytest.mark.parametrize("style", ["sd1", "sdxl"])

@@ -7,21 +7,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from faults import tree
-from forked import GONE, Forks, forks
+from forked import GONE, Forks
 from tiny_runs import EVAL, PROMPTS, RECIPE, apply, assert_resumed, furnish, hidden, pictures
 
 LONG = "a very " + "very " * 40 + "long name"
 
 
 @pytest.fixture(scope="module")
-def forget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with forks(tmp_path_factory.mktemp("forks")) as server:
-        yield server
+def forget(forked: Forks) -> Forks:
+    return forked
 
 
 @pytest.fixture(scope="module")

@@ -165,9 +165,9 @@ def test_the_check_for_rich_can_fail(tmp_path: Path):
     assert (code, loaded) == (0, ["rich.console", "pydantic"])
 
 
-def test_help_fits_the_terminal_and_its_encoding(forget):
+def test_help_fits_the_terminal_and_its_encoding(started):
     for columns, encoding, corner in (("60", "utf-8", "╭"), ("90", "ascii", "+")):
-        page = forget("export", "--help", COLUMNS=columns, PYTHONIOENCODING=encoding).stdout
+        page = started("export", "--help", COLUMNS=columns, PYTHONIOENCODING=encoding).stdout
         lines = page.splitlines()
         frames = [line for line in lines if line.startswith((corner, "│", "|", "╰"))]
         assert {len(line) for line in frames} == {int(columns)}
@@ -193,13 +193,14 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy", "PIL")
         ["cache", "dir"],
         ["cache", "ls"],
         ["models"],
+        ["judges"],
         ["inspect", "demo"],
     ],
     ids=" ".join,
 )
 def test_commands_that_do_not_compute_do_not_load_torch(arguments: list[str], good: Path):
     # The safetensors package, which checks every header that is read, needs numpy.
-    allowed = ["numpy"] if arguments[0] == "inspect" else []
+    allowed = ["numpy"] if arguments[0] in ("inspect", "judges") else []
     code, loaded = heavy_modules(arguments, good.parent)
     assert (code, [name for name in loaded if name not in allowed]) == (0, [])
 
@@ -446,9 +447,9 @@ def test_a_mistake_is_one_line(forget, good: Path, arguments: list[str], code: s
     assert says.lower() in run.stderr.lower()
 
 
-def test_offline_and_not_cached_gives_the_command_that_fetches_it(forget, tmp_path: Path):
+def test_offline_and_not_cached_gives_the_command_that_fetches_it(started, tmp_path: Path):
     """`HF_HOME` and `HF_HUB_OFFLINE` as huggingface_hub has them."""
-    run = forget(
+    run = started(
         "apply",
         "sd14/objects",
         "--model",

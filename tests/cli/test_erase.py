@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from faults import Strike, tree
-from forked import Forks, forks
+from forked import Forks
 from PIL import Image
 
 from forgetcli import recipe
@@ -16,9 +15,8 @@ from forgetcli.evaluation import judges
 
 
 @pytest.fixture(scope="module")
-def forget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with forks(tmp_path_factory.mktemp("forks")) as server:
-        yield server
+def forget(forked: Forks) -> Forks:
+    return forked
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +57,9 @@ def test_it_leaves_a_recipe_that_repeats_the_edit_and_a_sheet(erased, forget, tm
     assert read.concepts[0].concept == "a penguin" and read.preserve.sets
     assert drafted.read_text().startswith("# Drafted by `forget erase`")
     assert (place / run.json["sheet"]).is_file()
-    again = forget(tmp_path, "apply", drafted, "-o", "again", "-q")
+    again = forget(tmp_path, "apply", drafted, "-o", "again", "--json")
     assert again.code == 0, again.stderr
+    assert again.json["cache"]["hits"] > 0 == again.json["cache"]["misses"]
     weights = "text_encoder/model.safetensors"
     assert (tmp_path / "again" / weights).read_bytes() == (place / "edited" / weights).read_bytes()
     verified = forget(place, "verify", "edited", "--json")

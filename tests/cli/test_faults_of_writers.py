@@ -13,14 +13,13 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
 import pytest
 from faults import Sweep, Unsafe, tree
-from forked import Forks, Told, forks
+from forked import Forks, Told
 from tiny_runs import OTHER, apply, hidden
 
 from forgetcli.artifact.manifest import CARD, MANIFEST, SIGNATURE
@@ -116,9 +115,8 @@ WITHOUT = {("generate", "SHORT"), ("lora", "SHORT"), ("delta", "SHORT")}
 
 
 @pytest.fixture(scope="module")
-def forget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with forks(tmp_path_factory.mktemp("forks")) as server:
-        yield server
+def forget(forked: Forks) -> Forks:
+    return forked
 
 
 @pytest.fixture(scope="module")

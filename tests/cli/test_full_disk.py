@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from faults import Strike, Sweep, Unsafe, tree
-from forked import Forks, Told, forks
+from forked import Forks, Told, serving
 from tiny_runs import (
     EVAL,
     PROMPTS,
@@ -42,8 +42,10 @@ FULL = "output.disk-full"
 
 @pytest.fixture(scope="module")
 def forget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with forks(tmp_path_factory.mktemp("forks"), mounting=True) as server:
-        yield server
+    """A server of this file's own, in which file systems can be mounted."""
+    scratch = tmp_path_factory.mktemp("forks")
+    with serving(scratch, mounting=True) as server:
+        yield Forks(server, scratch)
 
 
 @pytest.fixture(scope="module")

@@ -14,13 +14,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from faults import Strike, Unsafe, tree
-from forked import Forks, Told, forks
+from forked import Forks, Told
 from processes import ROOT
 from tiny_runs import (
     EVAL,
@@ -39,9 +38,8 @@ CODES = {"SIGINT": (130, "Ctrl-C"), "SIGTERM": (143, "SIGTERM"), "SIGHUP": (129,
 
 
 @pytest.fixture(scope="module")
-def forget(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with forks(tmp_path_factory.mktemp("forks")) as server:
-        yield server
+def forget(forked: Forks) -> Forks:
+    return forked
 
 
 @pytest.fixture(scope="module")

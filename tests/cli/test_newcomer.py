@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import ClassVar
@@ -146,7 +145,7 @@ def test_a_folder_without_an_edit_is_not_listed_as_edited(
 def test_a_quiet_dry_run_prints_no_path(forget, tmp_path: Path):
     run = forget("apply", "art_styles", "--dry-run", "-q")
     assert (run.code, run.stdout) == (0, "") and not (tmp_path / "edited").exists()
-    assert json.loads(forget("apply", "art_styles", "--dry-run", "--json").stdout)["sites"]
+    assert forget("apply", "art_styles", "--dry-run", "--json").json["sites"]
 
 
 def test_an_image_records_only_the_settings_that_were_asked_for():

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-from forked import forks
+from forked import Forks
 from processes import ROOT
 
 TUTORIAL = ROOT / "docs" / "tutorial.md"
@@ -22,17 +22,16 @@ def commands(markdown: str) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
-def test_every_command_of_the_tutorial_runs(tmp_path: Path) -> None:
+def test_every_command_of_the_tutorial_runs(forked: Forks, tmp_path: Path) -> None:
     listed = commands(TUTORIAL.read_text(encoding="utf-8"))
     assert len(listed) >= 10  # the blocks were found
     folder = tmp_path / "tutorial"
     folder.mkdir()
-    with forks(tmp_path) as forget:
-        for command in listed:
-            program, *arguments = shlex.split(command)
-            assert program == "forget", command
-            done = forget(folder, *arguments, **SMALL)
-            assert done.code == 0, f"{command}\n{done.stderr}"
+    for command in listed:
+        program, *arguments = shlex.split(command)
+        assert program == "forget", command
+        done = forked(folder, *arguments, **SMALL)
+        assert done.code == 0, f"{command}\n{done.stderr}"
     for written in (
         "edited/README.md",
         "look",

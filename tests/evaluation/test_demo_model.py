@@ -5,43 +5,29 @@ not after.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import Forks
 from PIL import Image
-
-ROOT = Path(__file__).parents[2]
-
-
-def forget(cwd: Path, *args: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "FORGET_CACHE_DIR": str(cwd / "cache")}
-    return subprocess.run(
-        [sys.executable, "-m", "forgetcli", *args],
-        cwd=cwd,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+from processes import Run
 
 
-def result(done: subprocess.CompletedProcess) -> dict:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def result(done: Run) -> dict:
+    assert done.code == 0, done.stderr
+    return done.json
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(forked: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory in which `forget apply art_styles` and `forget eval` have run."""
     folder = tmp_path_factory.mktemp("main-job")
     (folder / "apply.json").write_text(
-        json.dumps(result(forget(folder, "apply", "art_styles", "--json")))
+        json.dumps(result(forked(folder, "apply", "art_styles", "--json")))
     )
-    (folder / "eval.json").write_text(
-        json.dumps(result(forget(folder, "eval", "--steps", "8", "--json")))
-    )
+    small = ("--steps", "4", "--near", "0", "--features", "none")
+    evaluated = forked(folder, "eval", *small, "--json")
+    (folder / "eval.json").write_text(json.dumps(result(evaluated)))
     return folder
 
 
@@ -79,71 +65,34 @@ def test_what_was_preserved_hardly_moved(place):
     assert applied["check"]["moved"] > 0.5 and applied["check"]["preserve_drift"] < 0.1
 
 
-def test_verify_proves_that_nothing_else_changed(place):
-    assert result(forget(place, "verify", "edited", "--json"))["ok"]
+def test_verify_proves_that_nothing_else_changed(forked, place):
+    assert result(forked(place, "verify", "edited", "--json"))["ok"]
     weights = place / "edited/unet/diffusion_pytorch_model.safetensors"
     kept = weights.read_bytes()
     weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
-    damaged = forget(place, "verify", "edited", "--json")
+    damaged = forked(place, "verify", "edited", "--json")
     weights.write_bytes(kept)
-    assert damaged.returncode == 1
-    assert (
-        json.loads(damaged.stdout)["problems"][0]["file"]
-        == "unet/diffusion_pytorch_model.safetensors"
-    )
+    assert damaged.code == 1
+    assert damaged.json["problems"][0]["file"] == "unet/diffusion_pytorch_model.safetensors"
 
 
-def test_the_same_again_gives_the_same_bytes_and_uses_the_cache(place):
-    again = result(forget(place, "apply", "art_styles", "-o", "again", "--json"))
-    other = result(
-        forget(place, "apply", "art_styles", "-o", "other", "--set", "refine.damping=2", "--json")
-    )
-    assert again["cache"] == {"hits": 6, "misses": 0} == other["cache"]
-    file = "text_encoder/model.safetensors"
-    assert (place / "again" / file).read_bytes() == (place / "edited" / file).read_bytes()
-    assert (place / "other" / file).read_bytes() != (place / "edited" / file).read_bytes()
-
-
-def test_before_and_after_at_the_same_seed(place):
-    drawn = result(
-        forget(
-            place,
-            "generate",
-            "starry night",
-            "--model",
-            "edited",
-            "--compare-base",
-            "-o",
-            "pictures",
-            "--json",
-        )
-    )
-    (image,) = drawn["images"]
+def test_before_and_after_at_the_same_seed(forked, place):
+    command = ("generate", "starry night", "--model", "edited", "--compare-base", "--steps", "4")
+    generated = result(forked(place, *command, "-o", "pictures", "--json"))
+    (image,) = generated["images"]
     before, after = Image.open(place / image["base"]), Image.open(place / image["path"])
     assert before.tobytes() != after.tobytes()
     origin = json.loads(after.text["forget"])
     assert (origin["prompt"], origin["seed"]) == ("starry night", 0)
     assert origin["model"] != json.loads(before.text["forget"])["model"]
-    again = result(
-        forget(
-            place,
-            "generate",
-            "starry night",
-            "--model",
-            "edited",
-            "--compare-base",
-            "-o",
-            "pictures",
-            "--json",
-        )
-    )
+    again = result(forked(place, *command, "-o", "pictures", "--json"))
     assert again["reused"] == 2
 
 
-def test_an_output_that_exists_is_not_touched(place):
+def test_an_output_that_exists_is_not_touched(forked, place):
     before = (place / "edited/forget.provenance.json").read_bytes()
-    refused = forget(place, "apply", "art_styles")
-    assert refused.returncode == 2
+    refused = forked(place, "apply", "art_styles")
+    assert refused.code == 2
     assert (
         "error[output.exists]" in refused.stderr
         and "--force" in refused.stderr

@@ -7,16 +7,16 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from faults import Strike
+from forked import Forks
 from PIL import Image
+from processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 EVALUATION = """
 schema_version = 1
 [[concepts]]
@@ -37,32 +37,6 @@ direct = ["a dog in pixel art style"]
 """
 
 
-def command(*args: str) -> list[str]:
-    return [sys.executable, "-m", "forgetcli", *args]
-
-
-def environment(cwd: Path, cache: str = "cache") -> dict[str, str]:
-    """One thread for every process: with another number of them sums come out otherwise in their
-    last bits.
-
-    Args:
-        cache: another folder than that of `place`: images of the unedited model are generated too.
-    """
-    return {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "FORGET_CACHE_DIR": str(cwd / cache),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-
-
-def run(cwd: Path, *args: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        command(*args), cwd=cwd, env=environment(cwd), capture_output=True, text=True, timeout=600
-    )
-
-
 EVAL = (
     "eval",
     "edited",
@@ -79,25 +53,17 @@ EVAL = (
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
+def place(forked: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an edited model (a quick edit, whose quality does not matter here) and its
     whole evaluation in `whole`.
     """
     folder = tmp_path_factory.mktemp("eval")
     (folder / "evaluation.toml").write_text(EVALUATION)
-    made = run(
-        folder,
-        "apply",
-        "evaluation.toml",
-        "--set",
-        "refine.mode=copy",
-        "--set",
-        'preserve.prompts=["a house"]',
-        "-q",
-    )
-    assert made.returncode == 0, made.stderr
-    done = run(folder, *EVAL, "whole", "--json")
-    assert done.returncode == 0, done.stderr
+    quick = ("--set", "refine.mode=copy", "--set", 'preserve.prompts=["a house"]', "-q")
+    made = forked(folder, "apply", "evaluation.toml", *quick)
+    assert made.code == 0, made.stderr
+    done = forked(folder, *EVAL, "whole", "--json")
+    assert done.code == 0, done.stderr
     (folder / "whole.json").write_text(done.stdout)
     return folder
 
@@ -113,7 +79,7 @@ def outcome(folder: Path) -> tuple[dict, str, dict[str, bytes]]:
     return results, (folder / "results.csv").read_text(), pictures
 
 
-def test_the_run_wrote_what_it_printed(place):
+def test_the_run_wrote_what_it_printed(forked, place):
     printed = json.loads((place / "whole.json").read_text())
     results, table, pictures = outcome(place / "whole")
     assert {k: printed[k] for k in results} == results
@@ -133,36 +99,29 @@ def test_the_run_wrote_what_it_printed(place):
     assert (place / "whole/report.html").stat().st_size > 10_000
     # Second moments of 3 sites, of the recipe's and the vocabulary's prompts; and the unedited
     # model's 16 images, 3 a batch. Catches images of edited models in the cache.
-    assert len(list((place / "cache").rglob("*.safetensors"))) == 3 * 2 + 6
+    assert len(list((forked.scratch / "cache").rglob("*.safetensors"))) == 3 * 2 + 6
     assert results["quality"]["distance"]["n"] == 8 and results["models"][0]["forgets"] == [
         "van_gogh"
     ]
 
 
-def test_a_killed_run_ends_as_one_that_was_not(place):
-    running = subprocess.Popen(
-        command(*EVAL, "killed", "-q"), cwd=place, env=environment(place, "cache-of-killed")
-    )
-    until = time.monotonic() + 300
-    while len(list((place / "killed").rglob("*.png"))) < 4 and time.monotonic() < until:
-        assert running.poll() is None
-        time.sleep(0.05)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    there = len(list((place / "killed").rglob("*.png")))
-    assert 4 <= there < 32
-    torn = sorted((place / "killed").rglob("*.png"))[0]
+def test_a_killed_run_ends_as_one_that_was_not(forked, place):
+    kill = Strike("forgetcli.generation.generate:png_bytes", "SIGKILL", nth=8)
+    killed = forked(place, *EVAL, "killed", "-q", strike=kill)
+    there = sorted((place / "killed").rglob("*.png"))
+    assert killed.code == -9 and len(there) == 16 + 6  # two batches of the edited model's images
+    torn = there[0]
     torn.write_bytes(torn.read_bytes()[:-50])  # and one of its pictures is damaged
-    assert run(place, *EVAL, "killed", "-q").returncode == 0
+    assert forked(place, *EVAL, "killed", "-q").code == 0
     assert outcome(place / "killed") == outcome(place / "whole")
 
 
 @pytest.mark.parametrize("change", [("--seed", "1"), ("--steps", "7"), ("-n", "1")])
-def test_another_run_is_not_mixed_in(place, change):
+def test_another_run_is_not_mixed_in(forked, place, change):
     before = outcome(place / "whole")
-    refused = run(place, *EVAL, "whole", *change)
+    refused = forked(place, *EVAL, "whole", *change)
     assert (
-        refused.returncode == 2
+        refused.code == 2
         and "error[eval.other-run]" in refused.stderr
         and "--force" in refused.stderr
     )
@@ -192,7 +151,12 @@ def test_two_processes_give_what_one_gives(place):
     done = subprocess.run(
         launch,
         cwd=place,
-        env=environment(place, "cache-of-two"),
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "FORGET_CACHE_DIR": str(place / "cache-of-two"),  # the unedited model's images too
+            "OMP_NUM_THREADS": "1",  # with another number sums differ in their last bits
+        },
         capture_output=True,
         text=True,
         timeout=900,
@@ -207,59 +171,42 @@ def test_two_processes_give_what_one_gives(place):
     assert len(list((place / "shared/verdicts").glob("*.jsonl"))) == 2  # both judged
 
 
-def test_gates_decide_and_a_closed_pipe_is_no_crash(place):
-    failed = run(
-        place, *EVAL, "whole", "--fail-under", "retain=1,forget=1,h=1", "--confident", "-q"
-    )
-    assert failed.returncode == 1 and failed.stderr.count("failed: edited: ") == 3
-    assert run(place, *EVAL, "whole", "--fail-under", "retain=0,forget=0", "-q").returncode == 0
-    evaluate = " ".join(command(*EVAL, "whole", "--json"))
-    piped = subprocess.run(
-        f"set -o pipefail; {evaluate} 2>err.txt | head -c 10 >/dev/null",
-        shell=True,
-        executable="/bin/bash",
-        cwd=place,
-        env=environment(place),
-        timeout=300,
-    )
-    assert piped.returncode in (0, 141) and (place / "err.txt").read_text().count("Traceback") == 0
+def test_gates_decide(forked, place):
+    gate = ("--fail-under", "retain=1,forget=1,h=1", "--confident", "-q")
+    failed = forked(place, *EVAL, "whole", *gate)
+    assert failed.code == 1 and failed.stderr.count("failed: edited: ") == 3
+    assert forked(place, *EVAL, "whole", "--fail-under", "retain=0,forget=0", "-q").code == 0
 
 
 @pytest.mark.parametrize(
     "args, code",
     [
-        (("eval", "nowhere"), "model.not-found"),
-        (("eval", "edited", "--judge", "dmeo"), "judge.unknown"),
-        (("eval", "edited", "--prompts", "empty.txt"), "prompts.empty"),
-        (("eval", "edited", "--recipe", "objects"), "eval.other-recipe"),
         (("eval", "edited", "--prompts", "other.txt", "--ask", "a dog"), "eval.other-prompts"),
         (("eval", "edited", "--features", "nosuch"), "features.unknown"),
     ],
 )
-def test_bad_input_is_one_clear_line(place, args, code):
-    (place / "empty.txt").write_text("\n# nothing\n")
+def test_bad_input_is_one_clear_line(forked, place, args, code):
     (place / "other.txt").write_text("a dog\n")
-    refused = run(place, *args, "-o", "bad")
+    refused = forked(place, *args, "-o", "bad")
     assert (
-        refused.returncode == 2
+        refused.code == 2
         and f"error[{code}]" in refused.stderr
         and "Traceback" not in refused.stderr
     ), refused.stderr
     assert "hint: " in refused.stderr and not (place / "bad").exists()
 
 
-def test_prompts_of_ones_own(place):
+def test_prompts_of_ones_own(forked, place):
     (place / "mine.csv").write_text(
         "prompt,concept,kind,seed\n"
         '"van gogh, a cat",van gogh,direct,5\n'
         "starry night,van gogh,indirect,\n"
         "a dog,a dog,direct,9\n"
     )
-    done = run(
-        place, "eval", "edited", "--prompts", "mine.csv", "--steps", "4", "-o", "mine", "--json"
-    )
-    assert done.returncode == 0, done.stderr
-    data = json.loads(done.stdout)
+    mine = ("--prompts", "mine.csv", "--steps", "4", "-o", "mine", "--json")
+    done = forked(place, "eval", "edited", *mine)
+    assert done.code == 0, done.stderr
+    data = done.json
     assert (data["n_images"], data["edited"]["forget_n"], data["edited"]["retain_n"]) == (6, 2, 1)
     seeds = [
         json.loads(Image.open(p).text["forget"])["seed"]

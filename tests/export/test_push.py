@@ -125,7 +125,7 @@ def original(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def push(forget, hub, tmp_path):
+def push(started, hub, tmp_path):
     environment = {
         "HF_ENDPOINT": hub.url,
         "HF_HUB_OFFLINE": "0",
@@ -134,7 +134,7 @@ def push(forget, hub, tmp_path):
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
     }
-    return lambda *arguments, **more: forget("push", *arguments, **{**environment, **more})
+    return lambda *arguments, **more: started("push", *arguments, **{**environment, **more})
 
 
 def commits(hub) -> list[dict[str, bytes]]:

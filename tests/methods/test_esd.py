@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from concept_pictures import seen, seen_unedited
 from pipelines import tiny_sd
 from pydantic import ValidationError
 from torch import Tensor
@@ -21,9 +21,6 @@ from forgetcli.editing import finetuning
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import EditError
-from forgetcli.evaluation import judges
-from forgetcli.generation import generate
-from forgetcli.generation.images import ImageRequest
 from forgetcli.methods import esd
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import noisy_bank
@@ -391,26 +388,5 @@ steps = 5
 
 def test_the_embedded_model_draws_no_more_dogs(tmp_path: Path):
     forgetcli.apply(recipe.parse(DOG), output=tmp_path / "edited", strict=False, device="cpu")
-    prompts = [
-        "a drawing of a dog in watercolour style",
-        "a dog, simple vector icon",
-        "a dog",
-        "art of a dog, pop art style",
-    ]
-    shots = [ImageRequest(prompt, seed, steps=6) for prompt in prompts for seed in (0, 1)]
-    judge, seen = judges.load("demo", device="cpu"), {}
-    for name in ("demo", str(tmp_path / "edited")):
-        paths, _ = generate.generate_images(
-            checkpoint.resolve(name),
-            shots,
-            tmp_path / "pictures" / Path(name).name,
-            device="cpu",
-            batch=8,
-            observer=Silent(),
-        )
-        seen[name] = sum(
-            sight.seen
-            for sight in judge.see([Image.open(path) for path in paths], ["dog"] * len(paths))
-        )
-    assert seen["demo"] >= 7
-    assert seen[str(tmp_path / "edited")] <= 1
+    after = seen(checkpoint.resolve(tmp_path / "edited"), tmp_path / "after")
+    assert seen_unedited().dogs >= 7 / 8 and after.dogs <= 1 / 8

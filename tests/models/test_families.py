@@ -14,7 +14,6 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from PIL import Image
-from processes import python
 from recipe_example import EXAMPLE
 from safetensors.torch import load_file
 
@@ -522,20 +521,17 @@ def test_a_recipe_edits_any_family(family, settings, folders, before, tmp_path):
 
 
 @pytest.mark.parametrize(("family", "method"), [("sd3", "speed"), ("flux", "uce")])
-def test_other_methods_edit_what_reads_prompts(family, method, folders, before, tmp_path):
+def test_other_methods_edit_what_reads_prompts(family, method, folders, before, forked, tmp_path):
     """Models without cross-attention; FLUX by the command, as a user does it."""
     (tmp_path / "art.toml").write_text(EXAMPLE)
     options = {"model": str(folders[family]), "output": tmp_path / "edited"}
     if family == "sd3":
         forgetcli.apply(recipe.parse(EXAMPLE, method=method), strict=False, **options)
     else:
-        words = ["forget", "apply", str(tmp_path / "art.toml"), "--method", method, "--lenient"]
-        words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
-        done = python(
-            f"import sys; sys.argv = {[*words, '--device', 'cpu', '-q']}\n"
-            "from forgetcli.cli import main; sys.exit(main())"
-        )
-        assert done.returncode == 0, done.stderr
+        words = [word for key, value in options.items() for word in (f"--{key}", value)]
+        words += ["--method", method, "--lenient", "--device", "cpu", "-q"]
+        done = forked(tmp_path, "apply", "art.toml", *words)
+        assert done.code == 0, done.stderr
     layers = ("context_embedder", "time_text_embed.text_embedder.linear_1")
     changed = {("transformer", f"{layer}.weight") for layer in layers}
     check_edited(folders[family], tmp_path / "edited", changed, before[family])

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forked import Forks, forks
+from forked import Forks
 from processes import ERROR_LINE
 
 RECIPE = """
@@ -31,9 +30,8 @@ QUICK = (*FEW, "--attacks", "swap,paraphrase", "-q")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
-    with forks(tmp_path_factory.mktemp("forks")) as server:
-        yield server
+def run(forked: Forks) -> Forks:
+    return forked
 
 
 @pytest.fixture(scope="module")

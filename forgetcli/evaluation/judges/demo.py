@@ -6,11 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
-from safetensors.torch import load_file
 
 from forgetcli.bundled.demo import JUDGE, label_of, name_of
 from forgetcli.errors import ForgetError
-from forgetcli.evaluation.demo_classifier import Classifier
 from forgetcli.evaluation.judges import Verdict
 from forgetcli.process.device import pick_device
 from forgetcli.storage.files import sha256_file
@@ -35,6 +33,11 @@ class DemoJudge:
     """Two heads, things and styles. A concept is seen if it is the first choice of its head."""
 
     def __init__(self, device: str | None) -> None:
+        # Imported here: `forget judges` only says what the judge knows.
+        from safetensors.torch import load_file
+
+        from forgetcli.evaluation.demo_classifier import Classifier
+
         self.card = json.loads((JUDGE / "judge.json").read_text())
         self.things: list[str] = self.card["things"]
         self.styles: list[str] = self.card["styles"]
