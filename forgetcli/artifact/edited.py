@@ -7,6 +7,7 @@ asked for, and kept. So is the error: a part that cannot be read raises only whe
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,7 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import single_file
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.storage.files import inside, is_regular, read_regular, sha256_file
+from forgetcli.storage.files import files_digest, inside, is_regular, read_regular, sha256_file
 from forgetcli.storage.json import read_json
 from forgetcli.storage.safetensors import TensorSite, WeightFile
 
@@ -211,11 +212,23 @@ class EditedModel:
         Raises:
             ModelError: model.changed: one is missing, or is not what was written.
         """
-        paths = [
+        return self._checked(
             path
             for path in self.manifest.subjects
             if path in self.manifest.base_files or path == manifests.CARD
-        ]
+        )
+
+    @cached_property
+    def all_files(self) -> tuple[str, ...]:
+        """Every file that the manifest lists; their digests have been checked.
+
+        Raises:
+            ModelError: as `files`.
+        """
+        return self._checked(self.manifest.subjects)
+
+    def _checked(self, paths: Iterable[str]) -> tuple[str, ...]:
+        checked = []
         for path in paths:
             file = self.path(path)
             if not is_regular(file) or sha256_file(file) != self.manifest.subjects[path]:
@@ -224,7 +237,16 @@ class EditedModel:
                     f"{self.folder / path} is no longer what the manifest says",
                     _CHANGED,
                 )
-        return tuple(paths)
+            checked.append(path)
+        return tuple(checked)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the model's files by the manifest; results of evaluations name it."""
+        subjects = self.manifest.subjects
+        return files_digest(
+            {path: subjects[path] for path in self.manifest.base_files if path in subjects}
+        )
 
     def config(self, component: str) -> dict[str, Any]:
         """A component's settings; nothing if it has none."""

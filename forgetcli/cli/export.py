@@ -28,7 +28,7 @@ Format = Annotated[
         "--format",
         show_default=False,
         autocompletion=format_names,
-        help="delta, lora, single-file or diffusers.",
+        help="delta, lora, single-file, diffusers or cyclonedx.",
     ),
 ]
 Output = Annotated[
@@ -78,6 +78,27 @@ Rank = Annotated[
     ),
 ]
 
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        "--eval",
+        metavar="FILE",
+        envvar="FORGET_EXPORT_EVAL",
+        show_default="eval/results.json, if it is of this model",
+        help="CycloneDX only: scores, the results.json of forget eval.",
+    ),
+]
+AttackResults = Annotated[
+    Path | None,
+    typer.Option(
+        "--attack-results",
+        metavar="FILE",
+        envvar="FORGET_EXPORT_ATTACK_RESULTS",
+        show_default="attack/results.json, if it is of this model",
+        help="CycloneDX only: the results.json of forget attack.",
+    ),
+]
+
 
 def export(
     format: Format,
@@ -87,6 +108,8 @@ def export(
     naming: Naming = None,
     error: Error = None,
     rank: Rank = None,
+    results: Results = None,
+    attack_results: AttackResults = None,
     force: ForceFlag = False,
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
@@ -99,6 +122,7 @@ def export(
     lora         for a strength slider; --naming kohya for ComfyUI and A1111
     single-file  a whole .safetensors checkpoint, for ComfyUI and A1111
     diffusers    a plain folder, without forget's own files
+    cyclonedx    a bill of materials (ML-BOM): base, edited tensors, digests, scores, limits
 
     \b
     Examples:
@@ -106,9 +130,16 @@ def export(
       forget export edited --format lora --naming kohya -o forget-van-gogh.safetensors
       forget export edited --format lora --error 0.01 --json
       forget export edited --format single-file
+      forget export edited --format cyclonedx -o bom.json
     """
     sink = Sink("export", json=json, quiet=quiet)
-    given = {"naming": naming, "error": error, "rank": rank}
+    given = {
+        "naming": naming,
+        "error": error,
+        "rank": rank,
+        "eval": results,
+        "attack_results": attack_results,
+    }
     with sink.observer() as observer:
         done = exports.export(
             folder,
@@ -127,7 +158,8 @@ def export(
 def _as_text(data: dict) -> list:
     rows = data.get("tensors")
     if not isinstance(rows, list):
-        return [facts({**data, "seconds": data["seconds"]["total"]})]
+        missing = " ".join(data.get("missing", ())) or None
+        return [facts({**data, "missing": missing, "seconds": data["seconds"]["total"]})]
     figures = table(
         (
             "tensor",
