@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -163,8 +162,7 @@ def apply(
     sink.result(data, human=lambda: _as_text(data, verbose), quiet=output)
     first = loaded.concepts[0]
     prompt = (*first.indirect, *first.direct, first.concept)[0]
-    command = ["forget", "generate", prompt, "--model", str(output), "--compare-base"]
-    sink.remark(shlex.join(command), title="next")
+    sink.next("apply", prompt=prompt, output=output)
 
 
 def _estimate(
@@ -219,6 +217,7 @@ def _apply_delta(
         )
     data = result.as_dict()
     sink.result(data, human=lambda: _as_text(data, verbose), quiet=output)
+    sink.next("apply --delta", output=output)
 
 
 def _plan(

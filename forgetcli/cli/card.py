@@ -100,6 +100,7 @@ def card(
             "the signature covered the earlier card and was removed: run forget sign again",
             title="note",
         )
+    sink.next("card --eval" if results else "card", folder=folder)
 
 
 def _write_evidence(
@@ -134,3 +135,8 @@ def _write_evidence(
         human=lambda: facts({"evidence": output, "missing": " ".join(missing) or None}),
         quiet=output,
     )
+    for measure, measured in (("eval", found.scores), ("attack", found.attacks)):
+        if measured is None:
+            sink.next("card --evidence", measure=measure, folder=folder)
+            return
+    sink.next("card --eval", folder=folder)

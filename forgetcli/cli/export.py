@@ -9,6 +9,7 @@ import typer
 
 from forgetcli import export as exports
 from forgetcli.cli.completion import suggest
+from forgetcli.cli.next_steps import STEPS
 from forgetcli.cli.options import DryRunFlag, ForceFlag, JsonFlag, QuietFlag, existing_folder
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
@@ -153,6 +154,10 @@ def export(
         )
     data = done.as_dict()
     sink.result(data, human=lambda: _as_text(data), quiet=() if dry_run else done.output)
+    name = f"export --format {format}"
+    # Other formats are for other tools.
+    if name in STEPS and not dry_run:
+        sink.next(name, folder=folder, output=done.output)
 
 
 def _as_text(data: dict) -> list:

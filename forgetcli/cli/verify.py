@@ -106,7 +106,9 @@ def verify(
         human=lambda: _as_text(folder, verdict),
         quiet=[folder] if verdict.ok else [],
     )
-    raise typer.Exit(0 if verdict.ok else 1)
+    if not verdict.ok:
+        raise typer.Exit(1)
+    sink.next("verify", folder=folder)
 
 
 def _as_text(folder: Path, verdict: Verdict) -> str:
