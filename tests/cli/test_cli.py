@@ -249,7 +249,7 @@ def test_recipe_show(forget, good: Path):
         human.code == 0
         and "[refine]\n" in human.stdout
         and '# "van gogh" -> "monet"\n' in human.stdout
-        and human.stderr == ""
+        and human.stderr == f"next: forget apply {good}\n"
     )
     data = forget("recipe", "show", good, "--json").json
     assert (
