@@ -22,6 +22,7 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import single_file
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError
+from forgetcli.storage import hub
 from forgetcli.storage.files import files_digest, inside, is_regular, read_regular, sha256_file
 from forgetcli.storage.json import read_json
 from forgetcli.storage.safetensors import TensorSite, WeightFile
@@ -36,10 +37,13 @@ class EditedModel:
     Attributes:
         folder: the edited folder; nothing in it is read before it is asked for.
         base_name: the unedited model, as the user named it; None for the one in the manifest.
+        foreign: whether the folder comes from the network. Then the manifest may name a base by its
+            public name only: a path in it would be one of its author's machine.
     """
 
     folder: Path
     base_name: str | Path | None = None
+    foreign: bool = False
 
     @classmethod
     def open(cls, folder: str | Path, base: str | Path | None = None) -> EditedModel:
@@ -99,6 +103,13 @@ class EditedModel:
         """
         if self.base_name is not None:
             return self.manifest.resolve_base(self.base_name)
+        name = self.manifest.base_id
+        if self.foreign and name != "demo" and not hub.NAME.fullmatch(name):
+            return ModelError(
+                "model.not-found",
+                "its base model was a folder on another machine",
+                "name your copy of it",
+            )
         try:
             return self.manifest.resolve_base(download=False)
         except ForgetError as fault:

@@ -31,6 +31,7 @@ STEPS = {
     "erase": Step("forget eval {output}"),
     "apply": Step("forget generate {prompt} --model {output} --compare-base"),
     "apply --delta": Step("forget verify {output}"),
+    "apply --from": Step("forget eval {output}"),
     "generate": Step("forget eval {model}"),
     "eval": Step("forget attack {folder}"),
     "eval --attack-results": Step(
@@ -40,6 +41,7 @@ STEPS = {
     "compare": Step("forget apply {recipe} --method {method} {model}"),
     "tune": Step("forget apply {recipe} {model}"),
     "verify": Step("forget eval {folder}"),
+    "verify ORG/NAME": Step("forget apply --from {repo} -o again"),
     "revert": Step("forget eval {output}"),
     "export --format delta": Step("forget apply --delta {output} -o restored"),
     "export --format cyclonedx": Step("forget card {folder} --evidence"),

@@ -422,7 +422,7 @@ def test_variables_stand_for_flags_and_json_can_be_quiet(forget, good: Path):
     ("arguments", "code", "says"),
     [
         (["aply"], "usage", "did you mean 'apply'"),
-        (["apply"], "usage", "give a recipe, or --delta FILE"),
+        (["apply"], "usage", "give a recipe, --delta or --from"),
         (["apply", "good.toml", "--sede", "3"], "usage", "--sede"),
         (["apply", "good.toml", "--dtype", "float8"], "usage", "float8"),
         (["generate", "x", "-n", "0"], "usage", "--count"),
