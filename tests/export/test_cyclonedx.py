@@ -13,17 +13,22 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import single_files
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from evidence_runs import ATTACKS, SCORES, measured
 from faults import tree
 from forked import Forks, forks
+from pipelines import tiny_sd
 from processes import ERROR_LINE, Run
+from tiny_runs import RECIPE
 
+from forgetcli import export
 from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import base as checkpoint
 from forgetcli.export.evidence import gather
+from forgetcli.pipeline.apply import apply
 from forgetcli.progress import Silent
 
 ARGUMENTS = ("export", "edited", "--format", "cyclonedx", "-o", "bom.json")
@@ -240,3 +245,25 @@ def test_results_that_nobody_named_are_not_needed(original: Path, place: Path):
     evidence = gather(EditedModel.open(place / "edited"), original / SCORES, None, Silent())
     assert evidence.scores and evidence.scores.edited["forget"].count > 0
     assert evidence.attacks is None and evidence.missing()[-1].startswith("No attack was run")
+
+
+def test_an_edited_single_file_is_described_by_its_file(tmp_path: Path):
+    tiny_sd(tmp_path / "sd")
+    file = single_files.ldm(tmp_path / "sd", tmp_path / "one.safetensors")
+    (tmp_path / "art.toml").write_text(RECIPE)
+    apply(
+        tmp_path / "art.toml",
+        model=str(file),
+        config=str(tmp_path / "sd"),
+        output=tmp_path / "edited",
+        device="cpu",
+        strict=False,
+    )
+    export.export(tmp_path / "edited", "cyclonedx", output=tmp_path / "bom.json")
+    component = component_of(tmp_path)
+    (base,) = component["pedigree"]["ancestors"]
+    assert [part["name"] for part in base["components"]] == ["one.safetensors"]
+    assert {json.loads(patch["diff"]["text"]["content"])["file"] for patch in
+            component["pedigree"]["patches"]} == {"one.safetensors"}  # fmt: skip
+    assert component["version"] == checkpoint.resolve(tmp_path / "edited").digest
+    assert str(tmp_path) not in (tmp_path / "bom.json").read_text()
