@@ -62,6 +62,32 @@ class History:
     concepts: Sequence[Concept] = ()
     edits: int = 1
 
+    @property
+    def title(self) -> str:
+        """A name for the model: that of its base, and what it has forgotten."""
+        forgotten = ", ".join(concept.concept for concept in self.concepts)
+        base = base_name(self.base)
+        return f"{base} without {forgotten}" if forgotten else f"{base}, unedited"
+
+    @classmethod
+    def read(cls, edited: EditedModel) -> History:
+        """The history of an edited folder.
+
+        Raises:
+            ModelError, RecipeError: the ledger, or without one the recipe, cannot be read.
+        """
+        if edited.ledger:
+            return cls.of(edited.ledger)
+        # Without a ledger: nothing is edited, or it was before there were ledgers.
+        made = edited.manifest
+        recipe = recipes.load(edited.path(made.recipe_path.name)) if made.edited else None
+        return cls(
+            made.base_id,
+            made.base_revision,
+            len(made.edited),
+            recipe.concepts if recipe else (),
+        )
+
     @classmethod
     def of(cls, edits: Ledger) -> History:
         origin = edits.book.base
@@ -133,18 +159,7 @@ def rewrite(folder: Path, results: Path | None = None) -> Path:
     files = regular_files(folder)
     recipe = recipes.load(edited.path(made.recipe_path.name))
     report = _report(edited)
-    edits = edited.ledger
-    # Without a ledger: nothing is edited, or it was before there were ledgers.
-    history = (
-        History.of(edits)
-        if edits
-        else History(
-            made.base_id,
-            made.base_revision,
-            len(made.edited),
-            recipe.concepts if made.edited else (),
-        )
-    )
+    history = History.read(edited)
     measured = scores(folder, results) if results else None
     try:
         text = render(
@@ -280,8 +295,7 @@ def render(
         "figure": lambda x: "–" if x is None else f"{x:.3g}",
     }
     base = history.base
-    forgotten = ", ".join(concept.concept for concept in history.concepts)
-    name = _hub_id(base) or carried.get("base_model")
+    name = hub_id(base) or carried.get("base_model")
     front = {
         **({"base_model": name, "base_model_relation": "finetune"} if name else {}),
         "pipeline_tag": "text-to-image",
@@ -291,8 +305,8 @@ def render(
     }
     return environment.get_template("card.md.j2").render(
         front=front,
-        title=f"{_name(base)} without {forgotten}" if forgotten else f"{_name(base)}, unedited",
-        base=_name(base),
+        title=history.title,
+        base=base_name(base),
         history=history,
         method=recipe.method,
         recipe_sha256=recipe.sha256,
@@ -322,17 +336,17 @@ def _plain(text: str) -> str:
     return "".join(char for char in markdown.one_line(text) if char not in markdown.JOINERS)
 
 
-def _hub_id(base: str) -> str | None:
+def hub_id(base: str) -> str | None:
     return base if hub.NAME.fullmatch(base) and not Path(base).exists() else None
 
 
-def _name(base: str) -> str:
+def base_name(base: str) -> str:
     """The base's name in the card; of a folder the last part only, not its path on the disk."""
     return (
         "forget's embedded model"
         if base == "demo"
         else base
-        if _hub_id(base)
+        if hub_id(base)
         else Path(base).resolve().name
     )
 

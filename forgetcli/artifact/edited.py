@@ -7,6 +7,7 @@ asked for, and kept. So is the error: a part that cannot be read raises only whe
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,8 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import single_file
 from forgetcli.checkpoint.base import Base
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.storage.files import inside, is_regular, read_regular, sha256_file
+from forgetcli.storage import hub
+from forgetcli.storage.files import files_digest, inside, is_regular, read_regular, sha256_file
 from forgetcli.storage.json import read_json
 from forgetcli.storage.safetensors import TensorSite, WeightFile
 
@@ -35,10 +37,13 @@ class EditedModel:
     Attributes:
         folder: the edited folder; nothing in it is read before it is asked for.
         base_name: the unedited model, as the user named it; None for the one in the manifest.
+        foreign: whether the folder comes from the network. Then the manifest may name a base by its
+            public name only: a path in it would be one of its author's machine.
     """
 
     folder: Path
     base_name: str | Path | None = None
+    foreign: bool = False
 
     @classmethod
     def open(cls, folder: str | Path, base: str | Path | None = None) -> EditedModel:
@@ -98,6 +103,13 @@ class EditedModel:
         """
         if self.base_name is not None:
             return self.manifest.resolve_base(self.base_name)
+        name = self.manifest.base_id
+        if self.foreign and name != "demo" and not hub.NAME.fullmatch(name):
+            return ModelError(
+                "model.not-found",
+                "its base model was a folder on another machine",
+                "name your copy of it",
+            )
         try:
             return self.manifest.resolve_base(download=False)
         except ForgetError as fault:
@@ -211,11 +223,23 @@ class EditedModel:
         Raises:
             ModelError: model.changed: one is missing, or is not what was written.
         """
-        paths = [
+        return self._checked(
             path
             for path in self.manifest.subjects
             if path in self.manifest.base_files or path == manifests.CARD
-        ]
+        )
+
+    @cached_property
+    def all_files(self) -> tuple[str, ...]:
+        """Every file that the manifest lists; their digests have been checked.
+
+        Raises:
+            ModelError: as `files`.
+        """
+        return self._checked(self.manifest.subjects)
+
+    def _checked(self, paths: Iterable[str]) -> tuple[str, ...]:
+        checked = []
         for path in paths:
             file = self.path(path)
             if not is_regular(file) or sha256_file(file) != self.manifest.subjects[path]:
@@ -224,7 +248,16 @@ class EditedModel:
                     f"{self.folder / path} is no longer what the manifest says",
                     _CHANGED,
                 )
-        return tuple(paths)
+            checked.append(path)
+        return tuple(checked)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the model's files by the manifest; results of evaluations name it."""
+        subjects = self.manifest.subjects
+        return files_digest(
+            {path: subjects[path] for path in self.manifest.base_files if path in subjects}
+        )
 
     def config(self, component: str) -> dict[str, Any]:
         """A component's settings; nothing if it has none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,6 +30,7 @@ from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import extent, facts, outcome, plan, sites
 from forgetcli.errors import ForgetError
 from forgetcli.progress import Stages
+from forgetcli.storage import atomic
 
 if TYPE_CHECKING:
     from forgetcli.pipeline.plan import Plan
@@ -65,6 +65,16 @@ Delta = Annotated[
         "base model.",
     ),
 ]
+From = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="ORG/NAME",
+        envvar="FORGET_FROM",
+        show_default=False,
+        help="Instead of a recipe: repeat the edit of an edited model on the hub.",
+    ),
+]
 Lenient = Annotated[
     bool,
     typer.Option(
@@ -92,6 +102,7 @@ def apply(
     recipe: OptionalRecipe = None,
     model: ModelOption = None,
     delta: Delta = None,
+    from_: From = None,
     config: ConfigOption = None,
     method: MethodOption = None,
     output: Output = Path("edited"),
@@ -119,6 +130,7 @@ def apply(
       forget apply art_styles --method uce -o edited-uce
       forget apply art_styles --dry-run --json
       forget apply --delta edited-delta.safetensors -o edited
+      forget apply --from my-org/sd-without-van-gogh -o again
     """
     sink = Sink("apply", json=json, quiet=quiet, threads=threads)
     if link and copy:
@@ -132,8 +144,18 @@ def apply(
             )
         _apply_delta(delta, model, config, output, copying, force, sink, verbose)
         return
+    if from_ is not None:
+        if recipe or set_ or method or dry_run or config:
+            raise typer.BadParameter(
+                "the edited model says how: RECIPE, --set, --method, --config and --dry-run do not "
+                "apply",
+                param_hint="--from",
+            )
+        chosen = dtype.value if dtype else None
+        _repeat(from_, model, output, device, chosen, copying, force, sink, verbose)
+        return
     if recipe is None:
-        raise typer.BadParameter("give a recipe, or --delta FILE", param_hint="RECIPE")
+        raise typer.BadParameter("give a recipe, --delta or --from", param_hint="RECIPE")
     loaded = forgetcli.load_recipe(recipe, set_ or (), method, pipe=True)
     for warning in loaded.warnings_on(model or loaded.model):
         sink.remark(warning, title="warning")
@@ -163,8 +185,7 @@ def apply(
     sink.result(data, human=lambda: _as_text(data, verbose), quiet=output)
     first = loaded.concepts[0]
     prompt = (*first.indirect, *first.direct, first.concept)[0]
-    command = ["forget", "generate", prompt, "--model", str(output), "--compare-base"]
-    sink.remark(shlex.join(command), title="next")
+    sink.next("apply", prompt=prompt, output=output)
 
 
 def _estimate(
@@ -219,6 +240,43 @@ def _apply_delta(
         )
     data = result.as_dict()
     sink.result(data, human=lambda: _as_text(data, verbose), quiet=output)
+    sink.next("apply --delta", output=output)
+
+
+def _repeat(
+    name: str,
+    model: str | None,
+    output: Path,
+    device: str | None,
+    dtype: str | None,
+    copying: str,
+    force: bool,
+    sink: Sink,
+    verbose: bool,
+) -> None:
+    """Repeat the edit of a published model. Its base is `model`, or what is on this machine."""
+    if not force:
+        atomic.refuse_existing(output, force=force)
+    with sink.observer() as observer:
+        # Imported here: loads torch, after the libraries have been silenced.
+        from forgetcli.artifact import published
+        from forgetcli.verification.rebuild import repeated
+
+        observer.stage("fetching")
+        found = published.fetched(name, model)
+        done = repeated(
+            found.model,
+            output,
+            device=device,
+            dtype=dtype,
+            copying=copying,
+            force=force,
+            observer=observer,
+        )
+    data = done.as_dict() | {"from": found.name}
+    same = f"{done.same} of {done.tensors} edited tensors are those of {found.name}, byte for byte"
+    sink.result(data, human=lambda: [*_as_text(data, verbose), same], quiet=output)
+    sink.next("apply --from", output=output)
 
 
 def _plan(

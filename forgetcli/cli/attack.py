@@ -217,6 +217,7 @@ def attack(
     # Only the first process reports.
     if main and not _report(sink, result, bounds, confident):
         raise typer.Exit(1)
+    sink.next("attack", folder=folder, results=output / "results.json")
 
 
 def _bounds(fail_under: str | None, confident: bool) -> Sequence[gates.Gate]:

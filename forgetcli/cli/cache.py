@@ -75,11 +75,14 @@ def list_entries(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
         "bytes": sum(entry.bytes for entry in entries),
         "entries": [_as_dict(entry) for entry in entries],
     }
-    Sink("cache ls", json=json, quiet=quiet).result(
+    sink = Sink("cache ls", json=json, quiet=quiet)
+    sink.result(
         data,
         human=lambda: _as_text(entries, data),
         quiet=[cache.bucket / f"{entry.key}.safetensors" for entry in entries],
     )
+    if entries:
+        sink.next("cache ls")
 
 
 @app.command("prune", cls=Command)

@@ -27,10 +27,12 @@ class Entry:
         home: where it is defined: ``module:name`` inside `forgetcli.cli`. The name is a function,
             or a `typer.Typer` with commands.
         summary: the first paragraph of its help.
+        panel: the title of its panel on the help page.
     """
 
     home: str
     summary: str
+    panel: str = help_page.COMMANDS
 
 
 class Command(TyperCommand):
@@ -88,7 +90,9 @@ class LazyGroup(Group):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = {
-            name: TyperCommand(name=name, callback=None, help=entry.summary)
+            name: TyperCommand(
+                name=name, callback=None, help=entry.summary, rich_help_panel=entry.panel
+            )
             for name, entry in self.entries.items()
         }
 

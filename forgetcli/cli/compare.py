@@ -183,6 +183,16 @@ def compare(
     for recipe in data["recipes"]:
         for warning in _warnings(recipe):
             sink.remark(warning, title="warning")
+    best = _best(data["recipes"][0])
+    if best is not None:
+        named = None if model is None else ["--model", model]
+        sink.next("compare", recipe=recipes[0], method=best, model=named)
+
+
+def _best(recipe: dict) -> str | None:
+    """The method with the highest H; None if none was scored."""
+    scored = [row for row in recipe["methods"] if row.get("h") and row["name"] != "none"]
+    return max(scored, key=lambda row: row["h"])["name"] if scored else None
 
 
 def _warnings(recipe: dict) -> list[str]:

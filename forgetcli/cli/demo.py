@@ -84,6 +84,7 @@ def demo(
         "seconds": watch.report(),
     }
     sink.result(data, human=lambda: _as_text(data), quiet=files.page)
+    sink.next("demo")
 
 
 def _as_text(data: dict) -> list:

@@ -180,9 +180,10 @@ def erase(
     data = {**result.as_dict(), "recipe": str(recipe), "sheet": str(sheet) if sheet else None}
     sink.result(data, human=lambda: _as_text(data), quiet=output)
     again = shlex.join(["forget", "apply", str(recipe), "-o", str(output), "--force"])
-    sink.remark(f"look at {sheet or output}; to change a choice: edit {recipe}, then {again}",
-                title="next")  # fmt: skip
-    sink.remark(shlex.join(["forget", "eval", str(output)]), title="next")
+    sink.remark(
+        f"look at {sheet or output}; to change a choice: edit {recipe}, then {again}", title="note"
+    )
+    sink.next("erase", output=output)
 
 
 def _options(

@@ -254,6 +254,13 @@ def evaluate(
     # The first process reports.
     if main and not _report(result, bounds, confident, output, junit, sink):
         raise typer.Exit(1)
+    if attack_results is not None:
+        results = output / "results.json"
+        sink.next(
+            "eval --attack-results", folder=edited[0], results=results, attacks=attack_results
+        )
+    else:
+        sink.next("eval", folder=edited[0])
 
 
 def _bounds(fail_under: str | None, confident: bool) -> Sequence[Gate]:

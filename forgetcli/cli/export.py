@@ -9,6 +9,7 @@ import typer
 
 from forgetcli import export as exports
 from forgetcli.cli.completion import suggest
+from forgetcli.cli.next_steps import STEPS
 from forgetcli.cli.options import DryRunFlag, ForceFlag, JsonFlag, QuietFlag, existing_folder
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
@@ -28,7 +29,7 @@ Format = Annotated[
         "--format",
         show_default=False,
         autocompletion=format_names,
-        help="delta, lora, single-file or diffusers.",
+        help="delta, lora, single-file, diffusers or cyclonedx.",
     ),
 ]
 Output = Annotated[
@@ -78,6 +79,27 @@ Rank = Annotated[
     ),
 ]
 
+Results = Annotated[
+    Path | None,
+    typer.Option(
+        "--eval",
+        metavar="FILE",
+        envvar="FORGET_EXPORT_EVAL",
+        show_default="eval/results.json, if it is of this model",
+        help="CycloneDX only: scores, the results.json of forget eval.",
+    ),
+]
+AttackResults = Annotated[
+    Path | None,
+    typer.Option(
+        "--attack-results",
+        metavar="FILE",
+        envvar="FORGET_EXPORT_ATTACK_RESULTS",
+        show_default="attack/results.json, if it is of this model",
+        help="CycloneDX only: the results.json of forget attack.",
+    ),
+]
+
 
 def export(
     format: Format,
@@ -87,6 +109,8 @@ def export(
     naming: Naming = None,
     error: Error = None,
     rank: Rank = None,
+    results: Results = None,
+    attack_results: AttackResults = None,
     force: ForceFlag = False,
     dry_run: DryRunFlag = False,
     json: JsonFlag = False,
@@ -99,6 +123,7 @@ def export(
     lora         for a strength slider; --naming kohya for ComfyUI and A1111
     single-file  a whole .safetensors checkpoint, for ComfyUI and A1111
     diffusers    a plain folder, without forget's own files
+    cyclonedx    a bill of materials (ML-BOM): base, edited tensors, digests, scores, limits
 
     \b
     Examples:
@@ -106,9 +131,16 @@ def export(
       forget export edited --format lora --naming kohya -o forget-van-gogh.safetensors
       forget export edited --format lora --error 0.01 --json
       forget export edited --format single-file
+      forget export edited --format cyclonedx -o bom.json
     """
     sink = Sink("export", json=json, quiet=quiet)
-    given = {"naming": naming, "error": error, "rank": rank}
+    given = {
+        "naming": naming,
+        "error": error,
+        "rank": rank,
+        "eval": results,
+        "attack_results": attack_results,
+    }
     with sink.observer() as observer:
         done = exports.export(
             folder,
@@ -122,12 +154,17 @@ def export(
         )
     data = done.as_dict()
     sink.result(data, human=lambda: _as_text(data), quiet=() if dry_run else done.output)
+    name = f"export --format {format}"
+    # Other formats are for other tools.
+    if name in STEPS and not dry_run:
+        sink.next(name, folder=folder, output=done.output)
 
 
 def _as_text(data: dict) -> list:
     rows = data.get("tensors")
     if not isinstance(rows, list):
-        return [facts({**data, "seconds": data["seconds"]["total"]})]
+        missing = " ".join(data.get("missing", ())) or None
+        return [facts({**data, "missing": missing, "seconds": data["seconds"]["total"]})]
     figures = table(
         (
             "tensor",

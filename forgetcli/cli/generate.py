@@ -25,6 +25,7 @@ from forgetcli.cli.options import (
 from forgetcli.cli.sink import Sink
 from forgetcli.errors import ForgetError, counted
 from forgetcli.recipe import prompt_files
+from forgetcli.storage.atomic import MARKER
 
 
 def multiple_of_8(value: int | None) -> int | None:
@@ -179,6 +180,8 @@ def generate(
         human=lambda: "\n".join(shown),
         quiet=result.grid or [image.path for image in result.images],
     )
+    if model != "demo" and (Path(model) / MARKER).is_file():
+        sink.next("generate", model=model)
 
 
 def _read(file: str | None) -> list[str]:

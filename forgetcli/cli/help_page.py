@@ -14,6 +14,8 @@ import typer
 
 from forgetcli.cli import stdout
 
+COMMANDS = "Commands"  # the panel of commands without a panel of their own
+Row = tuple[str, str]  # a term and its text
 LARGEST_WIDTH = 100  # columns
 LARGEST_TERM = 28  # columns; the text of a longer term begins on the next line
 # Corners, the horizontal line and the vertical line of a frame.
@@ -39,31 +41,47 @@ def page(command: Any, context: Any) -> str:
 
 
 def _panels(command: Any, context: Any, width: int) -> list[str]:
-    """The panels of arguments, options and commands, as one part of the page."""
-    arguments: list[tuple[str, str]] = []
-    options: list[tuple[str, str]] = []
+    """The panels of arguments, commands and options, as one part of the page."""
+    arguments: list[Row] = []
+    options: list[Row] = []
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
         if record is not None:
             is_argument = parameter.param_type_name == "argument"
             (arguments if is_argument else options).append(record)
-    commands = [
-        (name, " ".join((listed.help or "").split("\n\n")[0].split()))
-        for name, listed in getattr(command, "commands", {}).items()
-        if not listed.hidden
-    ]
-    titled = (("Arguments", arguments), ("Options", options), ("Commands", commands))
-    panels = [_panel(title, rows, width) for title, rows in titled if rows]
+    commands = _commands(command)
+    # Terms of all command panels are equally wide, so that their texts are in one line.
+    names = [row for rows in commands.values() for row in rows]
+    panels = [_panel("Arguments", arguments, width)] if arguments else []
+    panels += [_panel(title, rows, width, names) for title, rows in commands.items()]
+    panels += [_panel("Options", options, width)] if options else []
     return ["\n".join(panels)] if panels else []
 
 
-def _panel(title: str, rows: Sequence[tuple[str, str]], width: int) -> str:
-    """A frame around rows of a term and its text."""
+def _commands(group: Any) -> dict[str, list[Row]]:
+    """The commands of a group by the titles of their panels; empty for a command."""
+    panels: dict[str, list[Row]] = {}
+    for name, listed in getattr(group, "commands", {}).items():
+        if not listed.hidden:
+            # typer's default is an object that is false.
+            title = getattr(listed, "rich_help_panel", None) or COMMANDS
+            summary = " ".join((listed.help or "").split("\n\n")[0].split())
+            panels.setdefault(str(title), []).append((name, summary))
+    return panels
+
+
+def _panel(title: str, rows: Sequence[Row], width: int, aligned: Sequence[Row] = ()) -> str:
+    """A frame around rows of a term and its text.
+
+    Args:
+        aligned: rows, also of other panels, whose texts begin in the same column.
+    """
     left, line, right, side, bottom_left, bottom_right = (
         _ROUNDED if stdout.can_hold(_ROUNDED[0]) else _ASCII
     )
     inside = width - 4
-    column = min(max(len(term) for term, _ in rows), LARGEST_TERM, inside // 2)
+    longest = max(len(term) for term, _ in aligned or rows)
+    column = min(longest, LARGEST_TERM, inside // 2)
     head = f"{left}{line} {title} ".ljust(width - 1, line) + right
     border = _styled(side, dim=True)
     lines = [_styled(head, dim=True)]

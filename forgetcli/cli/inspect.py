@@ -77,6 +77,12 @@ def inspect(
         )
         data |= {"recipe": recipe, "estimates": plan.as_dict()["estimates"]}
     sink.result(data, human=lambda: _as_text(data), quiet=base.place)
+    if recipe is not None:
+        sink.next("inspect --recipe", recipe=recipe, model=model)
+    elif data["edited"] is not None:
+        sink.next("inspect of an edited model", model=model)
+    elif data["family"]:
+        sink.next("inspect", model=model)
 
 
 def _as_text(data: dict) -> list:

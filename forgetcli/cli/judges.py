@@ -42,11 +42,13 @@ def judges(name: Name = None, json: JsonFlag = False, quiet: QuietFlag = False) 
       forget judges demo
     """
     found = [all_judges.describe(each) for each in ([name] if name else all_judges.names())]
-    Sink("judges", json=json, quiet=quiet).result(
+    sink = Sink("judges", json=json, quiet=quiet)
+    sink.result(
         {"judges": [each.as_dict() for each in found]},
         human=lambda: _one(found[0]) if name else _list(found),
         quiet=_labels(found[0]) if name else [each.name for each in found],
     )
+    sink.next("judges NAME" if name else "judges", judge=found[0].name)
 
 
 def _list(found: list[Description]) -> Table:

@@ -31,9 +31,11 @@ def log(folder: Folder = Path("edited"), json: JsonFlag = False, quiet: QuietFla
     from forgetcli.pipeline import revert
 
     history = revert.log(folder)
-    Sink("log", json=json, quiet=quiet).result(
-        history.as_dict(), human=lambda: _as_text(history), quiet=folder
-    )
+    sink = Sink("log", json=json, quiet=quiet)
+    sink.result(history.as_dict(), human=lambda: _as_text(history), quiet=folder)
+    if history.edits:
+        last = history.edits[-1].number
+        sink.next("log", folder=folder, edit=last, output=f"{folder}-without-{last}")
 
 
 def _as_text(history: Log) -> str | Table:

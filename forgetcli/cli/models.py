@@ -24,10 +24,12 @@ def models(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
             for m in known
         ]
     }
-    Sink("models", json=json, quiet=quiet).result(
+    sink = Sink("models", json=json, quiet=quiet)
+    sink.result(
         data,
         human=lambda: table(
             ("name", "family", "description"), ([m.name, m.family, m.description] for m in known)
         ),
         quiet=[m.path for m in known],
     )
+    sink.next("models", model=known[-1].name)

@@ -75,6 +75,7 @@ def push(
         ),
         quiet=done.url,
     )
+    sink.next("push", repo=f"{repo}@{revision}" if revision else repo)
 
 
 def _planned(files: Mapping[str, int]) -> list[str | Table]:

@@ -58,7 +58,7 @@ def init(
     sink = Sink("recipe init", json=json, quiet=quiet)
     recipe_text.write_starter(path, force=force)
     sink.result({"path": str(path)}, human=lambda: str(path), quiet=path)
-    sink.remark(f"edit it, then: forget recipe validate {path}", title="next")
+    sink.next("recipe init", path=path)
 
 
 @app.command("validate", cls=Command)
@@ -113,7 +113,11 @@ def validate(
         human=lambda: list(valid),
         quiet=[entry["path"] for entry in checked if entry["ok"]],
     )
-    raise typer.Exit(0 if ok else errors.COULD_NOT)
+    if not ok:
+        raise typer.Exit(errors.COULD_NOT)
+    # A pipe cannot be read again, and what was overridden for this call is not in the recipe.
+    if len(files) == 1 and not set_ and (files[0] in bundled.bundled() or Path(files[0]).is_file()):
+        sink.next("recipe validate", recipe=files[0])
 
 
 Family = Annotated[
@@ -173,6 +177,9 @@ def show(
         human=lambda: recipe_text.to_toml(loaded).rstrip("\n"),
         quiet=str(loaded.source or recipe),
     )
+    # What was changed for this call is not in the recipe.
+    if loaded.source and not (set_ or method or family):
+        sink.next("recipe show", recipe=recipe)
 
 
 @app.command("schema", cls=Command)
@@ -245,7 +252,8 @@ def list_bundled(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
             for name, r in found.items()
         ]
     }
-    Sink("recipe ls", json=json, quiet=quiet).result(
+    sink = Sink("recipe ls", json=json, quiet=quiet)
+    sink.result(
         data,
         human=lambda: table(
             ("name", ">concepts", "description"),
@@ -253,3 +261,4 @@ def list_bundled(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
         ),
         quiet=[str(r.source) for r in found.values()],
     )
+    sink.next("recipe ls", recipe=next(iter(found)))

@@ -89,6 +89,8 @@ def revert(
     sink.result(
         data, human=lambda: _as_text(result, dry_run), quiet=() if dry_run else result.output
     )
+    if result.left and not dry_run:
+        sink.next("revert", output=result.output)
 
 
 def _as_text(result: Reverted, dry_run: bool) -> str:

@@ -62,6 +62,6 @@ def sign(
       forget verify edited --key public.pem
     """
     path = signature.sign(folder, private_key, password=password, output=output)
-    Sink("sign", json=json, quiet=quiet).result(
-        {"signature": str(path)}, human=lambda: str(path), quiet=path
-    )
+    sink = Sink("sign", json=json, quiet=quiet)
+    sink.result({"signature": str(path)}, human=lambda: str(path), quiet=path)
+    sink.next("sign", folder=folder)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from forgetcli.cli import progress, stdout
+from forgetcli.cli import next_steps, progress, stdout
 from forgetcli.cli.visible import one_line, visible, visible_json
 from forgetcli.process import threads
 from forgetcli.progress import Observer, Silent, Stopwatch
@@ -95,6 +95,16 @@ class Sink:
                 typer.echo(head + one_line(message), err=True)
             except OSError:
                 self.quiet = True  # nobody reads stderr
+
+    def next(self, name: str, **values: next_steps.Value) -> None:
+        """The line on stderr that says what comes next; for people only, so not with ``--json``.
+
+        Args:
+            name: what was done, as in `next_steps.STEPS`.
+            values: what the step's line names.
+        """
+        if self.mode is Mode.HUMAN:
+            self.remark(next_steps.line(name, **values), title="next")
 
     def failure(self, message: str) -> None:
         """A line on stderr that says why the exit code is 1, also with ``--quiet``."""

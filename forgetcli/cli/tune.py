@@ -154,6 +154,8 @@ def tune(
     # `front` is the second key of the object that programs read.
     data = {"output": str(result.recipe), "front": str(front), **result.as_dict()}
     sink.result(data, human=lambda: _as_text(data), quiet=result.recipe)
+    named = None if model is None else ["--model", model]
+    sink.next("tune", recipe=result.recipe, model=named)
 
 
 def _as_text(data: dict) -> list:

@@ -12,14 +12,19 @@ from forgetcli.cli.options import (
     QuietFlag,
     ThreadsOption,
 )
+from forgetcli.cli.progress import silence_hub
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.visible import one_line
 from forgetcli.errors import counted
 
 if TYPE_CHECKING:
+    from forgetcli.artifact.edited import EditedModel
     from forgetcli.artifact.integrity import Verdict
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="DIR", help="The edited model: a folder, or org/name on the hub."),
+]
 Base = Annotated[
     str | None,
     typer.Option("--base", show_default="the one it names", help="The base model."),
@@ -83,15 +88,24 @@ def verify(
       forget verify edited --base path/to/sd-folder --json
       forget verify edited --recipe art_styles --rebuild
       forget verify edited --key public.pem
+      forget verify my-org/sd-without-van-gogh --rebuild
     """
     # Imported here: loads torch or pydantic, which completion and help must not wait for.
+    from forgetcli.artifact import published
     from forgetcli.verification import audit
 
     sink = Sink("verify", json=json, quiet=quiet, threads=threads)
+    source: Path | EditedModel = folder
+    shown = str(folder)
+    on_hub = published.is_name(folder.as_posix())
+    if on_hub:
+        silence_hub()
+        fetched = published.fetched(folder.as_posix(), base)
+        source, shown = fetched.model, fetched.name
     if rebuild:
         with sink.observer() as observer:
             verdict = audit.verify(
-                folder,
+                source,
                 base,
                 recipe=recipe,
                 rebuild=True,
@@ -100,22 +114,27 @@ def verify(
                 observer=observer,
             )
     else:
-        verdict = audit.verify(folder, base, recipe=recipe, signature=signature, key=key)
+        verdict = audit.verify(source, base, recipe=recipe, signature=signature, key=key)
     sink.result(
-        verdict.as_dict(),
-        human=lambda: _as_text(folder, verdict),
-        quiet=[folder] if verdict.ok else [],
+        verdict.as_dict() | ({"model": shown} if on_hub else {}),
+        human=lambda: _as_text(shown, verdict),
+        quiet=[shown] if verdict.ok else [],
     )
-    raise typer.Exit(0 if verdict.ok else 1)
+    if not verdict.ok:
+        raise typer.Exit(1)
+    if on_hub:
+        sink.next("verify ORG/NAME", repo=shown)
+    else:
+        sink.next("verify", folder=folder)
 
 
-def _as_text(folder: Path, verdict: Verdict) -> str:
+def _as_text(shown: str, verdict: Verdict) -> str:
     state = "verified"
     if not verdict.ok:
         state = f"NOT what its manifest says: {counted(len(verdict.problems), 'difference')}"
     return "\n".join(
         [
-            f"{folder}: {state} ({counted(verdict.files, 'file')}, "
+            f"{shown}: {state} ({counted(verdict.files, 'file')}, "
             f"{counted(verdict.edited, 'edited tensor')})",
             *(
                 f"  ✗ {one_line(problem.file)}: {one_line(problem.what)}"

@@ -27,7 +27,7 @@ from forgetcli.verification.parameters import parameters
 
 
 def verify(
-    folder: str | Path,
+    folder: str | Path | EditedModel,
     base: str | Path | None = None,
     *,
     recipe: str | Path | None = None,
@@ -39,6 +39,7 @@ def verify(
     """Check an edited folder, and say what that proves.
 
     Args:
+        folder: the folder, or the model in it if it was opened before, which knows its own base.
         base: the unedited model; by default the one that the manifest names, if it is on this
             machine.
         recipe: fail unless the folder was made by exactly this one.
@@ -50,7 +51,7 @@ def verify(
             signature, no package to check it. Whatever is wrong *in* the folder is a problem in
             the verdict.
     """
-    edited = EditedModel(Path(folder), base)
+    edited = folder if isinstance(folder, EditedModel) else EditedModel(Path(folder), base)
     verdict = integrity.verify(edited)
     try:
         _ = edited.manifest

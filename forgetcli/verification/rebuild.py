@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from forgetcli import models
 from forgetcli import recipe as recipes
+from forgetcli.artifact import card
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.integrity import Problem, problem
 from forgetcli.artifact.manifest import MANIFEST
 from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.checkpoint.base import Base
 from forgetcli.editing.moment_cache import MomentCache
-from forgetcli.errors import ForgetError, counted
-from forgetcli.pipeline.apply import apply
+from forgetcli.errors import ForgetError, ModelError, counted
+from forgetcli.pipeline.apply import ApplyResult, apply
 from forgetcli.process.device import pick_device
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
 from forgetcli.storage.scratch import scratch
+from forgetcli.verification import audit
 from forgetcli.verification.finding import Finding, read_edited
 from forgetcli.verification.parameters import as_recorded
 
@@ -44,8 +48,7 @@ def rebuilt(edited: EditedModel, observer: Observer) -> Finding:
         raise base
     _refuse_reverted(edited)
     manifest = edited.manifest
-    recipe = recipes.load(manifest.recipe_path).on(models.family_of(base.settings))
-    _, recipe = as_recorded(manifest.method, manifest.parameters, recipe)
+    recipe = _recipe(edited, base)
     problems: list[Problem] = []
     device, elsewhere = _device(manifest.run_details.get("metadata", {}).get("device"))
     listed = {_place(tensor): tensor for tensor in manifest.edited}
@@ -85,6 +88,84 @@ def rebuilt(edited: EditedModel, observer: Observer) -> Finding:
     return Finding(proved=[claim], not_proved=[*not_proved, missing])
 
 
+@dataclass(frozen=True)
+class Repeated:
+    """An edit that was made again.
+
+    Attributes:
+        result: the edit.
+        tensors: number of edited tensors of the original.
+        same: how many of them have the same bytes again.
+    """
+
+    result: ApplyResult
+    tensors: int
+    same: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The keys of ``apply --json``, and what is the same as in the original."""
+        return {**self.result.as_dict(), "tensors": self.tensors, "same": self.same}
+
+
+def repeated(
+    edited: EditedModel,
+    output: Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    copying: str = "reflink",
+    force: bool = False,
+    observer: Observer,
+) -> Repeated:
+    """Make the edit of a folder again, from its recipe and its base model, at `output`.
+
+    Args:
+        device, dtype: instead of those that the edit was made with.
+    Raises:
+        ModelError: apply.not-verified: the folder differs from its manifest; apply.other-base: the
+            base model is another one; the base model is not on this machine.
+        ForgetError: those of `apply`; verify.reverted.
+    """
+    verdict = audit.verify(edited)
+    base = edited.base_or_fault
+    if isinstance(base, ForgetError):
+        raise ModelError(
+            "apply.no-base",
+            f"the base model '{card.base_name(edited.manifest.base_id)}' is needed: {base.message}",
+            "name it with --model; only then is it fetched",
+        )
+    if base.digest != edited.manifest.base_digest:
+        raise ModelError(
+            "apply.other-base",
+            f"'{base.id}' is not the model that was edited: its digest is {base.digest[:12]}…, not "
+            f"{edited.manifest.base_digest[:12]}…",
+            "name the base model with --model",
+        )
+    if not verdict.ok:
+        first = verdict.problems[0]
+        raise ModelError(
+            "apply.not-verified",
+            f"it differs from its manifest, so it is not repeated: {first.file} {first.what}",
+            "'forget verify' lists all differences",
+        )
+    _refuse_reverted(edited)
+    recorded, _ = _device(edited.manifest.run_details.get("metadata", {}).get("device"))
+    result = _applied(
+        edited, base, _recipe(edited, base), device or recorded, dtype, output, observer,
+        copying=copying, force=force,
+    )  # fmt: skip
+    made = {_place(t): t.after for t in EditedModel(result.output).manifest.edited}
+    same = sum(made.get(_place(tensor)) == tensor.after for tensor in edited.manifest.edited)
+    return Repeated(result, len(edited.manifest.edited), same)
+
+
+def _recipe(edited: EditedModel, base: Base) -> Recipe:
+    """The recipe of a folder with the parameters that held when it was made."""
+    manifest = edited.manifest
+    recipe = recipes.load(manifest.recipe_path).on(models.family_of(base.settings))
+    return as_recorded(manifest.method, manifest.parameters, recipe)[1]
+
+
 def _refuse_reverted(edited: EditedModel) -> None:
     edits = edited.ledger
     if edits and edits.edits[-1].applied_to != edited.manifest.base_digest:
@@ -105,19 +186,37 @@ def _repeat(
     observer: Observer,
 ) -> EditedModel:
     """The edit made again in `folder`, with nothing from the user's cache."""
-    run = edited.manifest.run_details.get("metadata", {})
-    result = apply(
+    cache = MomentCache(folder / "cache")
+    output = folder / "edited"
+    result = _applied(edited, base, recipe, device, None, output, observer, cache=cache)
+    return EditedModel(result.output)
+
+
+def _applied(
+    edited: EditedModel,
+    base: Base,
+    recipe: Recipe,
+    device: str | None,
+    dtype: str | None,
+    output: Path,
+    observer: Observer,
+    **options: Any,
+) -> ApplyResult:
+    """`apply` with the dtype that the edit was made with, unless another is given."""
+    recorded = edited.manifest.run_details.get("metadata", {}).get("dtype")
+    if dtype is None and recorded is not None:
+        dtype = str(recorded).removeprefix("torch.")
+    return apply(
         recipe,
         model=base.reference,
         config=base.config,
-        output=folder / "edited",
+        output=output,
         device=device,
-        dtype=str(run["dtype"]).removeprefix("torch.") if "dtype" in run else None,
+        dtype=dtype,
         strict=False,
         observer=observer,
-        cache=MomentCache(folder / "cache"),
+        **options,
     )
-    return EditedModel(result.output)
 
 
 def _place(tensor: EditedTensor) -> Place:

@@ -250,7 +250,7 @@ def test_recipe_show(forget, good: Path):
         human.code == 0
         and "[refine]\n" in human.stdout
         and '# "van gogh" -> "monet"\n' in human.stdout
-        and human.stderr == ""
+        and human.stderr == f"next: forget apply {good}\n"
     )
     data = forget("recipe", "show", good, "--json").json
     assert (
@@ -423,7 +423,7 @@ def test_variables_stand_for_flags_and_json_can_be_quiet(forget, good: Path):
     ("arguments", "code", "says"),
     [
         (["aply"], "usage", "did you mean 'apply'"),
-        (["apply"], "usage", "give a recipe, or --delta FILE"),
+        (["apply"], "usage", "give a recipe, --delta or --from"),
         (["apply", "good.toml", "--sede", "3"], "usage", "--sede"),
         (["apply", "good.toml", "--dtype", "float8"], "usage", "float8"),
         (["generate", "x", "-n", "0"], "usage", "--count"),

@@ -26,6 +26,7 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.checkpoint import ldm, prediction
 from forgetcli.cli.app import app
 from forgetcli.errors import ForgetError
+from forgetcli.export.formats import cyclonedx
 from forgetcli.linalg.low_rank import low_rank, rank_for
 from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline.apply import apply
@@ -778,6 +779,7 @@ def test_an_export_is_whole_or_not_there(name, edited, tmp_path, monkeypatch):
         monkeypatch.setattr(
             safetensors_writer, "write", lambda writer, *_: writer.write(b"half") and 1 / 0
         )
+        monkeypatch.setattr(cyclonedx, "bom", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             export.export(edited, name, output=output, force=True)
         assert output.read_bytes() == first and hidden(tmp_path) == []
@@ -793,7 +795,7 @@ def test_an_export_is_whole_or_not_there(name, edited, tmp_path, monkeypatch):
 
 
 def test_unknown_formats_and_settings_are_named(edited, tmp_path):
-    assert export.names() == ["delta", "diffusers", "lora", "single-file"]
+    assert export.names() == ["cyclonedx", "delta", "diffusers", "lora", "single-file"]
     assert (
         code_of(lambda: export.export(edited, "lorra", output=tmp_path / "x"))
         == "export.unknown-format"
