@@ -112,16 +112,13 @@ def _write_evidence(
     force: bool,
 ) -> None:
     existing_folder(folder)
-    # Imported here: load pydantic, which completion and help must not wait for.
-    from forgetcli.artifact.edited import EditedModel
-    from forgetcli.export.evidence import gather
+    # Imported here: loads pydantic, which completion and help must not wait for.
     from forgetcli.report import evidence as report
 
-    edited = EditedModel.open(folder)
-    report.refuse(folder, output, force=force)
     with nullcontext(Silent()) if sink.quiet else showing() as observer:
-        found = gather(edited, results, attack_results, observer)
-        report.write(found, output, force=force)
+        found = report.write(
+            folder, results, attack_results, output, force=force, observer=observer
+        )
         observer.done()
     missing = found.missing()
     data = {

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import forgetcli
 from forgetcli.cli.completion import suggest
 from forgetcli.cli.options import (
     ConfigOption,
@@ -60,13 +61,12 @@ def inspect(
       forget inspect path/to/sd-folder --recipe art_styles
     """
     silence_hub()
-    # Imported here: load the hub client and pydantic.
+    # Imported here: loads the hub client and pydantic.
     from forgetcli.checkpoint import base as checkpoint
-    from forgetcli.pipeline import inspect as inspection
 
     sink = Sink("inspect", json=json, quiet=quiet)
     base = checkpoint.resolve(model, config=config)
-    data = inspection.inspect(base).as_dict()
+    data = forgetcli.inspect(base).as_dict()
     if recipe is not None:
         silence_libraries()
         # Imported here: loads torch.

@@ -14,7 +14,7 @@ from forgetcli.cli.tables import table
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from forgetcli.pipeline.revert import Log
+    from forgetcli.pipeline.log import Log
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The edited model.")]
 
@@ -28,9 +28,9 @@ def log(folder: Folder = Path("edited"), json: JsonFlag = False, quiet: QuietFla
       forget log edited-2 --json
     """
     # Imported here: loads torch or pydantic, which completion and help must not wait for.
-    from forgetcli.pipeline import revert
+    from forgetcli.pipeline.log import log as list_edits
 
-    history = revert.log(folder)
+    history = list_edits(folder)
     sink = Sink("log", json=json, quiet=quiet)
     sink.result(history.as_dict(), human=lambda: _as_text(history), quiet=folder)
     if history.edits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
@@ -52,11 +53,8 @@ def init(
     Example:
       forget recipe init my.toml && forget recipe validate my.toml
     """
-    # Imported here, and in `show`: `validate` writes nothing.
-    from forgetcli.recipe import text as recipe_text
-
     sink = Sink("recipe init", json=json, quiet=quiet)
-    recipe_text.write_starter(path, force=force)
+    _recipe_text().write_starter(path, force=force)
     sink.result({"path": str(path)}, human=lambda: str(path), quiet=path)
     sink.next("recipe init", path=path)
 
@@ -149,8 +147,7 @@ def show(
       forget recipe show my.toml --family sdxl
       forget recipe show my.toml --set refine.steps=6 > full.toml
     """
-    from forgetcli.recipe import text as recipe_text
-
+    recipe_text = _recipe_text()
     sink = Sink("recipe show", json=json, quiet=quiet)
     loaded = recipes.load(recipe, set_ or (), method, pipe=True)
     if family is not None:
@@ -262,3 +259,10 @@ def list_bundled(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
         quiet=[str(r.source) for r in found.values()],
     )
     sink.next("recipe ls", recipe=next(iter(found)))
+
+
+def _recipe_text() -> ModuleType:
+    # Imported here: `validate` writes nothing.
+    from forgetcli.recipe import text
+
+    return text

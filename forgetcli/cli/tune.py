@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+import forgetcli
 from forgetcli.cli.dry_run import show as show_plan
 from forgetcli.cli.options import (
     BatchOption,
@@ -135,10 +136,9 @@ def tune(
         return
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.
-        from forgetcli.experiments import tuning
         from forgetcli.report.tuning import FRONT, write_front
 
-        result = tuning.tune(
+        result = forgetcli.tune(
             recipe,
             minutes=minutes,
             storage=storage,

@@ -40,7 +40,6 @@ def load(
             unknown class; the scheduler is unknown.
     """
     # Here because recipes are checked with the names of families, and need nothing else.
-    from forgetcli.checkpoint import component_settings
     from forgetcli.models import components
 
     family = get(family_of(base.settings))
@@ -48,8 +47,7 @@ def load(
     model.refuse_incomplete()
     if editable:
         model.refuse_scheduler()
-    notes = component_settings.unused_settings(base.settings, model.index.components)
-    for line in [*notes, *components.overridden_settings(base)]:
-        if observer is not None:
+    if observer is not None:
+        for line in components.ignored_settings(base, model.index):
             observer.note(line)
     return model

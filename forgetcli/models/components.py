@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from forgetcli.checkpoint import config_fit, pipeline_index
+from forgetcli.checkpoint import component_settings, config_fit, pipeline_index
 from forgetcli.checkpoint.component_settings import read_settings
 from forgetcli.checkpoint.pipeline_index import ComponentClass, PipelineIndex
 from forgetcli.checkpoint.single_file import SingleFile, has_weights
@@ -100,6 +100,16 @@ def scheduler_settings(base: Base) -> dict[str, Any]:
             f"num_train_timesteps is more than {MOST_TRAIN_STEPS}",
         )
     return base.single.scheduler_settings(stored) if base.single else stored
+
+
+def ignored_settings(base: Base, index: PipelineIndex) -> list[str]:
+    """The settings in the folder that are not used, one line a file.
+
+    Raises:
+        ModelError: as `settings`.
+    """
+    unused = component_settings.unused_settings(base.settings, index.components)
+    return [*unused, *overridden_settings(base)]
 
 
 def overridden_settings(base: Base) -> list[str]:

@@ -16,7 +16,7 @@ from forgetcli import recipe as recipes
 from forgetcli.artifact import manifest
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.checkpoint import pipeline_index
-from forgetcli.checkpoint.base import Base
+from forgetcli.checkpoint.base import Base, resolve
 from forgetcli.checkpoint.pipeline_index import DISPENSABLE
 from forgetcli.checkpoint.single_file import has_weights
 from forgetcli.checkpoint.weights import weight_sets
@@ -158,12 +158,15 @@ class Inspection:
         return [site for site in there if site.block in set(blocks)]
 
 
-def inspect(base: Base) -> Inspection:
-    """Look at a resolved model.
+def inspect(model: str | Path | Base, *, config: str | Path | None = None) -> Inspection:
+    """Look at a model's components and editable layers. Reads headers, no weights.
 
+    Args:
+        model, config: see `checkpoint.base.resolve`; or a resolved model.
     Raises:
-        ModelError: a weight file is damaged.
+        ModelError: the model cannot be found, or a weight file is damaged.
     """
+    base = model if isinstance(model, Base) else resolve(model, config=config)
     index = pipeline_index.read(base.settings)
     components = []
     sites = []

@@ -1,5 +1,5 @@
 """`revert`: removes edits from a folder. The result is as if only the other edits had been applied
-to the base model. `log` lists the edits.
+to the base model.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from forgetcli.artifact.patch import Stored
 from forgetcli.checkpoint.base import Base
 from forgetcli.checkpoint.single_file import CONFIG
 from forgetcli.errors import ForgetError, ModelError
+from forgetcli.pipeline.apply import AppliedSite, versions
 from forgetcli.pipeline.job import ModelId
+from forgetcli.pipeline.log import no_ledger
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import usage
 from forgetcli.storage import atomic
@@ -29,50 +31,6 @@ from forgetcli.storage.copying import copy_file
 from forgetcli.storage.files import inside, refuse_overlap, sha256_file
 
 CONTROL = "none"  # the method of a folder without edits
-
-
-@dataclass(frozen=True)
-class LoggedEdit:
-    """One edit, as ``forget log`` shows it.
-
-    Attributes:
-        number: the edit's number, from 1. It does not change when other edits are removed.
-        name, recipe_sha256: the recipe.
-        method: the editing method.
-        concepts: pairs of concept and target.
-        date: the date of the edit; empty if the manifest has none.
-        delta_rel: ‖Δ‖_F / ‖W‖_F over all tensors that the edit changed.
-        applied_to: digest of the model before the edit.
-        held_tokens: COMPONENT:NAME of a layer → the number of concept tokens that later edits
-            protect there.
-    """
-
-    number: int
-    name: str
-    method: str
-    concepts: tuple[tuple[str, str], ...]
-    date: str
-    delta_rel: float
-    recipe_sha256: str
-    applied_to: str
-    held_tokens: Mapping[str, int]
-
-    def as_dict(self) -> dict[str, Any]:
-        concepts = [{"concept": concept, "target": target} for concept, target in self.concepts]
-        return asdict(self) | {"concepts": concepts}
-
-
-@dataclass(frozen=True)
-class Log:
-    """The edits of a folder in order, and the base model."""
-
-    folder: Path
-    base: ModelId
-    edits: tuple[LoggedEdit, ...]
-
-    def as_dict(self) -> dict[str, Any]:
-        edits = [edit.as_dict() for edit in self.edits]
-        return {"folder": str(self.folder), "base": asdict(self.base), "edits": edits}
 
 
 @dataclass(frozen=True)
@@ -100,39 +58,6 @@ class Reverted:
             "reverted": list(self.reverted),
             "left": list(self.left),
         }
-
-
-def log(folder: Path | str) -> Log:
-    """The edits in a folder.
-
-    Raises:
-        ModelError: model.not-edited, model.manifest, ledger.damaged; ledger.none: the folder was
-            edited by a version of forget that wrote no ledger.
-    """
-    edited = EditedModel(Path(folder))
-    manifest = edited.manifest
-    ledger = edited.ledger
-    if ledger is None:
-        if manifest.edited:
-            raise _no_ledger(edited.folder)
-        base = ModelId(manifest.base_id, manifest.base_revision, manifest.base_digest)
-        return Log(edited.folder, base, ())
-    dates = ledgers.dates(manifest, ledger)
-    edits = (
-        LoggedEdit(
-            number=entry.number,
-            name=entry.name,
-            method=entry.method,
-            concepts=tuple(entry.concepts),
-            date=dates[str(entry.number)],
-            delta_rel=entry.delta_rel,
-            recipe_sha256=entry.recipe_sha256,
-            applied_to=entry.applied_to,
-            held_tokens=entry.tokens,
-        )
-        for entry in ledger.edits
-    )
-    return Log(edited.folder, ModelId.of(ledger.book.base), tuple(edits))
 
 
 def revert(
@@ -170,7 +95,7 @@ def revert(
     manifest = edited.manifest
     ledger = edited.ledger
     if ledger is None:
-        raise _no_ledger(edited.folder)
+        raise no_ledger(edited.folder)
     removed = _numbers_to_remove(ledger, edited.folder, numbers)
     remaining = ledger.without(removed)
     refuse_overlap(output, edited.folder, may_replace=True)
@@ -207,9 +132,6 @@ def _write(
     started: datetime,
 ) -> None:
     """Write the tensors, the remaining ledger, the card and the manifest in `staging`."""
-    # Imported here: loads torch, which `log` does without.
-    from forgetcli.pipeline.apply import versions
-
     stored = ledger.restore(staging, remaining)
     remaining.write(staging)
     report = _report(stored, remaining, removed)
@@ -306,14 +228,6 @@ def _numbers_to_remove(ledger: Ledger, folder: Path, numbers: Collection[int] | 
     return set(numbers)
 
 
-def _no_ledger(folder: Path) -> ModelError:
-    return ModelError(
-        "ledger.none",
-        f"{folder} has no ledger: it has no edits, or an early version of forget wrote it",
-        "apply the recipes to the base model again",
-    )
-
-
 def _recipe_and_method(remaining: Ledger, ledger: Ledger) -> dict[str, Any]:
     """The manifest's recipe, method, parameters and materials: those of the last remaining edit.
 
@@ -345,9 +259,6 @@ def _report(
     stored: Mapping[tuple[str, str], Stored], remaining: Ledger, removed: Collection[int]
 ) -> dict[str, Any]:
     """The content of the report: the size of the remaining change at each site."""
-    # Imported here: loads torch, which `log` does without.
-    from forgetcli.pipeline.apply import AppliedSite
-
     # A parameter can have several places in files. The report uses the first one.
     place_of = {
         (place.component, place.parameter): place for place in reversed(remaining.book.places)

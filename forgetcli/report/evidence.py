@@ -12,10 +12,20 @@ from pathlib import Path
 
 from forgetcli.artifact import manifest as manifests
 from forgetcli.artifact.card import base_name, hub_id
+from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.markdown import code, escaped
 from forgetcli.errors import counted
 from forgetcli.evaluation.figure import Figure
-from forgetcli.export.evidence import MEASURES, Attacked, AttackFigure, Evidence, Judge, Scores
+from forgetcli.export.evidence import (
+    MEASURES,
+    Attacked,
+    AttackFigure,
+    Evidence,
+    Judge,
+    Scores,
+    gather,
+)
+from forgetcli.progress import Observer
 from forgetcli.storage import atomic
 from forgetcli.storage.files import refuse_overlap, sha256_file
 
@@ -27,28 +37,34 @@ OPTIONS = ("images", "seed", "steps", "guidance", "batch", "dtype")
 DEFAULT_DTYPE = "torch.float32"
 
 
-def write(evidence: Evidence, output: Path, *, force: bool) -> Path:
-    """Write the page.
+def write(
+    folder: Path,
+    scores: Path | None,
+    attacks: Path | None,
+    output: Path,
+    *,
+    force: bool,
+    observer: Observer,
+) -> Evidence:
+    """Gather the evidence about an edited model and write the page.
 
     Args:
+        scores, attacks: see `gather`.
         force: replace an existing file.
+    Returns:
+        What the page is about.
     Raises:
         OutputError: `output` is in the edited folder, exists, or cannot be written.
+        ForgetError: those of `gather`.
     """
+    edited = EditedModel.open(folder)
+    # The edited folder's manifest lists every file.
+    refuse_overlap(output, folder, kind="the edited model", hint="choose another place: -o")
+    atomic.refuse_unwritable(output, folder=False, force=force)
+    evidence = gather(edited, scores, attacks, observer)
     with atomic.publishing_file(output, force=force) as writer:
         writer.write(page(evidence).encode())
-    return output
-
-
-def refuse(evidence_of: Path, output: Path, *, force: bool) -> None:
-    """Refuse an output that `write` could not write, before files are read.
-
-    Raises:
-        OutputError: as `write`.
-    """
-    # The edited folder's manifest lists every file.
-    refuse_overlap(output, evidence_of, kind="the edited model", hint="choose another place: -o")
-    atomic.refuse_unwritable(output, folder=False, force=force)
+    return evidence
 
 
 def page(evidence: Evidence) -> str:

@@ -22,7 +22,8 @@ from forgetcli.artifact.delta import read as read_delta
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.manifest import MANIFEST, REPORT
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.pipeline.revert import log, revert
+from forgetcli.pipeline.log import log
+from forgetcli.pipeline.revert import revert
 from forgetcli.storage.files import sha256_file
 from forgetcli.verification import audit
 

@@ -29,7 +29,8 @@ from forgetcli.linalg import Moment
 from forgetcli.models.tensors import read_tensor
 from forgetcli.models.tokens import tokenise
 from forgetcli.pipeline.apply import apply as apply_recipe
-from forgetcli.pipeline.revert import log, revert
+from forgetcli.pipeline.log import log
+from forgetcli.pipeline.revert import revert
 from forgetcli.progress import Silent
 from forgetcli.storage.files import sha256_file
 from forgetcli.storage.safetensors import read_header

@@ -36,7 +36,7 @@ from forgetcli.generation.images import ImageRequest
 from forgetcli.models import components
 from forgetcli.models.tensors import read_parameter, read_tensor
 from forgetcli.pipeline import apply as pipeline
-from forgetcli.pipeline import estimates, inspect, revert
+from forgetcli.pipeline import estimates, inspect, log, revert
 from forgetcli.pipeline.apply_delta import apply_delta
 from forgetcli.pipeline.plan import plan
 from forgetcli.storage.files import walk_files
@@ -498,7 +498,7 @@ def test_edits_of_a_file_add_up_and_are_taken_out_one_by_one(read_only_files, tm
             integrity.verify(folder, base=file).ok
             and checkpoint.resolve(folder).settings == folder / "config"
         )
-    assert [e.number for e in revert.log(back["12"]).edits] == [1, 2]
+    assert [e.number for e in log.log(back["12"]).edits] == [1, 2]
 
 
 def test_a_later_edit_of_a_file_holds_the_earlier_ones(read_only_files, tmp_path):

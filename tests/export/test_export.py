@@ -31,7 +31,7 @@ from forgetcli.linalg.low_rank import low_rank, rank_for
 from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline.apply import apply
 from forgetcli.pipeline.apply_delta import apply_delta
-from forgetcli.pipeline.revert import log
+from forgetcli.pipeline.log import log
 from forgetcli.storage import atomic, safetensors_writer
 from forgetcli.storage.files import walk_files
 
