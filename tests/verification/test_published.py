@@ -49,18 +49,19 @@ def place(original: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(place: Path) -> Iterator[ThreadingHTTPServer]:
-    with hub(me__tiny=place / "repo") as server:
-        yield server
+def hub_at(place: Path) -> Iterator[ThreadingHTTPServer]:
+    with hub(me__tiny=place / "repo") as hub_at:
+        yield hub_at
 
 
 @pytest.fixture
 def run(
-    forget: Callable[..., Run],
-    server: ThreadingHTTPServer,
+    started: Callable[..., Run],
+    hub_at: ThreadingHTTPServer,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[..., Run]:
-    return partial(forget, **environment(server, tmp_path_factory.mktemp("hf")))
+    # The hub client reads its address when it is imported, so a fork would be too late.
+    return partial(started, **environment(hub_at, tmp_path_factory.mktemp("hf")))
 
 
 def assert_refused(run: Run, code: str, says: str) -> None:
@@ -69,8 +70,8 @@ def assert_refused(run: Run, code: str, says: str) -> None:
     assert ERROR_LINE.fullmatch(line) and f"error[{code}]" in line and says in line, run.stderr
 
 
-def of_other_people(server: ThreadingHTTPServer) -> list[str]:
-    return [path for path in server.asked if REPO not in path]
+def of_other_people(hub_at: ThreadingHTTPServer) -> list[str]:
+    return [path for path in hub_at.asked if REPO not in path]
 
 
 def change_manifest(folder: Path, change: Callable[[dict], None]) -> None:
@@ -81,22 +82,22 @@ def change_manifest(folder: Path, change: Callable[[dict], None]) -> None:
 
 
 def test_a_repository_is_verified_and_the_edit_repeated(
-    run: Callable[..., Run], place: Path, server: ThreadingHTTPServer
+    run: Callable[..., Run], place: Path, hub_at: ThreadingHTTPServer
 ):
     done = run("verify", REPO, "--base", "sd", "--rebuild", "--json")
     assert done.code == 0, done.stdout + done.stderr
     assert done.json["model"] == f"{REPO}@{COMMIT}"
     assert any("repeated here, gives all" in claim for claim in done.json["proved"])
     # The second time everything is in the cache.
-    server.asked.clear()
+    hub_at.asked.clear()
     done = run("apply", "--from", REPO, "--model", "sd", "-o", "again")
     assert done.code == 0, done.stderr
     assert f"2 of 2 edited tensors are those of {REPO}@{COMMIT}, byte for byte" in done.stdout
     assert done.stderr.splitlines()[-1] == "next: forget eval again"
     assert (place / "again" / WEIGHTS).read_bytes() == (place / "repo" / WEIGHTS).read_bytes()
     assert (place / "sd" / WEIGHTS).read_bytes() != (place / "repo" / WEIGHTS).read_bytes()
-    assert not [path for path in server.asked if "/resolve/" in path]
-    assert of_other_people(server) == []
+    assert not [path for path in hub_at.asked if "/resolve/" in path]
+    assert of_other_people(hub_at) == []
 
 
 def test_a_changed_repository_is_named_and_not_repeated(run: Callable[..., Run], place: Path):
@@ -114,7 +115,7 @@ def test_a_changed_repository_is_named_and_not_repeated(run: Callable[..., Run],
 
 @pytest.mark.parametrize("name", [None, "evil/model"])
 def test_the_base_is_used_only_if_the_user_names_it_or_it_is_here(
-    run: Callable[..., Run], place: Path, server: ThreadingHTTPServer, name: str | None
+    run: Callable[..., Run], place: Path, hub_at: ThreadingHTTPServer, name: str | None
 ):
     """Not from a path in the manifest, though there is a model; nor from the network."""
     assert Path(manifests.load(place / "repo").base_id, "model_index.json").is_file()
@@ -126,7 +127,7 @@ def test_the_base_is_used_only_if_the_user_names_it_or_it_is_here(
     done = run("apply", "--from", REPO, "-o", "again")
     assert_refused(done, "apply.no-base", name or "a folder on another machine")
     assert "name it with --model" in done.stderr
-    assert of_other_people(server) == [] and server.asked
+    assert of_other_people(hub_at) == [] and hub_at.asked
     assert tree(place) == before
 
 
@@ -167,9 +168,9 @@ def test_a_repository_without_an_edit_is_refused(run: Callable[..., Run], place:
 
 
 def test_a_folder_here_is_meant_before_a_repository(
-    run: Callable[..., Run], place: Path, server: ThreadingHTTPServer
+    run: Callable[..., Run], place: Path, hub_at: ThreadingHTTPServer
 ):
     shutil.copytree(place / "repo", place / "me" / "tiny")
     done = run("verify", REPO)
     assert done.code == 0 and done.stdout.startswith(f"{REPO}: verified"), done.stdout
-    assert server.asked == []
+    assert hub_at.asked == []
