@@ -4,8 +4,9 @@ goes on where it was cut short.
     python benchmarks/all_concepts.py --output WORK [--concepts dog van_gogh …]
 
 For each concept 5 direct and 5 indirect prompts, and one prompt for each of the 50 others, direct
-and indirect in turn; one picture
-a prompt, whose noise is the prompt's own, the same for both models. About 20 minutes on two cores.
+and indirect in turn; one image a prompt, whose noise is the prompt's own, the same for both models.
+Prompts that contradict the edit (`forgetcli.recipe.clashes`) are not asked, and their number is
+printed. About 20 minutes on two cores.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from bench import Bench, mean
 from forgetcli import recipe as recipes
 from forgetcli.errors import EditError
 from forgetcli.evaluation.intervals import harmonic, harmonic_interval, wilson
+from forgetcli.recipe import clashes
 
 KINDS = ("direct", "indirect", "kept")
 METHOD = "nullspace"
@@ -53,10 +55,16 @@ def one(label: str, seen: Seen, tables: dict) -> dict:
     """Per model, kind and prompt: whether the concept is absent, or a retained one is seen."""
     recipe = recipes.parse(words.recipe([label], [x for x in words.LABELS if x != label]))
     (concept,) = recipe.concepts
+    left_out = {clash.prompt for clash in clashes.of_document(recipe)}
     asked = {
         "direct": [(p, label) for p in concept.direct],
-        "indirect": [(p, label) for p in concept.indirect],
-        "kept": [(p, r.label) for r in recipe.retain for p in (*r.direct, *r.indirect)],
+        "indirect": [(p, label) for p in concept.indirect if p not in left_out],
+        "kept": [
+            (p, r.label)
+            for r in recipe.retain
+            for p in (*r.direct, *r.indirect)
+            if p not in left_out
+        ],
     }
     flat = [question for questions in asked.values() for question in questions]
     before = seen.of_unedited(flat)
@@ -70,6 +78,7 @@ def one(label: str, seen: Seen, tables: dict) -> dict:
         "label": label,
         "group": words.group(label),
         "seconds": seconds,
+        "left_out": len(left_out),
         "baseline": told(asked, before),
         "edited": told(asked, after),
     }
@@ -110,19 +119,22 @@ def main(output: Path, labels: list[str]) -> None:
         if label not in rows:
             rows[label] = one(label, seen, tables)
             file.write_text(json.dumps(rows))
-        r = rows[label]
-        print(
-            f"{label}: {r['error']}"
-            if "error" in r
-            else f"{label}: forget {mean(r['edited']['direct']):.2f} direct, "
-            f"{mean(r['edited']['indirect']):.2f} indirect "
-            f"(unedited {mean(r['baseline']['direct']):.2f}, "
-            f"{mean(r['baseline']['indirect']):.2f}), "
-            f"retain {mean(r['edited']['kept']):.2f} ({mean(r['baseline']['kept']):.2f}), "
-            f"{r['seconds']:.1f} s",
-            flush=True,
-        )
+        print(line(rows[label]), flush=True)
     print_table(list(rows.values()))
+    print(f"\nprompts that contradict an edit: {sum(r.get('left_out', 0) for r in rows.values())}")
+
+
+def line(row: dict) -> str:
+    """The scores of one concept, the unedited model's in brackets."""
+    if "error" in row:
+        return f"{row['label']}: {row['error']}"
+
+    def both(kind: str) -> str:
+        edited, baseline = row["edited"][kind], row["baseline"][kind]
+        return f"{mean(edited):.2f} ({mean(baseline):.2f})" if edited else "not asked"
+
+    figures = ", ".join(f"{kind} {both(kind)}" for kind in KINDS)
+    return f"{row['label']}: {figures}, {row['seconds']:.1f} s"
 
 
 def print_table(rows: list[dict]) -> None:
