@@ -36,7 +36,8 @@ def svg_plot(plot: Callable[[Axes], None]) -> bytes:
         figure, axes = plt.subplots(figsize=(5.2, 4.6))
         plot(axes)
         axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), xlabel="forget", ylabel="retain")
-        axes.legend(loc="lower left", frameon=False, markerscale=0.7)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(loc="lower left", frameon=False, markerscale=0.7)
         figure.tight_layout()
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})
