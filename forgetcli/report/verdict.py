@@ -50,6 +50,11 @@ FINDINGS = {
     "forget": {"good": "forgotten", "fair": "partly forgotten", "bad": "not forgotten"},
     "retain": {"good": "the rest kept", "fair": "the rest partly kept", "bad": "the rest damaged"},
     "target": {"good": "target reached", "fair": "target partly reached", "bad": "target missed"},
+    "resist": {
+        "good": "attacks withstood",
+        "fair": "attacks partly withstood",
+        "bad": "hidden, not gone: an attack brings it back",
+    },
 }
 
 
@@ -59,6 +64,7 @@ def findings(model: Mapping) -> list[Finding]:
         "forget": model["edited"]["forget"],
         "retain": model["edited"]["retain"],
         "target": model["target"]["target"],
+        "resist": model["edited"].get("resist"),
     }
     marks = {key: mark(share) for key, share in shares.items() if share is not None}
     return [Finding(mark, FINDINGS[key][mark.name]) for key, mark in marks.items()]
@@ -96,7 +102,16 @@ def sentence(models: Sequence[Mapping]) -> str:
         f"{counted(edited['forget_n'], 'image')} (unedited: {_opposite(unedited['forget'])})"
         f"{target}; it shows retained concepts in {share(edited['retain'])} of "
         f"{counted(edited['retain_n'], 'image')} (unedited: {share(unedited['retain'])})."
+        f"{_attacked(edited)}"
     )
+
+
+def _attacked(edited: Mapping) -> str:
+    """What the strongest attack did, as a further sentence; empty if it was not measured."""
+    if edited.get("resist") is None:
+        return ""
+    attempts = counted(edited["resist_n"], "attempt")
+    return f" The strongest attack brings it back in {_opposite(edited['resist'])} of {attempts}."
 
 
 def share(value: float | None) -> str:

@@ -28,7 +28,7 @@ from forgetcli.report.pairs import (
     write_sheet,
 )
 from forgetcli.report.plot import sizes
-from forgetcli.report.verdict import sentence
+from forgetcli.report.verdict import findings, sentence
 
 NASTY = '<script>alert(1)</script> & "quotes" <img src=http://example.com/x.png>'
 JUDGE = {
@@ -132,6 +132,23 @@ def test_of_several_models_the_best_is_described(evaluation):
 
     assert said(0.5, 0.9).startswith("Of 2 edits, m1 has the highest H: it shows van gogh in 0 %")
     assert said(0.9, 0.9, 0.9).startswith("Of 3 edits, m0 has the highest H, as 2 others have: it")
+
+
+def test_a_verdict_says_what_attacks_did(evaluation):
+    """Forgotten by prompts and brought back by an attack: hidden, not gone."""
+    model = evaluation.as_dict()["models"][0]
+
+    def said(**resist: float | None) -> tuple[str, str]:
+        attacked = {**model, "edited": {**model["edited"], **resist}}
+        return sentence([attacked]), " ".join(finding.text for finding in findings(attacked))
+
+    text, badges = said(resist=0.25, resist_n=8)
+    assert text.endswith("The strongest attack brings it back in 75 % of 8 attempts.")
+    assert "hidden, not gone" in badges
+    assert "attacks withstood" in said(resist=1.0, resist_n=8)[1]
+    for absent in ({}, {"resist": None, "resist_n": 0}):
+        text, badges = said(**absent)
+        assert "attack" not in text and "attack" not in badges
 
 
 def test_failures_come_first_and_every_alternative_text_says_the_verdict(evaluation):
