@@ -21,7 +21,8 @@ from bench import Bench
 
 from forgetcli import recipe as recipes
 from forgetcli.errors import ForgetError
-from forgetcli.pipeline.drafting.draft import Options, draft
+from forgetcli.pipeline.drafting.draft import draft
+from forgetcli.pipeline.drafting.options import Options
 from forgetcli.pipeline.drafting.text import recipe_text
 
 

@@ -21,7 +21,7 @@ from forgetcli.cli.options import (
 from forgetcli.cli.progress import opening
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts, table
-from forgetcli.pipeline.drafting.draft import Options
+from forgetcli.pipeline.drafting.options import Options
 from forgetcli.progress import Observer, Stages
 from forgetcli.storage import atomic
 

@@ -14,7 +14,8 @@ from forgetcli.generation.generate import generate
 from forgetcli.generation.images import GeneratedImage
 from forgetcli.pipeline.apply import STAGES as EDIT_STAGES
 from forgetcli.pipeline.apply import ApplyResult, apply
-from forgetcli.pipeline.drafting.draft import OPTIONS, Draft, Options, draft
+from forgetcli.pipeline.drafting.draft import Draft, draft
+from forgetcli.pipeline.drafting.options import OPTIONS, Options
 from forgetcli.pipeline.drafting.text import recipe_text
 from forgetcli.progress import Observer, Silent, Stopwatch, enter
 from forgetcli.recipe import Recipe

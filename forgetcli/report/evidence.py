@@ -16,15 +16,8 @@ from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.markdown import code, escaped
 from forgetcli.errors import counted
 from forgetcli.evaluation.figure import Figure
-from forgetcli.export.evidence import (
-    MEASURES,
-    Attacked,
-    AttackFigure,
-    Evidence,
-    Judge,
-    Scores,
-    gather,
-)
+from forgetcli.export.evidence import Evidence, gather
+from forgetcli.export.results import MEASURES, Attacked, AttackFigure, Judge, Scores
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic
 from forgetcli.storage.files import refuse_overlap, sha256_file

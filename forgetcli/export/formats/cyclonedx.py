@@ -26,8 +26,9 @@ from forgetcli.artifact.card import base_name, carried
 from forgetcli.artifact.edited import EditedModel
 from forgetcli.artifact.manifest_schema import EditedTensor
 from forgetcli.evaluation.figure import Figure
-from forgetcli.export.evidence import MEASURES, AttackFigure, Evidence, Scores, gather
+from forgetcli.export.evidence import Evidence, gather
 from forgetcli.export.modelspec import architecture
+from forgetcli.export.results import MEASURES, AttackFigure, Scores
 from forgetcli.progress import Observer
 from forgetcli.storage import atomic
 from forgetcli.storage.files import sha256_file

@@ -15,11 +15,11 @@ from forgetcli.pipeline.drafting import lexicon, similarity
 from forgetcli.pipeline.drafting.draft import (
     DISTINCT_COSINE,
     MINIMUM_EFFECT,
-    Options,
     candidates,
     draft,
 )
 from forgetcli.pipeline.drafting.kinds import KINDS, bare, guessed, phrased
+from forgetcli.pipeline.drafting.options import Options
 from forgetcli.pipeline.drafting.text import recipe_text
 
 

@@ -1,0 +1,22 @@
+"""What a user can choose of a drafted recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from forgetcli.bundled import word_lists
+
+
+@dataclass(frozen=True)
+class Options:
+    """The user's choices. None: the draft chooses."""
+
+    kind: str | None = None
+    target: str | None = None
+    aliases: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
+    near: tuple[str, ...] | None = None
+    sets: tuple[str, ...] = tuple(word_lists.SETS)
+
+
+OPTIONS = Options()  # the user has chosen nothing
