@@ -4,17 +4,22 @@ writes a recipe that has what it found.
 
 from __future__ import annotations
 
+import itertools
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
 import pytest
 import torch
+from PIL import Image
 from pipelines import tiny_sd
 from single_files import ldm
 
 from forgetcli import methods
 from forgetcli import recipe as recipes
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.search_space import Choice, Range
 from forgetcli.errors import EditError, ForgetError
 from forgetcli.evaluation import judges
@@ -22,6 +27,7 @@ from forgetcli.evaluation.judges import Sight
 from forgetcli.experiments import tuning
 from forgetcli.experiments.tuning import study as study_module
 from forgetcli.experiments.tuning.space import SearchSpace, suggest
+from forgetcli.generation import generate
 from forgetcli.pipeline import apply as pipeline
 from forgetcli.report.tuning import front, write_front
 from forgetcli.storage import atomic
@@ -69,13 +75,62 @@ class Judge:
 
 
 @pytest.fixture
-def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def source(edit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recipe file for a tiny pipeline; the working directory is the recipe's."""
-    tiny_sd(tmp_path / "sd", torch.float32)
+    shutil.copytree(edit.parent / "sd", tmp_path / "sd")
     file = tmp_path / "mine.toml"
     file.write_text('model = "sd"\n' + RECIPE)
     monkeypatch.chdir(tmp_path)
     return file
+
+
+@pytest.fixture(scope="module")
+def edit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, edited."""
+    folder = tmp_path_factory.mktemp("edit")
+    tiny_sd(folder / "sd", torch.float32)
+    pipeline.apply(
+        recipes.parse(RECIPE),
+        model=folder / "sd",
+        output=folder / "edited",
+        strict=False,
+        cache=MomentCache(folder / "cache"),
+    )
+    return folder / "edited"
+
+
+class PlainSampler:
+    """Generates images of one colour, each of another: verdicts on an image are kept."""
+
+    model = None
+    colours = itertools.count()
+
+    def __init__(self, *_) -> None: ...
+
+    def within_memory(self, requests) -> list[Image.Image]:
+        return [Image.new("RGB", (8, 8), next(self.colours)) for _ in requests]
+
+
+@pytest.fixture
+def quick(edit: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list]:
+    """Trials without edits and images, for tests of the search alone: each trial gets the same
+    edited model. Call it with what happens before an edit; it returns the recipes of the edits.
+    """
+
+    def quick(before=lambda recipe: None) -> list:
+        calls = []
+
+        def copied(recipe, *, output: Path, **_) -> None:
+            before(recipe)
+            calls.append(recipe)
+            shutil.copytree(edit, output)
+
+        monkeypatch.setattr(pipeline, "apply", copied)
+        monkeypatch.setattr(generate, "Sampler", PlainSampler)
+        monkeypatch.setattr(generate, "_note_truncated", lambda *_: None)
+        return calls
+
+    return quick
 
 
 @pytest.fixture
@@ -157,15 +212,14 @@ def test_a_single_file_is_tuned_with_the_settings_that_are_named(
 
 
 def test_what_the_recipe_says_for_the_models_family_is_its_own_and_the_found_goes_before_it(
-    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+    source: Path, seen: list[str], quick: Callable[..., list]
 ):
     source.write_text(
         source.read_text()
         + "\n[families.sd.edit]\nlam = 0.5\nthreshold = 0.01\n\n[families.sdxl.edit]\nlam = 7.0\n"
         "min_rank = 9\n"
     )
-    calls = lenient(
-        monkeypatch,
+    calls = quick(
         lambda recipe: (
             seen.remove("van gogh")
             if recipe.parameters["edit"]["lam"] != 0.5 and "van gogh" in seen
@@ -191,19 +245,16 @@ def test_what_the_recipe_says_for_the_models_family_is_its_own_and_the_found_goe
 
 
 def test_a_search_that_was_cut_short_goes_on(
-    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+    source: Path, seen: list[str], quick: Callable[..., list], monkeypatch: pytest.MonkeyPatch
 ):
-    calls = lenient(monkeypatch)
-
     def interrupt(recipe) -> None:
         if len(calls) == 1:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch:
-        inner = lenient(patch, lambda recipe: interrupt(recipe))
-        with pytest.raises(KeyboardInterrupt):
-            tuning.tune(source, trials=3, steps=1, output="tune")
-        assert len(inner) == 1  # the second was cut short
+    calls = quick(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        tuning.tune(source, trials=3, steps=1, output="tune")
+    assert len(calls) == 1  # the second was cut short
     study = optuna.load_study(
         study_name="tune",
         storage=optuna.storages.JournalStorage(
@@ -211,7 +262,7 @@ def test_a_search_that_was_cut_short_goes_on(
         ),
     )
     cut = study.trials[1].params["edit.lam"]
-    calls.clear()
+    calls = quick()
     result = tuning.tune(source, trials=3, steps=1, output="tune")
     assert (
         len(calls) == 2 and calls[0].parameters["edit"]["lam"] == cut
@@ -227,9 +278,9 @@ def test_a_search_that_was_cut_short_goes_on(
 
 
 def test_searches_with_one_database_search_together(
-    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+    source: Path, seen: list[str], quick: Callable[..., list]
 ):
-    calls = lenient(monkeypatch)
+    calls = quick()
     shared = {"steps": 1, "storage": "sqlite:///search.db"}
     first = tuning.tune(source, trials=2, output="one-machine", **shared)
     assert len(calls) == len(first.trials) == 2
@@ -310,9 +361,9 @@ def test_a_damaged_journal_is_named(journal: Path, old: bytes, new: bytes):
 
 
 def test_another_search_is_refused_and_force_replaces_it(
-    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+    source: Path, seen: list[str], quick: Callable[..., list]
 ):
-    calls = lenient(monkeypatch)
+    calls = quick()
     tuning.tune(source, trials=1, steps=1, output="tune")
     with pytest.raises(ForgetError) as caught:
         tuning.tune(source, trials=1, steps=1, seed=5, output="tune")
@@ -324,7 +375,7 @@ def test_another_search_is_refused_and_force_replaces_it(
 
 
 def test_an_edit_that_wrecks_is_pruned_and_one_that_cannot_be_made_failed(
-    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+    source: Path, seen: list[str], quick: Callable[..., list]
 ):
     faults = [EditError("edit.wrecked", "too much"), EditError("edit.singular", "cannot"), None]
 
@@ -332,7 +383,7 @@ def test_an_edit_that_wrecks_is_pruned_and_one_that_cannot_be_made_failed(
         if (now := faults.pop(0)) is not None:
             raise now
 
-    lenient(monkeypatch, fault)
+    quick(fault)
     result = tuning.tune(source, trials=3, steps=1, output="tune")
     assert [(t.state, t.why) for t in result.trials] == [
         ("pruned", "too much"),
@@ -347,7 +398,7 @@ def test_an_edit_that_wrecks_is_pruned_and_one_that_cannot_be_made_failed(
 
 
 def test_a_hopeless_trial_is_given_up_after_its_first_pictures(
-    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+    source: Path, seen: list[str], quick: Callable[..., list], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(study_module, "STARTUP_TRIALS", 1)
 
@@ -356,7 +407,7 @@ def test_a_hopeless_trial_is_given_up_after_its_first_pictures(
             ["house"] if recipe.parameters["edit"]["lam"] == 0.02 else ["van gogh"]
         )  # only the first trial is any good
 
-    lenient(monkeypatch, before)
+    quick(before)
     result = tuning.tune(source, trials=3, steps=1, output="tune")
     assert [t.state for t in result.trials] == ["complete", "pruned", "pruned"]
     assert (
@@ -365,14 +416,14 @@ def test_a_hopeless_trial_is_given_up_after_its_first_pictures(
 
 
 def test_another_methods_values_go_into_its_own_tables(
-    source: Path, seen: list[str], monkeypatch: pytest.MonkeyPatch
+    source: Path, seen: list[str], quick: Callable[..., list], monkeypatch: pytest.MonkeyPatch
 ):
     space = {
         "edit.lam": Range(0.1, 10.0, log=True),
         "edit.positions": Choice(("last", "from-last")),
     }
     monkeypatch.setattr(methods.get("uce"), "SEARCH", space, raising=False)
-    calls = lenient(monkeypatch)
+    calls = quick()
     result = tuning.tune(source, method="uce", trials=2, steps=1, output="tune")
     assert [r.method for r in calls] == ["uce", "uce"] and result.method == "uce"
     found = recipes.load(result.recipe, method="uce")
