@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -88,9 +88,10 @@ class Server:
     Args:
         scratch: a folder, to find out whether file systems can be mounted.
         mounting: whether it shall `mount`, where only it and its commands see that.
+        variables: of its environment, for libraries that read them when they are imported.
     """
 
-    def __init__(self, scratch: Path, mounting: bool) -> None:
+    def __init__(self, scratch: Path, mounting: bool, variables: Mapping[str, str]) -> None:
         launcher = (
             next((words for words in ALONE if can_mount(words, scratch)), []) if mounting else []
         )
@@ -101,6 +102,7 @@ class Server:
             "PYTHONUTF8": "1",
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
+            **variables,
         }
         self.process = subprocess.Popen(
             [*launcher, sys.executable, __file__],
@@ -207,11 +209,11 @@ class Forks:
 
 
 @contextmanager
-def serving(scratch: Path, *, mounting: bool = False) -> Iterator[Server]:
+def serving(scratch: Path, *, mounting: bool = False, **variables: str) -> Iterator[Server]:
     """A server for the length of a `with`."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
-    server = Server(scratch, mounting)
+    server = Server(scratch, mounting, variables)
     try:
         yield server
     finally:

@@ -58,7 +58,7 @@ APPLY = (
     *("--set", "refine.mode=copy", "--lenient", "--force", "-q"),
 )
 WRITERS = {
-    "apply": Writer(APPLY, "made", 37, faults=FEW),
+    "apply": Writer(APPLY, "made", 61, faults=FEW),
     "generate": Writer(
         ("generate", "a cat", "a house", "--model", "base", "--steps", "1", "-o", "images"),
         "images",
@@ -84,26 +84,26 @@ WRITERS = {
         31,
     ),
     "revert": Writer(("revert", "edited", "--all", "-o", "reverted", "--force"), "reverted", 31),
-    "card": Writer(("card", "edited"), "edited", 13, faults=FEW),
-    "sign": Writer(("sign", "edited", "--private-key", "key.pem"), "edited", 3, faults=FEW),
+    "card": Writer(("card", "edited"), "edited", 29, faults=FEW),
+    "sign": Writer(("sign", "edited", "--private-key", "key.pem"), "edited", 7, faults=FEW),
     # It writes into the system's temporary folder only.
     "rebuild": Writer(
         ("verify", "edited", "--rebuild", "--base", "base"),
         "edited",
-        41,
+        97,
         faults=FEW,
     ),
     "eval": Writer(
         ("eval", "edited", "--steps", "1", "--near", "0", "-o", "eval", "-q"),
         "eval",
-        19,
+        53,
         piecewise=True,
         faults=FEW,
     ),
     "cache": Writer(
         APPLY,
         "cache",
-        73,
+        151,
         piecewise=True,
         forgiving=True,
     ),

@@ -7,12 +7,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 from faults import tree
+from forked import Forks, serving
 from hub_server import COMMIT, environment, hub
 from pipelines import tiny_sd
 from processes import ERROR_LINE, Run
@@ -23,6 +25,19 @@ from forgetcli.pipeline.apply import apply
 
 REPO = "me/tiny"
 WEIGHTS = "text_encoder/model.safetensors"
+
+
+@dataclass(frozen=True)
+class Asking:
+    """A hub and commands that ask it.
+
+    Attributes:
+        home: the folder of what they have fetched.
+    """
+
+    hub: ThreadingHTTPServer
+    forks: Forks
+    home: Path
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +63,30 @@ def place(original: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def hub_at(place: Path) -> Iterator[ThreadingHTTPServer]:
-    with hub(me__tiny=place / "repo") as hub_at:
-        yield hub_at
+@pytest.fixture(scope="module")
+def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
+    # The hub's client reads its address when it is imported, so that other tests' forks are no use.
+    home = tmp_path_factory.mktemp("hf")
+    with (
+        hub() as hub_at,
+        serving(tmp_path_factory.mktemp("server"), **environment(hub_at, home)) as server,
+    ):
+        yield Asking(hub_at, Forks(server, tmp_path_factory.mktemp("forks")), home)
 
 
 @pytest.fixture
-def run(
-    started: Callable[..., Run],
-    hub_at: ThreadingHTTPServer,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Callable[..., Run]:
-    # The hub client reads its address when it is imported, so a fork would be too late.
-    return partial(started, **environment(hub_at, tmp_path_factory.mktemp("hf")))
+def hub_at(asking: Asking, place: Path) -> ThreadingHTTPServer:
+    """The hub with the repository; nothing has been fetched from it."""
+    shutil.rmtree(asking.home)
+    asking.home.mkdir()
+    asking.hub.asked.clear()
+    asking.hub.repos = {REPO: place / "repo"}
+    return asking.hub
+
+
+@pytest.fixture
+def run(asking: Asking, hub_at: ThreadingHTTPServer, tmp_path: Path) -> Callable[..., Run]:
+    return partial(asking.forks, tmp_path, HF_HUB_OFFLINE="0")
 
 
 def assert_refused(run: Run, code: str, says: str) -> None:
