@@ -38,6 +38,7 @@ def traced(folder: Path, *words: str) -> tuple[int, str, str]:
         [
             STRACE or "",
             "-f",
+            "--seccomp-bpf",  # stop at these calls only
             "-qq",
             "-e",
             "trace=connect,sendto,sendmsg,sendmmsg",

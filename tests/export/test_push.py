@@ -11,7 +11,9 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import hub_server
 import pytest
+from forked import Forks, serving
 from pipelines import tiny_sd
 from tiny_runs import RECIPE
 
@@ -94,16 +96,22 @@ class Hub(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def hub():
+@pytest.fixture(scope="module")
+def running():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.url, server.asked = f"http://127.0.0.1:{server.server_port}", []
-    server.exists = server.refuses = False
-    server.private = None  # there is no repository yet
+    server.url = f"http://127.0.0.1:{server.server_port}"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def hub(running):
+    running.asked = []
+    running.exists = running.refuses = False
+    running.private = None  # there is no repository yet
+    return running
 
 
 @pytest.fixture(scope="module")
@@ -124,17 +132,24 @@ def original(tmp_path_factory) -> Path:
     return place / "edited"
 
 
+@pytest.fixture(scope="module")
+def environment(running, tmp_path_factory) -> dict[str, str]:
+    home = tmp_path_factory.mktemp("hf")
+    return {**hub_server.environment(running, home), "HF_TOKEN": "hf_secret"}
+
+
+@pytest.fixture(scope="module")
+def pushing(environment, tmp_path_factory):
+    # The hub's client reads its address when it is imported, so that other tests' forks are no use.
+    with serving(tmp_path_factory.mktemp("server"), **environment) as server:
+        yield Forks(server, tmp_path_factory.mktemp("forks"))
+
+
 @pytest.fixture
-def push(started, hub, tmp_path):
-    environment = {
-        "HF_ENDPOINT": hub.url,
-        "HF_HUB_OFFLINE": "0",
-        "HF_TOKEN": "hf_secret",
-        "HF_HOME": str(tmp_path / "hf"),
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
-    }
-    return lambda *arguments, **more: started("push", *arguments, **{**environment, **more})
+def push(pushing, hub, tmp_path):
+    return lambda *arguments, **more: pushing(
+        tmp_path, "push", *arguments, **{"HF_HUB_OFFLINE": "0", **more}
+    )
 
 
 def commits(hub) -> list[dict[str, bytes]]:
@@ -215,7 +230,8 @@ def test_what_must_not_go_up_does_not(push, hub, original, tmp_path, monkeypatch
     assert push(original, REPO, "--public").code == 0 and len(commits(hub)) == 1
 
 
-def test_a_hub_that_refuses_or_is_not_there(push, hub, original):
+def test_a_hub_that_refuses_or_is_not_there(push, started, environment, original):
     assert "error[push.not-allowed]" in push(original, REPO, HF_TOKEN="hf_wrong").stderr
-    gone = push(original, REPO, HF_ENDPOINT="http://127.0.0.1:9")
+    nobody = {**environment, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    gone = started("push", original, REPO, **nobody)
     assert gone.code == 2 and "error[push.failed]" in gone.stderr and "Traceback" not in gone.stderr
