@@ -174,7 +174,9 @@ def erase(
                 write_sheet(pairs, sheet)
     if dry_run:
         text = made.recipe.raw.decode()
-        sink.result({**made.as_dict(), "recipe": text}, human=lambda: text.rstrip(), quiet="")
+        sink.result(
+            {**made.as_dict(), "recipe": text}, human=lambda: text.rstrip(), quiet="", verbatim=True
+        )
         return
     recipe = output / "recipe.toml"
     data = {**result.as_dict(), "recipe": str(recipe), "sheet": str(sheet) if sheet else None}

@@ -5,12 +5,13 @@ stderr.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
@@ -61,6 +62,7 @@ class Sink:
         *,
         human: Callable[[], RenderableType | Iterable[RenderableType]],
         quiet: str | Path | Iterable[str | Path],
+        verbatim: bool = False,
     ) -> None:
         """Print a result in this sink's mode.
 
@@ -68,6 +70,8 @@ class Sink:
             data: JSON-able; gets `schema_version`, `command`, and `seconds` if it has none.
             human: what people read, made only if it is shown.
             quiet: the path, or the paths, one a line.
+            verbatim: what people read is a document or a path, whose lines a terminal must not
+                wrap, so that they can be copied.
         """
         if self.mode is Mode.JSON:
             whole = {"schema_version": SCHEMA_VERSION, "command": self.command, **data}
@@ -85,14 +89,22 @@ class Sink:
         else:
             shown: Any = human()
             for part in shown if isinstance(shown, list | tuple) else [shown]:
-                stdout.write(visible(part) + "\n" if isinstance(part, str) else rendered(part))
+                stdout.write(
+                    rendered(part)
+                    if not isinstance(part, str)
+                    else visible(part if verbatim else fitted(part, sys.stdout)) + "\n"
+                )
 
     def remark(self, message: str, *, title: str = "") -> None:
         """A line on stderr for people: ``warning: …``, ``next: …``. Not with ``--quiet``."""
         if not self.quiet:
             try:
                 head = typer.style(f"{title}: ", bold=True) if title else ""
-                typer.echo(head + one_line(message), err=True)
+                line = one_line(message)
+                # A command is not wrapped, so that it can be copied.
+                if title != "next":
+                    line = fitted(f"{title}: {line}", sys.stderr).removeprefix(f"{title}: ")
+                typer.echo(head + line, err=True)
             except OSError:
                 self.quiet = True  # nobody reads stderr
 
@@ -129,6 +141,16 @@ class Sink:
         else:
             with progress.showing() as observer:
                 yield observer
+
+
+def fitted(text: str, stream: TextIO) -> str:
+    """Text with lines that fit a terminal, wrapped between words; elsewhere as it is."""
+    if not stream.isatty():
+        return text
+    # Imported here: only terminals need it.
+    from forgetcli.cli.tables import wrapped
+
+    return wrapped(text, shutil.get_terminal_size().columns)
 
 
 def rendered(part: RenderableType) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -48,36 +49,96 @@ def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     title: str = "",
-    *,
-    whole: bool = False,
 ) -> Table:
     """A plain table; a column whose name starts with ``>`` is right-aligned.
 
-    On a narrow terminal cells are folded; with `whole` only those of left-aligned columns.
+    On a narrow terminal left-aligned cells are wrapped between words. A table that would not fit
+    even so is shown as a list: a line for each cell, after its column's name.
 
     Titles, names and cells are text, never markup. Escaped here already, so that columns fit.
     """
     # Imported here: a command that prints no table must not wait for rich.
     from rich import box
+    from rich.cells import cell_len
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
     from rich.text import Text
 
-    result = Table(
+    class Fitting(Table):
+        """A table that a terminal of any width can show."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            # A space at both edges; rich counts a padding after the last column too.
+            needed = sum(column.min_width or 0 for column in self.columns) + 3
+            gaps = len(self.columns) - 1
+            self.collapse_padding = needed + 3 * gaps > options.max_width
+            if needed + 2 * gaps <= options.max_width:
+                yield from super().__rich_console__(console, options)
+                return
+            if self.title:
+                yield self.title
+            cells = [list(column.cells) for column in self.columns]
+            yield Text(
+                as_list(
+                    [str(column.header) for column in self.columns], zip(*cells), options.max_width
+                )
+            )
+
+    result = Fitting(
         box=box.SIMPLE_HEAD,
         title=Text(visible(title), style="table.title") if title else None,
         title_justify="left",
         pad_edge=False,
     )
-    for column in columns:
+    texts = [[visible(str(cell), keep="") for cell in row] for row in rows]
+    for number, column in enumerate(columns):
+        head, right = visible(column.lstrip(">"), keep=""), column.startswith(">")
+        whole = [head, *(row[number] for row in texts)]
         result.add_column(
-            Text(visible(column.lstrip(">"), keep="")),
-            justify="right" if column.startswith(">") else "left",
+            Text(head),
+            justify="right" if right else "left",
             overflow="fold",
-            no_wrap=whole and column.startswith(">"),
+            no_wrap=right,
+            min_width=max(
+                cell_len(part)
+                for cell in whole
+                for part in ([cell] if right else cell.split() or [""])
+            ),
         )
-    for row in rows:
-        result.add_row(*(Text(visible(str(cell), keep="")) for cell in row))
+    for row in texts:
+        result.add_row(*map(Text, row))
     return result
+
+
+def as_list(heads: Sequence[str], rows: Iterable[Sequence[object]], width: int) -> str:
+    """A table as lines: the first cell of a row, then the others, indented, by column."""
+    lines = []
+    for first, *others in rows:
+        lines += ["", f"{heads[0]}: {first}" if heads[0] else str(first)]
+        lines += [
+            f"  {head}: {cell}" if head else f"  {cell}"
+            for head, cell in zip(heads[1:], others)
+            if str(cell)
+        ]
+    return "\n".join(wrapped(line, width) for line in [*lines, ""])
+
+
+def wrapped(text: str, width: int) -> str:
+    """Lines of text, wrapped between words; continued lines are indented."""
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width,
+            subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2),
+            break_long_words=False,
+            break_on_hyphens=False,
+            replace_whitespace=False,
+        )
+        # A digest after its name stays there: it needs two lines anyway.
+        if len(line) > width and (len(line.split()) > 3 or max(map(len, line.split())) < width - 4)
+        else line
+        for line in text.split("\n")
+    )
 
 
 def facts(values: Mapping[str, Any], indent: int = 0) -> str:
@@ -270,7 +331,6 @@ def _measures(models: Sequence[tuple[str, Mapping[str, Any]]], title: str = "") 
         ("", *(f">{name}" for name, _ in models)),
         rows,
         title=title,
-        whole=True,
     )
 
 
@@ -298,7 +358,6 @@ def methods(data: Mapping[str, Any]) -> list[str | Table]:
                         ]
                         for row in rows
                     ),
-                    whole=True,
                 )
             )
     return parts
@@ -455,7 +514,7 @@ def _concepts(model: Mapping[str, Any], title: str) -> list[Table]:
         ]
         if rows:
             heads = ("concept", ">unedited", ">edited", ">direct", ">indirect")
-            parts.append(table(heads, rows, title=f"{title}{kind}: {meaning}", whole=True))
+            parts.append(table(heads, rows, title=f"{title}{kind}: {meaning}"))
     return parts
 
 
