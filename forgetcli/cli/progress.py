@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from forgetcli.cli.errors import debugging
 from forgetcli.cli.visible import one_line
+from forgetcli.cli.wrapping import wrapped
 from forgetcli.errors import counted
 from forgetcli.progress import Observer
 
@@ -92,7 +93,8 @@ class Bars:
                 self.progress.update(self.task, figures=in_words(figures))
 
     def note(self, message: str) -> None:
-        self.progress.console.print(one_line(message), markup=False, soft_wrap=True)
+        text = wrapped(one_line(message), self.console.width)
+        self.progress.console.print(text, markup=False, soft_wrap=True)
 
     def done(self) -> None:
         if self.task is not None:

@@ -5,18 +5,18 @@ stderr.
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from forgetcli.cli import next_steps, progress, stdout
 from forgetcli.cli.visible import one_line, visible, visible_json
+from forgetcli.cli.wrapping import fitted
 from forgetcli.process import threads
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import json as plain_json
@@ -100,11 +100,10 @@ class Sink:
         if not self.quiet:
             try:
                 head = typer.style(f"{title}: ", bold=True) if title else ""
-                line = one_line(message)
+                line = f"{title}: {one_line(message)}" if title else one_line(message)
                 # A command is not wrapped, so that it can be copied.
-                if title != "next":
-                    line = fitted(f"{title}: {line}", sys.stderr).removeprefix(f"{title}: ")
-                typer.echo(head + line, err=True)
+                line = line if title == "next" else fitted(line, sys.stderr)
+                typer.echo(head + line.removeprefix(f"{title}: "), err=True)
             except OSError:
                 self.quiet = True  # nobody reads stderr
 
@@ -141,16 +140,6 @@ class Sink:
         else:
             with progress.showing() as observer:
                 yield observer
-
-
-def fitted(text: str, stream: TextIO) -> str:
-    """Text with lines that fit a terminal, wrapped between words; elsewhere as it is."""
-    if not stream.isatty():
-        return text
-    # Imported here: only terminals need it.
-    from forgetcli.cli.tables import wrapped
-
-    return wrapped(text, shutil.get_terminal_size().columns)
 
 
 def rendered(part: RenderableType) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from forgetcli.cli.numbers import NOTHING, figure, percent, share
 from forgetcli.cli.visible import visible
+from forgetcli.cli.wrapping import wrapped
 from forgetcli.errors import counted
 
 if TYPE_CHECKING:
@@ -64,25 +64,32 @@ def table(
     from rich.table import Table
     from rich.text import Text
 
+    heads = [visible(column.lstrip(">"), keep="") for column in columns]
+    texts = [[visible(str(cell), keep="") for cell in row] for row in rows]
+    aligned_right = [column.startswith(">") for column in columns]
+    widest = [max(map(cell_len, cells)) for cells in zip(heads, *texts)]
+    narrowest = [
+        width if right else max(cell_len(word) for cell in cells for word in cell.split() or [""])
+        for width, right, cells in zip(widest, aligned_right, zip(heads, *texts))
+    ]
+
     class Fitting(Table):
         """A table that a terminal of any width can show."""
 
         def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-            # A space at both edges; rich counts a padding after the last column too.
-            needed = sum(column.min_width or 0 for column in self.columns) + 3
-            gaps = len(self.columns) - 1
-            self.collapse_padding = needed + 3 * gaps > options.max_width
-            if needed + 2 * gaps <= options.max_width:
-                yield from super().__rich_console__(console, options)
+            # A space at both edges, and three between columns, or two if that makes them fit.
+            gaps = len(columns) - 1
+            room = options.max_width - 2 - 2 * gaps
+            if sum(narrowest) > room:
+                if self.title:
+                    yield self.title
+                yield Text(as_list(heads, texts, options.max_width))
                 return
-            if self.title:
-                yield self.title
-            cells = [list(column.cells) for column in self.columns]
-            yield Text(
-                as_list(
-                    [str(column.header) for column in self.columns], zip(*cells), options.max_width
-                )
-            )
+            self.collapse_padding = sum(narrowest) > room - gaps
+            room -= 0 if self.collapse_padding else gaps
+            for column, width in zip(self.columns, shared_out(room, narrowest, widest)):
+                column.width = width
+            yield from super().__rich_console__(console, options)
 
     result = Fitting(
         box=box.SIMPLE_HEAD,
@@ -90,24 +97,20 @@ def table(
         title_justify="left",
         pad_edge=False,
     )
-    texts = [[visible(str(cell), keep="") for cell in row] for row in rows]
-    for number, column in enumerate(columns):
-        head, right = visible(column.lstrip(">"), keep=""), column.startswith(">")
-        whole = [head, *(row[number] for row in texts)]
-        result.add_column(
-            Text(head),
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=right,
-            min_width=max(
-                cell_len(part)
-                for cell in whole
-                for part in ([cell] if right else cell.split() or [""])
-            ),
-        )
+    for head, right in zip(heads, aligned_right):
+        result.add_column(Text(head), justify="right" if right else "left", overflow="fold")
     for row in texts:
         result.add_row(*map(Text, row))
     return result
+
+
+def shared_out(room: int, narrowest: Sequence[int], widest: Sequence[int]) -> list[int]:
+    """Widths of columns, each between two bounds; the largest one is reduced first."""
+    widths = list(widest)
+    while sum(widths) > room:
+        reducible = [n for n, width in enumerate(widths) if width > narrowest[n]]
+        widths[max(reducible, key=widths.__getitem__)] -= 1
+    return widths
 
 
 def as_list(heads: Sequence[str], rows: Iterable[Sequence[object]], width: int) -> str:
@@ -121,24 +124,6 @@ def as_list(heads: Sequence[str], rows: Iterable[Sequence[object]], width: int) 
             if str(cell)
         ]
     return "\n".join(wrapped(line, width) for line in [*lines, ""])
-
-
-def wrapped(text: str, width: int) -> str:
-    """Lines of text, wrapped between words; continued lines are indented."""
-    return "\n".join(
-        textwrap.fill(
-            line,
-            width,
-            subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2),
-            break_long_words=False,
-            break_on_hyphens=False,
-            replace_whitespace=False,
-        )
-        # A digest after its name stays there: it needs two lines anyway.
-        if len(line) > width and (len(line.split()) > 3 or max(map(len, line.split())) < width - 4)
-        else line
-        for line in text.split("\n")
-    )
 
 
 def facts(values: Mapping[str, Any], indent: int = 0) -> str:
@@ -396,7 +381,7 @@ _COMPARED: tuple[Mapping[str, Callable[[Mapping[str, Any]], str]], ...] = (
         "seconds": _cost("seconds", "{:.1f}".format),
         "memory": _cost("peak_rss", size),
         "GPU memory": _cost("peak_gpu", size),
-        "changed": _cost("changed", "{:.2%}".format),
+        "changed": _cost("changed", lambda share: percent(share, 2)),
     },
 )
 

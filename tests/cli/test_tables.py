@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from forgetcli.cli import numbers, tables
+from forgetcli.cli.wrapping import wrapped
 
 FIGURE = re.compile(r"[<>]?[\d.]+ % \([\d.]+–[\d.]+\)|[<>]?[\d.]+ %")
 SCORES = {
@@ -104,7 +105,7 @@ def test_no_figure_of_compare_is_broken(width: int):
     text, wide = (rendered(tables.methods(data), columns) for columns in (width, 500))
     assert FIGURE.findall(text) == FIGURE.findall(wide) and "…" not in text
     assert max(map(len, text.splitlines()[1:])) <= width
-    for cell in ("27.1 (0.15–0.52)", "123.4", "987.7 MB", "12.3 GB", "1.23%", "failed"):
+    for cell in ("27.1 (0.15–0.52)", "123.4", "987.7 MB", "12.3 GB", "1.23 %", "failed"):
         assert cell in text
     rows[:] = [{**row, "peak_gpu": None} for row in rows]
     assert "GPU memory" not in rendered(tables.methods(data), width)
@@ -149,9 +150,10 @@ def test_no_word_of_a_table_is_broken(rows: list, right: list, width: int):
 
 def test_lines_are_wrapped_between_words():
     line = "  things: dog, cat, rabbit"
-    assert tables.wrapped(line, 20) == "  things: dog, cat,\n    rabbit"
+    assert wrapped(line, 20) == "  things: dog, cat,\n    rabbit"
+    assert wrapped("at least 5 %: pass", 10) == "at least\n  5 %:\n  pass"
     digest = "base digest: " + "0" * 64
-    assert tables.wrapped(f"{line}\n{digest}", 40) == f"{line}\n{digest}"
+    assert wrapped(f"{line}\n{digest}", 40) == f"{line}\n{digest}"
 
 
 @pytest.mark.parametrize(
