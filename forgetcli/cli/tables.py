@@ -80,9 +80,10 @@ def table(
             # A space at both edges, and three between columns, or two if that makes them fit.
             gaps = len(columns) - 1
             room = options.max_width - 2 - 2 * gaps
+            if title:
+                # Rich would wrap it to the width of the table.
+                yield Text(visible(title), style="table.title")
             if sum(narrowest) > room:
-                if self.title:
-                    yield self.title
                 yield Text(as_list(heads, texts, options.max_width))
                 return
             self.collapse_padding = sum(narrowest) > room - gaps
@@ -93,8 +94,6 @@ def table(
 
     result = Fitting(
         box=box.SIMPLE_HEAD,
-        title=Text(visible(title), style="table.title") if title else None,
-        title_justify="left",
         pad_edge=False,
     )
     for head, right in zip(heads, aligned_right):
