@@ -41,6 +41,11 @@ ELSEWHERE = {
     "test_the_table_has_the_unedited_model_and_every_method",
     "accelerate launch": "tests/evaluation/test_eval_process.py::"
     "test_two_processes_give_what_one_gives",
+    "--replay": "tests/robustness/test_attack_process.py::test_replay",
+    "-o edited-40": "tests/recipe/test_recipe.py::"
+    "test_set_changes_one_value_and_the_record_repeats_it",
+    "forget generate 'starry night'": "tests/docs/test_tutorial.py::"
+    "test_every_command_of_the_tutorial_runs",
     "--threads 1": "tests/test_threads.py::test_the_option_wins_then_the_variable_then_cores",
     "docs/recipes.md": "tests/recipe/test_recipe.py::"
     "test_set_changes_one_value_and_the_record_repeats_it",
@@ -246,7 +251,7 @@ def test_the_commands_of_a_page_run_in_order(
         expected = 1 if "--fail-under" in line else 0
         assert done.code == expected, f"{page}: {line}\n{done.stdout}\n{done.stderr}"
         has_run.add(line)
-    assert len(has_run) > 5
+    assert len(has_run) >= 5
 
 
 def furnish(folder: Path) -> None:
