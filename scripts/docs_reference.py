@@ -241,7 +241,8 @@ def _help_text(text: str) -> list[str]:
             continue
         title, _, rest = block.partition("\n")
         if title.rstrip().endswith(":"):
-            lines += ["", title.strip(), "", "```text", textwrap.dedent(rest), "```"]
+            language = "bash" if title.startswith("Example") else "text"
+            lines += ["", title.strip(), "", f"```{language}", textwrap.dedent(rest), "```"]
         else:
             lines += ["", "```text", block, "```"]
     return lines

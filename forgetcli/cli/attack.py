@@ -161,7 +161,7 @@ def attack(
       forget attack
       forget attack edited --attacks swap,inversion --concept dog
       forget attack --attack-set inversion.steps=1000 --fail-under resist=0.9 --confident
-      forget attack --floor never-learned
+      forget attack --floor path/to/never-learned
       forget attack --replay attack/edited/inversion-dog.safetensors edited-2 -o replay
     """
     bounds = _bounds(fail_under, confident)

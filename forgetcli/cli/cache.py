@@ -56,7 +56,7 @@ def show_folder(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     """
     folder = moment_cache.default_folder()
     Sink("cache dir", json=json, quiet=quiet).result(
-        {"path": str(folder)}, human=lambda: str(folder), quiet=folder
+        {"path": str(folder)}, human=lambda: str(folder), quiet=folder, verbatim=True
     )
 
 

@@ -93,7 +93,10 @@ def card(
     signed = (folder / cards.manifest.SIGNATURE).exists()
     path = cards.rewrite(folder, results)
     sink.result(
-        {"card": str(path), "scores": results is not None}, human=lambda: str(path), quiet=path
+        {"card": str(path), "scores": results is not None},
+        human=lambda: str(path),
+        quiet=path,
+        verbatim=True,
     )
     if signed:
         sink.remark(

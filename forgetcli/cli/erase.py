@@ -20,7 +20,7 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.progress import opening
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, table
+from forgetcli.cli.tables import facts, outcome, table
 from forgetcli.pipeline.drafting.options import Options
 from forgetcli.progress import Observer, Stages
 from forgetcli.storage import atomic
@@ -174,7 +174,9 @@ def erase(
                 write_sheet(pairs, sheet)
     if dry_run:
         text = made.recipe.raw.decode()
-        sink.result({**made.as_dict(), "recipe": text}, human=lambda: text.rstrip(), quiet="")
+        sink.result(
+            {**made.as_dict(), "recipe": text}, human=lambda: text.rstrip(), quiet="", verbatim=True
+        )
         return
     recipe = output / "recipe.toml"
     data = {**result.as_dict(), "recipe": str(recipe), "sheet": str(sheet) if sheet else None}
@@ -210,8 +212,12 @@ def _options(
 
 def _as_text(data: dict[str, Any]) -> list[str | RenderableType]:
     rows = [[c["concept"], c["key"], c["value"], c["why"], c["option"]] for c in data["choices"]]
-    found = {key: data[key] for key in ("output", "recipe", "check", "sheet") if data[key]}
+    # Imported here: loads torch, which the edit has loaded already.
+    from forgetcli.editing.check import NO_OP, WRECKED
+
+    found = {key: data[key] for key in ("output", "recipe", "sheet") if data[key]}
     return [
         table(("concept", "chosen", "", "because", "otherwise"), rows),
+        *filter(None, [outcome(data["check"] or {}, (NO_OP, WRECKED))]),
         facts({**found, "seconds": data["seconds"]["total"]}),
     ]

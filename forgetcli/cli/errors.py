@@ -14,6 +14,7 @@ import typer
 
 from forgetcli.cli import stdout
 from forgetcli.cli.visible import one_line
+from forgetcli.cli.wrapping import fitted
 from forgetcli.errors import ForgetError, RecipeError
 
 COULD_NOT = 2
@@ -101,12 +102,12 @@ def print_line(line: ErrorLine) -> None:
     further error.
     """
     try:
-        typer.echo(
-            typer.style(f"error[{line.code}]:", fg="red", bold=True) + f" {one_line(line.message)}",
-            err=True,
-        )
+        head = f"error[{line.code}]:"
+        text = fitted(f"{head} {one_line(line.message)}", sys.stderr).removeprefix(head)
+        typer.echo(typer.style(head, fg="red", bold=True) + text, err=True)
         if line.hint:
-            typer.echo(typer.style("hint:", bold=True) + f" {one_line(line.hint)}", err=True)
+            text = fitted(f"hint: {one_line(line.hint)}", sys.stderr).removeprefix("hint:")
+            typer.echo(typer.style("hint:", bold=True) + text, err=True)
     except OSError:
         stdout.discard(sys.stderr)
 

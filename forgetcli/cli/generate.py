@@ -178,6 +178,7 @@ def generate(
     sink.result(
         result.as_dict(),
         human=lambda: "\n".join(shown),
+        verbatim=True,
         quiet=result.grid or [image.path for image in result.images],
     )
     if model != "demo" and (Path(model) / MARKER).is_file():

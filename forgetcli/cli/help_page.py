@@ -5,6 +5,7 @@ than all other work of ``forget --help``.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,13 @@ COMMANDS = "Commands"  # the panel of commands without a panel of their own
 Row = tuple[str, str]  # a term and its text
 LARGEST_WIDTH = 100  # columns
 LARGEST_TERM = 28  # columns; the text of a longer term begins on the next line
+# typer's marks of arguments, which repeat those in their names: ``[[DIR]...]...``, ``{FILE…}...``.
+_USAGE = (
+    (r"\[\[(\S+?)\]\.\.\.\](\.\.\.)?", r"[\1…]"),
+    (r"\[\[(\S+?)\]\]", r"[\1]"),
+    (r"\{(\S+?)\}", r"\1"),
+    (r"(…\]?)\.\.\.", r"\1"),
+)
 # Corners, the horizontal line and the vertical line of a frame.
 _ROUNDED = ("╭", "─", "╮", "│", "╰", "╯")
 _ASCII = ("+", "-", "+", "|", "+", "+")
@@ -31,13 +39,21 @@ def page(command: Any, context: Any) -> str:
         context: click's context of the call.
     """
     width = min(shutil.get_terminal_size().columns, LARGEST_WIDTH)
-    parts = [_styled(_indented(command.get_usage(context), width), bold=True)]
+    parts = [_styled(_indented(_usage(command, context), width), bold=True)]
     parts += [_indented(block, width) for block in (command.help or "").split("\n\n") if block]
     parts += _panels(command, context, width)
     if command.epilog:
         parts.append(_indented(command.epilog, width))
     # `parts` are separated by an empty line; the panels among them are one part.
     return "\n" + "\n\n".join(parts) + "\n"
+
+
+def _usage(command: Any, context: Any) -> str:
+    """The line of usage, with one mark for what may be left out and one for several values."""
+    usage = command.get_usage(context)
+    for pattern, plain in _USAGE:
+        usage = re.sub(pattern, plain, usage)
+    return str(usage)
 
 
 def _panels(command: Any, context: Any, width: int) -> list[str]:
@@ -95,7 +111,8 @@ def _panel(title: str, rows: Sequence[Row], width: int, aligned: Sequence[Row] =
 
 def _row(term: str, text: str, column: int, width: int) -> Iterable[tuple[str, str]]:
     """The lines of a row, each as its part in the column of terms and the text after it."""
-    texts = textwrap.wrap(text, width - column - 2, break_on_hyphens=False) or [""]
+    room = width - column - 2
+    texts = textwrap.wrap(_breakable(text, room), room, break_on_hyphens=False) or [""]
     if len(term) > column:
         texts = ["", *texts]
         starts = [*textwrap.wrap(term, width)]
@@ -106,14 +123,57 @@ def _row(term: str, text: str, column: int, width: int) -> Iterable[tuple[str, s
     return [(start, f"  {rest}" if rest else "") for start, rest in zip(starts, texts)]
 
 
+def _breakable(text: str, width: int) -> str:
+    """Text whose words are at most `width` long, if commas, slashes and signs allow: a longer one
+    is divided after one of them, so that no name in it is broken.
+    """
+    words: list[str] = []
+    for word in text.split(" "):
+        words.append("")
+        for part in re.findall(r"[^,/=]*[,/=]|[^,/=]+", word) or [""]:
+            if words[-1] and len(word) > width and len(words[-1] + part) > width:
+                words.append(part)
+            else:
+                words[-1] += part
+    return " ".join(words)
+
+
 def _indented(text: str, width: int) -> str:
     """A paragraph, wrapped; a block that begins with a backspace keeps its lines."""
     first, _, block = text.partition("\n")
     if first.strip() == "\b":
-        return textwrap.indent(block.rstrip(), " ")
+        title = block.lstrip()
+        lines = _continued if title.startswith("Example") else _aligned
+        return textwrap.indent(lines(block.rstrip(), width - 1), " ")
     return textwrap.fill(
         text, width - 2, initial_indent=" ", subsequent_indent=" ", break_on_hyphens=False
     )
+
+
+def _aligned(block: str, width: int) -> str:
+    """Lines of a term and its text; a longer one goes on below its text."""
+    lines = []
+    for line in block.splitlines():
+        term = re.match(r"\s*(\S+\s{2,})?", line)
+        indent = " " * (term.end() if term else 0)
+        lines.append(textwrap.fill(line, width, subsequent_indent=indent, break_on_hyphens=False))
+    return "\n".join(lines)
+
+
+def _continued(block: str, width: int) -> str:
+    """Lines of examples; a longer one goes on after a backslash, so that it can be copied."""
+    lines: list[str] = []
+    for line in block.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        lines.append("")
+        # Spaces within quotes are no place for a break.
+        for word in re.findall(r'\s*(?:"[^"]*"|[^\s"])+', line):
+            if lines[-1].strip() and len(lines[-1] + word) > width - len(" \\"):
+                lines[-1] += " \\"
+                lines.append(f"{indent}  {word.strip()}")
+            else:
+                lines[-1] += word
+    return "\n".join(lines)
 
 
 def _styled(text: str, **style: Any) -> str:

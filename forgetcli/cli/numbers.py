@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 NOTHING = "–"
+MOST_DIGITS = 6  # after the point; smaller numbers have an exponent
 
 
 def percent(value: float, digits: int = 0) -> str:
@@ -30,7 +32,19 @@ def figure(value: float | None, interval: Sequence[float] | None = None) -> str:
     """A measure without a unit, with its interval: ``0.313 (0.21–0.42)``."""
     if value is None:
         return NOTHING
-    return f"{value:.3g}" + (f" {_range(interval, 2)}" if interval else "")
+    if interval is None:
+        return f"{value:.3g}"
+    # Two significant digits of the larger end: 0.00085 (0.0006–0.0011), not (0.00–0.00).
+    largest = max(map(abs, interval))
+    known = 0 < largest < math.inf
+    digits = max(2, 1 - math.floor(math.log10(largest))) if known else 2
+    if digits > MOST_DIGITS:
+        low, high = (f"{end:.1e}" for end in interval)
+        return f"{value:.1e} ({low} to {high})"
+    while digits > 2 and all(f"{end:.{digits}f}".endswith("0") for end in interval):
+        digits -= 1
+    text = f"{value:.3g}"
+    return f"{f'{value:.{digits}f}' if 'e' in text else text} {_range(interval, digits)}"
 
 
 def _range(ends: Sequence[float], digits: int) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from forgetcli.cli.errors import debugging
 from forgetcli.cli.visible import one_line
+from forgetcli.cli.wrapping import wrapped
 from forgetcli.errors import counted
 from forgetcli.progress import Observer
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 SECONDS_BETWEEN_LINES = 5.0
+SPINNER_WIDTH = 2  # columns, with the space after it
+LONGEST_BAR, SHORTEST_BAR = 24, 6  # columns
+SHORTEST_NAME = 12  # columns of a stage's name, before what follows it is left out
 
 
 @contextmanager
@@ -39,33 +43,36 @@ class Bars:
     def __init__(self, console: Console | None = None) -> None:
         # Imported here: every command imports this module, and few show a bar.
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            ProgressColumn,
-            SpinnerColumn,
-            Task,
-            TextColumn,
-        )
+        from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task
+        from rich.progress_bar import ProgressBar
+        from rich.table import Column, Table
         from rich.text import Text
 
-        class Left(ProgressColumn):
-            """Time left. Rich's own column estimates from the last 30 s, in which a slow stage may
-            not finish two steps.
-            """
+        terminal = self.console = console or Console(stderr=True, highlight=False)
 
-            def render(self, task: Task) -> Text:
-                return Text(time_left(task.completed, task.total, task.elapsed or 0.0))
+        class OneLine(ProgressColumn):
+            """All that follows the spinner, in one line: rich would wrap cells that do not fit."""
 
-        self.console = console or Console(stderr=True, highlight=False)
+            def render(self, task: Task) -> Table:
+                steps, total = int(task.completed), task.total
+                # Rich's own time left is estimated from the last 30 s, in which a slow stage may
+                # not finish two steps.
+                left = time_left(task.completed, total, task.elapsed or 0.0)
+                name, length, end = fitted(
+                    terminal.width - SPINNER_WIDTH,
+                    task.description,
+                    f"{steps:>{len(str(int(total)))}}/{int(total)}" if total else "",
+                    left,
+                    task.fields["figures"],
+                )
+                line = Table.grid(padding=(0, 1, 0, 0))
+                bar = ProgressBar(total, task.completed, length, pulse=total is None)
+                line.add_row(Text(name), *([bar] if length else []), Text(end, no_wrap=True))
+                return line
+
         self.progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            Left(),
-            TextColumn("{task.fields[figures]}", style="dim", markup=False),
+            OneLine(Column(no_wrap=True)),
             console=self.console,
             transient=True,
         )
@@ -86,7 +93,8 @@ class Bars:
                 self.progress.update(self.task, figures=in_words(figures))
 
     def note(self, message: str) -> None:
-        self.progress.console.print(one_line(message), markup=False, soft_wrap=True)
+        text = wrapped(one_line(message), self.console.width)
+        self.progress.console.print(text, markup=False, soft_wrap=True)
 
     def done(self) -> None:
         if self.task is not None:
@@ -157,6 +165,23 @@ class Lines:
 
     def _left(self, now: float) -> str:
         return time_left(self.steps, self.total, now - self.start)
+
+
+def fitted(width: int, name: str, *facts: str) -> tuple[str, int, str]:
+    """What of a line of progress fits `width` columns: name, length of the bar (0: none), facts.
+
+    The bar is shortened first, then the name; the last facts are left out where they would leave
+    the name no room.
+    """
+    shown = [fact for fact in facts if fact]
+    while shown and width - len("  ".join(shown)) - 1 < min(len(name), SHORTEST_NAME):
+        shown.pop()
+    end = "  ".join(shown)
+    room = width - len(end) - 1
+    bar = min(LONGEST_BAR, room - len(name) - 1)
+    if len(name) > room:
+        name = name[: room - 1] + "…"
+    return name, bar if bar >= SHORTEST_BAR else 0, end
 
 
 def opening(names: Sequence[str], output: Path, estimate: float | None = None) -> str:

@@ -55,7 +55,7 @@ def init(
     """
     sink = Sink("recipe init", json=json, quiet=quiet)
     _recipe_text().write_starter(path, force=force)
-    sink.result({"path": str(path)}, human=lambda: str(path), quiet=path)
+    sink.result({"path": str(path)}, human=lambda: str(path), quiet=path, verbatim=True)
     sink.next("recipe init", path=path)
 
 
@@ -172,6 +172,7 @@ def show(
     sink.result(
         data,
         human=lambda: recipe_text.to_toml(loaded).rstrip("\n"),
+        verbatim=True,
         quiet=str(loaded.source or recipe),
     )
     # What was changed for this call is not in the recipe.
@@ -191,6 +192,7 @@ def schema(json: JsonFlag = False, quiet: QuietFlag = False) -> None:
     Sink("recipe schema", json=json, quiet=quiet).result(
         {"schema": recipes.schema()},
         human=lambda: recipes.schema_text().rstrip("\n"),
+        verbatim=True,
         quiet=bundled.folder() / bundled.SCHEMA,
     )
 

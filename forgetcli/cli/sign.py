@@ -63,5 +63,5 @@ def sign(
     """
     path = signature.sign(folder, private_key, password=password, output=output)
     sink = Sink("sign", json=json, quiet=quiet)
-    sink.result({"signature": str(path)}, human=lambda: str(path), quiet=path)
+    sink.result({"signature": str(path)}, human=lambda: str(path), quiet=path, verbatim=True)
     sink.next("sign", folder=folder)

@@ -16,6 +16,7 @@ import typer
 
 from forgetcli.cli import next_steps, progress, stdout
 from forgetcli.cli.visible import one_line, visible, visible_json
+from forgetcli.cli.wrapping import fitted
 from forgetcli.process import threads
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import json as plain_json
@@ -61,6 +62,7 @@ class Sink:
         *,
         human: Callable[[], RenderableType | Iterable[RenderableType]],
         quiet: str | Path | Iterable[str | Path],
+        verbatim: bool = False,
     ) -> None:
         """Print a result in this sink's mode.
 
@@ -68,6 +70,8 @@ class Sink:
             data: JSON-able; gets `schema_version`, `command`, and `seconds` if it has none.
             human: what people read, made only if it is shown.
             quiet: the path, or the paths, one a line.
+            verbatim: what people read is a document or a path, whose lines a terminal must not
+                wrap, so that they can be copied.
         """
         if self.mode is Mode.JSON:
             whole = {"schema_version": SCHEMA_VERSION, "command": self.command, **data}
@@ -85,14 +89,21 @@ class Sink:
         else:
             shown: Any = human()
             for part in shown if isinstance(shown, list | tuple) else [shown]:
-                stdout.write(visible(part) + "\n" if isinstance(part, str) else rendered(part))
+                stdout.write(
+                    rendered(part)
+                    if not isinstance(part, str)
+                    else visible(part if verbatim else fitted(part, sys.stdout)) + "\n"
+                )
 
     def remark(self, message: str, *, title: str = "") -> None:
         """A line on stderr for people: ``warning: …``, ``next: …``. Not with ``--quiet``."""
         if not self.quiet:
             try:
                 head = typer.style(f"{title}: ", bold=True) if title else ""
-                typer.echo(head + one_line(message), err=True)
+                line = f"{title}: {one_line(message)}" if title else one_line(message)
+                # A command is not wrapped, so that it can be copied.
+                line = line if title == "next" else fitted(line, sys.stderr)
+                typer.echo(head + line.removeprefix(f"{title}: "), err=True)
             except OSError:
                 self.quiet = True  # nobody reads stderr
 

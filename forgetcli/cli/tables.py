@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from forgetcli.cli.numbers import NOTHING, figure, percent, share
 from forgetcli.cli.visible import visible
+from forgetcli.cli.wrapping import wrapped
 from forgetcli.errors import counted
 
 if TYPE_CHECKING:
@@ -48,36 +49,80 @@ def table(
     columns: Sequence[str],
     rows: Iterable[Sequence[object]],
     title: str = "",
-    *,
-    whole: bool = False,
 ) -> Table:
     """A plain table; a column whose name starts with ``>`` is right-aligned.
 
-    On a narrow terminal cells are folded; with `whole` only those of left-aligned columns.
+    On a narrow terminal left-aligned cells are wrapped between words. A table that would not fit
+    even so is shown as a list: a line for each cell, after its column's name.
 
     Titles, names and cells are text, never markup. Escaped here already, so that columns fit.
     """
     # Imported here: a command that prints no table must not wait for rich.
     from rich import box
+    from rich.cells import cell_len
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.table import Table
     from rich.text import Text
 
-    result = Table(
+    heads = [visible(column.lstrip(">"), keep="") for column in columns]
+    texts = [[visible(str(cell), keep="") for cell in row] for row in rows]
+    aligned_right = [column.startswith(">") for column in columns]
+    widest = [max(map(cell_len, cells)) for cells in zip(heads, *texts)]
+    narrowest = [
+        width if right else max(cell_len(word) for cell in cells for word in cell.split() or [""])
+        for width, right, cells in zip(widest, aligned_right, zip(heads, *texts))
+    ]
+
+    class Fitting(Table):
+        """A table that a terminal of any width can show."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            # A space at both edges, and three between columns, or two if that makes them fit.
+            gaps = len(columns) - 1
+            room = options.max_width - 2 - 2 * gaps
+            if title:
+                # Rich would wrap it to the width of the table.
+                yield Text(visible(title), style="table.title")
+            if sum(narrowest) > room:
+                yield Text(as_list(heads, texts, options.max_width))
+                return
+            self.collapse_padding = sum(narrowest) > room - gaps
+            room -= 0 if self.collapse_padding else gaps
+            for column, width in zip(self.columns, shared_out(room, narrowest, widest)):
+                column.width = width
+            yield from super().__rich_console__(console, options)
+
+    result = Fitting(
         box=box.SIMPLE_HEAD,
-        title=Text(visible(title), style="table.title") if title else None,
-        title_justify="left",
         pad_edge=False,
     )
-    for column in columns:
-        result.add_column(
-            Text(visible(column.lstrip(">"), keep="")),
-            justify="right" if column.startswith(">") else "left",
-            overflow="fold",
-            no_wrap=whole and column.startswith(">"),
-        )
-    for row in rows:
-        result.add_row(*(Text(visible(str(cell), keep="")) for cell in row))
+    for head, right in zip(heads, aligned_right):
+        result.add_column(Text(head), justify="right" if right else "left", overflow="fold")
+    for row in texts:
+        result.add_row(*map(Text, row))
     return result
+
+
+def shared_out(room: int, narrowest: Sequence[int], widest: Sequence[int]) -> list[int]:
+    """Widths of columns, each between two bounds; the largest one is reduced first."""
+    widths = list(widest)
+    while sum(widths) > room:
+        reducible = [n for n, width in enumerate(widths) if width > narrowest[n]]
+        widths[max(reducible, key=widths.__getitem__)] -= 1
+    return widths
+
+
+def as_list(heads: Sequence[str], rows: Iterable[Sequence[object]], width: int) -> str:
+    """A table as lines: the first cell of a row, then the others, indented, by column."""
+    lines = []
+    for first, *others in rows:
+        lines += ["", f"{heads[0]}: {first}" if heads[0] else str(first)]
+        lines += [
+            f"  {head}: {cell}" if head else f"  {cell}"
+            for head, cell in zip(heads[1:], others)
+            if str(cell)
+        ]
+    return "\n".join(wrapped(line, width) for line in [*lines, ""])
 
 
 def facts(values: Mapping[str, Any], indent: int = 0) -> str:
@@ -270,7 +315,6 @@ def _measures(models: Sequence[tuple[str, Mapping[str, Any]]], title: str = "") 
         ("", *(f">{name}" for name, _ in models)),
         rows,
         title=title,
-        whole=True,
     )
 
 
@@ -298,7 +342,6 @@ def methods(data: Mapping[str, Any]) -> list[str | Table]:
                         ]
                         for row in rows
                     ),
-                    whole=True,
                 )
             )
     return parts
@@ -337,7 +380,7 @@ _COMPARED: tuple[Mapping[str, Callable[[Mapping[str, Any]], str]], ...] = (
         "seconds": _cost("seconds", "{:.1f}".format),
         "memory": _cost("peak_rss", size),
         "GPU memory": _cost("peak_gpu", size),
-        "changed": _cost("changed", "{:.2%}".format),
+        "changed": _cost("changed", lambda share: percent(share, 2)),
     },
 )
 
@@ -455,7 +498,7 @@ def _concepts(model: Mapping[str, Any], title: str) -> list[Table]:
         ]
         if rows:
             heads = ("concept", ">unedited", ">edited", ">direct", ">indirect")
-            parts.append(table(heads, rows, title=f"{title}{kind}: {meaning}", whole=True))
+            parts.append(table(heads, rows, title=f"{title}{kind}: {meaning}"))
     return parts
 
 

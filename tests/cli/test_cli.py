@@ -171,8 +171,19 @@ def test_help_fits_the_terminal_and_its_encoding(started):
         lines = page.splitlines()
         frames = [line for line in lines if line.startswith((corner, "│", "|", "╰"))]
         assert {len(line) for line in frames} == {int(columns)}
-        # A block that is marked as such keeps its lines, however long they are.
-        assert " single-file  a whole .safetensors checkpoint, for ComfyUI and A1111" in lines
+        # A block that is marked as such keeps its columns; examples can be copied.
+        whole = " single-file  a whole .safetensors checkpoint, for ComfyUI and A1111"
+        example = (
+            "   forget export edited --format lora --naming kohya -o forget-van-gogh.safetensors"
+        )
+        if columns == "60":
+            assert [line for line in lines if len(line) > 60] == []
+            at = lines.index(" single-file  a whole .safetensors checkpoint, for ComfyUI")
+            assert lines[at + 1] == "              and A1111"
+            at = lines.index("   forget export edited --format lora --naming kohya -o \\")
+            assert lines[at + 1] == "     forget-van-gogh.safetensors"
+        else:
+            assert whole in lines and example in lines
         assert "?" not in page
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from forgetcli.cli.app import app
-from forgetcli.cli.progress import Bars, Lines, opening
+from forgetcli.cli.progress import Bars, Lines, fitted, opening
 from forgetcli.errors import ForgetError
 from forgetcli.progress import Stages, enter
 
@@ -104,6 +104,44 @@ def test_bars_leave_a_line_for_each_stage_and_take_markup_as_text():
         and "[b]note[/b]\n" in shown
         and "✓ writing" in shown
     )
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_a_bar_is_one_line_on_every_terminal(width: int):
+    screen = io.StringIO()
+    bars = Bars(Console(file=screen, force_terminal=True, width=width))
+    bars.stage("2/4 editing: second moments of the vocabulary's words", 1899)
+    bars.advance(14, null_dim=464)
+    bars.progress.tasks[0].start_time -= 9  # an estimate of the time left
+    lines = Console(width=width).render_lines(bars.progress.get_renderable(), pad=False)
+    (line,) = ["".join(segment.text for segment in segments) for segments in lines]
+    assert len(line) <= width and "2/4 editing" in line and "14/1899" in line
+    assert ("about 20 min" in line) == (width > 40)
+    bars.note("word " * 40)
+    bars.stop()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    noted = [line for line in re.split("[\r\n]", shown) if line.lstrip().startswith("word ")]
+    assert max(map(len, noted)) <= width and " ".join(noted).split() == ["word"] * 40
+
+
+@pytest.mark.parametrize(
+    ("width", "name", "facts", "line"),
+    [
+        (58, "images", ("3/9", "about 2 s left"), ("images", 24, "  3/9  about 2 s left")),
+        (30, "images", ("3/9", "about 2 s left"), ("images", 0, "  3/9  about 2 s left")),
+        (
+            24,
+            "second moments of words",
+            ("3/9", "about 2 s left"),
+            ("second moments of w…", 0, "  3/9"),
+        ),
+        (30, "loading", (), ("loading", 21, "")),
+    ],
+)
+def test_what_of_a_bar_fits(width: int, name: str, facts: tuple, line: tuple):
+    shown, bar, end = fitted(width, name, *facts)
+    assert (shown, bar, end) == (line[0], line[1], line[2].strip())
+    assert len(shown) + bool(bar) + bar + bool(end) + len(end) <= width
 
 
 # commands

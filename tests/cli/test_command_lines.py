@@ -11,6 +11,7 @@ from command_lines import parse
     [
         ("forget eval edited -n 2 --judge demo", "eval"),
         ("forget recipe show art_styles --json", "recipe show"),
+        ("forget compare my.toml objects --methods nullspace,uce --attacks swap", "compare"),
         ("forget generate 'starry night' --model edited --compare-base", "generate"),
     ],
 )
@@ -29,6 +30,14 @@ def test_lines_of_forget_are_parsed(line: str, name: str):
         "forget push edited",
         "forget recipe nothing",
         "python -m forgetcli eval",
+        "forget apply art_styles --threads 0",
+        "forget apply art_style",
+        "forget apply art_styles --set refin.steps=6",
+        "forget apply art_styles --dtype float8",
+        "forget compare art_styles --methods nullspace,ucee",
+        "forget attack --attacks swap,invert",
+        "forget eval --judge demoo",
+        "forget export edited --format lora --naming koya",
     ],
 )
 def test_lines_that_forget_would_refuse_are_refused(line: str):

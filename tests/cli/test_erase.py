@@ -11,6 +11,7 @@ from forked import Forks
 from PIL import Image
 
 from forgetcli import recipe
+from forgetcli.cli import erase as command
 from forgetcli.evaluation import judges
 
 
@@ -81,6 +82,13 @@ def test_every_choice_is_told_with_the_option_that_changes_it(erased):
         "--kind", "--alias", "--to", "--near", "--template", "--sets",
     }  # fmt: skip
     assert all(choice["value"] and choice["why"] for choice in told.values())
+
+
+def test_people_read_whether_it_is_forgotten_and_the_rest_kept(erased):
+    _, run = erased
+    told = [part for part in command._as_text(run.json) if isinstance(part, str)]
+    assert told[0].startswith("forgotten: moved ") and told[0].count(": pass") == 2
+    assert "drift" not in told[1]
 
 
 def test_a_dry_run_prints_the_recipe_and_writes_nothing(forget, tmp_path):

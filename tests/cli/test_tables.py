@@ -6,9 +6,13 @@ import io
 import re
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
+from rich.table import Table
 
 from forgetcli.cli import numbers, tables
+from forgetcli.cli.wrapping import wrapped
 
 FIGURE = re.compile(r"[<>]?[\d.]+ % \([\d.]+–[\d.]+\)|[<>]?[\d.]+ %")
 SCORES = {
@@ -101,18 +105,55 @@ def test_no_figure_of_compare_is_broken(width: int):
     text, wide = (rendered(tables.methods(data), columns) for columns in (width, 500))
     assert FIGURE.findall(text) == FIGURE.findall(wide) and "…" not in text
     assert max(map(len, text.splitlines()[1:])) <= width
-    for cell in ("27.1 (0.15–0.52)", "123.4", "987.7 MB", "12.3 GB", "1.23%", "failed"):
+    for cell in ("27.1 (0.15–0.52)", "123.4", "987.7 MB", "12.3 GB", "1.23 %", "failed"):
         assert cell in text
     rows[:] = [{**row, "peak_gpu": None} for row in rows]
     assert "GPU memory" not in rendered(tables.methods(data), width)
 
 
-def test_a_table_with_a_column_for_each_measure_would_be_broken():
-    """The layout that `shares` avoids: the comparison above can fail."""
+def test_a_table_that_does_not_fit_is_a_list():
     heads = ("", *(f">{name}" for name, _ in tables._SHARES))
     row = ["edited", *(numbers.share(SCORES, key) for _, key in tables._SHARES)]
     text, wide = (rendered([tables.table(heads, [row])], width) for width in (80, 500))
-    assert FIGURE.findall(text) != FIGURE.findall(wide)
+    assert text.split("\n")[1:4] == [
+        "edited",
+        "  forget: 95 % (84–100)",
+        "  direct: 100 % (84–100)",
+    ]
+    assert FIGURE.findall(text) == FIGURE.findall(wide) and len(wide.splitlines()) == 5
+    # The figures are compared because rich breaks them: without the list it would.
+    folded = Table(*heads)
+    folded.add_row(*row)
+    assert FIGURE.findall(rendered([folded], 80)) != FIGURE.findall(wide)
+
+
+@given(
+    rows=st.lists(
+        st.lists(
+            st.lists(st.text("x", min_size=1, max_size=20), max_size=4), min_size=3, max_size=3
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    right=st.lists(st.booleans(), min_size=3, max_size=3),
+    width=st.sampled_from([40, 60, 80, 120]),
+)
+def test_no_word_of_a_table_is_broken(rows: list, right: list, width: int):
+    heads = [f"{'>' * aligned}head" for aligned in right]
+    text = rendered(
+        [tables.table(heads, [[" ".join(cell) for cell in row] for row in rows])], width
+    )
+    words = sorted(word for row in rows for cell in row for word in cell)
+    assert sorted(word for word in text.split() if set(word) == {"x"}) == words
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_lines_are_wrapped_between_words():
+    line = "  things: dog, cat, rabbit"
+    assert wrapped(line, 20) == "  things: dog, cat,\n    rabbit"
+    assert wrapped("at least 5 %: pass", 10) == "at least\n  5 %:\n  pass"
+    digest = "base digest: " + "0" * 64
+    assert wrapped(f"{line}\n{digest}", 40) == f"{line}\n{digest}"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +169,11 @@ def test_numbers_have_one_style():
     assert numbers.share({}, "a") == numbers.figure(None) == "–"
     assert numbers.figure(0.3127, [0.21, 0.42]) == "0.313 (0.21–0.42)"
     assert numbers.figure(-0.01, [-0.02, 0.01]) == "-0.01 (-0.02 to 0.01)"
+    assert numbers.figure(0.00085, [0.0006, 0.0011]) == "0.00085 (0.0006–0.0011)"
+    assert numbers.figure(3e-5, [2e-5, 4.1e-5]) == "0.000030 (0.000020–0.000041)"
+    assert numbers.figure(3e-9, [2e-9, 4e-9]) == "3.0e-09 (2.0e-09 to 4.0e-09)"
+    assert numbers.figure(27.123, [26.8, 27.4]) == "27.1 (26.80–27.40)"
+    assert numbers.figure(0.0, [0.0, 0.0]) == "0 (0.00–0.00)"
 
 
 def test_apply_leads_with_a_verdict():

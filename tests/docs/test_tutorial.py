@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 
+from command_blocks import commands
 from forked import Forks
 from processes import ROOT
 
@@ -13,13 +13,6 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"
 
 # Smaller than the tutorial's defaults, so that the test is short. They change no command.
 SMALL = {"FORGET_STEPS": "2"}
-
-
-def commands(markdown: str) -> list[str]:
-    """The lines of all `bash` and `console` blocks."""
-    blocks = re.findall(r"^```(?:bash|console)\n(.*?)^```", markdown, re.DOTALL | re.MULTILINE)
-    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.strip()]
 
 
 def test_every_command_of_the_tutorial_runs(forked: Forks, tmp_path: Path) -> None:

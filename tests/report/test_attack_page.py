@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from browser import PHONE, layout, needs_chromium
 from PIL import Image
 
 from forgetcli.report import robustness
@@ -57,7 +58,9 @@ def html(tmp_path: Path) -> str:
 
 
 def test_the_strongest_attack_comes_first_and_what_came_back_before_the_rest(html: str):
-    assert "strong brings dog back in 50 % of its attempts" in html and "~ resists 50 %" in html
+    # The sentence has no line end between a number and its unit.
+    said = "strong brings dog back in 50\u00a0% of its attempts"
+    assert said in html and "~ resists 50 %" in html
     assert html.index("<h3>strong") < html.index("<h3>weak")
     assert html.index("✗ it is back, judged dog") < html.index("✓ not back, judged cat")
     assert "✓ 0 %" in html and "✗ brought back: 1" in html
@@ -68,3 +71,12 @@ def test_prompts_are_text_and_every_picture_says_what_it_is(html: str):
     said = re.findall(r'<img[^>]* alt="([^"]*)"', html)
     assert len(said) == 8 and all("judged" in text for text in said)
     assert any("by the edited model: judged dog" in text for text in said)
+
+
+@needs_chromium
+def test_a_phone_shows_the_page_without_scrolling_sideways(html: str, tmp_path: Path):
+    shown = layout(html, tmp_path / "phone")
+    assert shown.window == shown.page == PHONE
+    # The budget is in the part that scrolls; a reason for no verdict does not widen the table.
+    (table, box), *_ = shown.tables
+    assert box < table < 2.5 * box

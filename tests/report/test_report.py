@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from browser import CHROMIUM, FLAGS, PHONE, layout, needs_chromium
 from PIL import Image
 
 import forgetcli
@@ -100,7 +100,11 @@ def test_the_report_shows_verdict_scores_matrix_and_judge(evaluation, tmp_path):
     assert html.count("<figure>") == 2  # at the top: one to forget, one to keep
     assert html.count("<figure class=") == 2 and "95 % intervals" in html
     said = "shows van gogh in 0 % of 1 image (unedited: 100 %); it shows retained concepts"
-    assert said in html and "✓ forgotten" in html and "✓ the rest kept" in html
+    assert (
+        said.replace(" %", "\u00a0%") in html
+        and "✓ forgotten" in html
+        and "✓ the rest kept" in html
+    )
     assert f"forget {forgetcli.__version__}, 20" in html and 'href="#images"' in html
     assert 'asked">✓ 0 %' in html  # to be forgotten: 0 % is right
     assert "On drawings" not in html and "other hands" in html and "25 %" in html
@@ -200,22 +204,7 @@ def test_the_sheet_has_every_pair(evaluation, tmp_path):
     assert empty.getcolors() == [(empty.width * empty.height, (255, 255, 255))]
 
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-default-apps",
-    "--hide-scrollbars",
-    "--window-size=1100,1400",
-)
+SIZE = "--window-size=1100,1400"
 
 
 def look(page: Path, tmp_path: Path) -> tuple[Path, str, list[str]]:
@@ -227,6 +216,7 @@ def look(page: Path, tmp_path: Path) -> tuple[Path, str, list[str]]:
         [
             CHROMIUM,
             *FLAGS,
+            SIZE,
             f"--user-data-dir={tmp_path / 'profile'}",
             "--enable-logging=stderr",
             f"--log-net-log={log}",
@@ -247,7 +237,7 @@ def look(page: Path, tmp_path: Path) -> tuple[Path, str, list[str]]:
     )  # the browser's own errands
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@needs_chromium
 def test_a_browser_shows_the_report_and_asks_for_nothing(evaluation, tmp_path):
     page(evaluation, tmp_path)
     screenshot, console, asked = look(tmp_path / "report.html", tmp_path)
@@ -264,3 +254,27 @@ def test_a_browser_shows_the_report_and_asks_for_nothing(evaluation, tmp_path):
     )  # without the policy it is asked for: this test would see it
     _, _, asked = look(control, tmp_path / "free")
     assert asked and asked[0].startswith("http://127.0.0.1:9")
+
+
+@needs_chromium
+def test_a_phone_shows_the_page_without_scrolling_sideways(evaluation, tmp_path):
+    # Intervals and counts as of an evaluation of 100 images.
+    text = page(evaluation, tmp_path).replace("n\u00a0=\u00a01", "n\u00a0=\u00a0100")
+    shown = layout(text, tmp_path / "phone")
+    assert shown.window == shown.page == PHONE and len(shown.tables) >= 2
+    table, box = shown.tables[0]
+    assert table <= box  # the scores
+    control = text.replace("@media (max-width", "@media (max-height: 1px) and (max-width")
+    table, box = layout(control, tmp_path / "control").tables[0]
+    assert table > box  # the rules for narrow windows are what makes it fit
+
+
+@needs_chromium
+def test_a_table_that_is_too_wide_scrolls_in_its_box(evaluation, tmp_path):
+    text = page(evaluation, tmp_path).replace(
+        "<th>unedited</th>", "<th>" + "unedited" * 60 + "</th>"
+    )
+    shown = layout(text, tmp_path / "phone")
+    assert shown.page == PHONE < shown.tables[0][0]
+    shown = layout(text.replace(".wide { overflow-x: auto;", ".wide {"), tmp_path / "control")
+    assert shown.page > PHONE  # without the box the page itself would scroll

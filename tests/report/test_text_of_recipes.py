@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from browser import PHONE, layout, needs_chromium
 from PIL import Image
 
 from forgetcli import recipe as recipes
@@ -143,3 +144,12 @@ def test_usual_names_are_written_as_before(tmp_path: Path):
     text = (tmp_path / "compare.md").read_text()
     assert text.startswith("# art_styles: every method beside the unedited model\n\n| method |")
     assert "\nJudge demo; images 1, quick. To repeat it: " in text
+
+
+@needs_chromium
+def test_a_phone_shows_a_comparison_without_scrolling_sideways(tmp_path: Path):
+    written(tmp_path, ["art_styles"], "van gogh")
+    shown = layout((tmp_path / "report.html").read_text(), tmp_path / "phone")
+    assert shown.window == shown.page == PHONE
+    (table, box), *_ = shown.tables
+    assert table > box  # a column for each measure: it scrolls in its box

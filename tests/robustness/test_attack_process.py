@@ -59,7 +59,7 @@ def test_an_edit_of_the_encoder_hides(place: Path) -> None:
     assert by_name["paraphrase"]["unedited"]["success"] == 1.0
     assert data["resist"] == 0.0 and data["strongest"] == {"attack": "swap", "label": "dog"}
     page = (place / "attack/report.html").read_text()
-    assert "swap brings dog back in 100 %" in page and "<script" not in page
+    assert "swap brings dog back in 100\u00a0%" in page and "<script" not in page
 
 
 def test_gate_and_resume(run: Forks, place: Path) -> None:
