@@ -60,8 +60,10 @@ def started(tmp_path: Path) -> Callable[..., Run]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all files of a worker: what it loads takes as long as many commands."""
-    with serving(tmp_path_factory.mktemp("server")) as started:
+    """One for all files of a worker: what it loads takes as long as many commands. It can mount
+    file systems, where it may.
+    """
+    with serving(tmp_path_factory.mktemp("server"), mounting=True) as started:
         yield started
 
 
