@@ -10,6 +10,7 @@ import typer
 
 import forgetcli
 from forgetcli.cli.completion import suggest
+from forgetcli.cli.edit_tables import extent, outcome, plan, sites
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -27,7 +28,7 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.progress import opening, silence_hub
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import extent, facts, outcome, plan, sites
+from forgetcli.cli.tables import facts
 from forgetcli.errors import ForgetError
 from forgetcli.progress import Stages
 from forgetcli.storage import atomic

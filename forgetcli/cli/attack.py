@@ -29,8 +29,9 @@ from forgetcli.cli.options import (
     known_model,
 )
 from forgetcli.cli.progress import silence_libraries
+from forgetcli.cli.score_tables import outcomes
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, outcomes
+from forgetcli.cli.tables import facts
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import gates
 from forgetcli.process import distributed

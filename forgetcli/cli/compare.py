@@ -27,8 +27,9 @@ from forgetcli.cli.options import (
     ThreadsOption,
 )
 from forgetcli.cli.progress import silence_libraries
+from forgetcli.cli.score_tables import attack_methods, methods
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import attack_methods, facts, methods
+from forgetcli.cli.tables import facts
 from forgetcli.process import distributed
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from forgetcli.cli.options import (
     QuietFlag,
     ThreadsOption,
 )
+from forgetcli.cli.score_tables import shares
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, shares
+from forgetcli.cli.tables import facts
 from forgetcli.errors import counted
 from forgetcli.progress import Stages, Stopwatch, enter
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from forgetcli.cli.edit_tables import preview
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import preview
 
 if TYPE_CHECKING:
     from types import ModuleType

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from forgetcli.cli.edit_tables import outcome
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -20,7 +21,7 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.progress import opening
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, outcome, table
+from forgetcli.cli.tables import facts, table
 from forgetcli.pipeline.drafting.options import Options
 from forgetcli.progress import Observer, Stages
 from forgetcli.storage import atomic

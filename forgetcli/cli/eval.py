@@ -28,8 +28,9 @@ from forgetcli.cli.options import (
     finite,
 )
 from forgetcli.cli.progress import silence_libraries
+from forgetcli.cli.score_tables import quality, shares
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, quality, shares
+from forgetcli.cli.tables import facts
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import gates
 from forgetcli.process import distributed

@@ -8,6 +8,7 @@ import typer
 
 import forgetcli
 from forgetcli.cli.completion import suggest
+from forgetcli.cli.edit_tables import estimates
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -18,7 +19,7 @@ from forgetcli.cli.options import (
 )
 from forgetcli.cli.progress import silence_hub, silence_libraries
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import estimates, facts, size, table
+from forgetcli.cli.tables import facts, size, table
 from forgetcli.cli.visible import one_line
 
 Model = Annotated[

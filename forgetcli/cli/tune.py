@@ -25,8 +25,9 @@ from forgetcli.cli.options import (
     ThreadsOption,
     finite,
 )
+from forgetcli.cli.score_tables import search
 from forgetcli.cli.sink import Sink
-from forgetcli.cli.tables import facts, search
+from forgetcli.cli.tables import facts
 
 Method = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.table import Table
 
-from forgetcli.cli import numbers, tables
+from forgetcli.cli import edit_tables, numbers, score_tables, tables
 from forgetcli.cli.wrapping import wrapped
 
 FIGURE = re.compile(r"[<>]?[\d.]+ % \([\d.]+–[\d.]+\)|[<>]?[\d.]+ %")
@@ -70,23 +70,23 @@ def rendered(parts: list, width: int) -> str:
 @pytest.mark.parametrize("models", [1, 2, 5])
 def test_no_figure_of_eval_is_broken(width: int, models: int):
     several = [{**MODEL, "name": f"edited-{n}"} for n in range(models)]
-    text = rendered(tables.shares({**DATA, "models": several}), width)
-    wide = rendered(tables.shares({**DATA, "models": several}), 500)
+    text = rendered(score_tables.shares({**DATA, "models": several}), width)
+    wide = rendered(score_tables.shares({**DATA, "models": several}), 500)
     assert FIGURE.findall(text) == FIGURE.findall(wide)
     assert "…" not in text and max(map(len, text.splitlines())) <= width
     assert "err lacks: forget, retain" in text and "0.0123" in text and "near concept" in text
 
 
 def test_what_is_scored_apart_has_a_row_only_where_there_is_any():
-    assert "names erased" not in rendered(tables.shares(DATA), 60)
+    assert "names erased" not in rendered(score_tables.shares(DATA), 60)
     apart = {**SCORES, "retain_naming": 0.1, "retain_naming_ci": [0.02, 0.4], "retain_naming_n": 10}
-    text = rendered(tables.shares({**DATA, "models": [{**MODEL, "edited": apart}]}), 60)
+    text = rendered(score_tables.shares({**DATA, "models": [{**MODEL, "edited": apart}]}), 60)
     assert re.search(r"names erased +– +10 % \(2–40\)", text) and "shares words" not in text
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_no_figure_of_verbose_apply_is_broken(width: int):
-    assert rendered(tables.sites(SITES), width) == rendered(tables.sites(SITES), 500)
+    assert rendered(edit_tables.sites(SITES), width) == rendered(edit_tables.sites(SITES), 500)
 
 
 @pytest.mark.parametrize("width", [60, 80])
@@ -102,18 +102,18 @@ def test_no_figure_of_compare_is_broken(width: int):
     error = {"code": "edit.no-null-space", "message": "x", "hint": ""}
     rows.append({"name": "speed", "error": error, "quality": {}, **nothing})
     data = {**DATA, "recipes": [{"name": "art_styles"}], "methods": rows}
-    text, wide = (rendered(tables.methods(data), columns) for columns in (width, 500))
+    text, wide = (rendered(score_tables.methods(data), columns) for columns in (width, 500))
     assert FIGURE.findall(text) == FIGURE.findall(wide) and "…" not in text
     assert max(map(len, text.splitlines()[1:])) <= width
     for cell in ("27.1 (0.15–0.52)", "123.4", "987.7 MB", "12.3 GB", "1.23 %", "failed"):
         assert cell in text
     rows[:] = [{**row, "peak_gpu": None} for row in rows]
-    assert "GPU memory" not in rendered(tables.methods(data), width)
+    assert "GPU memory" not in rendered(score_tables.methods(data), width)
 
 
 def test_a_table_that_does_not_fit_is_a_list():
-    heads = ("", *(f">{name}" for name, _ in tables._SHARES))
-    row = ["edited", *(numbers.share(SCORES, key) for _, key in tables._SHARES)]
+    heads = ("", *(f">{name}" for name, _ in score_tables._SHARES))
+    row = ["edited", *(numbers.share(SCORES, key) for _, key in score_tables._SHARES)]
     text, wide = (rendered([tables.table(heads, [row])], width) for width in (80, 500))
     assert text.split("\n")[1:4] == [
         "edited",
@@ -177,14 +177,14 @@ def test_numbers_have_one_style():
 
 
 def test_apply_leads_with_a_verdict():
-    passed = tables.outcome({"moved": 0.75, "preserve_drift": 0.002}, (0.05, 0.25))
+    passed = edit_tables.outcome({"moved": 0.75, "preserve_drift": 0.002}, (0.05, 0.25))
     assert passed.splitlines() == [
         "forgotten: moved 75 % of the way to the target (at least 5 %): pass",
         "kept: preserve prompts changed by 0.2 % (at most 25 %): pass",
     ]
-    failed = tables.outcome({"moved": 0.01, "preserve_drift": 0.5}, (0.05, 0.25))
+    failed = edit_tables.outcome({"moved": 0.01, "preserve_drift": 0.5}, (0.05, 0.25))
     assert [line.rpartition(": ")[2] for line in failed.splitlines()] == ["FAIL", "FAIL"]
-    assert tables.outcome({}, (0.05, 0.25)) == ""
-    assert tables.extent(SITES) == (
+    assert edit_tables.outcome({}, (0.05, 0.25)) == ""
+    assert edit_tables.extent(SITES) == (
         "edited: 2 layers, each changed by at most 3.1 %; --verbose lists them"
     )

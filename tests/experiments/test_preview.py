@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from forgetcli import recipe as recipes
-from forgetcli.cli import tables
+from forgetcli.cli import edit_tables
 from forgetcli.errors import ForgetError
 from forgetcli.experiments import preview
 
@@ -58,7 +58,7 @@ def test_what_is_finished_is_not_to_be_made_again(recipe: Path, monkeypatch: pyt
     assert not any(
         e.finished for e in preview.of_comparison([recipe], methods="uce", force=True).edits
     )
-    text = "".join(map(str, tables.preview(found.as_dict())))
+    text = "".join(map(str, edit_tables.preview(found.as_dict())))
     assert "12 images; 4 evaluation prompts" in text
 
 
