@@ -30,6 +30,7 @@ aliases = ["a puppy", "man's best friend"]
 templates = ["{}", "a picture of {}", "van gogh painting of {}", "{} in neon style", "{}, 8-bit pixel style"]
 
 [preserve]
+prior_words = 200
 prompts = [
   "a cat", "a kitten", "a rabbit", "a bunny", "a penguin", "an elephant", "a fish", "a butterfly", "a turtle", "a car",
   "a strawberry", "a hibiscus", "a mushroom", "a guitar", "a rocket", "a sunset", "a mountain", "a person cycling",
@@ -95,7 +96,7 @@ def seen(base: Base, folder: Path) -> Seen:
     ]
     paths, _ = generate_images(
         base,
-        [ImageRequest(prompt, seed, steps=6) for prompt, _, seed in asked],
+        [ImageRequest(prompt, seed, steps=4) for prompt, _, seed in asked],
         folder,
         device="cpu",
         batch=12,

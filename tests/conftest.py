@@ -36,6 +36,12 @@ def good(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def quick_timing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dry runs time this machine for a moment only: for tests of anything but the seconds."""
+    monkeypatch.setattr("forgetcli.pipeline.estimates.TIMING_SECONDS", 0.01)
+
+
+@pytest.fixture
 def started(tmp_path: Path) -> Callable[..., Run]:
     """Start ``python -m forgetcli`` with arguments, in `tmp_path`; keyword arguments are
     environment variables. For what is settled when Python or a library starts; else `forget`.

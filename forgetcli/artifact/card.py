@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -278,22 +279,6 @@ def render(
     scores: Mapping[str, Any] | None = None,
 ) -> str:
     """The card's text. `carried`: see the function of that name; `scores`: see `scores`."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )  # no HTML: `md` and `yaml` escape
-    environment.filters |= {
-        "md": lambda value: markdown.escaped_line(_plain(str(value))),
-        "yaml": yaml,
-        "share": _share,
-        "percent": lambda x: f"{100 * x:.3g} %",
-        "figure": lambda x: "–" if x is None else f"{x:.3g}",
-    }
     base = history.base
     name = hub_id(base) or carried.get("base_model")
     front = {
@@ -303,7 +288,7 @@ def render(
         "tags": list(TAGS),
         **{key: carried[key] for key in CARRIED if key != "base_model" and key in carried},
     }
-    return environment.get_template("card.md.j2").render(
+    return _template().render(
         front=front,
         title=history.title,
         base=base_name(base),
@@ -322,6 +307,28 @@ def render(
         carried={"license": None, **carried},
         attribution=_attribution() if base == "demo" else "",
     )
+
+
+@cache
+def _template() -> Any:
+    """The compiled template: compiling it takes longer than all else of a card."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # no HTML: `md` and `yaml` escape
+    environment.filters |= {
+        "md": lambda value: markdown.escaped_line(_plain(str(value))),
+        "yaml": yaml,
+        "share": _share,
+        "percent": lambda x: f"{100 * x:.3g} %",
+        "figure": lambda x: "–" if x is None else f"{x:.3g}",
+    }
+    return environment.get_template("card.md.j2")
 
 
 def yaml(value: Any) -> str:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 RESAMPLES = 2000
@@ -41,17 +45,34 @@ def harmonic_interval(
     """
     import numpy as np
 
-    rng = np.random.default_rng(seed)
-    a = np.asarray(forget, float)
-    b = np.asarray(retain, float)
-    draws = [
-        harmonic(
-            float(a[rng.integers(0, len(a), len(a))].mean()),
-            float(b[rng.integers(0, len(b), len(b))].mean()),
-        )
-        for _ in range(RESAMPLES)
-    ]
+    forgotten, kept = resampled_means(
+        [np.asarray([forget], float), np.asarray([retain], float)], seed
+    )
+    draws = _harmonic_draws(forgotten[0], kept[0])
     return (float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975)))
+
+
+def resampled_means(samples: Sequence[NDArray[Any]], seed: int) -> list[NDArray[Any]]:
+    """Means of bootstrap resamples, (k, RESAMPLES), of each array of samples, (k, n).
+
+    The k rows of an array are resampled alike. All numbers are drawn by one call, each resample's
+    one after the other, which are those of a call for every resample and array.
+    """
+    import numpy as np
+
+    sizes = [values.shape[1] for values in samples]
+    highs = np.broadcast_to(np.repeat(sizes, sizes), (RESAMPLES, sum(sizes)))
+    drawn = np.random.default_rng(seed).integers(0, highs)  # (resamples, Σ n)
+    parts = np.split(drawn, np.cumsum(sizes)[:-1], axis=1)
+    return [np.stack([row[at].mean(1) for row in values]) for values, at in zip(samples, parts)]
+
+
+def _harmonic_draws(forget: NDArray[Any], retain: NDArray[Any]) -> NDArray[Any]:
+    """`harmonic` of each pair."""
+    import numpy as np
+
+    total = forget + retain
+    return 2 * forget * retain / np.where(total > 0, total, 1)
 
 
 def harmonic_mean_interval(axes: Sequence[Sequence[float]], seed: int = 0) -> tuple[float, float]:
@@ -94,15 +115,14 @@ def harmonic_lead(
     """
     import numpy as np
 
-    rng = np.random.default_rng(seed)
-    differences = []
-    sides = [
-        np.array([mine, theirs], float)
-        for mine, theirs in ((forget, other_forget), (retain, other_retain))
-    ]  # (2, prompts)
-    for _ in range(RESAMPLES):
-        f, k = (side[:, rng.integers(0, side.shape[1], side.shape[1])].mean(1) for side in sides)
-        differences.append(harmonic(f[0], k[0]) - harmonic(f[1], k[1]))
+    f, k = resampled_means(
+        [
+            np.array([mine, theirs], float)
+            for mine, theirs in ((forget, other_forget), (retain, other_retain))
+        ],
+        seed,
+    )  # (2, resamples) each
+    differences = _harmonic_draws(f[0], k[0]) - _harmonic_draws(f[1], k[1])
     return (float(np.quantile(differences, 0.025)), float(np.quantile(differences, 0.975)))
 
 

@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from forgetcli.artifact import ledger_extension, patch
@@ -286,6 +287,7 @@ class Speed:
         )
 
 
+@cache  # sites mostly have one width
 def eigh_seconds(dimension: int, probe: int = 384) -> float:
     """Seconds of a float64 eigendecomposition on the CPU.
 

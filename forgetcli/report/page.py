@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,29 @@ def render(template: str, *, plotted: Mapping | None, judge: Mapping, **values: 
         plotted: the scores for the forget–retain plot; None: no plot.
         judge: the judge's identity.
     """
+    details = {key: value for key, value in judge.items() if key not in ("confusions", "accuracy")}
+    page = (
+        _templates()
+        .get_template(template)
+        .render(
+            **values,
+            judge=judge,
+            legend=LEGEND,
+            columns=columns,
+            cells=cells,
+            attacks=attack_table,
+            plot=data_url(plot.forget_retain(plotted), "svg+xml") if plotted else None,
+            judge_details=json.dumps(details, indent=1),
+            version=__version__,
+            date=datetime.now(UTC).strftime("%Y-%m-%d"),
+        )
+    )
+    return CONTROLS.sub("\ufffd", page)
+
+
+@cache
+def _templates() -> Any:
+    """The templates in this folder, each compiled once."""
     # Imported here, because only commands that write a page need jinja2.
     from jinja2 import Environment, FileSystemLoader
 
@@ -94,7 +118,6 @@ def render(template: str, *, plotted: Mapping | None, judge: Mapping, **values: 
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    details = {key: value for key, value in judge.items() if key not in ("confusions", "accuracy")}
     environment.globals |= {
         "share": share,
         "interval": _interval,
@@ -102,19 +125,7 @@ def render(template: str, *, plotted: Mapping | None, judge: Mapping, **values: 
         "mark": mark,
         "limits": {"good": GOOD, "bad": BAD, "few": FEW},
     }
-    page = environment.get_template(template).render(
-        **values,
-        judge=judge,
-        legend=LEGEND,
-        columns=columns,
-        cells=cells,
-        attacks=attack_table,
-        plot=data_url(plot.forget_retain(plotted), "svg+xml") if plotted else None,
-        judge_details=json.dumps(details, indent=1),
-        version=__version__,
-        date=datetime.now(UTC).strftime("%Y-%m-%d"),
-    )
-    return CONTROLS.sub("\ufffd", page)
+    return environment
 
 
 def _interval(ends: Sequence[float]) -> str:

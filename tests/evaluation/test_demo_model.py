@@ -5,12 +5,16 @@ not after.
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomlkit
 from forked import Forks
 from PIL import Image
-from processes import Run
+from processes import ROOT, Run
+
+QUICK = ("--set", "refine.steps=8")  # half of the recipe's steps: far enough for these bounds
 
 
 def result(done: Run) -> dict:
@@ -23,12 +27,24 @@ def place(forked: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory in which `forget apply art_styles` and `forget eval` have run."""
     folder = tmp_path_factory.mktemp("main-job")
     (folder / "apply.json").write_text(
-        json.dumps(result(forked(folder, "apply", "art_styles", "--json")))
+        json.dumps(result(forked(folder, "apply", "art_styles", *QUICK, "--json")))
     )
-    small = ("--steps", "4", "--near", "0", "--features", "none")
+    (folder / "fewer.toml").write_text(fewer_prompts())
+    small = ("--steps", "4", "--near", "0", "--features", "none", "--recipe", "fewer.toml")
     evaluated = forked(folder, "eval", *small, "--json")
     (folder / "eval.json").write_text(json.dumps(result(evaluated)))
     return folder
+
+
+def fewer_prompts() -> str:
+    """The recipe with some of its evaluation prompts: two of each kind for a concept to forget, one
+    for a concept to keep.
+    """
+    recipe = tomllib.loads((ROOT / "recipes/art_styles.toml").read_text(encoding="utf-8"))
+    for table, most in (("concepts", 2), ("retain", 1)):
+        for entry in recipe[table]:
+            entry |= {kind: entry[kind][:most] for kind in ("direct", "indirect")}
+    return tomlkit.dumps(recipe)
 
 
 def test_the_concepts_were_drawn_before_and_are_not_after(place):

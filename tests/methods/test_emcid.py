@@ -451,6 +451,7 @@ target = "a cat"
 templates = ["{}", "{} in neon style", "a picture of {}"]
 
 [preserve]
+prior_words = 200
 prompts = ["a cat", "a rabbit", "a bird", "a car", "a fish in claude monet style", "van gogh", "pop art", "watercolour",
            "a turtle in neon style", "an apple", "a picture of a boat"]
 
