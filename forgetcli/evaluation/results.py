@@ -26,6 +26,8 @@ class Evaluation(Result):
         baseline: images of the unedited model.
         edited: images of each edited model.
         settings: how the images were generated; see `EvaluationSettings.as_dict`.
+        asked: which prompts were used, and the judge's settings: what an evaluation that repeats
+            this one needs besides.
         seconds: time of each stage, and `total`.
         quality: image quality on the retained concepts, by the name of the edited model.
         weights: how far the weights moved, by the name of the edited model, where it is known.
@@ -37,6 +39,7 @@ class Evaluation(Result):
     edited: tuple[Run, ...]
     settings: Mapping[str, Any]
     seconds: Mapping[str, float]
+    asked: Mapping[str, Any] = field(default_factory=dict)
     quality: Mapping[str, Quality] = field(default_factory=dict)
     weights: Mapping[str, WeightChange] = field(default_factory=dict)
     attacks: Mapping[str, Figure] = field(default_factory=dict)
@@ -101,6 +104,7 @@ class Evaluation(Result):
             "base": {"id": base.id, "digest": base.digest},
             "matrix": matrix(self.runs).as_dict(),
             "settings": dict(self.settings),
+            "asked": dict(self.asked),
             "seconds": dict(self.seconds),
         }
 

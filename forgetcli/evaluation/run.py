@@ -233,6 +233,13 @@ def _evaluate(
         edited=tuple(runs[1:]),
         settings=settings.as_dict(),
         seconds=watch.report(),
+        asked={
+            "prompts": prompts.identity() if prompts else None,
+            "ask": ask,
+            "near": near_concepts,
+            "features": features,
+            "judge_settings": dict(judge_options or {}),
+        },
         quality=measured,
         weights={name: change for name, change in changed if change is not None},
     )

@@ -5,6 +5,7 @@ and in a pipeline.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import subprocess
@@ -208,6 +209,9 @@ def test_prompts_of_ones_own(forked, place):
     assert done.code == 0, done.stderr
     data = done.json
     assert (data["n_images"], data["edited"]["forget_n"], data["edited"]["retain_n"]) == (6, 2, 1)
+    digest = hashlib.sha256((place / "mine.csv").read_bytes()).hexdigest()
+    assert data["asked"]["prompts"] == {"name": "mine", "format": "csv", "sha256": digest}
+    assert (data["asked"]["ask"], data["asked"]["near"]) == (None, 4)
     seeds = [
         json.loads(Image.open(p).text["forget"])["seed"]
         for p in sorted((place / "mine/edited").glob("*.png"))

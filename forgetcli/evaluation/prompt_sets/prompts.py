@@ -64,3 +64,7 @@ class PromptSet:
     sha256: str
     prompts: tuple[EvalPrompt, ...]
     warnings: tuple[str, ...] = ()
+
+    def identity(self) -> dict[str, str]:
+        """Which file it is, for results."""
+        return {"name": self.name, "format": self.format, "sha256": self.sha256}
