@@ -289,6 +289,7 @@ def test_two_processes_give_what_one_gives(place):
     """Edits, one of which fails, and images, shared out under ``accelerate launch``."""
     launcher = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1")
     plain = ("--mixed_precision", "no", "--dynamo_backend", "no")
+    cut_short(place, "two", "none")
     done = subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch", *launcher, *plain),
@@ -309,11 +310,7 @@ def test_two_processes_give_what_one_gives(place):
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_an_interrupted_comparison_goes_on_and_ends_as_one_that_was_not(forked, place):
-    (place / "cut/edited").mkdir(parents=True)
-    for path in ("none", "none.json"):  # it has been cut short before; saves the test some seconds
-        (shutil.copytree if path == "none" else shutil.copy)(
-            place / "whole/edited" / path, place / "cut/edited" / path
-        )
+    cut_short(place, "cut", "none", "uce")  # it has been before; that saves the test some seconds
     running = subprocess.Popen(
         command(*COMPARE, "-o", "cut", "-q"),
         cwd=place,
@@ -361,6 +358,15 @@ def test_an_interrupted_comparison_goes_on_and_ends_as_one_that_was_not(forked, 
     assert uce["reused"] and (uce["seconds"], uce["peak_rss"]) == tuple(
         json.loads(kept[1])[key] for key in ("seconds", "peak_rss")
     )
+
+
+def cut_short(place: Path, output: str, *finished: str) -> None:
+    """A comparison that was stopped after these edits."""
+    for name in finished:
+        for path in (name, f"{name}.json"):
+            source, target = (place / run / "edited" / path for run in ("whole", output))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
 
 
 def children(pid: int) -> list[int]:
