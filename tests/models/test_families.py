@@ -494,7 +494,6 @@ def test_methods_for_cross_attention_refuse_joint_attention(settings, family, fo
     [
         ("sd", {}),
         ("sdxl", {}),
-        ("sdxl", {"refine.mode": "copy"}),
         ("sdxl", {"refine.mode": "sequential"}),
         ("sd3", {"edit.encoders": ["clip", "t5"]}),
         ("flux", {"edit.encoders": ["clip", "t5"], "refine.mode": "copy"}),
@@ -683,7 +682,7 @@ methods = 3
     assert "'sdxl'" in told[0][2] and "'lam'" in told[1][2]
 
 
-def test_the_family_of_the_base_decides(folders, tmp_path):
+def test_the_family_of_the_base_decides(folders, quick_timing):
     read = recipe.parse(OVERRIDES)
     assert plan(read, model=str(folders["sdxl"])).parameters["edit"]["lam"] == 0.25
     assert plan(read, model=str(folders["flux"])).parameters["edit"]["lam"] == 0.5
