@@ -73,7 +73,7 @@ def edit(
     """
     resolved, weights = checkpoint.resolve(base), {}
     for seed, key in enumerate(parameters):
-        weight = read_tensor(resolved.folder, checkpoint.locate(resolved.folder, *key)).double()
+        weight = read_tensor(resolved.folder, resolved.locate(*key)[0]).double()
         generator = torch.Generator().manual_seed(seed)
         if weight.ndim < 2:
             change = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
