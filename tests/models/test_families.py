@@ -49,6 +49,7 @@ QUICK = {
     "refine.latent_steps": 2,
     "edit.min_rank": 8,
     "prompts.templates": ["{}"],
+    "preserve.prior_words": 50,
 }
 
 
@@ -525,7 +526,9 @@ def test_other_methods_edit_what_reads_prompts(family, method, folders, before, 
     (tmp_path / "art.toml").write_text(EXAMPLE)
     options = {"model": str(folders[family]), "output": tmp_path / "edited"}
     if family == "sd3":
-        forgetcli.apply(recipe.parse(EXAMPLE, method=method), strict=False, **options)
+        fewer = ["preserve.prior_words=50", "methods.speed.prior.copies=2"]
+        chosen = recipe.parse(EXAMPLE, overrides=fewer, method=method)
+        forgetcli.apply(chosen, strict=False, **options)
     else:
         words = [word for key, value in options.items() for word in (f"--{key}", value)]
         words += ["--method", method, "--lenient", "--device", "cpu", "-q"]
