@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -51,9 +51,15 @@ def place(original: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@cache
+def schema() -> JsonStrictValidator:
+    """The validator: it reads its schemas once."""
+    return JsonStrictValidator(SchemaVersion.V1_6)
+
+
 def faults_of(text: str) -> object:
     """What the schema says against a document; None if it fits."""
-    return JsonStrictValidator(SchemaVersion.V1_6).validate_str(text)
+    return schema().validate_str(text)
 
 
 def component_of(place: Path) -> dict:

@@ -7,8 +7,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def edit(
     """
     resolved, weights = checkpoint.resolve(base), {}
     for seed, key in enumerate(parameters):
-        weight = read_tensor(resolved.folder, checkpoint.locate(resolved.folder, *key)).double()
+        weight = read_tensor(resolved.folder, resolved.locate(*key)[0]).double()
         generator = torch.Generator().manual_seed(seed)
         if weight.ndim < 2:
             change = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
@@ -530,10 +531,17 @@ def realistic(folder: Path, kind: str) -> Path:
     """A tiny pipeline with the block structure of Stable Diffusion 1.x, 2.x or XL: all kinds of
     blocks, two layers a block.
     """
+    return Path(shutil.copytree(_built(kind).name, folder))
+
+
+@cache
+def _built(kind: str) -> TemporaryDirectory:
+    """The pipeline, made once."""
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    tiny_sd(folder)
+    place = TemporaryDirectory()
+    folder = tiny_sd(Path(place.name))
     torch.manual_seed(1)
     index = json.loads((folder / "model_index.json").read_text())
     added = {
@@ -591,7 +599,7 @@ def realistic(folder: Path, kind: str) -> Path:
         module.half().save_pretrained(folder / name)
     if kind == "2":
         classic_keys(folder / WEIGHTS)
-    return folder
+    return place
 
 
 @pytest.mark.parametrize("kind", ["1", "2", "xl"])

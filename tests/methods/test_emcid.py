@@ -345,7 +345,7 @@ def test_values_are_found_only_for_the_subject_and_within_the_ball(model):
 
 def test_text_alignment_brings_the_summary_to_the_targets(model):
     """With the alignment loss alone; without it the summary comes less near."""
-    read = from_text(refine__lr=0.3, refine__steps=40)
+    read = from_text(refine__lr=0.3, refine__steps=20)
     chosen = emcid.Parameters.model_validate(read.parameters).refine
     (site,) = model.pick_sites([2])
     pairs = algorithm.subject_pairs(model.tokenizer, read.edit_pairs(), "last")
@@ -456,7 +456,7 @@ prompts = ["a cat", "a rabbit", "a bird", "a car", "a fish in claude monet style
            "a turtle in neon style", "an apple", "a picture of a boat"]
 
 [refine]
-steps = 15
+steps = 10
 batch = 6
 lr = 0.3
 latent_steps = 5

@@ -142,7 +142,7 @@ def test_the_papers_equation_is_the_concept_as_its_own_anchor_with_eta_one_more(
 
 
 def test_the_prediction_for_the_concept_moves_to_the_targets(model, pictures):
-    result = edit(model, train__steps=60, train__lr=3e-4, train__batch=4)
+    result = edit(model, train__steps=40, train__lr=4e-4, train__batch=4)
     rows = [0, 1] * 4
     concepts, targets = [PAIRS[row][0] for row in rows], [PAIRS[row][1] for row in rows]
     wanted, before = predict(model, pictures, targets), predict(model, pictures, concepts)

@@ -77,8 +77,14 @@ def edit(model, *overrides: str) -> Edit:
 BOTH, ATTENTION = "edit.layers=both", "edit.layers=cross-attention"
 
 
-def test_the_layers_are_those_of_the_halves(model):
-    default, attention, both = edit(model), edit(model, ATTENTION), edit(model, BOTH)
+@pytest.fixture(scope="module")
+def plain(model) -> Edit:
+    """The edit of both halves, without rounds."""
+    return edit(model, BOTH)
+
+
+def test_the_layers_are_those_of_the_halves(model, plain: Edit):
+    default, attention, both = edit(model), edit(model, ATTENTION), plain
     assert {component for component, _ in default.weights} == {"text_encoder"}
     assert {component for component, _ in attention.weights} == {"unet"}
     assert set(both.weights) == {*default.weights, *attention.weights}
@@ -154,7 +160,7 @@ def test_the_mean_moment_counts_every_column_once(model):
     assert torch.allclose(mean_moment(token_states(model), prompts, "all"), expected, atol=1e-12)
 
 
-def test_a_round_maps_what_the_inversion_found(model, monkeypatch: pytest.MonkeyPatch):
+def test_a_round_maps_what_the_inversion_found(model, plain: Edit, monkeypatch: pytest.MonkeyPatch):
     """The learned word's contexts reach the target's; without the round they do not."""
     monkeypatch.setattr(adversarial_rounds, "FAILED", -float("inf"))
     found: list[PairColumns] = []
@@ -165,7 +171,6 @@ def test_a_round_maps_what_the_inversion_found(model, monkeypatch: pytest.Monkey
         return found[-1]
 
     monkeypatch.setattr(adversarial_rounds.Target, "columns", recorded)
-    plain = edit(model, BOTH)
     robust = edit(model, BOTH, "robust.rounds=1", "robust.max_drift=100")
     assert [row["round"] for row in robust.attacks] == [1]
     assert robust.attacks[0]["concept"] == "van gogh"
@@ -182,17 +187,15 @@ def test_a_round_maps_what_the_inversion_found(model, monkeypatch: pytest.Monkey
     assert all(torch.equal(again.weights[key], W) for key, W in robust.weights.items())
 
 
-def test_a_round_beyond_the_bound_is_not_taken(model, monkeypatch: pytest.MonkeyPatch):
+def test_a_round_beyond_the_bound_is_not_taken(model, plain: Edit, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(adversarial_rounds, "FAILED", -float("inf"))
-    plain = edit(model, BOTH)
     bounded = edit(model, BOTH, "robust.rounds=3", "robust.max_drift=1e-6")
     assert len(bounded.attacks) == 1
     assert all(torch.equal(bounded.weights[key], W) for key, W in plain.weights.items())
 
 
-def test_an_attack_that_fails_adds_nothing(model, monkeypatch: pytest.MonkeyPatch):
+def test_an_attack_that_fails_adds_nothing(model, plain: Edit, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(adversarial_rounds, "FAILED", float("inf"))
-    plain = edit(model, BOTH)
     robust = edit(model, BOTH, "robust.rounds=2")
     assert [row["round"] for row in robust.attacks] == [1, 2]
     assert all(torch.equal(robust.weights[key], W) for key, W in plain.weights.items())
@@ -216,8 +219,8 @@ def test_the_learned_words_contexts_begin_at_its_own_position(model):
     assert torch.allclose(found.targets[:, :n], cat[2:].T)
 
 
-def test_the_fine_tuning_starts_at_the_closed_form_and_changes_weights_alone(model):
-    closed, tuned = edit(model, BOTH), edit(model, BOTH, "robust.finetune=2")
+def test_the_fine_tuning_starts_at_the_closed_form_and_changes_weights_alone(model, plain: Edit):
+    closed, tuned = plain, edit(model, BOTH, "robust.finetune=2")
     trained = {key for key in tuned.weights if key not in closed.weights}
     assert trained and all(name.endswith(".weight") for _, name in trained)
     assert all(model.unet.get_parameter(name).ndim in (2, 4) for _, name in trained)

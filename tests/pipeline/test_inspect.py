@@ -128,7 +128,7 @@ def test_the_command_says_how_a_model_was_edited(base, recipe, tmp_path, quiet):
     assert "not a valid manifest" in shown("inspect", tmp_path / "edited")["edited"]["problem"]
 
 
-def test_a_dry_run_knows_what_is_cached_site_by_site(base, recipe, tmp_path, quiet):
+def test_a_dry_run_knows_what_is_cached_site_by_site(base, recipe, tmp_path, quiet, quick_timing):
     def cached(*more: str) -> dict:
         data = shown("apply", recipe, "--model", base, "--device", "cpu", "--dry-run", *more)
         return {site["name"].rpartition("layers.")[2]: site["cached"] for site in data["sites"]}
@@ -186,7 +186,7 @@ def scores_of(layer: estimates.Layer) -> int:
     return 0 if layer.side else layer.flops - 2 * layer.rows * layer.shape[0] * layer.shape[1]
 
 
-def test_estimates_grow_with_the_work_and_are_called_estimates(base, recipe, quiet):
+def test_estimates_grow_with_the_work_and_are_called_estimates(base, recipe, quiet, quick_timing):
     def needs(*more: str) -> dict:
         return shown("apply", recipe, "--model", base, "--device", "cpu", "--dry-run", *more)[
             "estimates"
@@ -222,7 +222,7 @@ def test_estimates_grow_with_the_work_and_are_called_estimates(base, recipe, qui
     assert "estimates:" in human and "time: about" in human and "measured" in human
 
 
-def test_an_edit_takes_the_disk_that_was_estimated(base, recipe, tmp_path, quiet):
+def test_an_edit_takes_the_disk_that_was_estimated(base, recipe, tmp_path, quiet, quick_timing):
     def taken(folder: Path) -> int:
         return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +28,6 @@ from forgetcli.errors import ForgetError
 from forgetcli.evaluation import Answer, Evaluation, Question, Run, Subject
 from forgetcli.evaluation.gates import Gate, Outcome
 from forgetcli.report import write
-from forgetcli.report.plot import forget_retain
 from forgetcli.report.results import write_junit
 from forgetcli.report.spreadsheet import csv_table, inert_cell
 from forgetcli.storage import json as plain_json
@@ -155,7 +156,8 @@ def test_every_file_of_an_evaluation_holds(tmp_path: Path, name: str):
     assert json.loads(files.results.read_bytes())["models"][0]["name"] == text
     cases = ElementTree.parse(tmp_path / "junit.xml").findall("testcase")
     assert len(cases) == 3
-    ElementTree.fromstring(forget_retain(data))
+    (plotted,) = re.findall(r"data:image/svg\+xml;base64,([\w+/=]+)", files.page.read_text())
+    assert ElementTree.fromstring(base64.b64decode(plotted)).tag.endswith("svg")
 
 
 @pytest.mark.parametrize("name", HOSTILE)
