@@ -10,6 +10,8 @@ import pytest
 from forgetcli import recipe
 from forgetcli.bundled import recipes as bundled
 from forgetcli.errors import ForgetError, RecipeError
+from forgetcli.experiments.tuning.recipe_file import write_recipe
+from forgetcli.experiments.tuning.results import Trial
 from forgetcli.recipe import limits
 from forgetcli.recipe import text as recipe_text
 
@@ -241,3 +243,12 @@ def test_bundled_recipes_are_short_and_have_their_evaluation_beside_them(name: s
     loaded = recipe.load(name)
     assert loaded.evaluation and (path.parent / loaded.evaluation).is_file()
     assert all(kept.direct and kept.indirect for kept in loaded.retain)
+
+
+def test_a_tuned_recipe_keeps_the_evaluation_without_its_file(tmp_path: Path):
+    loaded = recipe.load(written(tmp_path / "here"), method="uce")
+    tuned = tmp_path / "tuned.toml"
+    write_recipe(tuned, loaded, Trial(0, {"edit.lam": 0.5}, "complete"))
+    again = recipe.load(tuned, method="uce")
+    assert again.parameters["edit"]["lam"] == 0.5
+    assert (again.concepts, again.retain) == (loaded.concepts, loaded.retain)
