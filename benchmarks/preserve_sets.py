@@ -1,10 +1,10 @@
-"""The bundled recipes with preserve sets in place of their lists; print the table of docs/results.md.
+"""The bundled recipes with preserve sets in place of their lists; print docs/results.md's table.
 
     python benchmarks/preserve_sets.py --output WORK
 
 Each recipe is applied as it is, with all preserve sets, and with these and the concepts that a
-person would name beside them. Nothing else differs. An edit that forget's check refuses is named and
-scored all the same.
+person would name beside them. Nothing else differs. An edit that the check refuses is scored too,
+and the refusal is printed.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def main(output: Path, names: list[str]) -> None:
             low, high = distance["ci"]
             print(
                 f"| {name} | {variant} | {' | '.join(percent(row, key) for key in MEASURES)} | "
-                f"{distance['value']:.4f} ({low:.4f}–{high:.4f}) | {check['preserve_drift']:.4f} | {edit['refused'] or 'no'} |",
+                f"{distance['value']:.4f} ({low:.4f}–{high:.4f}) | "
+                f"{100 * check['preserve_drift']:.1f} % | {edit['refused'] or 'accepted'} |",
                 flush=True,
             )
 
