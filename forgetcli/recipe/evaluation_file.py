@@ -15,7 +15,7 @@ from typing import Any
 from forgetcli.errors import ForgetError, ModelError
 from forgetcli.recipe import limits, prompt_files, toml_lines, toml_text
 from forgetcli.recipe import usage as records
-from forgetcli.recipe.model import Document, Evaluation, composed
+from forgetcli.recipe.model import Document, Evaluation, folded
 from forgetcli.recipe.problems import MOST_FAULTS, Sheet, clipped, did_you_mean, faults_of
 from forgetcli.recipe.toml_lines import KeyPath
 from forgetcli.storage.files import read_regular
@@ -100,13 +100,13 @@ def _positions(
     document: Document, evaluation: Evaluation, sheet: Sheet
 ) -> tuple[dict[int, int], list[ForgetError]]:
     """The position in the recipe of each concept of the file, and the faults."""
-    in_recipe = {_folded(each.concept): index for index, each in enumerate(document.concepts)}
+    in_recipe = {folded(each.concept): index for index, each in enumerate(document.concepts)}
     positions: dict[int, int] = {}
     faults = []
     for index, asked in enumerate(evaluation.concepts):
         path: KeyPath = ("concepts", index, "concept")
         shown = clipped(asked.concept)
-        position = in_recipe.get(_folded(asked.concept))
+        position = in_recipe.get(folded(asked.concept))
         if position is None:
             names = [each.concept for each in document.concepts]
             message = f"the recipe does not forget '{shown}'"
@@ -151,7 +151,3 @@ def _places(sheet: Sheet, positions: Mapping[int, int]) -> dict[KeyPath, str]:
                 continue
         places[path] = f"{sheet.name}:{line}"
     return places
-
-
-def _folded(text: str) -> str:
-    return " ".join(composed(text).split()).casefold()

@@ -312,3 +312,10 @@ def once(prompts: Iterable[str]) -> list[str]:
 def composed(text: str) -> str:
     """`text` in Unicode's form NFC, in which tokenizers read it: é is one character, not two."""
     return unicodedata.normalize("NFC", text)
+
+
+def folded(prompt: str) -> str:
+    """`prompt` without the differences that a tokenizer ignores: case, amount of white space, and
+    whether accents are characters of their own.
+    """
+    return " ".join(composed(prompt).split()).casefold()
