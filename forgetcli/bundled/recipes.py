@@ -6,7 +6,8 @@ from pathlib import Path
 
 _HERE = Path(__file__).parent
 SCHEMA = "recipe.schema.json"
-PROMPTS = "prompts"  # a folder of prompt sets among them
+# Folders of TOML files beside them that are no recipes: prompt sets and evaluation files.
+PARTS = ("prompts", "evaluation")
 
 
 def folder() -> Path:
@@ -21,7 +22,7 @@ def bundled() -> dict[str, Path]:
     """
     within = folder()
     own = sorted(within.glob("*.toml")) + sorted(
-        path for path in within.glob("*/*.toml") if path.parent.name != PROMPTS
+        path for path in within.glob("*/*.toml") if path.parent.name not in PARTS
     )
     return {path.relative_to(within).with_suffix("").as_posix(): path for path in own}
 

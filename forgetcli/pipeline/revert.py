@@ -5,7 +5,7 @@ to the base model.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -242,7 +242,7 @@ def _recipe_and_method(remaining: Ledger, ledger: Ledger) -> dict[str, Any]:
             "materials": [m.model_dump() for m in last.materials],
         }
     body, record = usage.split(ledger.edits[-1].recipe)
-    text = usage.join(body, usage.Record(record.overrides, record.files, CONTROL))
+    text = usage.join(body, replace(record, method=CONTROL))
     return {"recipe_bytes": text.encode(), "method": CONTROL, "parameters": {}, "materials": []}
 
 

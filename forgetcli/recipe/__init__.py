@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import tomli
-
 from forgetcli.bundled import recipes as bundled_recipes
 from forgetcli.bundled.recipes import bundled
 from forgetcli.errors import ForgetError, ModelError, RecipeError
-from forgetcli.recipe import limits, preserved_prompts, toml_lines
+from forgetcli.recipe import evaluation_file, limits, preserved_prompts, toml_lines, toml_text
 from forgetcli.recipe import parameters as method_tables
 from forgetcli.recipe import usage as records
 from forgetcli.recipe.consistency import contradictions, doubts, unjudged
@@ -45,7 +44,6 @@ __all__ = [
 
 UNNAMED = "recipe"
 LONGEST_MESSAGE = 1000  # characters
-_BOM = "\ufeff"  # Windows editors write it; TOML does not have it
 
 
 def load(
@@ -103,7 +101,7 @@ def parse(
     name = str(source or UNNAMED)
     body, record, data = _read(text, name)
     overridden, problems = apply_overrides(data, (*record.overrides, *overrides))
-    sheet = Sheet(name, data, toml_lines.key_lines(body.removeprefix(_BOM)), overridden)
+    sheet = Sheet(name, data, toml_lines.key_lines(body.removeprefix(toml_text.BOM)), overridden)
     # The other checks recurse, compare and quote, so values that are too deep or too long for them
     # end the checks here.
     if unusable := list(islice(limits.faults_of_values(data, sheet), MOST_FAULTS + 1)):
@@ -128,10 +126,13 @@ def parse(
         "captions", document, record, sheet, source
     )
     files |= caption_files
-    problems += missing + absent + contradictions(document, preserved, sheet)
+    merged = evaluation_file.merged(document, record, sheet, source)
+    document, sheet = merged.document, replace(sheet, elsewhere=merged.places)
+    problems += [*missing, *absent, *merged.faults]
+    problems += contradictions(document, preserved, sheet)
     if problems:
         raise _refused(problems)
-    used = records.Record((*record.overrides, *overrides), files, method)
+    used = records.Record((*record.overrides, *overrides), files, method, merged.text)
     values = {key: getattr(document, key) for key in Document.model_fields}
     raw = records.join(body, used).encode()
     if len(raw) > limits.LARGEST_FILE:
@@ -226,45 +227,16 @@ def _json_schema() -> ModuleType:
 
 def _read(text: str | bytes, name: str) -> tuple[str, records.Record, dict[str, Any]]:
     try:
-        decoded = text.decode() if isinstance(text, bytes) else text
-        decoded.encode()  # raises for lone surrogates, which no file can contain
-        body, record = _split(decoded, name)
-        limits.check_text(body, name)
-        return body, record, tomli.loads(body.removeprefix(_BOM))
-    except ForgetError as error:
-        fault = error
-    except UnicodeEncodeError:
-        fault = ForgetError(
-            "recipe.toml", f"{name}: not Unicode text: it has lone surrogates", "save it as UTF-8"
-        )
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        fault = ForgetError(
-            "recipe.toml", f"{name}:{line}: not UTF-8 text", "save the file as UTF-8"
-        )
-    except tomli.TOMLDecodeError as error:
-        # tomli's "Invalid value (at line 3, column 5)": the line moves to the front.
-        message, _, position = str(error).partition(" (at ")
-        line_match = re.match(r"line (\d+)", position)
-        line = int(line_match[1]) if line_match else body.count("\n") + 1
-        fault = ForgetError(
-            "recipe.toml",
-            f"{name}:{line}: not TOML: {message[:1].lower()}{message[1:]}",
-            "strings need quotes, lists square brackets; see https://toml.io",
-        )
-    except ValueError:  # from Python: a number has more than 4,300 digits
-        fault = ForgetError("recipe.toml", f"{name}: not TOML: a number is too long")
-    except RecursionError:
-        fault = ForgetError(
-            "recipe.toml", f"{name}: not TOML that can be read: lists nested too deep"
-        )
-    raise _refused([fault])
+        body, record = _split(toml_text.decoded(text, name), name)
+        return body, record, toml_text.tables_of(body, name)
+    except ForgetError as fault:
+        raise _refused([fault]) from fault
 
 
 def _split(text: str, name: str) -> tuple[str, records.Record]:
     try:
         return records.split(text)
-    except (ValueError, KeyError) as error:
+    except ValueError as error:
         raise ForgetError(
             "recipe.toml",
             f"{name}: what forget recorded at its end (#:set, #:file, #:line) is damaged",

@@ -9,7 +9,7 @@ from itertools import islice
 from forgetcli.bundled.demo import label_of
 from forgetcli.errors import ForgetError
 from forgetcli.recipe import clashes, preserve_sets
-from forgetcli.recipe.model import Concept, Document, Retained, composed, fill, target_prompt
+from forgetcli.recipe.model import Concept, Document, Retained, fill, folded, target_prompt
 from forgetcli.recipe.problems import MOST_FAULTS, Sheet, clipped, did_you_mean
 from forgetcli.recipe.toml_lines import KeyPath
 
@@ -50,7 +50,7 @@ def contradictions(
 
 def doubts(document: Document, sheet: Sheet) -> Iterator[str]:
     """Warnings: allowed but probably unintended, one line each, with its place."""
-    edits = {_folded(edit.prompt): edit for edit in _edits(document)}
+    edits = {folded(edit.prompt): edit for edit in _edits(document)}
     yield from _clashing(document, edits, sheet)
     tables: dict[str, tuple[Concept | Retained, ...]] = {
         "concepts": document.concepts,
@@ -61,16 +61,16 @@ def doubts(document: Document, sheet: Sheet) -> Iterator[str]:
         for index, item in enumerate(items):
             for kind in ("direct", "indirect"):
                 for number, prompt in enumerate(getattr(item, kind)):
-                    if _folded(prompt) in edits:
+                    if folded(prompt) in edits:
                         place = sheet.place((table, index, kind, number))
                         yield (
                             f"{place}: the evaluation prompt '{clipped(prompt)}' is also edited: "
                             f"it does not show what the edit does to prompts it has not seen"
                         )
-    forgotten = {_folded(word) for concept in document.concepts for word in concept.words}
+    forgotten = {folded(word) for concept in document.concepts for word in concept.words}
     for index, concept in enumerate(document.concepts):
-        target = _folded(concept.target)
-        if target in forgotten and target not in map(_folded, concept.words):
+        target = folded(concept.target)
+        if target in forgotten and target not in map(folded, concept.words):
             yield (
                 f"{sheet.place(('concepts', index, 'target'))}: "
                 f"the target '{clipped(concept.target)}' is itself to be forgotten"
@@ -113,7 +113,7 @@ def _clashing(document: Document, edited: Mapping[str, _Edit], sheet: Sheet) -> 
     items: tuple[Concept | Retained, ...] = (*document.concepts, *document.retain)
     prompts = [prompt for item in items for prompt in (*item.direct, *item.indirect)]
     lines = clashes.in_words(
-        clashes.of_document(document, {p for p in prompts if _folded(p) in edited}),
+        clashes.of_document(document, {p for p in prompts if folded(p) in edited}),
         retained=sum(len(item.direct) + len(item.indirect) for item in document.retain),
         indirect=sum(len(concept.indirect) for concept in document.concepts),
     )
@@ -127,35 +127,35 @@ def _concepts(document: Document, sheet: Sheet) -> Iterator[ForgetError]:
         paths: list[KeyPath] = [("concepts", index, "concept")]
         paths += [("concepts", index, "aliases", number) for number in range(len(concept.aliases))]
         for word, path in zip(concept.words, paths, strict=True):
-            if _folded(word) == _folded(concept.target):
+            if folded(word) == folded(concept.target):
                 yield sheet.problem(
                     "conflict",
                     path,
                     f"'{word}' is to be forgotten and is its own target",
                     "the target is what it turns into: something else",
                 )
-            if _folded(word) in seen:
+            if folded(word) in seen:
                 yield sheet.problem(
                     "conflict",
                     path,
                     f"'{word}' is to be forgotten twice "
-                    f"(first at {sheet.place(seen[_folded(word)])})",
+                    f"(first at {sheet.place(seen[folded(word)])})",
                     "name it once; further words for it go into its aliases",
                 )
-            seen.setdefault(_folded(word), path)
+            seen.setdefault(folded(word), path)
 
 
 def _different_targets(edits: list[_Edit], sheet: Sheet) -> Iterator[ForgetError]:
     seen: dict[str, _Edit] = {}
     for edit in edits:
-        first = seen.setdefault(_folded(edit.prompt), edit)
+        first = seen.setdefault(folded(edit.prompt), edit)
         # that two concepts share a word is told by _concepts
-        words_collide = _folded(first.word) == _folded(edit.word) and "prompts" not in (
+        words_collide = folded(first.word) == folded(edit.word) and "prompts" not in (
             first.path[2],
             edit.path[2],
         )
         same_concept = first.path[:2] == edit.path[:2]  # then the first pair counts
-        if _folded(first.target) != _folded(edit.target) and not same_concept and not words_collide:
+        if folded(first.target) != folded(edit.target) and not same_concept and not words_collide:
             yield sheet.problem(
                 "conflict",
                 edit.path,
@@ -170,9 +170,9 @@ def _edited_and_preserved(
 ) -> Iterator[ForgetError]:
     edited: dict[str, _Edit] = {}
     for edit in edits:
-        edited.setdefault(_folded(edit.prompt), edit)
+        edited.setdefault(folded(edit.prompt), edit)
     for kept in preserved:
-        conflict = edited.get(_folded(kept.prompt))
+        conflict = edited.get(folded(kept.prompt))
         if conflict is not None:
             message = (
                 f"the prompt '{kept.prompt}' is preserved here, and edited for the concept "
@@ -236,10 +236,3 @@ def _edits(document: Document) -> Iterator[_Edit]:
                 concept.concept,
                 prompt,
             )
-
-
-def _folded(prompt: str) -> str:
-    """`prompt` without the differences that a tokenizer ignores: case, amount of white space, and
-    whether accents are characters of their own.
-    """
-    return " ".join(composed(prompt).split()).casefold()

@@ -82,6 +82,24 @@ class Retained(_Table):
     indirect: Texts = Field((), description="Prompts that only hint at it.")
 
 
+class Evaluated(Retained):
+    """Evaluation prompts of a concept that the recipe forgets."""
+
+    concept: Text = Field(description="A concept of the recipe.")
+    target_label: Text | None = Field(
+        None, description="The judge's name of the target; found by its words if absent."
+    )
+
+
+class Evaluation(_Table):
+    """What an evaluation file holds: tables of a recipe that only the evaluation reads."""
+
+    schema_version: Literal[1] = Field(1, description="Version of the recipe format.")
+    concepts: Annotated[tuple[Evaluated, ...], Field(strict=False)] = ()
+    retain: Annotated[tuple[Retained, ...], Field(strict=False)] = ()
+    near: Annotated[tuple[Retained, ...], Field(strict=False)] = ()
+
+
 class Prompts(_Table):
     """How edit prompts are made."""
 
@@ -156,6 +174,12 @@ class Document(_Table):
         (),
         description="Evaluation only: concepts near the edited ones, which must stay; the score "
         "`adjacent`. Found by the unedited text encoder where there are none.",
+    )
+    evaluation: Text | None = Field(
+        None,
+        description="Evaluation only: a TOML file, relative to the recipe, with more of these: "
+        "`direct`, `indirect`, labels and group of [[concepts]], and the tables [[retain]] and "
+        "[[near]]. Keys of the recipe itself override the file's.",
     )
 
 
@@ -288,3 +312,10 @@ def once(prompts: Iterable[str]) -> list[str]:
 def composed(text: str) -> str:
     """`text` in Unicode's form NFC, in which tokenizers read it: é is one character, not two."""
     return unicodedata.normalize("NFC", text)
+
+
+def folded(prompt: str) -> str:
+    """`prompt` without the differences that a tokenizer ignores: case, amount of white space, and
+    whether accents are characters of their own.
+    """
+    return " ".join(composed(prompt).split()).casefold()

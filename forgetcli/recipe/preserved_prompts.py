@@ -57,16 +57,8 @@ def from_files(
             else:
                 lines = prompt_files.read(prompt_files.beside(folder, name))
         except ForgetError as error:
-            problems.append(_unreadable(error, path, sheet))
+            problems.append(prompt_files.unreadable(error, path, sheet))
             continue
         files[name] = tuple(prompt for _, prompt in lines)
         prompts += [PreservedPrompt(prompt, path, f"{file}:{line}") for line, prompt in lines]
     return prompts, files, problems
-
-
-def _unreadable(error: ForgetError, path: KeyPath, sheet: Sheet) -> ForgetError:
-    """The fault of a prompt file that cannot be read."""
-    if error.code == "file.outside":
-        return ForgetError(error.code, f"{sheet.place(path)}: {error.message}", error.hint)
-    hint = "prompt files are looked for beside the recipe"
-    return sheet.problem("not-found", path, error.message, hint)

@@ -40,12 +40,16 @@ _LIMITS = {
 class Sheet:
     """Where things stand in a recipe: `name` as users know it, `data` as read, `lines` and
     `overrides` by key path.
+
+    Attributes:
+        elsewhere: ``file:line`` of keys that come from another file.
     """
 
     name: str
     data: Mapping[str, Any] = field(default_factory=dict)
     lines: Mapping[KeyPath, int] = field(default_factory=dict)
     overrides: Mapping[KeyPath, str] = field(default_factory=dict)
+    elsewhere: Mapping[KeyPath, str] = field(default_factory=dict)
 
     def place(self, path: KeyPath) -> str:
         """``recipes/x.toml:14``, or ``--set refine.step`` where the command line put it there."""
@@ -54,6 +58,8 @@ class Sheet:
                 return f"--set {self.overrides[path[:length]]}"
             if path[:length] in self.lines:
                 return f"{self.name}:{self.lines[path[:length]]}"
+            if path[:length] in self.elsewhere:
+                return self.elsewhere[path[:length]]
         return self.name
 
     def line(self, path: KeyPath) -> int:

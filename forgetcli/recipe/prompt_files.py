@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from forgetcli.errors import ForgetError, ModelError
-from forgetcli.recipe.problems import clipped
+from forgetcli.recipe.problems import Sheet, clipped
+from forgetcli.recipe.toml_lines import KeyPath
 from forgetcli.storage.files import inside, is_pipe, open_regular, read_pipe
 
 LONGEST_PROMPT = 10_000  # characters
@@ -44,6 +45,14 @@ def beside(folder: Path, name: str) -> Path:
     except ModelError as error:
         raise ForgetError(error.code, error.message, hint) from error
     return folder / name
+
+
+def unreadable(error: ForgetError, path: KeyPath, sheet: Sheet) -> ForgetError:
+    """The fault of a recipe whose key at `path` names a file that cannot be read."""
+    if error.code == "file.outside":
+        return ForgetError(error.code, f"{sheet.place(path)}: {error.message}", error.hint)
+    hint = "prompt files are looked for beside the recipe"
+    return sheet.problem("not-found", path, error.message, hint)
 
 
 def read(path: Path, *, pipe: bool = False) -> list[tuple[int, str]]:

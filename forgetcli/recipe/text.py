@@ -49,6 +49,8 @@ def to_toml(recipe: Recipe) -> str:
     values = effective(recipe)
     prompts = [*recipe.preserve.prompts, *recipe.file_prompts]
     values["preserve"] = {**values["preserve"], "prompts": prompts, "files": []}
+    # The tables of the evaluation file are among the values.
+    values["evaluation"] = None
     for table in ("methods", "families"):
         if not values[table]:
             del values[table]

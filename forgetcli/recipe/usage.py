@@ -8,6 +8,8 @@ the output are therefore the original bytes plus
     #:set refine.steps = 6
     #:file "preserve.txt"
     #:line "a monet painting of a cat"
+    #:evaluation "evaluation.toml"
+    #:line "[[retain]]"
 
 and reading them gives the same recipe again, elsewhere and without the files.
 """
@@ -30,18 +32,20 @@ class Record:
         overrides: arguments of ``--set``.
         files: prompts of each prompt file of the recipe.
         method: the method of ``--method``, or None.
+        evaluation: the lines of the recipe's evaluation file by its name; at most one file.
     """
 
     overrides: tuple[str, ...] = ()
     files: dict[str, tuple[str, ...]] = field(default_factory=dict)
     method: str | None = None
+    evaluation: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def split(text: str) -> tuple[str, Record]:
     """A recipe's own text and the record behind it, which is empty for most recipes.
 
     Raises:
-        ValueError, KeyError: the record is damaged.
+        ValueError: the record is damaged.
     """
     body, found, block = text.partition(f"\n{_TITLE}\n")
     # Not splitlines, which also breaks at U+2028.
@@ -49,21 +53,25 @@ def split(text: str) -> tuple[str, Record]:
     if not found or any(not line.startswith("#:") for line in lines):
         return text, Record()
     overrides: list[str] = []
-    files: dict[str, list[str]] = {}
-    name, method = "", None
+    files: dict[str, dict[str, list[str]]] = {"file": {}, "evaluation": {}}
+    current: list[str] | None = None
+    method = None
     for line in lines:
         kind, _, content = line.removeprefix("#:").partition(" ")
         if kind == "set":
             overrides.append(content)
         elif kind == "method":
             method = content
-        elif kind == "file":
-            name = _string(content)
-            files[name] = []
+        elif kind in files:
+            current = files[kind][_string(content)] = []
         elif kind == "line":
-            files[name].append(_string(content))
-    prompts = {name: tuple(lines) for name, lines in files.items()}
-    return body, Record(tuple(overrides), prompts, method)
+            if current is None:
+                raise ValueError("a line of no file")
+            current.append(_string(content))
+    of_files, of_evaluation = (
+        {name: tuple(lines) for name, lines in files[kind].items()} for kind in files
+    )
+    return body, Record(tuple(overrides), of_files, method, of_evaluation)
 
 
 def _string(content: str) -> str:
@@ -79,9 +87,10 @@ def join(body: str, record: Record) -> str:
         return body
     lines = [f"#:method {record.method}"] if record.method else []
     lines += [f"#:set {override}" for override in record.overrides]
-    for name, prompts in record.files.items():
-        lines += [
-            f"#:file {json.dumps(name)}",
-            *(f"#:line {json.dumps(prompt)}" for prompt in prompts),
-        ]
+    for kind, files in (("file", record.files), ("evaluation", record.evaluation)):
+        for name, texts in files.items():
+            lines += [
+                f"#:{kind} {json.dumps(name)}",
+                *(f"#:line {json.dumps(text)}" for text in texts),
+            ]
     return "\n".join([body, _TITLE, *lines, ""])

@@ -288,6 +288,7 @@ _LINES = (
     ".".join(["k"] * 400) + " = 1",
     "#: added by forget when this recipe was used; read again as part of it",
     '#:file "x"',
+    '#:evaluation "x"',
     "#:file []",
     "#:file {}",
     "#:file " + "[" * 50_000,

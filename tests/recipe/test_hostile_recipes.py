@@ -92,6 +92,8 @@ def words(count: int, form: str = "x{}") -> str:
         (SMALL + RECORD + f"#:file {'[' * 100_000}", "recipe.toml"),
         (SMALL + RECORD + f"#:file {DIGITS}", "recipe.toml"),
         (SMALL + RECORD + '#:line "x"', "recipe.toml"),
+        (SMALL + RECORD + "#:evaluation 1", "recipe.toml"),
+        ('evaluation = "e"\n' + SMALL + RECORD + '#:evaluation "e"\n#:line "a = ["', "recipe.toml"),
         (SMALL + RECORD + "#:set", "recipe.set"),
         (SMALL + RECORD + "#:set \x00=\x00", "recipe.set"),
         (SMALL + RECORD + "#:set = = =", "recipe.set"),

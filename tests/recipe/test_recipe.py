@@ -506,11 +506,14 @@ lines = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), min_siz
     body=st.text(st.characters(codec="utf-8")),
     overrides=st.lists(lines),
     files=st.dictionaries(lines, st.lists(lines).map(tuple)),
+    evaluation=st.dictionaries(
+        lines, st.lists(st.text(st.characters(codec="utf-8"))).map(tuple), max_size=1
+    ),
 )
 def test_record_and_body_come_apart_as_they_were_joined(
-    body: str, overrides: list[str], files: dict
+    body: str, overrides: list[str], files: dict, evaluation: dict
 ):
-    record = recipe_record.Record(tuple(overrides), files)
+    record = recipe_record.Record(tuple(overrides), files, None, evaluation)
     assert recipe_record.split(recipe_record.join(body, record)) == (body, record)
 
 

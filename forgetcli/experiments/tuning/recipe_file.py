@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def write_recipe(path: Path, recipe: Recipe, best: Trial) -> None:
     _put_values(document, parent_tables, best.parameters)
     head = HEAD.format(method=recipe.method, h=best.h)
     remaining = _without(recorded.overrides, f"methods.{recipe.method}.", best.parameters)
-    record = usage.Record(overrides=remaining, files=recorded.files)
+    record = replace(recorded, overrides=remaining, method=None)
     atomic.write_atomically(path, usage.join(head + tomlkit.dumps(document), record).encode())
 
 

@@ -28,7 +28,7 @@ def read(sheet: Source) -> Iterator[EvalPrompt]:
             "is-recipe",
             0,
             "this is a recipe, not a prompt set",
-            "a recipe has its evaluation prompts in itself: give it as the recipe",
+            "give the recipe itself: it has its evaluation prompts, or names their file",
         )
     document.known((), document.data, (*KEYS, "concepts"))
     settings = document.settings()
