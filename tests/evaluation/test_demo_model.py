@@ -5,6 +5,7 @@ not after.
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
@@ -29,22 +30,28 @@ def place(forked: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "apply.json").write_text(
         json.dumps(result(forked(folder, "apply", "art_styles", *QUICK, "--json")))
     )
-    (folder / "fewer.toml").write_text(fewer_prompts())
-    small = ("--steps", "4", "--near", "0", "--features", "none", "--recipe", "fewer.toml")
+    for part in ("art_styles.toml", "preserve/art_styles.txt"):
+        (folder / "fewer" / part).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / "recipes" / part, folder / "fewer" / part)
+    (folder / "fewer/evaluation").mkdir()
+    (folder / "fewer/evaluation/art_styles.toml").write_text(fewer_prompts())
+    small = ("--steps", "4", "--near", "0", "--features", "none")
+    small += ("--recipe", "fewer/art_styles.toml")
     evaluated = forked(folder, "eval", *small, "--json")
     (folder / "eval.json").write_text(json.dumps(result(evaluated)))
     return folder
 
 
 def fewer_prompts() -> str:
-    """The recipe with some of its evaluation prompts: two of each kind for a concept to forget, one
-    for a concept to keep.
+    """Some of the recipe's evaluation prompts: two of each kind for a concept to forget, one for a
+    concept to keep.
     """
-    recipe = tomllib.loads((ROOT / "recipes/art_styles.toml").read_text(encoding="utf-8"))
+    file = ROOT / "recipes/evaluation/art_styles.toml"
+    evaluation = tomllib.loads(file.read_text(encoding="utf-8"))
     for table, most in (("concepts", 2), ("retain", 1)):
-        for entry in recipe[table]:
+        for entry in evaluation[table]:
             entry |= {kind: entry[kind][:most] for kind in ("direct", "indirect")}
-    return tomlkit.dumps(recipe)
+    return tomlkit.dumps(evaluation)
 
 
 def test_the_concepts_were_drawn_before_and_are_not_after(place):
