@@ -296,13 +296,10 @@ def _plan(
 
 
 def _as_text(data: dict, verbose: bool) -> list:
-    # Imported here: loads torch, which the edit has loaded already.
-    from forgetcli.editing.check import NO_OP, WRECKED
-
     rest = {key: data[key] for key in ("output", "cache") if data.get(key)}
     rest |= {"check": data["check"]} if verbose and data.get("check") else {}
     return [
-        *filter(None, [outcome(data.get("check") or {}, (NO_OP, WRECKED))]),
+        *filter(None, [outcome(data.get("check") or {})]),
         *(sites(data["sites"]) if verbose else [extent(data["sites"])]),
         facts({**rest, "seconds": data["seconds"]["total"]}),
     ]

@@ -101,25 +101,25 @@ def _sites(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> Table
     )
 
 
-def outcome(check: Mapping[str, Any], limits: tuple[float, float]) -> str:
+def outcome(check: Mapping[str, Any]) -> str:
     """The verdict on an edit: whether it took effect, and whether it broke nothing.
 
     Args:
         check: figures of the check; empty where none was made.
-        limits: the smallest fraction of the way that counts as forgotten, and the largest change
-            of preserve prompts that counts as kept.
     """
+    # Imported here: loads torch, which the edit has loaded already.
+    from forgetcli.editing.check import NO_OP, WRECKED
+
     lines = []
-    least, most = limits
     if (moved := check.get("moved")) is not None:
         lines.append(
             f"forgotten: moved {percent(moved)} of the way to the target "
-            f"(at least {percent(least)}): {'pass' if moved >= least else 'FAIL'}"
+            f"(at least {percent(NO_OP)}): {'pass' if moved >= NO_OP else 'FAIL'}"
         )
     if (drift := check.get("preserve_drift")) is not None:
         lines.append(
             f"kept: preserve prompts changed by {percent(drift, 1)} "
-            f"(at most {percent(most)}): {'pass' if drift <= most else 'FAIL'}"
+            f"(at most {percent(WRECKED)}): {'pass' if drift <= WRECKED else 'FAIL'}"
         )
     return "\n".join(lines)
 

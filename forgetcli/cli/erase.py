@@ -213,12 +213,9 @@ def _options(
 
 def _as_text(data: dict[str, Any]) -> list[str | RenderableType]:
     rows = [[c["concept"], c["key"], c["value"], c["why"], c["option"]] for c in data["choices"]]
-    # Imported here: loads torch, which the edit has loaded already.
-    from forgetcli.editing.check import NO_OP, WRECKED
-
     found = {key: data[key] for key in ("output", "recipe", "sheet") if data[key]}
     return [
         table(("concept", "chosen", "", "because", "otherwise"), rows),
-        *filter(None, [outcome(data["check"] or {}, (NO_OP, WRECKED))]),
+        *filter(None, [outcome(data["check"] or {})]),
         facts({**found, "seconds": data["seconds"]["total"]}),
     ]

@@ -97,7 +97,7 @@ def _cell(row: Mapping, name: str) -> Cell:
         measured = row["quality"].get(QUALITY[name])
         if not measured:
             return Cell(NOT_MEASURED)
-        return Cell(f"{measured['value']:.3f}", _interval(measured.get("ci")))
+        return Cell(f"{measured['value']:.3f}", _interval(measured.get("ci"), digits=3))
     value = row[COSTS[name]]
     if value is None:
         return Cell(NOT_MEASURED)
@@ -108,8 +108,9 @@ def _cell(row: Mapping, name: str) -> Cell:
     return Cell(f"{value / 2**20:,.0f} MiB")
 
 
-def _interval(ends: Sequence[float] | None) -> str:
-    return f"[{ends[0]:.2f}, {ends[1]:.2f}]" if ends else ""
+def _interval(ends: Sequence[float] | None, digits: int = 2) -> str:
+    # A quality measure can be small: with two digits, its interval would be [0.00, 0.00].
+    return f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]" if ends else ""
 
 
 def markdown_table(rows: Sequence[Mapping]) -> str:

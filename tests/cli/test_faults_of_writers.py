@@ -66,7 +66,7 @@ WRITERS = {
         piecewise=True,
     ),
     "export": Writer(
-        ("export", "edited", "--format", "diffusers", "-o", "exported", "--force"), "exported", 31
+        ("export", "edited", "--format", "diffusers", "-o", "exported", "--force"), "exported", 53
     ),
     "lora": Writer(
         ("export", "edited", "--format", "lora", "-o", "x.safetensors", "--force"),
@@ -81,9 +81,9 @@ WRITERS = {
     "apply-delta": Writer(
         ("apply", "--delta", "delta.safetensors", "--model", "base", "-o", "again", "--force"),
         "again",
-        31,
+        53,
     ),
-    "revert": Writer(("revert", "edited", "--all", "-o", "reverted", "--force"), "reverted", 31),
+    "revert": Writer(("revert", "edited", "--all", "-o", "reverted", "--force"), "reverted", 53),
     "card": Writer(("card", "edited"), "edited", 29, faults=FEW),
     "sign": Writer(("sign", "edited", "--private-key", "key.pem"), "edited", 7, faults=FEW),
     # It writes into the system's temporary folder only.

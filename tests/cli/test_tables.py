@@ -177,14 +177,14 @@ def test_numbers_have_one_style():
 
 
 def test_apply_leads_with_a_verdict():
-    passed = edit_tables.outcome({"moved": 0.75, "preserve_drift": 0.002}, (0.05, 0.25))
+    passed = edit_tables.outcome({"moved": 0.75, "preserve_drift": 0.002})
     assert passed.splitlines() == [
         "forgotten: moved 75 % of the way to the target (at least 5 %): pass",
         "kept: preserve prompts changed by 0.2 % (at most 25 %): pass",
     ]
-    failed = edit_tables.outcome({"moved": 0.01, "preserve_drift": 0.5}, (0.05, 0.25))
+    failed = edit_tables.outcome({"moved": 0.01, "preserve_drift": 0.5})
     assert [line.rpartition(": ")[2] for line in failed.splitlines()] == ["FAIL", "FAIL"]
-    assert edit_tables.outcome({}, (0.05, 0.25)) == ""
+    assert edit_tables.outcome({}) == ""
     assert edit_tables.extent(SITES) == (
         "edited: 2 layers, each changed by at most 3.1 %; --verbose lists them"
     )
