@@ -58,7 +58,7 @@ class Bars:
                 # Rich's own time left is estimated from the last 30 s, in which a slow stage may
                 # not finish two steps.
                 left = time_left(task.completed, total, task.elapsed or 0.0)
-                name, length, end = fitted(
+                name, length, end = parts_of_line(
                     terminal.width - SPINNER_WIDTH,
                     task.description,
                     f"{steps:>{len(str(int(total)))}}/{int(total)}" if total else "",
@@ -167,7 +167,7 @@ class Lines:
         return time_left(self.steps, self.total, now - self.start)
 
 
-def fitted(width: int, name: str, *facts: str) -> tuple[str, int, str]:
+def parts_of_line(width: int, name: str, *facts: str) -> tuple[str, int, str]:
     """What of a line of progress fits `width` columns: name, length of the bar (0: none), facts.
 
     The bar is shortened first, then the name; the last facts are left out where they would leave

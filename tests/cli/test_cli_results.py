@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from forgetcli.cli.app import app
-from forgetcli.cli.progress import Bars, Lines, fitted, opening
+from forgetcli.cli.progress import Bars, Lines, opening, parts_of_line
 from forgetcli.errors import ForgetError
 from forgetcli.progress import Stages, enter
 
@@ -139,7 +139,7 @@ def test_a_bar_is_one_line_on_every_terminal(width: int):
     ],
 )
 def test_what_of_a_bar_fits(width: int, name: str, facts: tuple, line: tuple):
-    shown, bar, end = fitted(width, name, *facts)
+    shown, bar, end = parts_of_line(width, name, *facts)
     assert (shown, bar, end) == (line[0], line[1], line[2].strip())
     assert len(shown) + bool(bar) + bar + bool(end) + len(end) <= width
 
