@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch  # noqa: F401  imported here, so that no reader does it within its limits
 from hostile_inputs import Strategy
 from hypothesis import HealthCheck, Phase, given, settings
 from processes import ROOT

@@ -236,6 +236,31 @@ def naive_recipe(data: bytes) -> object:
     return [concept["concept"] for concept in tomli.loads(data.decode())["concepts"]]
 
 
+EVALUATION = """\
+[[concepts]]
+concept = "van gogh"
+label = "van_gogh"
+group = "style"
+direct = ["a van gogh painting of a dog"]
+indirect = ["starry night"]
+
+[[retain]]
+concept = "pixel art"
+direct = ["pixel art of a car"]
+
+[[near]]
+concept = "monet"
+"""
+
+
+def read_evaluation_file(data: bytes, folder: Path) -> None:
+    from forgetcli import recipe
+
+    (folder / "asked.toml").write_bytes(data)
+    text = 'evaluation = "asked.toml"\n[[concepts]]\nconcept = "van gogh"\ntarget = "monet"\n'
+    recipe.parse(text.encode(), folder / "recipe.toml")
+
+
 def read_prompt_file(data: bytes, folder: Path) -> None:
     from forgetcli.recipe import prompt_files
 
@@ -620,6 +645,12 @@ def _target_list() -> tuple[Target, ...]:
             0.1,
         ),
         Target("recipe", lambda: hostile.recipe_files(EXAMPLE, KEYS), read_recipe, naive_recipe),
+        Target(
+            "evaluation-file",
+            lambda: hostile.recipe_files(EVALUATION, KEYS),
+            read_evaluation_file,
+            naive_recipe,
+        ),
         Target(
             "prompt-file",
             lambda: hostile.text_files(PROMPTS),
