@@ -15,11 +15,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -145,12 +146,17 @@ class Forks:
         limit: int | None = None,
         stdout: Path | str | None = None,
         stderr: Path | None = None,
+        ranks: int = 1,
         **environment: str,
     ) -> Told:
         """``forget`` with arguments, to its end.
 
+        The edits of a comparison are forked as well.
+
         Args:
             strike: what happens in it: something from `faults`.
+            ranks: processes of one run, in the environment that ``accelerate launch`` would give
+                them. The streams are those of the first; the exit code is the first that is not 0.
             limit: bytes that no file may exceed, as ``ulimit -f`` has it.
             stdout, stderr: a device to use instead of collecting what is written; `GONE` for a pipe
                 that nobody reads.
@@ -168,6 +174,7 @@ class Forks:
             cwd=cwd,
             streams=streams,
             limit=limit,
+            ranks=ranks,
             environment={**self.environment, **environment},
             strike=strike and [type(strike).__name__, asdict(strike)],
         )["code"]
@@ -259,12 +266,61 @@ def serve() -> int:
             answer = {"folder": str(tiny_sd(Path(job["tiny"])))}
         elif "here" in job:
             answer = {"code": _rehearse(job)}
-        elif (pid := os.fork()) == 0:
-            _command(job)
         else:
-            answer = {"code": os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])}
+            answer = {"code": _commands(job)}
         print(json.dumps(answer), flush=True)
     return 0
+
+
+def _commands(job: dict) -> int:
+    """Fork each process of a run: the first exit code that is not 0, else 0."""
+    children = []
+    port = _free_port() if job["ranks"] > 1 else 0
+    for rank in range(job["ranks"]):
+        if (pid := os.fork()) == 0:
+            if port:
+                _become_rank(job, rank, port)
+            _command(job)
+        children.append(pid)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    return next((code for code in codes if code), 0)
+
+
+def _free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def _become_rank(job: dict, rank: int, port: int) -> None:
+    """The variables of ``accelerate launch``; all but the first process have streams of their
+    own.
+    """
+    job["environment"] |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(job["ranks"]),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    if rank:
+        job["streams"] = [f"{path}.{rank}" for path in job["streams"]]
+
+
+def _run_in_fork(command: Sequence[str]) -> tuple[int, str, str]:
+    """In place of a comparison's own: ``python -P -m forgetcli …`` as a fork."""
+    from forgetcli.cli import main
+
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        if (pid := os.fork()) == 0:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.argv = ["forget", *command[4:]]
+            _end(main)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        return code, out.read(), err.read()
 
 
 def _mount(folder: str, options: str) -> str:
@@ -300,6 +356,7 @@ def _command(job: dict) -> NoReturn:
     import faults
 
     from forgetcli.cli import main
+    from forgetcli.experiments.comparison import edits
 
     signal.alarm(PATIENCE)  # it hangs: killed, which no exit code looks like
     os.chdir(job["cwd"])
@@ -323,10 +380,17 @@ def _command(job: dict) -> NoReturn:
     if job["strike"]:
         kind, fields = job["strike"]
         getattr(faults, kind)(**fields).arm(struck)
+    edits._run = _run_in_fork
+    _end(main)
+
+
+def _end(main: Callable[[], int]) -> NoReturn:
+    """Run `main` and leave with its exit code."""
     code = 99
     try:
         code = main()
         atexit._run_exitfuncs()
+        sys.stdout.flush()
     except BaseException:  # main() never raises: say so, not as the server
         traceback.print_exc()
     os._exit(code)  # taking down torch's modules copies all their pages

@@ -105,7 +105,7 @@ def environment(cwd: Path) -> dict[str, str]:
 def place(forked: Forks, tmp_path_factory) -> Path:
     """A folder with a tiny model, a recipe, and their comparison in `whole`.
 
-    The command is forked; each edit has the process of its own that a comparison gives it.
+    The command is forked, and each edit from it.
     """
     folder = tmp_path_factory.mktemp("compare")
     tiny_sd(folder / "model")
@@ -285,23 +285,12 @@ def test_the_unedited_row_is_the_baseline_of_evaluate(inside, tmp_path):
 # resuming
 
 
-def test_two_processes_give_what_one_gives(place):
-    """Edits, one of which fails, and images, shared out under ``accelerate launch``."""
-    launcher = ("--multi_gpu", "--num_processes", "2", "--num_machines", "1")
-    plain = ("--mixed_precision", "no", "--dynamo_backend", "no")
+def test_two_processes_give_what_one_gives(forked, place):
+    """Edits, one of which fails, and images, shared out as under ``accelerate launch``."""
     cut_short(place, "two", "none")
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch", *launcher, *plain),
-            *("-m", "forgetcli", *COMPARE, "-o", "two", "--json"),
-        ],
-        cwd=place,
-        env=environment(place) | {"FORGET_CACHE_DIR": str(place / "cache-of-two")},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    cache = str(place / "cache-of-two")
+    done = forked(place, *COMPARE, "-o", "two", "--json", ranks=2, FORGET_CACHE_DIR=cache)
+    assert done.code == 0, done.stderr
     faults = [row["error"] for row in json.loads(done.stdout)["methods"]]  # one object
     assert faults[:2] == [None, None] and faults[2]["code"] == "edit.no-such-site"
     assert outcome(place / "two") == outcome(place / "whole")

@@ -228,6 +228,17 @@ def _apply(command: Sequence[str]) -> dict | Fault:
     Raises:
         ForgetError: an error that would stop every other method too.
     """
+    code, printed, messages = _run(command)
+    if code == 0:
+        return json.loads(printed)
+    fault = _fault(messages, code)
+    if fault.code.partition(".")[0] in COMMON_FAULTS:
+        raise ForgetError(fault.code, fault.message, fault.hint)
+    return fault
+
+
+def _run(command: Sequence[str]) -> tuple[int, str, str]:
+    """Run a command to its end: its exit code, its output, its messages."""
     child = None
     try:
         with _signals_wait():
@@ -246,12 +257,7 @@ def _apply(command: Sequence[str]) -> dict | Fault:
         # If this process is interrupted, the child must not keep running.
         if child is not None and child.poll() is None:
             _stop(child)
-    if child.returncode == 0:
-        return json.loads(printed)
-    fault = _fault(messages, child.returncode)
-    if fault.code.partition(".")[0] in COMMON_FAULTS:
-        raise ForgetError(fault.code, fault.message, fault.hint)
-    return fault
+    return child.returncode, printed, messages
 
 
 @contextmanager
