@@ -10,13 +10,12 @@ import os
 from pathlib import Path
 
 import pytest
-from guarded import described, failure, sweep
+from guarded import described, failure, import_libraries, sweep
 from hostile_inputs import split_safetensors
 from processes import ROOT
 from reading_targets import GOLDEN, TARGETS
 
 from forgetcli.artifact.delta import Delta, name_of
-from forgetcli.cli.progress import silence_libraries
 from forgetcli.errors import ForgetError
 from forgetcli.pipeline import apply_delta
 
@@ -31,8 +30,8 @@ CRASHES = sorted(path for path in CORPUS.glob("*/*") if path.is_file())
 
 
 @pytest.fixture(autouse=True, scope="module")
-def silent() -> None:
-    silence_libraries()
+def ready() -> None:
+    import_libraries()
 
 
 @pytest.mark.parametrize("name", TARGETS)
