@@ -14,7 +14,6 @@ from forked import Forks, Server, of_developer, serving
 from processes import ROOT, Run
 from recipe_example import EXAMPLE
 
-
 @pytest.fixture(autouse=True)
 def clean_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
@@ -69,7 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for all files of a worker: what it loads takes as long as many commands. It can mount
     file systems, where it may.
     """
-    with serving(tmp_path_factory.mktemp("server"), mounting=True) as started:
+    with serving(tmp_path_factory.mktemp("server")) as started:
         yield started
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
+import importlib
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -86,16 +87,14 @@ class Told(Run):
 class Server:
     """The process that has torch loaded. Each command is a fork of it.
 
+    It can mount file systems, where only it and its commands see that.
+
     Args:
         scratch: a folder, to find out whether file systems can be mounted.
-        mounting: whether it shall `mount`, where only it and its commands see that.
-        variables: of its environment, for libraries that read them when they are imported.
     """
 
-    def __init__(self, scratch: Path, mounting: bool, variables: Mapping[str, str]) -> None:
-        launcher = (
-            next((words for words in ALONE if can_mount(words, scratch)), []) if mounting else []
-        )
+    def __init__(self, scratch: Path) -> None:
+        launcher = next((words for words in ALONE if can_mount(words, scratch)), [])
         self.mounts = bool(launcher)
         environment = {
             **{name: value for name, value in os.environ.items() if not of_developer(name)},
@@ -103,7 +102,6 @@ class Server:
             "PYTHONUTF8": "1",
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
-            **variables,
         }
         self.process = subprocess.Popen(
             [*launcher, sys.executable, __file__],
@@ -216,11 +214,11 @@ class Forks:
 
 
 @contextmanager
-def serving(scratch: Path, *, mounting: bool = False, **variables: str) -> Iterator[Server]:
+def serving(scratch: Path) -> Iterator[Server]:
     """A server for the length of a `with`."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork")
-    server = Server(scratch, mounting, variables)
+    server = Server(scratch)
     try:
         yield server
     finally:
@@ -245,8 +243,6 @@ def can_mount(launcher: list[str], scratch: Path) -> bool:
 
 def serve() -> int:
     """Read jobs, a line of JSON each, and answer in the same way."""
-    import importlib
-
     from forgetcli.cli.progress import silence_libraries
 
     signal.signal(
@@ -354,6 +350,7 @@ def _command(job: dict) -> NoReturn:
     import resource
 
     import faults
+    from huggingface_hub import constants
 
     from forgetcli.cli import main
     from forgetcli.experiments.comparison import edits
@@ -361,6 +358,8 @@ def _command(job: dict) -> NoReturn:
     signal.alarm(PATIENCE)  # it hangs: killed, which no exit code looks like
     os.chdir(job["cwd"])
     os.environ.update(job["environment"])
+    if {"HF_HOME", "HF_ENDPOINT"} & set(job["environment"]):
+        importlib.reload(constants)  # the hub's client has read its variables when it was imported
     tempfile.tempdir = None  # the server may have looked it up already
     out, err, struck = job["streams"]
     for number, path in enumerate((os.devnull, out, err)):

@@ -79,11 +79,19 @@ def test_the_command_is_the_module(installed, tmp_path):
         assert refused.returncode == 2 and refused.stderr.startswith("error[usage]: ")
 
 
-def test_the_wheel_writes_its_model_out(installed, tmp_path):
-    """`none` takes the whole way of an edit but for the edit, which would take its time."""
-    written = run(installed, tmp_path, "apply", "objects", "--method", "none", "-q")
-    # Nothing on stderr: the libraries that it loads are silent too.
-    assert (written.returncode, written.stdout, written.stderr) == (0, "edited\n", "")
+def test_the_wheel_writes_and_draws_with_its_own_weights(installed, tmp_path):
+    """`none` takes the whole way of an edit but for the edit. One process for both commands:
+    loading the libraries takes longer than they do.
+    """
+    script = (
+        "import sys; from forgetcli.cli import main\n"
+        "sys.argv[1:] = ['apply', 'objects', '--method', 'none', '-q']; assert main() == 0\n"
+        "sys.argv[1:] = ['generate', 'a rocket', '--steps', '2', '-q']; assert main() == 0\n"
+    )
+    done = run(installed, tmp_path, script, command=("-c",))
+    # Nothing else on stderr: the libraries that it loads are silent too.
+    written, drawn = done.stdout.splitlines()
+    assert (done.returncode, written, done.stderr) == (0, "edited", "")
     kept = installed / "forgetcli/bundled/model/unet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "edited/unet" / kept.name).read_bytes() == kept.read_bytes()
     assert (
@@ -91,6 +99,7 @@ def test_the_wheel_writes_its_model_out(installed, tmp_path):
         .read_bytes()
         .startswith((installed / "forgetcli/bundled/recipes/objects.toml").read_bytes())
     )
+    assert (tmp_path / drawn).read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("part", ["model", "judge"])
@@ -112,23 +121,6 @@ def test_the_wheel_finds_its_own_recipes(installed, tmp_path):
         assert (installed / "forgetcli" / "bundled" / "recipes" / f"{name}.toml").read_bytes() == (
             ROOT / "recipes" / f"{name}.toml"
         ).read_bytes()
-
-
-def test_the_wheel_draws_with_its_own_weights(installed, tmp_path):
-    drawn = run(
-        installed,
-        tmp_path,
-        "generate",
-        "a neon sign style rocket",
-        "--steps",
-        "2",
-        "-o",
-        "out",
-        "--json",
-    )
-    assert drawn.returncode == 0, drawn.stderr
-    (image,) = json.loads(drawn.stdout)["images"]
-    assert (tmp_path / image["path"]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_without_its_weights_it_says_so(installed, tmp_path):

@@ -458,9 +458,10 @@ def test_a_mistake_is_one_line(forget, good: Path, arguments: list[str], code: s
     assert says.lower() in run.stderr.lower()
 
 
-def test_offline_and_not_cached_gives_the_command_that_fetches_it(started, tmp_path: Path):
+def test_offline_and_not_cached_gives_the_command_that_fetches_it(forked, tmp_path: Path):
     """`HF_HOME` and `HF_HUB_OFFLINE` as huggingface_hub has them."""
-    run = started(
+    run = forked(
+        tmp_path,
         "apply",
         "sd14/objects",
         "--model",

@@ -11,11 +11,10 @@ import shutil
 from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import single_files
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from evidence_runs import ATTACKS, SCORES, measured
 from faults import tree
 from forked import Forks
@@ -30,6 +29,9 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.export.evidence import gather
 from forgetcli.pipeline.apply import apply
 from forgetcli.progress import Silent
+
+if TYPE_CHECKING:
+    from cyclonedx.validation.json import JsonStrictValidator
 
 ARGUMENTS = ("export", "edited", "--format", "cyclonedx", "-o", "bom.json")
 
@@ -54,6 +56,10 @@ def place(original: Path, tmp_path: Path) -> Path:
 @cache
 def schema() -> JsonStrictValidator:
     """The validator: it reads its schemas once."""
+    # Imported here: it takes seconds, which every process that collects the tests would spend.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     return JsonStrictValidator(SchemaVersion.V1_6)
 
 

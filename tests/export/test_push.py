@@ -13,7 +13,6 @@ from pathlib import Path
 
 import hub_server
 import pytest
-from forked import Forks, serving
 from pipelines import tiny_sd
 from tiny_runs import RECIPE
 
@@ -138,17 +137,10 @@ def environment(running, tmp_path_factory) -> dict[str, str]:
     return {**hub_server.environment(running, home), "HF_TOKEN": "hf_secret"}
 
 
-@pytest.fixture(scope="module")
-def pushing(environment, tmp_path_factory):
-    # The hub's client reads its address when it is imported, so that other tests' forks are no use.
-    with serving(tmp_path_factory.mktemp("server"), **environment) as server:
-        yield Forks(server, tmp_path_factory.mktemp("forks"))
-
-
 @pytest.fixture
-def push(pushing, hub, tmp_path):
-    return lambda *arguments, **more: pushing(
-        tmp_path, "push", *arguments, **{"HF_HUB_OFFLINE": "0", **more}
+def push(forked, environment, hub, tmp_path):
+    return lambda *arguments, **more: forked(
+        tmp_path, "push", *arguments, **{**environment, **more}
     )
 
 

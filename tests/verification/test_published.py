@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from faults import tree
-from forked import Forks, serving
+from forked import Forks
 from hub_server import COMMIT, environment, hub
 from pipelines import tiny_sd
 from processes import ERROR_LINE, Run
@@ -36,7 +36,7 @@ class Asking:
     """
 
     hub: ThreadingHTTPServer
-    forks: Forks
+    forks: Callable[..., Run]
     home: Path
 
 
@@ -64,14 +64,10 @@ def place(original: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
-    # The hub's client reads its address when it is imported, so that other tests' forks are no use.
+def asking(forked: Forks, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Asking]:
     home = tmp_path_factory.mktemp("hf")
-    with (
-        hub() as hub_at,
-        serving(tmp_path_factory.mktemp("server"), **environment(hub_at, home)) as server,
-    ):
-        yield Asking(hub_at, Forks(server, tmp_path_factory.mktemp("forks")), home)
+    with hub() as hub_at:
+        yield Asking(hub_at, partial(forked, **environment(hub_at, home)), home)
 
 
 @pytest.fixture
@@ -86,7 +82,7 @@ def hub_at(asking: Asking, place: Path) -> ThreadingHTTPServer:
 
 @pytest.fixture
 def run(asking: Asking, hub_at: ThreadingHTTPServer, tmp_path: Path) -> Callable[..., Run]:
-    return partial(asking.forks, tmp_path, HF_HUB_OFFLINE="0")
+    return partial(asking.forks, tmp_path)
 
 
 def assert_refused(run: Run, code: str, says: str) -> None:
