@@ -14,6 +14,7 @@ from forked import Forks, Server, of_developer, serving
 from processes import ROOT, Run
 from recipe_example import EXAMPLE
 
+
 @pytest.fixture(autouse=True)
 def clean_environment(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
