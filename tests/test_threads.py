@@ -24,6 +24,7 @@ def two_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     monkeypatch.delenv(threads.VARIABLE, raising=False)
+    monkeypatch.delenv(threads.POLICY, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,14 @@ def test_the_option_wins_then_the_variable_then_cores(
         monkeypatch.setenv(threads.VARIABLE, variable)
     assert threads.use(requested) == used
     assert os.environ[threads.VARIABLE] == str(used)  # for the processes that this one starts
+
+
+def test_threads_that_wait_sleep_unless_somebody_has_chosen(two_cores, monkeypatch):
+    threads.use(None)
+    assert os.environ[threads.POLICY] == "PASSIVE"
+    monkeypatch.setenv(threads.POLICY, "ACTIVE")
+    threads.use(None)
+    assert os.environ[threads.POLICY] == "ACTIVE"
 
 
 def test_a_quota_limits_the_cores(two_cores, tmp_path):

@@ -32,6 +32,8 @@ def showing() -> Iterator[Observer]:
     """The observer that suits stderr; its bars are closed at the end."""
     observer: Bars | Lines = Bars() if sys.stderr.isatty() else Lines()
     try:
+        if isinstance(observer, Bars):
+            observer.wait()
         yield observer
     finally:
         observer.stop()
@@ -80,6 +82,11 @@ class Bars:
         self.name = ""
         self.start = 0.0
 
+    def wait(self) -> None:
+        """A spinner until the first stage: loading the libraries takes seconds."""
+        self.progress.start()
+        self.task = self.progress.add_task("starting", total=None, figures="")
+
     def stage(self, name: str, total: int | None = None) -> None:
         self.done()
         self.progress.start()
@@ -101,6 +108,8 @@ class Bars:
             task, self.task = self.task, None
             figures = self.progress.tasks[-1].fields["figures"]
             self.progress.remove_task(task)
+            if not self.name:  # it only waited
+                return
             line = f"✓ {self.name}  {duration(time.monotonic() - self.start)}  {figures}".rstrip()
             self.progress.console.print(line, style="dim", markup=False, soft_wrap=True)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 VARIABLE = "OMP_NUM_THREADS"
+POLICY = "OMP_WAIT_POLICY"
 _CPUS = Path("/sys/devices/system/cpu")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _LOAD = Path("/proc/loadavg")
@@ -14,6 +15,10 @@ _LOAD = Path("/proc/loadavg")
 
 def use(requested: int | None) -> int:
     """Let torch, and the processes that this one starts, compute with this many threads.
+
+    Threads that wait for the others sleep, unless `OMP_WAIT_POLICY` says otherwise. By default they
+    spin, and on a busy machine take the time from the very threads that they wait for. Torch has to
+    be imported afterwards for this.
 
     Args:
         requested: None: what `OMP_NUM_THREADS` says, else one thread for each physical core. The
@@ -24,6 +29,7 @@ def use(requested: int | None) -> int:
     """
     chosen = requested or default()
     os.environ[VARIABLE] = str(chosen)
+    os.environ.setdefault(POLICY, "PASSIVE")
     if "torch" in sys.modules:
         # It has read the variable already.
         sys.modules["torch"].set_num_threads(chosen)

@@ -71,6 +71,26 @@ def test_gate_and_resume(run: Forks, place: Path) -> None:
     assert images and images == {p: p.stat().st_mtime_ns for p in images}
 
 
+def test_two_processes_give_what_one_gives(run: Forks, place: Path) -> None:
+    """Attacks shared out as under ``accelerate launch``; one process prints."""
+    cache = str(place / "cache-of-two")
+    done = run(place, "attack", "edited", *QUICK, "-o", "two", ranks=2, FORGET_CACHE_DIR=cache)
+    assert (done.code, done.stdout) == (0, "two/report.html\n"), done.stderr
+    assert without_times(results(place, "two")) == without_times(results(place))
+    images = {p.relative_to(place / "attack"): p for p in (place / "attack").rglob("*.png")}
+    assert images and all(
+        (place / "two" / name).read_bytes() == path.read_bytes() for name, path in images.items()
+    )
+
+
+def without_times(data: object) -> object:
+    """Results without seconds, and without the gates, with which another test asked again."""
+    if isinstance(data, dict):
+        kept = data.keys() - {"seconds", "gates"}
+        return {key: without_times(data[key]) for key in sorted(kept)}
+    return [without_times(value) for value in data] if isinstance(data, list) else data
+
+
 def test_without_evidence_no_gate_passes(run: Forks, place: Path) -> None:
     """Without the control no attack has power, whatever its success was."""
     done = run(
