@@ -59,8 +59,11 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check .
 	touch $@
 
+# open-clip-torch for CLIP's vocabulary, which is a file in it. Its dependencies would replace parts
+# of an installed torch.
 $(VENV)/.installed-test: $(SOURCES) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check '.[test]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps open-clip-torch==3.3.0
 	touch $@ $(VENV)/.installed
 
 $(LOWEST)/.installed: pyproject.toml tests/lowest.txt

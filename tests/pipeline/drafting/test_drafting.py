@@ -96,6 +96,27 @@ def test_synonyms_and_kinds_of_a_thing_mean_it(model):
     assert "toy" not in same  # a kind of dog, and more often something else
 
 
+@pytest.mark.parametrize(
+    ("name", "unique", "ambiguous"),
+    [
+        ("Grant Wood", "", "Wood"),  # a material
+        ("Daniel Chester French", "", "French"),  # in definitions: French painters
+        ("David Smith", "David Roland Smith", "Smith"),  # Kate Smith
+        ("Claude Monet", "Monet", ""),
+        ("van gogh", "Gogh", ""),
+        ("dog", "hound", ""),
+    ],
+)
+def test_a_name_that_says_something_else_is_ambiguous(name: str, unique: str, ambiguous: str):
+    assert not unique or not lexicon.is_ambiguous(unique, name)
+    assert not ambiguous or lexicon.is_ambiguous(ambiguous, name)
+
+
+def test_a_word_is_not_the_people_of_that_name():
+    assert [entry.name for entry in lexicon.words_like("king")] == ["king"]
+    assert [entry.name for entry in lexicon.words_like("monet")] == ["Claude Monet"]
+
+
 def test_a_target_is_far_enough_and_no_synonym_and_its_rivals_were_nearer(model, penguin):
     (concept,) = penguin.concepts
     kind = KINDS["object"]
