@@ -2,7 +2,7 @@
 # make test: install into .venv with the test extra and run the tests
 # make test-lowest: a part of the tests with the lowest versions that pyproject.toml allows
 # make fuzz: hostile files for every reader, FUZZ of each, and every fault of the disk
-# make interop: build stable-diffusion.cpp and let it load what forget exports (9 GB, an hour of a core)
+# make interop: build stable-diffusion.cpp and let it load what forget exports (9 GB, half an hour)
 # make lint: style, types and the order of the packages
 # make docs: build the documentation into build/site
 VENV ?= .venv
