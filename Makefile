@@ -2,16 +2,18 @@
 # make test: install into .venv with the test extra and run the tests
 # make test-lowest: a part of the tests with the lowest versions that pyproject.toml allows
 # make fuzz: hostile files for every reader, FUZZ of each, and every fault of the disk
+# make interop: build stable-diffusion.cpp and let it load what forget exports (9 GB, half an hour)
 # make lint: style, types and the order of the packages
 # make docs: build the documentation into build/site
 VENV ?= .venv
 PYTHON ?= python3
 JOBS ?= auto
 LOWEST ?= .venv-lowest
+INTEROP ?= .venv-interop
 FUZZ ?= 20000
 SOURCES := pyproject.toml README.md LICENSE $(shell find forgetcli recipes -type f ! -name '*.pyc')
 
-.PHONY: demo test test-lowest fuzz lint docs reference schema completions
+.PHONY: demo test test-lowest fuzz interop lint docs reference schema completions
 demo: $(VENV)/.installed
 	$(VENV)/bin/forget demo
 
@@ -30,6 +32,16 @@ fuzz: $(VENV)/.installed-test
 	OMP_NUM_THREADS=1 FORGET_FUZZ=$(FUZZ) $(VENV)/bin/python -m pytest -n $(JOBS) \
 		tests/fuzz tests/cli/test_faults_of_writers.py tests/verification/test_mutations.py \
 		tests/artifact/test_hostile_folders.py
+
+interop: $(VENV)/.installed-test $(INTEROP)/.installed
+	INTEROP_PYTHON=$(abspath $(INTEROP))/bin/python $(VENV)/bin/python -m pytest -m interop -rs tests/interop
+
+# No wheel is published for every machine: this compiles with cmake and a C++ compiler. In an
+# environment of its own, since only its Python binding is called.
+$(INTEROP)/.installed:
+	$(PYTHON) -m venv $(INTEROP)
+	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check stable-diffusion-cpp-python==0.4.7
+	touch $@
 
 lint: $(VENV)/.installed-lint
 	$(VENV)/bin/ruff check .
@@ -59,8 +71,11 @@ $(VENV)/.installed: $(SOURCES) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check .
 	touch $@
 
+# open-clip-torch for CLIP's vocabulary, which is a file in it. Its dependencies would replace parts
+# of an installed torch.
 $(VENV)/.installed-test: $(SOURCES) | $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check '.[test]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps open-clip-torch==3.3.0
 	touch $@ $(VENV)/.installed
 
 $(LOWEST)/.installed: pyproject.toml tests/lowest.txt

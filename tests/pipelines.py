@@ -358,7 +358,7 @@ def tiny_tokenizer(folder: Path, pad: str = "<|endoftext|>") -> dict[str, int]:
     """Write a CLIP tokenizer that knows all bytes, and `WORDS` as one token each; returns its
     vocabulary.
     """
-    letters = list(_byte_letters())
+    letters = list(byte_letters())
     vocabulary = [*letters, *(letter + "</w>" for letter in letters)]
     merges: list[str] = []
     for word in WORDS:
@@ -425,7 +425,7 @@ def shard(path: Path, parts: int = 2) -> None:
     path.unlink()
 
 
-def _byte_letters() -> list[str]:
+def byte_letters() -> list[str]:
     """The 256 characters that stand for bytes in GPT-2's and CLIP's byte-level BPE."""
     printable = [
         *range(ord("!"), ord("~") + 1),

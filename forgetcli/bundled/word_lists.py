@@ -6,11 +6,13 @@ Their sources and licences are in `words/README.md`.
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 FOLDER = Path(__file__).parent / "words"
+WORD = re.compile(r"(?<![\w'-])[A-Za-z]+(?![\w'-])")
 WORDNET, CLDR, OWN = "WordNet", "Unicode-3.0", "MIT"
 # Sets by name: what is in them, and the licences of their words.
 SETS = {
@@ -76,6 +78,17 @@ def words() -> tuple[Word, ...]:
     """All words, by kind, the most common of a kind first (styles: artists first)."""
     lines = (FOLDER / "lexicon.tsv").read_text(encoding="utf-8").splitlines()
     return tuple(_word(*line.split("\t")) for line in lines)
+
+
+@cache
+def english() -> frozenset[str]:
+    """The words of all names, definitions and prompts, in lower case: some 11,000 of English.
+
+    Parts of words with a hyphen or an apostrophe are not among them.
+    """
+    texts = [(FOLDER / "lexicon.tsv").read_text(encoding="utf-8")]
+    texts += [prompt for name in SETS for prompt in preserve_set(name).prompts]
+    return frozenset(WORD.findall("\n".join(texts).casefold()))
 
 
 def _word(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forgetcli.editing.alignment import subject_ends, words
+from forgetcli.editing.alignment import pieces, subject_ends
 from forgetcli.editing.check import predictions, spread
 from forgetcli.editing.context_columns import PairColumns, contexts, words_of
 from forgetcli.editing.context_map import ContextProblem
@@ -200,7 +200,7 @@ class Target:
         concept, target = pairs[0]
         batch = tokenise(model.tokenizer, [concept, target])
         first, second = words_of(model, batch).ids.tolist()
-        _, at = subject_ends(words(model.tokenizer, first), words(model.tokenizer, second))
+        _, at = subject_ends(pieces(model.tokenizer, first), pieces(model.tokenizer, second))
         best, *others = (
             denoising_loss(model, latents, [prompt], seed) for prompt in (concept, target, "")
         )

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
+from forgetcli.models.vocabulary import END as WORD_END
+
+WORD_START = "▁"  # begins a word in T5's vocabulary
+# The position of a token within its word, and the ids of the word's tokens.
+Piece = tuple[int, tuple[int, ...]]
 Positions = Literal[
     "last", "prompt-last", "from-last", "prompt-from-last", "all", "beside", "aligned"
 ]
@@ -18,7 +23,32 @@ def words(tokenizer: Any, ids: Sequence[int]) -> list[int]:
     return ids[: ids.index(tokenizer.eos_token_id)]
 
 
-def shared_ends(concept: Sequence[int], target: Sequence[int]) -> tuple[int, int]:
+def pieces(tokenizer: Any, ids: Sequence[int]) -> list[Piece]:
+    """`words`, each token with the word that it is a piece of.
+
+    So "jail-house" and "school-house" have no piece in common: the tokens "house" belong to two
+    words. Compared by their ids alone, the subject of "a jailhouse" → "a schoolhouse" would end
+    with "jail". Start tokens and textual inversions are words of their own.
+    """
+    read = words(tokenizer, ids)
+    tokens = tokenizer.convert_ids_to_tokens(read)
+    added = set(tokenizer.added_tokens_encoder.values())
+    found: list[Piece] = []
+    start = 0
+    for stop in range(1, len(read) + 1):
+        if (
+            stop == len(read)
+            or not added.isdisjoint(read[stop - 1 : stop + 1])
+            or tokens[stop - 1].endswith(WORD_END)
+            or tokens[stop].startswith(WORD_START)
+        ):
+            word = tuple(read[start:stop])
+            found += [(at, word) for at in range(len(word))]
+            start = stop
+    return found
+
+
+def shared_ends(concept: Sequence[Hashable], target: Sequence[Hashable]) -> tuple[int, int]:
     """Number of tokens that both prompts have in common at their start, including the start token,
     and at their end.
 
@@ -35,7 +65,7 @@ def shared_ends(concept: Sequence[int], target: Sequence[int]) -> tuple[int, int
     return start, end
 
 
-def subject_ends(concept: Sequence[int], target: Sequence[int]) -> tuple[int, int]:
+def subject_ends(concept: Sequence[Hashable], target: Sequence[Hashable]) -> tuple[int, int]:
     """Positions of the last subject token of both prompts; at least the first one after the start
     token.
 
@@ -47,13 +77,13 @@ def subject_ends(concept: Sequence[int], target: Sequence[int]) -> tuple[int, in
 
 
 def matches(
-    concept: Sequence[int], target: Sequence[int], length: int, positions: Positions
+    concept: Sequence[Hashable], target: Sequence[Hashable], length: int, positions: Positions
 ) -> list[tuple[int, int]]:
     """Positions of the concept prompt, each with the position of the target prompt that it is
     mapped to.
 
     Args:
-        concept, target: `words` of the prompts.
+        concept, target: `pieces` of the prompts.
         length: of the padded prompts.
         positions: `last`: the last subject token. `prompt-last`: the last token of either prompt,
             which is the start token of an empty one. `from-last`, `prompt-from-last`: these and all

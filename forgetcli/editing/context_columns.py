@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forgetcli.editing.alignment import Positions, shared_ends, subject_ends, words
+from forgetcli.editing.alignment import Positions, pieces, shared_ends, subject_ends, words
 from forgetcli.editing.columns import HeldColumns
 from forgetcli.editing.context_sources import ColumnId, ContextSource
 from forgetcli.editing.prior import prior_prompts
@@ -198,9 +198,9 @@ def subjects_of(model: LoadedModel, pairs: Sequence[tuple[str, str]]) -> set[tup
     )
     found = set()
     for concept, target in zip(concepts, targets, strict=True):
-        a, b = words(model.tokenizer, concept), words(model.tokenizer, target)
+        a, b = pieces(model.tokenizer, concept), pieces(model.tokenizer, target)
         start = max(1, shared_ends(a, b)[0])
-        found.add(tuple(a[start : subject_ends(a, b)[0] + 1]))
+        found.add(tuple(concept[start : subject_ends(a, b)[0] + 1]))
     return found
 
 

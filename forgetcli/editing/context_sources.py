@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from forgetcli.editing.alignment import Positions, matches, words
+from forgetcli.editing.alignment import Positions, matches, pieces, words
 from forgetcli.models.base import Context, LoadedModel
 from forgetcli.models.encoder import TextEncoder
 from forgetcli.models.tokens import TokenBatch
@@ -91,7 +91,7 @@ class TokenPart(Part):
         For the alignment, an encoder without a start token is given one. Where it stands for an
         empty prompt's last token, the end token takes its place.
         """
-        a, b = words(self.tokenizer, concept), words(self.tokenizer, target)
+        a, b = pieces(self.tokenizer, concept), pieces(self.tokenizer, target)
         if self.starts:
             return matches(a, b, len(concept), positions)
         found = matches([START, *a], [START, *b], 1 + len(concept), positions)

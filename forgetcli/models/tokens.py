@@ -35,6 +35,10 @@ class Tokenizer(Protocol):
         """Token → id."""
         ...
 
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        """The tokens with these ids."""
+        ...
+
     @property
     def added_tokens_encoder(self) -> dict[str, int]:
         """Token → id of the tokens that were added to the vocabulary."""
@@ -208,6 +212,15 @@ class Tokenizers:
     def get_vocab(self) -> dict[str, int]:
         """The first tokenizer's vocabulary."""
         return self.parts[0][1].get_vocab()
+
+    @property
+    def added_tokens_encoder(self) -> dict[str, int]:
+        """Token → id of the tokens that were added to the first tokenizer's vocabulary."""
+        return self.parts[0][1].added_tokens_encoder
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+        """The tokens of the first tokenizer with these ids."""
+        return self.parts[0][1].convert_ids_to_tokens(ids)
 
     def columns(self, encoder: str, ids: Tensor) -> Tensor:
         """The token ids that one text encoder reads, shape (n, the encoder's length)."""

@@ -14,7 +14,7 @@ from pipelines import POSITIONS, tiny_sd
 
 from forgetcli import models
 from forgetcli.checkpoint import base
-from forgetcli.editing.alignment import matches, shared_ends, subject_ends, words
+from forgetcli.editing.alignment import matches, pieces, shared_ends, subject_ends, words
 from forgetcli.editing.context_columns import (
     contexts,
     heldout_columns,
@@ -224,6 +224,28 @@ def test_words_end_before_the_first_end_token(model):
         and words(model.tokenizer, ids[1]) == ids[1][:1]
     )
     assert words(SimpleNamespace(eos_token_id=-1), [5, 6]) == [5, 6]  # cut off: all of it
+
+
+def test_pieces_are_compared_with_their_words(model):
+    """The tiny vocabulary has "cat", and splits "xcat" into "x" and "cat"."""
+    left, right = (model.tokenizer(f"a {word} night").input_ids for word in ("xcat", "ycat"))
+    assert left[3] == right[3] == model.tokenizer("cat").input_ids[1]
+    a, b = pieces(model.tokenizer, left), pieces(model.tokenizer, right)
+    assert [at for at, _ in a] == [0, 0, 0, 1, 0]  # start token, a, x, cat, night
+    assert a[:2] == b[:2] and a[4] == b[4] and a[3] != b[3]
+    assert subject_ends(a, b) == (3, 3) != subject_ends(left[:-1], right[:-1])
+
+
+def test_pieces_of_a_vocabulary_that_marks_the_starts_of_words():
+    names = ["▁a", "▁jail", "house", "</s>", "<toy>", "<toy>_1"]
+    tokenizer = SimpleNamespace(
+        eos_token_id=3,
+        added_tokens_encoder={"</s>": 3, "<toy>": 4, "<toy>_1": 5},
+        convert_ids_to_tokens=lambda ids: [names[number] for number in ids],
+    )
+    assert pieces(tokenizer, [0, 1, 2, 4, 5, 3, 3]) == [
+        (0, (0,)), (0, (1, 2)), (1, (1, 2)), (0, (4,)), (0, (5,)),
+    ]  # fmt: skip
 
 
 def test_a_prompt_that_is_cut_off_is_refused(source):

@@ -5,6 +5,8 @@ not hold what is edited.
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from forgetcli.editing.edit import Edit
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.prior import prior_prompts
 from forgetcli.methods import uce
+from forgetcli.models import vocabulary
 from forgetcli.models.base import LoadedModel
 from forgetcli.models.tokens import tokenise
 from forgetcli.pipeline.task import task_of
@@ -110,6 +113,15 @@ def test_the_kinds_of_prior(model: LoadedModel, tmp_path: Path) -> None:
     assert prompts('prior = "none"') == []
     captions = prompts('prior = "captions"\ncaptions = ["captions.txt"]')
     assert captions == ["a cat by night", "a dog"]
+
+
+def test_english_words_come_first_and_endings_fill_the_rest() -> None:
+    entries = ["ing", "dog", "tion", "house", "ght", "cat"]  # the most frequent first
+    numbers = {f"{entry}</w>": number for number, entry in enumerate(entries)} | {"hous": 9}
+    tokenizer: Any = SimpleNamespace(get_vocab=lambda: numbers)
+    assert vocabulary.words(tokenizer, 2) == ["dog", "house"]
+    assert vocabulary.words(tokenizer, 4) == ["ing", "dog", "house", "cat"]
+    assert vocabulary.words(tokenizer) == entries
 
 
 def test_the_prior_does_not_hold_a_subject(model: LoadedModel) -> None:

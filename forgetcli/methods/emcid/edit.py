@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from forgetcli.editing.alignment import subject_ends, words
+from forgetcli.editing.alignment import pieces, subject_ends
 from forgetcli.editing.closed_form import keys_after, stored_weight
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.moments import counted, preserve_moments, prior_moments
@@ -84,7 +84,7 @@ def subject_pairs(tokenizer: Any, prompts: Sequence[tuple[str, str]], positions:
     movable = torch.zeros_like(pairs.movable)
     rows = zip(pairs.concepts.ids.tolist(), pairs.targets.ids.tolist())
     for row, (concept, target) in enumerate(rows):
-        end, _ = subject_ends(words(tokenizer, concept), words(tokenizer, target))
+        end, _ = subject_ends(pieces(tokenizer, concept), pieces(tokenizer, target))
         stop = end + 1 if positions == "last" else len(concept)
         movable[owner[row, end:stop]] = True
     return replace(pairs, movable=movable)

@@ -162,7 +162,9 @@ def _drafted(
     synonyms = [
         other
         for other in same
-        if is_in_vocabulary(model.tokenizer, other) and other.casefold() not in taken_folded
+        if is_in_vocabulary(model.tokenizer, other)
+        and other.casefold() not in taken_folded
+        and not lexicon.is_ambiguous(other, word)
     ]
     others = [other for other in candidates(model, kind.name) if not overlaps(other, excluded)]
     broader = [

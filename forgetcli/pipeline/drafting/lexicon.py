@@ -24,14 +24,59 @@ def _index() -> dict[str, list[Word]]:
 
 
 def words_like(text: str, kind: str | None = None) -> list[Word]:
-    """The entries with this name, followed by those with this synonym."""
-    entries = _index().get(text.casefold(), [])
-    return [entry for entry in entries if kind in (None, entry.kind)]
+    """The entries with this name; if there are none, those with this synonym.
+
+    A synonym can be a surname: "king" is a king, and only without that entry Billie Jean King.
+    """
+    entries = [e for e in _index().get(text.casefold(), []) if kind in (None, e.kind)]
+    named = [entry for entry in entries if entry.name.casefold() == text.casefold()]
+    return named or entries
 
 
 def of_kind(kind: str) -> list[Word]:
     """All words of a kind, the most common first."""
     return [word for word in word_lists.words() if word.kind == kind]
+
+
+@cache
+def _ordinary_words() -> frozenset[str]:
+    """The words that the lists and preserve sets write in lower case."""
+    texts = [prompt for name in word_lists.SETS for prompt in word_lists.preserve_set(name).prompts]
+    for entry in word_lists.words():
+        texts += [entry.name, entry.description]
+        texts += [*entry.synonyms, *entry.narrower, *entry.broader]
+    return frozenset(
+        word for text in texts for word in word_lists.WORD.findall(text) if word.islower()
+    )
+
+
+@cache
+def _bearers() -> dict[str, frozenset[str]]:
+    """Capitalised word, in lower case → the entries that have it in their names or definitions."""
+    bearers: dict[str, set[str]] = defaultdict(set)
+    for entry in word_lists.words():
+        for text in (entry.name, *entry.synonyms, entry.description):
+            for word in word_lists.WORD.findall(text):
+                if word[0].isupper():
+                    bearers[word.casefold()].add(entry.name)
+    return {word: frozenset(names) for word, names in bearers.items()}
+
+
+def is_ambiguous(alias: str, text: str) -> bool:
+    """Whether an alias of one word says something else in most prompts.
+
+    Tokenizers ignore case: the surname of Grant Wood is also a material, that of Daniel Chester
+    French a language, and David Smith is not the only Smith. So a proper name is ambiguous if it is
+    an ordinary word too, or occurs in other entries' names or definitions.
+
+    Args:
+        text: the word that the alias stands for.
+    """
+    if " " in alias or not alias[0].isupper():
+        return False
+    folded = alias.casefold()
+    others = _bearers().get(folded, frozenset()) - {entry.name for entry in words_like(text)}
+    return folded in _ordinary_words() or bool(others)
 
 
 def same_meaning(text: str, kind: str) -> list[str]:

@@ -44,9 +44,11 @@ def contexts(model: LoadedModel, words: Sequence[str], templates: Sequence[str])
     prompts = [fill(template, word) for word in words for template in templates]
     ids = tokenise(model.tokenizer, prompts).ids
     with torch.no_grad():
-        # The first position is the same for every prompt.
-        parts = [model.encode(part).hidden[:, 1:].double().mean(1) for part in ids.split(BATCH)]
-    return torch.cat(parts).cpu().unflatten(0, (len(words), len(templates))).mean(1)
+        # The first position is the same for every prompt. To the CPU first: MPS has no float64.
+        parts = [
+            model.encode(part).hidden[:, 1:].cpu().double().mean(1) for part in ids.split(BATCH)
+        ]
+    return torch.cat(parts).unflatten(0, (len(words), len(templates))).mean(1)
 
 
 def compare(

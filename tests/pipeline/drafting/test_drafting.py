@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from forgetcli import models, recipe
 from forgetcli.bundled.word_lists import words
@@ -94,6 +96,48 @@ def test_synonyms_and_kinds_of_a_thing_mean_it(model):
     same = lexicon.same_meaning("dog", "object")
     assert {"puppy", "hound"} <= set(same) and "cat" not in same
     assert "toy" not in same  # a kind of dog, and more often something else
+
+
+@pytest.mark.parametrize(
+    ("name", "unique", "ambiguous"),
+    [
+        ("Grant Wood", "", "Wood"),  # a material
+        ("Daniel Chester French", "", "French"),  # in definitions: French painters
+        ("David Smith", "David Roland Smith", "Smith"),  # Kate Smith
+        ("Claude Monet", "Monet", ""),
+        ("van gogh", "Gogh", ""),
+        ("dog", "hound", ""),
+    ],
+)
+def test_a_name_that_says_something_else_is_ambiguous(name: str, unique: str, ambiguous: str):
+    assert not unique or not lexicon.is_ambiguous(unique, name)
+    assert not ambiguous or lexicon.is_ambiguous(ambiguous, name)
+
+
+class WithoutFloat64(torch.Tensor):
+    """A tensor of a device without float64."""
+
+    def double(self) -> torch.Tensor:
+        raise TypeError("this device has no float64")
+
+    def cpu(self) -> torch.Tensor:
+        return self.as_subclass(torch.Tensor)
+
+
+def test_contexts_are_summed_on_the_cpu(model):
+    def encode(ids: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(hidden=model.encode(ids).hidden.as_subclass(WithoutFloat64))
+
+    other = SimpleNamespace(tokenizer=model.tokenizer, encode=encode)
+    with pytest.raises(TypeError):
+        encode(model.tokenizer("a dog", return_tensors="pt").input_ids).hidden.double()
+    found = similarity.contexts(other, ["a dog", "a cat"], ("{}",))
+    assert torch.equal(found, similarity.contexts(model, ["a dog", "a cat"], ("{}",)))
+
+
+def test_a_word_is_not_the_people_of_that_name():
+    assert [entry.name for entry in lexicon.words_like("king")] == ["king"]
+    assert [entry.name for entry in lexicon.words_like("monet")] == ["Claude Monet"]
 
 
 def test_a_target_is_far_enough_and_no_synonym_and_its_rivals_were_nearer(model, penguin):
