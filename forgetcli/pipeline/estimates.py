@@ -34,9 +34,12 @@ if TYPE_CHECKING:
 # Values saved for the gradient, per output value of a layer. Measured on the embedded model's UNet
 # with saved_tensors_hooks.
 SAVED_PER_OUTPUT = 1.6
-# The check after the edit: prompts of each kind, sampler steps for each, and the largest side of
-# the latents; see `forgetcli.editing.check`.
+# The check after the edit: prompts of each kind, the same for denoisers with at least so many
+# parameters, sampler steps for each, and the largest side of the latents; see
+# `forgetcli.editing.check`.
 CHECKED_PROMPTS = 12
+CHECKED_PROMPTS_OF_LARGE = 6
+LARGE_DENOISER = 100_000_000
 CHECK_STEPS = 5
 CHECKED_SIDE = 16
 # Time and memory of a process before it loads its first network, measured by
@@ -155,7 +158,7 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> Needs:
     outputs = sum(layer.values for layer in layers) * task.cost.batch + values * task.together
     return replace(
         result,
-        seconds=round(_seconds_needed(task, task.cost, speed, model, layers, flops), 1),
+        seconds=round(_seconds_needed(task, task.cost, speed, model, found, layers, flops), 1),
         memory_bytes=int(_memory_needed(model, found, task, outputs)),
         denoiser_flops=sum(layer.flops for layer in layers),
     )
@@ -166,12 +169,16 @@ def _seconds_needed(
     cost: Cost,
     speed: Speed,
     model: LoadedModel,
+    found: Inspection,
     layers: Sequence[Layer],
     encoder_flops: int,
 ) -> float:
     # A gradient costs as much again as the prediction.
     predictions = cost.predictions + 2 * cost.descents
-    check = checked() * speed.seconds(denoiser_layers(model.base, CHECKED_SIDE))
+    (denoiser,) = [c for c in found.components if c.name == model.DENOISER]
+    check = checked(denoiser.parameters or 0) * speed.seconds(
+        denoiser_layers(model.base, CHECKED_SIDE)
+    )
     encoded = cost.encoded - (cost.moments if task.all_cached else 0)
     return (
         START_SECONDS
@@ -228,12 +235,16 @@ def _solving(site: EditableSite, task: Task, speed: Speed) -> float:
     return (1 if known else 2) * eigh_seconds(width) + products
 
 
-def checked() -> int:
+def checked(parameters: int) -> int:
     """Denoiser predictions in the check after the edit: those that make the noisy images, without
     guidance, each on average to half of its steps; then four for each concept prompt and two for
     each preserve prompt.
+
+    Args:
+        parameters: of the denoiser.
     """
-    return CHECKED_PROMPTS * (CHECK_STEPS - 1) + (4 + 2) * CHECKED_PROMPTS
+    prompts = CHECKED_PROMPTS if parameters < LARGE_DENOISER else CHECKED_PROMPTS_OF_LARGE
+    return prompts * (CHECK_STEPS - 1) + (4 + 2) * prompts
 
 
 def encoder_cost(model: LoadedModel, found: Inspection) -> tuple[int, int]:
