@@ -152,6 +152,7 @@ def _as_dict(entry: moment_cache.Entry) -> dict:
         "key": entry.key,
         "bytes": entry.bytes,
         "modified": entry.modified,
+        "kind": entry.kind,
         "model": entry.model,
         "prompts": entry.prompts,
     }
@@ -163,12 +164,14 @@ def _as_text(entries: list, data: dict) -> list:
             entry.key[:12],
             size(entry.bytes),
             datetime.fromtimestamp(entry.modified).strftime("%Y-%m-%d %H:%M"),
+            entry.kind or "–",
             entry.model or "–",
             "–" if entry.prompts is None else entry.prompts,
         ]
         for entry in entries
     )
-    shown = [table(("key", ">size", "last used", "model", ">prompts"), rows)] if entries else []
+    columns = ("key", ">size", "last used", "kind", "model", ">prompts")
+    shown = [table(columns, rows)] if entries else []
     return [*shown, f"{_entries(len(entries))}, {size(data['bytes'])} in {data['path']}"]
 
 

@@ -9,9 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from forgetcli.checkpoint.base import Base
+from forgetcli.editing.decompositions import decomposed
 from forgetcli.editing.edit import Keys, SiteReport
+from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.moments import Moments
 from forgetcli.editing.pairs import Pairs
+from forgetcli.errors import counted
 from forgetcli.linalg import (
     Coordinates,
     EditOperator,
@@ -19,7 +22,7 @@ from forgetcli.linalg import (
     Projector,
     drift,
     edit_operator,
-    null_projector,
+    null_space,
     whitened,
 )
 from forgetcli.models.base import LoadedModel, Site
@@ -158,6 +161,7 @@ def prepare(
     pairs: Pairs,
     moments: Moments,
     settings: Any,
+    cache: MomentCache,
     observer: Observer,
     held: Mapping[str, Moment] | None = None,
     vocabulary: Mapping[str, Moment] | None = None,
@@ -167,16 +171,19 @@ def prepare(
     reads.
 
     Args:
+        cache: has the eigendecompositions of earlier edits.
         held: K_pK_pᵀ of earlier edits by site name.
         vocabulary: second moments of the task's prior by site name; None without one.
         priced: as `[refine] price`.
     """
     observer.stage("null space", len(sites))
     keys = model.keys(sites, pairs.concepts.ids)
-    problems = []
+    problems, hits = [], 0
     for site in sites:
         moment = moments.by_site[site.name]
-        projector = null_projector(moment.matrix, settings.threshold, settings.min_rank)
+        spectrum, hit = decomposed(moment.matrix, model.base.id, cache)
+        hits += hit
+        projector = null_space(spectrum, settings.threshold, settings.min_rank)
         problems.append(
             pose(
                 site,
@@ -191,6 +198,8 @@ def prepare(
             )
         )
         observer.advance(null_dim=projector.rank)
+    if hits:
+        observer.note(f"null space: {counted(hits, 'eigendecomposition')} from the cache")
     return problems
 
 

@@ -1,5 +1,6 @@
 """Second moments on disk, one file per entry, so that a second `apply` to the same model does not
-compute them again. Images of unedited models lie there too: see `generation.image_cache`.
+compute them again. Their eigendecompositions lie there too, and images of unedited models: see
+`editing.decompositions` and `generation.image_cache`.
 
 An entry's name is the SHA-256 of its identity, which is everything that it depends on. The file has
 the identity and a checksum of the tensors, and both are compared on load. A damaged entry is a
@@ -35,6 +36,7 @@ BUCKET = "k0-v1"  # raise the number when the file's layout changes
 LARGEST_ENTRY = 8 << 30  # bytes; a moment of width 4096 has 128 MiB
 # Names of entries, of the locks of older versions, and of temporary files: nothing else is deleted.
 MADE_HERE = re.compile(r".+\.safetensors|.+\.lock|\..+\.tmp")
+MOMENT = "second moment"  # kind of entries whose identity has none
 STALE_SECONDS = 24 * 3600  # older temporary files are left over from killed runs
 
 
@@ -53,12 +55,14 @@ class Entry:
     Attributes:
         bytes: size of the file.
         modified: when it was last stored or used; seconds since the epoch.
+        kind: what it is; None for a damaged file.
         model, prompts: the model and the number of prompts, if the entry's identity has them.
     """
 
     key: str
     bytes: int
     modified: float
+    kind: str | None
     model: str | None
     prompts: int | None
 
@@ -209,17 +213,19 @@ class MomentCache:
             status = path.stat()
         except OSError:  # another process deleted it meanwhile
             return None
-        model = prompts = None
+        kind = model = prompts = None
         with suppress(Exception):  # a damaged file is listed too, so that it can be pruned
             metadata = WeightFile(self.bucket, path.name).metadata
             identity = decode(metadata["identity"].encode())
             model = identity.get("model") if isinstance(identity.get("model"), str) else None
+            kind = identity.get("kind", MOMENT)
+            kind = kind if isinstance(kind, str) else None
             prompts = identity.get("prompts")
             if isinstance(prompts, list):
                 prompts = len(prompts)
             elif type(prompts) is not int:
                 prompts = None
-        return Entry(path.stem, status.st_size, status.st_mtime, model, prompts)
+        return Entry(path.stem, status.st_size, status.st_mtime, kind, model, prompts)
 
 
 def _is_made_here(path: Path) -> bool:

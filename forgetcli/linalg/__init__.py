@@ -7,8 +7,9 @@ from forgetcli.linalg.memit import SpreadEdit, spread_edit
 from forgetcli.linalg.moment import Moment
 from forgetcli.linalg.preserve_set import augmented, centroids, most_moved, weak_directions
 from forgetcli.linalg.procrustes import nearest_rotation, span
-from forgetcli.linalg.projector import Projector, null_projector
+from forgetcli.linalg.projector import Projector, null_projector, null_space
 from forgetcli.linalg.ridge import RidgeMap, ridge_map, ridge_map_of_moment
+from forgetcli.linalg.spectrum import Spectrum
 from forgetcli.linalg.speed import constrained_map
 from forgetcli.linalg.whitening import Coordinates, whitened
 
@@ -18,6 +19,7 @@ __all__ = [
     "Moment",
     "Projector",
     "RidgeMap",
+    "Spectrum",
     "SpreadEdit",
     "adversarial_columns",
     "augmented",
@@ -28,6 +30,7 @@ __all__ = [
     "most_moved",
     "nearest_rotation",
     "null_projector",
+    "null_space",
     "ridge_map",
     "ridge_map_of_moment",
     "span",

@@ -77,10 +77,12 @@ def symmetrised(matrix: Tensor) -> Tensor:
             "the preserve prompts' second moment has NaN or infinite entries",
             "check the model's weights: one of them is probably damaged",
         )
-    skew = (matrix - matrix.T).abs().max()
+    # A copy, because every further pass over a transposed view of a large matrix is slow.
+    mirrored = matrix.T.contiguous()
+    skew = (matrix - mirrored).abs_().max()
     if skew > 1e-9 * matrix.abs().max().clamp_min(1e-300):
         raise EditError(
             "edit.moment-not-symmetric",
             f"a second moment must be symmetric (off by {float(skew):.1e})",
         )
-    return (matrix + matrix.T) / 2
+    return mirrored.add_(matrix).div_(2)

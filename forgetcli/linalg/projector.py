@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from forgetcli.errors import EditError
-from forgetcli.linalg.moment import symmetrised
+from forgetcli.linalg.spectrum import Spectrum
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,16 @@ def null_projector(moment: Tensor, threshold: float, min_rank: int) -> Projector
             zero.
     Source: Fang et al., AlphaEdit (arXiv 2410.02355), eq. 6–8.
     """
-    eigenvalues, vectors = torch.linalg.eigh(symmetrised(moment))  # (d,), (d, d), ascending
+    return null_space(Spectrum.of(moment), threshold, min_rank)
+
+
+def null_space(spectrum: Spectrum, threshold: float, min_rank: int) -> Projector:
+    """`null_projector` of a moment that was decomposed before.
+
+    Raises:
+        EditError: the moment is clearly indefinite, or zero.
+    """
+    eigenvalues = spectrum.eigenvalues
     largest = float(eigenvalues[-1])
     if largest <= 0:
         raise EditError("edit.moment-zero", "the preserve prompts have no energy at this site")
@@ -83,7 +92,7 @@ def null_projector(moment: Tensor, threshold: float, min_rank: int) -> Projector
             "raise [edit] threshold, or set min_rank above 0",
         )
     return Projector(
-        basis=vectors[:, :rank].contiguous(),
+        basis=spectrum.vectors[:, :rank].contiguous(),
         eig_below=float(eigenvalues[rank - 1]) / mean,
         eig_above=float(eigenvalues[rank]) / mean if rank < dim else float("inf"),
     )

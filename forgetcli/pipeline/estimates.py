@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from forgetcli.artifact import ledger_extension, patch
 from forgetcli.editing.cost import Cost
+from forgetcli.editing.decompositions import SMALLEST_WIDTH
 from forgetcli.models import components
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.flops import Layer, denoiser_layers
@@ -33,9 +34,12 @@ if TYPE_CHECKING:
 # Values saved for the gradient, per output value of a layer. Measured on the embedded model's UNet
 # with saved_tensors_hooks.
 SAVED_PER_OUTPUT = 1.6
-# The check after the edit: prompts of each kind, sampler steps for each, and the largest side of
-# the latents; see `forgetcli.editing.check`.
+# The check after the edit: prompts of each kind, the same for denoisers with at least so many
+# parameters, sampler steps for each, and the largest side of the latents; see
+# `forgetcli.editing.check`.
 CHECKED_PROMPTS = 12
+CHECKED_PROMPTS_OF_LARGE = 6
+LARGE_DENOISER = 100_000_000
 CHECK_STEPS = 5
 CHECKED_SIDE = 16
 # Time and memory of a process before it loads its first network, measured by
@@ -79,6 +83,25 @@ class Task:
     def moment_bytes(self) -> int:
         """Bytes of one second moment of each site, float64."""
         return sum(8 * site.shape[1] ** 2 for site in self.sites)
+
+    @property
+    def all_cached(self) -> bool:
+        """Whether all second moments are cached. Then their eigendecompositions are taken to be
+        cached as well: an edit with the same preserve prompts stored both.
+        """
+        return bool(self.of) and self.cached == self.of
+
+    @property
+    def cache_growth(self) -> int:
+        """Bytes of the second moments and eigendecompositions that are not cached yet."""
+        if self.all_cached:
+            return 0
+        moments = self.moment_bytes * (self.of - self.cached) // max(len(self.sites), 1)
+        return moments + sum(
+            8 * site.shape[1] * (site.shape[1] + 1)
+            for site in self.sites
+            if site.shape[1] >= SMALLEST_WIDTH
+        )
 
 
 @dataclass(frozen=True)
@@ -124,7 +147,7 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> Needs:
         seconds=None,
         memory_bytes=None,
         disk_bytes=disk,
-        cache_bytes=task.moment_bytes * (task.of - task.cached) // max(len(task.sites), 1),
+        cache_bytes=task.cache_growth,
         denoiser_flops=None,
     )
     layers = denoiser_layers(model.base) if task.cost else []
@@ -135,7 +158,7 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> Needs:
     outputs = sum(layer.values for layer in layers) * task.cost.batch + values * task.together
     return replace(
         result,
-        seconds=round(_seconds_needed(task, task.cost, speed, model, layers, flops), 1),
+        seconds=round(_seconds_needed(task, task.cost, speed, model, found, layers, flops), 1),
         memory_bytes=int(_memory_needed(model, found, task, outputs)),
         denoiser_flops=sum(layer.flops for layer in layers),
     )
@@ -146,20 +169,23 @@ def _seconds_needed(
     cost: Cost,
     speed: Speed,
     model: LoadedModel,
+    found: Inspection,
     layers: Sequence[Layer],
     encoder_flops: int,
 ) -> float:
     # A gradient costs as much again as the prediction.
     predictions = cost.predictions + 2 * cost.descents
-    check = checked() * speed.seconds(denoiser_layers(model.base, CHECKED_SIDE))
-    all_cached = bool(task.of) and task.cached == task.of
-    encoded = cost.encoded - (cost.moments if all_cached else 0)
+    (denoiser,) = [c for c in found.components if c.name == model.DENOISER]
+    check = checked(denoiser.parameters or 0) * speed.seconds(
+        denoiser_layers(model.base, CHECKED_SIDE)
+    )
+    encoded = cost.encoded - (cost.moments if task.all_cached else 0)
     return (
         START_SECONDS
         + NETWORK_OVERHEAD
         * (predictions * speed.seconds(layers) + check + encoded * encoder_flops / speed.linear)
         + 2 * task.hashing
-        + sum(_solving(site, task.concepts, speed) for site in task.sites)
+        + sum(_solving(site, task, speed) for site in task.sites)
     )
 
 
@@ -198,19 +224,27 @@ def _ledger(site: EditableSite, concepts: TokenBatch) -> int:
     return weight * (8 if wide else 4) + weight * ITEM_BITS[site.dtype] // 8 + keys
 
 
-def _solving(site: EditableSite, concepts: TokenBatch, speed: Speed) -> float:
-    """Seconds of one site's algebra in float64: two decompositions and products with the keys."""
+def _solving(site: EditableSite, task: Task, speed: Speed) -> float:
+    """Seconds of one site's algebra in float64: the decomposition of the second moment, unless it
+    is cached, as much work again in the null space, and products with the keys.
+    """
     width = site.shape[1]
-    distinct = len(concepts.of(site.component).first)
-    return 2 * eigh_seconds(width) + 8 * distinct * width * width / (speed.linear / 2)
+    distinct = len(task.concepts.of(site.component).first)
+    known = task.all_cached and width >= SMALLEST_WIDTH
+    products = 8 * distinct * width * width / (speed.linear / 2)
+    return (1 if known else 2) * eigh_seconds(width) + products
 
 
-def checked() -> int:
+def checked(parameters: int) -> int:
     """Denoiser predictions in the check after the edit: those that make the noisy images, without
     guidance, each on average to half of its steps; then four for each concept prompt and two for
     each preserve prompt.
+
+    Args:
+        parameters: of the denoiser.
     """
-    return CHECKED_PROMPTS * (CHECK_STEPS - 1) + (4 + 2) * CHECKED_PROMPTS
+    prompts = CHECKED_PROMPTS if parameters < LARGE_DENOISER else CHECKED_PROMPTS_OF_LARGE
+    return prompts * (CHECK_STEPS - 1) + (4 + 2) * prompts
 
 
 def encoder_cost(model: LoadedModel, found: Inspection) -> tuple[int, int]:

@@ -16,7 +16,16 @@ from forgetcli import models
 from forgetcli.artifact import integrity, ledger, patch
 from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.editing.check import NO_OP, WRECKED, Check, check, spread
+from forgetcli.editing.check import (
+    NO_OP,
+    PROMPTS,
+    PROMPTS_OF_LARGE,
+    STEPS,
+    WRECKED,
+    Check,
+    check,
+    spread,
+)
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.models.trajectories import noisy_bank, noisy_points
@@ -212,6 +221,40 @@ def test_the_noisy_images_of_the_check_lie_on_the_samplers_trajectories(
         observer=Silent(),
     )
     assert small.shape[2:] == (4, 4) != x.shape[2:]
+
+
+@pytest.mark.parametrize(("large", "prompts"), [(0, PROMPTS_OF_LARGE), (1 << 40, PROMPTS)])
+def test_a_large_denoiser_makes_as_many_predictions_as_are_estimated(
+    model, monkeypatch: pytest.MonkeyPatch, large: int, prompts: int
+):
+    monkeypatch.setattr("forgetcli.editing.check.LARGE_DENOISER", large)
+    pairs = [(f"van gogh {i}", f"monet {i}") for i in range(30)]
+    rows: list[int] = []
+    denoise = model.denoise
+    monkeypatch.setattr(model, "denoise", lambda x, *_: rows.append(len(x)) or denoise(x, *_))
+
+    def points(model, prompts, **settings):
+        found = noisy_points(model, prompts, **settings)
+        sampled.append(sum(rows))
+        return found
+
+    sampled: list[int] = []
+    monkeypatch.setattr("forgetcli.editing.check.noisy_points", points)
+    preserve = [f"a {i}" for i in range(30)]
+    check(model, weights(model, lambda weight: weight), pairs, preserve, 0, Silent())
+    assert 0 < sampled[0] < 2 * prompts * (STEPS - 1)
+    # Two for each concept and preserve prompt, and two for each concept prompt's references.
+    assert sum(rows) - sampled[0] == 6 * prompts
+
+
+def test_the_seventh_prompt_of_a_large_denoiser_is_not_read(model, monkeypatch: pytest.MonkeyPatch):
+    """The figures are those of the spread prompts, whichever way the model was found large."""
+    pairs = [(f"van gogh {i}", f"monet {i}") for i in range(12)]
+    changed = weights(model, random_change(0.1))
+    half = check(model, changed, spread(pairs, 6), PRESERVE, 0, Silent())
+    assert check(model, changed, pairs, PRESERVE, 0, Silent()) != half
+    monkeypatch.setattr("forgetcli.editing.check.LARGE_DENOISER", 1)
+    assert check(model, changed, pairs, PRESERVE, 0, Silent()) == half
 
 
 def test_check_leaves_the_model_as_it_was(model):

@@ -89,8 +89,9 @@ def posed(model, **changes: str | int) -> Posed:
     parameters = nullspace.Parameters.model_validate(read.parameters)
     sites = model.pick_sites(parameters.edit.sites)
     pairs = Pairs.of(model.tokenizer, read.edit_pairs(), parameters.edit.positions)
-    moments = preserve_moments(model, sites, read.preserve_prompts(), MomentCache(), Silent())
-    problems = closed_form.prepare(model, sites, pairs, moments, parameters.edit, Silent())
+    cache = MomentCache()
+    moments = preserve_moments(model, sites, read.preserve_prompts(), cache, Silent())
+    problems = closed_form.prepare(model, sites, pairs, moments, parameters.edit, cache, Silent())
     return Posed(sites, pairs, parameters, problems, moments.by_site, read.preserve_prompts())
 
 
@@ -485,7 +486,7 @@ def test_report_is_what_the_edit_does_to_the_keys(model):
 def test_without_the_projector_preserved_outputs_move(model, monkeypatch: pytest.MonkeyPatch):
     protected = edit(model)
     monkeypatch.setattr(
-        closed_form, "null_projector", lambda moment, *_: Projector.identity(len(moment))
+        closed_form, "null_space", lambda spectrum, *_: Projector.identity(len(spectrum.vectors))
     )
     free = edit(model)
     for with_, without in zip(protected.sites, free.sites, strict=True):

@@ -257,6 +257,9 @@ def test_the_estimate_knows_how_much_the_check_does():
         check.STEPS,
         check.LARGEST_SIDE,
     )
+    for parameters in (0, check.LARGE_DENOISER - 1, check.LARGE_DENOISER):
+        each = check.STEPS - 1 + 4 + 2
+        assert estimates.checked(parameters) == check.prompts_of(parameters) * each
 
 
 def test_a_wide_unet_is_estimated_as_a_square_with_as_many_pixels(base, tmp_path):

@@ -43,6 +43,7 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         pairs,
         moments,
         settings,
+        task.moments,
         observer,
         held=held,
         vocabulary=words.by_site if words else None,
