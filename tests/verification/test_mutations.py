@@ -163,13 +163,39 @@ def of_bytes(sandbox: Sandbox, file: str, rng: random.Random) -> Mutation:
     """A bit of a file flipped, the file cut off, or longer."""
     data = bytearray((GOLDEN / file).read_bytes())
     how = rng.choice(["flip", "flip", "cut", "longer"])
+    name = f"{how} {file}"
     if how == "flip":
         data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        name = of_meaning(file, data) or name
     elif how == "cut":
         data = data[: rng.randrange(len(data))]
     else:
         data += bytes([rng.randrange(256)])
-    return f"{how} {file}", lambda: (sandbox.folder / file).write_bytes(data) and None
+    return name, lambda: (sandbox.folder / file).write_bytes(data) and None
+
+
+def of_meaning(file: str, data: bytes) -> str:
+    """The name of a flipped bit after which a JSON file is still one: which value it replaces. Of a
+    key that changed, the object around it. Empty for other files.
+    """
+    if not file.endswith(".json"):
+        return ""
+    try:
+        before, after = json.loads((GOLDEN / file).read_bytes()), json.loads(data)
+    except ValueError:
+        return ""
+    path: list[str] = []
+    while isinstance(before, dict | list) and isinstance(after, type(before)):
+        keys = [*before] if isinstance(before, dict) else [*range(len(before))]
+        other = [*after] if isinstance(after, dict) else [*range(len(after))]
+        if keys != other:
+            break
+        key = next((key for key in keys if before[key] != after[key]), None)
+        if key is None:
+            return ""
+        path.append("*" if isinstance(key, int) else key)
+        before, after = before[key], after[key]
+    return f"replace {file}:{'/'.join(path)}"
 
 
 def of_ledger_tensors(sandbox: Sandbox, rng: random.Random) -> Mutation:
