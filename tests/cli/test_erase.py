@@ -134,7 +134,7 @@ def test_an_output_that_exists_is_refused_and_ctrl_c_leaves_it(erased, forget, t
         "erase",
         "dog",
         "--force",
-        strike=Strike("forgetcli.editing.closed_form:null_projector"),
+        strike=Strike("forgetcli.editing.closed_form:null_space"),
     )
     assert struck.code == 130, struck.stderr
     assert tree(place / "edited") == before

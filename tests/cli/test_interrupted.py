@@ -75,7 +75,7 @@ APPLY_STAGES = {  # where the signal comes; the stages begun by then
     ),
     "keeping them": (Strike("os:replace"), ["second moments of preserve prompts"]),
     "null space": (
-        Strike("forgetcli.editing.closed_form:null_projector", nth=2, after=True),
+        Strike("forgetcli.editing.closed_form:null_space", nth=2, after=True),
         ["null space"],
     ),
     "noisy pictures": (
@@ -217,12 +217,8 @@ def test_a_terminal_gets_its_cursor_back(forget: Forks, place: Path, tmp_path: P
     assert "refinement" in shown and "Traceback" not in shown
     assert shown.count("error[interrupted]") == 1
     assert "stopped by Ctrl-C" in shown[shown.index("error[interrupted]") :]
-    assert (
-        0
-        < shown.rindex("\x1b[?25l")
-        < shown.rindex("\x1b[?25h")
-        < shown.index("error[interrupted]")
-    )
+    hidden_at, back_at = shown.rindex("\x1b[?25l"), shown.rindex("\x1b[?25h")
+    assert hidden_at < back_at < shown.index("error[interrupted]")
 
 
 def drained(terminal: int) -> bytes:
