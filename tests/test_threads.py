@@ -25,6 +25,8 @@ def two_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
     monkeypatch.delenv(threads.VARIABLE, raising=False)
     monkeypatch.delenv(threads.POLICY, raising=False)
+    monkeypatch.delenv(threads.SPINS, raising=False)
+    monkeypatch.setattr(threads, "others_running", lambda: 0.0)
 
 
 @pytest.mark.parametrize(
@@ -40,12 +42,27 @@ def test_the_option_wins_then_the_variable_then_cores(
     assert os.environ[threads.VARIABLE] == str(used)  # for the processes that this one starts
 
 
-def test_threads_that_wait_sleep_unless_somebody_has_chosen(two_cores, monkeypatch):
+@pytest.mark.parametrize(
+    ("others", "set_by_us"),
+    [(0.0, {"GOMP_SPINCOUNT": "1000"}), (1.0, {"OMP_WAIT_POLICY": "PASSIVE"})],
+)
+def test_threads_that_wait_sleep_at_once_on_a_busy_machine_and_soon_on_an_idle_one(
+    two_cores, monkeypatch, others, set_by_us
+):
+    monkeypatch.setattr(threads, "others_running", lambda: others)
     threads.use(None)
-    assert os.environ[threads.POLICY] == "PASSIVE"
-    monkeypatch.setenv(threads.POLICY, "ACTIVE")
+    kept = {
+        name: os.environ[name] for name in (threads.POLICY, threads.SPINS) if name in os.environ
+    }
+    assert kept == set_by_us
+
+
+@pytest.mark.parametrize("name", [threads.POLICY, threads.SPINS])
+def test_how_threads_wait_is_left_to_who_has_chosen(two_cores, monkeypatch, name):
+    monkeypatch.setenv(name, "ACTIVE")
     threads.use(None)
-    assert os.environ[threads.POLICY] == "ACTIVE"
+    assert os.environ[name] == "ACTIVE"
+    assert not ({threads.POLICY, threads.SPINS} - {name}) & os.environ.keys()
 
 
 def test_a_quota_limits_the_cores(two_cores, tmp_path):
