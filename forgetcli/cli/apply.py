@@ -261,7 +261,7 @@ def _repeat(
     with sink.observer() as observer:
         # Imported here: loads torch, after the libraries have been silenced.
         from forgetcli.artifact import published
-        from forgetcli.verification.rebuild import repeated
+        from forgetcli.verification.repeat import repeated
 
         observer.stage("fetching")
         found = published.fetched(name, model)

@@ -264,8 +264,9 @@ class Recipe(Document):
         prompts with one another and with the recipe.
         """
         edited = [prompt for prompt, _ in self.edit_pairs()] if self.preserve.sets else []
+        words = [word for concept in self.concepts for word in concept.words]
         return [
-            preserve_sets.prompts_of(name, self.concepts, edited)
+            preserve_sets.prompts_of(name, words, edited)
             for name in dict.fromkeys(self.preserve.sets)
         ]
 

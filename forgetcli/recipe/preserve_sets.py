@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from forgetcli.bundled import word_lists
-
-if TYPE_CHECKING:
-    from forgetcli.recipe.model import Concept
 
 _ARTICLE = re.compile(r"^(?:an?|the)\s+")
 
@@ -18,15 +14,15 @@ def names() -> tuple[str, ...]:
     return tuple(word_lists.SETS)
 
 
-def prompts_of(name: str, concepts: Iterable[Concept], edited: Iterable[str]) -> tuple[str, ...]:
+def prompts_of(name: str, words: Iterable[str], edited: Iterable[str]) -> tuple[str, ...]:
     """The prompts of a set that do not speak of what is to be forgotten.
 
     Args:
-        concepts: prompts that have one of their words, also in the plural, are left out.
+        words: the concepts'; prompts that have one of them, also in the plural, are left out.
         edited: edit prompts, which are left out too.
     """
     prompts = word_lists.preserve_set(name).prompts
-    about = _about(word for concept in concepts for word in concept.words)
+    about = _about(words)
     taken = {_folded(prompt) for prompt in edited}
     return tuple(
         prompt

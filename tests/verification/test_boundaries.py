@@ -26,7 +26,15 @@ from forgetcli.artifact.ledger_files import Material
 from forgetcli.artifact.manifest import EditedTensor
 from forgetcli.errors import ForgetError
 from forgetcli.progress import Silent
-from forgetcli.verification import audit, differences, figures, history, rebuild, signature
+from forgetcli.verification import (
+    audit,
+    differences,
+    figures,
+    history,
+    rebuild,
+    recorded_edit,
+    signature,
+)
 from forgetcli.verification import parameters as verification_parameters
 from forgetcli.verification.finding import Finding, read_edited
 
@@ -470,9 +478,9 @@ def edited_parameters(text: str) -> dict[str, Any]:
 
 def test_tensors_and_moments_that_only_one_side_has_are_named(edited: EditedModel) -> None:
     first, second = edited.manifest.edited[:2]
-    places = {rebuild._place(tensor): tensor for tensor in (first, second)}
-    assert rebuild._place(first) == (first.file, first.key, None)
-    alone = {rebuild._place(first): first}
+    places = {recorded_edit.place(tensor): tensor for tensor in (first, second)}
+    assert recorded_edit.place(first) == (first.file, first.key, None)
+    alone = {recorded_edit.place(first): first}
     assert rebuild._listing_problems(places, places) == []
     (found,) = rebuild._listing_problems(places, alone)
     assert second.key in found.what and "does not edit it here" in found.what
@@ -490,15 +498,21 @@ def test_tensors_and_moments_that_only_one_side_has_are_named(edited: EditedMode
         assert f"the manifest lists: {which} other digests" in line
 
 
-def test_the_device_is_the_recorded_one_if_it_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_device_is_the_recorded_one_if_it_is_here(
+    edited: EditedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def pick(device: str) -> None:
         if device != "cpu":
             raise ForgetError("device.none", "no such device", "")
 
-    monkeypatch.setattr(rebuild, "pick_device", pick)
-    assert rebuild._device("cpu") == ("cpu", [])
-    assert rebuild._device(None) == rebuild._device(["cpu"]) == (None, [])
-    device, (line,) = rebuild._device("cuda")
+    def on(device: object) -> tuple[str | None, list[str]]:
+        details = {"metadata": {"device": device}}
+        return recorded_edit.device_of(changed(edited, run_details=details))
+
+    monkeypatch.setattr(recorded_edit, "pick_device", pick)
+    assert on("cpu") == ("cpu", [])
+    assert on(None) == on(["cpu"]) == (None, [])
+    device, (line,) = on("cuda")
     assert device is None and line.startswith("reproduction on 'cuda'")
 
 
@@ -559,13 +573,13 @@ def test_of_a_folder_with_a_damaged_manifest_only_that_is_said(tmp_path: Path) -
 
 
 def test_an_edit_that_was_made_to_edits_that_are_gone_is_not_repeated(edited: EditedModel) -> None:
-    rebuild._refuse_reverted(edited)
+    recorded_edit.refuse_reverted(edited)
     with pytest.raises(ForgetError) as error:
-        rebuild._refuse_reverted(changed(edited, base_digest="0" * 64))
+        recorded_edit.refuse_reverted(changed(edited, base_digest="0" * 64))
     assert error.value.code == "verify.reverted" and "edit 2 of" in error.value.message
     none = changed(edited, base_digest="0" * 64)
     none.__dict__["ledger"] = None
-    rebuild._refuse_reverted(none)  # an edit from before there were ledgers can be
+    recorded_edit.refuse_reverted(none)  # an edit from before there were ledgers can be
 
 
 def test_a_tensor_that_is_not_where_the_manifest_says_is_an_error(edited: EditedModel) -> None:
@@ -692,7 +706,7 @@ def test_a_repeated_edit_may_differ_by_the_tolerance_and_not_by_more(
         asked.update(options, method=recipe.method)
         return SimpleNamespace(output=GOLDEN)
 
-    monkeypatch.setattr(rebuild, "apply", apply)
+    monkeypatch.setattr(recorded_edit, "apply", apply)
     monkeypatch.setattr(rebuild, "EditedModel", lambda folder: again)
     count = len(edited.manifest.edited)
     (line,) = rebuild.rebuilt(edited, Silent()).proved
