@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from forgetcli.editing.check_size import LARGEST_SIDE, STEPS, prompts_of
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError, ModelError
 from forgetcli.models.base import LoadedModel
@@ -22,22 +23,7 @@ from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import noisy_points
 from forgetcli.progress import Observer
 
-# Prompts of each kind, spread over the list, and for large denoisers.
-#
-# One prediction of Stable Diffusion 1.4's UNet takes a second of one thread, and 120 of them were
-# 19 % of a whole edit. With half of the prompts the figures mean the same, with a larger sampling
-# error. On the embedded model that error is far smaller than the distance of good edits, of edits
-# without effect and of wrecks from the thresholds below (docs/performance.md).
-PROMPTS = 12
-PROMPTS_OF_LARGE = 6
-LARGE_DENOISER = 100_000_000  # parameters; the embedded model's has 5 million, SD 1.4's 860 million
 BATCH = 24  # predictions made at a time
-# Few sampler steps without guidance: the noisy images need no quality.
-STEPS = 5
-# Latents along a side of the noisy images: a denoiser of four levels still has 2 × 2 positions at
-# its lowest. At the size for which Stable Diffusion was trained the check takes longer than the
-# edit, and says the same: both predictions that it compares are at the same latents.
-LARGEST_SIDE = 16
 Item = TypeVar("Item")
 
 # An edit that covers a smaller fraction of the distance to the target has no effect.
@@ -162,11 +148,6 @@ def predictions(model: LoadedModel, x: Tensor, t: Tensor, prompts: Sequence[str]
     ids = tokenise(model.tokenizer, prompts).ids
     parts = zip(x.split(BATCH), t.to(model.device).split(BATCH), ids.split(BATCH), strict=True)
     return torch.cat([model.denoise(x, t, model.encode(ids)).cpu().double() for x, t, ids in parts])
-
-
-def prompts_of(parameters: int) -> int:
-    """How many prompts of each kind are checked with a denoiser of so many parameters."""
-    return PROMPTS if parameters < LARGE_DENOISER else PROMPTS_OF_LARGE
 
 
 def spread(items: Sequence[Item], count: int) -> list[Item]:

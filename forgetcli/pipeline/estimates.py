@@ -16,6 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from forgetcli.artifact import ledger_extension, patch
+from forgetcli.editing import check_size
 from forgetcli.editing.cost import Cost
 from forgetcli.editing.decompositions import SMALLEST_WIDTH
 from forgetcli.models import components
@@ -34,14 +35,6 @@ if TYPE_CHECKING:
 # Values saved for the gradient, per output value of a layer. Measured on the embedded model's UNet
 # with saved_tensors_hooks.
 SAVED_PER_OUTPUT = 1.6
-# The check after the edit: prompts of each kind, the same for denoisers with at least so many
-# parameters, sampler steps for each, and the largest side of the latents; see
-# `forgetcli.editing.check`.
-CHECKED_PROMPTS = 12
-CHECKED_PROMPTS_OF_LARGE = 6
-LARGE_DENOISER = 100_000_000
-CHECK_STEPS = 5
-CHECKED_SIDE = 16
 # Time and memory of a process before it loads its first network, measured by
 # benchmarks/estimates.py. The bytes are those beyond a dry run's.
 START_SECONDS = 6.0
@@ -177,7 +170,7 @@ def _seconds_needed(
     predictions = cost.predictions + 2 * cost.descents
     (denoiser,) = [c for c in found.components if c.name == model.DENOISER]
     check = checked(denoiser.parameters or 0) * speed.seconds(
-        denoiser_layers(model.base, CHECKED_SIDE)
+        denoiser_layers(model.base, check_size.LARGEST_SIDE)
     )
     encoded = cost.encoded - (cost.moments if task.all_cached else 0)
     return (
@@ -243,8 +236,8 @@ def checked(parameters: int) -> int:
     Args:
         parameters: of the denoiser.
     """
-    prompts = CHECKED_PROMPTS if parameters < LARGE_DENOISER else CHECKED_PROMPTS_OF_LARGE
-    return prompts * (CHECK_STEPS - 1) + (4 + 2) * prompts
+    prompts = check_size.prompts_of(parameters)
+    return prompts * (check_size.STEPS - 1) + (4 + 2) * prompts
 
 
 def encoder_cost(model: LoadedModel, found: Inspection) -> tuple[int, int]:

@@ -248,18 +248,13 @@ def test_an_edit_takes_the_disk_that_was_estimated(base, recipe, tmp_path, quiet
 
 
 def test_the_estimate_knows_how_much_the_check_does():
-    """Written down twice, because the estimate is made without torch."""
-    from forgetcli.editing import check
+    """Of 12 prompts of each kind, half for large denoisers: noisy images in 4 of 5 steps, then 6
+    predictions.
+    """
     from forgetcli.pipeline import estimates
 
-    assert (estimates.CHECKED_PROMPTS, estimates.CHECK_STEPS, estimates.CHECKED_SIDE) == (
-        check.PROMPTS,
-        check.STEPS,
-        check.LARGEST_SIDE,
-    )
-    for parameters in (0, check.LARGE_DENOISER - 1, check.LARGE_DENOISER):
-        each = check.STEPS - 1 + 4 + 2
-        assert estimates.checked(parameters) == check.prompts_of(parameters) * each
+    assert estimates.checked(0) == estimates.checked(99_999_999) == 12 * (4 + 6)
+    assert estimates.checked(100_000_000) == 6 * (4 + 6)
 
 
 def test_a_wide_unet_is_estimated_as_a_square_with_as_many_pixels(base, tmp_path):
