@@ -49,6 +49,14 @@ Target = Annotated[
     str | None,
     typer.Option("--to", show_default="a neighbour", help="What the concept turns into."),
 ]
+AttributeOf = Annotated[
+    str | None,
+    typer.Option(
+        "--attribute-of",
+        show_default="erase it everywhere",
+        help="The only concept that loses CONCEPT, where a prompt names both.",
+    ),
+]
 KindOption = Annotated[
     str | None,
     typer.Option(
@@ -105,6 +113,7 @@ Lenient = Annotated[
 
 def erase(
     concepts: Concepts,
+    attribute_of: AttributeOf = None,
     to: Target = None,
     model: Model = "demo",
     output: Output = Path("edited"),
@@ -135,6 +144,7 @@ def erase(
       forget erase "van gogh"
       forget erase dog cat --model path/to/sd-folder -o edited-sd
       forget erase "van gogh" --to "oil painting" --alias "starry night" --force
+      forget erase hat --attribute-of cowboy --model path/to/sd-folder
       forget erase penguin --dry-run > penguin.toml
     """
     sink = Sink("erase", json=json, quiet=quiet, threads=threads)
@@ -157,8 +167,8 @@ def erase(
             "observer": observer,
         }
         made = erasing.drafted(
-            concepts, _options(to, kind, alias, template, near, sets), method=method, seed=seed,
-            **place,
+            concepts, _options(to, kind, alias, template, near, sets, attribute_of), method=method,
+            seed=seed, **place,
         )  # fmt: skip
         if not dry_run:
             folder = output.with_name(f"{output.name}-images")
@@ -196,6 +206,7 @@ def _options(
     templates: list[str] | None,
     near: list[str] | None,
     sets: list[str] | None,
+    attribute_of: str | None,
 ) -> Options:
     def given(values: list[str] | None) -> tuple[str, ...] | None:
         return tuple(value for value in values if value) if values else None
@@ -207,6 +218,7 @@ def _options(
         aliases=given(aliases),
         templates=given(templates),
         near=given(near),
+        attribute_of=attribute_of,
         **({} if chosen is None else {"sets": chosen}),
     )
 
