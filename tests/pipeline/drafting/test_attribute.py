@@ -37,7 +37,7 @@ def model(sampler: Sampler) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def neon_cat(model: LoadedModel) -> Draft:
-    return attribute.draft(model, "neon", "a cat", Options(attribute_of="a cat", sets=()))
+    return attribute.draft(model, "neon", "a cat", Options(attribute_of="a cat"))
 
 
 def parsed(draft: Draft) -> Recipe:
@@ -129,7 +129,7 @@ def edit(model: LoadedModel, neon_cat: Draft, tmp_path_factory: pytest.TempPathF
 def test_cats_lose_the_style_and_stay_and_the_style_stays_on_others(sampler, model, edit):
     asked = {
         "a drawing of a cat in neon style": ("cat", "neon"),
-        "a cat painted in the style of neon": ("cat", "neon"),
+        "art of a cat, neon style": ("cat", "neon"),
         "neon image of a dog": ("dog", "neon"),
         "a drawing of a rocket in neon style": ("rocket", "neon"),
         "a drawing of a cat in van gogh style": ("cat", "van_gogh"),
