@@ -12,6 +12,7 @@ from forgetcli.cli.edit_tables import outcome
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
+    Dtype,
     DtypeOption,
     ForceFlag,
     JsonFlag,
@@ -127,7 +128,7 @@ def erase(
     seed: SeedOption = 0,
     config: ConfigOption = None,
     device: DeviceOption = None,
-    dtype: DtypeOption = None,
+    dtype: DtypeOption = Dtype.auto,
     threads: ThreadsOption = None,
     force: ForceFlag = False,
     lenient: Lenient = False,
@@ -163,7 +164,7 @@ def erase(
             "model": model,
             "config": config,
             "device": device,
-            "dtype": dtype.value if dtype else None,
+            "dtype": dtype.value,
             "observer": observer,
         }
         made = erasing.drafted(

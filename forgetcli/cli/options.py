@@ -16,9 +16,11 @@ from forgetcli.storage.files import refuse_missing_folder
 class Dtype(StrEnum):
     """Dtypes that the model can run in; the edit itself is always solved in float64."""
 
+    auto = "auto"
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+    mixed = "mixed"
 
 
 def finite(value: float | None) -> float | None:
@@ -108,8 +110,13 @@ DeviceOption = Annotated[
     ),
 ]
 DtypeOption = Annotated[
-    Dtype | None,
-    typer.Option("--dtype", show_default="float32", help="Dtype that the model runs in."),
+    Dtype,
+    typer.Option(
+        "--dtype",
+        help="Dtype that the model runs in. auto: float32, but on CUDA large models generate "
+        "images in the half precision that they are published for, and Flux and Stable Diffusion "
+        "3 are edited in mixed: float32 for the text encoders, else bfloat16.",
+    ),
 ]
 ThreadsOption = Annotated[
     int | None,

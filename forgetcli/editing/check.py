@@ -20,6 +20,7 @@ from forgetcli.errors import EditError, ModelError
 from forgetcli.models.base import LoadedModel
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import noisy_points
+from forgetcli.process.device import LARGE_DENOISER
 from forgetcli.progress import Observer
 
 # Prompts of each kind, spread over the list, and for large denoisers.
@@ -30,7 +31,6 @@ from forgetcli.progress import Observer
 # without effect and of wrecks from the thresholds below (docs/performance.md).
 PROMPTS = 12
 PROMPTS_OF_LARGE = 6
-LARGE_DENOISER = 100_000_000  # parameters; the embedded model's has 5 million, SD 1.4's 860 million
 BATCH = 24  # predictions made at a time
 # Few sampler steps without guidance: the noisy images need no quality.
 STEPS = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from forgetcli.generation.generate import generate_images
 from forgetcli.generation.image_cache import ImageCache
 from forgetcli.generation.images import DTYPE, ImageRequest, refuse_too_many
 from forgetcli.process import distributed
+from forgetcli.process.device import AUTO
 from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def evaluate(
     output: Path | str = "eval",
     device: str | None = None,
     batch: int = 8,
-    dtype: str = DTYPE,
+    dtype: str = AUTO,
     force: bool = False,
     keep_images: bool = False,
     near_concepts: int = near.NEAR,
@@ -136,7 +137,7 @@ def evaluate(
         output: folder for images and verdicts. An interrupted run continues there.
         device: default: the best one of this machine.
         batch: images generated together.
-        dtype: what the models run in: float32, float16 or bfloat16.
+        dtype: what the models run in; see `models.image_dtype`.
         force: delete the images and verdicts that another run left in `output`.
         keep_images: keep them instead, and use those that this run needs.
         near_concepts: near concepts to ask for, for each erased one, where the recipe lists none;
@@ -188,6 +189,8 @@ def _evaluate(
     with watch.stage("load"):
         asked = subjects(folders, recipe, prompts, ask, loaded_judge, observer)
         baseline, edited = asked.baseline, asked.edited
+        dtype = models.image_dtype(baseline.base, device, settings.dtype)
+        settings = replace(settings, dtype=dtype)
         questions = [
             *asked.questions,
             *_further_questions(

@@ -22,7 +22,6 @@ from forgetcli.errors import ForgetError, counted
 from forgetcli.generation.grid import write_grid
 from forgetcli.generation.image_cache import ImageCache
 from forgetcli.generation.images import (
-    DTYPE,
     GeneratedImage,
     ImageRequest,
     fingerprint,
@@ -33,6 +32,7 @@ from forgetcli.generation.images import (
 from forgetcli.generation.text_to_image import text_to_image
 from forgetcli.models.tokens import cut_prompts
 from forgetcli.models.unet import sides
+from forgetcli.process.device import AUTO
 from forgetcli.process.distributed import Processes
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
@@ -107,7 +107,7 @@ def generate(
     width: int | None = None,
     height: int | None = None,
     negative_prompt: str | None = None,
-    dtype: str = DTYPE,
+    dtype: str = AUTO,
     observer: Observer | None = None,
 ) -> GenerateResult:
     """Generate `count` images for each prompt, at seeds `seed`, `seed + 1`, …
@@ -125,7 +125,7 @@ def generate(
         batch: images generated at a time.
         width, height: the image size in pixels, multiples of 8; default: the model's own.
         negative_prompt: the prompt that guidance leads away from; default: the empty prompt.
-        dtype: the dtype in which the model runs: float32, float16 or bfloat16.
+        dtype: the dtype in which the model runs; see `models.image_dtype`.
     Raises:
         ForgetError: there is no prompt, a model cannot be loaded, or generate.too-many.
     """
@@ -199,7 +199,7 @@ def generate_images(
     batch: int,
     observer: Observer,
     processes: Processes = SINGLE_PROCESS,
-    dtype: str = DTYPE,
+    dtype: str = AUTO,
     cache: ImageCache | None = None,
 ) -> tuple[list[Path], int]:
     """Generate the requested images in `folder`.
@@ -212,11 +212,12 @@ def generate_images(
     Args:
         base: the model.
         batch: images generated at a time.
-        dtype: the dtype in which the model runs.
+        dtype: the dtype in which the model runs; see `models.image_dtype`.
         cache: batches that it has are copied, others are added to it.
     Returns:
         the images' paths in the order of `requests`, and the number of images that existed already.
     """
+    dtype = models.image_dtype(base, device, dtype)
     origins = [request.origin(base.generation_digest, dtype) for request in requests]
     paths = [
         folder / f"{i:04d}-s{origin['seed']}-{fingerprint(origin)}.png"
@@ -304,7 +305,7 @@ class Sampler:
         base: Base,
         device: str | None = None,
         observer: Observer | None = None,
-        dtype: str = DTYPE,
+        dtype: str = AUTO,
     ) -> None:
         self.model = models.load(
             base, device=device, dtype=dtype, editable=False, observer=observer

@@ -25,6 +25,7 @@ from forgetcli.models.sites import (
     replaced_weights,
 )
 from forgetcli.models.tokens import Tokenizers, attended, tokenise
+from forgetcli.process.device import Dtypes
 
 if TYPE_CHECKING:
     import torch
@@ -56,7 +57,8 @@ class LoadedModel(ABC):
         MASKS: whether the pipeline hides padding from a text encoder whose config demands it.
         base: the model on disk.
         device: where the components are loaded.
-        dtype: the dtype of the components' weights.
+        dtype: the dtype of the denoiser's and the VAE's weights.
+        encoder_dtype: the dtype of the text encoders' weights.
     """
 
     ENCODERS: tuple[TextEncoder, ...] = (TextEncoder(),)
@@ -72,6 +74,7 @@ class LoadedModel(ABC):
         self.base = base
         self.device = device
         self.dtype = dtype
+        self.encoder_dtype = dtype
 
     # Defined by each family.
 
@@ -116,6 +119,11 @@ class LoadedModel(ABC):
         Where the states of several are concatenated along the width, the first of them.
         """
         return ((self.encoders[0], 0),)
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtypes, as `--dtype` names them."""
+        return Dtypes(self.encoder_dtype, self.dtype).name
 
     # Components.
 
@@ -249,7 +257,7 @@ class LoadedModel(ABC):
         import transformers
 
         (encoder,) = [each for each in self.ENCODERS if each.component == component]
-        return self._network(component, getattr(transformers, encoder.loader))
+        return self._network(component, getattr(transformers, encoder.loader), self.encoder_dtype)
 
     def tokenizer_of(self, encoder: TextEncoder) -> Tokenizer:
         """The tokenizer of one text encoder, loaded once."""

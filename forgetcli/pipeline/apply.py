@@ -27,6 +27,7 @@ from forgetcli.errors import ForgetError
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.job import Job, ModelId, prepare
 from forgetcli.pipeline.task import task_of
+from forgetcli.process.device import MIXED
 from forgetcli.progress import Observer, Silent, Stopwatch, enter
 from forgetcli.storage import atomic
 from forgetcli.storage.copying import Copying
@@ -126,8 +127,8 @@ def apply(
         model: base model (`demo`, a diffusers folder, a single file, a hub id); default: the
             recipe's.
         output: folder to write. At any moment it is missing, the earlier one, or complete.
-        device, dtype: device and dtype that the model runs with; default: detected, float32. The
-            algebra is always in float64.
+        device, dtype: device and dtype that the model runs with; default: detected, and see
+            `models.dtype_of`. The algebra is always in float64.
         force: replace an earlier output.
         strict: an edit that the check finds without effect, or too strong, is an error; otherwise
             it is only reported.
@@ -273,12 +274,17 @@ def _write(
             "finishedOn": finished,
             "edits": ledger.dates(previous.manifest, edits, finished),
             "device": str(loaded.device),
-            "dtype": str(loaded.dtype),
+            "dtype": recorded_dtype(loaded.dtype_name),
             "cache": dict(edit.cache),
             "versions": versions(),
         },
     )
     return sites
+
+
+def recorded_dtype(name: str) -> str:
+    """A dtype in the manifest, as torch names it; `mixed` is no dtype of torch's."""
+    return name if name == MIXED else f"torch.{name}"
 
 
 def _sets(recipe: Recipe) -> list[dict[str, str]]:

@@ -22,6 +22,7 @@ from forgetcli.models import components
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.flops import Layer, denoiser_layers
 from forgetcli.pipeline.inspect import Inspection
+from forgetcli.process.device import LARGE_DENOISER
 from forgetcli.storage.safetensors import ITEM_BITS
 
 if TYPE_CHECKING:
@@ -39,7 +40,6 @@ SAVED_PER_OUTPUT = 1.6
 # `forgetcli.editing.check`.
 CHECKED_PROMPTS = 12
 CHECKED_PROMPTS_OF_LARGE = 6
-LARGE_DENOISER = 100_000_000
 CHECK_STEPS = 5
 CHECKED_SIDE = 16
 # Time and memory of a process before it loads its first network, measured by
@@ -143,7 +143,7 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> Needs:
     result = Needs(
         basis=BASIS,
         device=model.device.type,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=model.dtype_name,
         seconds=None,
         memory_bytes=None,
         disk_bytes=disk,
@@ -192,11 +192,7 @@ def _seconds_needed(
 def _memory_needed(model: LoadedModel, found: Inspection, task: Task, outputs: int) -> float:
     """Bytes of memory. `outputs`: the number of output values of layers that gradients pass."""
     itemsize = model.dtype.itemsize
-    networks = itemsize * sum(
-        c.parameters
-        for c in found.components
-        if c.parameters and (c.name.startswith("text_encoder") or c.name == model.DENOISER)
-    )
+    networks = sum(network_bytes(model, found).values())
     keys = sum(
         8 * site.shape[1] * (KEY_COPIES * len(own.first) + own.ids.numel())
         for site in task.sites
@@ -211,6 +207,17 @@ def _memory_needed(model: LoadedModel, found: Inspection, task: Task, outputs: i
         # K₀K₀ᵀ, its eigenvectors, and the second moment of the vocabulary.
         + 3 * task.moment_bytes
     )
+
+
+def network_bytes(model: LoadedModel, found: Inspection) -> dict[str, int]:
+    """Bytes of the text encoders and the denoiser in memory, by component."""
+    sizes = {}
+    for component in found.components:
+        encodes = component.name.startswith("text_encoder")
+        if component.parameters and (encodes or component.name == model.DENOISER):
+            dtype = model.encoder_dtype if encodes else model.dtype
+            sizes[component.name] = dtype.itemsize * component.parameters
+    return sizes
 
 
 def _ledger(site: EditableSite, concepts: TokenBatch) -> int:
