@@ -16,6 +16,8 @@ from forgetcli.cli.options import (
     DtypeOption,
     ForceFlag,
     JsonFlag,
+    Offloading,
+    OffloadOption,
     QuietFlag,
     SeedOption,
     ThreadsOption,
@@ -129,6 +131,7 @@ def erase(
     config: ConfigOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = Dtype.auto,
+    offload: OffloadOption = Offloading.auto,
     threads: ThreadsOption = None,
     force: ForceFlag = False,
     lenient: Lenient = False,
@@ -174,7 +177,8 @@ def erase(
         if not dry_run:
             folder = output.with_name(f"{output.name}-images")
             result = erasing.run(
-                made, output=output, images=folder, count=images, force=force, strict=not lenient,
+                made, output=output, images=folder, count=images, offload=offload.value,
+                force=force, strict=not lenient,
                 **place,
             )  # fmt: skip
             sheet = folder / "before_after.png" if result.images else None

@@ -23,6 +23,14 @@ class Dtype(StrEnum):
     mixed = "mixed"
 
 
+class Offloading(StrEnum):
+    """Whether networks leave a GPU when they are not in use."""
+
+    auto = "auto"
+    model = "model"
+    none = "none"
+
+
 def finite(value: float | None) -> float | None:
     """The value of an option that is a number; ``nan`` and ``inf`` are none."""
     if value is not None and not math.isfinite(value):
@@ -116,6 +124,14 @@ DtypeOption = Annotated[
         help="Dtype that the model runs in. auto: float32, but on CUDA large models generate "
         "images in the half precision that they are published for, and Flux and Stable Diffusion "
         "3 are edited in mixed: float32 for the text encoders, else bfloat16.",
+    ),
+]
+OffloadOption = Annotated[
+    Offloading,
+    typer.Option(
+        "--offload",
+        help="On CUDA: keep networks that are not in use on the CPU. auto: if they do not fit on "
+        "the GPU together.",
     ),
 ]
 ThreadsOption = Annotated[

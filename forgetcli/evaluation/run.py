@@ -113,6 +113,7 @@ def evaluate(
     device: str | None = None,
     batch: int = 8,
     dtype: str = AUTO,
+    offload: str = AUTO,
     force: bool = False,
     keep_images: bool = False,
     near_concepts: int = near.NEAR,
@@ -138,6 +139,7 @@ def evaluate(
         device: default: the best one of this machine.
         batch: images generated together.
         dtype: what the models run in; see `models.image_dtype`.
+        offload: see `forgetcli.generate`.
         force: delete the images and verdicts that another run left in `output`.
         keep_images: keep them instead, and use those that this run needs.
         near_concepts: near concepts to ask for, for each erased one, where the recipe lists none;
@@ -158,6 +160,7 @@ def evaluate(
         features=features,
         output=Path(output),
         device=device,
+        offload=offload,
         force=force,
         keep_images=keep_images,
         near_concepts=near_concepts,
@@ -177,6 +180,7 @@ def _evaluate(
     features: str | None,
     output: Path,
     device: str | None,
+    offload: str,
     force: bool,
     keep_images: bool,
     near_concepts: int,
@@ -214,6 +218,7 @@ def _evaluate(
             device=device,
             batch=settings.batch,
             dtype=settings.dtype,
+            offload=offload,
             observer=observer,
             watch=watch,
             processes=processes,
@@ -323,6 +328,7 @@ def answered(
     watch: Stopwatch,
     processes: distributed.Processes,
     dtype: str = DTYPE,
+    offload: str = AUTO,
     cache: ImageCache | None = None,
 ) -> Run:
     """One model's images for these questions, generated in `output` and judged.
@@ -334,6 +340,7 @@ def answered(
         questions: the questions, in the order of the result.
         requests: the image of each question.
         dtype: what the model runs in.
+        offload: see `forgetcli.generate`.
         cache: of this model's images.
     """
     distinct = list(dict.fromkeys(requests))
@@ -347,6 +354,7 @@ def answered(
             observer=observer,
             processes=processes,
             dtype=dtype,
+            offload=offload,
             cache=cache,
         )
     path_of = dict(zip(distinct, drawn))

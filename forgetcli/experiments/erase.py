@@ -13,6 +13,7 @@ from forgetcli.checkpoint import base as checkpoint
 from forgetcli.errors import ForgetError
 from forgetcli.generation.generate import generate
 from forgetcli.generation.images import GeneratedImage
+from forgetcli.models.offload import AUTO
 from forgetcli.pipeline.apply import STAGES as EDIT_STAGES
 from forgetcli.pipeline.apply import ApplyResult, apply
 from forgetcli.pipeline.drafting import attribute
@@ -122,6 +123,7 @@ def run(
     config: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    offload: str = AUTO,
     force: bool = False,
     strict: bool = True,
     observer: Observer | None = None,
@@ -134,7 +136,7 @@ def run(
         images: folder for the images. It must be outside `output`, because the manifest lists every
             file there.
         count: the number of prompts to generate images for, for each concept; 0: none.
-        strict: see `pipeline.apply.apply`.
+        offload, strict: see `pipeline.apply.apply`.
     """
     observer = observer or Silent()
     watch = Stopwatch()
@@ -146,6 +148,7 @@ def run(
             output=output,
             device=device,
             dtype=dtype,
+            offload=offload,
             force=force,
             strict=strict,
             observer=observer,
@@ -161,6 +164,7 @@ def run(
                 output=images,
                 compare_base=True,
                 device=device,
+                offload=offload,
                 observer=observer,
             ).images
     return Erased(made, applied, generated, watch.report())

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint.base import Base
     from forgetcli.checkpoint.pipeline_index import PipelineIndex
+    from forgetcli.models.offload import Offload
     from forgetcli.models.tokens import TokenBatch, Tokenizer
 
 __all__ = ["Context", "LoadedModel", "Site", "TextEncoder"]
@@ -59,6 +60,9 @@ class LoadedModel(ABC):
         device: where the components are loaded.
         dtype: the dtype of the denoiser's and the VAE's weights.
         encoder_dtype: the dtype of the text encoders' weights.
+        home: where networks are put when they are loaded: `device`, or the CPU for networks that
+            something else moves to the device when they are used.
+        offload: what moves them there; None: nothing, or diffusers.
     """
 
     ENCODERS: tuple[TextEncoder, ...] = (TextEncoder(),)
@@ -75,6 +79,8 @@ class LoadedModel(ABC):
         self.device = device
         self.dtype = dtype
         self.encoder_dtype = dtype
+        self.home = device
+        self.offload: Offload | None = None
 
     # Defined by each family.
 
@@ -251,7 +257,10 @@ class LoadedModel(ABC):
         return components.settings(self.base, name)
 
     def _network(self, name: str, cls: Any, dtype: torch.dtype | None = None) -> Any:
-        return components.network(self.base, name, cls, dtype or self.dtype).to(self.device)
+        network = components.network(self.base, name, cls, dtype or self.dtype).to(self.home)
+        if self.offload is not None:
+            self.offload.add(network)
+        return network
 
     def _text_encoder(self, component: str) -> Any:
         import transformers

@@ -305,13 +305,23 @@ def stored_denoiser(base: Base) -> tuple[str, int]:
     number of the parameters. No weights are read.
     """
     (name,) = {"unet", "transformer"} & set(index(base).components)
-    file = base.single
-    in_file = file is not None and name in file.keys.components
-    found = file.tensors_of(name) if file and in_file else tensors_of(base.settings, name)
     counts: Counter[str] = Counter()
-    for tensor in found.values():
+    for tensor in _stored(base, name).values():
         counts[tensor.dtype] += math.prod(tensor.shape)
     return counts.most_common(1)[0][0], counts.total()
+
+
+def stored_shapes(base: Base, name: str) -> list[tuple[int, ...]]:
+    """The shapes of a network's tensors in the file. No weights are read."""
+    return [tensor.shape for tensor in _stored(base, name).values()]
+
+
+def _stored(base: Base, name: str) -> Mapping[str, TensorSite]:
+    """A network's tensors, in the single file or in a folder."""
+    file = base.single
+    if file is not None and name in file.keys.components:
+        return file.tensors_of(name)
+    return tensors_of(base.settings, name)
 
 
 def shapes(base: Base, name: str) -> dict[str, tuple[int, ...]]:

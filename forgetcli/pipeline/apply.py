@@ -24,6 +24,7 @@ from forgetcli.editing.check import Check, check
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import ForgetError
+from forgetcli.models import offload as offloading
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.job import Job, ModelId, prepare
 from forgetcli.pipeline.task import task_of
@@ -113,6 +114,7 @@ def apply(
     output: Path | str = "edited",
     device: str | None = None,
     dtype: str | None = None,
+    offload: str = offloading.AUTO,
     force: bool = False,
     strict: bool = True,
     config: Path | str | None = None,
@@ -129,6 +131,9 @@ def apply(
         output: folder to write. At any moment it is missing, the earlier one, or complete.
         device, dtype: device and dtype that the model runs with; default: detected, and see
             `models.dtype_of`. The algebra is always in float64.
+        offload: whether networks leave a GPU when they are not in use: auto (if they do not fit
+            there together), model or none. Only for methods that compute no gradients through the
+            denoiser.
         force: replace an earlier output.
         strict: an edit that the check finds without effect, or too strong, is an error; otherwise
             it is only reported.
@@ -156,6 +161,7 @@ def apply(
         enter(observer, "editing")
         with watch.stage("edit"):
             task = task_of(job.recipe, job.base, cache or MomentCache(), previous, loaded.tokenizer)
+            _offload(loaded, job, task, offload, observer)
             algorithm = methods.load_edit(job.recipe.method)
             edit = algorithm(loaded, task, job.parameters, observer)
             edit = replace(edit, moments=(*edit.moments, *_sets(job.recipe)))
@@ -202,6 +208,21 @@ def _result(
         peak_rss=memory.peak_rss(),
         peak_gpu=memory.peak_gpu(),
     )
+
+
+def _offload(loaded: LoadedModel, job: Job, task: Task, choice: str, observer: Observer) -> None:
+    """Offload the model's networks, if that was chosen and the method permits it."""
+    if not offloading.chosen(loaded, choice, offloading.edited_networks(loaded)):
+        return
+    cost = job.cost(task)
+    if cost is None or cost.descents:
+        observer.note(
+            f"{job.recipe.method} may compute gradients through the denoiser: all networks stay on "
+            "the GPU"
+        )
+        return
+    observer.note(offloading.NOTE)
+    offloading.enable(loaded)
 
 
 def _checked(

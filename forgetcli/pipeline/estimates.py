@@ -19,6 +19,7 @@ from forgetcli.artifact import ledger_extension, patch
 from forgetcli.editing.cost import Cost
 from forgetcli.editing.decompositions import SMALLEST_WIDTH
 from forgetcli.models import components
+from forgetcli.models.offload import DeviceNeeds
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.flops import Layer, denoiser_layers
 from forgetcli.pipeline.inspect import Inspection
@@ -116,6 +117,9 @@ class Needs:
         disk_bytes: of the edited folder; less where files can be shared.
         cache_bytes: what the cache grows by.
         denoiser_flops: of one prediction.
+        device_bytes: memory on a GPU with all networks there.
+        offloaded_bytes: the same with one network there at a time; None for a method that needs
+            text encoders and denoiser together.
     """
 
     basis: str
@@ -126,6 +130,8 @@ class Needs:
     disk_bytes: int
     cache_bytes: int
     denoiser_flops: int | None
+    device_bytes: int
+    offloaded_bytes: int | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -140,6 +146,8 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> Needs:
     """
     disk = sum(path.stat().st_size for path in patch.sources(model.base))
     disk += sum(_ledger(site, task.concepts) for site in task.sites)
+    on_device = DeviceNeeds.of(network_bytes(model, found))
+    together = task.cost is None or bool(task.cost.descents)
     result = Needs(
         basis=BASIS,
         device=model.device.type,
@@ -149,6 +157,8 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> Needs:
         disk_bytes=disk,
         cache_bytes=task.cache_growth,
         denoiser_flops=None,
+        device_bytes=on_device.resident,
+        offloaded_bytes=None if together else on_device.offloaded,
     )
     layers = denoiser_layers(model.base) if task.cost else []
     if task.cost is None or not layers:
