@@ -28,6 +28,7 @@ from forgetcli.models import offload as offloading
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.job import Job, ModelId, prepare
 from forgetcli.pipeline.task import task_of
+from forgetcli.process import numerics
 from forgetcli.process.device import MIXED
 from forgetcli.progress import Observer, Silent, Stopwatch, enter
 from forgetcli.storage import atomic
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from forgetcli.artifact.patch import Stored
     from forgetcli.editing.task import Task
     from forgetcli.models.base import LoadedModel
+    from forgetcli.process.numerics import Numerics
     from forgetcli.recipe import Recipe
 
 # The stages of an edit, for `progress.Stages`.
@@ -158,20 +160,24 @@ def apply(
         enter(observer, "loading", alone=True)
         with watch.stage("load"):
             loaded = models.load(job.base, device=device, dtype=dtype, observer=observer)
-        enter(observer, "editing")
-        with watch.stage("edit"):
-            task = task_of(job.recipe, job.base, cache or MomentCache(), previous, loaded.tokenizer)
-            _offload(loaded, job, task, offload, observer)
-            algorithm = methods.load_edit(job.recipe.method)
-            edit = algorithm(loaded, task, job.parameters, observer)
-            edit = replace(edit, moments=(*edit.moments, *_sets(job.recipe)))
-        enter(observer, "checking")
-        with watch.stage("check"):
-            checked = _checked(loaded, edit, task, strict, observer)
+        with numerics.recorded(loaded.device) as computed:
+            enter(observer, "editing")
+            with watch.stage("edit"):
+                moments = cache or MomentCache()
+                task = task_of(job.recipe, job.base, moments, previous, loaded.tokenizer)
+                _offload(loaded, job, task, offload, observer)
+                algorithm = methods.load_edit(job.recipe.method)
+                edit = algorithm(loaded, task, job.parameters, observer)
+                edit = replace(edit, moments=(*edit.moments, *_sets(job.recipe)))
+            enter(observer, "checking")
+            with watch.stage("check"):
+                checked = _checked(loaded, edit, task, strict, observer)
         enter(observer, "writing")
         with watch.stage("write"):
             observer.stage("writing")
-            sites = _write(job, loaded, edit, checked, previous, staging, copying, started)
+            sites = _write(
+                job, loaded, edit, checked, previous, staging, copying, started, computed
+            )
     observer.done()
     return _result(job, output, edit, checked, sites, watch)
 
@@ -249,6 +255,7 @@ def _write(
     staging: Path,
     copying: Copying,
     started: datetime,
+    computed: Numerics,
 ) -> tuple[AppliedSite, ...]:
     """Fill `staging`: patched copy of the base, ledger, card, recipe, report and manifest."""
     base = job.base
@@ -297,6 +304,7 @@ def _write(
             "device": str(loaded.device),
             "dtype": recorded_dtype(loaded.dtype_name),
             "cache": dict(edit.cache),
+            "numerics": computed.as_dict(),
             "versions": versions(),
         },
     )
