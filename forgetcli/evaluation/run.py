@@ -26,7 +26,7 @@ from forgetcli.generation.generate import generate_images
 from forgetcli.generation.image_cache import ImageCache
 from forgetcli.generation.images import DTYPE, ImageRequest, refuse_too_many
 from forgetcli.process import distributed
-from forgetcli.process.device import AUTO
+from forgetcli.process.device import AUTO, pick_device
 from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
@@ -273,7 +273,10 @@ def _further_questions(
 
     @cache
     def unedited() -> LoadedModel:
-        return models.load(asked.baseline.base, device=device, editable=False, observer=observer)
+        # As an edit runs it: which concepts are near must not depend on the images' dtype.
+        base = asked.baseline.base
+        dtype = models.dtype_of(base, pick_device(device).type)
+        return models.load(base, device=device, dtype=dtype, editable=False, observer=observer)
 
     # Recipes of one comparison differ in the method alone.
     recipes = {(r.concepts, r.near, r.retain, r.prompts): r for r in asked.recipes}
