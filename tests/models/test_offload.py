@@ -158,11 +158,13 @@ def test_images_are_left_to_diffusers(folders, monkeypatch):
     here = base.resolve(folders["sd"])
     (plain,) = Sampler(here, "cpu")([request])
     installed = []
-    monkeypatch.setattr(
-        diffusers.StableDiffusionPipeline,
-        "enable_model_cpu_offload",
-        lambda self, device: installed.append(device),
-    )
+    real = diffusers.StableDiffusionPipeline.enable_model_cpu_offload
+
+    def install(self, device):
+        installed.append(device)
+        real(self, device=device)
+
+    monkeypatch.setattr(diffusers.StableDiffusionPipeline, "enable_model_cpu_offload", install)
     Sampler(here, "cpu", offload="model")
     assert not installed  # there is nothing to offload from the CPU
     seen = []
@@ -177,6 +179,8 @@ def test_images_are_left_to_diffusers(folders, monkeypatch):
     sampler = Sampler(here, "cpu", offload="auto")
     assert installed == [torch.device("cpu")] and sampler.model.home == torch.device("cpu")
     assert seen == ["text_encoder", "unet", "vae"]
+    networks = (sampler.model.text_encoder, sampler.model.unet, sampler.model.vae)
+    assert all(hasattr(network, "_hf_hook") for network in networks)  # accelerate's
     (offloaded,) = sampler([request])
     assert offloaded.tobytes() == plain.tobytes()
     installed.clear()
