@@ -25,6 +25,7 @@ from forgetcli.pipeline.drafting.draft import (
     Neighbourhood,
     listed,
     neighbourhood,
+    note_split,
     sets_choice,
 )
 from forgetcli.pipeline.drafting.kinds import KINDS, THING_EVALUATION
@@ -172,6 +173,8 @@ def draft(
     refuse_same(word, holder)
     observer.stage("drafting", 2)
     choices: list[Choice] = []
+    for text in (word, holder):
+        note_split(model, text, observer)
     about = neighbourhood(model, word, [holder], options, choices)
     observer.advance()
     around = neighbourhood(model, holder, [word], Options(), choices, option=RECIPE)

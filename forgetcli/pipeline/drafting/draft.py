@@ -147,10 +147,7 @@ def draft(
     for word in words:
         taken = [other for other in words if other is not word]
         taken += [bare(name) for earlier in drafted for name in (earlier.concept, *earlier.aliases)]
-        if not is_in_vocabulary(model.tokenizer, word):
-            observer.note(
-                f"the tokenizer splits '{word}' into several tokens: the model may not know it"
-            )
+        note_split(model, word, observer)
         drafted.append(_drafted(model, word, taken, options, choices))
         observer.advance()
     result = _assembled(drafted, options, choices)
@@ -162,6 +159,14 @@ def draft(
     ]
     refuse_untokenisable(model, [each.concept for each in result.concepts], edit_prompts)
     return result
+
+
+def note_split(model: LoadedModel, word: str, observer: Observer) -> None:
+    """Note a word that the tokenizer does not hold whole."""
+    if not is_in_vocabulary(model.tokenizer, word):
+        observer.note(
+            f"the tokenizer splits '{word}' into several tokens: the model may not know it"
+        )
 
 
 def _drafted(
