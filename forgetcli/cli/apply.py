@@ -21,6 +21,8 @@ from forgetcli.cli.options import (
     JsonFlag,
     MethodOption,
     ModelOption,
+    Offloading,
+    OffloadOption,
     QuietFlag,
     SetOption,
     ThreadsOption,
@@ -109,7 +111,8 @@ def apply(
     output: Output = Path("edited"),
     set_: SetOption = None,
     device: DeviceOption = None,
-    dtype: DtypeOption = None,
+    dtype: DtypeOption = Dtype.auto,
+    offload: OffloadOption = Offloading.auto,
     threads: ThreadsOption = None,
     link: Link = False,
     copy: Copy = False,
@@ -152,7 +155,7 @@ def apply(
                 "apply",
                 param_hint="--from",
             )
-        chosen = dtype.value if dtype else None
+        chosen = None if dtype is Dtype.auto else dtype.value
         _repeat(from_, model, output, device, chosen, copying, force, sink, verbose)
         return
     if recipe is None:
@@ -162,7 +165,7 @@ def apply(
         sink.remark(warning, title="warning")
     known_model(model or loaded.model)
     if dry_run:
-        _plan(loaded, model, config, output, device, dtype.value if dtype else None, sink)
+        _plan(loaded, model, config, output, device, dtype.value, sink)
         return
     with sink.observer() as shown:
         # Imported here: loads torch, after the libraries have been silenced.
@@ -175,7 +178,8 @@ def apply(
             model=model,
             output=output,
             device=device,
-            dtype=dtype.value if dtype else None,
+            dtype=dtype.value,
+            offload=offload.value,
             force=force,
             strict=not lenient,
             config=config,
@@ -194,7 +198,7 @@ def _estimate(
     model: str | None,
     config: str | None,
     device: str | None,
-    dtype: Dtype | None,
+    dtype: Dtype,
     sink: Sink,
 ) -> float | None:
     """Estimated seconds of an edit, for somebody who is watching; else None.
@@ -203,7 +207,7 @@ def _estimate(
     """
     if sink.quiet or not sys.stderr.isatty():
         return None
-    named = dtype.value if dtype else None
+    named = dtype.value
     return _planned(recipe, model, config, device, named).estimates.seconds
 
 

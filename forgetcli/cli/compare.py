@@ -17,6 +17,7 @@ from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
     DryRunFlag,
+    Dtype,
     DtypeOption,
     ForceFlag,
     JsonFlag,
@@ -105,7 +106,7 @@ def compare(
     guidance: Guidance = None,
     batch: BatchOption = 8,
     device: DeviceOption = None,
-    dtype: DtypeOption = None,
+    dtype: DtypeOption = Dtype.auto,
     threads: ThreadsOption = None,
     force: ForceFlag = False,
     dry_run: DryRunFlag = False,
@@ -153,7 +154,7 @@ def compare(
         "quick": quick,
         "output": output,
         "device": device,
-        "dtype": dtype.value if dtype else "float32",
+        "dtype": dtype.value,
         "force": force,
     }
     if dry_run:

@@ -83,10 +83,21 @@ def estimates(data: Mapping[str, Any]) -> str:
         "time": time,
         "memory": memory,
         "disk": disk,
-        "on": f"{data['device']}, {data['dtype']}",
+        "on": _device(data),
         "basis": data["basis"],
     }
     return facts({"estimates": lines})
+
+
+def _device(data: Mapping[str, Any]) -> str:
+    """Device and dtype, and what a GPU must have free."""
+    text = f"{data['device']}, {data['dtype']}"
+    if data["device"] != "cuda":
+        return text
+    text += f"; about {size(data['device_bytes'])} of its memory"
+    if data["offloaded_bytes"] is None:
+        return text
+    return f"{text}, {size(data['offloaded_bytes'])} with --offload model"
 
 
 def sites(rows: Sequence[Mapping[str, Any]]) -> list[Table]:

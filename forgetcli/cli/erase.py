@@ -12,9 +12,12 @@ from forgetcli.cli.edit_tables import outcome
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
+    Dtype,
     DtypeOption,
     ForceFlag,
     JsonFlag,
+    Offloading,
+    OffloadOption,
     QuietFlag,
     SeedOption,
     ThreadsOption,
@@ -48,6 +51,14 @@ Output = Annotated[
 Target = Annotated[
     str | None,
     typer.Option("--to", show_default="a neighbour", help="What the concept turns into."),
+]
+AttributeOf = Annotated[
+    str | None,
+    typer.Option(
+        "--attribute-of",
+        show_default="erase it everywhere",
+        help="The only concept that loses CONCEPT, where a prompt names both.",
+    ),
 ]
 KindOption = Annotated[
     str | None,
@@ -105,6 +116,7 @@ Lenient = Annotated[
 
 def erase(
     concepts: Concepts,
+    attribute_of: AttributeOf = None,
     to: Target = None,
     model: Model = "demo",
     output: Output = Path("edited"),
@@ -118,7 +130,8 @@ def erase(
     seed: SeedOption = 0,
     config: ConfigOption = None,
     device: DeviceOption = None,
-    dtype: DtypeOption = None,
+    dtype: DtypeOption = Dtype.auto,
+    offload: OffloadOption = Offloading.auto,
     threads: ThreadsOption = None,
     force: ForceFlag = False,
     lenient: Lenient = False,
@@ -135,6 +148,7 @@ def erase(
       forget erase "van gogh"
       forget erase dog cat --model path/to/sd-folder -o edited-sd
       forget erase "van gogh" --to "oil painting" --alias "starry night" --force
+      forget erase hat --attribute-of cowboy --model path/to/sd-folder
       forget erase penguin --dry-run > penguin.toml
     """
     sink = Sink("erase", json=json, quiet=quiet, threads=threads)
@@ -153,17 +167,18 @@ def erase(
             "model": model,
             "config": config,
             "device": device,
-            "dtype": dtype.value if dtype else None,
+            "dtype": dtype.value,
             "observer": observer,
         }
         made = erasing.drafted(
-            concepts, _options(to, kind, alias, template, near, sets), method=method, seed=seed,
-            **place,
+            concepts, _options(to, kind, alias, template, near, sets, attribute_of), method=method,
+            seed=seed, **place,
         )  # fmt: skip
         if not dry_run:
             folder = output.with_name(f"{output.name}-images")
             result = erasing.run(
-                made, output=output, images=folder, count=images, force=force, strict=not lenient,
+                made, output=output, images=folder, count=images, offload=offload.value,
+                force=force, strict=not lenient,
                 **place,
             )  # fmt: skip
             sheet = folder / "before_after.png" if result.images else None
@@ -196,6 +211,7 @@ def _options(
     templates: list[str] | None,
     near: list[str] | None,
     sets: list[str] | None,
+    attribute_of: str | None,
 ) -> Options:
     def given(values: list[str] | None) -> tuple[str, ...] | None:
         return tuple(value for value in values if value) if values else None
@@ -207,6 +223,7 @@ def _options(
         aliases=given(aliases),
         templates=given(templates),
         near=given(near),
+        attribute_of=attribute_of,
         **({} if chosen is None else {"sets": chosen}),
     )
 

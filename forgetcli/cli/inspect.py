@@ -12,6 +12,7 @@ from forgetcli.cli.edit_tables import estimates
 from forgetcli.cli.options import (
     ConfigOption,
     DeviceOption,
+    Dtype,
     DtypeOption,
     JsonFlag,
     QuietFlag,
@@ -46,7 +47,7 @@ def inspect(
     recipe: Recipe = None,
     config: ConfigOption = None,
     device: DeviceOption = None,
-    dtype: DtypeOption = None,
+    dtype: DtypeOption = Dtype.auto,
     json: JsonFlag = False,
     quiet: QuietFlag = False,
 ) -> None:
@@ -73,9 +74,7 @@ def inspect(
         # Imported here: loads torch.
         from forgetcli.pipeline.plan import plan as make_plan
 
-        plan = make_plan(
-            recipe, model=model, config=config, device=device, dtype=dtype.value if dtype else None
-        )
+        plan = make_plan(recipe, model=model, config=config, device=device, dtype=dtype.value)
         data |= {"recipe": recipe, "estimates": plan.as_dict()["estimates"]}
     sink.result(data, human=lambda: _as_text(data), quiet=base.place)
     if recipe is not None:

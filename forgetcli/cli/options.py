@@ -16,9 +16,19 @@ from forgetcli.storage.files import refuse_missing_folder
 class Dtype(StrEnum):
     """Dtypes that the model can run in; the edit itself is always solved in float64."""
 
+    auto = "auto"
     float32 = "float32"
     float16 = "float16"
     bfloat16 = "bfloat16"
+    mixed = "mixed"
+
+
+class Offloading(StrEnum):
+    """Whether networks leave a GPU when they are not in use."""
+
+    auto = "auto"
+    model = "model"
+    none = "none"
 
 
 def finite(value: float | None) -> float | None:
@@ -108,8 +118,21 @@ DeviceOption = Annotated[
     ),
 ]
 DtypeOption = Annotated[
-    Dtype | None,
-    typer.Option("--dtype", show_default="float32", help="Dtype that the model runs in."),
+    Dtype,
+    typer.Option(
+        "--dtype",
+        help="Dtype that the model runs in. auto: float32, but on CUDA large models generate "
+        "images in the half precision that they are published for, and Flux and Stable Diffusion "
+        "3 are edited in mixed: float32 for the text encoders, else bfloat16.",
+    ),
+]
+OffloadOption = Annotated[
+    Offloading,
+    typer.Option(
+        "--offload",
+        help="On CUDA: keep networks that are not in use on the CPU. auto: if they do not fit on "
+        "the GPU together.",
+    ),
 ]
 ThreadsOption = Annotated[
     int | None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from forgetcli.process.device import LARGE_DENOISER
+
 # Prompts of each kind, spread over the list, and for large denoisers.
 #
 # One prediction of Stable Diffusion 1.4's UNet takes a second of one thread, and 120 of them were
@@ -10,7 +12,6 @@ from __future__ import annotations
 # without effect and of wrecks from `check`'s thresholds (docs/performance.md).
 PROMPTS = 12
 PROMPTS_OF_LARGE = 6
-LARGE_DENOISER = 100_000_000  # parameters; the embedded model's has 5 million, SD 1.4's 860 million
 # Few sampler steps without guidance: the noisy images need no quality.
 STEPS = 5
 # Latents along a side of the noisy images: a denoiser of four levels still has 2 × 2 positions at

@@ -219,7 +219,7 @@ def _identity(model: LoadedModel, site: Any, prompts: Sequence[str], often: int)
         "prompts": list(prompts),
         "empty": often,
         "tokens": tokens,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": str(model.encoder_dtype).removeprefix("torch."),
         "device": model.device.type,
     }
 

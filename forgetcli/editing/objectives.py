@@ -154,7 +154,7 @@ class ContextMatcher:
         model: LoadedModel, pairs: Pairs, settings: Any, seed: int, observer: Observer
     ) -> ContextMatcher:
         layers = [site.module.weight.detach().float() for site in model.cross_attention.values()]
-        metric = sum(weight.T @ weight for weight in layers) if layers else None
+        metric = sum(weight.T @ weight for weight in layers).to(model.device) if layers else None
         everything = torch.arange(len(pairs.concepts.prompts))
         with torch.no_grad():
             matcher = ContextMatcher(

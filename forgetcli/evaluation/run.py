@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from forgetcli.generation.generate import generate_images
 from forgetcli.generation.image_cache import ImageCache
 from forgetcli.generation.images import DTYPE, ImageRequest, refuse_too_many
 from forgetcli.process import distributed
+from forgetcli.process.device import AUTO, pick_device
 from forgetcli.progress import Observer, Silent, Stopwatch
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def evaluate(
     output: Path | str = "eval",
     device: str | None = None,
     batch: int = 8,
-    dtype: str = DTYPE,
+    dtype: str = AUTO,
+    offload: str = AUTO,
     force: bool = False,
     keep_images: bool = False,
     near_concepts: int = near.NEAR,
@@ -136,7 +138,8 @@ def evaluate(
         output: folder for images and verdicts. An interrupted run continues there.
         device: default: the best one of this machine.
         batch: images generated together.
-        dtype: what the models run in: float32, float16 or bfloat16.
+        dtype: what the models run in; see `models.image_dtype`.
+        offload: see `forgetcli.generate`.
         force: delete the images and verdicts that another run left in `output`.
         keep_images: keep them instead, and use those that this run needs.
         near_concepts: near concepts to ask for, for each erased one, where the recipe lists none;
@@ -157,6 +160,7 @@ def evaluate(
         features=features,
         output=Path(output),
         device=device,
+        offload=offload,
         force=force,
         keep_images=keep_images,
         near_concepts=near_concepts,
@@ -176,6 +180,7 @@ def _evaluate(
     features: str | None,
     output: Path,
     device: str | None,
+    offload: str,
     force: bool,
     keep_images: bool,
     near_concepts: int,
@@ -188,6 +193,8 @@ def _evaluate(
     with watch.stage("load"):
         asked = subjects(folders, recipe, prompts, ask, loaded_judge, observer)
         baseline, edited = asked.baseline, asked.edited
+        dtype = models.image_dtype(baseline.base, device, settings.dtype)
+        settings = replace(settings, dtype=dtype)
         questions = [
             *asked.questions,
             *_further_questions(
@@ -211,6 +218,7 @@ def _evaluate(
             device=device,
             batch=settings.batch,
             dtype=settings.dtype,
+            offload=offload,
             observer=observer,
             watch=watch,
             processes=processes,
@@ -265,7 +273,10 @@ def _further_questions(
 
     @cache
     def unedited() -> LoadedModel:
-        return models.load(asked.baseline.base, device=device, editable=False, observer=observer)
+        # As an edit runs it: which concepts are near must not depend on the images' dtype.
+        base = asked.baseline.base
+        dtype = models.dtype_of(base, pick_device(device).type)
+        return models.load(base, device=device, dtype=dtype, editable=False, observer=observer)
 
     # Recipes of one comparison differ in the method alone.
     recipes = {(r.concepts, r.near, r.retain, r.prompts): r for r in asked.recipes}
@@ -320,6 +331,7 @@ def answered(
     watch: Stopwatch,
     processes: distributed.Processes,
     dtype: str = DTYPE,
+    offload: str = AUTO,
     cache: ImageCache | None = None,
 ) -> Run:
     """One model's images for these questions, generated in `output` and judged.
@@ -331,6 +343,7 @@ def answered(
         questions: the questions, in the order of the result.
         requests: the image of each question.
         dtype: what the model runs in.
+        offload: see `forgetcli.generate`.
         cache: of this model's images.
     """
     distinct = list(dict.fromkeys(requests))
@@ -344,6 +357,7 @@ def answered(
             observer=observer,
             processes=processes,
             dtype=dtype,
+            offload=offload,
             cache=cache,
         )
     path_of = dict(zip(distinct, drawn))

@@ -10,10 +10,13 @@ from typing import Any
 from forgetcli import models
 from forgetcli import recipe as recipes
 from forgetcli.checkpoint import base as checkpoint
+from forgetcli.errors import ForgetError
 from forgetcli.generation.generate import generate
 from forgetcli.generation.images import GeneratedImage
+from forgetcli.models.offload import AUTO
 from forgetcli.pipeline.apply import STAGES as EDIT_STAGES
 from forgetcli.pipeline.apply import ApplyResult, apply
+from forgetcli.pipeline.drafting import attribute
 from forgetcli.pipeline.drafting.draft import Draft, draft
 from forgetcli.pipeline.drafting.options import OPTIONS, Options
 from forgetcli.pipeline.drafting.text import recipe_text
@@ -85,14 +88,27 @@ def drafted(
 ) -> Drafted:
     """Draft the recipe that `run` applies. Nothing is written.
 
+    Args:
+        concepts: with `options.attribute_of`: one attribute of that concept.
     Raises:
         ForgetError: a concept or an option is not valid; see `drafting.draft.draft`.
     """
     observer = observer or Silent()
+    owner = options.attribute_of
+    if owner is not None and len(concepts) != 1:
+        raise ForgetError(
+            "erase.attribute",
+            f"--attribute-of is for one attribute, not for {len(concepts)}",
+            "erase them one after the other: --model edited -o edited-2",
+        )
     enter(observer, "drafting")
     base = checkpoint.resolve(model, config=config)
     loaded = models.load(base, device=device, dtype=dtype, observer=observer)
-    made = draft(loaded, concepts, options, observer)
+    made = (
+        draft(loaded, concepts, options, observer)
+        if owner is None
+        else attribute.draft(loaded, concepts[0], owner, options, observer)
+    )
     text = recipe_text(made, model=model, method=method, seed=seed)
     return Drafted(made, recipes.parse(text))
 
@@ -107,6 +123,7 @@ def run(
     config: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    offload: str = AUTO,
     force: bool = False,
     strict: bool = True,
     observer: Observer | None = None,
@@ -119,7 +136,7 @@ def run(
         images: folder for the images. It must be outside `output`, because the manifest lists every
             file there.
         count: the number of prompts to generate images for, for each concept; 0: none.
-        strict: see `pipeline.apply.apply`.
+        offload, strict: see `pipeline.apply.apply`.
     """
     observer = observer or Silent()
     watch = Stopwatch()
@@ -131,6 +148,7 @@ def run(
             output=output,
             device=device,
             dtype=dtype,
+            offload=offload,
             force=force,
             strict=strict,
             observer=observer,
@@ -146,6 +164,7 @@ def run(
                 output=images,
                 compare_base=True,
                 device=device,
+                offload=offload,
                 observer=observer,
             ).images
     return Erased(made, applied, generated, watch.report())

@@ -22,7 +22,6 @@ from forgetcli.errors import ForgetError, counted
 from forgetcli.generation.grid import write_grid
 from forgetcli.generation.image_cache import ImageCache
 from forgetcli.generation.images import (
-    DTYPE,
     GeneratedImage,
     ImageRequest,
     fingerprint,
@@ -31,8 +30,10 @@ from forgetcli.generation.images import (
     refuse_too_many,
 )
 from forgetcli.generation.text_to_image import text_to_image
+from forgetcli.models import offload as offloading
 from forgetcli.models.tokens import cut_prompts
 from forgetcli.models.unet import sides
+from forgetcli.process.device import AUTO
 from forgetcli.process.distributed import Processes
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
@@ -107,7 +108,8 @@ def generate(
     width: int | None = None,
     height: int | None = None,
     negative_prompt: str | None = None,
-    dtype: str = DTYPE,
+    dtype: str = AUTO,
+    offload: str = offloading.AUTO,
     observer: Observer | None = None,
 ) -> GenerateResult:
     """Generate `count` images for each prompt, at seeds `seed`, `seed + 1`, …
@@ -125,7 +127,9 @@ def generate(
         batch: images generated at a time.
         width, height: the image size in pixels, multiples of 8; default: the model's own.
         negative_prompt: the prompt that guidance leads away from; default: the empty prompt.
-        dtype: the dtype in which the model runs: float32, float16 or bfloat16.
+        dtype: the dtype in which the model runs; see `models.image_dtype`.
+        offload: whether networks leave a GPU when they are not in use: auto (if they do not fit
+            there together), model or none.
     Raises:
         ForgetError: there is no prompt, a model cannot be loaded, or generate.too-many.
     """
@@ -156,6 +160,7 @@ def generate(
         "batch": batch,
         "observer": observer,
         "dtype": dtype,
+        "offload": offload,
     }
     with watch.stage("generate"):
         paths, reused = generate_images(resolved, requests, output, **settings)
@@ -199,7 +204,8 @@ def generate_images(
     batch: int,
     observer: Observer,
     processes: Processes = SINGLE_PROCESS,
-    dtype: str = DTYPE,
+    dtype: str = AUTO,
+    offload: str = offloading.AUTO,
     cache: ImageCache | None = None,
 ) -> tuple[list[Path], int]:
     """Generate the requested images in `folder`.
@@ -212,11 +218,13 @@ def generate_images(
     Args:
         base: the model.
         batch: images generated at a time.
-        dtype: the dtype in which the model runs.
+        dtype: the dtype in which the model runs; see `models.image_dtype`.
+        offload: as for `generate`.
         cache: batches that it has are copied, others are added to it.
     Returns:
         the images' paths in the order of `requests`, and the number of images that existed already.
     """
+    dtype = models.image_dtype(base, device, dtype)
     origins = [request.origin(base.generation_digest, dtype) for request in requests]
     paths = [
         folder / f"{i:04d}-s{origin['seed']}-{fingerprint(origin)}.png"
@@ -232,7 +240,7 @@ def generate_images(
     sampler: Sampler | None = None
     if not all(known):
         # The model is loaded before the folder is created, so that no folder is left if that fails.
-        sampler = Sampler(base, device, observer, dtype)
+        sampler = Sampler(base, device, observer, dtype, offload)
         _note_truncated(sampler.model, requests, observer)
     if incomplete:
         with atomic.output_faults(folder):
@@ -243,7 +251,7 @@ def generate_images(
         files = cache.load(batch_origins) if cache is not None else None
         if files is None:
             # An entry may be damaged, or pruned meanwhile.
-            sampler = sampler or Sampler(base, device, observer, dtype)
+            sampler = sampler or Sampler(base, device, observer, dtype, offload)
             images = sampler.within_memory([requests[i] for i in indices])
             files = [png_bytes(*each) for each in zip(images, batch_origins)]
             if cache is not None:
@@ -304,12 +312,24 @@ class Sampler:
         base: Base,
         device: str | None = None,
         observer: Observer | None = None,
-        dtype: str = DTYPE,
+        dtype: str = AUTO,
+        offload: str = offloading.AUTO,
     ) -> None:
+        # Imported here, because the command line starts without torch.
+        import torch
+
         self.model = models.load(
             base, device=device, dtype=dtype, editable=False, observer=observer
         )
+        networks = [*offloading.edited_networks(self.model), "vae"]
+        is_offloaded = offloading.chosen(self.model, offload, networks)
+        if is_offloaded:
+            self.model.home = torch.device("cpu")
         self.pipeline: Any = text_to_image(self.model)
+        if is_offloaded:
+            if observer is not None:
+                observer.note(offloading.NOTE)
+            self.pipeline.enable_model_cpu_offload(device=self.model.device)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def __call__(self, requests: Sequence[ImageRequest]) -> list[Image]:

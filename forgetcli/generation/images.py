@@ -17,7 +17,7 @@ from forgetcli.storage.files import is_regular
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-DTYPE = "float32"  # the default dtype in which models run
+DTYPE = "float32"  # the dtype that is not recorded, so that earlier images are found
 METADATA = "forget"  # the PNG text chunk with the origin of the image, as JSON
 FINGERPRINT_DIGITS = 10
 MOST_IMAGES = 1_000_000  # of one model; each request takes about a kilobyte of memory

@@ -53,11 +53,10 @@ class Spectrum:
             return False
         if not bool((values.diff() >= 0).all()):
             return False
-        generator = torch.Generator(device=moment.device)
+        # On the CPU, as moments are.
+        generator = torch.Generator()
         generator.seed()
-        X = torch.randn(
-            len(moment), PROBES, generator=generator, dtype=torch.float64, device=moment.device
-        )
+        X = torch.randn(len(moment), PROBES, generator=generator, dtype=torch.float64)
         UX = vectors @ X  # (d, PROBES)
         product = moment @ UX - vectors @ (values[:, None] * X)
         # False if a number is not finite.

@@ -25,6 +25,7 @@ from forgetcli.models.sites import (
     replaced_weights,
 )
 from forgetcli.models.tokens import Tokenizers, attended, tokenise
+from forgetcli.process.device import Dtypes
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from forgetcli.checkpoint.base import Base
     from forgetcli.checkpoint.pipeline_index import PipelineIndex
+    from forgetcli.models.offload import Offload
     from forgetcli.models.tokens import TokenBatch, Tokenizer
 
 __all__ = ["Context", "LoadedModel", "Site", "TextEncoder"]
@@ -56,7 +58,11 @@ class LoadedModel(ABC):
         MASKS: whether the pipeline hides padding from a text encoder whose config demands it.
         base: the model on disk.
         device: where the components are loaded.
-        dtype: the dtype of the components' weights.
+        dtype: the dtype of the denoiser's and the VAE's weights.
+        encoder_dtype: the dtype of the text encoders' weights.
+        home: where networks are put when they are loaded: `device`, or the CPU for networks that
+            something else moves to the device when they are used.
+        offload: what moves them there; None: nothing, or diffusers.
     """
 
     ENCODERS: tuple[TextEncoder, ...] = (TextEncoder(),)
@@ -72,6 +78,9 @@ class LoadedModel(ABC):
         self.base = base
         self.device = device
         self.dtype = dtype
+        self.encoder_dtype = dtype
+        self.home = device
+        self.offload: Offload | None = None
 
     # Defined by each family.
 
@@ -116,6 +125,11 @@ class LoadedModel(ABC):
         Where the states of several are concatenated along the width, the first of them.
         """
         return ((self.encoders[0], 0),)
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtypes, as `--dtype` names them."""
+        return Dtypes(self.encoder_dtype, self.dtype).name
 
     # Components.
 
@@ -243,13 +257,16 @@ class LoadedModel(ABC):
         return components.settings(self.base, name)
 
     def _network(self, name: str, cls: Any, dtype: torch.dtype | None = None) -> Any:
-        return components.network(self.base, name, cls, dtype or self.dtype).to(self.device)
+        network = components.network(self.base, name, cls, dtype or self.dtype).to(self.home)
+        if self.offload is not None:
+            self.offload.add(network)
+        return network
 
     def _text_encoder(self, component: str) -> Any:
         import transformers
 
         (encoder,) = [each for each in self.ENCODERS if each.component == component]
-        return self._network(component, getattr(transformers, encoder.loader))
+        return self._network(component, getattr(transformers, encoder.loader), self.encoder_dtype)
 
     def tokenizer_of(self, encoder: TextEncoder) -> Tokenizer:
         """The tokenizer of one text encoder, loaded once."""

@@ -7,6 +7,8 @@ Classes and networks of transformers and diffusers are typed `Any`.
 from __future__ import annotations
 
 import importlib
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -296,6 +298,30 @@ def tensors_of(folder: Path, component: str) -> dict[str, TensorSite]:
         for name in weight_sets(folder, component)[0].names
         for key, site in read_header(folder, f"{component}/{name}").items()
     }
+
+
+def stored_denoiser(base: Base) -> tuple[str, int]:
+    """The dtype of most of the denoiser's parameters in the file, as safetensors names it, and the
+    number of the parameters. No weights are read.
+    """
+    (name,) = {"unet", "transformer"} & set(index(base).components)
+    counts: Counter[str] = Counter()
+    for tensor in _stored(base, name).values():
+        counts[tensor.dtype] += math.prod(tensor.shape)
+    return counts.most_common(1)[0][0], counts.total()
+
+
+def stored_shapes(base: Base, name: str) -> list[tuple[int, ...]]:
+    """The shapes of a network's tensors in the file. No weights are read."""
+    return [tensor.shape for tensor in _stored(base, name).values()]
+
+
+def _stored(base: Base, name: str) -> Mapping[str, TensorSite]:
+    """A network's tensors, in the single file or in a folder."""
+    file = base.single
+    if file is not None and name in file.keys.components:
+        return file.tensors_of(name)
+    return tensors_of(base.settings, name)
 
 
 def shapes(base: Base, name: str) -> dict[str, tuple[int, ...]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -32,6 +33,11 @@ class Context:
         """`pooled`, for denoisers that always need it."""
         assert self.pooled is not None
         return self.pooled
+
+    def to(self, dtype: torch.dtype) -> Context:
+        """In another dtype, as the denoiser reads it."""
+        pooled = None if self.pooled is None else self.pooled.to(dtype)
+        return Context(self.hidden.to(dtype), pooled)
 
     def repeated(self, n: int) -> Context:
         """The first row, n times."""

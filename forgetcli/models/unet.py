@@ -110,7 +110,7 @@ class UNetModel(LoadedModel):
 
         _, height, width = self.latent_shape
         # In float32, because some VAEs overflow in float16.
-        vae = self._network("vae", self.vae_class, torch.float32)
+        vae = self._network("vae", self.vae_class, torch.float32).to(self.device)
         scale = self.vae_scale
         with torch.no_grad():
             grey = torch.zeros(1, 3, height * scale, width * scale, device=self.device)

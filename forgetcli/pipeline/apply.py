@@ -24,9 +24,12 @@ from forgetcli.editing.check import Check, check
 from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.errors import ForgetError
+from forgetcli.models import offload as offloading
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.job import Job, ModelId, prepare
 from forgetcli.pipeline.task import task_of
+from forgetcli.process import numerics
+from forgetcli.process.device import MIXED
 from forgetcli.progress import Observer, Silent, Stopwatch, enter
 from forgetcli.storage import atomic
 from forgetcli.storage.copying import Copying
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from forgetcli.artifact.patch import Stored
     from forgetcli.editing.task import Task
     from forgetcli.models.base import LoadedModel
+    from forgetcli.process.numerics import Numerics
     from forgetcli.recipe import Recipe
 
 # The stages of an edit, for `progress.Stages`.
@@ -112,6 +116,7 @@ def apply(
     output: Path | str = "edited",
     device: str | None = None,
     dtype: str | None = None,
+    offload: str = offloading.AUTO,
     force: bool = False,
     strict: bool = True,
     config: Path | str | None = None,
@@ -126,8 +131,11 @@ def apply(
         model: base model (`demo`, a diffusers folder, a single file, a hub id); default: the
             recipe's.
         output: folder to write. At any moment it is missing, the earlier one, or complete.
-        device, dtype: device and dtype that the model runs with; default: detected, float32. The
-            algebra is always in float64.
+        device, dtype: device and dtype that the model runs with; default: detected, and see
+            `models.dtype_of`. The algebra is always in float64.
+        offload: whether networks leave a GPU when they are not in use: auto (if they do not fit
+            there together), model or none. Only for methods that compute no gradients through the
+            denoiser.
         force: replace an earlier output.
         strict: an edit that the check finds without effect, or too strong, is an error; otherwise
             it is only reported.
@@ -152,19 +160,24 @@ def apply(
         enter(observer, "loading", alone=True)
         with watch.stage("load"):
             loaded = models.load(job.base, device=device, dtype=dtype, observer=observer)
-        enter(observer, "editing")
-        with watch.stage("edit"):
-            task = task_of(job.recipe, job.base, cache or MomentCache(), previous, loaded.tokenizer)
-            algorithm = methods.load_edit(job.recipe.method)
-            edit = algorithm(loaded, task, job.parameters, observer)
-            edit = replace(edit, moments=(*edit.moments, *_sets(job.recipe)))
-        enter(observer, "checking")
-        with watch.stage("check"):
-            checked = _checked(loaded, edit, task, strict, observer)
+        with numerics.recorded(loaded.device) as computed:
+            enter(observer, "editing")
+            with watch.stage("edit"):
+                moments = cache or MomentCache()
+                task = task_of(job.recipe, job.base, moments, previous, loaded.tokenizer)
+                _offload(loaded, job, task, offload, observer)
+                algorithm = methods.load_edit(job.recipe.method)
+                edit = algorithm(loaded, task, job.parameters, observer)
+                edit = replace(edit, moments=(*edit.moments, *_sets(job.recipe)))
+            enter(observer, "checking")
+            with watch.stage("check"):
+                checked = _checked(loaded, edit, task, strict, observer)
         enter(observer, "writing")
         with watch.stage("write"):
             observer.stage("writing")
-            sites = _write(job, loaded, edit, checked, previous, staging, copying, started)
+            sites = _write(
+                job, loaded, edit, checked, previous, staging, copying, started, computed
+            )
     observer.done()
     return _result(job, output, edit, checked, sites, watch)
 
@@ -203,6 +216,21 @@ def _result(
     )
 
 
+def _offload(loaded: LoadedModel, job: Job, task: Task, choice: str, observer: Observer) -> None:
+    """Offload the model's networks, if that was chosen and the method permits it."""
+    if not offloading.chosen(loaded, choice, offloading.edited_networks(loaded)):
+        return
+    cost = job.cost(task)
+    if cost is None or cost.descents:
+        observer.note(
+            f"{job.recipe.method} may compute gradients through the denoiser: all networks stay on "
+            "the GPU"
+        )
+        return
+    observer.note(offloading.NOTE)
+    offloading.enable(loaded)
+
+
 def _checked(
     loaded: LoadedModel, edit: Edit, task: Task, strict: bool, observer: Observer
 ) -> Check:
@@ -227,6 +255,7 @@ def _write(
     staging: Path,
     copying: Copying,
     started: datetime,
+    computed: Numerics,
 ) -> tuple[AppliedSite, ...]:
     """Fill `staging`: patched copy of the base, ledger, card, recipe, report and manifest."""
     base = job.base
@@ -273,12 +302,18 @@ def _write(
             "finishedOn": finished,
             "edits": ledger.dates(previous.manifest, edits, finished),
             "device": str(loaded.device),
-            "dtype": str(loaded.dtype),
+            "dtype": recorded_dtype(loaded.dtype_name),
             "cache": dict(edit.cache),
+            "numerics": computed.as_dict(),
             "versions": versions(),
         },
     )
     return sites
+
+
+def recorded_dtype(name: str) -> str:
+    """A dtype in the manifest, as torch names it; `mixed` is no dtype of torch's."""
+    return name if name == MIXED else f"torch.{name}"
 
 
 def _sets(recipe: Recipe) -> list[dict[str, str]]:

@@ -20,6 +20,7 @@ from forgetcli.editing import check_size
 from forgetcli.editing.cost import Cost
 from forgetcli.editing.decompositions import SMALLEST_WIDTH
 from forgetcli.models import components
+from forgetcli.models.offload import DeviceNeeds
 from forgetcli.pipeline import memory
 from forgetcli.pipeline.flops import Layer, denoiser_layers
 from forgetcli.pipeline.inspect import Inspection
@@ -109,6 +110,9 @@ class Needs:
         disk_bytes: of the edited folder; less where files can be shared.
         cache_bytes: what the cache grows by.
         denoiser_flops: of one prediction.
+        device_bytes: memory on a GPU with all networks there.
+        offloaded_bytes: the same with one network there at a time; None for a method that needs
+            text encoders and denoiser together.
     """
 
     basis: str
@@ -119,6 +123,8 @@ class Needs:
     disk_bytes: int
     cache_bytes: int
     denoiser_flops: int | None
+    device_bytes: int
+    offloaded_bytes: int | None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -133,15 +139,19 @@ def estimate(model: LoadedModel, found: Inspection, task: Task) -> Needs:
     """
     disk = sum(path.stat().st_size for path in patch.sources(model.base))
     disk += sum(_ledger(site, task.concepts) for site in task.sites)
+    on_device = DeviceNeeds.of(network_bytes(model, found))
+    together = task.cost is None or bool(task.cost.descents)
     result = Needs(
         basis=BASIS,
         device=model.device.type,
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=model.dtype_name,
         seconds=None,
         memory_bytes=None,
         disk_bytes=disk,
         cache_bytes=task.cache_growth,
         denoiser_flops=None,
+        device_bytes=on_device.resident,
+        offloaded_bytes=None if together else on_device.offloaded,
     )
     layers = denoiser_layers(model.base) if task.cost else []
     if task.cost is None or not layers:
@@ -185,11 +195,7 @@ def _seconds_needed(
 def _memory_needed(model: LoadedModel, found: Inspection, task: Task, outputs: int) -> float:
     """Bytes of memory. `outputs`: the number of output values of layers that gradients pass."""
     itemsize = model.dtype.itemsize
-    networks = itemsize * sum(
-        c.parameters
-        for c in found.components
-        if c.parameters and (c.name.startswith("text_encoder") or c.name == model.DENOISER)
-    )
+    networks = sum(network_bytes(model, found).values())
     keys = sum(
         8 * site.shape[1] * (KEY_COPIES * len(own.first) + own.ids.numel())
         for site in task.sites
@@ -204,6 +210,17 @@ def _memory_needed(model: LoadedModel, found: Inspection, task: Task, outputs: i
         # K₀K₀ᵀ, its eigenvectors, and the second moment of the vocabulary.
         + 3 * task.moment_bytes
     )
+
+
+def network_bytes(model: LoadedModel, found: Inspection) -> dict[str, int]:
+    """Bytes of the text encoders and the denoiser in memory, by component."""
+    sizes = {}
+    for component in found.components:
+        encodes = component.name.startswith("text_encoder")
+        if component.parameters and (encodes or component.name == model.DENOISER):
+            dtype = model.encoder_dtype if encodes else model.dtype
+            sizes[component.name] = dtype.itemsize * component.parameters
+    return sizes
 
 
 def _ledger(site: EditableSite, concepts: TokenBatch) -> int:

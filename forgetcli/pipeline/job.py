@@ -16,6 +16,8 @@ from forgetcli.checkpoint import base as checkpoint
 if TYPE_CHECKING:
     from forgetcli.artifact.ledger_files import Origin
     from forgetcli.checkpoint.base import Base
+    from forgetcli.editing.cost import Cost
+    from forgetcli.editing.task import Task
     from forgetcli.recipe import Recipe
 
 
@@ -46,6 +48,13 @@ class Job:
     base: Base
     method: ModuleType
     parameters: BaseModel
+
+    def cost(self, task: Task) -> Cost | None:
+        """The work that the method asks of the model; None for a method that does not say."""
+        if not hasattr(self.method, "cost"):
+            return None
+        cost: Cost = self.method.cost(task, self.parameters)
+        return cost
 
 
 def prepare(recipe: Recipe | str | Path, model: str | None, config: Path | str | None) -> Job:

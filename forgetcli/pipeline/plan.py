@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetcli import models
-from forgetcli.editing.cost import Cost
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.editing.moments import are_cached, parts
 from forgetcli.editing.prior import prior_prompts
@@ -110,7 +109,7 @@ def plan(
     total = sum(map(len, cached.values()))
     with watch.stage("estimate"):
         request = estimates.Task(
-            cost=_cost(job, task),
+            cost=job.cost(task),
             concepts=tokenise(loaded.tokenizer, [concept for concept, _ in pairs]),
             together=min(_setting(job, "refine", "batch", 0), len(pairs)),
             sites=sites,
@@ -160,10 +159,3 @@ def _cached_moments(job: Job, loaded: LoadedModel, task: Task, site: EditableSit
     else:
         sets = parts(task.preserve, task.shared, balance)
     return [are_cached(loaded, site, prompts, task.moments, often) for prompts, often in sets]
-
-
-def _cost(job: Job, task: Task) -> Cost | None:
-    """The work that the method asks of the model; None for a method that does not say."""
-    if not hasattr(job.method, "cost"):
-        return None
-    return job.method.cost(task, job.parameters)

@@ -239,7 +239,11 @@ def _commands(evidence: Evidence) -> Iterator[str]:
     dtype = str(details.get("dtype", DEFAULT_DTYPE))
     device = str(details.get("device", "cpu"))
     how = [] if device == "cpu" else ["--device", device]
-    how += [] if dtype == DEFAULT_DTYPE else ["--dtype", dtype.removeprefix("torch.")]
+    how += (
+        []
+        if dtype == DEFAULT_DTYPE and device == "cpu"
+        else ["--dtype", dtype.removeprefix("torch.")]
+    )
     commands = [
         ("edit", ["apply", f"{EDITED_FOLDER}/recipe.toml", "--model", base, "-o", "again", *how]),
         ("compare", ["verify", EDITED_FOLDER, "--base", base, "--rebuild"]),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RUN_ERROR = {
     "float16": 2**-11,
     "bfloat16": 2**-8,
+    "mixed": 2**-8,
 }
 # Relative: float64 sums in another order, and numbers printed as JSON.
 SLACK = 1e-6

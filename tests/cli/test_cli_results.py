@@ -224,6 +224,7 @@ def test_apply_hands_over_and_shows(invoke, monkeypatch: pytest.MonkeyPatch):
         "output": Path("out"),
         "device": "cpu",
         "dtype": "float16",
+        "offload": "auto",
         "force": True,
         "strict": True,
         "config": None,
@@ -245,7 +246,7 @@ def test_apply_hands_over_and_shows(invoke, monkeypatch: pytest.MonkeyPatch):
         data["command"] == "apply" and data["sites"] == [SITE] and data["seconds"]["total"] == 7.5
     )
     quiet = invoke("apply", "good.toml", "-q")
-    assert quiet.stdout == "edited\n" and quiet.stderr == "" and calls[-1][1]["dtype"] is None
+    assert quiet.stdout == "edited\n" and quiet.stderr == "" and calls[-1][1]["dtype"] == "auto"
 
 
 def test_figures_that_are_no_numbers_are_null_in_json(invoke, monkeypatch: pytest.MonkeyPatch):

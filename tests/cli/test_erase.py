@@ -112,6 +112,9 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(forget, tmp_path):
         (("dog", "--template", "a dog"), "erase.template", r"\{\}"),
         (("dog", "--method", "nulspace"), "recipe.unknown-method", "did you mean 'nullspace'"),
         (("the " + "very " * 18 + "long dog",), "edit.prompt-too-long", "tokens long"),
+        (("hat", "--attribute-of", "a hat"), "erase.attribute", "'hat' means 'hat'"),
+        (("hat", "--attribute-of", ""), "erase.concept", "no word"),
+        (("hat", "dog", "--attribute-of", "cowboy"), "erase.attribute", "one .*, not for 2"),
         (("dog", "--model", "absent"), "model.not-found", "absent"),
     ],
 )

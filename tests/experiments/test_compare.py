@@ -1020,7 +1020,7 @@ def test_the_command_hands_over_and_shows(both, place, monkeypatch, tmp_path):
         "output": Path("compare"),
         "device": None,
         "batch": 8,
-        "dtype": "float32",
+        "dtype": "auto",
         "force": False,
     }
     lines = [line.split() for line in human.stdout.splitlines()]

@@ -41,12 +41,40 @@ def test_a_device_that_is_not_here_is_refused(name: str):
 
 
 def test_the_dtype_is_the_one_asked_for():
-    assert device.pick_dtype(None) == torch.float32
-    assert [device.pick_dtype(name) for name in device.DTYPES] == [
-        torch.float32,
-        torch.float16,
-        torch.bfloat16,
+    pairs = [device.pick_dtypes(name) for name in device.DTYPES]
+    assert [(found.encoders, found.others) for found in pairs] == [
+        (torch.float32, torch.float32),
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.bfloat16),
     ]
+    assert [found.name for found in pairs] == list(device.DTYPES)
     with pytest.raises(ModelError) as caught:
-        device.pick_dtype("float8")
+        device.pick_dtypes("float8")
     assert caught.value.code == "model.no-dtype" and "bfloat16" in caught.value.hint
+
+
+SD, FLUX = "float16", "bfloat16"  # the families' half precisions
+LARGE, SMALL = 860_000_000, 5_000_000
+
+
+@pytest.mark.parametrize(
+    ("place", "half", "stored", "parameters", "images", "edits"),
+    [
+        ("cpu", SD, "F16", LARGE, "float32", "float32"),
+        ("cpu", FLUX, "BF16", LARGE, "float32", "float32"),
+        ("mps", SD, "F16", LARGE, "float32", "float32"),
+        ("cuda", SD, "F16", LARGE, "float16", "float32"),
+        ("cuda", SD, "F32", LARGE, "float16", "float32"),
+        ("cuda", SD, "BF16", LARGE, "bfloat16", "mixed"),  # as the checkpoint declares
+        ("cuda", FLUX, "BF16", LARGE, "bfloat16", "mixed"),
+        ("cuda", FLUX, "F32", LARGE, "bfloat16", "mixed"),
+        ("cuda", FLUX, "F16", LARGE, "bfloat16", "mixed"),  # float16 overflows
+        ("cuda", SD, "F16", SMALL, "float32", "float32"),  # the embedded model
+    ],
+)
+def test_the_dtype_is_chosen_by_device_family_and_file(
+    place: str, half: str, stored: str, parameters: int, images: str, edits: str
+):
+    assert device.default_dtype(place, half, stored, parameters, exact=False) == images
+    assert device.default_dtype(place, half, stored, parameters, exact=True) == edits

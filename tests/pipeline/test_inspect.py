@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from forgetcli import models
 from forgetcli.checkpoint import base as checkpoint
+from forgetcli.cli import edit_tables
 from forgetcli.cli.app import app
 from forgetcli.errors import EditError, ModelError
 from forgetcli.pipeline import estimates, inspect, memory
@@ -214,6 +215,12 @@ def test_estimates_grow_with_the_work_and_are_called_estimates(base, recipe, qui
     assert told.keys() == few.keys() and {k: told[k] for k in counted} == {
         k: needs()[k] for k in counted
     }  # a dry run's, the same
+    # With gradients through the denoiser both networks are needed at once.
+    alone = needs("--method", "uce")
+    assert few["offloaded_bytes"] is None and 0 < alone["offloaded_bytes"] < alone["device_bytes"]
+    assert needs("--dtype", "float16")["device_bytes"] < alone["device_bytes"]
+    on_gpu = edit_tables.estimates({**alone, "device": "cuda"})
+    assert "of its memory" in on_gpu and "with --offload model" in on_gpu
     human = (
         CliRunner()
         .invoke(app, ["inspect", str(base), "--recipe", str(recipe), "--device", "cpu"])

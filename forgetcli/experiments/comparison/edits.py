@@ -28,8 +28,8 @@ from forgetcli.evaluation.run import unused
 from forgetcli.evaluation.run_folder import refuse_others
 from forgetcli.experiments.comparison.plan import EDITS, RecipePlan, plain
 from forgetcli.experiments.comparison.weights import changed_share
-from forgetcli.generation.images import DTYPE
 from forgetcli.process import distributed
+from forgetcli.process.device import AUTO
 from forgetcli.progress import Observer
 from forgetcli.recipe import Recipe
 from forgetcli.storage import atomic
@@ -287,7 +287,7 @@ def _command(
         *("--lenient", "--force", "--json", "--quiet"),
         *(["--config", str(base.config)] if base.config else []),
         *(["--device", device] if device else []),
-        *(["--dtype", dtype] if dtype != DTYPE else []),
+        *(["--dtype", dtype] if dtype != AUTO else []),
     ]
 
 

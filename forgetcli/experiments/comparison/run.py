@@ -32,6 +32,7 @@ from forgetcli.experiments.comparison.results import ComparedRecipe, Comparison,
 from forgetcli.experiments.comparison.rows import rows_of
 from forgetcli.generation.images import DTYPE, refuse_too_many
 from forgetcli.process import distributed
+from forgetcli.process.device import AUTO
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.recipe import Recipe
 from forgetcli.robustness.results import Robustness
@@ -54,14 +55,14 @@ class Settings:
     guidance: float | None
     batch: int
     quick: bool
-    dtype: str = DTYPE
+    dtype: str = AUTO
 
     def as_dict(self) -> dict[str, Any]:
         """The stable keys of `settings` in results.json. `dtype` is recorded unless it is `DTYPE`:
         so that comparisons from before it could be chosen continue.
         """
         settings = asdict(self)
-        if self.dtype == DTYPE:
+        if self.dtype in (DTYPE, AUTO):
             del settings["dtype"]
         return settings
 
@@ -112,7 +113,7 @@ def compare(
     output: Path | str = "compare",
     device: str | None = None,
     batch: int = 8,
-    dtype: str = DTYPE,
+    dtype: str = AUTO,
     force: bool = False,
     observer: Observer | None = None,
 ) -> Comparison:

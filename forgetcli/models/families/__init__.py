@@ -25,10 +25,13 @@ class Family(Protocol):
     Attributes:
         PIPELINES: the values of ``_class_name`` in model_index.json that belong to the family.
         GUIDANCE: the default guidance scale for generating images.
+        HALF: the half precision that models of the family are used in: float16, or bfloat16 if they
+            overflow in float16.
     """
 
     PIPELINES: tuple[str, ...]
     GUIDANCE: float
+    HALF: str
 
     def load(self, base: Base, device: torch.device, dtype: torch.dtype) -> LoadedModel:
         """Load the model of `base`. Its components are read when they are first used."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PIPELINES = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline")
 GUIDANCE = 3.5
+HALF = "bfloat16"
 T5_LENGTH = 512  # tokens; the default of diffusers
 
 
@@ -79,6 +80,7 @@ class Flux(FlowModel):
         """The velocity for noisy latents (n, c, h, w)."""
         import torch
 
+        context = context.to(self.dtype)
         n, _, height, width = noisy.shape
         rows = height // self.PATCH
         columns = width // self.PATCH

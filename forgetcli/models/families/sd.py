@@ -21,6 +21,7 @@ PIPELINES = (
     "StableDiffusionInpaintPipeline",
 )
 GUIDANCE = 7.5
+HALF = "float16"
 
 
 class StableDiffusion(UNetModel):
@@ -36,7 +37,8 @@ class StableDiffusion(UNetModel):
 
     def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         """ε or v, as the model was trained, for noisy latents (n, c, h, w)."""
-        return self.unet(self.with_mask(noisy), t, encoder_hidden_states=context.hidden).sample
+        hidden = context.hidden.to(self.dtype)
+        return self.unet(self.with_mask(noisy), t, encoder_hidden_states=hidden).sample
 
 
 def load(base: Base, device: torch.device, dtype: torch.dtype) -> StableDiffusion:

@@ -26,6 +26,7 @@ PIPELINES = (
     "StableDiffusion3InpaintPipeline",
 )
 GUIDANCE = 7.0
+HALF = "bfloat16"
 T5_LENGTH = 256  # tokens; the default of diffusers
 
 
@@ -101,6 +102,7 @@ class StableDiffusion3(FlowModel):
 
     def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         """The velocity for noisy latents (n, c, h, w)."""
+        context = context.to(self.dtype)
         return self.transformer(
             noisy,
             encoder_hidden_states=context.hidden,

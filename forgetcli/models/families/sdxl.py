@@ -25,6 +25,7 @@ PIPELINES = (
     "StableDiffusionXLInpaintPipeline",
 )
 GUIDANCE = 5.0
+HALF = "float16"
 
 
 class StableDiffusionXL(UNetModel):
@@ -64,6 +65,7 @@ class StableDiffusionXL(UNetModel):
     def denoise(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
         """ε or v, as the model was trained, for noisy latents (n, c, h, w) of uncropped images."""
         height, width = (side * self.vae_scale for side in noisy.shape[-2:])
+        context = context.to(self.dtype)
         pooled = context.pooled_embeddings
         sizes = pooled.new_tensor([height, width, 0, 0, height, width])
         conditions = {"text_embeds": pooled, "time_ids": sizes.repeat(len(noisy), 1)}

@@ -64,6 +64,7 @@ class DraftedConcept:
         direct, indirect: evaluation prompts.
         near: similar concepts, beginning with the target. All are preserved, and the first ones are
             evaluated.
+        label: the judge's name of the concept, if it is not in its words.
     """
 
     concept: str
@@ -73,6 +74,29 @@ class DraftedConcept:
     near: tuple[str, ...] = ()
     direct: tuple[str, ...] = ()
     indirect: tuple[str, ...] = ()
+    label: str = ""
+
+
+@dataclass(frozen=True)
+class Neighbourhood:
+    """What the word lists and the text encoder say about a word.
+
+    Attributes:
+        aliases: words that mean the same.
+        broader: its hypernyms.
+        distinct: other concepts of its kind, the most similar first.
+        similarities: how words compare with it.
+    """
+
+    kind: Kind
+    aliases: tuple[str, ...]
+    broader: tuple[str, ...]
+    distinct: tuple[str, ...]
+    similarities: Mapping[str, Similarity]
+
+    def phrase(self, word: str) -> str:
+        """A word of this kind in the form for prompts."""
+        return phrased(word, self.kind.name)
 
 
 @dataclass(frozen=True)
@@ -85,6 +109,8 @@ class Draft:
         evaluation_prompts: near concept → its evaluation prompts.
         sets: names of preserve sets.
         choices: all choices, in the order in which they were made.
+        description: of the recipe; empty: that the concepts are forgotten.
+        nullspace: parameters of the method `nullspace` that differ from its defaults, by table.
     """
 
     concepts: tuple[DraftedConcept, ...]
@@ -93,6 +119,8 @@ class Draft:
     evaluation_prompts: Mapping[str, tuple[str, ...]]
     sets: tuple[str, ...]
     choices: tuple[Choice, ...] = field(default=())
+    description: str = ""
+    nullspace: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def draft(
@@ -119,10 +147,7 @@ def draft(
     for word in words:
         taken = [other for other in words if other is not word]
         taken += [bare(name) for earlier in drafted for name in (earlier.concept, *earlier.aliases)]
-        if not is_in_vocabulary(model.tokenizer, word):
-            observer.note(
-                f"the tokenizer splits '{word}' into several tokens: the model may not know it"
-            )
+        note_split(model, word, observer)
         drafted.append(_drafted(model, word, taken, options, choices))
         observer.advance()
     result = _assembled(drafted, options, choices)
@@ -134,6 +159,14 @@ def draft(
     ]
     refuse_untokenisable(model, [each.concept for each in result.concepts], edit_prompts)
     return result
+
+
+def note_split(model: LoadedModel, word: str, observer: Observer) -> None:
+    """Note a word that the tokenizer does not hold whole."""
+    if not is_in_vocabulary(model.tokenizer, word):
+        observer.note(
+            f"the tokenizer splits '{word}' into several tokens: the model may not know it"
+        )
 
 
 def _drafted(
@@ -149,12 +182,37 @@ def _drafted(
         word: the concept without an article.
         taken: words of the other concepts, which cannot be targets or near concepts.
     """
+    around = neighbourhood(model, word, taken, options, choices)
+    target, why = _target(word, options, around)
+    choices.append(Choice(word, "target", target, why, "--to"))
+    if options.near is None:
+        near = tuple(dict.fromkeys([target, *around.distinct]))[:MOST_NEAR]
+        why = "the encoder's nearest that are something else"
+    else:
+        near = (target, *(checked(other) for other in options.near))
+        why = "given"
+    choices.append(Choice(word, "near", listed(near, 6), why, "--near"))
+    return _phrased_concept(word, around.kind, target, around.aliases, near)
 
-    def chose(key: str, value: str, why: str, option: str) -> None:
-        choices.append(Choice(word, key, value, why, option))
 
+def neighbourhood(
+    model: LoadedModel,
+    word: str,
+    taken: Sequence[str],
+    options: Options,
+    choices: list[Choice],
+    option: str = "",
+) -> Neighbourhood:
+    """Look a word up in the word lists and compare it with other words of its kind. The choices of
+    kind and aliases are added to `choices`.
+
+    Args:
+        word: a concept without an article.
+        taken: words that are neither aliases nor other concepts.
+        option: where the user can choose otherwise, if not by --kind and --alias.
+    """
     kind, why = _kind(model, word, options)
-    chose("kind", kind.name, why, "--kind")
+    choices.append(Choice(word, "kind", kind.name, why, option or "--kind"))
 
     same = lexicon.same_meaning(word, kind.name)
     taken_folded = {other.casefold() for other in taken}
@@ -184,25 +242,20 @@ def _drafted(
     else:
         aliases = tuple(checked(alias) for alias in options.aliases)
         why = "given"
-    chose("aliases", _listed(aliases), why, "--alias")
+    choices.append(Choice(word, "aliases", listed(aliases), why, option or "--alias"))
 
     distinct = [
         other
         for other in ranked
         if similarities[other].cosine < DISTINCT_COSINE and other in others and other not in aliases
     ]
-    broader_targets = [other for other in broader if not overlaps(other, excluded)]
-    target, why = _target(word, options, broader_targets, distinct, similarities)
-    chose("target", target, why, "--to")
-
-    if options.near is None:
-        near = tuple(dict.fromkeys([target, *distinct]))[:MOST_NEAR]
-        why = "the encoder's nearest that are something else"
-    else:
-        near = (target, *(checked(other) for other in options.near))
-        why = "given"
-    chose("near", _listed(near, 6), why, "--near")
-    return _phrased_concept(word, kind, target, aliases, near)
+    return Neighbourhood(
+        kind=kind,
+        aliases=aliases,
+        broader=tuple(other for other in broader if not overlaps(other, excluded)),
+        distinct=tuple(distinct),
+        similarities=similarities,
+    )
 
 
 def _kind(model: LoadedModel, word: str, options: Options) -> tuple[Kind, str]:
@@ -250,24 +303,16 @@ def _similarities(
     return {other: compared[phrase] for other, phrase in zip(others, phrases)}
 
 
-def _target(
-    word: str,
-    options: Options,
-    broader: Sequence[str],
-    distinct: Sequence[str],
-    similarities: Mapping[str, Similarity],
-) -> tuple[str, str]:
-    """The target of a concept, and the reason.
-
-    Args:
-        broader: hypernyms of the concept.
-        distinct: other concepts, the most similar first.
-    """
+def _target(word: str, options: Options, around: Neighbourhood) -> tuple[str, str]:
+    """The target of a concept, and the reason."""
     if options.target is not None:
         return checked(options.target), "given"
-    for why, words in (("broader", broader), ("nearest that is something else", distinct)):
+    for why, words in (
+        ("broader", around.broader),
+        ("nearest that is something else", around.distinct),
+    ):
         for other in words:
-            compared = similarities[other]
+            compared = around.similarities[other]
             if compared.cosine < DISTINCT_COSINE and compared.effect >= MINIMUM_EFFECT:
                 return other, f"{why}, similarity {compared.cosine:.2f}"
     raise ForgetError(
@@ -310,9 +355,8 @@ def _assembled(drafted: Sequence[DraftedConcept], options: Options, choices: lis
     else:
         templates = THING_TEMPLATES
         why = "those for any kind"
-    choices.append(Choice("", "templates", _listed(templates, 3), why, "--template"))
-    why = "all that come with forget" if options.sets == OPTIONS.sets else "given"
-    choices.append(Choice("", "sets", ", ".join(options.sets) or "none", why, "--sets"))
+    choices.append(Choice("", "templates", listed(templates, 3), why, "--template"))
+    choices.append(sets_choice(options))
     forgotten = {name for each in drafted for name in (each.concept, *each.aliases)}
     edit_prompts = {fill(template, name) for name in forgotten for template in templates}
     preserve_prompts = [
@@ -340,7 +384,13 @@ def _assembled(drafted: Sequence[DraftedConcept], options: Options, choices: lis
     )
 
 
-def _listed(words: Sequence[str], shown: int = 8) -> str:
+def sets_choice(options: Options) -> Choice:
+    """The choice of preserve sets."""
+    why = "all that come with forget" if options.sets == OPTIONS.sets else "given"
+    return Choice("", "sets", ", ".join(options.sets) or "none", why, "--sets")
+
+
+def listed(words: Sequence[str], shown: int = 8) -> str:
     """The first words with commas, and the number of the others."""
     text = ", ".join(words[:shown]) or "none"
     rest = len(words) - shown

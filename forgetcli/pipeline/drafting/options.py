@@ -17,6 +17,8 @@ class Options:
     templates: tuple[str, ...] | None = None
     near: tuple[str, ...] | None = None
     sets: tuple[str, ...] = tuple(word_lists.SETS)
+    # The only concept that loses what is erased; None: all do.
+    attribute_of: str | None = None
 
 
 OPTIONS = Options()  # the user has chosen nothing

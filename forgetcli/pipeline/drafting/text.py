@@ -18,10 +18,11 @@ def recipe_text(draft: Draft, *, model: str, method: str = "nullspace", seed: in
         model: the value of ``--model``.
     """
     forgotten = ", ".join(each.concept for each in draft.concepts)
+    description = draft.description or f"{forgotten} is forgotten"
     lines = [
         "# Drafted by `forget erase`. Change what you like, then:  forget apply THIS_FILE",
         "schema_version = 1",
-        f"description = {_quoted(f'{forgotten} is forgotten')}",
+        f"description = {_quoted(description)}",
         f"method = {_quoted(method)}",
         f"model = {_quoted(model)}",
         f"seed = {seed}",
@@ -37,6 +38,8 @@ def recipe_text(draft: Draft, *, model: str, method: str = "nullspace", seed: in
         *([f"sets = {json.dumps(draft.sets)}"] if draft.sets else []),
         *_list("prompts", draft.preserve_prompts),
     ]
+    for table, values in draft.nullspace.items() if method == "nullspace" else ():
+        lines += ["", f"[{table}]", *(f"{key} = {value}" for key, value in values.items())]
     for name, prompts in draft.evaluation_prompts.items():
         lines.append("")
         # The comment precedes the first table if a list of several lines ends above it.
@@ -61,9 +64,10 @@ def _concept(draft: Draft, each: DraftedConcept) -> list[str]:
         f"concept = {_quoted(each.concept)}",
         f"target = {_quoted(each.target)}   # {why.get('target', '')}",
         *_list("aliases", each.aliases),
-        "# For evaluation only: never edited.",
-        *_list("direct", each.direct),
+        *([f"label = {_quoted(each.label)}"] if each.label else []),
     ]
+    if each.direct:
+        lines += ["# For evaluation only: never edited.", *_list("direct", each.direct)]
     return lines + (_list("indirect", each.indirect) if each.indirect else [])
 
 
