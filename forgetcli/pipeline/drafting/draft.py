@@ -16,6 +16,7 @@ from forgetcli.pipeline.drafting.kinds import (
     Kind,
     bare,
     guessed,
+    names_an_image,
     phrased,
 )
 from forgetcli.pipeline.drafting.options import OPTIONS, Options
@@ -313,6 +314,8 @@ def _target(word: str, options: Options, around: Neighbourhood) -> tuple[str, st
     ):
         for other in words:
             compared = around.similarities[other]
+            if names_an_image(other, around.kind.name):
+                continue
             if compared.cosine < DISTINCT_COSINE and compared.effect >= MINIMUM_EFFECT:
                 return other, f"{why}, similarity {compared.cosine:.2f}"
     raise ForgetError(

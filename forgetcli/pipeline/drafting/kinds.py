@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from forgetcli.pipeline.drafting.lexicon import words_like
+from forgetcli.pipeline.drafting.lexicon import same_meaning, words_like
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,11 @@ KINDS = {
     )
 }  # fmt: skip
 
+# What the templates call an image. As a target it would say nothing of what the image shows.
+IMAGE_WORDS = frozenset(
+    re.findall(r"(\w+) of \{\}", " ".join((*THING_TEMPLATES, *THING_EVALUATION)))
+)
+
 # Nouns without an article. The word lists do not mark them.
 _UNCOUNTED = """
     art blood bread chocolate clothing darkness dust fire fog food fur furniture gore grass hail
@@ -106,6 +111,15 @@ def phrased(word: str, kind: str) -> str:
         return word
     vowel = word[0] in "aeiou" or word.startswith(("hour", "heir", "honest"))
     return f"{'an' if vowel else 'a'} {word}"
+
+
+def names_an_image(word: str, kind: str) -> bool:
+    """Whether a thing is an image, as a photograph is: another word for it is one of `IMAGE_WORDS`.
+    A style or an action may be called like one ("drawing").
+    """
+    return kind == "object" and not IMAGE_WORDS.isdisjoint(
+        other.casefold() for other in (word, *same_meaning(word, kind))
+    )
 
 
 def guessed(word: str) -> tuple[str, str]:

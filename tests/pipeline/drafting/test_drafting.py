@@ -20,7 +20,7 @@ from forgetcli.pipeline.drafting.draft import (
     candidates,
     draft,
 )
-from forgetcli.pipeline.drafting.kinds import KINDS, bare, guessed, phrased
+from forgetcli.pipeline.drafting.kinds import KINDS, bare, guessed, names_an_image, phrased
 from forgetcli.pipeline.drafting.options import Options
 from forgetcli.pipeline.drafting.text import recipe_text
 
@@ -163,6 +163,14 @@ def test_a_word_that_the_model_does_not_know_says_little(model):
         < MINIMUM_EFFECT - 0.1
         < min(read["pixel art"].effect, read["van gogh"].effect)
     )
+
+
+def test_no_target_is_another_word_for_an_image(model):
+    """The embedded encoder reads "a photograph" as the nearest word to a bird."""
+    read = draft(model, ["bird"], Options())
+    assert read.concepts[0].target != "a photograph"
+    assert [names_an_image(word, "object") for word in ("photograph", "camera")] == [True, False]
+    assert not names_an_image("drawing", "style")
 
 
 def test_what_the_encoder_reads_as_the_concept_is_neither_kept_nor_a_target(model):
