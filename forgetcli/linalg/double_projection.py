@@ -31,9 +31,12 @@ def left_null_space(columns: Tensor, threshold: float, min_rank: int) -> Project
     d, n = columns.shape
     if not bool(columns.any()):
         return Projector.identity(d)
-    if n < d:  # with zero columns, U is square without a square V
-        columns = torch.cat([columns, columns.new_zeros(d, d - n)], 1)
-    U, singular, _ = torch.linalg.svd(columns, full_matrices=False)  # (d, d), (d,), descending
+    # d columns with the same U and Σ: zeros are added, or Kᵀ = QR leaves Rᵀ for K.
+    if n < d:
+        square = torch.cat([columns, columns.new_zeros(d, d - n)], 1)
+    else:
+        square = torch.linalg.qr(columns.T, mode="r").R.T
+    U, singular, _ = torch.linalg.svd(square)  # (d, d), (d,), descending
     return null_space(Spectrum(singular.square().flip(0), U.flip(1)), threshold, min_rank)
 
 

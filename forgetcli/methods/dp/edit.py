@@ -40,7 +40,8 @@ def edit_group(
     """The edit of layers that have the same input."""
     observer.stage(group.name, len(group.sites))
     pairs = pair_columns(group.source, task.pairs, settings.positions)
-    held = held_columns(group.source, task, settings, settings.positions, pairs)
+    folded = settings.proxy != "safe"  # a span is one of the columns themselves
+    held = held_columns(group.source, task, settings, settings.positions, pairs, folded=folded)
     projector = left_null_space(held.columns, settings.threshold, settings.min_rank)
     proxies = PairColumns(pairs.concepts, proxy_columns(pairs, held, settings), pairs.changed)
     solved = left_null_map(proxies.concepts, proxies.targets, projector, settings.cutoff)
