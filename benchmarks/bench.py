@@ -30,7 +30,7 @@ STEPS, SEED, GUIDANCE, BATCH = (
     4.5,
     16,
 )  # half of the default steps, for twice the pictures
-PAIRS_ALONE = {"esd", "none"}  # methods that preserve prompts play no part in
+PAIRS_ALONE = {"esd", "hirm", "none", "stereo"}  # methods that preserve prompts play no part in
 
 
 @dataclass(frozen=True)

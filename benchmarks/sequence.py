@@ -38,7 +38,7 @@ from forgetcli.progress import Silent, Stopwatch
 # nullspace is the recipe's own method; by default it holds them
 WITHOUT = "\n[edit]\nhold_earlier = false\n"
 PRIORS = {"none": "no prior", "others": "other words", "words": "all words"}
-PAIRS_ALONE = ("esd",)
+PAIRS_ALONE = ("esd", "hirm", "stereo")
 CHAINS = {
     "with K_p": ("nullspace", ""),
     "without K_p": ("nullspace", WITHOUT),

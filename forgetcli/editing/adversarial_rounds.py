@@ -107,7 +107,9 @@ def harden(
     for number in range(1, settings.rounds + 1):
         found: list[PairColumns] = []
         for target in targets:
-            token, recovered = target.attack(current, number, settings, observer)
+            token, recovered = target.attack(
+                current, number, steps=settings.budget, batch=settings.batch, observer=observer
+            )
             attacks.append(Attack(number, target.concept, recovered, moved))
             observer.note(
                 f"round {number}: inversion recovers {max(recovered, 0.0):.0%} of "
@@ -217,9 +219,21 @@ class Target:
         )
 
     def attack(
-        self, weights: Weights, number: int, settings: Any, observer: Observer
+        self,
+        weights: Weights,
+        number: int,
+        *,
+        steps: int,
+        batch: int,
+        lr: float = 0.1,
+        observer: Observer,
     ) -> tuple[LearnedToken, float]:
-        """A word learned through the model with these weights, and what it recovers."""
+        """A word learned through the model with these weights, and what it recovers.
+
+        Args:
+            number: of the round, from 1.
+            steps, batch, lr: see `invert_token`.
+        """
         # The descent starts at the concept, at the target and at the vocabulary's mean in turn.
         start = (self.concept, self.target, None)[(number - 1) % 3]
         with self.model.weights(weights):
@@ -227,8 +241,9 @@ class Target:
                 self.model,
                 self.latents,
                 start=start,
-                steps=settings.budget,
-                batch=settings.batch,
+                steps=steps,
+                lr=lr,
+                batch=batch,
                 seed=self.seed + number,
                 observer=observer,
             )

@@ -84,7 +84,7 @@ def pick(model: LoadedModel, layers: Sequence[str] = LAYERS) -> list[Site]:
             "edit.no-cross-attention",
             "the denoiser has no cross-attention that could be edited",
             "use nullspace with [edit] layers = 'text-encoder', which edits the text encoders, or "
-            "uce, rece, speed or mace-cf, which edit the layers that read the prompt",
+            "uce, rece, speed, mace-cf, oce or dp, which edit the layers that read the prompt",
         )
     return found
 

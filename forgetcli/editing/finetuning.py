@@ -12,17 +12,19 @@ affine function of ε.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call
 
+from forgetcli.editing.edit import Edit, SiteReport
 from forgetcli.errors import EditError
 from forgetcli.models.base import Context, LoadedModel
+from forgetcli.models.tensors import read_tensor
 from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import NoisyBank, noisy_bank
 from forgetcli.progress import Observer
@@ -46,6 +48,23 @@ def trainable(denoiser: torch.nn.Module, train_method: str) -> list[str]:
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)) and chosen(name.split("."))
         for own, _ in module.named_parameters(recurse=False)
     ]
+
+
+def trained_names(model: LoadedModel, train_method: str) -> list[str]:
+    """`trainable` of a model's denoiser.
+
+    Raises:
+        EditError: edit.no-cross-attention: it has no such layers.
+    """
+    names = trainable(model.denoiser, train_method) if model.cross_attention else []
+    if not names:
+        raise EditError(
+            "edit.no-cross-attention",
+            "the denoiser has no cross-attention that could be trained",
+            "use nullspace or hirm, which edit the text encoders, or uce, rece, speed, mace-cf, "
+            "oce or dp, which edit the layers that read the prompt",
+        )
+    return names
 
 
 @dataclass(frozen=True)
@@ -98,10 +117,10 @@ class Teacher:
         return anchor - self.eta * (rest[0] - rest[1]) if rest else anchor
 
 
-class Student(torch.nn.Module):
-    """The denoiser with a trained change added to some of its parameters.
+class Trained(torch.nn.Module):
+    """A network with a trained change added to some of its parameters.
 
-    The model's own parameters are never written: the sums replace them only during a prediction.
+    The network's own parameters are never written: the sums replace them only during a prediction.
     So the frozen and the trained model are one network in memory, an interrupted run leaves nothing
     to restore, and the changes are float32 whatever dtype the model runs in.
 
@@ -109,27 +128,55 @@ class Student(torch.nn.Module):
         changes: parameter name → change, float32, requires grad.
     """
 
-    def __init__(self, model: LoadedModel, names: Sequence[str]) -> None:
+    def __init__(
+        self, network: torch.nn.Module, names: Sequence[str], run: Callable[..., Tensor]
+    ) -> None:
+        """Args:
+        names: the parameters that are trained.
+        run: what is computed with the network.
+        """
         super().__init__()
-        self.denoiser = model.denoiser
-        self.model = model
+        self.network = network
+        self.run = run
         self.changes = {
             name: torch.zeros_like(
-                model.denoiser.get_parameter(name), dtype=torch.float32, requires_grad=True
+                network.get_parameter(name), dtype=torch.float32, requires_grad=True
             )
             for name in names
         }
 
-    def forward(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
-        return self.model.denoise(noisy, t, context)
+    def forward(self, *inputs: Any) -> Tensor:
+        return self.run(*inputs)
 
-    def predict(self, noisy: Tensor, t: Tensor, context: Context) -> Tensor:
-        weights = {name: self.denoiser.get_parameter(name) for name in self.changes}
+    def predict(self, *inputs: Any) -> Tensor:
+        """`run` with the changes in place."""
+        weights = {name: self.network.get_parameter(name) for name in self.changes}
         sums = {
-            f"denoiser.{name}": (W.float() + self.changes[name]).to(W.dtype)
+            f"network.{name}": (W.float() + self.changes[name]).to(W.dtype)
             for name, W in weights.items()
         }
-        return functional_call(self, sums, (noisy, t, context))
+        return functional_call(self, sums, inputs)
+
+    def trained(self) -> dict[str, Tensor]:
+        """The changes, without gradients."""
+        return {name: change.detach() for name, change in self.changes.items()}
+
+
+class Student(Trained):
+    """The denoiser with a trained change; see `Trained`."""
+
+    def __init__(self, model: LoadedModel, names: Sequence[str]) -> None:
+        super().__init__(model.denoiser, names, model.denoise)
+
+
+class Images(Protocol):
+    """Where the x_t of the training come from."""
+
+    def sample(
+        self, rows: Tensor, teacher: Teacher, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x_t, t and what the teacher requests there, for these rows of its concepts."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -228,19 +275,12 @@ def train(
     """
     settings = parameters.train
     generator = torch.Generator().manual_seed(seed)
-    names = trainable(model.denoiser, settings.train_method) if model.cross_attention else []
-    if not names:
-        raise EditError(
-            "edit.no-cross-attention",
-            "the denoiser has no cross-attention that could be trained",
-            "use nullspace, which edits the text encoders, or uce, rece, speed or mace-cf, which "
-            "edit the layers that read the prompt",
-        )
+    names = trained_names(model, settings.train_method)
     teacher, student = (
         Teacher.of(model, pairs, settings.erase_from, settings.eta),
         Student(model, names),
     )
-    images: FreshImages | BaseImages
+    images: Images
     if parameters.sample.model == "edited":
         images = FreshImages(student.predict, parameters.sample)
     elif parameters.sample.fresh:
@@ -248,22 +288,92 @@ def train(
     else:
         concepts = [concept for concept, _ in pairs]
         images = BaseImages.of(model, concepts, parameters.sample, generator, observer)
-    optimiser = torch.optim.Adam(student.changes.values(), lr=settings.lr)
-    losses = []
-    observer.stage("fine-tuning", settings.steps)
-    for _ in range(settings.steps):
-        rows = torch.randint(len(pairs), (settings.batch,), generator=generator)
+    losses = descend(
+        student,
+        images,
+        teacher,
+        steps=settings.steps,
+        lr=settings.lr,
+        batch=settings.batch,
+        generator=generator,
+        observer=observer,
+    )
+    return student.trained(), losses
+
+
+def descend(
+    student: Student,
+    images: Images,
+    teacher: Teacher,
+    *,
+    steps: int,
+    lr: float,
+    batch: int,
+    generator: torch.Generator,
+    observer: Observer,
+) -> list[float]:
+    """Train the student to predict what the teacher requests; the loss by step.
+
+    Args:
+        lr: learning rate of Adam.
+        batch: images per step.
+    Raises:
+        EditError: edit.diverged: the loss is no longer finite.
+    """
+    optimiser = torch.optim.Adam(student.changes.values(), lr=lr)
+    losses: list[float] = []
+    observer.stage("fine-tuning", steps)
+    for _ in range(steps):
+        rows = torch.randint(len(teacher.concepts.hidden), (batch,), generator=generator)
         noisy, t, wanted = images.sample(rows, teacher, generator)
         loss = F.mse_loss(student.predict(noisy, t, teacher.concepts[rows]).float(), wanted)
-        losses.append(loss.item())
-        if not torch.isfinite(loss):
-            raise EditError(
-                "edit.diverged",
-                "the fine-tuning's loss is no longer a finite number",
-                "lower [train] lr",
+        step(optimiser, loss, losses, observer)
+    return losses
+
+
+def step(
+    optimiser: torch.optim.Optimizer, loss: Tensor, losses: list[float], observer: Observer
+) -> None:
+    """One step down this loss, which is added to `losses`.
+
+    Raises:
+        EditError: edit.diverged: the loss is not finite.
+    """
+    losses.append(loss.item())
+    if not torch.isfinite(loss):
+        raise EditError(
+            "edit.diverged",
+            "the fine-tuning's loss is no longer a finite number",
+            "lower the learning rate, lr",
+        )
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    observer.advance(loss=losses[-1])
+
+
+def edit_of(
+    model: LoadedModel, changes: Mapping[str, Mapping[str, Tensor]], losses: Sequence[float]
+) -> Edit:
+    """The edit that adds trained changes to the weights.
+
+    Args:
+        changes: component → parameter → change. Sites of several components are reported with the
+            component's name.
+    """
+    weights, reports = {}, []
+    for component, trained in changes.items():
+        for parameter, change in trained.items():
+            # The file's weights: those in memory are rounded to the dtype that the model runs in.
+            where = model.base.locate(component, parameter)[0]
+            W = read_tensor(model.base.folder, where).double()
+            delta = change.cpu().double()
+            weights[component, parameter] = W + delta
+            name = parameter.removesuffix(".weight")
+            reports.append(
+                SiteReport(
+                    f"{component}.{name}" if len(changes) > 1 else name,
+                    float(delta.norm() / W.norm().clamp_min(1e-300)),
+                )
             )
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        observer.advance(loss=losses[-1])
-    return {name: change.detach() for name, change in student.changes.items()}, losses
+    return Edit(weights, tuple(reports), tuple(losses))

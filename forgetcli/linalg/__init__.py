@@ -1,6 +1,7 @@
 """The mathematics of the edit: pure functions of float64 tensors, without models or files."""
 
 from forgetcli.linalg.adversarial import adversarial_columns
+from forgetcli.linalg.double_projection import left_null_map, left_null_space, safe_proxies
 from forgetcli.linalg.drift import drift
 from forgetcli.linalg.edit_operator import EditOperator, edit_operator
 from forgetcli.linalg.memit import SpreadEdit, spread_edit
@@ -27,12 +28,15 @@ __all__ = [
     "constrained_map",
     "drift",
     "edit_operator",
+    "left_null_map",
+    "left_null_space",
     "most_moved",
     "nearest_rotation",
     "null_projector",
     "null_space",
     "ridge_map",
     "ridge_map_of_moment",
+    "safe_proxies",
     "span",
     "spread_edit",
     "weak_directions",

@@ -127,7 +127,7 @@ def test_columns_of_t5_are_of_whole_prompts(loaded):
     assert prompt_columns(sd3, ["a dog house"], "all", pairs).shape[1] == dog.shape[1] - 1
 
 
-@pytest.mark.parametrize("method", ["uce", "rece", "speed", "mace-cf", "oce"])
+@pytest.mark.parametrize("method", ["uce", "rece", "speed", "mace-cf", "oce", "dp"])
 def test_every_closed_form_moves_concepts_more_than_other_prompts(method, loaded):
     """Catches: a method that leaves a group out, or takes one group's map for the other."""
     model = loaded("sd3")

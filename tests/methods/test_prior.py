@@ -44,6 +44,7 @@ STRONG = {
     "uce": ("edit.positions=from-last", "edit.lam=0.01", "edit.prior=10.0"),
     "rece": ("edit.lam=0.01", "edit.prior=10.0"),
     "mace-cf": ("edit.lam=0.01", "edit.prior=10.0"),
+    "dp": ("edit.positions=from-last", "edit.cutoff=0.0", "edit.min_rank=4"),
     "speed": (
         "edit.positions=from-last",
         "prior.filter=false",

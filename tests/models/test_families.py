@@ -465,8 +465,13 @@ def test_what_a_model_does_not_have_is_said(folders, tmp_path):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"method": "esd"}, {"method": "emcid"}, {"overrides": ["edit.layers=both"]}],
-    ids=["esd", "emcid", "nullspace-both"],
+    [
+        {"method": "esd"},
+        {"method": "stereo"},
+        {"method": "emcid"},
+        {"overrides": ["edit.layers=both"]},
+    ],
+    ids=["esd", "stereo", "emcid", "nullspace-both"],
 )
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_methods_for_cross_attention_refuse_joint_attention(settings, family, folders, tmp_path):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from forgetcli.editing import finetuning
-from forgetcli.editing.edit import Edit, SiteReport
+from forgetcli.editing.edit import Edit
 from forgetcli.editing.task import Task
 from forgetcli.methods.esd import Parameters
 from forgetcli.models.base import LoadedModel
-from forgetcli.models.tensors import read_tensor
 from forgetcli.progress import Observer
 
 
@@ -19,15 +18,4 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
             finite.
     """
     changes, losses = finetuning.train(model, task.pairs, parameters, task.seed, observer)
-    weights, reports = {}, []
-    for parameter, change in changes.items():
-        # The file's weights: those in memory are rounded to the dtype that the model runs in.
-        W = read_tensor(model.base.folder, model.base.locate("unet", parameter)[0]).double()
-        delta = change.cpu().double()
-        weights["unet", parameter] = W + delta
-        reports.append(
-            SiteReport(
-                parameter.removesuffix(".weight"), float(delta.norm() / W.norm().clamp_min(1e-300))
-            )
-        )
-    return Edit(weights, tuple(reports), tuple(losses))
+    return finetuning.edit_of(model, {model.DENOISER: changes}, losses)
