@@ -183,6 +183,11 @@ def without_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 FEW_STEPS = {
     "emcid": {"refine": {"steps": 2, "latent_steps": 2}},
     "esd": {"train": {"steps": 2}, "sample": {"steps": 2}},
+    "hirm": {"train": {"steps": 2}},
+    "stereo": {
+        "search": {"rounds": 1, "steps": 2, "budget": 2, "images": 2},
+        "erase": {"steps": 2},
+    },
 }
 
 
