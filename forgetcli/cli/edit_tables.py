@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from forgetcli.cli.numbers import NOTHING, percent
 from forgetcli.cli.tables import facts, size, table
+from forgetcli.editing.check_limits import NO_OP, WRECKED
 from forgetcli.errors import counted
 
 if TYPE_CHECKING:
@@ -118,9 +119,6 @@ def outcome(check: Mapping[str, Any]) -> str:
     Args:
         check: figures of the check; empty where none was made.
     """
-    # Imported here: loads torch, which the edit has loaded already.
-    from forgetcli.editing.check import NO_OP, WRECKED
-
     lines = []
     if (moved := check.get("moved")) is not None:
         lines.append(

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from forgetcli.editing.check_size import LARGEST_SIDE, STEPS, prompts_of
+from forgetcli.editing.check_limits import LARGEST_SIDE, NO_OP, STEPS, WRECKED, prompts_of
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError, ModelError
 from forgetcli.models.base import LoadedModel
@@ -25,11 +25,6 @@ from forgetcli.progress import Observer
 
 BATCH = 24  # predictions made at a time
 Item = TypeVar("Item")
-
-# An edit that covers a smaller fraction of the distance to the target has no effect.
-NO_OP = 0.05
-# A larger relative change of the predictions for preserve prompts means a broken model.
-WRECKED = 0.25
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from forgetcli.artifact import ledger_extension, patch
-from forgetcli.editing import check_size
+from forgetcli.editing import check_limits
 from forgetcli.editing.cost import Cost
 from forgetcli.editing.decompositions import SMALLEST_WIDTH
 from forgetcli.models import components
@@ -180,7 +180,7 @@ def _seconds_needed(
     predictions = cost.predictions + 2 * cost.descents
     (denoiser,) = [c for c in found.components if c.name == model.DENOISER]
     check = checked(denoiser.parameters or 0) * speed.seconds(
-        denoiser_layers(model.base, check_size.LARGEST_SIDE)
+        denoiser_layers(model.base, check_limits.LARGEST_SIDE)
     )
     encoded = cost.encoded - (cost.moments if task.all_cached else 0)
     return (
@@ -253,8 +253,8 @@ def checked(parameters: int) -> int:
     Args:
         parameters: of the denoiser.
     """
-    prompts = check_size.prompts_of(parameters)
-    return prompts * (check_size.STEPS - 1) + (4 + 2) * prompts
+    prompts = check_limits.prompts_of(parameters)
+    return prompts * (check_limits.STEPS - 1) + (4 + 2) * prompts
 
 
 def encoder_cost(model: LoadedModel, found: Inspection) -> tuple[int, int]:

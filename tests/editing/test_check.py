@@ -23,7 +23,7 @@ from forgetcli.editing.check import (
     check,
     spread,
 )
-from forgetcli.editing.check_size import PROMPTS, PROMPTS_OF_LARGE, STEPS
+from forgetcli.editing.check_limits import PROMPTS, PROMPTS_OF_LARGE, STEPS
 from forgetcli.editing.edit import Edit
 from forgetcli.errors import EditError, ForgetError, ModelError, OutputError
 from forgetcli.models.trajectories import noisy_bank, noisy_points
@@ -225,7 +225,7 @@ def test_the_noisy_images_of_the_check_lie_on_the_samplers_trajectories(
 def test_a_large_denoiser_makes_as_many_predictions_as_are_estimated(
     model, monkeypatch: pytest.MonkeyPatch, large: int, prompts: int
 ):
-    monkeypatch.setattr("forgetcli.editing.check_size.LARGE_DENOISER", large)
+    monkeypatch.setattr("forgetcli.editing.check_limits.LARGE_DENOISER", large)
     pairs = [(f"van gogh {i}", f"monet {i}") for i in range(30)]
     rows: list[int] = []
     denoise = model.denoise
@@ -251,7 +251,7 @@ def test_the_seventh_prompt_of_a_large_denoiser_is_not_read(model, monkeypatch: 
     changed = weights(model, random_change(0.1))
     half = check(model, changed, spread(pairs, 6), PRESERVE, 0, Silent())
     assert check(model, changed, pairs, PRESERVE, 0, Silent()) != half
-    monkeypatch.setattr("forgetcli.editing.check_size.LARGE_DENOISER", 1)
+    monkeypatch.setattr("forgetcli.editing.check_limits.LARGE_DENOISER", 1)
     assert check(model, changed, pairs, PRESERVE, 0, Silent()) == half
 
 

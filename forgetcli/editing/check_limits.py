@@ -1,4 +1,6 @@
-"""How much the check after an edit does. No torch: it is estimated before anything is loaded."""
+"""How much the check after an edit does, and what it accepts. No torch: the check is estimated
+before anything is loaded, and told without it.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from forgetcli.process.device import LARGE_DENOISER
 # One prediction of Stable Diffusion 1.4's UNet takes a second of one thread, and 120 of them were
 # 19 % of a whole edit. With half of the prompts the figures mean the same, with a larger sampling
 # error. On the embedded model that error is far smaller than the distance of good edits, of edits
-# without effect and of wrecks from `check`'s thresholds (docs/performance.md).
+# without effect and of wrecks from the thresholds below (docs/performance.md).
 PROMPTS = 12
 PROMPTS_OF_LARGE = 6
 # Few sampler steps without guidance: the noisy images need no quality.
@@ -18,6 +20,10 @@ STEPS = 5
 # its lowest. At the size for which Stable Diffusion was trained the check takes longer than the
 # edit, and says the same: both predictions that it compares are at the same latents.
 LARGEST_SIDE = 16
+# An edit that covers a smaller fraction of the distance to the target has no effect.
+NO_OP = 0.05
+# A larger relative change of the predictions for preserve prompts means a broken model.
+WRECKED = 0.25
 
 
 def prompts_of(parameters: int) -> int:
