@@ -33,6 +33,7 @@ from forgetcli.models.tensors import read_tensor
 from forgetcli.pipeline.apply import apply
 from forgetcli.pipeline.apply_delta import apply_delta
 from forgetcli.pipeline.log import log
+from forgetcli.progress import Silent
 from forgetcli.storage import atomic, safetensors_writer
 from forgetcli.storage.files import walk_files
 
@@ -452,6 +453,23 @@ def test_kohyas_names_are_those_of_the_uis(edited, tmp_path):
         == tensors[f"{name}.lora_down.weight"].shape[0]
     )
     assert tensors[f"{name}.lora_down.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("keys", "left_out"),
+    [
+        ((("text_encoder", f"{FC2}.weight"),), "all of this edit"),
+        ((("text_encoder", f"{FC2}.weight"), ("unet", f"{TO_K}.weight")), "1 of 2 layers"),
+        ((("unet", f"{TO_K}.weight"),), None),
+    ],
+)
+def test_what_a_loader_of_the_model_alone_leaves_out_is_said(place, tmp_path, keys, left_out):
+    notes: list[str] = []
+    observer = Silent()
+    observer.note = notes.append
+    changed = edit(place / "sd", tmp_path / "edited", *keys)
+    export.export(changed, "lora", output=tmp_path / "l.safetensors", observer=observer)
+    assert [left_out in note for note in notes] == ([True] if left_out else [])
 
 
 def test_it_loads_in_diffusers_for_a_transformers_embedders(tmp_path):

@@ -93,6 +93,7 @@ def write(
     changed = _changed(edited)
     for tensor in changed:
         _refuse_other_layers(edited, tensor, options.naming)
+    _tell_of_text_encoders(changed, observer)
     observer.stage("decomposing", len(changed))
     factors = []
     for tensor in changed:
@@ -117,6 +118,18 @@ def write(
         "naming": options.naming,
         "tensors": [dict(each.figures) for each in factors],
     }
+
+
+def _tell_of_text_encoders(changed: list[EditedTensor], observer: Observer) -> None:
+    """Say what a loader that reads a LoRA for the denoiser alone would leave out."""
+    count = sum(tensor.component.startswith("text_encoder") for tensor in changed)
+    if not count:
+        return
+    of_all = "all of this edit" if count == len(changed) else f"{count} of {len(changed)} layers"
+    observer.note(
+        f"loaders of the model alone leave out {of_all}, in the text encoder, and the concept is "
+        "back; they keep the other half of an edit with --set edit.layers=both"
+    )
 
 
 def _changed(edited: EditedModel) -> list[EditedTensor]:
