@@ -19,6 +19,7 @@ from forgetcli.pipeline.apply import ApplyResult, apply
 from forgetcli.pipeline.drafting import attribute
 from forgetcli.pipeline.drafting.draft import Draft, draft
 from forgetcli.pipeline.drafting.options import OPTIONS, Options
+from forgetcli.pipeline.drafting.robust import hardened
 from forgetcli.pipeline.drafting.text import recipe_text
 from forgetcli.progress import Observer, Silent, Stopwatch, enter
 from forgetcli.recipe import Recipe
@@ -109,6 +110,8 @@ def drafted(
         if owner is None
         else attribute.draft(loaded, concepts[0], owner, options, observer)
     )
+    if options.robust:
+        made = hardened(made, method)
     text = recipe_text(made, model=model, method=method, seed=seed)
     return Drafted(made, recipes.parse(text))
 
