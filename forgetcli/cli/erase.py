@@ -102,8 +102,8 @@ Robust = Annotated[
     bool,
     typer.Option(
         "--robust",
-        help="Withstand learned words and the unedited text encoder too: edit the denoiser as "
-        "well, and fine-tune it. Takes minutes.",
+        help="Withstand learned words and the unedited text encoder too: train the denoiser with "
+        "the method stereo. Takes minutes.",
     ),
 ]
 Method = Annotated[str, typer.Option("--method", help="The editing method.")]

@@ -99,14 +99,14 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(forget, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_robust_edit_is_of_both_halves_and_fine_tuned(forget, tmp_path):
+def test_a_robust_edit_is_trained_longer_for_several_concepts(forget, tmp_path):
     run = forget(tmp_path, "erase", "penguin", "--robust", "--dry-run", "--json")
     assert run.code == 0, run.stderr
-    read = recipe.parse(run.json["recipe"]).parameters
-    assert read["edit"]["layers"] == "both" and read["robust"]["finetune"] == 100
+    one = recipe.parse(run.json["recipe"])
+    assert one.method == "stereo" and not one.parameters
     assert [each["option"] for each in run.json["choices"]][-1] == "--robust"
-    plain = forget(tmp_path, "erase", "penguin", "--dry-run").stdout
-    assert "layers" not in recipe.parse(plain).parameters.get("edit", {})  # text encoder alone
+    two = forget(tmp_path, "erase", "penguin", "dog", "--robust", "--dry-run").stdout
+    assert recipe.parse(two).parameters == {"search": {"steps": 120}, "erase": {"steps": 200}}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,8 @@ def test_a_robust_edit_is_of_both_halves_and_fine_tuned(forget, tmp_path):
         (("hat", "--attribute-of", "a hat"), "erase.attribute", "'hat' means 'hat'"),
         (("hat", "--attribute-of", ""), "erase.concept", "no word"),
         (("hat", "dog", "--attribute-of", "cowboy"), "erase.attribute", "one .*, not for 2"),
-        (("dog", "--robust", "--method", "uce"), "erase.robust", "'uce'.*\n.*stereo"),
+        (("dog", "--robust", "--method", "uce"), "erase.robust", "stereo.*'uce'.*\n.*leave out"),
+        (("hat", "--robust", "--attribute-of", "cowboy"), "erase.robust", "only from 'cowboy'"),
         (("dog", "--model", "absent"), "model.not-found", "absent"),
     ],
 )

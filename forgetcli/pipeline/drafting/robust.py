@@ -10,31 +10,48 @@ from dataclasses import replace
 from forgetcli.errors import ForgetError
 from forgetcli.pipeline.drafting.draft import Choice, Draft
 
-# Both halves, and a fine-tuning after the closed form. What they withstand: docs/robustness.md.
-NULLSPACE: Mapping[str, Mapping[str, float | str]] = {
-    "edit": {"layers": "both"},
-    "robust": {"finetune": 100},
-}
+# Of all methods it withstands these attacks best (docs/robustness.md).
+METHOD = "stereo"
 
 
-def hardened(draft: Draft, method: str) -> Draft:
-    """The draft with parameters of `nullspace` that let the edit withstand these attacks.
+def refuse_others(method: str, owner: str | None) -> None:
+    """Refuse other methods, and an attribute of one concept: `METHOD` protects no prompts.
 
+    Args:
+        owner: of the attribute.
     Raises:
-        ForgetError: erase.robust: another method is to make the edit.
+        ForgetError: erase.robust.
     """
-    if method != "nullspace":
+    if owner is not None:
         raise ForgetError(
             "erase.robust",
-            f"--robust sets parameters of nullspace, and the method is '{method}'",
-            "leave out --method; stereo withstands learned words without --robust",
+            f"--robust would erase the attribute everywhere, not only from '{owner}'",
+            "leave out --robust or --attribute-of",
         )
-    choice = Choice(
-        "", "layers", "text encoder and denoiser, fine-tuned against learned words", "given",
-        "--robust",
-    )  # fmt: skip
-    tables = {
-        name: {**draft.nullspace.get(name, {}), **NULLSPACE.get(name, {})}
-        for name in dict.fromkeys([*draft.nullspace, *NULLSPACE])
+    if method not in ("nullspace", METHOD):
+        raise ForgetError(
+            "erase.robust",
+            f"--robust edits with {METHOD}, and the method is '{method}'",
+            "leave out --method or --robust",
+        )
+
+
+def hardened(draft: Draft) -> Draft:
+    """The draft with parameters for `METHOD`."""
+    why = "withstands learned words and the unedited text encoder; it is trained, for minutes"
+    choice = Choice("", "method", METHOD, why, "--robust")
+    return replace(draft, choices=(*draft.choices, choice), parameters={METHOD: steps(draft)})
+
+
+def steps(draft: Draft) -> Mapping[str, Mapping[str, int]]:
+    """The training's steps: several concepts are trained together, each for its share of them."""
+    # Imported here: loads pydantic.
+    from forgetcli.methods import stereo
+
+    count, default = len(draft.concepts), stereo.Parameters()
+    if count == 1:
+        return {}
+    return {
+        "search": {"steps": count * default.search.steps},
+        "erase": {"steps": count * default.erase.steps},
     }
-    return replace(draft, choices=(*draft.choices, choice), nullspace=tables)

@@ -38,8 +38,8 @@ def recipe_text(draft: Draft, *, model: str, method: str = "nullspace", seed: in
         *([f"sets = {json.dumps(draft.sets)}"] if draft.sets else []),
         *_list("prompts", draft.preserve_prompts),
     ]
-    for table, values in draft.nullspace.items() if method == "nullspace" else ():
-        lines += ["", f"[{table}]", *(f"{key} = {_quoted(value)}" for key, value in values.items())]
+    for table, values in draft.parameters.get(method, {}).items():
+        lines += ["", f"[{table}]", *(f"{key} = {value}" for key, value in values.items())]
     for name, prompts in draft.evaluation_prompts.items():
         lines.append("")
         # The comment precedes the first table if a list of several lines ends above it.
