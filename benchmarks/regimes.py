@@ -16,7 +16,7 @@ ten-few      ten things, 20 preserve prompts
 
 Every method has a row for each prior ([preserve] prior): `none`; `others`, the tokenizer's words
 that name or hint at none of the concepts that retain is measured on; `words`, all of them. Methods
-without preserve prompts (esd) have one row.
+that read no preserve prompts (esd, hirm, stereo) have one row.
 
 Every row: forget on prompts that no edit saw, retain, H, beside the unedited model; the ceiling is
 H of perfect forgetting with the
@@ -214,7 +214,10 @@ if __name__ == "__main__":
     )
     parser.add_argument("--priors", nargs="+", choices=words.PRIORS, default=list(words.PRIORS))
     parser.add_argument(
-        "--concepts", type=int, default=20, help="how many of the held-out concepts"
+        "--concepts",
+        type=int,
+        default=20,
+        help="how many of the held-out concepts, from all four groups",
     )
     parser.add_argument(
         "--quick",
@@ -232,4 +235,4 @@ if __name__ == "__main__":
             ["cat", "monet"],
         )
     else:
-        main(args.output, args.regimes, args.methods, args.priors, words.HELDOUT[: args.concepts])
+        main(args.output, args.regimes, args.methods, args.priors, words.heldout(args.concepts))

@@ -166,6 +166,11 @@ TUNING = [label for i, label in enumerate(LABELS) if i % 5 == 0]
 HELDOUT = [label for i, label in enumerate(LABELS) if i % 5 in (1, 3)][:20]
 
 
+def heldout(count: int) -> list[str]:
+    """This many of HELDOUT, from all over the list: its groups stand one after the other."""
+    return [HELDOUT[i * len(HELDOUT) // count] for i in range(count)]
+
+
 def others(forgotten: list[str], count: int) -> list[str]:
     """This many of the concepts that stay, from all over the list."""
     rest = [label for label in LABELS if label not in forgotten]
