@@ -23,7 +23,8 @@ H of perfect forgetting with the
 unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H; the lead is
 H of the first method at the same prior less the row's,
 by a bootstrap over prompts that are paired. Goes on where it was cut short. Parameters of
-all methods: benchmarks/parameters.toml and, without a prior, parameters_none.toml, found by
+all methods: benchmarks/parameters.toml (words), parameters_others.toml and parameters_none.toml,
+each found with that prior by
 tune_methods.py on other concepts. --quick: two
 concepts, three methods, a minute on two cores.
 """

@@ -122,11 +122,11 @@ def best_possible(forgot: list[bool], kept: list[bool], remaining: list[recipes.
 
 
 def tuned(
-    bench: Bench, made: list[recipes.Recipe], method: str, trials: int, output: Path
+    bench: Bench, made: list[recipes.Recipe], method: str, trials: int, journal: Path
 ) -> optuna.trial.FrozenTrial:
     defaults = made[0].model_copy(update={"method": method, "parameters": {}})
     space = SearchSpace.around(defaults, methods.get(method).SEARCH)
-    study = open_study(output / f"{method}-{made[0].preserve.prior}.journal", space.start, seed=0)
+    study = open_study(journal, space.start, seed=0)
 
     def objective(trial: optuna.Trial) -> float:
         values = space.suggest(trial)
@@ -167,14 +167,16 @@ def main(output: Path, names: list[str], trials: int, prior: str) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     bench = Bench()
     alone, many = (
-        [words.with_prior(recipe, prior, []) for recipe in made]
+        [
+            words.with_prior(recipe, prior, [r.label or r.concept for r in recipe.retain])
+            for recipe in made
+        ]
         for made in (tuning_recipes(), many_recipes()[::-1])
     )
     whole = tomlkit.document()
     for method in names:
-        best = tuned(
-            bench, alone if method in ONE_AT_A_TIME else [*many, *alone], method, trials, output
-        )
+        made = alone if method in ONE_AT_A_TIME else [*many, *alone]
+        best = tuned(bench, made, method, trials, output / f"{method}-{prior}.journal")
         whole.setdefault("methods", tomlkit.table(True))[method] = best.user_attrs["parameters"]
     print("\n" + tomlkit.dumps(whole))
 
@@ -184,7 +186,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--prior", choices=("none", "words"), default="words")
+    parser.add_argument("--prior", choices=words.PRIORS, default="words")
     parser.add_argument("--trials", type=int, default=6)
     parser.add_argument("--methods", nargs="+", default=[n for n in methods.names() if n != "none"])
     args = parser.parse_args()

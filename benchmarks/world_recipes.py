@@ -23,8 +23,10 @@ WORLD = world()
 STYLES, THINGS = list(WORLD["styles"]), list(WORLD["things"])
 LABELS = [*STYLES, *THINGS]
 DIRECT, HINTED = WORLD["templates"]["heldout"], WORLD["templates"]["heldout_hinted"]
-# Of every method, chosen by tune_methods.py: with the vocabulary's words as the prior, and without.
+# Of every method, chosen by tune_methods.py with the vocabulary's words as the prior, with those
+# that name nothing measured, and without a prior.
 PARAMETERS = Path(__file__).with_name("parameters.toml")
+OTHER_WORDS = Path(__file__).with_name("parameters_others.toml")
 WITHOUT_PRIOR = Path(__file__).with_name("parameters_none.toml")
 PLAIN_STYLE = "flat"  # what a picture without a style word looks like
 
@@ -183,7 +185,7 @@ PRIORS = ("none", "others", "words")
 
 def parameters_for(prior: str) -> Path:
     """The file with the methods' parameters for a kind of prior."""
-    return WITHOUT_PRIOR if prior == "none" else PARAMETERS
+    return {"none": WITHOUT_PRIOR, "others": OTHER_WORDS}.get(prior, PARAMETERS)
 
 
 @cache
