@@ -167,6 +167,8 @@ class Forks:
         for path in streams:
             if path != GONE and path.is_file():
                 path.unlink()
+        for path in self.scratch.glob("*.[0-9]"):  # the streams of other processes of a run
+            path.unlink()
         code = self.server.ask(
             arguments=list(map(str, arguments)),
             cwd=cwd,
@@ -306,11 +308,15 @@ def _become_rank(job: dict, rank: int, port: int) -> None:
 def _run_in_fork(command: Sequence[str]) -> tuple[int, str, str]:
     """In place of a comparison's own: ``python -P -m forgetcli …`` as a fork."""
     from forgetcli.cli import main
+    from forgetcli.experiments.comparison import edits
 
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         if (pid := os.fork()) == 0:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
+            environment = edits._environment()
+            os.environ.clear()
+            os.environ.update(environment)
             sys.argv = ["forget", *command[4:]]
             _end(main)
         code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

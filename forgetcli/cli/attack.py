@@ -28,13 +28,11 @@ from forgetcli.cli.options import (
     existing_folder,
     known_model,
 )
-from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.score_tables import outcomes
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import gates
-from forgetcli.process import distributed
 
 if TYPE_CHECKING:
     from forgetcli.robustness import Robustness
@@ -166,11 +164,7 @@ def attack(
       forget attack --replay attack/edited/inversion-dog.safetensors edited-2 -o replay
     """
     bounds = _bounds(fail_under, confident)
-    if distributed.launched():
-        # Before the launcher's state imports the libraries.
-        silence_libraries()
-    main = distributed.current().main
-    sink = Sink("attack", json=json, quiet=quiet or not main, threads=threads)
+    sink = Sink("attack", json=json, quiet=quiet, threads=threads, shared=True)
     if replay is not None:
         if bounds:
             raise ForgetError(
@@ -216,7 +210,7 @@ def attack(
             observer=observer,
         )
     # Only the first process reports.
-    if main and not _report(sink, result, bounds, confident):
+    if sink.main and not _report(sink, result, bounds, confident):
         raise typer.Exit(1)
     sink.next("attack", folder=folder, results=output / "results.json")
 

@@ -27,11 +27,9 @@ from forgetcli.cli.options import (
     StepsOption,
     ThreadsOption,
 )
-from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.score_tables import attack_methods, methods
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts
-from forgetcli.process import distributed
 
 if TYPE_CHECKING:
     from forgetcli.report import Files
@@ -132,11 +130,7 @@ def compare(
     # Imported here: loads pydantic, which completion and help must not wait for.
     from forgetcli.experiments import comparison
 
-    if distributed.launched():
-        # Before the launcher's state imports them.
-        silence_libraries()
-    main = distributed.current().main
-    sink = Sink("compare", json=json, quiet=quiet or not main, threads=threads)
+    sink = Sink("compare", json=json, quiet=quiet, threads=threads, shared=True)
     names = comparison.chosen(methods)
     loaded = [forgetcli.load_recipe(recipe) for recipe in recipes]
     for warning in (
@@ -176,7 +170,7 @@ def compare(
             observer=observer,
             **both,
         )
-    if not main:
+    if not sink.main:
         # The first process reports.
         return
     data = result.as_dict()

@@ -30,13 +30,11 @@ from forgetcli.cli.options import (
     existing_folder,
     finite,
 )
-from forgetcli.cli.progress import silence_libraries
 from forgetcli.cli.score_tables import quality, shares
 from forgetcli.cli.sink import Sink
 from forgetcli.cli.tables import facts
 from forgetcli.errors import ForgetError
 from forgetcli.evaluation import gates
-from forgetcli.process import distributed
 
 if TYPE_CHECKING:
     from forgetcli.evaluation.gates import Gate
@@ -225,11 +223,7 @@ def evaluate(
 
     loaded = forgetcli.load_recipe(recipe, pipe=True) if recipe is not None else None
     prompt_set = prompt_sets.load(prompts, prompts_format) if prompts is not None else None
-    if distributed.launched():
-        # Before the launcher's state imports them.
-        silence_libraries()
-    main = distributed.current().main
-    sink = Sink("eval", json=json, quiet=quiet or not main, threads=threads)
+    sink = Sink("eval", json=json, quiet=quiet, threads=threads, shared=True)
     for warning in prompt_set.warnings if prompt_set else ():
         sink.remark(warning, title="warning")
     with sink.observer() as observer:
@@ -258,7 +252,7 @@ def evaluate(
     if attacked:
         result = replace(result, attacks=attacked)
     # The first process reports.
-    if main and not _report(result, bounds, confident, output, junit, sink):
+    if sink.main and not _report(result, bounds, confident, output, junit, sink):
         raise typer.Exit(1)
     if attack_results is not None:
         results = output / "results.json"

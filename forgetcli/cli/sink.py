@@ -17,7 +17,7 @@ import typer
 from forgetcli.cli import next_steps, progress, stdout
 from forgetcli.cli.visible import one_line, visible, visible_json
 from forgetcli.cli.wrapping import fitted
-from forgetcli.process import threads
+from forgetcli.process import distributed, threads
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import json as plain_json
 
@@ -40,6 +40,12 @@ class Sink:
     Args:
         command: the command's name as in ``--json``: ``recipe show``.
         threads: as ``--threads`` says.
+        shared: the command shares out its work among the processes of a launcher. Of another
+            command only the first process runs.
+    Attributes:
+        main: whether this process is the first one of its command, which reports.
+    Raises:
+        typer.Exit: another process runs the command.
     """
 
     def __init__(
@@ -49,7 +55,16 @@ class Sink:
         json: bool = False,
         quiet: bool = False,
         threads: int | None = None,
+        shared: bool = False,
     ) -> None:
+        self.main = True
+        if distributed.launched():
+            # Before the launcher's state imports them.
+            progress.silence_libraries()
+            self.main = distributed.current().main
+            if not (self.main or shared):
+                raise typer.Exit
+        quiet = quiet or not self.main
         self.command = command
         self.threads = threads
         self.mode = Mode.JSON if json else Mode.QUIET if quiet else Mode.HUMAN

@@ -118,9 +118,10 @@ def tune(
       forget tune objects --method uce -o tune-uce
       forget tune objects --storage postgresql://HOST/NAME --trials 200
       forget tune objects --dry-run
+      accelerate launch -m forgetcli tune objects
       forget apply tune/tuned.toml
     """
-    sink = Sink("tune", json=json, quiet=quiet, threads=threads)
+    sink = Sink("tune", json=json, quiet=quiet, threads=threads, shared=True)
     both: dict[str, Any] = {
         "method": method,
         "overrides": set_ or (),
@@ -151,7 +152,11 @@ def tune(
             **both,
         )
         front = output / FRONT
-        write_front(front, result)
+        if sink.main:
+            write_front(front, result)
+    if not sink.main:
+        # The first process reports.
+        return
     # `front` is the second key of the object that programs read.
     data = {"output": str(result.recipe), "front": str(front), **result.as_dict()}
     sink.result(data, human=lambda: _as_text(data), quiet=result.recipe)

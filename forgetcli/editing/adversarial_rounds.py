@@ -97,10 +97,7 @@ def harden(
     if not settings.rounds:
         return problem, ()
     drift = Drift.of(model, task, observer)
-    targets = [
-        Target.of(model, pairs, settings, task.seed + 101 * i, observer)
-        for i, pairs in enumerate(task.concepts or (task.pairs,))
-    ]
+    targets = Target.of_task(model, task, settings, observer)
     current = {**encoder, **weights_of(problem.solve())}
     moved = drift.under(current)
     attacks: list[Attack] = []
@@ -185,6 +182,18 @@ class Target:
     best: float
     worst: float
     seed: int
+
+    @staticmethod
+    def of_task(model: LoadedModel, task: Task, settings: Any, observer: Observer) -> list[Target]:
+        """Every concept of a task.
+
+        Args:
+            settings: `images` and `guidance`.
+        """
+        return [
+            Target.of(model, pairs, settings, task.seed + 101 * number, observer)
+            for number, pairs in enumerate(task.concepts or (task.pairs,))
+        ]
 
     @staticmethod
     def of(

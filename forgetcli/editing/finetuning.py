@@ -129,11 +129,16 @@ class Trained(torch.nn.Module):
     """
 
     def __init__(
-        self, network: torch.nn.Module, names: Sequence[str], run: Callable[..., Tensor]
+        self,
+        network: torch.nn.Module,
+        names: Sequence[str],
+        run: Callable[..., Tensor],
+        start: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Args:
         names: the parameters that are trained.
         run: what is computed with the network.
+        start: changes of some of them to start from, instead of zero.
         """
         super().__init__()
         self.network = network
@@ -144,6 +149,8 @@ class Trained(torch.nn.Module):
             )
             for name in names
         }
+        for name, change in (start or {}).items():
+            self.changes[name].data.copy_(change)
 
     def forward(self, *inputs: Any) -> Tensor:
         return self.run(*inputs)
@@ -165,8 +172,13 @@ class Trained(torch.nn.Module):
 class Student(Trained):
     """The denoiser with a trained change; see `Trained`."""
 
-    def __init__(self, model: LoadedModel, names: Sequence[str]) -> None:
-        super().__init__(model.denoiser, names, model.denoise)
+    def __init__(
+        self,
+        model: LoadedModel,
+        names: Sequence[str],
+        start: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        super().__init__(model.denoiser, names, model.denoise, start)
 
 
 class Images(Protocol):

@@ -96,11 +96,10 @@ def compare(
     from torchmetrics.image.fid import FrechetInceptionDistance
     from torchmetrics.image.kid import KernelInceptionDistance
 
-    class Vectors(torch.nn.Module):
-        num_features = extractor.size
+    class Vectors(torch.nn.Identity):
+        """The network of both metrics. They are given vectors, which are computed once."""
 
-        def forward(self, images: Tensor) -> Tensor:
-            return extractor.vectors(images)
+        num_features = extractor.size
 
     n = len(before)
     distances: dict[int, float] = {}
@@ -121,9 +120,10 @@ def compare(
             a = images_of([before[i] for i in part])
             b = images_of([after[i] for i in part])
             distances |= dict(zip(part, extractor.distances(a, b).tolist()))
-            for metric in (fid, kid):
-                metric.update(a, real=True)
-                metric.update(b, real=False)
+            for images, real in ((a, True), (b, False)):
+                vectors = extractor.vectors(images)
+                fid.update(vectors, real=real)
+                kid.update(vectors, real=real)
             observer.advance(len(a))
         distance = _mean([distances[i] for i in range(n)], prompts)
         if n == 1:

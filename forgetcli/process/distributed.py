@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, TypeVar
+
+from forgetcli.errors import ForgetError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -46,15 +50,38 @@ class Processes:
                 yield items[start : start + size]
 
     def wait(self) -> None:
-        """Wait until every process has called this."""
+        """Wait until every process has called this.
+
+        Raises:
+            ForgetError: process.lost: another process has ended.
+        """
         if self.count > 1:
-            _state().wait_for_everyone()
+            with _together():
+                _state().wait_for_everyone()
+
+    def from_first(self, value: Result) -> Result:
+        """The first process's `value`, in all of them. All wait for it.
+
+        Args:
+            value: must be picklable. That of other processes is not used.
+        Raises:
+            ForgetError: process.lost: another process has ended.
+        """
+        if self.count == 1:
+            return value
+        # Imported here: only processes that a launcher started need it.
+        from accelerate.utils import broadcast_object_list
+
+        with _together():
+            return broadcast_object_list([value])[0]
 
     def share(self, items: Sequence[Item], work: Callable[[Item], Result]) -> list[Result]:
         """`work` done on every item, each by one of the processes; the results in all of them.
 
         Args:
             work: its results must be picklable.
+        Raises:
+            ForgetError: process.lost: another process has ended.
         """
         results = [work(item) for item in items[self.index :: self.count]]
         if self.count == 1:
@@ -62,9 +89,14 @@ class Processes:
         # Imported here: only processes that a launcher started need it.
         from accelerate.utils import gather_object
 
-        gathered = gather_object([results])
+        with _together():
+            gathered = gather_object([results])
         return [gathered[number % self.count][number // self.count] for number in range(len(items))]
 
+
+# Others wait so long for one that computes. torch's own limits, 10 and 30 minutes, are shorter than
+# a large model's edit.
+PATIENCE = timedelta(days=7)
 
 # Variables in which launchers (torchrun and several MPIs) give the number of processes.
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -91,4 +123,18 @@ def _state() -> PartialState:
     from accelerate import PartialState
 
     # Without cpu=True and without GPUs, every process would be taken for the only one.
-    return PartialState(cpu=not torch.cuda.is_available())
+    return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """An exchange with the other processes."""
+    try:
+        yield
+    except RuntimeError as fault:
+        # The connection is broken: another process has ended, and has said why.
+        raise ForgetError(
+            "process.lost",
+            "another process of this run has ended before it was done",
+            "the error is what that process printed; run the same command again to resume",
+        ) from fault

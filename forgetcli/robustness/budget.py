@@ -22,6 +22,8 @@ class Budget:
         encoder_calls: rows in the forward passes of text encoders.
         images: decoded images.
         seconds: wall-clock time.
+        processor_seconds: processor time of all threads. It hardly depends on what else the machine
+            computes; work on a GPU is not in it.
     """
 
     gradient_steps: int = 0
@@ -29,9 +31,10 @@ class Budget:
     encoder_calls: int = 0
     images: int = 0
     seconds: float = 0.0
+    processor_seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "seconds": round(self.seconds, 3)}
+        return {name: round(value, 3) for name, value in asdict(self).items()}
 
     @contextmanager
     def metering(self, models: Sequence[LoadedModel]) -> Iterator[None]:
@@ -51,6 +54,7 @@ class Budget:
                 network = getattr(model, encoder.component)
                 modules[id(network)] = (network, "encoder_calls")
         start = time.perf_counter()
+        processor_start = time.process_time()
         with ExitStack() as hooks:
             for module, field in modules.values():
                 handle = module.register_forward_pre_hook(count(field), with_kwargs=True)
@@ -59,3 +63,4 @@ class Budget:
                 yield
             finally:
                 self.seconds += time.perf_counter() - start
+                self.processor_seconds += time.process_time() - processor_start

@@ -12,16 +12,16 @@ import pytest
 import torch
 from pipelines import tiny_sd
 from pydantic import ValidationError
+from torch import Tensor
 
 from forgetcli import export, methods, models, recipe
 from forgetcli.artifact import integrity, manifest
 from forgetcli.checkpoint import base
-from forgetcli.editing import adversarial_rounds, adversarial_training
+from forgetcli.editing import adversarial_finetuning, adversarial_rounds, finetuning
 from forgetcli.editing.context_columns import PairColumns, pair_columns, prompt_columns
 from forgetcli.editing.context_map import ContextProblem, mean_moment
 from forgetcli.editing.context_sources import token_states
 from forgetcli.editing.edit import Edit
-from forgetcli.editing.finetuning import Student
 from forgetcli.editing.inversion import LearnedToken, token_ids
 from forgetcli.editing.moment_cache import MomentCache
 from forgetcli.methods import nullspace
@@ -219,11 +219,16 @@ def test_the_learned_words_contexts_begin_at_its_own_position(model):
     assert torch.allclose(found.targets[:, :n], cat[2:].T)
 
 
-def test_the_fine_tuning_starts_at_the_closed_form_and_changes_weights_alone(model, plain: Edit):
-    closed, tuned = plain, edit(model, BOTH, "robust.finetune=2")
-    trained = {key for key in tuned.weights if key not in closed.weights}
-    assert trained and all(name.endswith(".weight") for _, name in trained)
-    assert all(model.unet.get_parameter(name).ndim in (2, 4) for _, name in trained)
+FINETUNE = ("robust.finetune=2", "robust.finetune_search=2", "robust.finetune_rounds=1")
+
+
+def test_the_fine_tuning_starts_at_the_closed_form_and_changes_the_cross_attention_alone(
+    model, plain: Edit
+):
+    closed, tuned = plain, edit(model, BOTH, *FINETUNE)
+    names = {("unet", name) for name in finetuning.trainable(model.unet, "esd-x")}
+    assert {key for key in tuned.weights if key[0] == "unet"} == names
+    assert names > {key for key in closed.weights if key[0] == "unet"}
     sizes = {site.name: site.delta_rel for site in tuned.sites}
     for (component, name), W in tuned.weights.items():
         start = closed.weights.get((component, name))
@@ -235,44 +240,35 @@ def test_the_fine_tuning_starts_at_the_closed_form_and_changes_weights_alone(mod
         # Two steps of Adam: at most about 2 · lr in every entry.
         assert (W - (before if start is None else start)).abs().max() < 1e-3
         assert sizes[name.removesuffix(".weight")] == pytest.approx(
-            float((W - before).norm() / before.norm())
+            float((W - before).norm() / before.norm().clamp_min(1e-300))
         )
-    again = edit(model, BOTH, "robust.finetune=2")
+    assert [attack["round"] for attack in tuned.attacks] == [1]
+    again = edit(model, BOTH, *FINETUNE)
     assert all(torch.equal(again.weights[key], W) for key, W in tuned.weights.items())
 
 
-def test_the_words_attack_and_the_denoiser_defends(model):
-    """With the defence at rest the attack's loss falls; with the attack at rest the defence's."""
-    read = recipe.parse(RECIPE)
-    task, settings = (
-        task_of(read, model.base, MomentCache()),
-        nullspace.RobustSettings(images=2, guidance=1.0),
-    )
-    rows = adversarial_training.Rows.of_concept(
-        model, task.concepts[0], settings, seed=0, observer=Silent()
-    )
+def test_the_search_attacks_the_closed_form_and_the_unedited_model_teaches_the_last_stage(
+    model, plain: Edit, monkeypatch: pytest.MonkeyPatch
+):
+    """The weights in the model when each teacher is made."""
+    name = next(name for component, name in plain.weights if component == "unet")
+    before = model.unet.get_parameter(name).clone()
+    seen: list[Tensor] = []
 
-    def run(attack_only: bool) -> tuple[float, float]:
-        generator = torch.Generator().manual_seed(0)
-        words = adversarial_training.Words(model, [rows.names], generator)
-        student = Student(model, ["conv_out.weight"])
-        optimiser = torch.optim.Adam(student.changes.values(), lr=1e-5)
-        losses = []
-        for _ in range(12):
-            same = torch.Generator().manual_seed(7)
-            attack, defence = words.predictions(student, [rows], same)
-            losses.append((attack if attack_only else defence).item())
-            if attack_only:
-                words.advance(words.slopes(attack))
-            else:
-                optimiser.zero_grad()
-                defence.backward()
-                optimiser.step()
-        return losses[0], losses[-1]
+    def noted(teacher):
+        def make(*arguments):
+            seen.append(model.unet.get_parameter(name).clone())
+            return teacher(*arguments)
 
-    for attack_only in (True, False):
-        first, last = run(attack_only)
-        assert last < first
+        return make
+
+    for each in ("Teacher", "Composition"):
+        made = getattr(adversarial_finetuning, each)
+        monkeypatch.setattr(adversarial_finetuning, each, noted(made))
+    edit(model, BOTH, *FINETUNE)
+    first, last = seen
+    assert torch.equal(first, plain.weights["unet", name].float()) and not torch.equal(first, last)
+    assert torch.equal(last, before) and torch.equal(model.unet.get_parameter(name), before)
 
 
 @pytest.mark.parametrize("setting", ["rounds", "finetune"])

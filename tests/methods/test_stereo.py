@@ -15,13 +15,12 @@ from torch import Tensor
 
 from forgetcli import methods, models
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.editing import finetuning
+from forgetcli.editing import adversarial_finetuning, finetuning
+from forgetcli.editing.adversarial_subjects import Composition, NoisedImages, Subjects, encoded
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.task import Task
 from forgetcli.errors import EditError
 from forgetcli.methods import stereo
-from forgetcli.methods.stereo import edit as algorithm
-from forgetcli.methods.stereo.subjects import Composition, NoisedImages, Subjects, encoded
 from forgetcli.models.tokens import tokenise
 from forgetcli.progress import Silent
 
@@ -163,8 +162,10 @@ def test_rounds_go_on_from_one_another_and_the_last_stage_does_not(
 
         return make
 
-    monkeypatch.setattr(algorithm, "Teacher", noted(algorithm.Teacher))
-    monkeypatch.setattr(algorithm, "Composition", noted(algorithm.Composition))
+    monkeypatch.setattr(adversarial_finetuning, "Teacher", noted(adversarial_finetuning.Teacher))
+    monkeypatch.setattr(
+        adversarial_finetuning, "Composition", noted(adversarial_finetuning.Composition)
+    )
     result = edit(model)
     first, second, last = seen
     assert torch.equal(first, before) and torch.equal(last, before)
@@ -178,7 +179,7 @@ def test_rounds_go_on_from_one_another_and_the_last_stage_does_not(
 def test_each_round_erases_what_the_last_one_found(model, monkeypatch: pytest.MonkeyPatch) -> None:
     erased: list[Tensor] = []
     found: list[Tensor] = []
-    made, learned = algorithm.Teacher, algorithm.encoded
+    made, learned = adversarial_finetuning.Teacher, adversarial_finetuning.encoded
 
     def teacher(model, concepts, *rest):
         erased.append(concepts.hidden)
@@ -190,8 +191,8 @@ def test_each_round_erases_what_the_last_one_found(model, monkeypatch: pytest.Mo
             found.append(result.hidden)
         return result
 
-    monkeypatch.setattr(algorithm, "Teacher", teacher)
-    monkeypatch.setattr(algorithm, "encoded", contexts)
+    monkeypatch.setattr(adversarial_finetuning, "Teacher", teacher)
+    monkeypatch.setattr(adversarial_finetuning, "encoded", contexts)
     result = edit(model)
     own = learned(model, [concept for concept, _ in DOG]).hidden
     assert len(erased) == len(found) == 2

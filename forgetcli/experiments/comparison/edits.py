@@ -325,12 +325,14 @@ def _fault(messages: str, code: int) -> Fault:
 def _environment() -> dict[str, str]:
     """This process's environment and module path.
 
-    FORGET_* variables are left out, because they would set options of ``apply``.
+    FORGET_* variables are left out, because they would set options of ``apply``, and a launcher's
+    number of processes, because the edit is none of them.
     """
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("FORGET_") or name in ("FORGET_CACHE_DIR", "FORGET_DEBUG")
+        if (not name.startswith("FORGET_") or name in ("FORGET_CACHE_DIR", "FORGET_DEBUG"))
+        and name not in distributed.SIZES
     }
     return {
         **inherited,

@@ -28,6 +28,7 @@ from forgetcli.experiments.tuning.study import (
 )
 from forgetcli.experiments.tuning.trials import TRIALS, ImageSettings, TrialRunner
 from forgetcli.generation.images import refuse_too_many
+from forgetcli.process import distributed
 from forgetcli.progress import Observer, Silent, Stopwatch
 from forgetcli.storage import atomic
 
@@ -57,6 +58,9 @@ def tune(
     """Search the method's ``SEARCH`` space for the highest H on the recipe's evaluation prompts,
     and write the recipe with the best values.
 
+    Under ``accelerate launch`` the images of every trial are shared out among the processes; the
+    first one searches, edits and writes.
+
     Args:
         recipe: a recipe file or a bundled recipe. Its concepts and evaluation prompts are used for
             tuning.
@@ -78,6 +82,8 @@ def tune(
     observer = observer or Silent()
     watch = Stopwatch()
     output = Path(output)
+    processes = distributed.current()
+    device = device or distributed.local_device()
     source = RecipeSource(source=recipe, overrides=tuple(overrides), method=method)
     loaded = source.load()
     dimensions = search_dimensions(loaded.method)
@@ -94,21 +100,27 @@ def tune(
         settings=ImageSettings(images=images, seed=seed, steps=steps, device=device, batch=batch),
         output=output,
         observer=observer,
+        processes=processes,
     )
-    claim(output, search_identity(runner), force, also=(STUDY, TRIALS))
+    if processes.main:
+        claim(output, search_identity(runner), force, also=(STUDY, TRIALS))
+    processes.wait()
     baseline = runner.score_unedited(watch)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    space = SearchSpace.around(loaded.on(models.family_of(base.settings)), dimensions)
-    if storage is None:
-        study = open_study(output / STUDY, space.start, seed)
-    else:
-        study = open_shared_study(storage, study_name(runner), space.start)
+    recorded: tuple[Trial, ...] = ()
     with watch.stage("trials"):
-        search(study, runner, space, trials=trials, minutes=minutes)
-    recorded = recorded_trials(study)
+        if processes.main:
+            space = SearchSpace.around(loaded.on(models.family_of(base.settings)), dimensions)
+            study = opened_study(runner, space, storage)
+            search(study, runner, space, trials=trials, minutes=minutes)
+            runner.dismiss()
+            recorded = recorded_trials(study)
+        else:
+            runner.help()
+    recorded = processes.from_first(recorded)
     best = best_of(recorded)
-    with watch.stage("write"), atomic.output_faults(output):
-        write_recipe(output / RECIPE, loaded, best)
+    if processes.main:
+        with watch.stage("write"), atomic.output_faults(output):
+            write_recipe(output / RECIPE, loaded, best)
     observer.done()
     return Tuned(
         recipe=output / RECIPE,
@@ -148,6 +160,14 @@ def search_identity(runner: TrialRunner) -> dict:
         "steps": runner.settings.steps,
         "judge": runner.judge.identity(),
     }
+
+
+def opened_study(runner: TrialRunner, space: SearchSpace, storage: str | None) -> optuna.Study:
+    """The search's study: a journal in its folder, or that of the database `storage`."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if storage is None:
+        return open_study(runner.output / STUDY, space.start, runner.settings.seed)
+    return open_shared_study(storage, study_name(runner), space.start)
 
 
 def study_name(runner: TrialRunner) -> str:

@@ -17,10 +17,8 @@ from forgetcli.evaluation import Answer, Question, Subject, run_folder
 from forgetcli.evaluation.run import UNEDITED, answered
 from forgetcli.evaluation.scores import score
 from forgetcli.evaluation.subjects import apart
-from forgetcli.evaluation.verdicts import look
 from forgetcli.experiments.tuning.recipe_file import RecipeSource, trial_overrides
 from forgetcli.experiments.tuning.space import SearchSpace
-from forgetcli.generation.generate import generate_images
 from forgetcli.generation.image_cache import ImageCache
 from forgetcli.generation.images import ImageRequest
 from forgetcli.pipeline import apply
@@ -65,6 +63,8 @@ class TrialRunner:
         settings: the settings for generating images.
         output: the search's folder.
         observer: receives progress and notes.
+        processes: those that share out the images. The first one runs the trials, and the others
+            `help`.
     """
 
     source: RecipeSource
@@ -75,23 +75,17 @@ class TrialRunner:
     settings: ImageSettings
     output: Path
     observer: Observer
+    processes: Processes
 
     def score_unedited(self, watch: Stopwatch) -> dict:
         """The scores of the unedited model."""
-        run = answered(
+        answers = self._answers(
             Subject(UNEDITED, self.base),
-            self.questions,
-            self._requests(),
-            self.judge,
-            self.output,
-            device=self.settings.device,
-            batch=self.settings.batch,
-            observer=self.observer,
-            watch=watch,
-            processes=Processes(),
-            cache=ImageCache(self.base, self.settings.device),
+            range(len(self.questions)),
+            watch,
+            ImageCache(self.base, self.settings.device),
         )
-        return score(run.answers, self._subject(self.base)).as_dict()
+        return score(in_order(answers), self._subject(self.base)).as_dict()
 
     def run(self, trial: optuna.Trial, space: SearchSpace) -> float:
         """Run a trial and return its H. The values and the scores are stored in the study.
@@ -118,6 +112,17 @@ class TrialRunner:
         trial.set_user_attr("scores", scores)
         return scores["h"] or 0.0
 
+    def help(self) -> None:
+        """Generate and judge this process's share of every trial, until the first process ends the
+        search.
+        """
+        while (share := self.processes.from_first(None)) is not None:
+            self._trial_answers(*share)
+
+    def dismiss(self) -> None:
+        """Let the processes that help end."""
+        self.processes.from_first(None)
+
     def _edit(self, recipe: Recipe, folder: Path) -> None:
         try:
             apply.apply(
@@ -142,16 +147,16 @@ class TrialRunner:
         """
         subject = self._subject(checkpoint.resolve(folder / "edited"))
         first = early_questions(self.questions)
-        images = self._generate(subject, first, folder / "first")
-        early = score(self._judged(images), subject).h.value or 0.0
+        answers = self._shared_answers(folder, first)
+        early = score(in_order(answers), subject).h.value or 0.0
         trial.report(early, 1)
         if trial.should_prune():
             raise optuna.TrialPruned(
                 f"H {early:.3f} after {len(first)} of {counted(len(self.questions), 'image')}"
             )
         rest = [i for i in range(len(self.questions)) if i not in first]
-        images |= self._generate(subject, rest, folder / "rest")
-        return score(self._judged(images), subject).as_dict()
+        answers |= self._shared_answers(folder, rest)
+        return score(in_order(answers), subject).as_dict()
 
     def _subject(self, base: Base) -> Subject:
         return Subject(
@@ -171,42 +176,44 @@ class TrialRunner:
             for k, question in enumerate(self.questions)
         ]
 
-    def _generate(self, subject: Subject, indices: Sequence[int], folder: Path) -> dict[int, Path]:
-        """Generate images for the questions with these indices. Returns index → image file."""
+    def _shared_answers(self, folder: Path, indices: Sequence[int]) -> dict[int, Answer]:
+        """`_trial_answers`, to which all processes contribute."""
+        return self._trial_answers(*self.processes.from_first((folder, indices)))
+
+    def _trial_answers(self, folder: Path, indices: Sequence[int]) -> dict[int, Answer]:
+        """Answers from the edited model in a trial's folder."""
+        images = (folder / "images").relative_to(self.output).as_posix()
+        subject = Subject(images, checkpoint.resolve(folder / "edited"))
+        return self._answers(subject, indices, Stopwatch())
+
+    def _answers(
+        self,
+        subject: Subject,
+        indices: Sequence[int],
+        watch: Stopwatch,
+        cache: ImageCache | None = None,
+    ) -> dict[int, Answer]:
+        """Answers to the questions with these indices, by index."""
         requests = self._requests()
-        paths, _ = generate_images(
-            subject.base,
+        run = answered(
+            subject,
+            [self.questions[i] for i in indices],
             [requests[i] for i in indices],
-            folder,
+            self.judge,
+            self.output,
             device=self.settings.device,
             batch=self.settings.batch,
             observer=self.observer,
+            watch=watch,
+            processes=self.processes,
+            cache=cache,
         )
-        return dict(zip(indices, paths))
+        return dict(zip(indices, run.answers))
 
-    def _judged(self, images: Mapping[int, Path]) -> tuple[Answer, ...]:
-        """Judge images, given by the indices of their questions."""
-        order = sorted(images)
-        requests = self._requests()
-        verdicts = look(
-            self.judge,
-            [images[i] for i in order],
-            [self.questions[i] for i in order],
-            self.output / "verdicts",
-            processes=Processes(),
-            observer=self.observer,
-        )
-        return tuple(
-            Answer(
-                question=self.questions[i],
-                seed=requests[i].seed,
-                path=images[i],
-                seen=verdict.seen,
-                judged=verdict.judged,
-                score=verdict.score,
-            )
-            for i, verdict in zip(order, verdicts)
-        )
+
+def in_order(answers: Mapping[int, Answer]) -> tuple[Answer, ...]:
+    """Answers in the order of their questions."""
+    return tuple(answers[i] for i in sorted(answers))
 
 
 def early_questions(questions: Sequence[Question]) -> list[int]:

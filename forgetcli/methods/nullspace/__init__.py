@@ -192,6 +192,9 @@ class ContextSettings(BaseModel):
     )
 
 
+FINETUNE_BATCH = 4  # images per step of the fine-tuning
+
+
 class RobustSettings(BaseModel):
     """Parameters of the adversarial rounds."""
 
@@ -220,12 +223,19 @@ class RobustSettings(BaseModel):
     )
     finetune: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Steps of adversarial fine-tuning of the whole denoiser after the closed form. "
-        "It withstands inversion where the rounds do not, and takes minutes.",
+        description="Steps of fine-tuning of the cross-attention after the closed form, away from "
+        "the concept and from words that inversions found. With 100 steps it withstands inversion "
+        "where the rounds do not, and takes minutes.",
     )
     finetune_lr: Positive = Field(2e-4, description="Learning rate of Adam in the fine-tuning.")
-    keep: Positive = Field(
-        8.0, description="Fine-tuning: weight of the preserve prompts' predictions in the loss."
+    finetune_rounds: Count = Field(
+        2, description="Rounds of fine-tuning and inversion that find these words beforehand."
+    )
+    finetune_search: Count = Field(60, description="Steps of fine-tuning in such a round.")
+    repel: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.5,
+        description="Fine-tuning: how far the predictions are led away from those for the concept "
+        "and for the words that bring it back.",
     )
 
 
@@ -293,16 +303,20 @@ def _of_cross_attention(task: Task, parameters: Parameters) -> Cost:
     if not robust.rounds and not robust.finetune:
         return Cost(encoded=encoded)
     concepts = max(len(task.concepts), 1)
-    attacked = concepts * robust.rounds * robust.budget * robust.batch
-    # Six words, two concept prompts and eight preserve prompts in every step.
-    trained = 16 * robust.finetune
+    searched = robust.finetune_rounds if robust.finetune else 0
+    attacked = concepts * (robust.rounds + searched) * robust.budget * robust.batch
+    trained = FINETUNE_BATCH * (searched * robust.finetune_search + robust.finetune)
+    # The teacher: concept and empty prompt; anchor, empty prompt, concept and its words.
+    asked = FINETUNE_BATCH * (
+        2 * searched * robust.finetune_search + (3 + searched) * robust.finetune
+    )
     # 20 sampler steps for every image; guidance needs two predictions.
     images = 2 * 20 * concepts * robust.images
     return Cost(
-        encoded=encoded + 3 * (attacked + trained),
-        predictions=images,
+        encoded=encoded + 3 * attacked,
+        predictions=images + asked,
         descents=attacked + trained,
-        batch=8 if robust.finetune else robust.batch,
+        batch=robust.batch,
     )
 
 
