@@ -6,7 +6,7 @@ the embedded model.
 H is saturated in this small world, so methods are compared by what they change where nobody asked
 for it. All have the same data: 20 preserve prompts and the vocabulary's words, none of which names
 what distortion is measured on. A method's strength is one parameter of its own; the others are
-those of parameters.toml. Each setting gives
+those of parameters.toml (--parameters). Each setting gives
 
 forget      of 10 prompts that the edit did not see, three images each
 mse         mean squared change of the denoiser's predictions for prompts that nobody named, at the
@@ -101,14 +101,14 @@ class Unedited:
 class Distortion:
     """The embedded model and one concept."""
 
-    def __init__(self, concept: str) -> None:
+    def __init__(self, concept: str, parameters: Path) -> None:
         self.bench = Bench()
         self.extractor = features.load("demo", "cpu")
         self.concept = concept
         others = words.others([concept], OTHERS)
         plain = recipes.parse(words.recipe([concept], others, few=FEW, unnamed=True))
         self.recipe = words.with_prior(plain, "others", [concept, *others])
-        self.tables = tomli.loads(words.PARAMETERS.read_text())["methods"]
+        self.tables = tomli.loads(parameters.read_text())["methods"]
         self.unedited = self._unedited()
 
     def _unedited(self) -> Unedited:
@@ -284,6 +284,9 @@ def main() -> None:
     parser.add_argument("--concept", default="dog", choices=words.LABELS)
     parser.add_argument("--methods", nargs="+", default=list(STRENGTH), choices=list(STRENGTH))
     parser.add_argument("--scales", nargs="+", type=float, default=list(SCALES))
+    parser.add_argument(
+        "--parameters", type=Path, default=words.PARAMETERS, help="the methods' other parameters"
+    )
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     file = options.output / "distortion.json"
@@ -294,7 +297,7 @@ def main() -> None:
             key = f"{options.concept} {method} {scale:g}"
             if key in known:
                 continue
-            distortion = distortion or Distortion(options.concept)
+            distortion = distortion or Distortion(options.concept, options.parameters)
             known[key] = distortion.measured(method, scale)
             atomic.write_atomically(file, json.dumps(known, indent=1).encode())
             print(key, known[key], flush=True)

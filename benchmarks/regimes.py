@@ -16,14 +16,15 @@ ten-few      ten things, 20 preserve prompts
 
 Every method has a row for each prior ([preserve] prior): `none`; `others`, the tokenizer's words
 that name or hint at none of the concepts that retain is measured on; `words`, all of them. Methods
-without preserve prompts (esd) have one row.
+that read no preserve prompts (esd, hirm, stereo) have one row.
 
 Every row: forget on prompts that no edit saw, retain, H, beside the unedited model; the ceiling is
 H of perfect forgetting with the
 unedited model's own retain. Intervals: Wilson for shares, bootstrap over prompts for H; the lead is
 H of the first method at the same prior less the row's,
 by a bootstrap over prompts that are paired. Goes on where it was cut short. Parameters of
-all methods: benchmarks/parameters.toml and, without a prior, parameters_none.toml, found by
+all methods: benchmarks/parameters.toml (words), parameters_others.toml and parameters_none.toml,
+each found with that prior by
 tune_methods.py on other concepts. --quick: two
 concepts, three methods, a minute on two cores.
 """
@@ -214,7 +215,10 @@ if __name__ == "__main__":
     )
     parser.add_argument("--priors", nargs="+", choices=words.PRIORS, default=list(words.PRIORS))
     parser.add_argument(
-        "--concepts", type=int, default=20, help="how many of the held-out concepts"
+        "--concepts",
+        type=int,
+        default=20,
+        help="how many of the held-out concepts, from all four groups",
     )
     parser.add_argument(
         "--quick",
@@ -232,4 +236,4 @@ if __name__ == "__main__":
             ["cat", "monet"],
         )
     else:
-        main(args.output, args.regimes, args.methods, args.priors, words.HELDOUT[: args.concepts])
+        main(args.output, args.regimes, args.methods, args.priors, words.heldout(args.concepts))

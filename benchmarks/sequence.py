@@ -8,8 +8,8 @@ No recipe's preserve prompts name any of the ten, so nothing but K_p holds what 
 in place; only `nullspace` has it. Each concept is
 asked for right after its own edit and again at the end; retain is over 30 other concepts.
 Parameters: the defaults, and of the other methods
-parameters.toml (parameters_none.toml without a prior). Every chain is made once with each of the
-priors; see regimes.py. Goes on where it was cut short.
+parameters.toml (parameters_others.toml, parameters_none.toml). Every chain is made once with each
+of the priors; see regimes.py. Goes on where it was cut short.
 """
 
 from __future__ import annotations

@@ -23,8 +23,10 @@ WORLD = world()
 STYLES, THINGS = list(WORLD["styles"]), list(WORLD["things"])
 LABELS = [*STYLES, *THINGS]
 DIRECT, HINTED = WORLD["templates"]["heldout"], WORLD["templates"]["heldout_hinted"]
-# Of every method, chosen by tune_methods.py: with the vocabulary's words as the prior, and without.
+# Of every method, chosen by tune_methods.py with the vocabulary's words as the prior, with those
+# that name nothing measured, and without a prior.
 PARAMETERS = Path(__file__).with_name("parameters.toml")
+OTHER_WORDS = Path(__file__).with_name("parameters_others.toml")
 WITHOUT_PRIOR = Path(__file__).with_name("parameters_none.toml")
 PLAIN_STYLE = "flat"  # what a picture without a style word looks like
 
@@ -166,6 +168,11 @@ TUNING = [label for i, label in enumerate(LABELS) if i % 5 == 0]
 HELDOUT = [label for i, label in enumerate(LABELS) if i % 5 in (1, 3)][:20]
 
 
+def heldout(count: int) -> list[str]:
+    """This many of HELDOUT, from all over the list: its groups stand one after the other."""
+    return [HELDOUT[i * len(HELDOUT) // count] for i in range(count)]
+
+
 def others(forgotten: list[str], count: int) -> list[str]:
     """This many of the concepts that stay, from all over the list."""
     rest = [label for label in LABELS if label not in forgotten]
@@ -178,7 +185,7 @@ PRIORS = ("none", "others", "words")
 
 def parameters_for(prior: str) -> Path:
     """The file with the methods' parameters for a kind of prior."""
-    return WITHOUT_PRIOR if prior == "none" else PARAMETERS
+    return {"none": WITHOUT_PRIOR, "others": OTHER_WORDS}.get(prior, PARAMETERS)
 
 
 @cache
