@@ -99,16 +99,6 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(forget, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_robust_edit_is_trained_longer_for_several_concepts(forget, tmp_path):
-    run = forget(tmp_path, "erase", "penguin", "--robust", "--dry-run", "--json")
-    assert run.code == 0, run.stderr
-    one = recipe.parse(run.json["recipe"])
-    assert one.method == "stereo" and not one.parameters
-    assert [each["option"] for each in run.json["choices"]][-1] == "--robust"
-    two = forget(tmp_path, "erase", "penguin", "dog", "--robust", "--dry-run").stdout
-    assert recipe.parse(two).parameters == {"search": {"steps": 120}, "erase": {"steps": 200}}
-
-
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -125,8 +115,6 @@ def test_a_robust_edit_is_trained_longer_for_several_concepts(forget, tmp_path):
         (("hat", "--attribute-of", "a hat"), "erase.attribute", "'hat' means 'hat'"),
         (("hat", "--attribute-of", ""), "erase.concept", "no word"),
         (("hat", "dog", "--attribute-of", "cowboy"), "erase.attribute", "one .*, not for 2"),
-        (("dog", "--robust", "--method", "uce"), "erase.robust", "stereo.*'uce'.*\n.*leave out"),
-        (("hat", "--robust", "--attribute-of", "cowboy"), "erase.robust", "only from 'cowboy'"),
         (("dog", "--model", "absent"), "model.not-found", "absent"),
     ],
 )

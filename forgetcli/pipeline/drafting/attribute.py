@@ -192,7 +192,7 @@ def draft(
         sets=options.sets,
         choices=tuple(choices),
         description=f"{words.owners[0]} is shown without '{word}'",
-        parameters={"nullspace": NULLSPACE},
+        nullspace=NULLSPACE,
     )
     edit_prompts = [
         fill(template, text)

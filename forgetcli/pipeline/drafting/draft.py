@@ -44,7 +44,7 @@ class Choice:
 
     Attributes:
         concept: the concept; empty for a choice that concerns all concepts.
-        key: what was chosen: kind, target, aliases, near, templates, sets or method.
+        key: what was chosen: kind, target, aliases, near, templates or sets.
         value: the chosen value.
         why: the reason; ``given`` if the user chose it.
         option: the command-line option to choose another value.
@@ -111,7 +111,7 @@ class Draft:
         sets: names of preserve sets.
         choices: all choices, in the order in which they were made.
         description: of the recipe; empty: that the concepts are forgotten.
-        parameters: parameters that differ from their method's defaults: method → table → values.
+        nullspace: parameters of the method `nullspace` that differ from its defaults, by table.
     """
 
     concepts: tuple[DraftedConcept, ...]
@@ -121,7 +121,7 @@ class Draft:
     sets: tuple[str, ...]
     choices: tuple[Choice, ...] = field(default=())
     description: str = ""
-    parameters: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    nullspace: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def draft(

@@ -38,7 +38,7 @@ def recipe_text(draft: Draft, *, model: str, method: str = "nullspace", seed: in
         *([f"sets = {json.dumps(draft.sets)}"] if draft.sets else []),
         *_list("prompts", draft.preserve_prompts),
     ]
-    for table, values in draft.parameters.get(method, {}).items():
+    for table, values in draft.nullspace.items() if method == "nullspace" else ():
         lines += ["", f"[{table}]", *(f"{key} = {value}" for key, value in values.items())]
     for name, prompts in draft.evaluation_prompts.items():
         lines.append("")
