@@ -90,8 +90,8 @@ class Outcomes:
         return Sampling(self.settings.steps, guidance, self.settings.batch)
 
     @cached_property
-    def references(self) -> dict[str, References]:
-        """The references by label, generated when the first attack on a concept needs them."""
+    def references(self) -> dict[tuple[str, tuple[str, ...]], References]:
+        """The references by label and prompts, generated when the first attack needs them."""
         return {}
 
     def supported_attacks(self, *, named: bool) -> list[str]:
@@ -170,7 +170,7 @@ class Outcomes:
             model=model,
             unedited=unedited,
             goal=goal,
-            references=lambda: self._references(goal),
+            references=lambda prompts=goal.prompts: self._references(goal, prompts),
             sampling=self.sampling,
             images=self.settings.images,
             seed=self.settings.seed,
@@ -231,20 +231,24 @@ class Outcomes:
                 candidates=len(verdicts),
             )
 
-    def _references(self, goal: Goal) -> References:
+    def _references(self, goal: Goal, asked: tuple[str, ...]) -> References:
         """`REFERENCES` images of the concept from the unedited model, in which the judge sees it.
 
         If the judge sees the concept in too few images, images without it fill the rest. References
         are not stored on disk, because they take only a few seconds.
+
+        Args:
+            asked: prompts that name the concept.
         """
-        if goal.label in self.references:
-            return self.references[goal.label]
+        key = (goal.label, asked)
+        if key in self.references:
+            return self.references[key]
         model = self.model(UNEDITED)
         with_concept: list[tuple[str, int, Any, Image]] = []
         without: list[tuple[str, int, Any, Image]] = []
         for start in range(0, REFERENCE_BATCHES * REFERENCES, REFERENCES):
             numbers = range(start, start + REFERENCES)
-            prompts = [goal.prompts[k % len(goal.prompts)] for k in numbers]
+            prompts = [asked[k % len(asked)] for k in numbers]
             seeds = [REFERENCE_SEED + k for k in numbers]
             context = model.encode(tokenise(model.tokenizer, prompts).ids)
             images, latents = sample_images(model, context, seeds, self.sampling)
@@ -259,10 +263,10 @@ class Outcomes:
         rows = (with_concept + without)[:REFERENCES]
         import torch
 
-        self.references[goal.label] = References(
+        self.references[key] = References(
             prompts=tuple(row[0] for row in rows),
             seeds=tuple(row[1] for row in rows),
             latents=torch.stack([row[2] for row in rows]),
             images=tuple(row[3] for row in rows),
         )
-        return self.references[goal.label]
+        return self.references[key]

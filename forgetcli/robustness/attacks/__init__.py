@@ -50,8 +50,8 @@ class Case:
         model: the attacked model.
         unedited: the base model. An attacker has it, because base models are public.
         goal: the concept.
-        references: returns images of the concept from the unedited model. They are generated when
-            first needed.
+        references: returns images of the concept from the unedited model, of the goal's prompts or
+            of those that are given. They are generated when first needed.
         sampling: the sampler's settings.
         images: the number of attempts to generate the concept.
         seed: the seed of the first attempt and of all randomness in the attack.
@@ -64,7 +64,7 @@ class Case:
     model: LoadedModel
     unedited: LoadedModel
     goal: Goal
-    references: Callable[[], References]
+    references: Callable[..., References]
     sampling: Sampling
     images: int
     seed: int

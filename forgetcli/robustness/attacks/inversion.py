@@ -6,6 +6,7 @@ edited model's own text encoders (Pham et al., Circumventing Concept Erasure Met
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,13 +30,20 @@ class Options(BaseModel):
     steps: int = Field(250, ge=1)
     lr: float = Field(0.1, gt=0, description="Relative to the size of the token embeddings.")
     batch: int = Field(8, ge=1)
+    images: Literal["recipe", "plain"] = Field(
+        "recipe",
+        description="Images of the recipe's direct prompts, or of the concept's name in plain "
+        "prompts. One word explains plain images more easily than images in many styles.",
+    )
 
 
 def run(case: Case, options: Options) -> list[Attempt]:
     """Learn the word, and generate images of it in the prompt templates of the training."""
+    plain = tuple(template.replace("{}", case.goal.concept) for template in PROMPTS)
+    references = case.references(plain) if options.images == "plain" else case.references()
     learned = invert_token(
         case.model,
-        case.references().latents,
+        references.latents,
         steps=options.steps,
         lr=options.lr,
         batch=options.batch,
