@@ -224,8 +224,8 @@ class RobustSettings(BaseModel):
     finetune: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Steps of fine-tuning of the cross-attention after the closed form, away from "
-        "the concept and from words that inversions found. With 100 steps it withstands inversion "
-        "where the rounds do not, and takes minutes.",
+        "the concept and from words that inversions found. 100 steps take minutes; "
+        "docs/robustness.md says what they withstand.",
     )
     finetune_lr: Positive = Field(2e-4, description="Learning rate of Adam in the fine-tuning.")
     finetune_rounds: Count = Field(
