@@ -29,6 +29,8 @@ from forgetcli.models.tokens import tokenise
 from forgetcli.models.trajectories import NoisyBank, noisy_bank
 from forgetcli.progress import Observer
 
+BATCH = 64  # prompts encoded at a time
+
 
 def trainable(denoiser: torch.nn.Module, train_method: str) -> list[str]:
     """Names of the parameters that a training method changes, in the network's order.
@@ -67,6 +69,16 @@ def trained_names(model: LoadedModel, train_method: str) -> list[str]:
     return names
 
 
+def encoded(model: LoadedModel, prompts: Sequence[str]) -> Context:
+    """The prompts' contexts.
+
+    Raises:
+        EditError: a prompt is too long.
+    """
+    parts = tokenise(model.tokenizer, prompts, strict=True).split(BATCH)
+    return Context.cat([model.encode(part.ids) for part in parts])
+
+
 @dataclass(frozen=True)
 class Teacher:
     """The unedited model, which gives the requested predictions.
@@ -88,16 +100,10 @@ class Teacher:
     def of(
         model: LoadedModel, pairs: Sequence[tuple[str, str]], erase_from: str, eta: float
     ) -> Teacher:
-        def encoded(prompts: Sequence[str]) -> Context:
-            return Context.cat(
-                [
-                    model.encode(part.ids)
-                    for part in tokenise(model.tokenizer, prompts, strict=True).split(64)
-                ]
-            )
-
-        concepts = encoded([concept for concept, _ in pairs])
-        anchors = concepts if erase_from == "concept" else encoded([target for _, target in pairs])
+        concepts = encoded(model, [concept for concept, _ in pairs])
+        anchors = concepts
+        if erase_from != "concept":
+            anchors = encoded(model, [target for _, target in pairs])
         return Teacher(model, concepts, anchors, model.unconditional(), eta)
 
     @torch.no_grad()

@@ -131,13 +131,7 @@ def invert_token(
         EditError: edit.diverged: the loss is no longer finite.
     """
     word = borrowed_word(model, prompts)
-    tables = {e.component: getattr(model, e.component) for e in model.encoders}
-    scales, vectors = {}, {}
-    for component, network in tables.items():
-        table = network.get_input_embeddings().weight.detach().float()
-        scales[component] = float(table.square().mean().sqrt())
-        rows = slice(None) if start is None else tokens_of(model, start)[component]
-        vectors[component] = table[rows].mean(0).requires_grad_()
+    vectors, scales = starting_vectors(model, start)
     ids = tokenise(model.tokenizer, [prompt.replace("{}", word) for prompt in prompts]).ids
     groups = [{"params": [vectors[name]], "lr": lr * scales[name]} for name in vectors]
 
@@ -147,6 +141,27 @@ def invert_token(
     with inserted(model, word, vectors):
         losses = _descend(model, latents, contexts, len(ids), groups, steps, batch, seed, observer)
     return LearnedToken(word, {name: v.detach().cpu() for name, v in vectors.items()}, losses)
+
+
+def starting_vectors(
+    model: LoadedModel, start: str | None
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Where the descent of a word begins, and the size of embeddings, by text encoder's component.
+
+    Args:
+        start: see `invert_token`.
+    Returns:
+        embeddings, float32, shape (d,), which require gradients; the root mean square of the
+        entries of the component's embeddings.
+    """
+    vectors, scales = {}, {}
+    for encoder in model.encoders:
+        name = encoder.component
+        table = getattr(model, name).get_input_embeddings().weight.detach().float()
+        scales[name] = float(table.square().mean().sqrt())
+        rows = slice(None) if start is None else tokens_of(model, start)[name]
+        vectors[name] = table[rows].mean(0).requires_grad_()
+    return vectors, scales
 
 
 def invert_context(

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from forgetcli import methods, models
 from forgetcli.checkpoint import base as checkpoint
-from forgetcli.editing import adversarial_finetuning, finetuning
-from forgetcli.editing.adversarial_subjects import Composition, NoisedImages, Subjects, encoded
+from forgetcli.editing import finetuning
 from forgetcli.editing.edit import Edit
+from forgetcli.editing.finetuning import encoded
 from forgetcli.editing.task import Task
 from forgetcli.errors import EditError
 from forgetcli.methods import stereo
+from forgetcli.methods.stereo import stages
+from forgetcli.methods.stereo.subjects import Composition, NoisedImages, Subjects
 from forgetcli.models.tokens import tokenise
 from forgetcli.progress import Silent
 
@@ -162,10 +164,8 @@ def test_rounds_go_on_from_one_another_and_the_last_stage_does_not(
 
         return make
 
-    monkeypatch.setattr(adversarial_finetuning, "Teacher", noted(adversarial_finetuning.Teacher))
-    monkeypatch.setattr(
-        adversarial_finetuning, "Composition", noted(adversarial_finetuning.Composition)
-    )
+    monkeypatch.setattr(stages, "Teacher", noted(stages.Teacher))
+    monkeypatch.setattr(stages, "Composition", noted(stages.Composition))
     result = edit(model)
     first, second, last = seen
     assert torch.equal(first, before) and torch.equal(last, before)
@@ -179,7 +179,7 @@ def test_rounds_go_on_from_one_another_and_the_last_stage_does_not(
 def test_each_round_erases_what_the_last_one_found(model, monkeypatch: pytest.MonkeyPatch) -> None:
     erased: list[Tensor] = []
     found: list[Tensor] = []
-    made, learned = adversarial_finetuning.Teacher, adversarial_finetuning.encoded
+    made, learned = stages.Teacher, stages.encoded
 
     def teacher(model, concepts, *rest):
         erased.append(concepts.hidden)
@@ -191,8 +191,8 @@ def test_each_round_erases_what_the_last_one_found(model, monkeypatch: pytest.Mo
             found.append(result.hidden)
         return result
 
-    monkeypatch.setattr(adversarial_finetuning, "Teacher", teacher)
-    monkeypatch.setattr(adversarial_finetuning, "encoded", contexts)
+    monkeypatch.setattr(stages, "Teacher", teacher)
+    monkeypatch.setattr(stages, "encoded", contexts)
     result = edit(model)
     own = learned(model, [concept for concept, _ in DOG]).hidden
     assert len(erased) == len(found) == 2

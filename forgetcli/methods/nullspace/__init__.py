@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from forgetcli.editing import unlearning_sizes as sizes
 from forgetcli.editing.cost import Cost
 from forgetcli.editing.presets import filled
 from forgetcli.editing.search_space import Choice, Range
@@ -192,9 +193,6 @@ class ContextSettings(BaseModel):
     )
 
 
-FINETUNE_BATCH = 4  # images per step of the fine-tuning
-
-
 class RobustSettings(BaseModel):
     """Parameters of the adversarial rounds."""
 
@@ -223,19 +221,18 @@ class RobustSettings(BaseModel):
     )
     finetune: Annotated[int, Field(ge=0)] = Field(
         0,
-        description="Steps of fine-tuning of the cross-attention after the closed form, away from "
-        "the concept and from words that inversions found. 100 steps take minutes; "
-        "docs/robustness.md says what they withstand.",
+        description="Steps of fine-tuning of the denoiser after the closed form, for each concept: "
+        "at images of the concept, whatever prompt or learned word is read. 600 steps take minutes "
+        "on a small model; docs/robustness.md says what they withstand.",
     )
     finetune_lr: Positive = Field(2e-4, description="Learning rate of Adam in the fine-tuning.")
-    finetune_rounds: Count = Field(
-        2, description="Rounds of fine-tuning and inversion that find these words beforehand."
-    )
-    finetune_search: Count = Field(60, description="Steps of fine-tuning in such a round.")
     repel: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0.5,
-        description="Fine-tuning: how far the predictions are led away from those for the concept "
-        "and for the words that bring it back.",
+        2.0,
+        description="Fine-tuning: how far images that look like the concept are led away from it, "
+        "beyond the target.",
+    )
+    keep: Positive = Field(
+        2.0, description="Fine-tuning: weight of the images of preserve prompts, which must stay."
     )
 
 
@@ -303,20 +300,25 @@ def _of_cross_attention(task: Task, parameters: Parameters) -> Cost:
     if not robust.rounds and not robust.finetune:
         return Cost(encoded=encoded)
     concepts = max(len(task.concepts), 1)
-    searched = robust.finetune_rounds if robust.finetune else 0
-    attacked = concepts * (robust.rounds + searched) * robust.budget * robust.batch
-    trained = FINETUNE_BATCH * (searched * robust.finetune_search + robust.finetune)
-    # The teacher: concept and empty prompt; anchor, empty prompt, concept and its words.
-    asked = FINETUNE_BATCH * (
-        2 * searched * robust.finetune_search + (3 + searched) * robust.finetune
-    )
+    attacked = concepts * robust.rounds * robust.budget * robust.batch
     # 20 sampler steps for every image; guidance needs two predictions.
-    images = 2 * 20 * concepts * robust.images
+    images = 2 * 20 * concepts * robust.images if robust.rounds else 0
+    if not robust.finetune:
+        return Cost(
+            encoded=encoded + 3 * attacked,
+            predictions=images,
+            descents=attacked,
+            batch=robust.batch,
+        )
+    steps = concepts * robust.finetune
+    pictures, kept = concepts * sizes.PICTURES, min(len(task.preserve), sizes.PRESERVED)
+    # The teacher: target, concept and empty prompt at images of the concept, one prompt at others.
+    requests = sizes.REPEATS * (3 * pictures + kept)
     return Cost(
-        encoded=encoded + 3 * attacked,
-        predictions=images + asked,
-        descents=attacked + trained,
-        batch=robust.batch,
+        encoded=encoded + 3 * (attacked + sizes.WORDS * steps),
+        predictions=images + 2 * 20 * (pictures + kept) + requests,
+        descents=attacked + sizes.BATCH * steps,
+        batch=max(robust.batch, sizes.BATCH),
     )
 
 

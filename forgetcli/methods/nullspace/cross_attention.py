@@ -14,19 +14,18 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from forgetcli.editing.adversarial_finetuning import Erase, Search, Training, erase, search
-from forgetcli.editing.adversarial_rounds import Drift, Target, harden
-from forgetcli.editing.adversarial_subjects import Subjects
+from forgetcli.editing.adversarial_rounds import harden
 from forgetcli.editing.alignment import Positions
 from forgetcli.editing.context_columns import heldout_columns, pair_columns, prompt_columns
 from forgetcli.editing.context_layers import cross_attention, edited
 from forgetcli.editing.context_map import ContextProblem, mean_moment
 from forgetcli.editing.edit import Edit, Keys
-from forgetcli.editing.finetuning import edit_of, trained_names
+from forgetcli.editing.finetuning import edit_of
+from forgetcli.editing.image_unlearning import unlearn
 from forgetcli.editing.prior import prior_prompts
 from forgetcli.editing.task import Task
 from forgetcli.linalg import RidgeMap
-from forgetcli.methods.nullspace import FINETUNE_BATCH, Parameters
+from forgetcli.methods.nullspace import Parameters
 from forgetcli.models.base import LoadedModel, Site
 from forgetcli.models.tensors import read_tensor
 from forgetcli.progress import Observer
@@ -105,50 +104,13 @@ def finetuned(
     closed: Edit,
     observer: Observer,
 ) -> Edit:
-    """The closed form's edit, with a fine-tuning of the cross-attention on top.
-
-    STEREO's two stages: the search goes on from the closed form, so its words are those that the
-    closed form does not withstand; the second stage starts there too. Its teacher is the unedited
-    model.
-    """
-    robust = parameters.robust
-    subjects = Subjects.of(model, task.concepts or (task.pairs,), "target")
-    training = Training(
-        model,
-        trained_names(model, "esd-x"),
-        Target.of_task(model, task, robust, observer),
-        FINETUNE_BATCH,
-        torch.Generator().manual_seed(task.seed),
-        observer,
-    )
-    drift = Drift.of(model, task, observer)
-    with model.weights({**encoder, **closed.weights}):
-        found, attacks, losses = search(
-            training,
-            Search(
-                rounds=robust.finetune_rounds,
-                steps=robust.finetune_search,
-                lr=robust.finetune_lr,
-                eta=1.0,
-                budget=robust.budget,
-                budget_batch=robust.batch,
-                budget_lr=0.1,
-            ),
-            subjects,
-            drift,
-        )
+    """The closed form's edit, with a fine-tuning of the whole denoiser on top."""
     start = {}
     for (component, name), weight in closed.weights.items():
         where = model.base.locate(component, name)[0]
         start[name] = (weight - read_tensor(model.base.folder, where).double()).float()
-    changes, last = erase(
-        training,
-        Erase(robust.finetune, robust.finetune_lr, attract=1.0, repel=robust.repel),
-        subjects,
-        found,
-        start,
-    )
-    tuned = edit_of(model, {model.DENOISER: changes}, [*losses, *last])
+    changes, losses = unlearn(model, task, parameters.robust, encoder, start, observer)
+    tuned = edit_of(model, {model.DENOISER: changes}, losses)
     reports = {site.name: site for site in closed.sites}
     return replace(
         closed,
@@ -157,7 +119,6 @@ def finetuned(
             replace(reports.get(site.name, site), delta_rel=site.delta_rel) for site in tuned.sites
         ),
         losses=tuned.losses,
-        attacks=(*closed.attacks, *(attack.as_dict() for attack in attacks)),
     )
 
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import torch
 
-from forgetcli.editing.adversarial_finetuning import Erase, Search, Training, erase, search
 from forgetcli.editing.adversarial_rounds import Drift, Target
-from forgetcli.editing.adversarial_subjects import Subjects
 from forgetcli.editing.edit import Edit
 from forgetcli.editing.finetuning import edit_of, trained_names
 from forgetcli.editing.task import Task
 from forgetcli.methods.stereo import Parameters
+from forgetcli.methods.stereo.stages import Erase, Search, Training, erase, search
+from forgetcli.methods.stereo.subjects import Subjects
 from forgetcli.models.base import LoadedModel
 from forgetcli.progress import Observer
 

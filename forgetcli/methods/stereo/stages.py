@@ -1,5 +1,4 @@
-"""Fine-tuning the denoiser against concept inversion: what STEREO's two stages have in common with
-the fine-tuning after a closed form.
+"""STEREO's two stages.
 
 1. Search. In each round the denoiser is fine-tuned away from the concept (`Teacher`), and concept
    inversion learns a word through it that brings the concept back. The next round starts from that
@@ -12,7 +11,7 @@ Srivatsan et al., STEREO (arXiv 2408.16807).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,9 +19,9 @@ import torch
 from torch import Tensor
 
 from forgetcli.editing.adversarial_rounds import Attack, Drift, Target
-from forgetcli.editing.adversarial_subjects import Composition, NoisedImages, Subjects, encoded
-from forgetcli.editing.finetuning import FreshImages, Images, Student, Teacher, descend
+from forgetcli.editing.finetuning import FreshImages, Images, Student, Teacher, descend, encoded
 from forgetcli.editing.inversion import PROMPTS
+from forgetcli.methods.stereo.subjects import Composition, NoisedImages, Subjects
 from forgetcli.models.base import Context, LoadedModel
 from forgetcli.progress import Observer
 
@@ -84,20 +83,14 @@ class Training:
     fresh: Any = None
 
     def run(
-        self,
-        teacher: Teacher,
-        owner: Tensor,
-        steps: int,
-        lr: float,
-        start: Mapping[str, Tensor] | None = None,
+        self, teacher: Teacher, owner: Tensor, steps: int, lr: float
     ) -> tuple[Changes, list[float]]:
         """The change of every trained parameter from the model as it is now, and the losses.
 
         Args:
             owner: the number of the concept of each row of the teacher's concepts.
-            start: changes that the training starts from.
         """
-        student = Student(self.model, self.names, start)
+        student = Student(self.model, self.names)
         images: Images = NoisedImages(self.model, [each.latents for each in self.targets], owner)
         if self.fresh is not None:
             images = FreshImages(student.predict, self.fresh)
@@ -167,13 +160,11 @@ def erase(
     settings: Erase,
     subjects: Subjects,
     found: Sequence[Sequence[Context]],
-    start: Mapping[str, Tensor] | None = None,
 ) -> tuple[Changes, list[float]]:
     """The second stage. The model as it is now is the teacher.
 
     Args:
         found: the words of the first stage.
-        start: changes that the training starts from; they are part of the result.
     """
     model = training.model
     every = Subjects.cat([subjects, *(subjects.named(words) for words in found)])
@@ -193,4 +184,4 @@ def erase(
         negatives,
         every.owner,
     )
-    return training.run(teacher, every.owner, settings.steps, settings.lr, start)
+    return training.run(teacher, every.owner, settings.steps, settings.lr)

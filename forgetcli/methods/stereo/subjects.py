@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forgetcli.editing.finetuning import Teacher
+from forgetcli.editing.finetuning import Teacher, encoded
 from forgetcli.models.base import Context, LoadedModel
-from forgetcli.models.tokens import tokenise
-
-BATCH = 64  # prompts encoded at a time
 
 
 @dataclass(frozen=True)
@@ -72,16 +69,6 @@ class Subjects:
             Context.cat([part.anchors for part in parts]),
             torch.cat([part.owner for part in parts]),
         )
-
-
-def encoded(model: LoadedModel, prompts: Sequence[str]) -> Context:
-    """The prompts' contexts.
-
-    Raises:
-        EditError: a prompt is too long.
-    """
-    parts = tokenise(model.tokenizer, prompts, strict=True).split(BATCH)
-    return Context.cat([model.encode(part.ids) for part in parts])
 
 
 @dataclass(frozen=True)

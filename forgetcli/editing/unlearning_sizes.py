@@ -1,0 +1,14 @@
+"""Numbers of images in `image_unlearning`, apart from it so that a cost can be computed without
+torch.
+"""
+
+PICTURES = 40  # of each concept
+PRESERVED = 150  # of preserve prompts
+REPEATS = 24  # times and noise at which each image is seen
+
+# Images in each step of the training, by what the denoiser reads at them.
+WORDS = 4  # words that are learned meanwhile, one image each
+REPLAYED = 2  # words as they were earlier
+PROMPTED = 2  # prompts
+KEPT = 6  # images of preserve prompts
+BATCH = WORDS + REPLAYED + PROMPTED + KEPT
