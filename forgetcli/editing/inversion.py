@@ -111,6 +111,7 @@ def invert_token(
     steps: int = 250,
     lr: float = 0.1,
     batch: int = 8,
+    timesteps: tuple[int, int] = (0, 1000),
     seed: int = 0,
     observer: Observer,
 ) -> LearnedToken:
@@ -126,6 +127,7 @@ def invert_token(
         steps: steps of Adam.
         lr: its learning rate, relative to the root mean square of the embeddings' entries.
         batch: images per step.
+        timesteps: lowest and highest (exclusive) time of the noise, out of the model's 1000.
         seed: of the drawn images, prompts, noise and times.
     Raises:
         EditError: edit.diverged: the loss is no longer finite.
@@ -139,7 +141,9 @@ def invert_token(
         return model.encode(ids[rows])
 
     with inserted(model, word, vectors):
-        losses = _descend(model, latents, contexts, len(ids), groups, steps, batch, seed, observer)
+        losses = _descend(
+            model, latents, contexts, len(ids), groups, steps, batch, timesteps, seed, observer
+        )
     return LearnedToken(word, {name: v.detach().cpu() for name, v in vectors.items()}, losses)
 
 
@@ -195,7 +199,7 @@ def invert_context(
     def contexts(rows: Tensor) -> Context:
         return Context(**{k: v.to(model.dtype) for k, v in free.items()}).repeated(len(rows))
 
-    losses = _descend(model, latents, contexts, 1, groups, steps, batch, seed, observer)
+    losses = _descend(model, latents, contexts, 1, groups, steps, batch, (0, 1000), seed, observer)
     return LearnedContext(Context(**{k: v.detach() for k, v in free.items()}), losses)
 
 
@@ -271,13 +275,15 @@ def _descend(
     groups: list[dict[str, Any]],
     steps: int,
     batch: int,
+    timesteps: tuple[int, int],
     seed: int,
     observer: Observer,
 ) -> tuple[float, ...]:
     """Adam on the denoising loss; changes the groups' parameters. Returns the loss by step."""
     generator = torch.Generator().manual_seed(seed)
     scheduler = model.sampler(1)  # only its noise is used
-    last = scheduler.config.num_train_timesteps
+    high = min(timesteps[1], scheduler.config.num_train_timesteps)
+    low = min(timesteps[0], high - 1)
     free = [value for group in groups for value in group["params"]]
     optimiser = torch.optim.Adam(groups)
     losses: list[float] = []
@@ -286,7 +292,7 @@ def _descend(
         clean = latents[torch.randint(len(latents), (batch,), generator=generator)]
         prompt = torch.randint(rows, (batch,), generator=generator)
         noise = torch.randn(clean.shape, generator=generator).to(clean)
-        t = torch.randint(last, (batch,), generator=generator).to(clean.device)
+        t = torch.randint(low, high, (batch,), generator=generator).to(clean.device)
         noisy = scheduler.add_noise(clean, noise, t)
         predicted = model.denoise(noisy, t, contexts(prompt))
         loss = F.mse_loss(predicted.float(), prediction_target(scheduler, clean, noise, t).float())

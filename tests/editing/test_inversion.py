@@ -51,6 +51,27 @@ def test_a_word_with_the_embedding_of_another_word_reads_as_that_word(model):
     assert not torch.equal(before, contexts(model, "a dog by monet"))
 
 
+@pytest.mark.parametrize(
+    ("given", "low", "high"), [((0, 1000), 0, 1000), ((600, 1000), 600, 1000), ((0, 300), 0, 300)]
+)
+def test_the_search_looks_at_the_times_that_were_asked_for(
+    model, monkeypatch: pytest.MonkeyPatch, given: tuple[int, int], low: int, high: int
+):
+    seen: list[torch.Tensor] = []
+    denoise = model.denoise
+
+    def noted(noisy, t, context):
+        seen.append(t)
+        return denoise(noisy, t, context)
+
+    monkeypatch.setattr(model, "denoise", noted)
+    latents = torch.zeros((1, *model.latent_shape))
+    invert_token(model, latents, steps=2, batch=40, timesteps=given, observer=Silent())
+    times = torch.cat(seen)
+    assert low <= times.min() < low + 0.2 * (high - low)
+    assert high - 0.2 * (high - low) < times.max() < high
+
+
 def test_the_search_lowers_the_loss_and_leaves_the_model_alone(model):
     weights = {k: v.clone() for k, v in model.denoiser.state_dict().items()}
     latents = concept_latents(

@@ -141,6 +141,10 @@ def test_replay(run: Forks, place: Path) -> None:
         (("attack", "edited", "--attack-set", "inversion.stepz=1"), "attack.unknown-option"),
         (("attack", "edited", "--attack-set", "inversion.steps=0"), "attack.bad-option"),
         (("attack", "edited", "--attack-set", "inversion"), "attack.bad-option"),
+        (
+            ("attack", "edited", "--attack-set", "inversion.timesteps=[600, 600]"),
+            "attack.bad-option",
+        ),
         (("attack", "edited", "--fail-under", "forget=0.5"), "eval.unknown-gate"),
         (("attack", "edited", "--floor", "absent"), "model"),
         (("attack", "demo", "--replay", "dog.toml"), "attack.bad-replay"),

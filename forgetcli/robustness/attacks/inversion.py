@@ -6,9 +6,9 @@ edited model's own text encoders (Pham et al., Circumventing Concept Erasure Met
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from forgetcli.editing.inversion import PROMPTS, invert_token
 from forgetcli.models.context import Context
@@ -30,11 +30,23 @@ class Options(BaseModel):
     steps: int = Field(250, ge=1)
     lr: float = Field(0.1, gt=0, description="Relative to the size of the token embeddings.")
     batch: int = Field(8, ge=1)
+    timesteps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]] = Field(
+        (0, 1000),
+        description="Times of the noise, from the lowest to below the highest, out of the model's "
+        "1000. An edit may lead away from images that already look like the concept; high times "
+        "ask only for what the word begins with.",
+    )
     images: Literal["recipe", "plain"] = Field(
         "recipe",
         description="Images of the recipe's direct prompts, or of the concept's name in plain "
         "prompts. One word explains plain images more easily than images in many styles.",
     )
+
+    @model_validator(mode="after")
+    def _range(self) -> Options:
+        if self.timesteps[0] >= self.timesteps[1]:
+            raise ValueError("timesteps must be [lower, upper] with lower < upper")
+        return self
 
 
 def run(case: Case, options: Options) -> list[Attempt]:
@@ -47,6 +59,7 @@ def run(case: Case, options: Options) -> list[Attempt]:
         steps=options.steps,
         lr=options.lr,
         batch=options.batch,
+        timesteps=options.timesteps,
         seed=case.seed,
         observer=case.observer,
     )
