@@ -98,6 +98,14 @@ Sets = Annotated[
         help="A preserve set (forget recipe sets). Repeatable; '' for none.",
     ),
 ]
+Robust = Annotated[
+    bool,
+    typer.Option(
+        "--robust",
+        help="Withstand learned words and the unedited text encoder too: edit the denoiser as "
+        "well, and fine-tune it. Takes minutes.",
+    ),
+]
 Method = Annotated[str, typer.Option("--method", help="The editing method.")]
 Images = Annotated[
     int,
@@ -125,6 +133,7 @@ def erase(
     template: Template = None,
     near: Near = None,
     sets: Sets = None,
+    robust: Robust = False,
     method: Method = "nullspace",
     images: Images = 4,
     seed: SeedOption = 0,
@@ -148,6 +157,7 @@ def erase(
       forget erase "van gogh"
       forget erase dog cat --model path/to/sd-folder -o edited-sd
       forget erase "van gogh" --to "oil painting" --alias "starry night" --force
+      forget erase dog --robust -o no-dog
       forget erase hat --attribute-of cowboy --model path/to/sd-folder
       forget erase penguin --dry-run > penguin.toml
     """
@@ -171,8 +181,8 @@ def erase(
             "observer": observer,
         }
         made = erasing.drafted(
-            concepts, _options(to, kind, alias, template, near, sets, attribute_of), method=method,
-            seed=seed, **place,
+            concepts, _options(to, kind, alias, template, near, sets, attribute_of, robust),
+            method=method, seed=seed, **place,
         )  # fmt: skip
         if not dry_run:
             folder = output.with_name(f"{output.name}-images")
@@ -212,6 +222,7 @@ def _options(
     near: list[str] | None,
     sets: list[str] | None,
     attribute_of: str | None,
+    robust: bool,
 ) -> Options:
     def given(values: list[str] | None) -> tuple[str, ...] | None:
         return tuple(value for value in values if value) if values else None
@@ -224,6 +235,7 @@ def _options(
         templates=given(templates),
         near=given(near),
         attribute_of=attribute_of,
+        robust=robust,
         **({} if chosen is None else {"sets": chosen}),
     )
 

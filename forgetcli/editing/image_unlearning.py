@@ -51,6 +51,7 @@ from forgetcli.editing.unlearning_sizes import (
 from forgetcli.models import vocabulary
 from forgetcli.models.base import Context, LoadedModel
 from forgetcli.models.tokens import tokenise
+from forgetcli.models.trajectories import noisy_bank
 from forgetcli.progress import Observer
 
 Weights = Mapping[tuple[str, str], Tensor]
@@ -71,13 +72,11 @@ class Requests:
         noisy: x_t, shape (n, c, h, w).
         t: shape (n,).
         wanted: the requested predictions, float32, shape (n, c, h, w).
-        truth: what a denoiser is trained to predict there, shape (n, c, h, w).
     """
 
     noisy: Tensor
     t: Tensor
     wanted: Tensor
-    truth: Tensor
 
 
 @dataclass(frozen=True)
@@ -86,11 +85,13 @@ class Subject:
 
     Attributes:
         requests: at images of the concept.
+        truth: what a denoiser that knows the images predicts there, float32, shape (n, c, h, w).
         prompts: contexts of its prompts, of the unedited and of the edited text encoders.
         words: that bring it back.
     """
 
     requests: Requests
+    truth: Tensor
     prompts: Context
     words: Words
 
@@ -212,7 +213,7 @@ def unlearn(
             ).float()
             attacked, led, stays = predicted[:WORDS], predicted[:-KEPT], predicted[-KEPT:]
             concept.words.follow(
-                F.mse_loss(attacked, asked.truth[rows[:WORDS]]), number // len(subjects)
+                F.mse_loss(attacked, concept.truth[rows[:WORDS]]), number // len(subjects)
             )
             loss = F.mse_loss(led, asked.wanted[rows]) + settings.keep * F.mse_loss(
                 stays, kept.requests.wanted[others]
@@ -259,7 +260,7 @@ def subject(
         with model.weights(encoder):
             contexts = Context.cat([contexts, encoded(model, prompts)])
             words = Words(model, concept, target, generator)
-    return Subject(Requests(noisy, t, wanted, truth), contexts, words)
+    return Subject(Requests(noisy, t, wanted), truth, contexts, words)
 
 
 @dataclass(frozen=True)
@@ -288,21 +289,38 @@ class Kept:
     ) -> Kept:
         """The unedited model's predictions; the contexts are the edited text encoders'."""
         prompts = spread(task.preserve, PRESERVED)
-        latents = concept_latents(
-            model, prompts, guidance=settings.guidance, seed=task.seed + 1, observer=observer
-        )
-        n = len(prompts)
-        own = torch.arange(n).repeat(REPEATS)
-        noisy, t, truth = noised(model, latents[own], generator)
+        own, noisy, t = [], [], []
+        # With and without guidance, at noised images and where the sampler passes through: a
+        # denoiser that is held at noised images alone moves elsewhere.
+        for first, guidance in ((0, settings.guidance), (1, 1.0)):
+            numbers = torch.arange(len(prompts))[first::2]
+            if not len(numbers):
+                continue
+            bank = noisy_bank(
+                model,
+                prompts[first::2],
+                steps=20,
+                guidance=guidance,
+                generator=torch.Generator().manual_seed(task.seed + 1 + first),
+                observer=observer,
+            )
+            rows = torch.arange(len(numbers)).repeat(REPEATS // 2)
+            passed = bank.sample(rows, (0, 1000), generator)
+            drowned, times, _ = noised(model, bank.finished[rows], generator)
+            own += [numbers[rows]] * 2
+            noisy += [passed[0], drowned]
+            t += [passed[1].to(times), times]
+        rows, x, times = torch.cat(own), torch.cat(noisy), torch.cat(t)
         # Mostly the image's own prompt, but what other prompts make of it must stay too.
-        kind = torch.rand(len(own), generator=generator)
-        other = torch.randint(n, (len(own),), generator=generator)
-        reads = torch.where(kind < 0.7, own, torch.where(kind < 0.9, other, n))
+        kind = torch.rand(len(rows), generator=generator)
+        n = len(prompts)
+        other = torch.randint(n, (len(rows),), generator=generator)
+        reads = torch.where(kind < 0.7, rows, torch.where(kind < 0.9, other, n))
         contexts = Context.cat([encoded(model, prompts), model.unconditional()])
-        wanted = predicted_at(model, noisy, t, contexts[reads])
+        wanted = predicted_at(model, x, times, contexts[reads])
         with model.weights(encoder):
             contexts = Context.cat([encoded(model, prompts), model.unconditional()])
-        return Kept(Requests(noisy, t, wanted, truth), contexts, reads)
+        return Kept(Requests(x, times, wanted), contexts, reads)
 
 
 @torch.no_grad()

@@ -4,11 +4,11 @@ torch.
 
 PICTURES = 40  # of each concept
 PRESERVED = 150  # of preserve prompts
-REPEATS = 24  # times and noise at which each image is seen
+REPEATS = 24  # x_t of each image
 
 # Images in each step of the training, by what the denoiser reads at them.
 WORDS = 4  # words that are learned meanwhile, one image each
 REPLAYED = 2  # words as they were earlier
 PROMPTED = 2  # prompts
-KEPT = 6  # images of preserve prompts
+KEPT = 8  # images of preserve prompts
 BATCH = WORDS + REPLAYED + PROMPTED + KEPT

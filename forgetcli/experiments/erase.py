@@ -16,7 +16,7 @@ from forgetcli.generation.images import GeneratedImage
 from forgetcli.models.offload import AUTO
 from forgetcli.pipeline.apply import STAGES as EDIT_STAGES
 from forgetcli.pipeline.apply import ApplyResult, apply
-from forgetcli.pipeline.drafting import attribute
+from forgetcli.pipeline.drafting import attribute, robust
 from forgetcli.pipeline.drafting.draft import Draft, draft
 from forgetcli.pipeline.drafting.options import OPTIONS, Options
 from forgetcli.pipeline.drafting.text import recipe_text
@@ -101,6 +101,8 @@ def drafted(
             f"--attribute-of is for one attribute, not for {len(concepts)}",
             "erase them one after the other: --model edited -o edited-2",
         )
+    if options.robust:
+        robust.refuse_others(method, owner)
     enter(observer, "drafting")
     base = checkpoint.resolve(model, config=config)
     loaded = models.load(base, device=device, dtype=dtype, observer=observer)
@@ -109,6 +111,8 @@ def drafted(
         if owner is None
         else attribute.draft(loaded, concepts[0], owner, options, observer)
     )
+    if options.robust:
+        made = robust.hardened(made)
     text = recipe_text(made, model=model, method=method, seed=seed)
     return Drafted(made, recipes.parse(text))
 

@@ -99,6 +99,16 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(forget, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_robust_edit_is_of_both_halves_and_fine_tuned(forget, tmp_path):
+    run = forget(tmp_path, "erase", "penguin", "--robust", "--dry-run", "--json")
+    assert run.code == 0, run.stderr
+    read = recipe.parse(run.json["recipe"]).parameters
+    assert read["edit"]["layers"] == "both" and read["robust"]["finetune"] == 600
+    assert [each["option"] for each in run.json["choices"]][-1] == "--robust"
+    plain = forget(tmp_path, "erase", "penguin", "--dry-run").stdout
+    assert "layers" not in recipe.parse(plain).parameters.get("edit", {})  # text encoder alone
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
@@ -115,6 +125,8 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(forget, tmp_path):
         (("hat", "--attribute-of", "a hat"), "erase.attribute", "'hat' means 'hat'"),
         (("hat", "--attribute-of", ""), "erase.concept", "no word"),
         (("hat", "dog", "--attribute-of", "cowboy"), "erase.attribute", "one .*, not for 2"),
+        (("dog", "--robust", "--method", "uce"), "erase.robust", "the method is 'uce'"),
+        (("hat", "--attribute-of", "cowboy", "--robust"), "erase.robust", "from 'cowboy'"),
         (("dog", "--model", "absent"), "model.not-found", "absent"),
     ],
 )

@@ -44,7 +44,7 @@ class Choice:
 
     Attributes:
         concept: the concept; empty for a choice that concerns all concepts.
-        key: what was chosen: kind, target, aliases, near, templates or sets.
+        key: what was chosen: kind, target, aliases, near, templates, sets or layers.
         value: the chosen value.
         why: the reason; ``given`` if the user chose it.
         option: the command-line option to choose another value.
@@ -121,7 +121,7 @@ class Draft:
     sets: tuple[str, ...]
     choices: tuple[Choice, ...] = field(default=())
     description: str = ""
-    nullspace: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    nullspace: Mapping[str, Mapping[str, float | str]] = field(default_factory=dict)
 
 
 def draft(

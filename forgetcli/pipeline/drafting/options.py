@@ -19,6 +19,8 @@ class Options:
     sets: tuple[str, ...] = tuple(word_lists.SETS)
     # The only concept that loses what is erased; None: all do.
     attribute_of: str | None = None
+    # Whether the edit is to withstand attacks with the weights.
+    robust: bool = False
 
 
 OPTIONS = Options()  # the user has chosen nothing

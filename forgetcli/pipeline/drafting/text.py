@@ -39,7 +39,7 @@ def recipe_text(draft: Draft, *, model: str, method: str = "nullspace", seed: in
         *_list("prompts", draft.preserve_prompts),
     ]
     for table, values in draft.nullspace.items() if method == "nullspace" else ():
-        lines += ["", f"[{table}]", *(f"{key} = {value}" for key, value in values.items())]
+        lines += ["", f"[{table}]", *(f"{key} = {_quoted(value)}" for key, value in values.items())]
     for name, prompts in draft.evaluation_prompts.items():
         lines.append("")
         # The comment precedes the first table if a list of several lines ends above it.
