@@ -22,6 +22,15 @@ from forgetcli.models.trajectories import NoisyBank, noisy_bank
 from forgetcli.progress import Observer
 
 
+@torch.no_grad()
+def encoded_targets(model: LoadedModel, pairs: Pairs) -> Context:
+    """The contexts of the target prompts, each distinct one encoded once: concepts often share
+    theirs.
+    """
+    distinct, where = pairs.targets.ids.unique(dim=0, return_inverse=True)
+    return model.encode(distinct)[where]
+
+
 @dataclass(frozen=True)
 class NoisyBatch:
     """Noisy images, each with its prompt.
@@ -73,10 +82,14 @@ class Matcher:
             generator=generator,
             observer=observer,
         )
-        with torch.no_grad():
-            target_context = model.encode(pairs.targets.ids)
         return Matcher(
-            model, pairs, target_context, bank, settings.batch, settings.timesteps, generator
+            model,
+            pairs,
+            encoded_targets(model, pairs),
+            bank,
+            settings.batch,
+            settings.timesteps,
+            generator,
         )
 
     def loss(self) -> Tensor:
@@ -161,7 +174,7 @@ class ContextMatcher:
                 model,
                 pairs,
                 metric,
-                model.encode(pairs.targets.ids),
+                encoded_targets(model, pairs),
                 (),
                 settings.batch,
                 torch.Generator().manual_seed(seed),

@@ -18,6 +18,7 @@ from forgetcli.editing.objectives import ContextMatcher, Matcher
 from forgetcli.editing.pairs import Pairs
 from forgetcli.errors import EditError
 from forgetcli.models.base import LoadedModel
+from forgetcli.models.unedited_layers import remembered
 from forgetcli.progress import Observer
 
 
@@ -72,6 +73,10 @@ def joint(
     )
     observer.stage("refinement", settings.steps)
     with ExitStack() as hooks:
+        # The sites of an encoder are in the order of its blocks.
+        first = {p.site.component: p.site for p in reversed(moving)}
+        for component, site in first.items():
+            hooks.enter_context(remembered(getattr(model, component), site))
         for problem in moving:
             change = partial(objective.change, problem.site.name)
             hooks.enter_context(added(problem.site.module, change))
@@ -86,14 +91,16 @@ def joint(
         except EditError:
             if not objective.losses:  # after a step that diverged, the best point is still known
                 raise
-    solutions = {
-        p.site.name: Solution(torch.zeros_like(p.weight), torch.zeros_like(p.values))
-        for p in problems
-    }
-    for problem in moving:
+    solutions = {}
+    for problem in problems:
         name = problem.site.name
-        Z = objective.best[name].cpu().double() * objective.scale
-        solutions[name] = Solution(Z @ spaces[name].changes, Z @ spaces[name].residuals)
+        if name in spaces:
+            Z = objective.best[name].cpu().double() * objective.scale
+            solutions[name] = Solution(Z @ spaces[name].changes, Z @ spaces[name].residuals)
+        else:
+            solutions[name] = Solution(
+                torch.zeros_like(problem.weight), torch.zeros_like(problem.values)
+            )
     return solutions, objective.losses
 
 
