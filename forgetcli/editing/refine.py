@@ -57,14 +57,14 @@ def joint(
     model's, plus `damping` times the penalty of the changes, relative to that of the weights.
 
     The search is L-BFGS (Nocedal & Wright, Numerical Optimization, algorithm 7.5, with the strong
-    Wolfe conditions) in coordinates in which the penalty is a sum of squares (`linalg.whitened`).
+    Wolfe conditions) in coordinates in which the penalty is a sum of squares (`linalg.whitening`).
     Every step uses all prompts, so only noisy images are random. The result does not depend on a
     learning rate, and little on the number of steps.
     """
     settings = parameters.refine
     movable = {p.site.name: pairs.of_encoder(p.site.component).movable for p in problems}
     # An encoder that reads the same tokens in concept and target prompts has nothing to change. If
-    # no encoder has, `whitened` raises the error.
+    # no encoder has, `coordinates` raises the error.
     moving = [p for p in problems if movable[p.site.name].any()] or problems
     spaces = {p.site.name: p.coordinates(movable[p.site.name]) for p in moving}
     maps = {name: space.changes.to(model.device, torch.float32) for name, space in spaces.items()}
@@ -96,7 +96,7 @@ def joint(
         name = problem.site.name
         if name in spaces:
             Z = objective.best[name].cpu().double() * objective.scale
-            solutions[name] = Solution(Z @ spaces[name].changes, Z @ spaces[name].residuals)
+            solutions[name] = Solution(Z @ spaces[name].changes, spaces[name].residual(Z))
         else:
             solutions[name] = Solution(
                 torch.zeros_like(problem.weight), torch.zeros_like(problem.values)
