@@ -78,8 +78,8 @@ def joint(
         for component, site in first.items():
             hooks.enter_context(remembered(getattr(model, component), site))
         for problem in moving:
-            change = partial(objective.change, problem.site.name)
-            hooks.enter_context(added(problem.site.module, change))
+            change = partial(objective.changes.__getitem__, problem.site.name)
+            hooks.enter_context(changed(problem.site.module, change))
         search = torch.optim.LBFGS(
             objective.values.values(),
             max_iter=settings.steps,
@@ -110,7 +110,7 @@ class Objective:
 
     Attributes:
         values: Z / scale by site, shape (m, k).
-        changes: Δ = Z E by site, shape (m, d), which the hooks apply.
+        changes: Δ = Z E by site, shape (m, d), which the layers have beside their weights.
         scale: torch's first step is g / ‖g‖₁; in these units that is Polyak's, f / ‖g‖², of a loss
             whose minimum would be 0.
         best: the values with the smallest of `losses`.
@@ -134,15 +134,9 @@ class Objective:
         self.losses: list[float] = []
         self.unit = self.scale = 1.0
 
-    def change(self, name: str, inputs: Tensor) -> Tensor:
-        """What the change at a site adds to its output for these inputs."""
-        return F.linear(inputs.float(), self.changes[name])
-
     def __call__(self) -> float:
-        self.changes = {
-            name: (self.scale * value @ self.maps[name]).requires_grad_()
-            for name, value in self.values.items()
-        }
+        for name, value in self.values.items():
+            self.changes[name] = (self.scale * value @ self.maps[name]).requires_grad_()
         mismatch = descend_all(self.matcher, self.settings.pictures)
         slopes = {
             name: change.grad @ self.maps[name].T for name, change in self.changes.items()
@@ -263,15 +257,20 @@ def descend_once(matcher: Any, optimiser: torch.optim.Optimizer) -> float:
 
 
 @contextmanager
-def added(module: torch.nn.Module, extra: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """A context in which the module's output has `extra(input)` added."""
-    handle = module.register_forward_hook(
-        lambda _, args, output: output + extra(args[0]).to(output.dtype)
-    )
+def changed(module: torch.nn.Linear, change: Callable[[], Tensor]) -> Iterator[None]:
+    """A context in which the layer has its weight plus `change()`, computed in float32."""
+
+    def forward(inputs: Tensor) -> Tensor:
+        bias = None if module.bias is None else module.bias.float()
+        output = F.linear(inputs.float(), module.weight.float() + change(), bias)
+        return output.to(inputs.dtype)
+
+    # An attribute of the instance, which `del` removes again.
+    module.__dict__["forward"] = forward
     try:
         yield
     finally:
-        handle.remove()
+        del module.__dict__["forward"]
 
 
 @contextmanager

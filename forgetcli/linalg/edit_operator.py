@@ -10,7 +10,7 @@ from torch import Tensor
 
 from forgetcli.errors import EditError
 from forgetcli.linalg.factor import cholesky, reciprocal_condition
-from forgetcli.linalg.moment import symmetrised
+from forgetcli.linalg.moment import gram, symmetrised
 from forgetcli.linalg.projector import Projector
 
 SINGULAR_HINT = "raise [edit] lam"
@@ -91,7 +91,7 @@ def edit_operator(
     if protected is not None:
         metric = metric + projector.basis.T @ symmetrised(protected) @ projector.basis  # (r, r)
     if count >= rank or protected is not None:
-        system = B @ B.T + metric  # (r, r)
+        system = gram(B) + metric  # (r, r)
     else:
         system = B.T @ B + lam * torch.eye(count, dtype=torch.float64, device=B.device)  # (n, n)
     factor = cholesky(system, SINGULAR_HINT)
