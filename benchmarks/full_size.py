@@ -423,7 +423,7 @@ def stage_step(bench: Bench) -> None:
 
     from forgetcli.editing.objectives import Matcher
     from forgetcli.editing.pairs import Pairs
-    from forgetcli.editing.refine import added, descend_once
+    from forgetcli.editing.refine import changed, descend_once
     from forgetcli.progress import Silent
 
     recipe, parameters = bench.recipe()
@@ -433,11 +433,11 @@ def stage_step(bench: Bench) -> None:
     )
     matcher = Matcher.of(model, pairs, parameters.refine, SEED, Silent())
     site = model.pick_sites(SITES[:1])[0]
-    residual = torch.zeros(site.module.out_features, requires_grad=True)
+    change = torch.zeros_like(site.module.weight, requires_grad=True)
     before = bench.figures["peak_before"] = memory.peak_rss()
-    with added(site.module, lambda x: residual.expand(*x.shape[:-1], -1)):
-        bench.clocked(lambda: descend_once(matcher, torch.optim.Adam([residual], lr=0.1)))
-    assert residual.detach().abs().sum() > 0
+    with changed(site.module, lambda: change):
+        bench.clocked(lambda: descend_once(matcher, torch.optim.Adam([change], lr=0.1)))
+    assert change.detach().abs().sum() > 0
     bench.figures["step_bytes"] = memory.peak_rss() - before
 
 

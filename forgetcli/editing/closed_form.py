@@ -20,10 +20,10 @@ from forgetcli.linalg import (
     EditOperator,
     Moment,
     Projector,
+    coordinates,
     drift,
     edit_operator,
     null_space,
-    whitened,
 )
 from forgetcli.models.base import LoadedModel, Site
 from forgetcli.models.tensors import read_tensor
@@ -77,10 +77,7 @@ class SiteProblem:
         """Coordinates of the changes that residuals at the movable tokens, bool (n,), can make. A
         penalty of 1 is that of replacing the whole weight.
         """
-        space = whitened(
-            self.A * movable[:, None], self.projector.basis, self.operator.metric / self.weight_cost
-        )
-        return Coordinates(space.changes, space.residuals * movable)
+        return coordinates(self.operator, self.counts.sqrt() * movable, self.weight_cost)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,15 @@ from forgetcli.models.trajectories import NoisyBank, noisy_bank
 from forgetcli.progress import Observer
 
 
+@torch.no_grad()
+def encoded_targets(model: LoadedModel, pairs: Pairs) -> Context:
+    """The contexts of the target prompts, each distinct one encoded once: concepts often share
+    theirs.
+    """
+    distinct, where = pairs.targets.ids.unique(dim=0, return_inverse=True)
+    return model.encode(distinct)[where]
+
+
 @dataclass(frozen=True)
 class NoisyBatch:
     """Noisy images, each with its prompt.
@@ -73,10 +82,14 @@ class Matcher:
             generator=generator,
             observer=observer,
         )
-        with torch.no_grad():
-            target_context = model.encode(pairs.targets.ids)
         return Matcher(
-            model, pairs, target_context, bank, settings.batch, settings.timesteps, generator
+            model,
+            pairs,
+            encoded_targets(model, pairs),
+            bank,
+            settings.batch,
+            settings.timesteps,
+            generator,
         )
 
     def loss(self) -> Tensor:
@@ -135,7 +148,7 @@ class ContextMatcher:
         metric: WᵀW, float32, shape (d, d), or None for W = 1.
         target_context: c* of n rows, from the unedited encoder.
         unit: mean ‖W(c₀ − c*)‖² per prompt, with c₀ the unedited contexts of the concept prompts,
-            and the same for the summaries.
+            and the same for the summaries; empty: losses are not divided by it.
         batch: number of prompts encoded at a time.
         rows: the concept prompts that are being encoded, int64.
     """
@@ -161,13 +174,16 @@ class ContextMatcher:
                 model,
                 pairs,
                 metric,
-                model.encode(pairs.targets.ids),
+                encoded_targets(model, pairs),
                 (),
                 settings.batch,
                 torch.Generator().manual_seed(seed),
                 everything,
             )
-            matcher.unit = tuple(distance.clamp_min(1e-12) for distance in matcher.distances())
+            # The joint descent divides by its first loss, so a distance alone needs no unit, for
+            # which all concept prompts would be encoded once more.
+            if settings.mode != "joint" or matcher.target_context.pooled is not None:
+                matcher.unit = tuple(distance.clamp_min(1e-12) for distance in matcher.distances())
         return matcher
 
     def distances(self) -> list[Tensor]:
@@ -206,4 +222,6 @@ class ContextMatcher:
     def mismatch(self, rows: Tensor) -> Tensor:
         self.rows = rows
         parts = self.distances()
+        if not self.unit:
+            return parts[0]
         return sum(distance / unit for distance, unit in zip(parts, self.unit)) / len(parts)

@@ -18,6 +18,7 @@ from forgetcli.editing.objectives import ContextMatcher, Matcher
 from forgetcli.editing.pairs import Pairs
 from forgetcli.errors import EditError
 from forgetcli.models.base import LoadedModel
+from forgetcli.models.unedited_layers import remembered
 from forgetcli.progress import Observer
 
 
@@ -56,14 +57,14 @@ def joint(
     model's, plus `damping` times the penalty of the changes, relative to that of the weights.
 
     The search is L-BFGS (Nocedal & Wright, Numerical Optimization, algorithm 7.5, with the strong
-    Wolfe conditions) in coordinates in which the penalty is a sum of squares (`linalg.whitened`).
+    Wolfe conditions) in coordinates in which the penalty is a sum of squares (`linalg.whitening`).
     Every step uses all prompts, so only noisy images are random. The result does not depend on a
     learning rate, and little on the number of steps.
     """
     settings = parameters.refine
     movable = {p.site.name: pairs.of_encoder(p.site.component).movable for p in problems}
     # An encoder that reads the same tokens in concept and target prompts has nothing to change. If
-    # no encoder has, `whitened` raises the error.
+    # no encoder has, `coordinates` raises the error.
     moving = [p for p in problems if movable[p.site.name].any()] or problems
     spaces = {p.site.name: p.coordinates(movable[p.site.name]) for p in moving}
     maps = {name: space.changes.to(model.device, torch.float32) for name, space in spaces.items()}
@@ -72,9 +73,13 @@ def joint(
     )
     observer.stage("refinement", settings.steps)
     with ExitStack() as hooks:
+        # The sites of an encoder are in the order of its blocks.
+        first = {p.site.component: p.site for p in reversed(moving)}
+        for component, site in first.items():
+            hooks.enter_context(remembered(getattr(model, component), site))
         for problem in moving:
-            change = partial(objective.change, problem.site.name)
-            hooks.enter_context(added(problem.site.module, change))
+            change = partial(objective.changes.__getitem__, problem.site.name)
+            hooks.enter_context(changed(problem.site.module, change))
         search = torch.optim.LBFGS(
             objective.values.values(),
             max_iter=settings.steps,
@@ -86,14 +91,16 @@ def joint(
         except EditError:
             if not objective.losses:  # after a step that diverged, the best point is still known
                 raise
-    solutions = {
-        p.site.name: Solution(torch.zeros_like(p.weight), torch.zeros_like(p.values))
-        for p in problems
-    }
-    for problem in moving:
+    solutions = {}
+    for problem in problems:
         name = problem.site.name
-        Z = objective.best[name].cpu().double() * objective.scale
-        solutions[name] = Solution(Z @ spaces[name].changes, Z @ spaces[name].residuals)
+        if name in spaces:
+            Z = objective.best[name].cpu().double() * objective.scale
+            solutions[name] = Solution(Z @ spaces[name].changes, spaces[name].residual(Z))
+        else:
+            solutions[name] = Solution(
+                torch.zeros_like(problem.weight), torch.zeros_like(problem.values)
+            )
     return solutions, objective.losses
 
 
@@ -103,7 +110,7 @@ class Objective:
 
     Attributes:
         values: Z / scale by site, shape (m, k).
-        changes: Δ = Z E by site, shape (m, d), which the hooks apply.
+        changes: Δ = Z E by site, shape (m, d), which the layers have beside their weights.
         scale: torch's first step is g / ‖g‖₁; in these units that is Polyak's, f / ‖g‖², of a loss
             whose minimum would be 0.
         best: the values with the smallest of `losses`.
@@ -127,15 +134,9 @@ class Objective:
         self.losses: list[float] = []
         self.unit = self.scale = 1.0
 
-    def change(self, name: str, inputs: Tensor) -> Tensor:
-        """What the change at a site adds to its output for these inputs."""
-        return F.linear(inputs.float(), self.changes[name])
-
     def __call__(self) -> float:
-        self.changes = {
-            name: (self.scale * value @ self.maps[name]).requires_grad_()
-            for name, value in self.values.items()
-        }
+        for name, value in self.values.items():
+            self.changes[name] = (self.scale * value @ self.maps[name]).requires_grad_()
         mismatch = descend_all(self.matcher, self.settings.pictures)
         slopes = {
             name: change.grad @ self.maps[name].T for name, change in self.changes.items()
@@ -256,15 +257,20 @@ def descend_once(matcher: Any, optimiser: torch.optim.Optimizer) -> float:
 
 
 @contextmanager
-def added(module: torch.nn.Module, extra: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """A context in which the module's output has `extra(input)` added."""
-    handle = module.register_forward_hook(
-        lambda _, args, output: output + extra(args[0]).to(output.dtype)
-    )
+def changed(module: torch.nn.Linear, change: Callable[[], Tensor]) -> Iterator[None]:
+    """A context in which the layer has its weight plus `change()`, computed in float32."""
+
+    def forward(inputs: Tensor) -> Tensor:
+        bias = None if module.bias is None else module.bias.float()
+        output = F.linear(inputs.float(), module.weight.float() + change(), bias)
+        return output.to(inputs.dtype)
+
+    # An attribute of the instance, which `del` removes again.
+    module.__dict__["forward"] = forward
     try:
         yield
     finally:
-        handle.remove()
+        del module.__dict__["forward"]
 
 
 @contextmanager

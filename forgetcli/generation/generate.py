@@ -346,13 +346,16 @@ class Sampler:
         options: dict[str, Any] = {**self._size(first), **self._inpainting(first)}
         if first.negative is not None:
             options["negative_prompt"] = [first.negative] * len(requests)
-        return self.pipeline(
-            [request.prompt for request in requests],
-            num_inference_steps=first.steps,
-            guidance_scale=guidance,
-            generator=generators,
-            **options,
-        ).images
+        # The pipeline's own no_grad still counts versions of every tensor: 3 % of a small model's
+        # time.
+        with torch.inference_mode():
+            return self.pipeline(
+                [request.prompt for request in requests],
+                num_inference_steps=first.steps,
+                guidance_scale=guidance,
+                generator=generators,
+                **options,
+            ).images
 
     def _size(self, request: ImageRequest) -> dict[str, int | None]:
         """Both sides of the image, or none. diffusers would ignore a single side."""

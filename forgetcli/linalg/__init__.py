@@ -12,7 +12,7 @@ from forgetcli.linalg.projector import Projector, null_projector, null_space
 from forgetcli.linalg.ridge import RidgeMap, ridge_map, ridge_map_of_moment
 from forgetcli.linalg.spectrum import Spectrum
 from forgetcli.linalg.speed import constrained_map
-from forgetcli.linalg.whitening import Coordinates, whitened
+from forgetcli.linalg.whitening import Coordinates, coordinates, whitened
 
 __all__ = [
     "Coordinates",
@@ -26,6 +26,7 @@ __all__ = [
     "augmented",
     "centroids",
     "constrained_map",
+    "coordinates",
     "drift",
     "edit_operator",
     "left_null_map",

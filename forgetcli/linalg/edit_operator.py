@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from forgetcli.errors import EditError
 from forgetcli.linalg.factor import cholesky, reciprocal_condition
-from forgetcli.linalg.moment import symmetrised
+from forgetcli.linalg.moment import gram, symmetrised
 from forgetcli.linalg.projector import Projector
 
 SINGULAR_HINT = "raise [edit] lam"
@@ -20,14 +21,29 @@ class EditOperator:
     """A in Δ = R A, which maps a residual R at the concept keys to a change Δ of the weight.
 
     Attributes:
-        matrix: A, float64, shape (n, d); A = A P, so Δ K₀ ≈ 0 whatever R is.
+        keys: B = ŨᵀK₁, float64, shape (r, n).
+        basis: Ũ, shape (d, r), orthonormal columns.
         metric: M, float64, shape (r, r): the penalty of a change Δ = Y Ũᵀ is tr(Y M Yᵀ).
-        rcond: reciprocal condition number of the matrix that was factorised.
+        system: the matrix that was factorised, BBᵀ + M, or BᵀB + λI if it is smaller.
+        factor: its lower Cholesky factor.
+        rcond: its reciprocal condition number.
     """
 
-    matrix: Tensor
+    keys: Tensor
+    basis: Tensor
     metric: Tensor
+    system: Tensor
+    factor: Tensor
     rcond: float
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """A, float64, shape (n, d); A = A P, so Δ K₀ ≈ 0 whatever R is."""
+        if len(self.system) == len(self.keys):
+            coefficients = torch.cholesky_solve(self.keys, self.factor).T  # (n, r)
+        else:
+            coefficients = torch.cholesky_solve(self.keys.T, self.factor)  # (n, r)
+        return coefficients @ self.basis.T
 
     def delta(self, residual: Tensor) -> Tensor:
         """Δ = R A, shape (m, d), for R = V₁ − W K₁ of shape (m, n)."""
@@ -74,13 +90,11 @@ def edit_operator(
     metric = lam * torch.eye(rank, dtype=torch.float64, device=B.device)
     if protected is not None:
         metric = metric + projector.basis.T @ symmetrised(protected) @ projector.basis  # (r, r)
-    if count > rank or protected is not None:
-        system = B @ B.T + metric  # (r, r)
-        factor = cholesky(system, SINGULAR_HINT)
-        coefficients = torch.cholesky_solve(B, factor).T  # (n, r)
+    if count >= rank or protected is not None:
+        system = gram(B) + metric  # (r, r)
     else:
         system = B.T @ B + lam * torch.eye(count, dtype=torch.float64, device=B.device)  # (n, n)
-        factor = cholesky(system, SINGULAR_HINT)
-        coefficients = torch.cholesky_solve(B.T, factor)  # (n, r)
-    A = coefficients @ projector.basis.T  # (n, d)
-    return EditOperator(A, metric, rcond=reciprocal_condition(system))
+    factor = cholesky(system, SINGULAR_HINT)
+    return EditOperator(
+        B, projector.basis, metric, system, factor, rcond=reciprocal_condition(system)
+    )

@@ -40,14 +40,7 @@ class Moment:
             keys: shape (d, n), one column per distinct token; any floating dtype.
             counts: shape (n,), the number of occurrences of each key.
         """
-        scaled = keys.double() * counts.double().sqrt()  # (d, n)
-        matrix = scaled.new_empty(len(scaled), len(scaled))
-        # Only the upper triangle is computed, then mirrored. That halves the products.
-        for start in range(0, len(scaled), ROWS_PER_BLOCK):
-            stop = start + ROWS_PER_BLOCK
-            rows = scaled[start:stop] @ scaled[start:].T  # (block, d − start)
-            matrix[start:, start:stop] = rows.T
-            matrix[start:stop, stop:] = rows[:, ROWS_PER_BLOCK:]
+        matrix = gram(keys.double() * counts.double().sqrt())
         return Moment(matrix, int(counts.sum()))
 
     def __add__(self, other: Moment) -> Moment:
@@ -56,6 +49,18 @@ class Moment:
     def times(self, count: float) -> Moment:
         """The moment of the same prompts, each repeated `count` times or with that weight."""
         return Moment(self.matrix * count, self.tokens * count)
+
+
+def gram(columns: Tensor) -> Tensor:
+    """C Cᵀ of columns C, shape (d, n)."""
+    matrix = columns.new_empty(len(columns), len(columns))
+    # Only the upper triangle is computed, then mirrored. That halves the products.
+    for start in range(0, len(columns), ROWS_PER_BLOCK):
+        stop = start + ROWS_PER_BLOCK
+        rows = columns[start:stop] @ columns[start:].T  # (block, d − start)
+        matrix[start:, start:stop] = rows.T
+        matrix[start:stop, stop:] = rows[:, ROWS_PER_BLOCK:]
+    return matrix
 
 
 def symmetrised(matrix: Tensor) -> Tensor:

@@ -10,10 +10,17 @@ import torch
 from torch import Tensor
 
 from forgetcli.errors import EditError
+from forgetcli.linalg.edit_operator import EditOperator
 from forgetcli.linalg.factor import cholesky
+from forgetcli.linalg.moment import gram
 
 # Directions of A whose singular value is below this fraction of the largest one are left out.
 NEGLIGIBLE_RATIO = 1e-7
+
+
+# The keys span the null space if no eigenvalue of their second moment is below this fraction of the
+# sum of all. Rounding errors of the eigenvalues are five orders of magnitude smaller.
+SPANNING_RATIO = 1e-10
 
 
 @dataclass(frozen=True)
@@ -23,11 +30,62 @@ class Coordinates:
 
     Attributes:
         changes: E, float64, shape (k, d).
-        residuals: T, float64, shape (k, n). For the residual R = Z T the closed form gives Δ.
+        left, right, weights: T = left · right · diag(weights), of shapes (k, j), (j, n) and (n,).
     """
 
     changes: Tensor
-    residuals: Tensor
+    left: Tensor
+    right: Tensor
+    weights: Tensor
+
+    def residual(self, Z: Tensor) -> Tensor:
+        """Z T, shape (m, n): the smallest residual for which the closed form gives Δ = Z E."""
+        return Z @ self.left @ self.right * self.weights
+
+
+def coordinates(operator: EditOperator, weights: Tensor, unit: float = 1.0) -> Coordinates:
+    """Coordinates of the changes {R diag(w) A}.
+
+    If the keys span the null space, so do the rows of A, and the changes are all Δ = Y Ũᵀ. Then no
+    singular values are needed: with M = LLᵀ, N = B diag(w)² Bᵀ and S = BBᵀ + M,
+    E = L⁻¹ Ũᵀ and T = L⁻¹ S N⁻¹ B diag(w), since diag(w) A = diag(w) Bᵀ S⁻¹ Ũᵀ. (At 2,000 keys and
+    630 directions this takes a fifth of the time of the decomposition in `whitened`.)
+
+    Args:
+        weights: w, float64, shape (n,); zero for keys whose outputs must not change.
+        unit: the penalty is counted in it: M is divided by it.
+    Raises:
+        EditError: as `whitened`.
+    """
+    metric = operator.metric / unit
+    if int(weights.count_nonzero()) >= len(operator.keys):
+        moment = gram(operator.keys * weights)  # N, (r, r)
+        if spans(moment):
+            lower = metric_factor(metric)
+            left = torch.linalg.solve_triangular(lower, operator.system, upper=False)  # L⁻¹ S
+            left = torch.cholesky_solve(left.T, torch.linalg.cholesky(moment)).T
+            changes = torch.linalg.solve_triangular(lower, operator.basis.T, upper=False)
+            return Coordinates(changes, left, operator.keys, weights)
+    return whitened(weights[:, None] * operator.matrix, operator.basis, metric)
+
+
+def spans(moment: Tensor) -> bool:
+    """Whether no eigenvalue of a second moment is below `SPANNING_RATIO` of their sum.
+
+    A Cholesky factorisation decides in a sixth of the time of the eigenvalues.
+    """
+    shifted = moment.clone()
+    shifted.diagonal().sub_(SPANNING_RATIO * moment.trace())
+    return not int(torch.linalg.cholesky_ex(shifted).info)
+
+
+def metric_factor(metric: Tensor) -> Tensor:
+    """L of M = LLᵀ, shape (r, r).
+
+    Raises:
+        EditError: M is singular to working precision.
+    """
+    return cholesky(metric, "raise [edit] lam", what="the penalty of a change")
 
 
 def whitened(A: Tensor, basis: Tensor, metric: Tensor) -> Coordinates:
@@ -48,7 +106,7 @@ def whitened(A: Tensor, basis: Tensor, metric: Tensor) -> Coordinates:
     Raises:
         EditError: A is zero, or M is singular to working precision.
     """
-    lower = cholesky(metric, "raise [edit] lam", what="the penalty of a change")  # (r, r)
+    lower = metric_factor(metric)
     left, sizes, right = torch.linalg.svd(A @ basis @ lower, full_matrices=False)
     rank = int((sizes > NEGLIGIBLE_RATIO * sizes[0]).sum())
     if rank == 0:
@@ -60,4 +118,10 @@ def whitened(A: Tensor, basis: Tensor, metric: Tensor) -> Coordinates:
     unwhitened = torch.linalg.solve_triangular(
         lower, right[:rank], upper=False, left=False
     )  # Vᵀ L⁻¹, (k, r)
-    return Coordinates(unwhitened @ basis.T, (left[:, :rank] / sizes[:rank]).T.contiguous())
+    # A row of zeros has no residual, but rounding errors.
+    return Coordinates(
+        changes=unwhitened @ basis.T,
+        left=torch.diag(1 / sizes[:rank]),
+        right=left[:, :rank].T,
+        weights=A.any(1).double(),
+    )

@@ -241,7 +241,7 @@ def _solving(site: EditableSite, task: Task, speed: Speed) -> float:
     width = site.shape[1]
     distinct = len(task.concepts.of(site.component).first)
     known = task.all_cached and width >= SMALLEST_WIDTH
-    products = 8 * distinct * width * width / (speed.linear / 2)
+    products = 4 * distinct * width * width / (speed.linear / 2)
     return (1 if known else 2) * eigh_seconds(width) + products
 
 

@@ -4,12 +4,14 @@ them ends where the closed form does.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from test_linalg import problem, relative
 
 from forgetcli.errors import EditError
-from forgetcli.linalg import edit_operator, whitened
+from forgetcli.linalg import coordinates, edit_operator, whitened
 
 DIM = 24
 
@@ -23,7 +25,7 @@ def posed(tokens: int):
         DIM, 2 * DIM, generator=torch.Generator().manual_seed(1), dtype=torch.float64
     )
     operator = edit_operator(made.keys, made.projector, made.lam, words @ words.T)
-    return made, operator, whitened(operator.matrix, made.projector.basis, operator.metric)
+    return made, operator, coordinates(operator, torch.ones(tokens, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("tokens", [3, 40])  # fewer keys than null directions, and more
@@ -35,7 +37,7 @@ def test_coordinates_are_changes_of_the_operator_and_their_squares_the_cost(toke
         5, len(space.changes), generator=torch.Generator().manual_seed(2), dtype=torch.float64
     )
     delta = Z @ space.changes
-    assert relative(delta, Z @ space.residuals @ operator.matrix) < 1e-8
+    assert relative(delta, space.residual(Z) @ operator.matrix) < 1e-8
     Y = delta @ basis
     assert relative(delta, Y @ basis.T) < 1e-12  # inside the null space
     assert float(((Y @ operator.metric) * Y).sum()) == pytest.approx(float(Z.pow(2).sum()))
@@ -67,14 +69,39 @@ def test_the_least_of_misfit_and_cost_is_the_closed_form(tokens: int):
     )  # without the ridge in the metric it is not
 
 
-def test_rows_of_zeros_ask_for_nothing_and_zeros_alone_are_refused():
-    made, operator, _ = posed(6)
-    movable = torch.tensor([0, 1, 1, 0, 1, 1], dtype=torch.float64)[:, None]
-    some = whitened(operator.matrix * movable, made.projector.basis, operator.metric)
-    assert (
-        len(some.changes) == 4
-        and (some.residuals[:, [0, 3]].abs() < 1e-9 * some.residuals.abs().max()).all()
+@pytest.mark.parametrize("frozen", [0, 5])
+def test_keys_that_span_the_null_space_have_the_coordinates_of_the_decomposition(frozen: int):
+    """Without singular values: the same changes, in the same metric, from the same residuals."""
+    made, operator, _ = posed(40)
+    weights = torch.linspace(1, 3, 40, dtype=torch.float64)
+    weights[:frozen] = 0
+    unit = 7.0
+    space = coordinates(operator, weights, unit)
+    other = whitened(
+        weights[:, None] * operator.matrix, made.projector.basis, operator.metric / unit
     )
+    assert not torch.allclose(space.changes, other.changes)  # another basis of the same changes
+    Z = torch.randn(
+        5, len(space.changes), generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
+    delta = Z @ space.changes
+    same = torch.linalg.lstsq(other.changes.T, delta.T).solution.T
+    assert relative(same @ other.changes, delta) < 1e-10
+    assert float(same.norm()) == pytest.approx(float(Z.norm()))
+    assert relative(space.residual(Z), other.residual(same)) < 1e-8
+    assert (space.residual(Z)[:, :frozen] == 0).all()
+    dependent = operator.keys.clone()
+    dependent[-1] = dependent[0]  # 40 keys in a smaller space
+    fewer = coordinates(replace(operator, keys=dependent), weights, unit)
+    assert len(fewer.changes) == len(space.changes) - 1
+
+
+def test_rows_of_zeros_ask_for_nothing_and_zeros_alone_are_refused():
+    _, operator, _ = posed(6)
+    movable = torch.tensor([0, 1, 1, 0, 1, 1], dtype=torch.float64)
+    some = coordinates(operator, movable)
+    Z = torch.ones(1, len(some.changes), dtype=torch.float64)
+    assert len(some.changes) == 4 and torch.equal(some.residual(Z)[0] != 0, movable.bool())
     with pytest.raises(EditError) as caught:
-        whitened(operator.matrix * 0, made.projector.basis, operator.metric)
+        coordinates(operator, movable * 0)
     assert caught.value.code == "edit.nothing-to-change"

@@ -208,13 +208,13 @@ def test_joint_descent_brings_predictions_nearer_whatever_it_matches(model, matc
 
 
 def test_the_attention_loss_is_that_of_every_key_and_value(model):
-    setup = posed(model)
+    setup = posed(model, refine__mode="sequential")  # a loss in units of the unedited model's
     matcher = objectives.ContextMatcher.of(model, setup.pairs, setup.parameters.refine, 0, Silent())
     before, wanted = (
         encoded(model, setup.pairs.concepts.ids),
         encoded(model, setup.pairs.targets.ids),
     )
-    assert float(matcher.loss()) == pytest.approx(1)  # in units of the unedited model's
+    assert float(matcher.loss()) == pytest.approx(1)
     changed = {("text_encoder", setup.sites[0].parameter): setup.problems[0].weight * 1.5}
     with model.weights(changed):
         after, loss = encoded(model, setup.pairs.concepts.ids), float(matcher.loss())
@@ -232,6 +232,10 @@ def test_the_attention_loss_is_that_of_every_key_and_value(model):
         return float((read(contexts) - read(wanted)).pow(2).sum())
 
     assert loss == pytest.approx(off(after) / off(before), rel=1e-4)
+    joint = objectives.ContextMatcher.of(
+        model, setup.pairs, posed(model).parameters.refine, 0, Silent()
+    )
+    assert float(joint.loss()) == pytest.approx(off(before) / len(setup.pairs.concepts.prompts))
     plain = float((after - wanted).pow(2).sum() / (before - wanted).pow(2).sum())
     assert abs(loss - plain) > 1e-3  # distances of contexts themselves are something else
 

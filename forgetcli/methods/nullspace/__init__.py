@@ -336,8 +336,9 @@ def _of_text_encoder(task: Task, parameters: Parameters) -> Cost:
         steps = refine.steps * refine.epochs * len(parameters.edit.sites)
         compared = refine.batch
     prompts = ceil(compared / refine.batch) * min(refine.batch, pairs)
-    # A gradient costs twice as much as the encoding.
-    encoded = moments + 4 * pairs + 3 * steps * prompts
+    # Keys of the concept prompts before and after the edit, targets; a gradient costs twice as much
+    # as the encoding.
+    encoded = moments + 3 * pairs + 3 * steps * prompts
     if refine.match == "attention":
         return Cost(encoded=encoded, moments=moments)
     # Noisy images for concepts and targets; guidance needs two predictions.
