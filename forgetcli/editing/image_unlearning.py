@@ -7,8 +7,9 @@ the concept is seen: at noised images of it. *Whatever context it reads* there, 
     ε(target) − b (ε(concept) − ε(∅))
 
 with the unedited model's ε: an image that begins to look like the concept is led away from it. The
-contexts are those of the concept's prompts, of the empty and of unrelated prompts, and of words
-that bring the concept back, which concept inversion learns meanwhile. At noised images of preserve
+contexts are those of the concept's prompts and of words that bring the concept back, which concept
+inversion learns meanwhile; where the noised image shows the concept, also those of the empty and of
+unrelated prompts. At noised images of preserve
 prompts the denoiser is to predict what the unedited one does.
 
 Each step of the training is also a step of the inversions, as in "free" adversarial training
@@ -46,6 +47,7 @@ from forgetcli.editing.unlearning_sizes import (
     PROMPTED,
     REPEATS,
     REPLAYED,
+    UNRELATED,
     WORDS,
 )
 from forgetcli.models import vocabulary
@@ -56,7 +58,10 @@ from forgetcli.progress import Observer
 
 Weights = Mapping[tuple[str, str], Tensor]
 
-UNRELATED = 60  # vocabulary words among the contexts
+# Below this time, out of 1000, a noised image shows the concept: the unedited denoiser finishes it
+# as such without a prompt (docs/robustness.md).
+SEEN = 600
+VOCABULARY = 60  # words among the unrelated contexts
 PREDICTED = 32  # predictions made at a time
 
 WORD_LR = 0.1  # relative to the root mean square of the embeddings' entries
@@ -85,12 +90,14 @@ class Subject:
 
     Attributes:
         requests: at images of the concept.
+        seen: the numbers of the requests whose image shows the concept.
         truth: what a denoiser that knows the images predicts there, float32, shape (n, c, h, w).
         prompts: contexts of its prompts, of the unedited and of the edited text encoders.
         words: that bring it back.
     """
 
     requests: Requests
+    seen: Tensor
     truth: Tensor
     prompts: Context
     words: Words
@@ -201,10 +208,16 @@ def unlearn(
         for number in range(steps):
             concept = subjects[number % len(subjects)]
             asked = concept.requests
-            rows = drawn(asked, WORDS + REPLAYED + PROMPTED, generator)
-            others = drawn(kept.requests, KEPT, generator)
+            rows = torch.cat(
+                [
+                    drawn(len(asked.noisy), WORDS + REPLAYED + PROMPTED, generator),
+                    concept.seen[drawn(len(concept.seen), UNRELATED, generator)],
+                ]
+            )
+            others = drawn(len(kept.reads), KEPT, generator)
             read = [concept.words.contexts(), concept.words.replayed(REPLAYED)]
-            read += [one_of([concept.prompts, *unrelated], generator) for _ in range(PROMPTED)]
+            read.append(concept.prompts[drawn(len(concept.prompts.hidden), PROMPTED, generator)])
+            read.append(unrelated[drawn(len(unrelated.hidden), UNRELATED, generator)])
             read.append(kept.contexts[kept.reads[others]])
             predicted = student.predict(
                 torch.cat([asked.noisy[rows], kept.requests.noisy[others]]),
@@ -260,7 +273,9 @@ def subject(
         with model.weights(encoder):
             contexts = Context.cat([contexts, encoded(model, prompts)])
             words = Words(model, concept, target, generator)
-    return Subject(Requests(noisy, t, wanted), truth, contexts, words)
+    # At least one: the least noised.
+    seen = (t <= t.min().clamp_min(SEEN - 1)).nonzero().flatten().cpu()
+    return Subject(Requests(noisy, t, wanted), seen, truth, contexts, words)
 
 
 @dataclass(frozen=True)
@@ -324,12 +339,12 @@ class Kept:
 
 
 @torch.no_grad()
-def unrelated_contexts(model: LoadedModel, kept: Kept, generator: torch.Generator) -> list[Context]:
-    """The contexts of the empty prompt, of preserve prompts and of words of the vocabulary."""
+def unrelated_contexts(model: LoadedModel, kept: Kept, generator: torch.Generator) -> Context:
+    """The contexts of preserve prompts, of the empty prompt and of words of the vocabulary."""
     words = vocabulary.words(model.tokenizer)
-    chosen = [words[int(i)] for i in torch.randint(len(words), (UNRELATED,), generator=generator)]
+    chosen = [words[int(i)] for i in drawn(len(words), VOCABULARY, generator)]
     prompts = [PROMPTS[i % len(PROMPTS)].replace("{}", word) for i, word in enumerate(chosen)]
-    return [kept.contexts[:-1], kept.contexts[-1:], encoded(model, prompts)]
+    return Context.cat([kept.contexts, encoded(model, prompts)])
 
 
 def noised(
@@ -353,13 +368,6 @@ def predicted_at(model: LoadedModel, noisy: Tensor, t: Tensor, contexts: Context
     )
 
 
-def drawn(requests: Requests, n: int, generator: torch.Generator) -> Tensor:
-    """The numbers of n random requests."""
-    return torch.randint(len(requests.noisy), (n,), generator=generator)
-
-
-def one_of(groups: Sequence[Context], generator: torch.Generator) -> Context:
-    """A random context of a random group, one row."""
-    group = groups[int(torch.randint(len(groups), (1,), generator=generator))]
-    row = int(torch.randint(len(group.hidden), (1,), generator=generator))
-    return group[row : row + 1]
+def drawn(count: int, n: int, generator: torch.Generator) -> Tensor:
+    """n random numbers below `count`."""
+    return torch.randint(count, (n,), generator=generator)

@@ -227,12 +227,12 @@ class RobustSettings(BaseModel):
     )
     finetune_lr: Positive = Field(2e-4, description="Learning rate of Adam in the fine-tuning.")
     repel: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        2.0,
+        1.5,
         description="Fine-tuning: how far images that look like the concept are led away from it, "
         "beyond the target.",
     )
     keep: Positive = Field(
-        2.0, description="Fine-tuning: weight of the images of preserve prompts, which must stay."
+        3.0, description="Fine-tuning: weight of the images of preserve prompts, which must stay."
     )
 
 
