@@ -44,7 +44,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "uce": ("uce", {}),
     "both": ("nullspace", {"edit": {"layers": "both"}}),
     "rounds": ("nullspace", {"edit": {"layers": "both"}, "robust": {"rounds": 3}}),
-    "finetune": ("nullspace", {"edit": {"layers": "both"}, "robust": {"finetune": 100}}),
+    "finetune": ("nullspace", {"edit": {"layers": "both"}, "robust": {"finetune": 600}}),
 }
 
 

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from forgetcli.editing.check import spread
@@ -66,6 +65,10 @@ PREDICTED = 32  # predictions made at a time
 
 WORD_LR = 0.1  # relative to the root mean square of the embeddings' entries
 WORD_STEPS = 400  # steps after which a word begins anew elsewhere
+# A word whose denoising loss is above this times that of the target's prompt brings nothing back:
+# it has become another concept, which must stay.
+HARMLESS = 1.05
+MEMORY = 0.9  # of the running mean of that ratio
 REMEMBERED = 5  # the words of every so many steps are replayed later
 
 
@@ -92,6 +95,7 @@ class Subject:
         requests: at images of the concept.
         seen: the numbers of the requests whose image shows the concept.
         truth: what a denoiser that knows the images predicts there, float32, shape (n, c, h, w).
+        bars: the unedited model's errors for the target's prompts, shape (n,).
         prompts: contexts of its prompts, of the unedited and of the edited text encoders.
         words: that bring it back.
     """
@@ -99,6 +103,7 @@ class Subject:
     requests: Requests
     seen: Tensor
     truth: Tensor
+    bars: Tensor
     prompts: Context
     words: Words
 
@@ -117,6 +122,7 @@ class Words:
         self.starts: tuple[str | None, ...] = (concept, None, target)
         self.begun = 0
         self.learned = [self._begin() for _ in range(WORDS)]
+        self.ratios = [0.0] * WORDS  # loss by the target prompt's, running means
         self.past: list[dict[str, Tensor]] = []
 
     def contexts(self) -> Context:
@@ -129,25 +135,36 @@ class Words:
         past = self.past or [vectors for vectors, _ in self.learned]
         return self._encoded([past[self._random(len(past))] for _ in range(n)])
 
-    def follow(self, loss: Tensor, number: int) -> None:
-        """A step of every word down this loss of their contexts, whose graph is retained.
+    def follow(self, errors: Tensor, bars: Tensor, number: int) -> None:
+        """A step of every word down its error, whose graph is retained.
 
         Args:
+            errors: of the predictions for `contexts`, shape (words,).
+            bars: the unedited model's errors there for the target's prompt, shape (words,).
             number: of the step, from 0.
         """
+        for i, ratio in enumerate((errors.detach() / bars).tolist()):
+            self.ratios[i] = MEMORY * self.ratios[i] + (1 - MEMORY) * ratio
         free = [vector for vectors, _ in self.learned for vector in vectors.values()]
-        for vector, gradient in zip(free, torch.autograd.grad(loss, free, retain_graph=True)):
+        gradients = torch.autograd.grad(errors.sum(), free, retain_graph=True)
+        for vector, gradient in zip(free, gradients):
             vector.grad = gradient
         if number % REMEMBERED == 0:
             self.past += [
                 {name: vector.detach().clone() for name, vector in vectors.items()}
-                for vectors, _ in self.learned
+                for (vectors, _), harmful in zip(self.learned, self.harmful())
+                if harmful
             ]
         for _, optimiser in self.learned:
             optimiser.step()
         # One after another, so that some words are always old.
         if number and number % (WORD_STEPS // WORDS) == 0:
-            self.learned[(number * WORDS // WORD_STEPS - 1) % WORDS] = self._begin()
+            oldest = (number * WORDS // WORD_STEPS - 1) % WORDS
+            self.learned[oldest], self.ratios[oldest] = self._begin(), 0.0
+
+    def harmful(self) -> Tensor:
+        """Which words bring the concept back, or may still learn to: bool, shape (words,)."""
+        return torch.tensor([ratio < HARMLESS for ratio in self.ratios])
 
     def _begin(self) -> tuple[dict[str, Tensor], torch.optim.Adam]:
         """A word at the concept, the vocabulary's mean, the target or a random word, in turn."""
@@ -224,13 +241,17 @@ def unlearn(
                 torch.cat([asked.t[rows], kept.requests.t[others]]),
                 Context.cat(read),
             ).float()
-            attacked, led, stays = predicted[:WORDS], predicted[:-KEPT], predicted[-KEPT:]
+            led, stays = predicted[:-KEPT], predicted[-KEPT:]
             concept.words.follow(
-                F.mse_loss(attacked, concept.truth[rows[:WORDS]]), number // len(subjects)
+                squared(led[:WORDS], concept.truth[rows[:WORDS]]),
+                concept.bars[rows[:WORDS]],
+                number // len(subjects),
             )
-            loss = F.mse_loss(led, asked.wanted[rows]) + settings.keep * F.mse_loss(
+            counts = torch.ones(len(led), device=led.device)
+            counts[:WORDS] = concept.words.harmful()
+            loss = (counts * squared(led, asked.wanted[rows])).mean() + settings.keep * squared(
                 stays, kept.requests.wanted[others]
-            )
+            ).mean()
             # The rate falls to zero over the second half, so that the words catch up.
             for group in optimiser.param_groups:
                 group["lr"] = settings.finetune_lr * min(1.0, 2 * (1 - number / steps))
@@ -265,7 +286,8 @@ def subject(
         concepts = encoded(model, named)
         targets = encoded(model, [prompt for _, prompt in chosen])
         empty = model.unconditional().repeated(len(rows))
-        wanted = predicted_at(model, noisy, t, targets[rows]) - settings.repel * (
+        target_at = predicted_at(model, noisy, t, targets[rows])
+        wanted = target_at - settings.repel * (
             predicted_at(model, noisy, t, concepts[rows]) - predicted_at(model, noisy, t, empty)
         )
         prompts = [prompt for prompt, _ in (*plain, *pairs)]
@@ -275,7 +297,9 @@ def subject(
             words = Words(model, concept, target, generator)
     # At least one: the least noised.
     seen = (t <= t.min().clamp_min(SEEN - 1)).nonzero().flatten().cpu()
-    return Subject(Requests(noisy, t, wanted), seen, truth, contexts, words)
+    return Subject(
+        Requests(noisy, t, wanted), seen, truth, squared(target_at, truth), contexts, words
+    )
 
 
 @dataclass(frozen=True)
@@ -366,6 +390,11 @@ def predicted_at(model: LoadedModel, noisy: Tensor, t: Tensor, contexts: Context
     return torch.cat(
         [model.denoise(noisy[part], t[part], contexts[part]).float() for part in parts]
     )
+
+
+def squared(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared error of each image, shape (n,), for (n, c, h, w)."""
+    return (predicted - wanted).square().mean((1, 2, 3))
 
 
 def drawn(count: int, n: int, generator: torch.Generator) -> Tensor:

@@ -1,5 +1,6 @@
 """Claims: at images of the concept the unedited model asks for the prediction of the target, led
-away from the concept; words are learned, replayed and begun anew; the denoiser is led away whatever
+away from the concept; words are learned, replayed and begun anew, and spared once they are
+harmless; the denoiser is led away whatever
 it reads, and what stays stays; an interruption leaves the model as it was.
 """
 
@@ -92,7 +93,7 @@ def test_words_are_learned_replayed_and_begun_anew_one_after_another(
     number = tiny.tokenizer.convert_tokens_to_ids("dog</w>")
     assert torch.equal(first[0], table[number]) and torch.allclose(first[1], table.mean(0))
     for step in range(9):
-        words.follow(words.contexts().hidden.square().mean(), step)
+        words.follow(words.contexts().hidden.square().mean((1, 2)), torch.full((4,), 1e9), step)
         # A new word every two steps: the first after step 2, the second after step 4, …
         same = [vectors is old for (vectors, _), old in zip(words.learned, begun)]
         assert same == [step < 2, step < 4, step < 6, step < 8]
@@ -106,6 +107,28 @@ def test_words_are_learned_replayed_and_begun_anew_one_after_another(
     assert any(torch.allclose(read[0], each, atol=1e-5) for each in expected)
 
 
+def test_a_word_that_explains_the_images_no_better_than_the_target_is_harmless(
+    tiny, monkeypatch: pytest.MonkeyPatch
+):
+    """From a running mean, so that every word has some steps; a new word has them again."""
+    monkeypatch.setattr(image_unlearning, "WORD_STEPS", 160)
+    monkeypatch.setattr(image_unlearning, "REMEMBERED", 1)
+    words = Words(tiny, "dog", "cat", torch.Generator().manual_seed(0))
+    ratios = torch.tensor([0.5, 1.0, 1.2, 9.0])
+    seen = []
+    for step in range(40):
+        errors = words.contexts().hidden.square().mean((1, 2))
+        words.follow(errors, errors.detach() / ratios, step)
+        seen.append(words.harmful().tolist())
+    assert seen[0] == [True] * 4
+    assert seen[5] == [True, True, True, False]
+    assert seen[-1] == [True, True, False, False]
+    assert len(words.past) == sum(map(sum, seen))
+    errors = words.contexts().hidden.square().mean((1, 2))
+    words.follow(errors, errors.detach() / ratios[[3, 1, 2, 3]], 40)
+    assert words.harmful().tolist() == [True, True, False, False]
+
+
 def test_a_word_descends_towards_the_concepts_images(tiny):
     """Against a network that is not trained, its loss on fixed images falls."""
     generator = torch.Generator().manual_seed(0)
@@ -113,14 +136,14 @@ def test_a_word_descends_towards_the_concepts_images(tiny):
     noisy, t, truth = noised(tiny, latents, generator)
     words = Words(tiny, "dog", "cat", torch.Generator().manual_seed(0))
 
-    def loss(contexts: Context) -> Tensor:
-        return F.mse_loss(tiny.denoise(noisy, t, contexts).float(), truth)
+    def errors(contexts: Context) -> Tensor:
+        return (tiny.denoise(noisy, t, contexts).float() - truth).square().mean((1, 2, 3))
 
     losses = []
     for step in range(40):
-        now = loss(words.contexts())
-        words.follow(now, step)
-        losses.append(now.item())
+        now = errors(words.contexts())
+        words.follow(now, torch.ones(4), step)
+        losses.append(now.mean().item())
     assert sum(losses[-5:]) < sum(losses[:5])
 
 
