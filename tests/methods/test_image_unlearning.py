@@ -6,12 +6,13 @@ it reads, and what stays stays; an interruption leaves the model as it was.
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from pipelines import tiny_sd
+from pipelines import tiny_sd, tiny_sdxl
 from torch import Tensor
 
 from forgetcli import models
@@ -197,3 +198,17 @@ def test_every_concept_has_its_steps_and_an_interruption_leaves_the_model_as_it_
     _, losses = unlearn(tiny, task, settings(), encoder, {}, Silent())
     assert len(losses) == 4
     assert all(torch.equal(tiny.unet.state_dict()[n], v) for n, v in weights.items())
+
+
+def test_a_model_with_two_text_encoders_learns_its_words_in_both(tmp_path: Path):
+    model = models.load(base.resolve(tiny_sdxl(tmp_path / "xl")), device="cpu", dtype="float32")
+    words = Words(model, "dog", "cat", torch.Generator().manual_seed(0))
+    first = {name: vector.detach().clone() for name, vector in words.learned[0][0].items()}
+    assert set(first) == {"text_encoder", "text_encoder_2"}
+    words.follow(words.contexts().hidden.square().mean((1, 2)), torch.ones(4), 0)
+    after, _ = words.learned[0]
+    assert all(not torch.equal(after[name], vector) for name, vector in first.items())
+    changes, losses = unlearn(
+        model, Task(PAIRS, preserve=("", "a house")), settings(), {}, {}, Silent()
+    )
+    assert len(losses) == 2 and all(bool(change.any()) for change in changes.values())
