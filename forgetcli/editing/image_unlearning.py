@@ -67,7 +67,7 @@ WORD_LR = 0.1  # relative to the root mean square of the embeddings' entries
 WORD_STEPS = 400  # steps after which a word begins anew elsewhere
 # A word whose denoising loss is above this times that of the target's prompt brings nothing back:
 # it has become another concept, which must stay.
-HARMLESS = 1.05
+HARMLESS = 1.2
 MEMORY = 0.9  # of the running mean of that ratio
 REMEMBERED = 5  # the words of every so many steps are replayed later
 
@@ -122,7 +122,7 @@ class Words:
         self.starts: tuple[str | None, ...] = (concept, None, target)
         self.begun = 0
         self.learned = [self._begin() for _ in range(WORDS)]
-        self.ratios = [0.0] * WORDS  # loss by the target prompt's, running means
+        self.ratios = [HARMLESS] * WORDS  # loss by the target prompt's, running means
         self.past: list[dict[str, Tensor]] = []
 
     def contexts(self) -> Context:
@@ -160,10 +160,10 @@ class Words:
         # One after another, so that some words are always old.
         if number and number % (WORD_STEPS // WORDS) == 0:
             oldest = (number * WORDS // WORD_STEPS - 1) % WORDS
-            self.learned[oldest], self.ratios[oldest] = self._begin(), 0.0
+            self.learned[oldest], self.ratios[oldest] = self._begin(), HARMLESS
 
     def harmful(self) -> Tensor:
-        """Which words bring the concept back, or may still learn to: bool, shape (words,)."""
+        """Which words bring the concept back: bool, shape (words,)."""
         return torch.tensor([ratio < HARMLESS for ratio in self.ratios])
 
     def _begin(self) -> tuple[dict[str, Tensor], torch.optim.Adam]:
