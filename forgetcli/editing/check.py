@@ -47,9 +47,11 @@ class Check:
     def as_dict(self) -> dict[str, float]:
         return {name: round(value, 5) for name, value in asdict(self).items()}
 
-    def enforce(self) -> None:
+    def enforce(self, drift_limit: float | None = None) -> None:
         """Raise if the edit has no effect, or changes too much.
 
+        Args:
+            drift_limit: the largest accepted drift; None: `WRECKED`.
         Raises:
             EditError: the edit did nothing (`edit.no-effect`) or the model is wrecked
                 (`edit.wrecked`).
@@ -65,7 +67,7 @@ class Check:
                 "the edited model's predictions are not finite numbers",
                 "raise [refine] damping (of other methods [edit] lam)",
             )
-        if self.preserve_drift > WRECKED:
+        if self.preserve_drift > (WRECKED if drift_limit is None else drift_limit):
             raise EditError(
                 "edit.wrecked",
                 f"the edit breaks what it should preserve: {figures}",

@@ -74,6 +74,7 @@ class Edit:
         cache: {"hits", "misses"} of the second moments.
         keys: (component, parameter) → the keys that later edits must protect, for the ledger.
         attacks: attacks on the model during the edit, as rows of the report; none for most methods.
+        drift_limit: what the check accepts as the drift of preserve prompts; None: `WRECKED`.
     """
 
     weights: Mapping[tuple[str, str], Tensor]
@@ -83,3 +84,4 @@ class Edit:
     cache: Mapping[str, int] = field(default_factory=lambda: {"hits": 0, "misses": 0})
     keys: Mapping[tuple[str, str], Keys] = field(default_factory=dict)
     attacks: tuple[dict, ...] = ()
+    drift_limit: float | None = None

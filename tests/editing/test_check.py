@@ -127,6 +127,12 @@ def test_verdict_on_good_edits(moved: float, drift: float):
     assert figures(moved, drift).as_dict()["moved"] == moved
 
 
+def test_an_edit_may_bring_a_limit_of_its_own():
+    figures(0.9, WRECKED + 0.1).enforce(WRECKED + 0.1)
+    with pytest.raises(EditError, match="breaks what it should preserve"):
+        figures(0.9, WRECKED + 0.1).enforce(WRECKED + 0.05)
+
+
 # the figures
 
 

@@ -17,6 +17,7 @@ from forgetcli import export, methods, models, recipe
 from forgetcli.artifact import integrity, manifest
 from forgetcli.checkpoint import base
 from forgetcli.editing import adversarial_rounds, finetuning, image_unlearning
+from forgetcli.editing.check_limits import WRECKED_AT_IMAGES
 from forgetcli.editing.context_columns import PairColumns, pair_columns, prompt_columns
 from forgetcli.editing.context_map import ContextProblem, mean_moment
 from forgetcli.editing.context_sources import token_states
@@ -243,6 +244,7 @@ def test_the_fine_tuning_starts_at_the_closed_form_and_changes_the_whole_denoise
         assert sizes[name.removesuffix(".weight")] == pytest.approx(
             float((W - before).norm() / before.norm().clamp_min(1e-300))
         )
+    assert closed.drift_limit is None and tuned.drift_limit == WRECKED_AT_IMAGES
     again = edit(model, BOTH, FINETUNE)
     assert all(torch.equal(again.weights[key], W) for key, W in tuned.weights.items())
 

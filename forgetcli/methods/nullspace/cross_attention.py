@@ -16,6 +16,7 @@ from torch import Tensor
 
 from forgetcli.editing.adversarial_rounds import harden
 from forgetcli.editing.alignment import Positions
+from forgetcli.editing.check_limits import WRECKED_AT_IMAGES
 from forgetcli.editing.context_columns import heldout_columns, pair_columns, prompt_columns
 from forgetcli.editing.context_layers import cross_attention, edited
 from forgetcli.editing.context_map import ContextProblem, mean_moment
@@ -119,6 +120,7 @@ def finetuned(
             replace(reports.get(site.name, site), delta_rel=site.delta_rel) for site in tuned.sites
         ),
         losses=tuned.losses,
+        drift_limit=WRECKED_AT_IMAGES,
     )
 
 

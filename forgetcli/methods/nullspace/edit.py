@@ -33,4 +33,5 @@ def edit(model: LoadedModel, task: Task, parameters: Parameters, observer: Obser
         cache=first.cache,
         keys={**first.keys, **second.keys},
         attacks=second.attacks,
+        drift_limit=second.drift_limit,
     )
