@@ -73,8 +73,8 @@ def refuse_unknown_names(line: str, option: str, given: str | list[str]) -> None
     if option not in NAMES:
         return
     for value in [given] if isinstance(given, str) else given:
-        for name in value.split(","):
-            name = re.split("[.=]", name)[0] if option in ("set_", "attack_set") else name
+        keyed = option in ("set_", "attack_set")  # one KEY=VALUE, and the value may be a list
+        for name in re.split("[.=]", value)[:1] if keyed else value.split(","):
             is_file = option in ("recipe", "recipes") and name.endswith(".toml")
             assert is_file or name in NAMES[option](), f"{line}: there is no {option} {name!r}"
 

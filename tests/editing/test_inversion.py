@@ -107,7 +107,7 @@ def test_the_descent_finds_a_planted_minimum():
     free = torch.zeros(3, requires_grad=True)
     groups = [{"params": [free], "lr": 0.1}]
     losses = inversion._descend(
-        model, torch.zeros(4, 3), lambda rows: free, 1, groups, 200, 2, 0, Silent()
+        model, torch.zeros(4, 3), lambda rows: free, 1, groups, 200, 2, (0, 10), 0, Silent()
     )
     assert torch.allclose(free.detach(), wanted, atol=1e-2)
     assert losses[-1] < 1e-3 < losses[0]
