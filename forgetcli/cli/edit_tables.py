@@ -126,9 +126,10 @@ def outcome(check: Mapping[str, Any]) -> str:
             f"(at least {percent(NO_OP)}): {'pass' if moved >= NO_OP else 'FAIL'}"
         )
     if (drift := check.get("preserve_drift")) is not None:
+        limit = check.get("drift_limit", WRECKED)
         lines.append(
             f"kept: preserve prompts changed by {percent(drift, 1)} "
-            f"(at most {percent(WRECKED)}): {'pass' if drift <= WRECKED else 'FAIL'}"
+            f"(at most {percent(limit)}): {'pass' if drift <= limit else 'FAIL'}"
         )
     return "\n".join(lines)
 

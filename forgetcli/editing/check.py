@@ -37,21 +37,22 @@ class Check:
             model's.
         moved: 1 − after/before, the fraction of the distance to the target that the edit covered.
         preserve_drift: ‖ε_edited − ε‖ / ‖ε‖ for preserve prompts.
+        drift_limit: the largest accepted drift, where the edit has one of its own; None: `WRECKED`.
     """
 
     concept_before: float
     concept_after: float
     moved: float
     preserve_drift: float
+    drift_limit: float | None = None
 
     def as_dict(self) -> dict[str, float]:
-        return {name: round(value, 5) for name, value in asdict(self).items()}
+        figures = asdict(self).items()
+        return {name: round(value, 5) for name, value in figures if value is not None}
 
-    def enforce(self, drift_limit: float | None = None) -> None:
+    def enforce(self) -> None:
         """Raise if the edit has no effect, or changes too much.
 
-        Args:
-            drift_limit: the largest accepted drift; None: `WRECKED`.
         Raises:
             EditError: the edit did nothing (`edit.no-effect`) or the model is wrecked
                 (`edit.wrecked`).
@@ -67,7 +68,7 @@ class Check:
                 "the edited model's predictions are not finite numbers",
                 "raise [refine] damping (of other methods [edit] lam)",
             )
-        if self.preserve_drift > (WRECKED if drift_limit is None else drift_limit):
+        if self.preserve_drift > (WRECKED if self.drift_limit is None else self.drift_limit):
             raise EditError(
                 "edit.wrecked",
                 f"the edit breaks what it should preserve: {figures}",
@@ -134,6 +135,7 @@ def check(
         concept_after=left,
         moved=1 - left / distance if distance != 0 else 0.0,
         preserve_drift=drift,
+        drift_limit=edit.drift_limit,
     )
 
 

@@ -242,7 +242,7 @@ def _checked(
     """
     checked = check(loaded, edit, task.pairs, task.preserve, task.seed, observer)
     if strict and edit.weights:
-        checked.enforce(edit.drift_limit)
+        checked.enforce()
     return checked
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from forgetcli import models
 from forgetcli.artifact import integrity, ledger, patch
 from forgetcli.artifact import manifest as manifests
 from forgetcli.checkpoint import base as checkpoint
+from forgetcli.cli.edit_tables import outcome
 from forgetcli.editing.check import (
     NO_OP,
     WRECKED,
@@ -128,9 +130,15 @@ def test_verdict_on_good_edits(moved: float, drift: float):
 
 
 def test_an_edit_may_bring_a_limit_of_its_own():
-    figures(0.9, WRECKED + 0.1).enforce(WRECKED + 0.1)
+    moved = figures(0.9, WRECKED + 0.1)
+    assert "drift_limit" not in moved.as_dict() and "at most 25 %): FAIL" in outcome(
+        moved.as_dict()
+    )
+    allowed = replace(moved, drift_limit=0.4)
+    allowed.enforce()
+    assert "at most 40 %): pass" in outcome(allowed.as_dict())
     with pytest.raises(EditError, match="breaks what it should preserve"):
-        figures(0.9, WRECKED + 0.1).enforce(WRECKED + 0.05)
+        replace(moved, drift_limit=0.3).enforce()
 
 
 # the figures

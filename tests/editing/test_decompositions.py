@@ -205,5 +205,5 @@ def test_an_edit_is_the_same_to_the_byte_whatever_the_cache_has(small, tmp_path)
     rewritten(hostile, lambda t: t | {"vectors": t["vectors"].roll(1, 1).contiguous()})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Spectrum, "fits", lambda self, moment: True)
-        patch.setattr("forgetcli.editing.check.Check.enforce", lambda self, limit: None)
+        patch.setattr("forgetcli.editing.check.Check.enforce", lambda self: None)
         assert edited("unchecked", cache)[0] != cold[0]
