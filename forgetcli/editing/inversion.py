@@ -122,8 +122,8 @@ def invert_token(
         latents: of images of the concept, shape (n, c, h, w), from `concept_latents` or the VAE's
             latents times its scaling factor.
         prompts: templates with {}; each step draws `batch` of them.
-        start: text whose tokens' mean embedding is where the descent starts; None: the mean of the
-            whole vocabulary.
+        start: text whose tokens' mean embedding is where the descent starts; None, or a text
+            without tokens: the mean of the whole vocabulary.
         steps: steps of Adam.
         lr: its learning rate, relative to the root mean square of the embeddings' entries.
         batch: images per step.
@@ -163,7 +163,8 @@ def starting_vectors(
         name = encoder.component
         table = getattr(model, name).get_input_embeddings().weight.detach().float()
         scales[name] = float(table.square().mean().sqrt())
-        rows = slice(None) if start is None else tokens_of(model, start)[name]
+        # An empty target has no tokens.
+        rows = (tokens_of(model, start)[name] if start else None) or slice(None)
         vectors[name] = table[rows].mean(0).requires_grad_()
     return vectors, scales
 

@@ -51,6 +51,16 @@ def test_a_word_with_the_embedding_of_another_word_reads_as_that_word(model):
     assert not torch.equal(before, contexts(model, "a dog by monet"))
 
 
+def test_a_word_starts_at_the_mean_of_the_vocabulary_where_the_text_has_no_tokens(model):
+    """An empty target has none; it must not start at the mean of nothing, which is no number."""
+    mean, _ = inversion.starting_vectors(model, None)
+    empty, _ = inversion.starting_vectors(model, "")
+    dog, _ = inversion.starting_vectors(model, "dog")
+    for name, vector in mean.items():
+        assert vector.isfinite().all() and torch.equal(empty[name], vector)
+        assert not torch.equal(dog[name], vector)
+
+
 @pytest.mark.parametrize(
     ("given", "low", "high"), [((0, 1000), 0, 1000), ((600, 1000), 600, 1000), ((0, 300), 0, 300)]
 )
