@@ -17,9 +17,11 @@ from torch import Tensor
 
 from forgetcli import models
 from forgetcli.checkpoint import base
-from forgetcli.editing import image_unlearning
+from forgetcli.editing import adversarial_words, image_requests
+from forgetcli.editing.adversarial_words import Words
 from forgetcli.editing.finetuning import Student, encoded, trained_names
-from forgetcli.editing.image_unlearning import Kept, Words, noised, subject, unlearn
+from forgetcli.editing.image_requests import Kept, noised, subject
+from forgetcli.editing.image_unlearning import unlearn
 from forgetcli.editing.inversion import concept_latents, inserted
 from forgetcli.editing.task import Task
 from forgetcli.models.base import Context
@@ -42,7 +44,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch):
     for name, number in {"PICTURES": 8, "PRESERVED": 6, "REPEATS": 2}.items():
-        monkeypatch.setattr(image_unlearning, name, number)
+        monkeypatch.setattr(image_requests, name, number)
 
 
 def edited_encoder(model) -> dict[tuple[str, str], Tensor]:
@@ -85,8 +87,8 @@ def test_what_stays_is_the_unedited_models_and_is_read_through_the_edited_encode
 def test_words_are_learned_replayed_and_begun_anew_one_after_another(
     tiny, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(image_unlearning, "WORD_STEPS", 8)
-    monkeypatch.setattr(image_unlearning, "REMEMBERED", 1)
+    monkeypatch.setattr(adversarial_words, "WORD_STEPS", 8)
+    monkeypatch.setattr(adversarial_words, "REMEMBERED", 1)
     words = Words(tiny, "dog", "cat", torch.Generator().manual_seed(0))
     table = tiny.text_encoder.get_input_embeddings().weight.detach()
     begun = [each for each, _ in words.learned]
@@ -112,7 +114,7 @@ def test_a_word_that_explains_the_images_worse_than_the_target_is_harmless(
     tiny, monkeypatch: pytest.MonkeyPatch
 ):
     """By a running mean, since a single image says little."""
-    monkeypatch.setattr(image_unlearning, "REMEMBERED", 1)
+    monkeypatch.setattr(adversarial_words, "REMEMBERED", 1)
     words = Words(tiny, "dog", "cat", torch.Generator().manual_seed(0))
     assert not words.harmful().any()  # nothing is known of a new word
 
@@ -146,7 +148,7 @@ def test_a_word_descends_towards_the_concepts_images(tiny):
 
 def test_the_denoiser_is_led_away_whatever_it_reads(monkeypatch: pytest.MonkeyPatch):
     """On the embedded model, at images and in contexts that the training did not see."""
-    monkeypatch.setattr(image_unlearning, "REPEATS", 12)
+    monkeypatch.setattr(image_requests, "REPEATS", 12)
     model = models.load(base.resolve("demo"), device="cpu", dtype="float32")
     preserve = ("a house", "a fish", "a car", "a wave", "a guitar", "a rabbit")
     task = Task(PAIRS, preserve=preserve)

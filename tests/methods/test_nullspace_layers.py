@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from forgetcli import export, methods, models, recipe
 from forgetcli.artifact import integrity, manifest
 from forgetcli.checkpoint import base
-from forgetcli.editing import adversarial_rounds, finetuning, image_unlearning
+from forgetcli.editing import adversarial_rounds, finetuning, image_requests
 from forgetcli.editing.check_limits import WRECKED_AT_IMAGES
 from forgetcli.editing.context_columns import PairColumns, pair_columns, prompt_columns
 from forgetcli.editing.context_map import ContextProblem, mean_moment
@@ -225,8 +225,8 @@ FINETUNE = "robust.finetune=2"
 def test_the_fine_tuning_starts_at_the_closed_form_and_changes_the_whole_denoiser(
     model, plain: Edit, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(image_unlearning, "PICTURES", 4)
-    monkeypatch.setattr(image_unlearning, "REPEATS", 2)
+    monkeypatch.setattr(image_requests, "PICTURES", 4)
+    monkeypatch.setattr(image_requests, "REPEATS", 2)
     closed, tuned = plain, edit(model, BOTH, FINETUNE)
     names = {("unet", name) for name in finetuning.trainable(model.unet, "all")}
     assert {key for key in tuned.weights if key[0] == "unet"} == names
