@@ -55,7 +55,9 @@ class Subject:
         seen: the numbers of the requests whose image shows the concept.
         truth: what a denoiser that knows the images predicts there, float32, shape (n, c, h, w).
         bars: the unedited model's errors for the target's prompts, shape (n,).
-        prompts: contexts of its prompts, of the unedited and of the edited text encoders.
+        prompts: contexts of the images' prompts, of the unedited and then of the edited text
+            encoders.
+        reads: for each request, the number of its image's prompt.
         words: that bring it back.
     """
 
@@ -64,7 +66,17 @@ class Subject:
     truth: Tensor
     bars: Tensor
     prompts: Context
+    reads: Tensor
     words: Words
+
+    def own_prompts(self, rows: Tensor, generator: torch.Generator) -> Context:
+        """For these requests the contexts of their images' prompts, each of one of the encoders.
+
+        Another image's prompt would name another style, and at much noise the denoiser would learn
+        to draw none of them.
+        """
+        encoder = drawn(2, len(rows), generator)
+        return self.prompts[self.reads[rows] + len(self.prompts.hidden) // 2 * encoder]
 
 
 def subject(
@@ -83,7 +95,8 @@ def subject(
     concept, target = pairs[0]
     plain = [(p.replace("{}", concept), p.replace("{}", target)) for p in PROMPTS]
     half = PICTURES // 2
-    chosen = [each[i % len(each)] for each in (plain, pairs) for i in range(half)]
+    asked = spread(pairs, half)
+    chosen = [each[i % len(each)] for each in (plain, asked) for i in range(half)]
     named = [prompt for prompt, _ in chosen]
     latents = concept_latents(
         model, named, guidance=settings.guidance, seed=seed, observer=observer
@@ -98,16 +111,13 @@ def subject(
         wanted = target_at - settings.repel * (
             predicted_at(model, noisy, t, concepts[rows]) - predicted_at(model, noisy, t, empty)
         )
-        prompts = [prompt for prompt, _ in (*plain, *pairs)]
-        contexts = encoded(model, prompts)
         with model.weights(encoder):
-            contexts = Context.cat([contexts, encoded(model, prompts)])
+            prompts = Context.cat([concepts, encoded(model, named)])
             words = Words(model, concept, target, generator)
     # At least one: the least noised.
     seen = (t <= t.min().clamp_min(SEEN - 1)).nonzero().flatten().cpu()
-    return Subject(
-        Requests(noisy, t, wanted), seen, truth, squared(target_at, truth), contexts, words
-    )
+    bars = squared(target_at, truth)
+    return Subject(Requests(noisy, t, wanted), seen, truth, bars, prompts, rows, words)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ the concept is seen: at noised images of it. *Whatever context it reads* there, 
     ε(target) − b (ε(concept) − ε(∅))
 
 with the unedited model's ε: an image that begins to look like the concept is led away from it. The
-contexts are those of the concept's prompts and of words that bring the concept back, which concept
+contexts are those of the image's own prompt and of words that bring the concept back, which concept
 inversion learns meanwhile; where the noised image shows the concept, also those of the empty and of
 unrelated prompts. At noised images of preserve prompts the denoiser is to predict what the unedited
 one does.
@@ -86,7 +86,8 @@ def unlearn(
             )
             others = drawn(len(kept.reads), KEPT, generator)
             read = [concept.words.contexts(), concept.words.replayed(REPLAYED)]
-            read.append(concept.prompts[drawn(len(concept.prompts.hidden), PROMPTED, generator)])
+            own = rows[WORDS + REPLAYED : -UNRELATED]
+            read.append(concept.own_prompts(own, generator))
             read.append(unrelated[drawn(len(unrelated.hidden), UNRELATED, generator)])
             read.append(kept.contexts[kept.reads[others]])
             predicted = student.predict(

@@ -70,6 +70,33 @@ def test_the_unedited_model_asks_for_the_target_led_away_from_the_concept(tiny, 
         assert not torch.allclose(asked.wanted[row : row + 1], concept, atol=1e-5)
 
 
+def test_a_prompt_is_read_at_its_own_images_through_either_encoder(tiny):
+    encoder, generator = edited_encoder(tiny), torch.Generator().manual_seed(0)
+    made = subject(tiny, PAIRS, settings(), encoder, 0, generator, Silent())
+    rows = torch.tensor([0, 4, 5, 8] * 8)  # of the images of these prompts, in turn
+    named = ["a dog", "a dog", "a puppy", "a dog"] * 8
+    with torch.no_grad():
+        before = encoded(tiny, named).hidden
+        with tiny.weights(encoder):
+            after = encoded(tiny, named).hidden
+    read = made.own_prompts(rows, generator).hidden
+    unedited, edited = (
+        torch.isclose(read, each, atol=1e-5).flatten(1).all(1) for each in (before, after)
+    )
+    assert bool((unedited ^ edited).all())
+    assert 0 < int(edited.sum()) < len(rows)
+
+
+def test_many_pairs_are_spread_over_the_images(tiny):
+    """Every name of a concept has images, not only the first ones."""
+    pairs = tuple((f"a dog {word}", "a cat") for word in ("a", "b", "c", "d", "e", "f", "g", "h"))
+    generator = torch.Generator().manual_seed(0)
+    made = subject(tiny, pairs, settings(), {}, 0, generator, Silent())
+    with torch.no_grad():
+        named = encoded(tiny, [pairs[i][0] for i in (0, 2, 4, 6)]).hidden
+    assert torch.allclose(made.prompts.hidden[4:8], named, atol=1e-5)
+
+
 def test_what_stays_is_the_unedited_models_and_is_read_through_the_edited_encoder(tiny):
     encoder = edited_encoder(tiny)
     task = Task(PAIRS, preserve=("", "a house", "a tree"))
