@@ -69,14 +69,16 @@ class Subject:
     reads: Tensor
     words: Words
 
-    def own_prompts(self, rows: Tensor, generator: torch.Generator) -> Context:
-        """For these requests the contexts of their images' prompts, each of one of the encoders.
+    def prompted(self, rows: Tensor, generator: torch.Generator) -> Context:
+        """For these requests the contexts of prompts of the concept, each of one of the encoders.
 
-        Another image's prompt would name another style, and at much noise the denoiser would learn
-        to draw none of them.
+        Where the image shows the concept, any of its prompts; at more noise, the image's own.
+        Another one may name another style, and the denoiser would learn to draw neither.
         """
-        encoder = drawn(2, len(rows), generator)
-        return self.prompts[self.reads[rows] + len(self.prompts.hidden) // 2 * encoder]
+        n = len(self.prompts.hidden) // 2
+        encoder, other = drawn(2, len(rows), generator), drawn(n, len(rows), generator)
+        numbers = torch.where(torch.isin(rows, self.seen), other, self.reads[rows])
+        return self.prompts[numbers + n * encoder]
 
 
 def subject(

@@ -8,9 +8,9 @@ the concept is seen: at noised images of it. *Whatever context it reads* there, 
 
 with the unedited model's ε: an image that begins to look like the concept is led away from it. The
 contexts are those of the image's own prompt and of words that bring the concept back, which concept
-inversion learns meanwhile; where the noised image shows the concept, also those of the empty and of
-unrelated prompts. At noised images of preserve prompts the denoiser is to predict what the unedited
-one does.
+inversion learns meanwhile; where the noised image shows the concept, also those of the concept's
+other prompts, of the empty prompt and of unrelated ones. At noised images of preserve prompts the
+denoiser is to predict what the unedited one does.
 
 Each step of the training is also a step of the inversions, as in "free" adversarial training
 (Shafahi et al., arXiv 1904.12843). Words that were learned before are replayed, since a network
@@ -86,8 +86,7 @@ def unlearn(
             )
             others = drawn(len(kept.reads), KEPT, generator)
             read = [concept.words.contexts(), concept.words.replayed(REPLAYED)]
-            own = rows[WORDS + REPLAYED : -UNRELATED]
-            read.append(concept.own_prompts(own, generator))
+            read.append(concept.prompted(rows[WORDS + REPLAYED : -UNRELATED], generator))
             read.append(unrelated[drawn(len(unrelated.hidden), UNRELATED, generator)])
             read.append(kept.contexts[kept.reads[others]])
             predicted = student.predict(

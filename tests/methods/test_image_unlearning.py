@@ -70,21 +70,36 @@ def test_the_unedited_model_asks_for_the_target_led_away_from_the_concept(tiny, 
         assert not torch.allclose(asked.wanted[row : row + 1], concept, atol=1e-5)
 
 
-def test_a_prompt_is_read_at_its_own_images_through_either_encoder(tiny):
+def test_a_noisy_image_is_shown_with_its_own_prompt_and_a_clear_one_with_any(tiny):
+    """Through either encoder."""
     encoder, generator = edited_encoder(tiny), torch.Generator().manual_seed(0)
     made = subject(tiny, PAIRS, settings(), encoder, 0, generator, Silent())
-    rows = torch.tensor([0, 4, 5, 8] * 8)  # of the images of these prompts, in turn
-    named = ["a dog", "a dog", "a puppy", "a dog"] * 8
+    named = ["a dog", "a picture of a dog", "an image of a dog", "a drawing of a dog"]
+    named += ["a dog", "a puppy", "a dog", "a puppy"]
     with torch.no_grad():
         before = encoded(tiny, named).hidden
         with tiny.weights(encoder):
             after = encoded(tiny, named).hidden
-    read = made.own_prompts(rows, generator).hidden
-    unedited, edited = (
-        torch.isclose(read, each, atol=1e-5).flatten(1).all(1) for each in (before, after)
-    )
-    assert bool((unedited ^ edited).all())
-    assert 0 < int(edited.sum()) < len(rows)
+
+    def read(row: int) -> set[tuple[str, str]]:
+        """The prompts that are read at this image, and whose encoder's contexts."""
+        contexts = made.prompted(torch.tensor([row] * 200), generator).hidden
+        return {
+            (prompt, name)
+            for name, hidden in (("unedited", before), ("edited", after))
+            for prompt, own in zip(named, hidden)
+            if torch.isclose(contexts, own, atol=1e-5).flatten(1).all(1).any()
+        }
+
+    every = {(prompt, name) for prompt in named for name in ("unedited", "edited")}
+    rows = range(len(made.requests.noisy))
+    clear = [row for row in rows if int(made.requests.t[row]) < image_requests.SEEN]
+    noisy = [row for row in rows if row not in clear]
+    assert clear and noisy and clear == made.seen.tolist()
+    for row in noisy:
+        assert read(row) == {(named[row % 8], "unedited"), (named[row % 8], "edited")}
+    for row in clear:
+        assert read(row) == every
 
 
 def test_many_pairs_are_spread_over_the_images(tiny):
