@@ -55,9 +55,7 @@ class Subject:
         seen: the numbers of the requests whose image shows the concept.
         truth: what a denoiser that knows the images predicts there, float32, shape (n, c, h, w).
         bars: the unedited model's errors for the target's prompts, shape (n,).
-        prompts: contexts of the images' prompts, of the unedited and then of the edited text
-            encoders.
-        reads: for each request, the number of its image's prompt.
+        prompts: contexts of its prompts, of the unedited and of the edited text encoders.
         words: that bring it back.
     """
 
@@ -66,19 +64,7 @@ class Subject:
     truth: Tensor
     bars: Tensor
     prompts: Context
-    reads: Tensor
     words: Words
-
-    def prompted(self, rows: Tensor, generator: torch.Generator) -> Context:
-        """For these requests the contexts of prompts of the concept, each of one of the encoders.
-
-        Where the image shows the concept, any of its prompts; at more noise, the image's own.
-        Another one may name another style, and the denoiser would learn to draw neither.
-        """
-        n = len(self.prompts.hidden) // 2
-        encoder, other = drawn(2, len(rows), generator), drawn(n, len(rows), generator)
-        numbers = torch.where(torch.isin(rows, self.seen), other, self.reads[rows])
-        return self.prompts[numbers + n * encoder]
 
 
 def subject(
@@ -113,13 +99,16 @@ def subject(
         wanted = target_at - settings.repel * (
             predicted_at(model, noisy, t, concepts[rows]) - predicted_at(model, noisy, t, empty)
         )
+        prompts = [prompt for prompt, _ in (*plain, *pairs)]
+        contexts = encoded(model, prompts)
         with model.weights(encoder):
-            prompts = Context.cat([concepts, encoded(model, named)])
+            contexts = Context.cat([contexts, encoded(model, prompts)])
             words = Words(model, concept, target, generator)
     # At least one: the least noised.
     seen = (t <= t.min().clamp_min(SEEN - 1)).nonzero().flatten().cpu()
-    bars = squared(target_at, truth)
-    return Subject(Requests(noisy, t, wanted), seen, truth, bars, prompts, rows, words)
+    return Subject(
+        Requests(noisy, t, wanted), seen, truth, squared(target_at, truth), contexts, words
+    )
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ the concept is seen: at noised images of it. *Whatever context it reads* there, 
     ε(target) − b (ε(concept) − ε(∅))
 
 with the unedited model's ε: an image that begins to look like the concept is led away from it. The
-contexts are those of the image's own prompt and of words that bring the concept back, which concept
-inversion learns meanwhile; where the noised image shows the concept, also those of the concept's
-other prompts, of the empty prompt and of unrelated ones. At noised images of preserve prompts the
-denoiser is to predict what the unedited one does.
+contexts are those of the concept's prompts and of words that bring the concept back, which concept
+inversion learns meanwhile; where the noised image shows the concept, also those of the empty and of
+unrelated prompts. At noised images of preserve prompts the denoiser is to predict what the unedited
+one does.
 
 Each step of the training is also a step of the inversions, as in "free" adversarial training
 (Shafahi et al., arXiv 1904.12843). Words that were learned before are replayed, since a network
@@ -86,7 +86,7 @@ def unlearn(
             )
             others = drawn(len(kept.reads), KEPT, generator)
             read = [concept.words.contexts(), concept.words.replayed(REPLAYED)]
-            read.append(concept.prompted(rows[WORDS + REPLAYED : -UNRELATED], generator))
+            read.append(concept.prompts[drawn(len(concept.prompts.hidden), PROMPTED, generator)])
             read.append(unrelated[drawn(len(unrelated.hidden), UNRELATED, generator)])
             read.append(kept.contexts[kept.reads[others]])
             predicted = student.predict(

@@ -103,7 +103,7 @@ def test_a_robust_edit_is_of_both_halves_and_fine_tuned(forget, tmp_path):
     run = forget(tmp_path, "erase", "penguin", "--robust", "--dry-run", "--json")
     assert run.code == 0, run.stderr
     read = recipe.parse(run.json["recipe"]).parameters
-    assert read["edit"]["layers"] == "both" and read["robust"]["finetune"] == 500
+    assert read["edit"]["layers"] == "both" and read["robust"]["finetune"] == 600
     assert [each["option"] for each in run.json["choices"]][-1] == "--robust"
     plain = forget(tmp_path, "erase", "penguin", "--dry-run").stdout
     assert "layers" not in recipe.parse(plain).parameters.get("edit", {})  # text encoder alone

@@ -70,46 +70,18 @@ def test_the_unedited_model_asks_for_the_target_led_away_from_the_concept(tiny, 
         assert not torch.allclose(asked.wanted[row : row + 1], concept, atol=1e-5)
 
 
-def test_a_noisy_image_is_shown_with_its_own_prompt_and_a_clear_one_with_any(tiny):
-    """Through either encoder."""
-    encoder, generator = edited_encoder(tiny), torch.Generator().manual_seed(0)
-    made = subject(tiny, PAIRS, settings(), encoder, 0, generator, Silent())
-    named = ["a dog", "a picture of a dog", "an image of a dog", "a drawing of a dog"]
-    named += ["a dog", "a puppy", "a dog", "a puppy"]
-    with torch.no_grad():
-        before = encoded(tiny, named).hidden
-        with tiny.weights(encoder):
-            after = encoded(tiny, named).hidden
+def test_every_name_of_a_concept_has_images(tiny, monkeypatch: pytest.MonkeyPatch):
+    """More pairs than images are spread over them."""
+    named: list[str] = []
 
-    def read(row: int) -> set[tuple[str, str]]:
-        """The prompts that are read at this image, and whose encoder's contexts."""
-        contexts = made.prompted(torch.tensor([row] * 200), generator).hidden
-        return {
-            (prompt, name)
-            for name, hidden in (("unedited", before), ("edited", after))
-            for prompt, own in zip(named, hidden)
-            if torch.isclose(contexts, own, atol=1e-5).flatten(1).all(1).any()
-        }
+    def latents(model, prompts, **options):
+        named.extend(prompts)
+        return concept_latents(model, prompts, **options)
 
-    every = {(prompt, name) for prompt in named for name in ("unedited", "edited")}
-    rows = range(len(made.requests.noisy))
-    clear = [row for row in rows if int(made.requests.t[row]) < image_requests.SEEN]
-    noisy = [row for row in rows if row not in clear]
-    assert clear and noisy and clear == made.seen.tolist()
-    for row in noisy:
-        assert read(row) == {(named[row % 8], "unedited"), (named[row % 8], "edited")}
-    for row in clear:
-        assert read(row) == every
-
-
-def test_many_pairs_are_spread_over_the_images(tiny):
-    """Every name of a concept has images, not only the first ones."""
-    pairs = tuple((f"a dog {word}", "a cat") for word in ("a", "b", "c", "d", "e", "f", "g", "h"))
-    generator = torch.Generator().manual_seed(0)
-    made = subject(tiny, pairs, settings(), {}, 0, generator, Silent())
-    with torch.no_grad():
-        named = encoded(tiny, [pairs[i][0] for i in (0, 2, 4, 6)]).hidden
-    assert torch.allclose(made.prompts.hidden[4:8], named, atol=1e-5)
+    monkeypatch.setattr(image_requests, "concept_latents", latents)
+    pairs = tuple((f"a dog {letter}", "a cat") for letter in "abcdefgh")
+    subject(tiny, pairs, settings(), {}, 0, torch.Generator().manual_seed(0), Silent())
+    assert named[4:] == ["a dog a", "a dog c", "a dog e", "a dog g"]
 
 
 def test_what_stays_is_the_unedited_models_and_is_read_through_the_edited_encoder(tiny):

@@ -222,7 +222,7 @@ class RobustSettings(BaseModel):
     finetune: Annotated[int, Field(ge=0)] = Field(
         0,
         description="Steps of fine-tuning of the denoiser after the closed form, for each concept: "
-        "at images of the concept, whatever prompt or learned word is read. 500 steps take minutes "
+        "at images of the concept, whatever prompt or learned word is read. 600 steps take minutes "
         "on a small model; docs/robustness.md says what they withstand.",
     )
     finetune_lr: Positive = Field(2e-4, description="Learning rate of Adam in the fine-tuning.")
