@@ -73,13 +73,13 @@ STRENGTH = {
     "nullspace": Strength("refine", "damping"),
     "uce": Strength("edit", "lam"),
     "rece": Strength("edit", "lam"),
-    "speed": Strength("edit", "alpha", (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)),
+    "speed": Strength("edit", "alpha", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
     "mace-cf": Strength("edit", "lam"),
-    "oce": Strength("edit", "lam"),
+    "oce": Strength("edit", "lam", (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)),
     # Below 1: directions under that share of the largest singular value are left as they are.
-    "dp": Strength("edit", "cutoff", (0.1, 0.5, 1.0, 2.0, 3.0, 4.0)),
+    "dp": Strength("edit", "cutoff", (0.1, 0.5, 1.0, 2.0, 4.0)),
     # A smaller learning rate changes less.
-    "hirm": Strength("train", "lr", (1.0, 0.5, 0.3, 0.1)),
+    "hirm": Strength("train", "lr", (1.0, 0.5, 0.3, 0.1, 0.05, 0.03, 0.01)),
     "esd": Strength("train", "lr", (1.0, 0.5, 0.3, 0.1)),
 }
 COLUMNS = (
