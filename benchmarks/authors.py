@@ -3,6 +3,8 @@ with one default in place, and all defaults.
 
     python benchmarks/authors.py --output WORK [--methods uce rece]
 
+dp has no preset, and that of stereo takes hours.
+
 Two tuning concepts, one edit each, 20 preserve prompts that name nothing of what retain is measured
 on, no prior; templates in which the concept is not always the last word. 12 pictures of the
 concepts and 24 of others a row, 10 sampler steps. `empty`: how far the value layers' outputs for
@@ -18,6 +20,7 @@ from pathlib import Path
 import torch
 import world_recipes as words
 from bench import Bench, mean, nested
+from torch import Tensor
 
 from forgetcli import recipe as recipes
 from forgetcli.editing.context_columns import prompt_columns
@@ -29,6 +32,7 @@ from forgetcli.evaluation.intervals import harmonic
 CONCEPTS = ("van_gogh", "strawberry")
 TEMPLATES = '[prompts]\ntemplates = ["{}", "a picture of {}", "{} picture"]\n'
 AUTHORS = {"edit.preset": "authors"}
+TRAINED = {"train.preset": "authors"}
 PLAIN = {"edit.prior": 0.0}
 ROWS: dict[str, dict[str, dict]] = {
     "uce": {
@@ -67,6 +71,40 @@ ROWS: dict[str, dict[str, dict]] = {
         },
         "default": PLAIN,
     },
+    "oce": {
+        "authors": AUTHORS,
+        "authors, the subject's last token": {**AUTHORS, "edit.positions": "last"},
+        "authors, weights and directions of the default": {
+            **AUTHORS,
+            "edit.scale": "relative",
+            "edit.lam": 0.1,
+            "edit.energy": 0.9,
+        },
+        "default": PLAIN,
+    },
+    "emcid": {
+        "authors": AUTHORS,
+        "authors, λ and ridge of the default": {**AUTHORS, "edit.lam": 100.0, "edit.ridge": 0.01},
+        "default": PLAIN,
+    },
+    "hirm": {
+        "authors": TRAINED,
+        "authors-random": {"train.preset": "authors-random"},
+        "authors, 100 steps": {**TRAINED, "train.steps": 100},
+        "authors, rate 2e-4": {**TRAINED, "train.lr": 2e-4},
+        "default": {},
+    },
+    "esd": {
+        "authors": TRAINED,
+        "authors, the target as the anchor": {
+            **TRAINED,
+            "train.erase_from": "target",
+            "train.eta": 1.0,
+        },
+        "authors, rate 2e-4": {**TRAINED, "train.lr": 2e-4},
+        "default": {},
+        "default, 200 steps": {"train.steps": 200},
+    },
 }
 
 
@@ -79,15 +117,24 @@ def tuning_recipe(label: str) -> recipes.Recipe:
 
 def moved(bench: Bench, edit: Edit) -> float:
     """How far the value layers' outputs for the empty prompt move."""
+    before = values_of_empty(bench)
+    with bench.model.weights(edit.weights):
+        after = values_of_empty(bench)
+    return float((after - before).norm() / before.norm())
+
+
+@torch.no_grad()
+def values_of_empty(bench: Bench) -> Tensor:
+    """The outputs of all value layers for the empty prompt, without its start token."""
     columns = prompt_columns(token_states(bench.model), [""], "all")[:, 1:]
-    change = before = 0.0
-    for name, site in bench.model.cross_attention.items():
-        if name.endswith("to_v"):
-            W = site.module.weight.double()
-            after = edit.weights.get((site.component, site.parameter), W)
-            change += float(((after - W) @ columns).pow(2).sum())
-            before += float((W @ columns).pow(2).sum())
-    return (change / before) ** 0.5
+    sites = bench.model.cross_attention.items()
+    return torch.cat(
+        [
+            (site.module.weight.double() @ columns).flatten()
+            for name, site in sites
+            if name.endswith("to_v")
+        ]
+    )
 
 
 def measured(bench: Bench, method: str, values: dict) -> dict:
@@ -115,8 +162,7 @@ def main(output: Path, names: list[str]) -> None:
         for number, (row, values) in enumerate(ROWS[method].items()):
             file = output / f"{method}-{number}.json"
             if not file.exists():
-                with torch.no_grad():
-                    file.write_text(json.dumps(measured(bench, method, values)))
+                file.write_text(json.dumps(measured(bench, method, values)))
             found = json.loads(file.read_text())
             if "error" in found:
                 print(f"| {method} | {row} | {found['error']} | | | |", flush=True)

@@ -5,8 +5,9 @@ the embedded model.
 
 H is saturated in this small world, so methods are compared by what they change where nobody asked
 for it. All have the same data: 20 preserve prompts and the vocabulary's words, none of which names
-what distortion is measured on. A method's strength is one parameter of its own; the others are
-those of parameters.toml (--parameters). Each setting gives
+what distortion is measured on; hirm and esd read neither. A method's strength is one parameter of
+its own; the others are those found with such words, parameters_others.toml (--parameters). Each
+setting gives
 
 forget      of 10 prompts that the edit did not see, three images each
 mse         mean squared change of the denoiser's predictions for prompts that nobody named, at the
@@ -15,7 +16,7 @@ distance    perceptual distance to the unedited model's images for these prompts
 
 Writes distortion.csv (a row for each setting), distortion.svg (forgetting against distortion) and
 distortion.json, from which it resumes. The printed table has the weakest setting of each method
-that forgets at least 0.99. Some ten seconds a setting on one core.
+that forgets at least 0.99. Some ten seconds a setting on one core, of esd forty.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ import numpy as np
 import tomli
 import torch
 import world_recipes as words
-from bench import Bench, mean
+from bench import PAIRS_ALONE, Bench, mean
 from PIL.Image import Image
 from torch import Tensor
 
@@ -52,13 +53,34 @@ DRAWS = 4  # noisy latents of each prompt that nobody named
 OTHERS = 24  # concepts that distortion is measured on, a prompt each, unless it names the concept
 FEW = 20  # preserve prompts
 SCALES = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
-# Method → the table and key of its strength: larger values change less.
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The parameter that sets how much a method changes.
+
+    Attributes:
+        table, key: its place among the method's parameters.
+        scales: multiples of the method's own value that are tried, each weaker than the one before.
+    """
+
+    table: str
+    key: str
+    scales: tuple[float, ...] = SCALES
+
+
 STRENGTH = {
-    "nullspace": ("refine", "damping"),
-    "uce": ("edit", "lam"),
-    "rece": ("edit", "lam"),
-    "speed": ("edit", "alpha"),
-    "mace-cf": ("edit", "lam"),
+    "nullspace": Strength("refine", "damping"),
+    "uce": Strength("edit", "lam"),
+    "rece": Strength("edit", "lam"),
+    "speed": Strength("edit", "alpha", (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)),
+    "mace-cf": Strength("edit", "lam"),
+    "oce": Strength("edit", "lam", (0.1, 0.3, 1.0, 3.0, 10.0, 100.0)),
+    # Below 1: directions under that share of the largest singular value are left as they are.
+    "dp": Strength("edit", "cutoff", (0.1, 0.5, 1.0, 2.0, 4.0)),
+    # A smaller learning rate changes less.
+    "hirm": Strength("train", "lr", (1.0, 0.5, 0.3, 0.1, 0.05, 0.03, 0.01)),
+    "esd": Strength("train", "lr", (1.0, 0.5, 0.3, 0.1)),
 }
 COLUMNS = (
     "concept",
@@ -108,7 +130,11 @@ class Distortion:
         others = words.others([concept], OTHERS)
         plain = recipes.parse(words.recipe([concept], others, few=FEW, unnamed=True))
         self.recipe = words.with_prior(plain, "others", [concept, *others])
-        self.tables = tomli.loads(parameters.read_text())["methods"]
+        tuned, own = (
+            tomli.loads(file.read_text())["methods"] for file in (words.PARAMETERS, parameters)
+        )
+        # Methods that read no prior have one set of values, as in regimes.py.
+        self.tables = {**{name: tuned[name] for name in PAIRS_ALONE & tuned.keys()}, **own}
         self.unedited = self._unedited()
 
     def _unedited(self) -> Unedited:
@@ -133,7 +159,7 @@ class Distortion:
 
     def measured(self, method: str, scale: float) -> dict:
         """One setting of a method, as a row."""
-        table, key = STRENGTH[method]
+        table, key = STRENGTH[method].table, STRENGTH[method].key
         tables = json.loads(json.dumps(self.tables.get(method, {})))
         value = scale * tables.get(table, {}).get(key, _default(method, table, key))
         tables.setdefault(table, {})[key] = value
@@ -217,14 +243,22 @@ def front(rows: Sequence[Mapping]) -> list[int]:
 
 
 def weakest(rows: Sequence[Mapping]) -> list[Mapping]:
-    """Of each method the weakest setting that forgets at least `FORGOTTEN`; None is left out."""
-    found: dict[str, Mapping] = {}
-    for row in rows:
-        if (row.get("forget") or 0) >= FORGOTTEN:
-            best = found.get(row["method"])
-            if best is None or row["value"] > best["value"]:
-                found[row["method"]] = row
-    return list(found.values())
+    """Of each method the weakest setting that forgets at least `FORGOTTEN`, if there is one."""
+    return [
+        max(enough, key=weakness)
+        for method in dict.fromkeys(row["method"] for row in rows)
+        if (enough := [r for r in rows if r["method"] == method and forgotten(r)])
+    ]
+
+
+def forgotten(row: Mapping) -> bool:
+    return (row.get("forget") or 0) >= FORGOTTEN
+
+
+def weakness(row: Mapping) -> float:
+    """Larger for settings that change less."""
+    scales = STRENGTH[row["method"]].scales
+    return row["value"] if scales[0] < scales[-1] else -row["value"]
 
 
 def write(folder: Path, rows: Sequence[Mapping]) -> None:
@@ -256,7 +290,7 @@ def plot(rows: Sequence[Mapping], best: set[int]) -> bytes:
                 for place, row in enumerate(rows)
                 if row["method"] == method and row.get("forget") is not None
             ]
-            look = {"color": COLOURS[number + 1], "marker": MARKS[number % len(MARKS)]}
+            look = {"color": COLOURS[1 + number % 6], "marker": MARKS[number % len(MARKS)]}
             ahead = sorted(point[:2] for point in points if point[2])
             if ahead:
                 axes.plot(*zip(*ahead), label=method, linewidth=1, markersize=5, **look)
@@ -283,9 +317,11 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--concept", default="dog", choices=words.LABELS)
     parser.add_argument("--methods", nargs="+", default=list(STRENGTH), choices=list(STRENGTH))
-    parser.add_argument("--scales", nargs="+", type=float, default=list(SCALES))
     parser.add_argument(
-        "--parameters", type=Path, default=words.PARAMETERS, help="the methods' other parameters"
+        "--scales", nargs="+", type=float, help="instead of the methods' own (see STRENGTH)"
+    )
+    parser.add_argument(
+        "--parameters", type=Path, default=words.OTHER_WORDS, help="the methods' other parameters"
     )
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -293,7 +329,7 @@ def main() -> None:
     known: dict[str, dict] = json.loads(file.read_text()) if file.exists() else {}
     distortion: Distortion | None = None
     for method in options.methods:
-        for scale in options.scales:
+        for scale in options.scales or STRENGTH[method].scales:
             key = f"{options.concept} {method} {scale:g}"
             if key in known:
                 continue
@@ -308,8 +344,8 @@ def main() -> None:
     for row in weakest(rows):
         mse = [f"{1e4 * row[k]:.2f}" for k in ("mse", "mse_low", "mse_high")]
         distance = [f"{row[k]:.3f}" for k in ("distance", "distance_low", "distance_high")]
-        last = max(other["value"] for other in rows if other["method"] == row["method"])
-        edge = ", the weakest tried" if row["value"] == last else ""
+        last = max((other for other in rows if other["method"] == row["method"]), key=weakness)
+        edge = ", the weakest tried" if row is last else ""
         print(
             f"| {row['method']} | {row['parameter']} = {row['value']:g}{edge} | "
             f"{row['forget']:.3f} ({row['forget_low']:.2f}–{row['forget_high']:.2f}) | "
