@@ -83,7 +83,8 @@ def subject(
     concept, target = pairs[0]
     plain = [(p.replace("{}", concept), p.replace("{}", target)) for p in PROMPTS]
     half = PICTURES // 2
-    chosen = [each[i % len(each)] for each in (plain, pairs) for i in range(half)]
+    asked = spread(pairs, half)
+    chosen = [each[i % len(each)] for each in (plain, asked) for i in range(half)]
     named = [prompt for prompt, _ in chosen]
     latents = concept_latents(
         model, named, guidance=settings.guidance, seed=seed, observer=observer

@@ -70,6 +70,20 @@ def test_the_unedited_model_asks_for_the_target_led_away_from_the_concept(tiny, 
         assert not torch.allclose(asked.wanted[row : row + 1], concept, atol=1e-5)
 
 
+def test_every_name_of_a_concept_has_images(tiny, monkeypatch: pytest.MonkeyPatch):
+    """More pairs than images are spread over them."""
+    named: list[str] = []
+
+    def latents(model, prompts, **options):
+        named.extend(prompts)
+        return concept_latents(model, prompts, **options)
+
+    monkeypatch.setattr(image_requests, "concept_latents", latents)
+    pairs = tuple((f"a dog {letter}", "a cat") for letter in "abcdefgh")
+    subject(tiny, pairs, settings(), {}, 0, torch.Generator().manual_seed(0), Silent())
+    assert named[4:] == ["a dog a", "a dog c", "a dog e", "a dog g"]
+
+
 def test_what_stays_is_the_unedited_models_and_is_read_through_the_edited_encoder(tiny):
     encoder = edited_encoder(tiny)
     task = Task(PAIRS, preserve=("", "a house", "a tree"))

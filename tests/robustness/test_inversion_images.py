@@ -14,13 +14,16 @@ class Asked(Exception):
 
 
 @pytest.mark.parametrize(
-    ("images", "prompts"),
+    ("options", "prompts"),
     [
-        ("recipe", ("pixel art of a dog",)),
-        ("plain", ("a dog", "a picture of a dog", "an image of a dog", "a drawing of a dog")),
+        ({"images": "recipe"}, ("pixel art of a dog",)),
+        ({}, ("a dog", "a picture of a dog", "an image of a dog", "a drawing of a dog")),
     ],
 )
-def test_the_images_are_of_the_recipe_or_plain(images: str, prompts: tuple[str, ...]) -> None:
+def test_the_images_are_plain_or_of_the_recipe(
+    options: dict[str, str], prompts: tuple[str, ...]
+) -> None:
+    """Plain ones are the default, since they make the stronger attack."""
     asked: list[tuple[str, ...]] = []
 
     def references(prompts: tuple[str, ...] = ("pixel art of a dog",)) -> None:
@@ -29,5 +32,5 @@ def test_the_images_are_of_the_recipe_or_plain(images: str, prompts: tuple[str, 
 
     case = SimpleNamespace(goal=SimpleNamespace(concept="a dog"), references=references)
     with pytest.raises(Asked):
-        inversion.run(case, inversion.Options(images=images))
+        inversion.run(case, inversion.Options(**options))
     assert asked == [prompts]

@@ -37,8 +37,8 @@ class Options(BaseModel):
         "ask only for what the word begins with.",
     )
     images: Literal["recipe", "plain"] = Field(
-        "recipe",
-        description="Images of the recipe's direct prompts, or of the concept's name in plain "
+        "plain",
+        description="Images of the concept's name in plain prompts, or of the recipe's direct "
         "prompts. One word explains plain images more easily than images in many styles.",
     )
 
