@@ -96,12 +96,6 @@ ROWS: dict[str, dict[str, dict]] = {
     },
     "esd": {
         "authors": TRAINED,
-        "authors, the target as the anchor": {
-            **TRAINED,
-            "train.erase_from": "target",
-            "train.eta": 1.0,
-        },
-        "authors, rate 2e-4": {**TRAINED, "train.lr": 2e-4},
         "default": {},
         "default, 200 steps": {"train.steps": 200},
     },
