@@ -31,7 +31,6 @@ from forgetcli.generation.images import (
 )
 from forgetcli.generation.text_to_image import text_to_image
 from forgetcli.models import offload as offloading
-from forgetcli.models.repeated_inputs import remember_repeated
 from forgetcli.models.tokens import cut_prompts
 from forgetcli.models.unet import sides
 from forgetcli.process.device import AUTO
@@ -326,8 +325,6 @@ class Sampler:
         is_offloaded = offloading.chosen(self.model, offload, networks)
         if is_offloaded:
             self.model.home = torch.device("cpu")
-        for encoder in self.model.encoders:
-            remember_repeated(getattr(self.model, encoder.component))
         self.pipeline: Any = text_to_image(self.model)
         if is_offloaded:
             if observer is not None:
