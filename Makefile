@@ -43,7 +43,9 @@ $(INTEROP)/.installed:
 	$(INTEROP)/bin/python -m pip install --quiet --disable-pip-version-check stable-diffusion-cpp-python==0.4.7
 	touch $@
 
+# The first line finds conflicts of a merge that were committed; outside Python nothing else would.
 lint: $(VENV)/.installed-lint
+	! git grep -nE '^(<{7}|>{7}) '
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/lint-imports
