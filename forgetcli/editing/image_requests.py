@@ -51,6 +51,7 @@ class Subject:
     """One concept.
 
     Attributes:
+        concept: its first prompt.
         requests: at images of the concept.
         seen: the numbers of the requests whose image shows the concept.
         truth: what a denoiser that knows the images predicts there, float32, shape (n, c, h, w).
@@ -59,6 +60,7 @@ class Subject:
         words: that bring it back.
     """
 
+    concept: str
     requests: Requests
     seen: Tensor
     truth: Tensor
@@ -107,7 +109,7 @@ def subject(
     # At least one: the least noised.
     seen = (t <= t.min().clamp_min(SEEN - 1)).nonzero().flatten().cpu()
     return Subject(
-        Requests(noisy, t, wanted), seen, truth, squared(target_at, truth), contexts, words
+        concept, Requests(noisy, t, wanted), seen, truth, squared(target_at, truth), contexts, words
     )
 
 

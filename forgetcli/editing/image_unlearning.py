@@ -21,15 +21,18 @@ of Pham et al. (arXiv 2308.01508).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from forgetcli.editing.adversarial_words import HARMLESS
 from forgetcli.editing.finetuning import Student, step, trained_names
 from forgetcli.editing.image_requests import (
     Kept,
+    Subject,
     Weights,
     drawn,
     squared,
@@ -41,6 +44,32 @@ from forgetcli.editing.unlearning_sizes import KEPT, PROMPTED, REPLAYED, UNRELAT
 from forgetcli.models.base import Context, LoadedModel
 from forgetcli.progress import Observer
 
+ALONE = 100  # steps that the words go on by themselves after the training
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What the learned words make of the trained denoiser.
+
+    Attributes:
+        turn: of the training, from 1.
+        concept: its first prompt.
+        loss_ratio: the smallest denoising loss of a word at images of the concept, by the unedited
+            model's for the target's prompt.
+    """
+
+    turn: int
+    concept: str
+    loss_ratio: float
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether a word brings the concept back."""
+        return self.loss_ratio < HARMLESS
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "loss_ratio": round(self.loss_ratio, 4)}
+
 
 def unlearn(
     model: LoadedModel,
@@ -49,12 +78,15 @@ def unlearn(
     encoder: Weights,
     start: Mapping[str, Tensor],
     observer: Observer,
-) -> tuple[dict[str, Tensor], list[float]]:
-    """The change of every weight of the denoiser, float32, by name, and the loss by step.
+) -> tuple[dict[str, Tensor], list[float], list[Recall]]:
+    """The change of every weight of the denoiser, float32, by name; the loss by step; what learned
+    words make of it.
 
     Args:
-        settings: `finetune` (steps for each concept), `finetune_lr`, `repel` (b), `keep` (weight of
-            the images of preserve prompts), `guidance` (when images are generated).
+        settings: `finetune` (steps for each concept), `finetune_repeats` (how often they are
+            repeated, at most, for concepts that a learned word still brings back), `finetune_lr`,
+            `repel` (b), `keep` (weight of the images of preserve prompts), `guidance` (when images
+            are generated).
         encoder: new weights of the text encoders; empty if they are not edited.
         start: changes of some weights that the training starts from; they are part of the result.
     Raises:
@@ -70,43 +102,96 @@ def unlearn(
     ]
     kept = Kept.of(model, task, settings, encoder, generator, observer)
     unrelated = unrelated_contexts(model, kept, generator)
+    losses: list[float] = []
+    recalls: list[Recall] = []
+    with model.weights(encoder):
+        for turn in range(1, 2 + settings.finetune_repeats):
+            losses += lead_away(student, subjects, kept, unrelated, settings, generator, observer)
+            if not settings.finetune_repeats:
+                break
+            observer.stage("learned words", ALONE * len(subjects))
+            found = [
+                Recall(turn, each.concept, loss_ratio(student, each, generator, observer))
+                for each in subjects
+            ]
+            recalls += found
+            subjects = [each for each, recall in zip(subjects, found) if recall.succeeded]
+            if not subjects:
+                break
+            names = ", ".join(f"'{each.concept}'" for each in subjects)
+            more = "trained again" if turn <= settings.finetune_repeats else "not trained again"
+            observer.note(f"a learned word still brings back {names}: {more}")
+    return student.trained(), losses, recalls
+
+
+def lead_away(
+    student: Student,
+    subjects: Sequence[Subject],
+    kept: Kept,
+    unrelated: Context,
+    settings: Any,
+    generator: torch.Generator,
+    observer: Observer,
+) -> list[float]:
+    """Train the student at images of the concepts in turn; the loss by step."""
     optimiser = torch.optim.Adam(student.changes.values(), lr=settings.finetune_lr)
     losses: list[float] = []
     steps = settings.finetune * len(subjects)
     observer.stage("fine-tuning", steps)
-    with model.weights(encoder):
-        for number in range(steps):
-            concept = subjects[number % len(subjects)]
-            asked = concept.requests
-            rows = torch.cat(
-                [
-                    drawn(len(asked.noisy), WORDS + REPLAYED + PROMPTED, generator),
-                    concept.seen[drawn(len(concept.seen), UNRELATED, generator)],
-                ]
-            )
-            others = drawn(len(kept.reads), KEPT, generator)
-            read = [concept.words.contexts(), concept.words.replayed(REPLAYED)]
-            read.append(concept.prompts[drawn(len(concept.prompts.hidden), PROMPTED, generator)])
-            read.append(unrelated[drawn(len(unrelated.hidden), UNRELATED, generator)])
-            read.append(kept.contexts[kept.reads[others]])
-            predicted = student.predict(
-                torch.cat([asked.noisy[rows], kept.requests.noisy[others]]),
-                torch.cat([asked.t[rows], kept.requests.t[others]]),
-                Context.cat(read),
-            ).float()
-            led, stays = predicted[:-KEPT], predicted[-KEPT:]
-            concept.words.follow(
-                squared(led[:WORDS], concept.truth[rows[:WORDS]]),
-                concept.bars[rows[:WORDS]],
-                number // len(subjects),
-            )
-            counts = torch.ones(len(led), device=led.device)
-            counts[:WORDS] = concept.words.harmful()
-            loss = (counts * squared(led, asked.wanted[rows])).mean() + settings.keep * squared(
-                stays, kept.requests.wanted[others]
-            ).mean()
-            # The rate falls to zero over the second half, so that the words catch up.
-            for group in optimiser.param_groups:
-                group["lr"] = settings.finetune_lr * min(1.0, 2 * (1 - number / steps))
-            step(optimiser, loss, losses, observer)
-    return student.trained(), losses
+    for number in range(steps):
+        concept = subjects[number % len(subjects)]
+        asked = concept.requests
+        rows = torch.cat(
+            [
+                drawn(len(asked.noisy), WORDS + REPLAYED + PROMPTED, generator),
+                concept.seen[drawn(len(concept.seen), UNRELATED, generator)],
+            ]
+        )
+        others = drawn(len(kept.reads), KEPT, generator)
+        read = [concept.words.contexts(), concept.words.replayed(REPLAYED)]
+        read.append(concept.prompts[drawn(len(concept.prompts.hidden), PROMPTED, generator)])
+        read.append(unrelated[drawn(len(unrelated.hidden), UNRELATED, generator)])
+        read.append(kept.contexts[kept.reads[others]])
+        predicted = student.predict(
+            torch.cat([asked.noisy[rows], kept.requests.noisy[others]]),
+            torch.cat([asked.t[rows], kept.requests.t[others]]),
+            Context.cat(read),
+        ).float()
+        led, stays = predicted[:-KEPT], predicted[-KEPT:]
+        concept.words.follow(
+            squared(led[:WORDS], concept.truth[rows[:WORDS]]),
+            concept.bars[rows[:WORDS]],
+            number // len(subjects),
+        )
+        counts = torch.ones(len(led), device=led.device)
+        counts[:WORDS] = concept.words.harmful()
+        loss = (counts * squared(led, asked.wanted[rows])).mean() + settings.keep * squared(
+            stays, kept.requests.wanted[others]
+        ).mean()
+        # The rate falls to zero over the second half, so that the words catch up.
+        for group in optimiser.param_groups:
+            group["lr"] = settings.finetune_lr * min(1.0, 2 * (1 - number / steps))
+        step(optimiser, loss, losses, observer)
+    return losses
+
+
+def loss_ratio(
+    student: Student, concept: Subject, generator: torch.Generator, observer: Observer
+) -> float:
+    """How well the best of the learned words explains the concept's images to the student as it is
+    now; see `Recall`. The words are learned further first: one that the training has just pushed
+    away may find its way back.
+    """
+    errors, bars = [], []
+    asked = concept.requests
+    for _ in range(ALONE):
+        rows = drawn(len(asked.noisy), WORDS, generator)
+        predicted = student.predict(asked.noisy[rows], asked.t[rows], concept.words.contexts())
+        now = squared(predicted.float(), concept.truth[rows])
+        concept.words.descend(now)
+        errors.append(now.detach())
+        bars.append(concept.bars[rows])
+        observer.advance()
+    late = slice(ALONE // 2, None)
+    ratios = torch.stack(errors[late]).mean(0) / torch.stack(bars[late]).mean(0)
+    return float(ratios.min())

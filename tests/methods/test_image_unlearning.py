@@ -1,7 +1,7 @@
 """Claims: at images of the concept the unedited model asks for the prediction of the target, led
 away from the concept; words are learned, replayed and begun anew, and spared once they are
-harmless; the denoiser is led away whatever
-it reads, and what stays stays; an interruption leaves the model as it was.
+harmless; the denoiser is led away whatever it reads, and what stays stays; concepts that a word
+still brings back are trained again; an interruption leaves the model as it was.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from forgetcli import models
 from forgetcli.checkpoint import base
-from forgetcli.editing import adversarial_words, image_requests
+from forgetcli.editing import adversarial_words, image_requests, image_unlearning
 from forgetcli.editing.adversarial_words import Words
 from forgetcli.editing.finetuning import Student, encoded, trained_names
 from forgetcli.editing.image_requests import Kept, noised, subject
-from forgetcli.editing.image_unlearning import unlearn
+from forgetcli.editing.image_unlearning import Recall, loss_ratio, unlearn
 from forgetcli.editing.inversion import concept_latents, inserted
 from forgetcli.editing.task import Task
 from forgetcli.models.base import Context
@@ -31,7 +31,14 @@ PAIRS = (("a dog", "a cat"), ("a puppy", "a cat"))
 
 
 def settings(**changed):
-    given = {"finetune": 2, "finetune_lr": 2e-4, "repel": 2.0, "keep": 2.0, "guidance": 1.0}
+    given = {
+        "finetune": 2,
+        "finetune_repeats": 0,
+        "finetune_lr": 2e-4,
+        "repel": 2.0,
+        "keep": 2.0,
+        "guidance": 1.0,
+    }
     return SimpleNamespace(**given | changed)
 
 
@@ -185,7 +192,7 @@ def test_the_denoiser_is_led_away_whatever_it_reads(monkeypatch: pytest.MonkeyPa
             float(F.mse_loss(stays, other.requests.wanted)),
         )
 
-    changes, losses = unlearn(model, task, asked, {}, {}, Silent())
+    changes, losses, _ = unlearn(model, task, asked, {}, {}, Silent())
     names = trained_names(model, "all")
     before, _ = errors(Student(model, names))
     after, moved = errors(Student(model, names, changes))
@@ -207,9 +214,56 @@ def test_every_concept_has_its_steps_and_an_interruption_leaves_the_model_as_it_
     with pytest.raises(KeyboardInterrupt):
         unlearn(tiny, task, settings(), encoder, {}, Interrupted())
     assert all(torch.equal(tiny.text_encoder.state_dict()[n], v) for n, v in before.items())
-    _, losses = unlearn(tiny, task, settings(), encoder, {}, Silent())
+    _, losses, _ = unlearn(tiny, task, settings(), encoder, {}, Silent())
     assert len(losses) == 4
     assert all(torch.equal(tiny.unet.state_dict()[n], v) for n, v in weights.items())
+
+
+def test_concepts_that_a_word_still_brings_back_are_trained_again(
+    tiny, monkeypatch: pytest.MonkeyPatch
+):
+    """As often as asked, and with a note if one is left."""
+    task = Task((), preserve=("", "a house"), concepts=(PAIRS[:1], PAIRS[1:]))
+    notes: list[str] = []
+
+    def ratio(student, concept, generator, observer) -> float:
+        return {"a dog": 1.3, "a puppy": 1.1}[concept.concept]
+
+    class Noted(Silent):
+        def note(self, message: str) -> None:
+            notes.append(message)
+
+    monkeypatch.setattr(image_unlearning, "loss_ratio", ratio)
+    _, losses, recalls = unlearn(tiny, task, settings(finetune_repeats=2), {}, {}, Noted())
+    assert len(losses) == 2 * 2 + 2 + 2
+    assert recalls == [
+        Recall(1, "a dog", 1.3),
+        *(Recall(turn, "a puppy", 1.1) for turn in (1, 2, 3)),
+    ]
+    said = "a learned word still brings back 'a puppy': "
+    assert notes == [said + "trained again"] * 2 + [said + "not trained again"]
+    _, losses, recalls = unlearn(tiny, task, settings(), {}, {}, Noted())
+    assert len(losses) == 4 and not recalls and len(notes) == 3
+
+
+@pytest.mark.parametrize("blank", [False, True])
+def test_a_word_brings_back_what_the_unedited_model_knows_and_nothing_from_a_blank_one(
+    blank: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """The blank denoiser predicts zero, whatever it reads."""
+    monkeypatch.setattr(image_unlearning, "ALONE", 20)
+    model = models.load(base.resolve("demo"), device="cpu", dtype="float32")
+    generator = torch.Generator().manual_seed(0)
+    student = Student(model, trained_names(model, "all"))
+    if blank:
+        for name in ("conv_out.weight", "conv_out.bias"):
+            student.changes[name].data.copy_(-model.denoiser.get_parameter(name))
+    concept = subject(model, PAIRS, settings(guidance=4.5), {}, 0, generator, Silent())
+    before = [vectors["text_encoder"].detach().clone() for vectors, _ in concept.words.learned]
+    found = Recall(1, concept.concept, loss_ratio(student, concept, generator, Silent()))
+    assert found.succeeded is not blank
+    after = [vectors["text_encoder"] for vectors, _ in concept.words.learned]
+    assert blank or all(not torch.equal(was, now) for was, now in zip(before, after))
 
 
 def test_a_model_with_two_text_encoders_learns_its_words_in_both(tmp_path: Path):
@@ -220,7 +274,7 @@ def test_a_model_with_two_text_encoders_learns_its_words_in_both(tmp_path: Path)
     words.follow(words.contexts().hidden.square().mean((1, 2)), torch.ones(4), 0)
     after, _ = words.learned[0]
     assert all(not torch.equal(after[name], vector) for name, vector in first.items())
-    changes, losses = unlearn(
+    changes, losses, _ = unlearn(
         model, Task(PAIRS, preserve=("", "a house")), settings(), {}, {}, Silent()
     )
     assert len(losses) == 2 and all(bool(change.any()) for change in changes.values())

@@ -225,6 +225,11 @@ class RobustSettings(BaseModel):
         "at images of the concept, whatever prompt or learned word is read. 600 steps take minutes "
         "on a small model; docs/robustness.md says what they withstand.",
     )
+    finetune_repeats: Annotated[int, Field(ge=0)] = Field(
+        1,
+        description="How often the steps are repeated, at most, for concepts that a learned word "
+        "still brings back after them.",
+    )
     finetune_lr: Positive = Field(2e-4, description="Learning rate of Adam in the fine-tuning.")
     repel: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         1.5,
@@ -268,6 +273,7 @@ EARLIER = {
     "edit.layers": "text-encoder",
     **{f"context.{name}": value for name, value in ContextSettings().model_dump().items()},
     **{f"robust.{name}": value for name, value in RobustSettings().model_dump().items()},
+    "robust.finetune_repeats": 0,
 }
 
 SEARCH = {

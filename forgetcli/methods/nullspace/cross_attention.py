@@ -110,7 +110,7 @@ def finetuned(
     for (component, name), weight in closed.weights.items():
         where = model.base.locate(component, name)[0]
         start[name] = (weight - read_tensor(model.base.folder, where).double()).float()
-    changes, losses = unlearn(model, task, parameters.robust, encoder, start, observer)
+    changes, losses, recalls = unlearn(model, task, parameters.robust, encoder, start, observer)
     tuned = edit_of(model, {model.DENOISER: changes}, losses)
     reports = {site.name: site for site in closed.sites}
     return replace(
@@ -120,6 +120,7 @@ def finetuned(
             replace(reports.get(site.name, site), delta_rel=site.delta_rel) for site in tuned.sites
         ),
         losses=tuned.losses,
+        attacks=(*closed.attacks, *(recall.as_dict() for recall in recalls)),
         drift_limit=WRECKED_AT_IMAGES,
     )
 
