@@ -52,8 +52,7 @@ class Words:
         return self._encoded([past[self._random(len(past))] for _ in range(n)])
 
     def follow(self, errors: Tensor, bars: Tensor, number: int) -> None:
-        """`descend` in a step of the training, after which some words are kept and one may begin
-        anew.
+        """A step of every word down its error, whose graph is retained.
 
         Args:
             errors: of the predictions for `contexts`, shape (words,).
@@ -62,26 +61,22 @@ class Words:
         """
         for i, ratio in enumerate((errors.detach() / bars).tolist()):
             self.ratios[i] = MEMORY * self.ratios[i] + (1 - MEMORY) * ratio
+        free = [vector for vectors, _ in self.learned for vector in vectors.values()]
+        gradients = torch.autograd.grad(errors.sum(), free, retain_graph=True)
+        for vector, gradient in zip(free, gradients):
+            vector.grad = gradient
         if number % REMEMBERED == 0:
             self.past += [
                 {name: vector.detach().clone() for name, vector in vectors.items()}
                 for (vectors, _), harmful in zip(self.learned, self.harmful())
                 if harmful
             ]
-        self.descend(errors)
+        for _, optimiser in self.learned:
+            optimiser.step()
         # One after another, so that some words are always old.
         if number and number % (WORD_STEPS // WORDS) == 0:
             oldest = (number * WORDS // WORD_STEPS - 1) % WORDS
             self.learned[oldest], self.ratios[oldest] = self._begin(), HARMLESS
-
-    def descend(self, errors: Tensor) -> None:
-        """A step of every word down its error, shape (words,), whose graph is retained."""
-        free = [vector for vectors, _ in self.learned for vector in vectors.values()]
-        gradients = torch.autograd.grad(errors.sum(), free, retain_graph=True)
-        for vector, gradient in zip(free, gradients):
-            vector.grad = gradient
-        for _, optimiser in self.learned:
-            optimiser.step()
 
     def harmful(self) -> Tensor:
         """Which words bring the concept back: bool, shape (words,)."""

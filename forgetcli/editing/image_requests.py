@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forgetcli.editing.adversarial_rounds import denoising_loss
 from forgetcli.editing.adversarial_words import Words
 from forgetcli.editing.check import spread
 from forgetcli.editing.finetuning import encoded
@@ -52,6 +53,9 @@ class Subject:
 
     Attributes:
         concept: its first prompt.
+        plain: latents of the images of its plainest prompts, shape (n, c, h, w).
+        bar: the unedited model's denoising loss at them for the target's prompt, or for the empty
+            prompt if that is smaller.
         requests: at images of the concept.
         seen: the numbers of the requests whose image shows the concept.
         truth: what a denoiser that knows the images predicts there, float32, shape (n, c, h, w).
@@ -61,6 +65,8 @@ class Subject:
     """
 
     concept: str
+    plain: Tensor
+    bar: float
     requests: Requests
     seen: Tensor
     truth: Tensor
@@ -109,7 +115,15 @@ def subject(
     # At least one: the least noised.
     seen = (t <= t.min().clamp_min(SEEN - 1)).nonzero().flatten().cpu()
     return Subject(
-        concept, Requests(noisy, t, wanted), seen, truth, squared(target_at, truth), contexts, words
+        concept,
+        latents[:half],
+        min(denoising_loss(model, latents[:half], [prompt], seed) for prompt in (target, "")),
+        Requests(noisy, t, wanted),
+        seen,
+        truth,
+        squared(target_at, truth),
+        contexts,
+        words,
     )
 
 

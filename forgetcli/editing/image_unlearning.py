@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forgetcli.editing.adversarial_rounds import denoising_loss
 from forgetcli.editing.adversarial_words import HARMLESS
 from forgetcli.editing.finetuning import Student, step, trained_names
 from forgetcli.editing.image_requests import (
@@ -39,23 +40,22 @@ from forgetcli.editing.image_requests import (
     subject,
     unrelated_contexts,
 )
+from forgetcli.editing.inversion import PROMPTS, invert_token
 from forgetcli.editing.task import Task
 from forgetcli.editing.unlearning_sizes import KEPT, PROMPTED, REPLAYED, UNRELATED, WORDS
 from forgetcli.models.base import Context, LoadedModel
 from forgetcli.progress import Observer
 
-ALONE = 100  # steps that the words go on by themselves after the training
-
 
 @dataclass(frozen=True)
 class Recall:
-    """What the learned words make of the trained denoiser.
+    """What concept inversion makes of the trained denoiser.
 
     Attributes:
         turn: of the training, from 1.
         concept: its first prompt.
-        loss_ratio: the smallest denoising loss of a word at images of the concept, by the unedited
-            model's for the target's prompt.
+        loss_ratio: the denoising loss of the learned word at images of the concept, by the unedited
+            model's for the target's or the empty prompt.
     """
 
     turn: int
@@ -64,7 +64,7 @@ class Recall:
 
     @property
     def succeeded(self) -> bool:
-        """Whether a word brings the concept back."""
+        """Whether the word brings the concept back."""
         return self.loss_ratio < HARMLESS
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,14 +79,14 @@ def unlearn(
     start: Mapping[str, Tensor],
     observer: Observer,
 ) -> tuple[dict[str, Tensor], list[float], list[Recall]]:
-    """The change of every weight of the denoiser, float32, by name; the loss by step; what learned
-    words make of it.
+    """The change of every weight of the denoiser, float32, by name; the loss by step; what concept
+    inversion makes of it.
 
     Args:
         settings: `finetune` (steps for each concept), `finetune_repeats` (how often they are
-            repeated, at most, for concepts that a learned word still brings back), `finetune_lr`,
-            `repel` (b), `keep` (weight of the images of preserve prompts), `guidance` (when images
-            are generated).
+            repeated, at most, for concepts that inversion still brings back), `budget` (steps of
+            that inversion), `finetune_lr`, `repel` (b), `keep` (weight of the images of preserve
+            prompts), `guidance` (when images are generated).
         encoder: new weights of the text encoders; empty if they are not edited.
         start: changes of some weights that the training starts from; they are part of the result.
     Raises:
@@ -109,9 +109,12 @@ def unlearn(
             losses += lead_away(student, subjects, kept, unrelated, settings, generator, observer)
             if not settings.finetune_repeats:
                 break
-            observer.stage("learned words", ALONE * len(subjects))
             found = [
-                Recall(turn, each.concept, loss_ratio(student, each, generator, observer))
+                Recall(
+                    turn,
+                    each.concept,
+                    loss_ratio(model, student, each, settings.budget, task.seed + turn, observer),
+                )
                 for each in subjects
             ]
             recalls += found
@@ -120,7 +123,7 @@ def unlearn(
                 break
             names = ", ".join(f"'{each.concept}'" for each in subjects)
             more = "trained again" if turn <= settings.finetune_repeats else "not trained again"
-            observer.note(f"a learned word still brings back {names}: {more}")
+            observer.note(f"inversion still brings back {names}: {more}")
     return student.trained(), losses, recalls
 
 
@@ -176,22 +179,26 @@ def lead_away(
 
 
 def loss_ratio(
-    student: Student, concept: Subject, generator: torch.Generator, observer: Observer
+    model: LoadedModel,
+    student: Student,
+    concept: Subject,
+    steps: int,
+    seed: int,
+    observer: Observer,
 ) -> float:
-    """How well the best of the learned words explains the concept's images to the student as it is
-    now; see `Recall`. The words are learned further first: one that the training has just pushed
-    away may find its way back.
+    """How well a new word can explain plain images of the concept to the student; see `Recall`.
+
+    The words of the training do not tell: some have become the target, whose loss is as small.
     """
-    errors, bars = [], []
-    asked = concept.requests
-    for _ in range(ALONE):
-        rows = drawn(len(asked.noisy), WORDS, generator)
-        predicted = student.predict(asked.noisy[rows], asked.t[rows], concept.words.contexts())
-        now = squared(predicted.float(), concept.truth[rows])
-        concept.words.descend(now)
-        errors.append(now.detach())
-        bars.append(concept.bars[rows])
-        observer.advance()
-    late = slice(ALONE // 2, None)
-    ratios = torch.stack(errors[late]).mean(0) / torch.stack(bars[late]).mean(0)
-    return float(ratios.min())
+    trained = {
+        (model.DENOISER, name): model.denoiser.get_parameter(name).detach().float() + change
+        for name, change in student.trained().items()
+    }
+    with model.weights(trained):
+        word = invert_token(
+            model, concept.plain, steps=steps, batch=WORDS, seed=seed, observer=observer
+        )
+        with word.inserted(model):
+            prompts = [word.prompt(template) for template in PROMPTS]
+            loss = denoising_loss(model, concept.plain, prompts, seed)
+    return loss / concept.bar

@@ -38,6 +38,7 @@ def settings(**changed):
         "repel": 2.0,
         "keep": 2.0,
         "guidance": 1.0,
+        "budget": 2,
     }
     return SimpleNamespace(**given | changed)
 
@@ -219,14 +220,14 @@ def test_every_concept_has_its_steps_and_an_interruption_leaves_the_model_as_it_
     assert all(torch.equal(tiny.unet.state_dict()[n], v) for n, v in weights.items())
 
 
-def test_concepts_that_a_word_still_brings_back_are_trained_again(
+def test_concepts_that_inversion_still_brings_back_are_trained_again(
     tiny, monkeypatch: pytest.MonkeyPatch
 ):
     """As often as asked, and with a note if one is left."""
     task = Task((), preserve=("", "a house"), concepts=(PAIRS[:1], PAIRS[1:]))
     notes: list[str] = []
 
-    def ratio(student, concept, generator, observer) -> float:
+    def ratio(model, student, concept, *others) -> float:
         return {"a dog": 1.3, "a puppy": 1.1}[concept.concept]
 
     class Noted(Silent):
@@ -240,30 +241,26 @@ def test_concepts_that_a_word_still_brings_back_are_trained_again(
         Recall(1, "a dog", 1.3),
         *(Recall(turn, "a puppy", 1.1) for turn in (1, 2, 3)),
     ]
-    said = "a learned word still brings back 'a puppy': "
+    said = "inversion still brings back 'a puppy': "
     assert notes == [said + "trained again"] * 2 + [said + "not trained again"]
     _, losses, recalls = unlearn(tiny, task, settings(), {}, {}, Noted())
     assert len(losses) == 4 and not recalls and len(notes) == 3
 
 
 @pytest.mark.parametrize("blank", [False, True])
-def test_a_word_brings_back_what_the_unedited_model_knows_and_nothing_from_a_blank_one(
-    blank: bool, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_word_brings_back_what_the_unedited_model_knows_and_nothing_from_a_blank_one(blank: bool):
     """The blank denoiser predicts zero, whatever it reads."""
-    monkeypatch.setattr(image_unlearning, "ALONE", 20)
     model = models.load(base.resolve("demo"), device="cpu", dtype="float32")
     generator = torch.Generator().manual_seed(0)
     student = Student(model, trained_names(model, "all"))
     if blank:
         for name in ("conv_out.weight", "conv_out.bias"):
             student.changes[name].data.copy_(-model.denoiser.get_parameter(name))
+    before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
     concept = subject(model, PAIRS, settings(guidance=4.5), {}, 0, generator, Silent())
-    before = [vectors["text_encoder"].detach().clone() for vectors, _ in concept.words.learned]
-    found = Recall(1, concept.concept, loss_ratio(student, concept, generator, Silent()))
-    assert found.succeeded is not blank
-    after = [vectors["text_encoder"] for vectors, _ in concept.words.learned]
-    assert blank or all(not torch.equal(was, now) for was, now in zip(before, after))
+    found = loss_ratio(model, student, concept, 30, 0, Silent())
+    assert Recall(1, concept.concept, found).succeeded is not blank
+    assert all(torch.equal(model.denoiser.state_dict()[n], v) for n, v in before.items())
 
 
 def test_a_model_with_two_text_encoders_learns_its_words_in_both(tmp_path: Path):

@@ -219,7 +219,7 @@ def test_the_learned_words_contexts_begin_at_its_own_position(model):
     assert torch.allclose(found.targets[:, :n], cat[2:].T)
 
 
-FINETUNE = "robust.finetune=2"
+FINETUNE = ("robust.finetune=2", "robust.budget=2")
 
 
 def test_the_fine_tuning_starts_at_the_closed_form_and_changes_the_whole_denoiser(
@@ -227,7 +227,7 @@ def test_the_fine_tuning_starts_at_the_closed_form_and_changes_the_whole_denoise
 ):
     monkeypatch.setattr(image_requests, "PICTURES", 4)
     monkeypatch.setattr(image_requests, "REPEATS", 2)
-    closed, tuned = plain, edit(model, BOTH, FINETUNE)
+    closed, tuned = plain, edit(model, BOTH, *FINETUNE)
     names = {("unet", name) for name in finetuning.trainable(model.unet, "all")}
     assert {key for key in tuned.weights if key[0] == "unet"} == names
     assert names > {key for key in closed.weights if key[0] == "unet"}
@@ -244,8 +244,9 @@ def test_the_fine_tuning_starts_at_the_closed_form_and_changes_the_whole_denoise
         assert sizes[name.removesuffix(".weight")] == pytest.approx(
             float((W - before).norm() / before.norm().clamp_min(1e-300))
         )
+    assert closed.attacks == () and tuned.attacks[0].keys() == {"turn", "concept", "loss_ratio"}
     assert closed.drift_limit is None and tuned.drift_limit == WRECKED_AT_IMAGES
-    again = edit(model, BOTH, FINETUNE)
+    again = edit(model, BOTH, *FINETUNE)
     assert all(torch.equal(again.weights[key], W) for key, W in tuned.weights.items())
 
 

@@ -227,8 +227,8 @@ class RobustSettings(BaseModel):
     )
     finetune_repeats: Annotated[int, Field(ge=0)] = Field(
         1,
-        description="How often the steps are repeated, at most, for concepts that a learned word "
-        "still brings back after them.",
+        description="How often the steps are repeated, at most, for concepts that inversion still "
+        "brings back after them.",
     )
     finetune_lr: Positive = Field(2e-4, description="Learning rate of Adam in the fine-tuning.")
     repel: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
@@ -316,7 +316,9 @@ def _of_cross_attention(task: Task, parameters: Parameters) -> Cost:
             descents=attacked,
             batch=robust.batch,
         )
+    # Without repeats. Whether one is needed, an inversion of each concept says.
     steps = concepts * robust.finetune
+    attacked += concepts * robust.budget * sizes.WORDS if robust.finetune_repeats else 0
     pictures, kept = concepts * sizes.PICTURES, min(len(task.preserve), sizes.PRESERVED)
     # The teacher: target, concept and empty prompt at images of the concept, one prompt at others.
     requests = sizes.REPEATS * (3 * pictures + kept)
