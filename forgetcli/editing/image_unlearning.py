@@ -84,9 +84,9 @@ def unlearn(
 
     Args:
         settings: `finetune` (steps for each concept), `finetune_repeats` (how often they are
-            repeated, at most, for concepts that inversion still brings back), `budget` (steps of
-            that inversion), `finetune_lr`, `repel` (b), `keep` (weight of the images of preserve
-            prompts), `guidance` (when images are generated).
+            repeated, at most, for concepts that inversion still brings back), `budget` and `batch`
+            (steps of that inversion, and images in each), `finetune_lr`, `repel` (b), `keep`
+            (weight of the images of preserve prompts), `guidance` (when images are generated).
         encoder: new weights of the text encoders; empty if they are not edited.
         start: changes of some weights that the training starts from; they are part of the result.
     Raises:
@@ -113,7 +113,7 @@ def unlearn(
                 Recall(
                     turn,
                     each.concept,
-                    loss_ratio(model, student, each, settings.budget, task.seed + turn, observer),
+                    loss_ratio(model, student, each, settings, task.seed + turn, observer),
                 )
                 for each in subjects
             ]
@@ -182,7 +182,7 @@ def loss_ratio(
     model: LoadedModel,
     student: Student,
     concept: Subject,
-    steps: int,
+    settings: Any,
     seed: int,
     observer: Observer,
 ) -> float:
@@ -196,7 +196,12 @@ def loss_ratio(
     }
     with model.weights(trained):
         word = invert_token(
-            model, concept.plain, steps=steps, batch=WORDS, seed=seed, observer=observer
+            model,
+            concept.plain,
+            steps=settings.budget,
+            batch=settings.batch,
+            seed=seed,
+            observer=observer,
         )
         with word.inserted(model):
             prompts = [word.prompt(template) for template in PROMPTS]

@@ -39,6 +39,7 @@ def settings(**changed):
         "keep": 2.0,
         "guidance": 1.0,
         "budget": 2,
+        "batch": 4,
     }
     return SimpleNamespace(**given | changed)
 
@@ -258,7 +259,7 @@ def test_a_word_brings_back_what_the_unedited_model_knows_and_nothing_from_a_bla
             student.changes[name].data.copy_(-model.denoiser.get_parameter(name))
     before = {name: value.clone() for name, value in model.denoiser.state_dict().items()}
     concept = subject(model, PAIRS, settings(guidance=4.5), {}, 0, generator, Silent())
-    found = loss_ratio(model, student, concept, 30, 0, Silent())
+    found = loss_ratio(model, student, concept, settings(budget=30), 0, Silent())
     assert Recall(1, concept.concept, found).succeeded is not blank
     assert all(torch.equal(model.denoiser.state_dict()[n], v) for n, v in before.items())
 

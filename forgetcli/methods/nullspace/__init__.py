@@ -318,7 +318,7 @@ def _of_cross_attention(task: Task, parameters: Parameters) -> Cost:
         )
     # Without repeats. Whether one is needed, an inversion of each concept says.
     steps = concepts * robust.finetune
-    attacked += concepts * robust.budget * sizes.WORDS if robust.finetune_repeats else 0
+    attacked += concepts * robust.budget * robust.batch if robust.finetune_repeats else 0
     pictures, kept = concepts * sizes.PICTURES, min(len(task.preserve), sizes.PRESERVED)
     # The teacher: target, concept and empty prompt at images of the concept, one prompt at others.
     requests = sizes.REPEATS * (3 * pictures + kept)
