@@ -4,6 +4,7 @@ sum of squares.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -25,22 +26,17 @@ SPANNING_RATIO = 1e-10
 
 @dataclass(frozen=True)
 class Coordinates:
-    """The maps from coordinates Z to changes: Δ = Z E = (Z T) A, with ‖Z‖_F² = tr(Y M Yᵀ) for
-    Δ = Y Ũᵀ.
+    """The maps from coordinates Z, shape (m, k), to changes: Δ = Z E = (Z T) A, with
+    ‖Z‖_F² = tr(Y M Yᵀ) for Δ = Y Ũᵀ.
 
     Attributes:
         changes: E, float64, shape (k, d).
-        left, right, weights: T = left · right · diag(weights), of shapes (k, j), (j, n) and (n,).
+        residual: Z ↦ Z T, shape (m, n): the smallest residual for which the closed form gives
+            Δ = Z E.
     """
 
     changes: Tensor
-    left: Tensor
-    right: Tensor
-    weights: Tensor
-
-    def residual(self, Z: Tensor) -> Tensor:
-        """Z T, shape (m, n): the smallest residual for which the closed form gives Δ = Z E."""
-        return Z @ self.left @ self.right * self.weights
+    residual: Callable[[Tensor], Tensor]
 
 
 def coordinates(operator: EditOperator, weights: Tensor, unit: float = 1.0) -> Coordinates:
@@ -62,10 +58,16 @@ def coordinates(operator: EditOperator, weights: Tensor, unit: float = 1.0) -> C
         moment = gram(operator.keys * weights)  # N, (r, r)
         if spans(moment):
             lower = metric_factor(metric)
-            left = torch.linalg.solve_triangular(lower, operator.system, upper=False)  # L⁻¹ S
-            left = torch.cholesky_solve(left.T, torch.linalg.cholesky(moment)).T
+            factor = torch.linalg.cholesky(moment)
+
+            def residual(Z: Tensor) -> Tensor:
+                # From the left, since Z mostly has fewer rows than the matrices.
+                Y = torch.linalg.solve_triangular(lower, Z, upper=False, left=False)  # Z L⁻¹
+                solved = torch.cholesky_solve((Y @ operator.system).T, factor).T
+                return solved @ operator.keys * weights
+
             changes = torch.linalg.solve_triangular(lower, operator.basis.T, upper=False)
-            return Coordinates(changes, left, operator.keys, weights)
+            return Coordinates(changes, residual)
     return whitened(weights[:, None] * operator.matrix, operator.basis, metric)
 
 
@@ -119,9 +121,5 @@ def whitened(A: Tensor, basis: Tensor, metric: Tensor) -> Coordinates:
         lower, right[:rank], upper=False, left=False
     )  # Vᵀ L⁻¹, (k, r)
     # A row of zeros has no residual, but rounding errors.
-    return Coordinates(
-        changes=unwhitened @ basis.T,
-        left=torch.diag(1 / sizes[:rank]),
-        right=left[:, :rank].T,
-        weights=A.any(1).double(),
-    )
+    back = (left[:, :rank] / sizes[:rank]).T * A.any(1)  # T, (k, n)
+    return Coordinates(unwhitened @ basis.T, lambda Z: Z @ back)
