@@ -16,7 +16,7 @@ distance    perceptual distance to the unedited model's images for these prompts
 
 Writes distortion.csv (a row for each setting), distortion.svg (forgetting against distortion) and
 distortion.json, from which it resumes. The printed table has the weakest setting of each method
-that forgets at least 0.99. Some ten seconds a setting on one core, of esd forty.
+that forgets at least 0.99. Some ten seconds a setting on one core, of esd and emcid forty.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ STRENGTH = {
     # A smaller learning rate changes less.
     "hirm": Strength("train", "lr", (1.0, 0.5, 0.3, 0.1, 0.05, 0.03, 0.01)),
     "esd": Strength("train", "lr", (1.0, 0.5, 0.3, 0.1)),
+    "emcid": Strength("edit", "lam", (1.0, 10.0, 100.0, 1e3, 1e4)),
 }
 COLUMNS = (
     "concept",
