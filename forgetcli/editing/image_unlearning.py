@@ -14,9 +14,10 @@ one does.
 
 Each step of the training is also a step of the inversions, as in "free" adversarial training
 (Shafahi et al., arXiv 1904.12843). Words that were learned before are replayed, since a network
-that is trained against the latest attack alone forgets how to withstand the others. The requested
-prediction is ESD's (arXiv 2303.07345, eq. 6) with the target as anchor; concept inversion is that
-of Pham et al. (arXiv 2308.01508).
+that is trained against the latest attack alone forgets how to withstand the others. After the
+training inversion attacks once more, with a new word and nothing trained against it; concepts that
+it still brings back are trained again. The requested prediction is ESD's (arXiv 2303.07345, eq. 6)
+with the target as anchor; concept inversion is that of Pham et al. (arXiv 2308.01508).
 """
 
 from __future__ import annotations
