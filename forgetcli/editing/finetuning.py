@@ -163,12 +163,16 @@ class Trained(torch.nn.Module):
 
     def predict(self, *inputs: Any) -> Tensor:
         """`run` with the changes in place."""
+        return self.predict_each([inputs])[0]
+
+    def predict_each(self, batches: Sequence[tuple[Any, ...]]) -> list[Tensor]:
+        """`predict` for several batches, whose weights are added up once."""
         weights = {name: self.network.get_parameter(name) for name in self.changes}
         sums = {
             f"network.{name}": (W.float() + self.changes[name]).to(W.dtype)
             for name, W in weights.items()
         }
-        return functional_call(self, sums, inputs)
+        return [functional_call(self, sums, inputs) for inputs in batches]
 
     def trained(self) -> dict[str, Tensor]:
         """The changes, without gradients."""
@@ -365,7 +369,8 @@ def step(
             "lower the learning rate, lr",
         )
     optimiser.zero_grad()
-    loss.backward()
+    trained = [value for group in optimiser.param_groups for value in group["params"]]
+    loss.backward(inputs=trained)
     optimiser.step()
     observer.advance(loss=losses[-1])
 

@@ -152,23 +152,32 @@ def lead_away(
             ]
         )
         others = drawn(len(kept.reads), KEPT, generator)
-        read = [concept.words.contexts(), concept.words.replayed(REPLAYED)]
+        words = concept.words.contexts()
+        read = [concept.words.replayed(REPLAYED)]
         read.append(concept.prompts[drawn(len(concept.prompts.hidden), PROMPTED, generator)])
         read.append(unrelated[drawn(len(unrelated.hidden), UNRELATED, generator)])
         read.append(kept.contexts[kept.reads[others]])
-        predicted = student.predict(
-            torch.cat([asked.noisy[rows], kept.requests.noisy[others]]),
-            torch.cat([asked.t[rows], kept.requests.t[others]]),
-            Context.cat(read),
-        ).float()
-        led, stays = predicted[:-KEPT], predicted[-KEPT:]
+        noisy = torch.cat([asked.noisy[rows], kept.requests.noisy[others]])
+        t = torch.cat([asked.t[rows], kept.requests.t[others]])
+        # The words apart: their own gradients then pass through no other rows.
+        learned, predicted = student.predict_each(
+            [
+                (noisy[:WORDS], t[:WORDS], words),
+                (noisy[WORDS:], t[WORDS:], Context.cat(read)),
+            ]
+        )
+        learned, predicted = learned.float(), predicted.float()
         concept.words.follow(
-            squared(led[:WORDS], concept.truth[rows[:WORDS]]),
+            squared(learned, concept.truth[rows[:WORDS]]),
             concept.bars[rows[:WORDS]],
             number // len(subjects),
         )
+        harmful = concept.words.harmful()
+        if not harmful.any():
+            learned = learned.detach()  # nothing is to be learned at them: the costly half is saved
+        led, stays = torch.cat([learned, predicted[:-KEPT]]), predicted[-KEPT:]
         counts = torch.ones(len(led), device=led.device)
-        counts[:WORDS] = concept.words.harmful()
+        counts[:WORDS] = harmful
         loss = (counts * squared(led, asked.wanted[rows])).mean() + settings.keep * squared(
             stays, kept.requests.wanted[others]
         ).mean()
