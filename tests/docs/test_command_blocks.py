@@ -59,6 +59,7 @@ READ = {
     "docs/reference_study.md": "needs a GPU and 20 GB of weights",
     "docs/evaluation.md": "a workflow: what README.md and docs/tutorial.md show, with more images",
     "docs/robustness.md": "learns words in 250 steps, for hours",
+    "docs/earlier_attacks.md": "learns words in 250 steps, for hours",
 }
 
 # Options that make images, attacks and comparisons small. They change no command.
