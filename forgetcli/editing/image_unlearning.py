@@ -46,7 +46,6 @@ from forgetcli.editing.unlearning_sizes import KEPT, PROMPTED, REPLAYED, UNRELAT
 from forgetcli.models.base import Context, LoadedModel
 from forgetcli.progress import Observer
 
-
 # Inversion whose loss ratio is below this has brought the concept back: it reached 1.02 to 1.13
 # where the word then generates the concept, and 1.34 or more where it does not
 # (docs/robustness.md).
