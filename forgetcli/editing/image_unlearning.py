@@ -47,7 +47,7 @@ from forgetcli.models.base import Context, LoadedModel
 from forgetcli.progress import Observer
 
 # Inversion whose loss ratio is below this has brought the concept back: it reached 1.02 to 1.13
-# where the word then generates the concept, and 1.34 or more where it does not
+# where the word then generates the concept. A larger ratio is no proof that no word does
 # (docs/robustness.md).
 BROUGHT_BACK = 1.2
 
