@@ -221,6 +221,22 @@ def test_every_concept_has_its_steps_and_an_interruption_leaves_the_model_as_it_
     assert all(torch.equal(tiny.unet.state_dict()[n], v) for n, v in weights.items())
 
 
+def test_batches_predicted_apart_have_the_values_and_gradients_of_one_batch(tiny):
+    """So the words' own rows can be kept apart in the training."""
+    student = Student(tiny, trained_names(tiny, "all"))
+    noisy = torch.randn((3, *tiny.latent_shape), generator=torch.Generator().manual_seed(0))
+    t, contexts = torch.tensor([10, 500, 900]), encoded(tiny, ["a dog", "a cat", "a house"])
+    slopes = []
+    parts = [(noisy[rows], t[rows], contexts[rows]) for rows in (slice(0, 1), slice(1, 3))]
+    for found in ([student.predict(noisy, t, contexts)], student.predict_each(parts)):
+        loss = torch.cat(found).square().sum()
+        slopes.append((loss, *torch.autograd.grad(loss, list(student.changes.values()))))
+    for whole, apart in zip(*slopes):
+        assert torch.allclose(whole, apart, rtol=1e-3, atol=1e-4 * float(whole.detach().abs().max()))
+    alone = student.predict(*parts[1]).square().sum()
+    assert not torch.allclose(slopes[0][0], alone, rtol=1e-3)
+
+
 def test_concepts_that_inversion_still_brings_back_are_trained_again(
     tiny, monkeypatch: pytest.MonkeyPatch
 ):
