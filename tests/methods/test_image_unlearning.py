@@ -232,7 +232,8 @@ def test_batches_predicted_apart_have_the_values_and_gradients_of_one_batch(tiny
         loss = torch.cat(found).square().sum()
         slopes.append((loss, *torch.autograd.grad(loss, list(student.changes.values()))))
     for whole, apart in zip(*slopes):
-        assert torch.allclose(whole, apart, rtol=1e-3, atol=1e-4 * float(whole.detach().abs().max()))
+        size = float(whole.detach().abs().max())
+        assert torch.allclose(whole, apart, rtol=1e-3, atol=1e-4 * size)
     alone = student.predict(*parts[1]).square().sum()
     assert not torch.allclose(slopes[0][0], alone, rtol=1e-3)
 
